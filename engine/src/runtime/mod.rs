@@ -1,0 +1,94 @@
+//! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
+
+pub mod python;
+
+use bytes::Bytes;
+use furlong_wire::call::{CallHeader, ReplyHeader};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A slot's number within its engine process.
+pub type SlotIndex = u32;
+
+/// One attempt at a task, ready to run.
+#[derive(Debug)]
+pub struct Job {
+    /// The broker's count of the attempt; unique in this process.
+    pub attempt: u64,
+    /// What to run.
+    pub header: CallHeader,
+    /// The source that the header's definition holds, when it was sent apart from the call.
+    pub definition: Option<Bytes>,
+    /// The buffers after the header, each aligned to 64 bytes.
+    pub data: Vec<Bytes>,
+}
+
+/// A job's end, as a result's payload: header and data.
+#[derive(Debug)]
+pub struct Reply {
+    /// How it ended.
+    pub outcome: JobOutcome,
+    /// The payload's first buffer.
+    pub header: ReplyHeader,
+    /// The buffers after it.
+    pub data: Vec<Bytes>,
+    /// How long the code ran, in microseconds.
+    pub run_us: u64,
+}
+
+/// How a job ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum JobOutcome {
+    /// It returned.
+    Succeeded,
+    /// It raised, or could not be run: the header has the error.
+    Failed,
+    /// It was cancelled before its end.
+    Cancelled,
+    /// What ran it died; the text says how (exit code, signal, last lines of stderr).
+    Lost(String),
+}
+
+/// Which stream output came on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What a slot reports to the engine's shell. A job's output comes before its end.
+#[derive(Debug)]
+pub enum SlotEvent {
+    /// Output of the job that runs.
+    Output {
+        /// The attempt that wrote it.
+        attempt: u64,
+        /// Which stream.
+        stream: OutputStream,
+        /// The bytes, as written.
+        bytes: Bytes,
+    },
+    /// Output that belongs to no job: for the engine's log.
+    StrayOutput {
+        /// Which stream.
+        stream: OutputStream,
+        /// The bytes, as written.
+        bytes: Bytes,
+    },
+    /// A job has ended.
+    Finished {
+        /// The attempt.
+        attempt: u64,
+        /// Its result.
+        reply: Reply,
+    },
+    /// The interpreter ended and its namespace is gone. Jobs that were given to it have each been reported lost before.
+    Down {
+        /// Exit code or signal, and the last lines of stderr.
+        cause: String,
+    },
+}
+
+/// Where slots send their events: the shell's one queue.
+pub type EventSender = UnboundedSender<(SlotIndex, SlotEvent)>;

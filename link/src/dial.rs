@@ -1,0 +1,174 @@
+//! The peer's way in: from a capability to a connection that carries records.
+
+use std::time::Duration;
+
+use furlong_wire::capability::{Capability, Endpoint};
+use furlong_wire::handshake::{ExpectReply, HandshakeError, Hello, HelloBody};
+use furlong_wire::limits::HANDSHAKE_TIMEOUT_MS;
+use furlong_wire::message::{Greeting, RefusalKind, Welcome, decode_batch};
+use furlong_wire::record::RecordSealer;
+use furlong_wire::zmtp::Role;
+use rand::TryRng;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::timeout;
+
+use crate::incoming::{Incoming, ReceiveError};
+use crate::stranger::{Stranger, StrangerError};
+
+/// A connection whose handshake is done and whose broker said welcome.
+#[derive(Debug)]
+pub struct Dialed {
+    /// What comes from the broker.
+    pub incoming: Incoming,
+    /// The way to the broker.
+    pub socket: OwnedWriteHalf,
+    /// Seals what goes to the broker.
+    pub sealer: RecordSealer,
+    /// What the broker said.
+    pub welcome: Welcome,
+    /// The endpoint that answered.
+    pub endpoint: Endpoint,
+}
+
+/// Connects to the first endpoint of a capability that answers.
+///
+/// # Errors
+/// The last endpoint's error, or at once a refusal: the others are the same broker.
+pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, DialError> {
+    let mut last = DialError::NoEndpoint;
+    for endpoint in capability.endpoints() {
+        let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+        match timeout(deadline, dial_endpoint(capability, endpoint, hello)).await {
+            Ok(Ok(dialed)) => return Ok(dialed),
+            Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = DialError::Timeout { endpoint: endpoint.clone() },
+        }
+    }
+    Err(last)
+}
+
+async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+    let at = || endpoint.clone();
+    let connected = TcpStream::connect((endpoint.host(), endpoint.port())).await;
+    let socket = connected.map_err(|source| DialError::Connect { endpoint: at(), source })?;
+    prepare_socket(&socket).map_err(|source| DialError::Connect { endpoint: at(), source })?;
+    let mut stranger = Stranger::new(socket, Role::Peer);
+    let failed = |source| DialError::Handshake { endpoint: at(), source };
+    stranger.ready().await.map_err(failed)?;
+    let (first, expect) = ExpectReply::start(
+        &capability.cluster_id(),
+        &capability.server_key().0,
+        capability.holder_secret().expose(),
+        random_bytes(),
+    )?;
+    stranger.send(&first).await.map_err(failed)?;
+    let reply = stranger.receive().await.map_err(failed)?;
+    let (third, keys) = expect.handle_reply(&reply, &Hello::new(hello.clone()))?;
+    stranger.send(&third).await.map_err(failed)?;
+    let (sealer, opener) = keys.split();
+    let (mut incoming, socket) = stranger.prove(opener);
+    let welcome = greeting(&mut incoming, endpoint).await?;
+    Ok(Dialed { incoming, socket, sealer, welcome, endpoint: at() })
+}
+
+/// Waits for the broker's first record.
+async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcome, DialError> {
+    let record = loop {
+        if let Some(record) = incoming.poll_record()? {
+            break record;
+        }
+        let closed = |source| DialError::Handshake { endpoint: endpoint.clone(), source };
+        match incoming.read().await {
+            Ok(0) => return Err(closed(StrangerError::Closed)),
+            Ok(_) => {}
+            Err(error) => return Err(closed(error.into())),
+        }
+    };
+    let mut messages = decode_batch::<Greeting>(&record.batch);
+    match messages.next() {
+        Some(Ok(Greeting::Welcome(welcome))) => Ok(welcome),
+        Some(Ok(Greeting::Refused(refused))) => Err(DialError::Refused { kind: refused.kind, text: refused.text }),
+        _ => Err(DialError::Greeting),
+    }
+}
+
+/// Sets what every connection of Furlong has: no delay for small writes.
+///
+/// # Errors
+/// The socket's.
+pub fn prepare_socket(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)
+}
+
+/// Fresh bytes of the system's random generator.
+///
+/// # Panics
+/// If the system gives none: nothing secure can be done then.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody answers.
+    #[error("no broker answers at {endpoint}: {source}. Is it running? `furlong cluster start` or `broker` starts one")]
+    Connect {
+        /// Where.
+        endpoint: Endpoint,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Somebody answers, too slowly or not at all.
+    #[error("no answer from {endpoint} within {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
+    Timeout {
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// It ended before the proof. A broker that does not accept the key just closes.
+    #[error(
+        "{endpoint} broke off the handshake ({source}): the capability file is of another cluster or of an earlier \
+         `--fresh` start; take the present one from the broker's `security` folder"
+    )]
+    Handshake {
+        /// Where.
+        endpoint: Endpoint,
+        /// What happened.
+        source: StrangerError,
+    },
+    /// What answers has not the key of the capability.
+    #[error("what answers has not the broker's key ({0}): the capability file is of another cluster, or somebody listens in")]
+    Key(#[from] HandshakeError),
+    /// The broker said no.
+    #[error("the broker refuses: {text}")]
+    Refused {
+        /// Why, for programs.
+        kind: RefusalKind,
+        /// Why, for people.
+        text: String,
+    },
+    /// The first record was unsound.
+    #[error("the broker's first record is unsound: {0}")]
+    Receive(#[from] ReceiveError),
+    /// The first record was no greeting.
+    #[error("the broker's first record is no greeting: it speaks another version")]
+    Greeting,
+    /// The capability has none.
+    #[error("the capability file names no endpoint")]
+    NoEndpoint,
+}
+
+impl DialError {
+    /// Whether another try, later, may succeed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused { kind, .. } => *kind == RefusalKind::Busy,
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Handshake { .. } => true,
+            Self::Key(_) | Self::Receive(_) | Self::Greeting | Self::NoEndpoint => false,
+        }
+    }
+}

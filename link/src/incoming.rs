@@ -1,0 +1,119 @@
+//! What comes from one peer: bytes, then frames, then opened records.
+
+use bytes::{Bytes, BytesMut};
+use furlong_wire::message::{Direction, MessageError, decode_batch};
+use furlong_wire::record::{RecordError, RecordOpener};
+use furlong_wire::zmtp::{self, ZmtpError};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+
+/// Room for one read, while nothing larger is announced.
+const READ_BYTES: usize = 16 * 1024;
+/// Room for one read from a peer that fills smaller ones.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.
+#[derive(Debug)]
+pub struct Incoming {
+    socket: OwnedReadHalf,
+    buffer: BytesMut,
+    zmtp: zmtp::Connection,
+    opener: RecordOpener,
+    read_bytes: usize,
+}
+
+/// One record, opened.
+#[derive(Debug)]
+pub struct Record {
+    /// The batch of messages.
+    pub batch: BytesMut,
+    /// The chunk frames, each for one `Chunk` message of the batch, in order.
+    pub chunks: Vec<BytesMut>,
+}
+
+impl Record {
+    /// Its messages, each with the chunk that belongs to it.
+    pub fn into_messages<M: Direction>(self) -> impl Iterator<Item = Result<(M, Option<BytesMut>), ReceiveError>> {
+        let mut chunks = self.chunks.into_iter();
+        let mut messages = Vec::new();
+        for message in decode_batch::<M>(&self.batch) {
+            let item = message.map_err(ReceiveError::from).and_then(|message| match message.chunk_transfer() {
+                None => Ok((message, None)),
+                Some(_) => chunks.next().map(|chunk| (message, Some(chunk))).ok_or(ReceiveError::ChunkCount),
+            });
+            messages.push(item);
+        }
+        if chunks.next().is_some() {
+            messages.push(Err(ReceiveError::ChunkCount));
+        }
+        messages.into_iter()
+    }
+}
+
+impl Incoming {
+    /// A stream whose handshake is done. `buffer` holds what was read beyond it.
+    pub fn new(socket: OwnedReadHalf, buffer: BytesMut, zmtp: zmtp::Connection, opener: RecordOpener) -> Self {
+        Self { socket, buffer, zmtp, opener, read_bytes: READ_BYTES }
+    }
+
+    /// Waits for bytes and returns how many came; none at the end of the stream.
+    ///
+    /// # Errors
+    /// The socket's: the connection is over.
+    pub async fn read(&mut self) -> std::io::Result<usize> {
+        let wanted = self.zmtp.bytes_wanted();
+        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive than its own.
+        let room = if wanted > self.read_bytes { wanted } else { self.read_bytes };
+        self.buffer.reserve(room);
+        let read = self.socket.read_buf(&mut self.buffer).await?;
+        if read >= self.read_bytes && self.read_bytes < READ_BYTES_MAX {
+            self.read_bytes *= 2;
+        }
+        Ok(read)
+    }
+
+    /// Gives back the read buffer while there is nothing in it: an idle connection holds no memory.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            self.read_bytes = READ_BYTES;
+        }
+    }
+
+    /// The next record of what was read.
+    ///
+    /// # Errors
+    /// The peer broke the protocol, or an attacker did: the connection must be closed.
+    pub fn poll_record(&mut self) -> Result<Option<Record>, ReceiveError> {
+        let Some(event) = self.zmtp.handle_input(&mut self.buffer)? else { return Ok(None) };
+        let zmtp::Event::Message(message) = event else { return Err(ReceiveError::Order) };
+        let zmtp::Message { envelope: mut batch, chunks } = message;
+        self.opener.open(&mut batch, &chunks)?;
+        Ok(Some(Record { batch, chunks }))
+    }
+
+    /// Bytes that the ZMTP codec wants sent, between two records.
+    pub fn poll_codec_output(&mut self) -> Option<Bytes> {
+        self.zmtp.poll_output()
+    }
+}
+
+/// Why what a peer sent is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Not ZMTP, or beyond its limits.
+    #[error(transparent)]
+    Zmtp(#[from] ZmtpError),
+    /// A frame that has no place here.
+    #[error("a second READY")]
+    Order,
+    /// Forged, replayed, or out of order.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A batch that cannot be read.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// As many chunk frames as `Chunk` messages must come.
+    #[error("a record's chunks and its messages about them do not match")]
+    ChunkCount,
+}

@@ -1,0 +1,264 @@
+//! What waits to be sent to one peer: messages already encoded where they will be sealed, and payloads chunk by chunk.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+use furlong_wire::limits::{BATCH_BYTES_TARGET, RECORD_CHUNK_BYTES_MAX, RECORD_FRAMES_MAX};
+use furlong_wire::message::{Direction, encode_message};
+use furlong_wire::payload::SealedPayload;
+use furlong_wire::record::{RecordSealer, SEQ_BYTES};
+use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// Where a payload's chunks come from: sealed here as they are needed, or passed on as they came.
+#[derive(Debug)]
+pub enum Chunks {
+    /// Sealed when there is room for them on the wire.
+    Sealed(SealedPayload),
+    /// Sealed by somebody else.
+    Stored(Vec<Bytes>),
+}
+
+impl Chunks {
+    fn count(&self) -> u32 {
+        match self {
+            Self::Sealed(payload) => payload.chunk_count(),
+            Self::Stored(chunks) => chunks.len() as u32,
+        }
+    }
+
+    fn chunk(&self, index: u32) -> Bytes {
+        match self {
+            Self::Sealed(payload) => payload.chunk(index),
+            Self::Stored(chunks) => chunks[index as usize].clone(),
+        }
+    }
+}
+
+/// How far a write has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// Everything is with the kernel.
+    All,
+    /// The socket takes no more now: wait until it is writable.
+    Blocked,
+    /// The turn's bytes are used up: others first, then go on.
+    Turn,
+}
+
+/// The queue towards one peer.
+///
+/// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent, [`Outgoing::write_to`] sends. What was pushed
+/// since the last write goes together in one record; nothing waits to fill one. The order is control, then messages, then
+/// chunks, round-robin over payloads; a record carries at most 256 KiB of chunks, so nothing waits behind more.
+#[derive(Debug)]
+pub struct Outgoing<M> {
+    sealer: RecordSealer,
+    control: BytesMut,
+    batches: VecDeque<BytesMut>,
+    /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
+    batches_begun: u64,
+    batches_sealed: u64,
+    transfers: VecDeque<Transfer>,
+    /// Sealed frames that the socket has not taken.
+    sealed: VecDeque<Bytes>,
+    sealed_bytes: usize,
+    waiting_bytes: usize,
+    heartbeat: bool,
+    direction: std::marker::PhantomData<fn(M)>,
+}
+
+#[derive(Debug)]
+struct Transfer {
+    number: u64,
+    chunks: Chunks,
+    next: u32,
+    announced_in: u64,
+}
+
+/// Room in front of a batch: the frame's header and the record's sequence number.
+const FRONT_BYTES: usize = FRAME_HEADER_BYTES_MAX + SEQ_BYTES;
+/// Slices in one vectored write.
+const SLICES_MAX: usize = 64;
+
+impl<M: Direction> Outgoing<M> {
+    /// An empty queue that seals under the connection's key.
+    pub fn new(sealer: RecordSealer) -> Self {
+        Self {
+            sealer,
+            control: BytesMut::new(),
+            batches: VecDeque::new(),
+            batches_begun: 0,
+            batches_sealed: 0,
+            transfers: VecDeque::new(),
+            sealed: VecDeque::new(),
+            sealed_bytes: 0,
+            waiting_bytes: 0,
+            heartbeat: false,
+            direction: std::marker::PhantomData,
+        }
+    }
+
+    /// Queues a message.
+    pub fn push(&mut self, message: &M) {
+        if self.batches.back().is_none_or(|batch| batch.len() >= BATCH_BYTES_TARGET) {
+            self.batches.push_back(BytesMut::zeroed(FRONT_BYTES));
+            self.batches_begun += 1;
+        }
+        let batch = self.batches.back_mut().expect("a batch was just made if there was none");
+        let before = batch.len();
+        encode_message(message, batch);
+        self.waiting_bytes += batch.len() - before;
+    }
+
+    /// Queues a message that goes before all others: a cancel, a signal.
+    pub fn push_control(&mut self, message: &M) {
+        if self.control.is_empty() {
+            self.control.resize(FRONT_BYTES, 0);
+        }
+        let before = self.control.len();
+        encode_message(message, &mut self.control);
+        self.waiting_bytes += self.control.len() - before;
+    }
+
+    /// Queues the chunks of a payload. The message that announces it under this number must have been pushed before.
+    pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
+        self.transfers.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
+    }
+
+    /// Lets the next write send a record even if there is nothing to say.
+    pub fn push_heartbeat(&mut self) {
+        self.heartbeat = true;
+    }
+
+    /// Queues bytes of the ZMTP codec itself, between two records.
+    pub fn push_codec_bytes(&mut self, bytes: Bytes) {
+        self.push_sealed(bytes);
+    }
+
+    /// Whether there is nothing left to write.
+    pub fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && !self.has_next()
+    }
+
+    /// Bytes that wait here, without payloads whose chunks have not been asked for.
+    pub fn queued_bytes(&self) -> usize {
+        self.waiting_bytes + self.sealed_bytes
+    }
+
+    /// Writes as much as the socket takes, `turn_bytes` at most.
+    ///
+    /// # Errors
+    /// The socket's: the connection is over.
+    pub fn write_to(&mut self, socket: &OwnedWriteHalf, turn_bytes: usize) -> io::Result<Written> {
+        let mut written = 0;
+        loop {
+            if self.sealed.is_empty() && !self.seal_next() {
+                return Ok(Written::All);
+            }
+            if written >= turn_bytes {
+                return Ok(Written::Turn);
+            }
+            let sent = {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = self.sealed.len().min(SLICES_MAX);
+                slices.iter_mut().zip(&self.sealed).for_each(|(slice, bytes)| *slice = IoSlice::new(bytes));
+                match socket.try_write_vectored(&slices[..count]) {
+                    Ok(sent) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                    Err(error) => return Err(error),
+                }
+            };
+            self.advance(sent);
+            written += sent;
+        }
+    }
+
+    fn advance(&mut self, mut sent: usize) {
+        self.sealed_bytes -= sent;
+        while sent > 0 {
+            let front = self.sealed.front_mut().expect("no more was sent than there was");
+            let part = sent.min(front.len());
+            front.advance(part);
+            sent -= part;
+            if front.is_empty() {
+                self.sealed.pop_front();
+            }
+        }
+    }
+
+    fn has_next(&self) -> bool {
+        self.heartbeat || !self.control.is_empty() || !self.batches.is_empty() || !self.transfers.is_empty()
+    }
+
+    /// Seals the next record into `sealed`. False if there is nothing to say.
+    fn seal_next(&mut self) -> bool {
+        if !self.has_next() {
+            return false;
+        }
+        self.heartbeat = false;
+        let mut batch = if self.control.is_empty() {
+            self.batches_sealed += u64::from(!self.batches.is_empty());
+            self.batches.pop_front().unwrap_or_else(|| BytesMut::zeroed(FRONT_BYTES))
+        } else {
+            std::mem::take(&mut self.control)
+        };
+        self.waiting_bytes -= batch.len() - FRONT_BYTES;
+        let chunks = self.take_chunks(&mut batch);
+        self.sealer.seal(&mut batch, FRAME_HEADER_BYTES_MAX, &chunks);
+        self.push_sealed(with_frame_header(batch, !chunks.is_empty()));
+        let mut left = chunks.len();
+        for chunk in chunks {
+            left -= 1;
+            let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES_MAX);
+            put_frame_header(&mut header, chunk.len(), left > 0);
+            self.push_sealed(header.freeze());
+            self.push_sealed(chunk);
+        }
+        true
+    }
+
+    /// Takes the chunks that go with this batch and appends the messages that say whose they are.
+    fn take_chunks(&mut self, batch: &mut BytesMut) -> Vec<Bytes> {
+        let mut chunks = Vec::new();
+        let mut room = RECORD_CHUNK_BYTES_MAX;
+        let mut passed_over = 0;
+        while passed_over < self.transfers.len() && chunks.len() + 1 < RECORD_FRAMES_MAX {
+            let mut transfer = self.transfers.pop_front().expect("the loop runs while there are transfers");
+            let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunks.chunk(transfer.next));
+            let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {
+                self.transfers.push_back(transfer);
+                passed_over += 1;
+                continue;
+            };
+            room -= chunk.len();
+            encode_message(&M::chunk(transfer.number), batch);
+            chunks.push(chunk);
+            transfer.next += 1;
+            passed_over = 0;
+            if transfer.next < transfer.chunks.count() {
+                self.transfers.push_back(transfer);
+            }
+        }
+        chunks
+    }
+
+    fn push_sealed(&mut self, bytes: Bytes) {
+        self.sealed_bytes += bytes.len();
+        self.sealed.push_back(bytes);
+    }
+}
+
+/// Puts the frame's header right before the envelope, in the room that was left for it.
+fn with_frame_header(mut batch: BytesMut, more: bool) -> Bytes {
+    let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES_MAX);
+    put_frame_header(&mut header, batch.len() - FRAME_HEADER_BYTES_MAX, more);
+    let unused = FRAME_HEADER_BYTES_MAX - header.len();
+    batch[unused..FRAME_HEADER_BYTES_MAX].copy_from_slice(&header);
+    batch.advance(unused);
+    batch.freeze()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use super::*;
+use crate::incoming::Incoming;
+use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
+use furlong_wire::ids::{ClusterId, SessionId};
+use furlong_wire::limits::CHUNK_BYTES_MAX;
+use furlong_wire::message::{Ack, FromClient};
+use furlong_wire::payload::{Packed, PayloadOpener, PayloadSecret};
+use furlong_wire::record::RecordKeys;
+use furlong_wire::token::Role;
+use furlong_wire::zmtp;
+use tokio::net::{TcpListener, TcpStream};
+
+/// The keys of both sides of a connection, from a real handshake.
+fn keys() -> (RecordKeys, RecordKeys) {
+    let cluster = ClusterId([1; 32]);
+    let broker_secret = [2; 32];
+    let public = furlong_wire::keys::SecretKey::from_bytes(broker_secret).public();
+    let (first, peer) = ExpectReply::start(&cluster, &public.0, &[3; 32], [4; 32]).unwrap();
+    let broker = ExpectStart::new(&cluster, &broker_secret, [5; 32]).unwrap();
+    let (second, broker) = broker.handle_start(&first).unwrap();
+    let hello = HelloBody {
+        token: vec![],
+        session: SessionId::default(),
+        incarnation: 0,
+        role: Role::Client,
+        software: String::new(),
+        payload_credit_bytes: 0,
+    };
+    let (third, peer_keys) = peer.handle_reply(&second, &Hello::new(hello)).unwrap();
+    (peer_keys, broker.handle_proof(&third).unwrap().keys)
+}
+
+/// Two ZMTP codecs that have greeted each other.
+fn codecs() -> (zmtp::Connection, zmtp::Connection) {
+    let (mut peer, mut broker) = (zmtp::Connection::new(zmtp::Role::Peer), zmtp::Connection::new(zmtp::Role::Broker));
+    let (mut to_peer, mut to_broker) = (BytesMut::new(), BytesMut::new());
+    let (mut peer_ready, mut broker_ready) = (false, false);
+    while !(peer_ready && broker_ready) {
+        while let Some(bytes) = peer.poll_output() {
+            to_broker.extend_from_slice(&bytes);
+        }
+        broker_ready |= broker.handle_input(&mut to_broker).unwrap().is_some();
+        while let Some(bytes) = broker.poll_output() {
+            to_peer.extend_from_slice(&bytes);
+        }
+        peer_ready |= peer.handle_input(&mut to_peer).unwrap().is_some();
+    }
+    peer.peer_proved();
+    broker.peer_proved();
+    (peer, broker)
+}
+
+async fn connection() -> (Outgoing<FromClient>, OwnedWriteHalf, Incoming) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
+    let (peer_keys, broker_keys) = keys();
+    let incoming = Incoming::new(server.into_split().0, BytesMut::new(), codecs().1, broker_keys.split().1);
+    (Outgoing::new(peer_keys.split().0), client.into_split().1, incoming)
+}
+
+/// Writes and reads until so many messages have arrived, or a record without any; returns the messages and chunks of each record.
+async fn deliver(
+    outgoing: &mut Outgoing<FromClient>,
+    socket: &OwnedWriteHalf,
+    incoming: &mut Incoming,
+    messages: usize,
+) -> Vec<Vec<(FromClient, Option<BytesMut>)>> {
+    let mut records: Vec<Vec<_>> = Vec::new();
+    while records.iter().map(Vec::len).sum::<usize>() < messages || records.is_empty() {
+        outgoing.write_to(socket, 100_000).unwrap();
+        incoming.read().await.unwrap();
+        while let Some(record) = incoming.poll_record().unwrap() {
+            records.push(record.into_messages().collect::<Result<_, _>>().unwrap());
+        }
+    }
+    records
+}
+
+fn ack(n: u64) -> FromClient {
+    FromClient::Ack(Ack { ranges: vec![(n, n)] })
+}
+
+fn sealed(bytes: usize, seed: u8) -> SealedPayload {
+    let key = PayloadSecret::new([seed; 32]).request_key(&SessionId::default());
+    match key.into_sealer().pack(vec![vec![seed; bytes].into()]).unwrap() {
+        Packed::Chunked(sealed) => sealed,
+        Packed::Inline(_) => panic!("too small"),
+    }
+}
+
+#[tokio::test]
+async fn what_waits_goes_together_and_control_goes_first() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    (1..=100).for_each(|n| outgoing.push(&ack(n)));
+    outgoing.push_control(&ack(0));
+    let records = deliver(&mut outgoing, &socket, &mut incoming, 101).await;
+    assert_eq!(records.len(), 2);
+    let numbers: Vec<FromClient> = records.concat().into_iter().map(|(message, _)| message).collect();
+    assert_eq!(numbers, (0..=100).map(ack).collect::<Vec<_>>());
+    assert!(outgoing.is_empty() && outgoing.queued_bytes() == 0);
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_an_empty_record() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    outgoing.push_heartbeat();
+    assert!(!outgoing.is_empty());
+    assert_eq!(deliver(&mut outgoing, &socket, &mut incoming, 0).await, [vec![]]);
+    assert!(outgoing.is_empty());
+}
+
+#[tokio::test]
+async fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    let payloads = [sealed(3 * CHUNK_BYTES_MAX, 1), sealed(3 * CHUNK_BYTES_MAX, 2)];
+    for (number, payload) in (1..).zip(&payloads) {
+        outgoing.push(&ack(number));
+        outgoing.push_transfer(number, Chunks::Sealed(payload.clone()));
+    }
+    let records = deliver(&mut outgoing, &socket, &mut incoming, 10).await;
+    assert_eq!(records[0][0].0, ack(1), "the announcement comes before its chunks");
+    let turns: Vec<u64> = records.concat().iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
+    assert_eq!(turns, [1, 2, 1, 2, 1, 2, 1, 2]);
+    for record in &records {
+        let bytes: usize = record.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(|chunk| chunk.len()).sum();
+        assert!(bytes <= RECORD_CHUNK_BYTES_MAX, "{bytes} bytes of chunks in one record");
+    }
+    let key = PayloadSecret::new([2; 32]).request_key(&SessionId::default());
+    let mut opener = PayloadOpener::new(key, 0, payloads[1].bytes()).unwrap();
+    for (message, chunk) in records.concat() {
+        if message.chunk_transfer() == Some(2) {
+            opener.handle_chunk(&chunk.unwrap()).unwrap();
+        }
+    }
+    assert_eq!(opener.into_buffers().unwrap(), [vec![2; 3 * CHUNK_BYTES_MAX]]);
+}
+
+#[tokio::test]
+async fn many_small_payloads_share_a_record() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    for number in 1..=50 {
+        outgoing.push(&ack(number));
+        outgoing.push_transfer(number, Chunks::Sealed(sealed(2_000, 1)));
+    }
+    let records = deliver(&mut outgoing, &socket, &mut incoming, 100).await;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].len(), 100);
+}

@@ -1,0 +1,102 @@
+//! A connection before its peer is proved: small buffers, single frames, nothing kept.
+
+use bytes::{BufMut, BytesMut};
+use furlong_wire::limits::PREAUTH_BUFFER_BYTES_MAX;
+use furlong_wire::record::RecordOpener;
+use furlong_wire::zmtp::{self, Event, Role, ZmtpError, put_frame_header};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::incoming::Incoming;
+
+/// A connection that speaks ZMTP and carries the messages of a handshake.
+///
+/// The order of calls: [`Stranger::ready`], then [`Stranger::send`] and [`Stranger::receive`] as the handshake has it, then
+/// [`Stranger::prove`]. Deadlines are the caller's: dropping the future closes the connection.
+#[derive(Debug)]
+pub struct Stranger {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    buffer: BytesMut,
+    zmtp: zmtp::Connection,
+}
+
+impl Stranger {
+    /// Takes a fresh TCP connection.
+    pub fn new(socket: TcpStream, role: Role) -> Self {
+        let (read, write) = socket.into_split();
+        Self { read, write, buffer: BytesMut::new(), zmtp: zmtp::Connection::new(role) }
+    }
+
+    /// Exchanges greetings and READY.
+    pub async fn ready(&mut self) -> Result<(), StrangerError> {
+        match self.event().await? {
+            Event::Ready => self.flush().await,
+            Event::Message(_) => Err(StrangerError::Order),
+        }
+    }
+
+    /// The next message, which has one frame.
+    pub async fn receive(&mut self) -> Result<BytesMut, StrangerError> {
+        match self.event().await? {
+            Event::Message(message) => Ok(message.envelope),
+            Event::Ready => Err(StrangerError::Order),
+        }
+    }
+
+    /// Sends a message of one frame.
+    pub async fn send(&mut self, message: &[u8]) -> Result<(), StrangerError> {
+        let mut frame = BytesMut::with_capacity(message.len() + zmtp::FRAME_HEADER_BYTES_MAX);
+        put_frame_header(&mut frame, message.len(), false);
+        frame.extend_from_slice(message);
+        self.write.write_all(&frame).await?;
+        Ok(())
+    }
+
+    /// The peer is proved: from here on there are records, with their larger limits.
+    pub fn prove(mut self, opener: RecordOpener) -> (Incoming, OwnedWriteHalf) {
+        self.zmtp.peer_proved();
+        (Incoming::new(self.read, self.buffer, self.zmtp, opener), self.write)
+    }
+
+    async fn event(&mut self) -> Result<Event, StrangerError> {
+        loop {
+            let event = self.zmtp.handle_input(&mut self.buffer);
+            // Also after an error: the codec may have an ERROR for the peer.
+            let flushed = self.flush().await;
+            if let Some(event) = event? {
+                return Ok(event);
+            }
+            flushed?;
+            let room = PREAUTH_BUFFER_BYTES_MAX - self.buffer.len();
+            if self.read.read_buf(&mut (&mut self.buffer).limit(room)).await? == 0 {
+                return Err(StrangerError::Closed);
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), StrangerError> {
+        while let Some(bytes) = self.zmtp.poll_output() {
+            self.write.write_all(&bytes).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a connection ended before its peer was proved.
+#[derive(Debug, thiserror::Error)]
+pub enum StrangerError {
+    /// Not ZMTP, or beyond its limits.
+    #[error(transparent)]
+    Zmtp(#[from] ZmtpError),
+    /// A message where READY was due, or the other way round.
+    #[error("a message of the handshake came out of order")]
+    Order,
+    /// The other side closed.
+    #[error("the other side closed the connection")]
+    Closed,
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

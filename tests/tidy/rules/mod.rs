@@ -1,0 +1,8 @@
+//! The rules, by what they are about.
+
+pub mod layers;
+pub mod leftovers;
+pub mod links;
+pub mod manifests;
+pub mod size;
+pub mod text;

@@ -1,0 +1,148 @@
+//! What is inside a payload: the call header of a request and the reply header of a result.
+//!
+//! Only clients and engines read these; the broker passes them on. In both directions the header is the payload's first
+//! buffer, and the data are the buffers after it, in the header's [`Codec`]:
+//!
+//! | codec | a request's data | a result's data |
+//! |---|---|---|
+//! | `json` | one buffer: a JSON array `[[args...], {kwargs...}]` | one buffer: the value |
+//! | `pickle` | a pickle (protocol 5) of `(args, kwargs)`, then its out-of-band buffers | a pickle of the value, then its buffers |
+//! | `msgpack` | one buffer: an array of the arguments | one buffer: the value |
+//! | `raw` | buffers, as they are | buffers, as they are |
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::FunctionHash;
+
+/// How arguments and result are encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// JSON, for what crosses languages and for people.
+    Json,
+    /// Python's pickle, protocol 5, with out-of-band buffers.
+    Pickle,
+    /// `MessagePack`, the codec of Rust functions.
+    Msgpack,
+    /// The buffers themselves.
+    Raw,
+}
+
+/// The first buffer of a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CallHeader {
+    /// What to run.
+    pub call: Call,
+    /// How the data after this header are encoded; the result comes back the same way.
+    pub codec: Codec,
+}
+
+/// What to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Call {
+    /// Runs source code in the engine's lasting namespace. There are no data; the reply is [`ReplyHeader::Executed`].
+    Execute {
+        /// The code.
+        source: String,
+    },
+    /// Calls a function that the engine can find by name: `module:name` in Python, a registered name in Rust.
+    Named {
+        /// The function's name.
+        function: String,
+    },
+    /// Calls a function that a source file defines. The engine keeps the loaded module by its hash.
+    Source {
+        /// The file's name, for tracebacks.
+        file: String,
+        /// SHA-256 of the source text.
+        hash: FunctionHash,
+        /// The source text; none if it is in the definition that the task's message names.
+        source: Option<String>,
+        /// The function's name in that file.
+        function: String,
+    },
+}
+
+/// The first buffer of a result.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplyHeader {
+    /// The function returned; the data hold its value.
+    Returned {
+        /// How the data are encoded.
+        codec: Codec,
+    },
+    /// [`Call::Execute`] ended without an exception.
+    Executed {
+        /// The engine's count of executions, from 1.
+        count: u64,
+        /// The `repr` of the last expression; none if it was `None` or no expression.
+        repr: Option<String>,
+    },
+    /// It ended with an exception.
+    Raised(RemoteError),
+}
+
+/// An exception on an engine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RemoteError {
+    /// The exception's type, as `ValueError` or `numpy.linalg.LinAlgError`.
+    pub type_name: String,
+    /// Its text.
+    pub message: String,
+    /// The formatted traceback, ending in a newline; empty where the runtime has none.
+    pub traceback: String,
+    /// The engine's count of executions, if it was [`Call::Execute`] that failed.
+    pub execution: Option<u64>,
+}
+
+impl std::fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.message.is_empty() { f.write_str(&self.type_name) } else { write!(f, "{}: {}", self.type_name, self.message) }
+    }
+}
+
+/// Encodes a header as the first buffer of a payload.
+pub fn encode_header<H: Serialize>(header: &H) -> Vec<u8> {
+    rmp_serde::to_vec(header).expect("a header has no type that msgpack cannot hold")
+}
+
+/// Decodes the first buffer of a payload.
+///
+/// # Errors
+/// [`HeaderError`] if the bytes are not this header, or go on after it.
+pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, HeaderError> {
+    let mut deserializer = rmp_serde::Deserializer::new(bytes);
+    let header = H::deserialize(&mut deserializer).map_err(|_| HeaderError)?;
+    if deserializer.get_ref().is_empty() { Ok(header) } else { Err(HeaderError) }
+}
+
+/// A payload's first buffer is no header of the expected kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the payload's header cannot be read: its sender speaks another version, or is broken")]
+pub struct HeaderError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_survive_the_round_trip_and_nothing_may_follow_them() {
+        let calls = [
+            Call::Execute { source: "1 + 1".into() },
+            Call::Named { function: "os.path:basename".into() },
+            Call::Source { file: "f.py".into(), hash: FunctionHash([7; 32]), source: Some("x".into()), function: "f".into() },
+        ];
+        for call in calls {
+            let header = CallHeader { call, codec: Codec::Pickle };
+            let mut bytes = encode_header(&header);
+            assert_eq!(decode_header::<CallHeader>(&bytes), Ok(header));
+            bytes.push(0);
+            assert_eq!(decode_header::<CallHeader>(&bytes), Err(HeaderError));
+        }
+        let reply = ReplyHeader::Executed { count: 3, repr: None };
+        assert_eq!(decode_header(&encode_header(&reply)), Ok(reply));
+    }
+}

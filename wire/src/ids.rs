@@ -1,0 +1,128 @@
+//! Identities: who is who, in types that cannot be confused.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Defines a newtype over random bytes that prints as hexadecimal and travels as msgpack `bin`.
+macro_rules! byte_id {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        pub struct $name(pub [u8; $len]);
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                serde_bytes::ByteArray::<$len>::deserialize(deserializer).map(|bytes| Self(bytes.into_array()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+    };
+}
+
+byte_id! {
+    /// A cluster: SHA-256 of its issuer's public key.
+    ClusterId, 32
+}
+byte_id! {
+    /// Whom tasks and results belong to; all capability files of a first start have the same owner.
+    OwnerId, 16
+}
+byte_id! {
+    /// One token, for revocation.
+    TokenId, 16
+}
+byte_id! {
+    /// A session: made by the peer's process, it outlives connections.
+    SessionId, 16
+}
+byte_id! {
+    /// One engine process. Results are sealed under keys that it enters, so two processes never share one.
+    InstanceId, 16
+}
+byte_id! {
+    /// One engine, for as long as its process lives.
+    EngineUuid, 16
+}
+byte_id! {
+    /// SHA-256 of a function's definition.
+    FunctionHash, 32
+}
+
+impl SessionId {
+    /// The six characters by which people name a session, as in `k3f9a2:17`.
+    pub fn prefix(&self) -> String {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let bits = self.0[..4].iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+        (0..6).map(|digit| char::from(ALPHABET[(bits >> (27 - 5 * digit) & 31) as usize])).collect()
+    }
+}
+
+/// An engine's number in its cluster: 0, 1, 2, ... in the order of registration, never given to another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EngineId(pub u32);
+
+impl fmt::Display for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A task within its owner: the session that submitted it, and its number there (consecutive from 1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The session that submitted the task.
+    pub session: SessionId,
+    /// The task's number in that session.
+    pub n: u64,
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.session.prefix(), self.n)
+    }
+}
+
+/// One start of a broker: microseconds since 1970 when it began. Later starts have larger numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BrokerStart(pub u64);
+
+/// One attempt at a task: which broker made it, and that broker's count of attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The broker's start.
+    pub start: BrokerStart,
+    /// The broker's running count of attempts, over all tasks.
+    pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_written_as_session_prefix_and_number() {
+        let session = SessionId([0xff, 0, 0, 1, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let task = TaskId { session, n: 17 };
+        assert_eq!(task.to_string(), "zw0000:17");
+    }
+}

@@ -1,0 +1,82 @@
+//! Every bound of the protocol, in one place. Sizes are bytes, times milliseconds.
+//!
+//! A limit that protects one type stands here all the same, so that the worst case can be added up by reading one file;
+//! the type's own documentation names the limit.
+
+/// Protocol version. Both sides must name the same one before 1.0.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Bytes buffered from a peer that has not proved itself.
+pub const PREAUTH_BUFFER_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a frame from a peer that has not proved itself.
+pub const PREAUTH_FRAME_BYTES_MAX: usize = 4 * 1024;
+/// Frames in a message from a peer that has not proved itself.
+pub const PREAUTH_FRAMES_MAX: usize = 1;
+/// Time for the greeting and READY.
+pub const GREETING_TIMEOUT_MS: u64 = 2_000;
+/// Time for the whole handshake, from `accept` to the third message.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+/// Handshakes that the broker works on at once.
+pub const HANDSHAKES_IN_FLIGHT_MAX: usize = 64;
+/// Handshakes that the broker begins in a second.
+pub const HANDSHAKES_PER_SECOND_MAX: u32 = 500;
+/// Connections that have not proved themselves, in all.
+pub const STRANGERS_MAX: usize = 256;
+/// Connections that have not proved themselves, from one address.
+pub const STRANGERS_PER_ADDRESS_MAX: usize = 64;
+
+/// Bytes of one record: envelope and chunks together.
+pub const RECORD_BYTES_MAX: usize = 512 * 1024;
+/// Frames of one record: the envelope and its chunks.
+pub const RECORD_FRAMES_MAX: usize = 1024;
+/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`].
+pub const BATCH_BYTES_TARGET: usize = 48 * 1024;
+/// Bytes of the longest single message; what is larger travels as a payload.
+pub const MESSAGE_BYTES_MAX: usize = 160 * 1024;
+/// Bytes of chunks in one record, so that control never waits behind more than this.
+pub const RECORD_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of plaintext in one chunk: with its tag a full chunk fills a record's share exactly.
+pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 16;
+/// A payload up to this size travels inside its message.
+pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
+/// Bytes of one payload, all buffers together.
+pub const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Buffers in one payload.
+pub const PAYLOAD_BUFFERS_MAX: usize = 4096;
+/// Each buffer of a payload begins at a multiple of this, so that an array in it is aligned for any vector unit.
+pub const BUFFER_ALIGNMENT: usize = 64;
+
+/// A side that has sent nothing for this long sends an empty record.
+pub const HEARTBEAT_IDLE_MS: u64 = 5_000;
+/// A side that has received nothing for this long closes the connection.
+pub const HEARTBEAT_DEAD_MS: u64 = 15_000;
+/// A peer that takes nothing of what waits for it for this long is closed.
+pub const WRITE_STALL_MS: u64 = 10_000;
+/// Bytes written to one peer in one turn of the broker's loop.
+pub const WRITE_TURN_BYTES: usize = 256 * 1024;
+/// Bytes written inline, before the peer's writer task takes over.
+pub const WRITE_INLINE_BYTES: usize = 64 * 1024;
+
+/// Unfinished tasks that one broker holds.
+pub const UNFINISHED_TASKS_MAX: u64 = 10_000_000;
+/// Task targets that one submit may name.
+pub const SUBMIT_TARGETS_MAX: usize = 16_384;
+/// Engines behind one connection.
+pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
+/// Bytes of a task's output that are kept from its start, and as many from its end, for each stream.
+pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
+/// Bytes of output in one message.
+pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a name: a label, a runtime, a host, a version.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Bytes of an encoded token.
+pub const TOKEN_BYTES_MAX: usize = 1536;
+/// Bytes of a capability file.
+pub const CAPABILITY_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Tolerance for clocks that differ, when a token's validity is checked.
+pub const CLOCK_TOLERANCE_S: u64 = 300;
+/// Bytes of a refusal's text.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(MESSAGE_BYTES_MAX + RECORD_CHUNK_BYTES_MAX + 64 < RECORD_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_TARGET + OUTPUT_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);

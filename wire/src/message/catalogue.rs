@@ -1,0 +1,164 @@
+//! How messages become bytes: each is a msgpack array `[tag, body]`, a batch is messages one after the other.
+
+use bytes::{BufMut, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// An enum of messages.
+pub trait Message: Serialize + DeserializeOwned + std::fmt::Debug + Send + 'static {}
+
+/// A direction of the protocol after the greeting: one of the four enums of [`crate::message`].
+pub trait Direction: Message {
+    /// The message that says to which transfer the record's next chunk frame belongs.
+    fn chunk(transfer: u64) -> Self;
+
+    /// The transfer of the record's next chunk frame, if this is that message.
+    fn chunk_transfer(&self) -> Option<u64>;
+}
+
+/// Appends a message to a batch.
+pub fn encode_message<M: Serialize>(message: &M, batch: &mut BytesMut) {
+    let mut serializer = rmp_serde::Serializer::new(batch.writer());
+    message.serialize(&mut serializer).expect("a message has no type that msgpack cannot hold");
+}
+
+/// The messages of a batch, one after the other. After an error there is no further item.
+pub fn decode_batch<M: Message>(batch: &[u8]) -> impl Iterator<Item = Result<M, MessageError>> {
+    let mut rest = batch;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+        Some(message.map_err(|_| {
+            rest = &[];
+            MessageError
+        }))
+    })
+}
+
+/// A batch has bytes that are no message of this direction: its sender is broken, or speaks another version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a record holds a message that is unknown here, or malformed")]
+pub struct MessageError;
+
+/// Defines the messages of one direction: an enum whose variants hold a body each, serialised as `[tag, body]`.
+macro_rules! messages {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $tag:literal $variant:ident($body:ty),)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant($body),)+
+        }
+
+        impl $name {
+            /// The message's name, for logs.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => stringify!($variant),)+ }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::SerializeTuple;
+                let mut tuple = serializer.serialize_tuple(2)?;
+                match self {
+                    $(Self::$variant(body) => {
+                        tuple.serialize_element(&($tag as u8))?;
+                        tuple.serialize_element(body)?;
+                    })+
+                }
+                tuple.end()
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Tagged;
+
+                impl<'de> serde::de::Visitor<'de> for Tagged {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str(concat!("a message of ", stringify!($name)))
+                    }
+
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                        use serde::de::Error;
+                        let missing = || A::Error::custom("a message has a tag and a body");
+                        match seq.next_element::<u8>()?.ok_or_else(missing)? {
+                            $($tag => seq.next_element().map(|body| body.map($name::$variant))?.ok_or_else(missing),)+
+                            _ => Err(A::Error::custom("unknown tag")),
+                        }
+                    }
+                }
+
+                deserializer.deserialize_tuple(2, Tagged)
+            }
+        }
+
+        impl $crate::message::Message for $name {}
+    };
+}
+
+/// Defines an enum that travels as one small number and has a stable name in `snake_case`.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $code:literal $text:literal $variant:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The stable name, as in JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u8(match self { $(Self::$variant => $code,)+ })
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match u8::deserialize(deserializer)? {
+                    $($code => Ok(Self::$variant),)+
+                    _ => Err(serde::de::Error::custom(concat!("unknown ", stringify!($name)))),
+                }
+            }
+        }
+    };
+}
+
+/// Makes an enum of messages one that payloads can follow.
+macro_rules! directions {
+    ($($name:ident)+) => {
+        $(impl $crate::message::Direction for $name {
+            fn chunk(transfer: u64) -> Self {
+                Self::Chunk(Chunk { transfer })
+            }
+
+            fn chunk_transfer(&self) -> Option<u64> {
+                match self {
+                    Self::Chunk(chunk) => Some(chunk.transfer),
+                    _ => None,
+                }
+            }
+        })+
+    };
+}
+
+pub(super) use {codes, directions, messages};

@@ -1,0 +1,270 @@
+//! The parts of messages that describe a task.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::catalogue::codes;
+use crate::ids::{EngineId, InstanceId, TaskId};
+use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
+
+codes! {
+    /// What runs a task.
+    Runtime {
+        /// A Rust function in the engine's binary.
+        1 "native" Native,
+        /// A Python interpreter.
+        2 "python" Python,
+        /// A process of its own.
+        3 "command" Command,
+    }
+}
+
+codes! {
+    /// The end of a task: exactly one of these.
+    TaskState {
+        /// It returned.
+        1 "succeeded" Succeeded,
+        /// It raised, or it could not be run.
+        2 "failed" Failed,
+        /// Somebody ended it, or what it waited for failed.
+        3 "cancelled" Cancelled,
+        /// One of its limits passed.
+        4 "timed_out" TimedOut,
+        /// What ran it is gone.
+        5 "lost" Lost,
+    }
+}
+
+codes! {
+    /// Why a task did not succeed: stable, in JSON and as classes of the client libraries.
+    ErrorKind {
+        /// The user's code raised; the payload has the exception.
+        1 "remote" Remote,
+        /// There is no engine to run it.
+        2 "no_engines" NoEngines,
+        /// An engine that it names is not there.
+        3 "unknown_engine" UnknownEngine,
+        /// The capability does not allow it.
+        4 "forbidden" Forbidden,
+        /// The engine or its interpreter died.
+        5 "engine_lost" EngineLost,
+        /// Cancelled by its owner.
+        6 "cancelled" Cancelled,
+        /// An earlier task of the same session failed on that engine.
+        7 "aborted" Aborted,
+        /// It waited longer than `queue_timeout`.
+        8 "queue_timeout" QueueTimeout,
+        /// It ran longer than `run_timeout`.
+        9 "run_timeout" RunTimeout,
+        /// A task that it depends on did not end as demanded.
+        10 "dependency" Dependency,
+        /// A limit of the broker.
+        11 "busy" Busy,
+        /// The submit asks for something that this broker does not do.
+        12 "unsupported" Unsupported,
+        /// The payload could not be opened or read.
+        13 "payload" Payload,
+    }
+}
+
+codes! {
+    /// A stream of output.
+    Stream {
+        /// Standard output.
+        1 "stdout" Stdout,
+        /// Standard error.
+        2 "stderr" Stderr,
+    }
+}
+
+/// A payload, as a message carries or announces it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// In the message itself.
+    Inline(Bytes),
+    /// In chunks that follow.
+    Chunked {
+        /// The sender's number for the transfer, on this connection.
+        transfer: u64,
+        /// The payload's counter under its key.
+        counter: u64,
+        /// Bytes before sealing.
+        bytes: u64,
+        /// The engine process that sealed it, if it is a result.
+        instance: Option<InstanceId>,
+    },
+}
+
+impl Payload {
+    /// Bytes of the payload, which count against a budget.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Inline(inline) => inline.len() as u64,
+            Self::Chunked { bytes, .. } => *bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Payload {
+    /// Shows sizes only: a payload is the user's, and logs are read by others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(inline) => write!(f, "Inline({} bytes)", inline.len()),
+            Self::Chunked { transfer, bytes, .. } => write!(f, "Chunked({bytes} bytes as transfer {transfer})"),
+        }
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Inline(inline) => serializer.serialize_bytes(inline),
+            Self::Chunked { transfer, counter, bytes, instance } => {
+                (transfer, counter, bytes, instance).serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PayloadVisitor)
+    }
+}
+
+struct PayloadVisitor;
+
+impl<'de> Visitor<'de> for PayloadVisitor {
+    type Value = Payload;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an inline payload or an announcement")
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Payload, E> {
+        if bytes.len() > INLINE_PAYLOAD_BYTES_MAX {
+            return Err(E::custom("an inline payload over the limit"));
+        }
+        Ok(Payload::Inline(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Payload, A::Error> {
+        let missing = || A::Error::custom("an announcement has four parts");
+        Ok(Payload::Chunked {
+            transfer: seq.next_element()?.ok_or_else(missing)?,
+            counter: seq.next_element()?.ok_or_else(missing)?,
+            bytes: seq.next_element()?.ok_or_else(missing)?,
+            instance: seq.next_element()?.ok_or_else(missing)?,
+        })
+    }
+}
+
+/// Where a submit's tasks run. On the wire: nil, or the array of engines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Targets {
+    /// One task, on whichever engine is free.
+    Shared,
+    /// One task for each of these engines, in its own queue.
+    Engines(Vec<EngineId>),
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Shared => serializer.serialize_none(),
+            Self::Engines(engines) => engines.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(|engines| engines.map_or(Self::Shared, Self::Engines))
+    }
+}
+
+/// What a submit says beyond the defaults.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TaskOptions {
+    /// A name for people and selectors.
+    pub label: Option<String>,
+    /// Higher runs first; 0 is the default.
+    pub priority: i32,
+    /// How often a shared task is run again after the loss of its engine; none for the default.
+    pub retries: Option<u32>,
+    /// Whether the task may run again after a loss.
+    pub at_most_once: bool,
+    /// How long it may wait for an engine.
+    pub queue_timeout_ms: Option<u64>,
+    /// How long it may run.
+    pub run_timeout_ms: Option<u64>,
+    /// Tasks that must end first.
+    pub after: Vec<Dependency>,
+    /// Tasks on whose engine it must run.
+    pub follow: Vec<Dependency>,
+    /// Labels that its engine must have.
+    pub require: Vec<String>,
+    /// Whether result and output are kept after they were acknowledged.
+    pub keep: bool,
+    /// Whether a failure ends what the same session has already queued on that engine.
+    pub abort_on_error: bool,
+    /// Whether a direct task may run after its engine's interpreter was replaced.
+    pub restart_safe: bool,
+    /// Whether the journal must have it before it is accepted.
+    pub durable: bool,
+}
+
+/// A condition on another task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The other task, of the same owner.
+    pub task: TaskId,
+    /// Its success satisfies.
+    pub success: bool,
+    /// Its failure satisfies.
+    pub failure: bool,
+}
+
+/// How a task ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The terminal state.
+    pub state: TaskState,
+    /// Why, unless it succeeded.
+    pub error: Option<Box<TaskError>>,
+}
+
+impl Outcome {
+    /// The outcome of a task that returned.
+    pub const SUCCEEDED: Self = Self { state: TaskState::Succeeded, error: None };
+
+    /// An outcome other than success.
+    pub fn error(state: TaskState, kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self { state, error: Some(Box::new(TaskError { kind, text: text.into() })) }
+    }
+}
+
+/// Why a task did not succeed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskError {
+    /// For programs.
+    pub kind: ErrorKind,
+    /// For people: what happened and what to do next, in one line. Empty for [`ErrorKind::Remote`].
+    pub text: String,
+}
+
+/// When things happened to a task, by the broker's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TaskTimes {
+    /// Microseconds since 1970.
+    pub submitted_unix_us: u64,
+    /// Microseconds from submit to the last assignment to an engine.
+    pub assigned_us: Option<u64>,
+    /// Microseconds from submit to its end.
+    pub finished_us: u64,
+    /// Microseconds that the code ran, by the engine's clock.
+    pub run_us: u64,
+}

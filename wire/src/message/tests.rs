@@ -1,0 +1,131 @@
+use super::*;
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+
+use crate::ids::{FunctionHash, TaskId};
+
+fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
+    let mut batch = BytesMut::new();
+    messages.iter().for_each(|message| encode_message(message, &mut batch));
+    let decoded: Vec<M> = decode_batch(&batch).collect::<Result<_, _>>().unwrap();
+    assert_eq!(decoded, messages);
+}
+
+fn any_payload() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..200).prop_map(|bytes| Payload::Inline(bytes.into())),
+        any::<(u64, u64, u64, Option<[u8; 16]>)>().prop_map(|(transfer, counter, bytes, instance)| {
+            Payload::Chunked { transfer, counter, bytes, instance: instance.map(InstanceId) }
+        }),
+    ]
+}
+
+fn any_targets() -> impl Strategy<Value = Targets> {
+    let engines = proptest::collection::vec(any::<u32>().prop_map(EngineId), 0..5);
+    prop_oneof![Just(Targets::Shared), engines.prop_map(Targets::Engines)]
+}
+
+fn any_options() -> impl Strategy<Value = TaskOptions> {
+    let parts = any::<(Option<String>, i32, Option<u32>, bool, Option<u64>, Vec<String>, [u8; 16], u64, bool)>();
+    parts.prop_map(|(label, priority, retries, at_most_once, queue_timeout_ms, require, session, n, success)| {
+        let dependency = Dependency { task: TaskId { session: SessionId(session), n }, success, failure: !success };
+        TaskOptions {
+            label,
+            priority,
+            retries,
+            at_most_once,
+            queue_timeout_ms,
+            require,
+            after: vec![dependency],
+            ..TaskOptions::default()
+        }
+    })
+}
+
+fn any_outcome() -> impl Strategy<Value = Outcome> {
+    let state = proptest::sample::select(TaskState::ALL);
+    let error = proptest::option::of((proptest::sample::select(ErrorKind::ALL), any::<String>()));
+    (state, error).prop_map(|(state, error)| Outcome {
+        state,
+        error: error.map(|(kind, text)| Box::new(TaskError { kind, text })),
+    })
+}
+
+proptest! {
+    #[test]
+    fn submits_survive_the_round_trip(
+        n: u64, targets in any_targets(), class: u32, define: Option<u32>, options in proptest::option::of(any_options()),
+        payload in any_payload(),
+    ) {
+        let options = options.map(Box::new);
+        let submit = Submit { n, targets, runtime: Runtime::Python, class, define, options, payload };
+        crosses(&[FromClient::Submit(submit.clone()), FromClient::Chunk(Chunk { transfer: n }), FromClient::Submit(submit)]);
+    }
+
+    #[test]
+    fn work_and_results_survive_the_round_trip(
+        count: u64, n: u64, slot: u32, payload in any_payload(), outcome in any_outcome(), bytes: Vec<u8>,
+    ) {
+        let attempt = Attempt { start: BrokerStart(n), count };
+        let session = SessionId([3; 16]);
+        let work = vec![Work { slot, n, attempt }];
+        crosses(&[ToEngine::Assign(Assign { work, session, runtime: Runtime::Native, define: None, payload: payload.clone() })]);
+        crosses(&[
+            FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes }),
+            FromEngine::Finished(AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) }),
+        ]);
+        let times = TaskTimes { submitted_unix_us: n, assigned_us: Some(count), finished_us: n, run_us: 0 };
+        crosses(&[ToClient::Finished(Finished { n, outcome, engine: Some(EngineId(slot)), attempts: 1, times, payload: None })]);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_in_bounded_memory(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        for _ in decode_batch::<FromClient>(&bytes).chain(decode_batch::<FromClient>(&bytes[..bytes.len() / 2])) {}
+        for _ in decode_batch::<FromEngine>(&bytes) {}
+        for _ in decode_batch::<ToClient>(&bytes) {}
+        for _ in decode_batch::<ToEngine>(&bytes) {}
+        for _ in decode_batch::<Greeting>(&bytes) {}
+    }
+}
+
+#[test]
+fn a_batch_cut_anywhere_ends_in_one_error() {
+    let mut batch = BytesMut::new();
+    encode_message(&FromClient::Ack(Ack { ranges: vec![(1, 2)] }), &mut batch);
+    let first = batch.len();
+    encode_message(&FromClient::Goodbye(Goodbye { reason: "done".into() }), &mut batch);
+    for len in 1..batch.len() {
+        let items: Vec<_> = decode_batch::<FromClient>(&batch[..len]).collect();
+        assert_eq!(items.iter().filter(|item| item.is_err()).count(), usize::from(len != first), "{len} bytes");
+        assert_eq!(items.len(), if len <= first { 1 } else { 2 }, "{len} bytes");
+    }
+}
+
+#[test]
+fn an_unknown_tag_and_an_oversized_inline_payload_are_refused() {
+    let mut batch = BytesMut::new();
+    encode_message(&(200u8, ()), &mut batch);
+    assert_eq!(decode_batch::<FromClient>(&batch).next(), Some(Err(MessageError)));
+    let define = Define { number: 1, payload: Payload::Inline(Bytes::from(vec![0; 1025])) };
+    batch.clear();
+    encode_message(&FromClient::Define(define), &mut batch);
+    assert_eq!(decode_batch::<FromClient>(&batch).next(), Some(Err(MessageError)));
+}
+
+#[test]
+fn a_declared_length_beyond_the_batch_takes_no_memory() {
+    // [18, [1, bin32 of 2^32 - 1 bytes]]: refused at its end, not reserved.
+    let huge = [0x92, 18, 0x92, 1, 0xc6, 0xff, 0xff, 0xff, 0xff, 0];
+    assert_eq!(decode_batch::<FromClient>(&huge).next(), Some(Err(MessageError)));
+    // [26, [array32 of 2^32 - 1 ranges]]
+    let huge = [0x92, 26, 0x91, 0xdd, 0xff, 0xff, 0xff, 0xff];
+    assert_eq!(decode_batch::<FromClient>(&huge).next(), Some(Err(MessageError)));
+}
+
+#[test]
+fn debug_output_shows_no_secret_and_no_content() {
+    let open = Open { secret: PayloadSecret::new([0x77; 32]) };
+    let payload = Payload::Inline(Bytes::from_static(b"private"));
+    let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));
+    assert!(!shown.contains("119") && !shown.contains("private"), "{shown}");
+}

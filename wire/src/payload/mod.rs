@@ -1,0 +1,401 @@
+//! Payloads: what the broker passes on without opening.
+//!
+//! A payload is a list of buffers, laid out as one string of bytes. Up to [`INLINE_PAYLOAD_BYTES_MAX`] it travels inside
+//! its message (the envelope protects it hop by hop); larger, it is cut into chunks that the sender seals once and the final
+//! receiver opens once, under a key that both derive from the client session's [`PayloadSecret`].
+//!
+//! ```text
+//! inline    count u8 | length u16 LE, for each | the buffers
+//! chunked   count u32 LE | 0 u32 | length u64 LE, for each | then each buffer, from the next multiple of 64
+//! chunk i   ciphertext | tag       nonce = i u32 LE || counter u64 LE, AAD = kind u8 || payload bytes u64 LE || last u8
+//! ```
+//!
+//! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed when there is room for it
+//! on the wire, and sealed again for a re-send: the bytes are the same.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hkdf::Hkdf;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::aead::{KEY_BYTES, Key, Nonce, TAG_BYTES};
+use crate::ids::{InstanceId, SessionId};
+use crate::limits::{
+    BUFFER_ALIGNMENT, CHUNK_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX, PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX,
+};
+
+/// The secret of a client's session, from which the keys of its payloads come. Made by the client process, told to the
+/// broker, and by it to the engine processes that run the session's tasks and to other processes of the same owner.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct PayloadSecret([u8; KEY_BYTES]);
+
+impl PayloadSecret {
+    /// A secret of bytes that must be fresh from the system's random generator.
+    pub fn new(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key of this session's requests, which its client process alone seals.
+    pub fn request_key(&self, session: &SessionId) -> PayloadKey {
+        self.derive(PayloadKind::Request, &[b"request", &session.0[..]])
+    }
+
+    /// The key of this session's results from one engine process, which alone seals under it.
+    pub fn result_key(&self, session: &SessionId, instance: &InstanceId) -> PayloadKey {
+        self.derive(PayloadKind::Result, &[b"result", &session.0[..], &instance.0[..]])
+    }
+
+    fn derive(&self, kind: PayloadKind, info: &[&[u8]]) -> PayloadKey {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        let expanded = Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(info, &mut *key);
+        expanded.expect("32 bytes are within HKDF's bound");
+        PayloadKey { key: Arc::new(Key::new(&key)), kind }
+    }
+}
+
+impl Serialize for PayloadSecret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PayloadSecret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_bytes::ByteArray::<KEY_BYTES>::deserialize(deserializer).map(|bytes| Self(bytes.into_array()))
+    }
+}
+
+impl fmt::Debug for PayloadSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PayloadSecret(..)")
+    }
+}
+
+/// Which way a payload goes; it enters each chunk's associated data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PayloadKind {
+    Request = 1,
+    Result = 2,
+}
+
+/// A key of payloads: of a session's requests, or of its results from one engine process.
+#[derive(Clone, Debug)]
+pub struct PayloadKey {
+    key: Arc<Key>,
+    kind: PayloadKind,
+}
+
+impl PayloadKey {
+    /// The sealer under this key. Make one for each key in a process: it holds the counter that makes nonces unique.
+    pub fn into_sealer(self) -> PayloadSealer {
+        PayloadSealer { key: self, counter: 0 }
+    }
+
+    fn aad(&self, payload_bytes: u64, last: bool) -> [u8; 10] {
+        let mut aad = [0; 10];
+        aad[0] = self.kind as u8;
+        aad[1..9].copy_from_slice(&payload_bytes.to_le_bytes());
+        aad[9] = u8::from(last);
+        aad
+    }
+}
+
+fn nonce(index: u32, counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&index.to_le_bytes());
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce
+}
+
+/// Gives each payload its counter. It is not `Clone`: two sealers under one key would repeat a nonce.
+#[derive(Debug)]
+pub struct PayloadSealer {
+    key: PayloadKey,
+    counter: u64,
+}
+
+impl PayloadSealer {
+    /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are asked for.
+    pub fn pack(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
+        if let Some(inline) = pack_inline(&buffers) {
+            return Ok(Packed::Inline(inline));
+        }
+        let layout = Layout::of(&buffers)?;
+        let counter = self.counter;
+        self.counter += 1;
+        Ok(Packed::Chunked(SealedPayload { key: self.key.clone(), counter, layout, buffers }))
+    }
+}
+
+/// Buffers, ready for the wire.
+#[derive(Debug)]
+pub enum Packed {
+    /// Small: for the message itself.
+    Inline(Bytes),
+    /// Large: to be announced, and followed by its chunks.
+    Chunked(SealedPayload),
+}
+
+/// A large payload whose chunks can be asked for in any order, any number of times.
+#[derive(Clone, Debug)]
+pub struct SealedPayload {
+    key: PayloadKey,
+    counter: u64,
+    layout: Layout,
+    buffers: Vec<Bytes>,
+}
+
+impl SealedPayload {
+    /// The payload's counter under its key.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// Bytes of the payload before sealing: what a receiver must reserve.
+    pub fn bytes(&self) -> u64 {
+        self.layout.total
+    }
+
+    /// How many chunks it has.
+    pub fn chunk_count(&self) -> u32 {
+        chunk_count(self.layout.total)
+    }
+
+    /// Seals chunk `index`.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    pub fn chunk(&self, index: u32) -> Bytes {
+        assert!(index < self.chunk_count(), "chunk {index} of {}", self.chunk_count());
+        let start = u64::from(index) * CHUNK_BYTES_MAX as u64;
+        let len = (self.layout.total - start).min(CHUNK_BYTES_MAX as u64) as usize;
+        let mut chunk = Vec::with_capacity(len + TAG_BYTES);
+        self.layout.copy_range(&self.buffers, start, len, &mut chunk);
+        let aad = self.key.aad(self.layout.total, index + 1 == self.chunk_count());
+        let tag = self.key.key.seal_in_place(nonce(index, self.counter), &aad, &mut chunk);
+        chunk.extend_from_slice(&tag);
+        chunk.into()
+    }
+}
+
+/// How many chunks a payload of that many bytes has.
+pub fn chunk_count(payload_bytes: u64) -> u32 {
+    u32::try_from(payload_bytes.div_ceil(CHUNK_BYTES_MAX as u64)).expect("16 GiB are 65 541 chunks")
+}
+
+/// How many bytes chunk `index` of a payload of that many bytes has, its tag included; none if there is no such chunk.
+pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
+    let start = u64::from(index) * CHUNK_BYTES_MAX as u64;
+    let left = payload_bytes.checked_sub(start).filter(|left| *left > 0)?;
+    Some(left.min(CHUNK_BYTES_MAX as u64) as usize + TAG_BYTES)
+}
+
+/// Opens the chunks of one payload, in order, each straight into one aligned buffer.
+///
+/// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`], then
+/// [`PayloadOpener::into_buffers`].
+#[derive(Debug)]
+pub struct PayloadOpener {
+    key: PayloadKey,
+    counter: u64,
+    payload_bytes: u64,
+    next: u32,
+    /// `front` unused bytes, so that the payload begins at a multiple of [`BUFFER_ALIGNMENT`], then what was opened.
+    opened: Vec<u8>,
+    front: usize,
+}
+
+impl PayloadOpener {
+    /// Reserves memory for an announced payload. The caller has taken the bytes from its budget.
+    pub fn new(key: PayloadKey, counter: u64, payload_bytes: u64) -> Result<Self, PayloadError> {
+        if payload_bytes > PAYLOAD_BYTES_MAX {
+            return Err(PayloadError::Large { bytes: payload_bytes });
+        }
+        let room = payload_bytes as usize + BUFFER_ALIGNMENT + TAG_BYTES;
+        let mut opened: Vec<u8> = Vec::new();
+        opened.try_reserve_exact(room).map_err(|_| PayloadError::Memory { bytes: payload_bytes })?;
+        let front = opened.as_ptr().addr().wrapping_neg() % BUFFER_ALIGNMENT;
+        opened.resize(front, 0);
+        Ok(Self { key, counter, payload_bytes, next: 0, opened, front })
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// The payload is lost after any error; other payloads are not concerned.
+    pub fn handle_chunk(&mut self, chunk: &[u8]) -> Result<(), PayloadError> {
+        if chunk_bytes(self.payload_bytes, self.next) != Some(chunk.len()) {
+            return Err(PayloadError::ChunkLength { index: self.next, bytes: chunk.len() });
+        }
+        let aad = self.key.aad(self.payload_bytes, self.next + 1 == chunk_count(self.payload_bytes));
+        let start = self.opened.len();
+        self.opened.extend_from_slice(chunk);
+        let opened = self.key.key.open_in_place(nonce(self.next, self.counter), &aad, &mut self.opened[start..]);
+        opened.map_err(|_| PayloadError::Forged { index: self.next })?;
+        self.opened.truncate(self.opened.len() - TAG_BYTES);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Whether every chunk has come.
+    pub fn is_complete(&self) -> bool {
+        self.next == chunk_count(self.payload_bytes)
+    }
+
+    /// The buffers, each at a multiple of 64 bytes, all of them views of one allocation.
+    pub fn into_buffers(self) -> Result<Vec<Bytes>, PayloadError> {
+        if !self.is_complete() {
+            return Err(PayloadError::Layout);
+        }
+        let payload = Bytes::from(self.opened).slice(self.front..);
+        let layout = Layout::parse(&payload)?;
+        Ok(layout.ranges().map(|range| payload.slice(range)).collect())
+    }
+}
+
+/// Splits an inline payload into its buffers.
+pub fn unpack_inline(payload: &Bytes) -> Result<Vec<Bytes>, PayloadError> {
+    let (&count, rest) = payload.split_first().ok_or(PayloadError::Layout)?;
+    let lengths = rest.get(..2 * usize::from(count)).ok_or(PayloadError::Layout)?;
+    let mut start = 1 + lengths.len();
+    let mut buffers = Vec::with_capacity(usize::from(count));
+    for length in lengths.chunks_exact(2) {
+        let end = start + usize::from(u16::from_le_bytes([length[0], length[1]]));
+        if end > payload.len() {
+            return Err(PayloadError::Layout);
+        }
+        buffers.push(payload.slice(start..end));
+        start = end;
+    }
+    if start == payload.len() { Ok(buffers) } else { Err(PayloadError::Layout) }
+}
+
+fn pack_inline(buffers: &[Bytes]) -> Option<Bytes> {
+    let count = u8::try_from(buffers.len()).ok()?;
+    let bytes = 1 + 2 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
+    if bytes > INLINE_PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let mut packed = Vec::with_capacity(bytes);
+    packed.push(count);
+    buffers.iter().for_each(|buffer| packed.extend_from_slice(&(buffer.len() as u16).to_le_bytes()));
+    buffers.iter().for_each(|buffer| packed.extend_from_slice(buffer));
+    Some(packed.into())
+}
+
+/// Where each buffer lies in a chunked payload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Layout {
+    /// The table of lengths, as it travels.
+    table: Vec<u8>,
+    /// Start and end of each buffer, in order.
+    places: Vec<(u64, u64)>,
+    total: u64,
+}
+
+impl Layout {
+    fn of(buffers: &[Bytes]) -> Result<Self, PayloadError> {
+        let mut table = Vec::with_capacity(8 + 8 * buffers.len());
+        table.extend_from_slice(&(buffers.len() as u64).to_le_bytes());
+        buffers.iter().for_each(|buffer| table.extend_from_slice(&(buffer.len() as u64).to_le_bytes()));
+        Self::place(table)
+    }
+
+    /// Reads the table at the start of a whole payload; the lengths must fill the payload exactly.
+    fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
+        let count = payload.first_chunk::<8>().map(|count| u64::from_le_bytes(*count)).ok_or(PayloadError::Layout)?;
+        if count > PAYLOAD_BUFFERS_MAX as u64 {
+            return Err(PayloadError::Buffers { count });
+        }
+        let table = payload.get(..8 + 8 * count as usize).ok_or(PayloadError::Layout)?;
+        let layout = Self::place(table.to_vec())?;
+        if layout.total == payload.len() as u64 { Ok(layout) } else { Err(PayloadError::Layout) }
+    }
+
+    fn place(table: Vec<u8>) -> Result<Self, PayloadError> {
+        let lengths = table[8..].chunks_exact(8).map(|length| {
+            let length = length.try_into().expect("chunks of eight bytes have eight bytes");
+            u64::from_le_bytes(length)
+        });
+        if lengths.len() > PAYLOAD_BUFFERS_MAX {
+            return Err(PayloadError::Buffers { count: lengths.len() as u64 });
+        }
+        let mut total = table.len() as u64;
+        let mut places = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let start = total.next_multiple_of(BUFFER_ALIGNMENT as u64);
+            let end = start.checked_add(length).filter(|end| *end <= PAYLOAD_BYTES_MAX);
+            let end = end.ok_or(PayloadError::Large { bytes: start.saturating_add(length) })?;
+            places.push((start, end));
+            total = end;
+        }
+        Ok(Self { table, places, total })
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.places.iter().map(|(start, end)| *start as usize..*end as usize)
+    }
+
+    /// Appends `len` bytes of the laid-out payload from `start` on: table, buffers, and zeros between them.
+    fn copy_range(&self, buffers: &[Bytes], start: u64, len: usize, out: &mut Vec<u8>) {
+        let end = start + len as u64;
+        let first = self.places.partition_point(|(_, place_end)| *place_end <= start);
+        let table = std::iter::once((0, &self.table[..])).filter(|_| start < self.table.len() as u64);
+        let rest = self.places[first..].iter().zip(&buffers[first..]).map(|((at, _), buffer)| (*at, &buffer[..]));
+        let base = out.len();
+        for (at, bytes) in table.chain(rest.take_while(|(at, _)| *at < end)) {
+            let from = start.saturating_sub(at).min(bytes.len() as u64) as usize;
+            let to = (end - at).min(bytes.len() as u64) as usize;
+            out.resize(base + (at.max(start) - start) as usize, 0);
+            out.extend_from_slice(&bytes[from..to.max(from)]);
+        }
+        out.resize(base + len, 0);
+    }
+}
+
+/// Why a payload cannot be packed or opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// Beyond the protocol's bound.
+    #[error("a payload of {bytes} bytes is over the limit of {PAYLOAD_BYTES_MAX}: send it in parts, or as a file")]
+    Large {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Too many buffers.
+    #[error("a payload of {count} buffers is over the limit of {PAYLOAD_BUFFERS_MAX}")]
+    Buffers {
+        /// Their number.
+        count: u64,
+    },
+    /// The memory cannot be had.
+    #[error("no memory for a payload of {bytes} bytes")]
+    Memory {
+        /// Its size.
+        bytes: u64,
+    },
+    /// A chunk of another length than its place demands: its sender is broken.
+    #[error("chunk {index} of a payload has {bytes} bytes, not what its place demands")]
+    ChunkLength {
+        /// Which chunk.
+        index: u32,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Changed on the way, or sealed under another key.
+    #[error("chunk {index} of a payload was changed on the way, or is of another payload")]
+    Forged {
+        /// Which chunk.
+        index: u32,
+    },
+    /// The lengths of the buffers do not fill the payload: its sender is broken.
+    #[error("the buffers of a payload do not fill it exactly")]
+    Layout,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! The Python side: an environment of its own under the target folder, ruff and pytest.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::workspace::{Workspace, apt_install, check, works};
+
+/// Makes sure that the environment has what `tests/requirements.txt` pins, and returns its interpreter.
+///
+/// Once done it needs no network: a copy of the requirements in the environment says what was installed.
+pub fn ensure(workspace: &Workspace) -> anyhow::Result<PathBuf> {
+    let folder = environment(workspace);
+    let python = folder.join("bin/python");
+    let requirements = workspace.root().join("tests/requirements.txt");
+    let wanted = std::fs::read(&requirements).context("cannot read tests/requirements.txt")?;
+    let stamp = folder.join(STAMP);
+    let is_installed = std::fs::read(&stamp).is_ok_and(|installed| installed == wanted);
+    // A system's new Python can leave an environment without its interpreter.
+    if is_installed && works(workspace.program(&python).args(["-c", ""])) {
+        return Ok(python);
+    }
+    create(workspace, &folder)?;
+    let mut install = workspace.program(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    check(install.arg(&requirements)).context("the Python packages could not be installed (is there a network?)")?;
+    // Last, so that an interrupted installation is begun again.
+    std::fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(python)
+}
+
+/// ruff's rules and formatting over all Python files that git does not ignore.
+pub fn lint(workspace: &Workspace) -> anyhow::Result<()> {
+    let ruff = environment(workspace).join("bin/ruff");
+    for words in [&["check"][..], &["format", "--check"]] {
+        let mut command = workspace.program(&ruff);
+        command.args(words).arg(".").env("RUFF_CACHE_DIR", workspace.target().join("ruff"));
+        check(&mut command)?;
+    }
+    Ok(())
+}
+
+/// pytest over `tests/python`.
+pub fn test(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
+    let mut pytest = workspace.program(python);
+    pytest.args(["-m", "pytest", "-p", "no:cacheprovider", "tests/python"]);
+    pytest.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python);
+    check(pytest.env("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+/// A new, empty environment. Debian splits `venv` off Python, in a package that only root can add.
+fn create(workspace: &Workspace, folder: &Path) -> anyhow::Result<()> {
+    if !works(workspace.program("python3").args(["-c", "import ensurepip, venv"])) {
+        apt_install(&["python3", "python3-venv"], "`python3 -m venv` does not work")?;
+    }
+    check(workspace.program("python3").args(["-m", "venv", "--clear"]).arg(folder))
+}
+
+fn environment(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("venv")
+}
+
+/// The copy of the requirements that are installed.
+const STAMP: &str = "furlong-requirements.txt";

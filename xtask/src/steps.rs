@@ -1,0 +1,92 @@
+//! The steps of `cargo xtask test`, in their order. The cheap ones come first.
+
+use anyhow::bail;
+
+use crate::python;
+use crate::workspace::{Workspace, apt_install, check, works};
+
+/// One thing that must hold.
+#[derive(Debug)]
+pub struct Step {
+    /// As `--step` takes it.
+    pub name: &'static str,
+    /// What it does, for the heading and `--list`.
+    pub what: &'static str,
+    /// Does it. An error is the reason of the failure, in one line.
+    pub run: fn(&Workspace) -> anyhow::Result<()>,
+}
+
+/// All of them.
+pub const STEPS: &[Step] = &[
+    Step { name: "fmt", what: "every Rust file is formatted", run: fmt },
+    Step { name: "clippy", what: "no warning of the compiler or of clippy", run: clippy },
+    Step { name: "venv", what: "a Python environment with the packages of tests/requirements.txt", run: venv },
+    Step { name: "rust", what: "all Rust tests, against the programs as built", run: rust },
+    Step { name: "portable", what: "furlong-wire with the pure-Rust cipher", run: portable },
+    Step { name: "doc", what: "the documentation builds without a warning", run: doc },
+    Step { name: "python", what: "ruff, and the Python tests", run: python },
+];
+
+fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
+    require_component(workspace, "fmt", "rustfmt")?;
+    check(&mut workspace.cargo("fmt --all --check"))
+}
+
+fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
+    require_component(workspace, "clippy", "clippy")?;
+    require_c_compiler(workspace)?;
+    check(&mut workspace.cargo("clippy --workspace --all-targets --locked -- -D warnings"))
+}
+
+fn venv(workspace: &Workspace) -> anyhow::Result<()> {
+    python::ensure(workspace).map(|_| ())
+}
+
+/// Builds the programs first, since cargo builds a package's programs only for that package's own tests. The independent
+/// peer of the interop tests is a Python program, therefore the environment.
+fn rust(workspace: &Workspace) -> anyhow::Result<()> {
+    require_c_compiler(workspace)?;
+    let python = python::ensure(workspace)?;
+    build_programs(workspace)?;
+    let mut test = workspace.cargo("test --workspace --locked");
+    check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
+}
+
+fn portable(workspace: &Workspace) -> anyhow::Result<()> {
+    check(&mut workspace.cargo("test -p furlong-wire --no-default-features --features portable --locked"))
+}
+
+fn doc(workspace: &Workspace) -> anyhow::Result<()> {
+    require_c_compiler(workspace)?;
+    let mut doc = workspace.cargo("doc --workspace --no-deps --locked");
+    check(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn python(workspace: &Workspace) -> anyhow::Result<()> {
+    let python = python::ensure(workspace)?;
+    python::lint(workspace)?;
+    if workspace.root().join("tests/python").is_dir() {
+        build_programs(workspace)?;
+        python::test(workspace, &python)?;
+    }
+    Ok(())
+}
+
+fn build_programs(workspace: &Workspace) -> anyhow::Result<()> {
+    check(&mut workspace.cargo("build --workspace --bins --locked"))
+}
+
+fn require_component(workspace: &Workspace, subcommand: &str, component: &str) -> anyhow::Result<()> {
+    if !works(workspace.cargo(subcommand).arg("--version")) {
+        bail!("`cargo {subcommand}` is missing; install it: rustup component add {component}");
+    }
+    Ok(())
+}
+
+/// ring compiles C and assembly. A compiler named by `CC` is taken as it is.
+fn require_c_compiler(workspace: &Workspace) -> anyhow::Result<()> {
+    if std::env::var_os("CC").is_some() || works(workspace.program("cc").arg("--version")) {
+        return Ok(());
+    }
+    apt_install(&["gcc", "libc6-dev"], "there is no C compiler (`cc`), which ring needs")
+}
