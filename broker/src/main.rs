@@ -1,2 +1,23 @@
-//! (being written)
-fn main() {}
+//! The `broker` program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The controller of a Furlong cluster: engines and clients connect to it
+#[derive(Parser)]
+#[command(name = "broker", version, after_help = "Example: broker --cluster lab --port 7077")]
+struct Cli {
+    #[command(flatten)]
+    args: furlong_broker::BrokerArgs,
+}
+
+fn main() -> ExitCode {
+    match furlong_broker::run(&Cli::parse().args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,214 @@
-//! (being written)
+//! Furlong's engine, and the library with which you build an engine of your own Rust functions.
+//!
+//! ```no_run
+//! use furlong_engine::Engine;
+//!
+//! /// The area under x² from `a` to `b`, by `n` strips.
+//! fn integrate(a: f64, b: f64, n: u32) -> f64 {
+//!     let width = (b - a) / f64::from(n);
+//!     (0..n).map(|i| a + (f64::from(i) + 0.5) * width).map(|x| x * x * width).sum()
+//! }
+//!
+//! fn main() -> Result<(), furlong_engine::EngineError> {
+//!     Engine::builder().function("integrate", integrate).run()
+//! }
+//! ```
+//!
+//! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back after
+//! cuts, and runs tasks until it gets SIGINT or SIGTERM. A function gets its arguments from msgpack or JSON; a panic is an
+//! error of its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then.
+
+pub mod core;
+mod program;
+pub mod runtime;
+mod shell;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_link::home::{CapabilitySearch, Home, HomeError, capability_from_env};
+use furlong_wire::call::Codec;
+use furlong_wire::capability::ClusterName;
+use furlong_wire::token::Role;
+
+pub use program::{EngineArgs, run};
+pub use runtime::native::{Callable, FunctionError, is_cancelled};
+
+use runtime::native::Functions;
+use runtime::python::{PythonConfig, PythonError, find_interpreter};
+
+/// An engine process.
+#[derive(Debug)]
+pub struct Engine;
+
+impl Engine {
+    /// Begins an engine: one slot, the functions `noop` and `echo`, Python if there is one.
+    pub fn builder() -> EngineBuilder {
+        let mut functions = Functions::new();
+        let noop: runtime::native::NativeFunction =
+            Box::new(|codec, _| Ok((codec, if codec == Codec::Raw { Vec::new() } else { nothing(codec) })));
+        functions.insert("noop".to_owned(), noop);
+        // What came goes back, as it came.
+        functions.insert("echo".to_owned(), Box::new(|codec, data: &[Bytes]| Ok((codec, data.to_vec()))));
+        EngineBuilder {
+            functions,
+            slots: 1,
+            capability: None,
+            cluster: ClusterName::default(),
+            python: PythonChoice::IfFound,
+            software: concat!("furlong ", env!("CARGO_PKG_VERSION")).to_owned(),
+            stop_with_stdin: false,
+        }
+    }
+}
+
+/// No value, in a codec.
+fn nothing(codec: Codec) -> Vec<Bytes> {
+    let nil: &'static [u8] = if codec == Codec::Json { b"null" } else { &[0xc0] };
+    vec![Bytes::from_static(nil)]
+}
+
+/// Says what an engine is made of; [`EngineBuilder::run`] lets it run.
+pub struct EngineBuilder {
+    functions: Functions,
+    slots: u32,
+    capability: Option<PathBuf>,
+    cluster: ClusterName,
+    python: PythonChoice,
+    software: String,
+    stop_with_stdin: bool,
+}
+
+enum PythonChoice {
+    No,
+    IfFound,
+    This(PathBuf),
+}
+
+impl EngineBuilder {
+    /// Adds a function of up to six arguments. They come from msgpack or JSON, and so goes the value.
+    #[must_use]
+    pub fn function<A: 'static, R: 'static>(mut self, name: &str, function: impl Callable<A, R>) -> Self {
+        let function = Arc::new(function);
+        self.functions.insert(name.to_owned(), Box::new(move |codec, data| function.call(codec, data)));
+        self
+    }
+
+    /// Adds a function of raw buffers: each begins at a multiple of 64 bytes.
+    #[must_use]
+    pub fn raw_function<F>(mut self, name: &str, function: F) -> Self
+    where
+        F: Fn(&[Bytes]) -> Result<Vec<Bytes>, FunctionError> + Send + Sync + 'static,
+    {
+        let raw = move |_: Codec, data: &[Bytes]| function(data).map(|value| (Codec::Raw, value));
+        self.functions.insert(name.to_owned(), Box::new(raw));
+        self
+    }
+
+    /// So many engines behind one connection: each has an id, a queue, a thread and an interpreter of its own.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// The capability file; otherwise `FURLONG_CAP`, else that of the cluster in `$FURLONG_HOME`.
+    #[must_use]
+    pub fn capability(mut self, path: impl Into<PathBuf>) -> Self {
+        self.capability = Some(path.into());
+        self
+    }
+
+    /// The cluster whose capability file is used; `default` otherwise.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterName) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// The Python interpreter for Python tasks; otherwise that of the active virtual environment, else `python3`.
+    #[must_use]
+    pub fn python(mut self, interpreter: impl Into<PathBuf>) -> Self {
+        self.python = PythonChoice::This(interpreter.into());
+        self
+    }
+
+    /// Runs no Python tasks.
+    #[must_use]
+    pub fn without_python(mut self) -> Self {
+        self.python = PythonChoice::No;
+        self
+    }
+
+    /// The program's name and version, as `furlong status` shows it.
+    #[must_use]
+    pub fn software(mut self, software: impl Into<String>) -> Self {
+        self.software = software.into();
+        self
+    }
+
+    /// Stops when standard input ends: for a program that starts engines and must not leave them behind.
+    #[must_use]
+    pub fn stop_with_stdin(mut self, stop: bool) -> Self {
+        self.stop_with_stdin = stop;
+        self
+    }
+
+    /// Runs until SIGINT or SIGTERM, on this thread.
+    ///
+    /// # Errors
+    /// What makes it useless to go on: a capability file that is refused, an interpreter that does not exist.
+    pub fn run(self) -> Result<(), EngineError> {
+        let python = match &self.python {
+            PythonChoice::No => None,
+            PythonChoice::IfFound => find_interpreter(None).ok(),
+            PythonChoice::This(path) => Some(find_interpreter(Some(path))?),
+        };
+        let setup = shell::Setup {
+            capability: self.capability_path()?,
+            slots: self.slots.max(1),
+            functions: self.functions,
+            python: python.map(PythonConfig::new),
+            software: self.software,
+            stop_with_stdin: self.stop_with_stdin,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(EngineError::Runtime)?;
+        let outcome = runtime.block_on(shell::run(setup));
+        // A native function that does not return, or the reader of standard input, must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    }
+
+    /// The file need not be there yet: the engine waits for it.
+    fn capability_path(&self) -> Result<PathBuf, EngineError> {
+        let from_env = capability_from_env();
+        let search = CapabilitySearch {
+            explicit: self.capability.as_deref(),
+            from_env: from_env.as_deref(),
+            cluster: Some(&self.cluster),
+            roles: &[Role::Engine],
+        };
+        let home = Home::from_env()?;
+        let expected: &Path = &home.cluster(&self.cluster).capability(Role::Engine);
+        Ok(home.find_capability(&search).unwrap_or_else(|_| expected.to_owned()))
+    }
+}
+
+/// Why an engine does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// `$FURLONG_HOME` cannot be found.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The interpreter that was asked for does not exist.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    /// The system gives no event loop.
+    #[error("cannot start the network thread: {0}")]
+    Runtime(std::io::Error),
+    /// Another try would give the same answer.
+    #[error("{0}")]
+    NoConnection(String),
+}

@@ -12,4 +12,5 @@ pub mod incoming;
 pub mod log;
 pub mod outgoing;
 pub mod private_file;
+pub mod stop;
 pub mod stranger;

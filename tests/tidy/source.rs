@@ -38,21 +38,19 @@ pub struct Function {
 impl Source {
     /// Of a Rust file.
     pub fn rust(text: &str) -> Self {
-        let mut source = Self::new(text, Scanner::rust);
+        let mut source = Self::new(text, rust_kinds);
         source.test_lines = source.find("#[cfg(test)]").map(|at| source.item_lines(at + 12)).collect();
         source
     }
 
     /// Of a Python file.
     pub fn python(text: &str) -> Self {
-        Self::new(text, Scanner::python)
+        Self::new(text, python_kinds)
     }
 
-    fn new(text: &str, scan: fn(&mut Scanner)) -> Self {
+    fn new(text: &str, scan: fn(&[char]) -> Vec<Kind>) -> Self {
         let chars: Vec<char> = text.chars().collect();
-        let mut scanner = Scanner { kinds: vec![Kind::Code; chars.len()], chars: &chars, at: 0 };
-        scan(&mut scanner);
-        let kinds = scanner.kinds;
+        let kinds = scan(&chars);
         let masked = |(char, kind): (&char, &Kind)| if *kind == Kind::Code || *char == '\n' { *char } else { ' ' };
         let code = chars.iter().zip(&kinds).map(masked).collect();
         let line_starts = std::iter::once(0).chain((1..=chars.len()).filter(|at| chars[at - 1] == '\n')).collect();
@@ -87,7 +85,7 @@ impl Source {
         self.find(path).filter(move |at| {
             let before = at.checked_sub(1).map(|before| self.code[before]);
             let after = self.code.get(at + path.chars().count());
-            !before.is_some_and(is_word) && !(ends_in_word && after.is_some_and(|char| is_word(*char)))
+            !(before.is_some_and(is_word) || ends_in_word && after.is_some_and(|char| is_word(*char)))
         })
     }
 
@@ -200,6 +198,18 @@ pub fn is_word(char: char) -> bool {
     char.is_alphanumeric() || char == '_'
 }
 
+fn rust_kinds(chars: &[char]) -> Vec<Kind> {
+    let mut scanner = Scanner::new(chars);
+    scanner.rust();
+    scanner.kinds
+}
+
+fn python_kinds(chars: &[char]) -> Vec<Kind> {
+    let mut scanner = Scanner::new(chars);
+    scanner.python();
+    scanner.kinds
+}
+
 /// Goes through a file once and marks what is not code.
 struct Scanner<'a> {
     chars: &'a [char],
@@ -207,7 +217,11 @@ struct Scanner<'a> {
     at: usize,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
+    fn new(chars: &'a [char]) -> Self {
+        Self { chars, kinds: vec![Kind::Code; chars.len()], at: 0 }
+    }
+
     fn rust(&mut self) {
         while self.at < self.chars.len() {
             match self.chars[self.at] {
@@ -238,7 +252,8 @@ impl Scanner<'_> {
         self.chars.get(self.at + ahead).copied()
     }
 
-    /// Whether the `r` here ends or continues a word that is no prefix of a string: `br` and `cr` are prefixes, `for` is not.
+    /// Whether the `r` here ends or continues a word that is no prefix of a string: `br` and `cr` are prefixes, `for`
+    /// is not.
     fn is_inside_word(&self) -> bool {
         let before = |count: usize| self.at.checked_sub(count).map(|at| self.chars[at]);
         match before(1) {
@@ -279,9 +294,7 @@ impl Scanner<'_> {
             return;
         }
         let end: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
-        self.at += 1 + hashes;
-        // The opening quotation mark alone, the closing one with its hashes.
-        self.at += 1;
+        self.at += 1 + hashes + 1;
         self.text_until(&end, false);
     }
 
@@ -316,7 +329,7 @@ mod tests {
     #[test]
     fn rust_comments_and_strings_are_no_code() {
         let text = r##"f("a{\"b", r#"}"c"#, b"x", '{', '\'', 'x', &'a str) /* { /* */ */ // }"##;
-        let expected = r##"f("      ", r#"   "#, b" ", ' ', '  ', ' ', &'a str)"##;
+        let expected = r##"f("     ", r#"   "#, b" ", ' ', '  ', ' ', &'a str)"##;
         assert_eq!(code(&Source::rust(text)).trim_end(), expected);
         assert_eq!(code(&Source::rust("for\"x\"")), "for\" \"");
     }
@@ -337,7 +350,7 @@ mod tests {
 
     #[test]
     fn python_functions_have_their_lines_without_docstrings() {
-        let text = "def a(\n    x,\n):\n    '''One.\n\nTwo.\n'''\n    return [\n1]\n\n\nclass B:\n    def c(self):\n        pass\n";
+        let text = "def a(\n  x,\n):\n  '''One.\n\nTwo.\n'''\n  return [\n1]\n\n\nclass B:\n  def c(self):\n    pass\n";
         let functions: Vec<_> =
             Source::python(text).python_functions().into_iter().map(|f| (f.name, f.line, f.lines)).collect();
         assert_eq!(functions, [("a".into(), 1, 6), ("c".into(), 13, 2)]);

@@ -1,7 +1,7 @@
 //! The files that the rules look at.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::modules;
@@ -132,7 +132,7 @@ fn walked(root: &Path) -> Vec<String> {
 }
 
 /// Build and cache folders carry a `CACHEDIR.TAG`; the others are known by name.
-fn is_made_by_tools(path: &PathBuf) -> bool {
+fn is_made_by_tools(path: &Path) -> bool {
     let names = [".git", "target", "__pycache__", ".ruff_cache", ".pytest_cache", ".venv", "node_modules"];
     let is_named = path.file_name().is_some_and(|name| names.iter().any(|known| name == *known));
     path.is_dir() && (is_named || path.join("CACHEDIR.TAG").exists())
@@ -153,6 +153,7 @@ mod tests {
     #[test]
     fn tests_are_known_by_folder_name_and_declaration() {
         let tree = Tree::sample(&[
+            ("wire/Cargo.toml", ""),
             ("wire/src/lib.rs", "#[cfg(test)]\nmod pair;\nmod zmtp;\n"),
             ("wire/src/pair.rs", ""),
             ("wire/src/zmtp/mod.rs", "mod tests;\n"),

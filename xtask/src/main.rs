@@ -1,7 +1,7 @@
 //! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good.
 //!
-//! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names them,
-//! `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
+//! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
+//! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
 
 mod python;
 mod steps;

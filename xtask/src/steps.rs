@@ -42,8 +42,8 @@ fn venv(workspace: &Workspace) -> anyhow::Result<()> {
     python::ensure(workspace).map(|_| ())
 }
 
-/// Builds the programs first, since cargo builds a package's programs only for that package's own tests. The independent
-/// peer of the interop tests is a Python program, therefore the environment.
+/// Builds the programs first, since cargo builds a package's programs only for that package's own tests. The
+/// independent peer of the interop tests is a Python program, therefore the environment.
 fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     require_c_compiler(workspace)?;
     let python = python::ensure(workspace)?;

@@ -50,8 +50,8 @@ impl Workspace {
 
     /// A program, run in the repository's top folder with the environment that the user has.
     ///
-    /// `cargo run` adds its `CARGO_MANIFEST_DIR`, `CARGO_PKG_*` and so on. Build scripts (ring's) watch them, and would run
-    /// again each time that cargo is called here and then by hand.
+    /// `cargo run` adds its `CARGO_MANIFEST_DIR`, `CARGO_PKG_*` and so on. Build scripts (ring's) watch them, and would
+    /// run again each time that cargo is called here and then by hand.
     pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root);
@@ -67,8 +67,8 @@ impl Workspace {
     }
 }
 
-/// `CARGO_TARGET_DIR`, else the folder in which cargo put this very program (`build.target-dir` of a configuration file may
-/// have chosen it), else `target`.
+/// `CARGO_TARGET_DIR`, else the folder in which cargo put this very program (`build.target-dir` of a configuration file
+/// may have chosen it), else `target`.
 fn target_dir(root: &Path) -> anyhow::Result<PathBuf> {
     if let Some(named) = std::env::var_os("CARGO_TARGET_DIR").filter(|named| !named.is_empty()) {
         return std::path::absolute(&named).context("CARGO_TARGET_DIR is no path");

@@ -1,6 +1,8 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
+pub mod native;
 pub mod python;
+pub mod reaper;
 
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, ReplyHeader};

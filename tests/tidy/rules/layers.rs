@@ -1,6 +1,6 @@
 //! The three rings: values and cores stay free of I/O, clocks, threads and random numbers; unsafe code is listed.
 
-use crate::source::Source;
+use crate::source::{Source, is_word};
 use crate::tree::Tree;
 
 /// Where nothing may happen that is not an argument.
@@ -13,27 +13,24 @@ const FORBIDDEN: [&str; 8] =
 /// Files that may say `allow(unsafe_code)`: small modules with the reason on top.
 const UNSAFE_FILES: [&str; 0] = [];
 
+/// Of `std::net`, what is a value and not a socket.
+const NET_VALUES: [&str; 7] =
+    ["AddrParseError", "IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6"];
+
 /// `wire` and the cores do no I/O, see no clock and make no random numbers.
 pub fn cores_do_no_io(tree: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     for (file, source) in tree.rust().filter(|(file, _)| is_core(&file.path) && !tree.is_test_file(file)) {
-        let mut named: Vec<(usize, &str)> = Vec::new();
-        for forbidden in FORBIDDEN {
-            named.extend(source.find_path(forbidden).map(|at| (source.line_of(at), forbidden)));
-            named.extend(
-                use_paths(source)
-                    .into_iter()
-                    .filter(|(_, path)| is_below(path, forbidden))
-                    .map(|(l, _)| (l, forbidden)),
-            );
-        }
-        named.sort_unstable();
-        named.dedup();
-        for (line, name) in named.into_iter().filter(|(line, _)| !source.is_test_line(*line)) {
-            let what = format!("a core names `{name}`; make it an argument, or move the line to the shell");
-            found.push(file.at(line, what));
+        let mut named = named_paths(source);
+        named.retain(|(line, _)| !source.is_test_line(*line));
+        for (line, path) in named {
+            if let Some(forbidden) = FORBIDDEN.into_iter().find(|forbidden| is_named(&path, forbidden)) {
+                let what = format!("a core names `{forbidden}`; make it an argument, or move the line to the shell");
+                found.push(file.at(line, what));
+            }
         }
     }
+    found.dedup();
     found
 }
 
@@ -45,7 +42,7 @@ pub fn unsafe_code_is_listed(tree: &Tree) -> Vec<String> {
             let before: String = source.code[..at].iter().collect();
             let attribute = before.rsplit_once('(').map_or("", |(attribute, _)| attribute);
             if attribute.ends_with("allow") || attribute.ends_with("expect") {
-                let what = "allows unsafe code; do without, or list the file in tests/tidy/rules/layers.rs with the reason on top";
+                let what = "allows unsafe code; do without, or list the file in tests/tidy/rules/layers.rs";
                 found.push(file.at(source.line_of(at), what));
             }
         }
@@ -60,23 +57,45 @@ fn is_core(path: &str) -> bool {
     CORES.into_iter().any(in_folder)
 }
 
-/// Whether the path is the forbidden one or lies in it.
-fn is_below(path: &str, forbidden: &str) -> bool {
-    let forbidden = forbidden.trim_end_matches(':');
-    path.strip_prefix(forbidden).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+/// Whether the path's parts contain the forbidden ones, one after the other. Addresses are values, sockets are not.
+fn is_named(path: &str, forbidden: &str) -> bool {
+    let is_value = path
+        .strip_prefix("std::net::")
+        .is_some_and(|rest| rest.split("::").next().is_some_and(|name| NET_VALUES.contains(&name)));
+    let path = path.trim_start_matches("::");
+    // A crate is named by how the path begins: `crate::operand::tokio` is ours. `rand` alone may be a variable.
+    if !forbidden.trim_end_matches("::").contains("::") && forbidden.starts_with(char::is_lowercase) {
+        return path == forbidden || path.starts_with(&format!("{}::", forbidden.trim_end_matches("::")));
+    }
+    let contains = format!("::{path}::").contains(&format!("::{forbidden}::"));
+    contains && !is_value
 }
 
-/// Every path that the file's `use` lines name, in full, with the line: `use std::{fs, net::{self, Ipv4Addr}}` names four.
-fn use_paths(source: &Source) -> Vec<(usize, String)> {
+/// Every name and path in the file, with its line, and what `use` names in full:
+/// `use std::{fs, net::{self, Ipv4Addr}}` names `std::fs`, `std::net::self` and `std::net::Ipv4Addr`.
+fn named_paths(source: &Source) -> Vec<(usize, String)> {
     let mut paths = Vec::new();
-    for at in source.find_path("use") {
-        let end = (at..source.code.len()).find(|at| source.code[*at] == ';').unwrap_or(source.code.len());
-        let tree: String = source.code[(at + 3).min(end)..end].iter().collect();
-        let mut full = Vec::new();
-        flatten("", &tree, &mut full);
-        paths.extend(full.into_iter().map(|path| (source.line_of(at), path)));
+    let mut at = 0;
+    while at < source.code.len() {
+        let word = source.word_at(at);
+        let mut end = at + word.chars().count().max(1);
+        if word == "use" {
+            end = (at..source.code.len()).find(|at| source.code[*at] == ';').unwrap_or(source.code.len());
+            let tree: String = source.code[at + 3..end].iter().collect();
+            let mut full = Vec::new();
+            flatten("", &tree, &mut full);
+            paths.extend(full.into_iter().map(|path| (source.line_of(at), path)));
+        } else if !word.is_empty() {
+            end = (at..source.code.len()).find(|at| !is_path(source.code[*at])).unwrap_or(source.code.len());
+            paths.push((source.line_of(at), source.code[at..end].iter().collect()));
+        }
+        at = end;
     }
     paths
+}
+
+fn is_path(char: char) -> bool {
+    is_word(char) || char == ':'
 }
 
 fn flatten(prefix: &str, tree: &str, paths: &mut Vec<String>) {
@@ -121,7 +140,7 @@ mod tests {
             "tokio::spawn",
             "Instant::now()",
             "std::time::SystemTime",
-            "std::net::Ipv4Addr",
+            "std::net::TcpStream",
             "std::thread::sleep",
             "rand::rng",
         ] {

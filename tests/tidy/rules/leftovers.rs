@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn an_unwrap_is_found() {
-        let text = "fn a() {\n    b().unwrap();\n}\n#[cfg(test)]\nmod tests {\n    fn c() {\n        b().unwrap();\n    }\n}\n";
+        let text = "fn a() {\n  b().unwrap();\n}\n#[cfg(test)]\nmod tests {\n  fn c() {\n    b().unwrap();\n  }\n}\n";
         let found = unwrap_is_for_tests(&Tree::sample(&[("a/src/b.rs", text), ("a/tests/c.rs", text)]));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("a/src/b.rs:2: "));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_short_expect_is_found() {
-        let text = "fn a() {\n    b().expect(\n        \"is some\",\n    );\n    b().expect(\"the loop above filled it\");\n}\n";
+        let text = "fn a() {\n  b().expect(\n    \"is some\",\n  );\n  b().expect(\"the loop above filled it\");\n}\n";
         let found = expect_says_why(&Tree::sample(&[("a/src/b.rs", text)]));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("a/src/b.rs:2: "));

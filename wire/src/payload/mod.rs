@@ -92,7 +92,13 @@ pub struct PayloadKey {
 impl PayloadKey {
     /// The sealer under this key. Make one for each key in a process: it holds the counter that makes nonces unique.
     pub fn into_sealer(self) -> PayloadSealer {
-        PayloadSealer { key: self, counter: 0 }
+        self.into_sealer_from(0)
+    }
+
+    /// The sealer under this key, from that counter on: for a process that may meet a key again after it has forgotten it,
+    /// and so must never go back.
+    pub fn into_sealer_from(self, counter: u64) -> PayloadSealer {
+        PayloadSealer { key: self, counter }
     }
 
     fn aad(&self, payload_bytes: u64, last: bool) -> [u8; 10] {
@@ -119,6 +125,11 @@ pub struct PayloadSealer {
 }
 
 impl PayloadSealer {
+    /// The counter of the next large payload.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
     /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are asked for.
     pub fn pack(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
         if let Some(inline) = pack_inline(&buffers) {

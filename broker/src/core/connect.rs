@@ -1,0 +1,305 @@
+//! Peers come and go: letting in, resuming, giving up.
+
+use std::time::Duration;
+
+use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::EngineId;
+use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS};
+use furlong_wire::message::{ErrorKind, Event, Forget, Outcome, RefusalKind, TaskState, ToClient, ToEngine, Welcome};
+use furlong_wire::token::Claims;
+
+use super::engines::{Process, ProcessKey};
+use super::finish::Ended;
+use super::payloads::{Credit, Receiving};
+use super::sessions::{ClientWaiting, Definition, Kinds, Session, SessionKey};
+use super::tasks::State;
+use super::{Connected, ConnectionId, Core, Output, Refusal, Time};
+
+/// How long an engine may be away before what waits for it alone is lost.
+const ENGINE_GRACE: Duration = Duration::from_secs(15);
+/// How long a session without connection is kept.
+const SESSION_GRACE: Duration = Duration::from_secs(600);
+
+/// A peer whose key and token are proved.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// What its token says.
+    pub claims: Claims,
+    /// What it says of itself.
+    pub hello: HelloBody,
+    /// The address that it came from.
+    pub address: String,
+}
+
+impl Core {
+    /// Lets a peer in, or refuses it. On success the welcome is its first record.
+    ///
+    /// # Errors
+    /// The refusal that it is told.
+    pub fn handle_connected(&mut self, now: Time, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+        let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
+            (Connected::Engine(self.admit_process(connection, peer)), false, 0)
+        } else {
+            let tasks_max = self.session_tasks_max(&peer.claims);
+            let (session, resumed) = self.admit_session(now, connection, peer, tasks_max)?;
+            (Connected::Client(session), resumed, tasks_max)
+        };
+        self.connections.insert(connection, connected);
+        Ok(Welcome {
+            connection: connection.0,
+            start: self.config.start,
+            cluster_name: self.config.cluster_name.clone(),
+            cluster: self.config.cluster,
+            software: self.config.software.clone(),
+            heartbeat_idle_ms: HEARTBEAT_IDLE_MS,
+            heartbeat_dead_ms: HEARTBEAT_DEAD_MS,
+            unfinished_tasks_max: tasks_max,
+            payload_credit_bytes: self.budget.peer_credit(),
+            resumed,
+        })
+    }
+
+    /// A connection is gone, whoever closed it and why.
+    pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
+        match self.connections.remove(&connection) {
+            Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
+            Some(Connected::Engine(key)) => self.process_disconnected(now, key),
+            None => {}
+        }
+        self.dispatch(now);
+    }
+
+    fn session_tasks_max(&self, claims: &Claims) -> u64 {
+        match claims.limits.unfinished_tasks_max {
+            0 => self.config.session_tasks_max,
+            limit => limit.min(self.config.session_tasks_max),
+        }
+    }
+
+    fn admit_process(&mut self, connection: ConnectionId, peer: Peer) -> ProcessKey {
+        // A connection's number is never given twice, so it serves for the process too.
+        let key = ProcessKey(connection.0);
+        let process = Process {
+            connection,
+            address: peer.address,
+            software: peer.hello.software,
+            register: None,
+            engines: Vec::new(),
+            sessions: std::collections::BTreeSet::new(),
+            definitions: std::collections::BTreeSet::new(),
+            credit: Credit::new(self.budget.peer_credit()),
+            receiving: Receiving::default(),
+            next_transfer: 0,
+            leaving: false,
+        };
+        self.processes.insert(key, process);
+        key
+    }
+
+    fn admit_session(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        peer: Peer,
+        tasks_max: u64,
+    ) -> Result<(SessionKey, bool), Refusal> {
+        let Some(key) = self.sessions.find(peer.claims.owner, peer.hello.session) else {
+            return Ok((self.sessions.insert(self.new_session(connection, peer, tasks_max)), false));
+        };
+        let session = self.sessions.get(key).expect("a session that was found is there");
+        if session.claims.holder != peer.claims.holder {
+            let text = "this session belongs to another capability of the same owner".to_owned();
+            return Err(Refusal { kind: RefusalKind::Unauthorized, text });
+        }
+        if session.incarnation >= peer.hello.incarnation {
+            let text = "this session has a newer connection; start a session of your own".to_owned();
+            return Err(Refusal { kind: RefusalKind::Superseded, text });
+        }
+        if let Some(old) = session.connection {
+            self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
+            self.connections.remove(&old);
+            self.client_disconnected(now, old, key);
+        }
+        let credit = Credit::new(self.budget.peer_credit());
+        let session = self.sessions.get_mut(key).expect("a session that was found is there");
+        session.connection = Some(connection);
+        session.incarnation = peer.hello.incarnation;
+        session.claims = peer.claims;
+        session.expires = None;
+        session.credit = credit;
+        session.next_transfer = 0;
+        Ok((key, true))
+    }
+
+    fn new_session(&self, connection: ConnectionId, peer: Peer, tasks_max: u64) -> Session {
+        Session {
+            id: peer.hello.session,
+            claims: peer.claims,
+            connection: Some(connection),
+            incarnation: peer.hello.incarnation,
+            expires: None,
+            secret: None,
+            definitions: std::collections::BTreeMap::new(),
+            tasks: std::collections::BTreeMap::new(),
+            done: std::collections::BTreeMap::new(),
+            submitted: 0,
+            tasks_max,
+            credit: Credit::new(self.budget.peer_credit()),
+            receiving: Receiving::default(),
+            next_transfer: 0,
+            kinds: Kinds::default(),
+        }
+    }
+
+    /// The session stays for a while: its tasks go on, its results wait.
+    fn client_disconnected(&mut self, now: Time, connection: ConnectionId, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection == Some(connection)) else {
+            return;
+        };
+        session.connection = None;
+        let expires = now.after(SESSION_GRACE);
+        session.expires = Some(expires);
+        self.budget.release(session.receiving.abandoned_bytes());
+        let abandoned = session.receiving.abandon();
+        self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
+        for waiting in abandoned {
+            let ClientWaiting::Tasks(tasks) = waiting else { continue };
+            for task in tasks {
+                let text = "its arguments did not arrive whole before the client's connection was cut; submit it again";
+                self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::Payload, text));
+            }
+        }
+    }
+
+    /// Ends a session for good: its tasks are cancelled, its results dropped.
+    pub(super) fn end_session(&mut self, now: Time, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let tasks: Vec<_> = session.tasks.values().copied().collect();
+        for task in tasks {
+            self.cancel_task(now, task, false);
+        }
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.budget.release(session.receiving.abandoned_bytes());
+        for definition in session.definitions.into_values() {
+            if let Definition::Here(blob) = definition {
+                self.budget.release(blob.budget_bytes());
+            }
+        }
+        self.results_held -= session.done.len() as u64;
+        for done in session.done.into_values() {
+            self.release_result(done.payload.as_ref(), done.process);
+        }
+        for process in self.processes.values_mut() {
+            process.definitions.retain(|(of, _)| *of != key);
+            if process.sessions.remove(&key) {
+                let forget = ToEngine::Forget(Forget { session: session.id });
+                self.outputs.push_back(Output::ToEngine(process.connection, forget));
+            }
+        }
+    }
+
+    /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
+    fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
+        let Some(process) = self.processes.remove(&key) else { return };
+        self.budget.release(process.receiving.abandoned_bytes());
+        for &id in &process.engines {
+            if self.engines.get(id).is_none_or(|engine| engine.process != Some(key)) {
+                continue;
+            }
+            let given_up = now.after(ENGINE_GRACE);
+            self.engines.update(id, |engine| (engine.process, engine.given_up) = (None, Some(given_up)));
+            self.expiry_at = Some(self.expiry_at.map_or(given_up, |at| at.min(given_up)));
+            self.tell_subscribers(Event::EngineOffline(id));
+            if process.leaving {
+                self.lose_engine(now, id, "the engine was stopped");
+            } else {
+                self.reassign(now, id);
+            }
+        }
+    }
+
+    /// Moves what an unreachable engine has to others, as far as it may run twice.
+    fn reassign(&mut self, now: Time, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let attempts: Vec<u64> = engine.assigned.iter().copied().collect();
+        // The last one first: each goes to the front of its queue.
+        for count in attempts.into_iter().rev() {
+            let Some(given) = self.attempts.get(&count).copied() else { continue };
+            let movable = match self.tasks.get(given.task) {
+                Some(task) => task.target.is_none() && !task.at_most_once(),
+                None => true,
+            };
+            if movable {
+                self.take_back(count);
+                self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
+            }
+        }
+    }
+
+    /// Gives an engine up: what waits for it alone is lost.
+    pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, how: &str) {
+        let leaving = how == "the engine was stopped";
+        let engine = if leaving { self.engines.remove_for_ever(id) } else { self.engines.remove(id) };
+        let Some(engine) = engine else { return };
+        self.direct_ready.remove(&id);
+        for count in engine.assigned.iter().rev() {
+            let Some(given) = self.attempts.remove(count) else { continue };
+            self.retry_or_lose(now, given.task, *count, how);
+        }
+        for task in engine.queue {
+            let text = format!("engine {id} is gone before the task began ({how}); `furlong ids` shows who is there");
+            self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
+        }
+        self.outputs.push_back(Output::SaveRoster(self.engines.roster()));
+    }
+
+    /// An attempt came to nothing through no fault of the task: runs it again if that is allowed, else it is lost.
+    pub(super) fn retry_or_lose(&mut self, now: Time, key: super::TaskKey, attempt: u64, how: &str) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let State::Assigned { engine, attempt: current, started } = task.state else { return };
+        if current != attempt {
+            return;
+        }
+        task.losses += u32::from(started);
+        let tried = task.losses;
+        if task.target.is_none() && tried <= task.losses_allowed() && !(task.at_most_once() && started) {
+            self.requeue(key);
+            return;
+        }
+        let text = match (task.target.is_some(), task.at_most_once()) {
+            (true, _) => format!("engine {engine} was lost while it had the task ({how})"),
+            (_, true) => format!("engine {engine} was lost with this at-most-once task, which may have run ({how})"),
+            _ => format!("lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"),
+        };
+        let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
+        self.end(now, key, Ended { outcome, engine: Some(engine), ..Ended::default() });
+    }
+
+    /// Forgets sessions and engines that stayed away too long.
+    pub(super) fn expire(&mut self, now: Time) {
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        let sessions: Vec<_> = self.sessions.iter().filter(|(_, s)| due(s.expires)).map(|(key, _)| key).collect();
+        let away = |engine: &super::engines::Engine| engine.process.is_none() && due(engine.given_up);
+        let engines: Vec<_> = self.engines.iter().filter(|(_, e)| away(e)).map(|(id, _)| id).collect();
+        for session in sessions {
+            self.end_session(now, session);
+        }
+        for id in engines {
+            self.lose_engine(now, id, "its connection was cut, and it did not come back within 15 s");
+        }
+        let sessions = self.sessions.iter().filter_map(|(_, session)| session.expires);
+        let engines = self.engines.iter().filter(|(_, engine)| engine.process.is_none());
+        self.expiry_at = sessions.chain(engines.filter_map(|(_, engine)| engine.given_up)).min();
+        self.dispatch(now);
+    }
+
+    /// Tells those who asked.
+    pub(super) fn tell_subscribers(&mut self, event: Event) {
+        for key in self.sessions.subscribers() {
+            let connection = self.sessions.get(key).and_then(|session| session.connection);
+            if let Some(connection) = connection {
+                self.to_client(connection, ToClient::Event(event.clone()));
+            }
+        }
+    }
+}

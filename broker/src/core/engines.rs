@@ -1,0 +1,253 @@
+//! Engines and the processes behind which they stand.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use furlong_wire::ids::{EngineId, EngineUuid};
+use furlong_wire::message::{AttemptFinished, Register, Runtime};
+use serde::{Deserialize, Serialize};
+
+use super::ConnectionId;
+use super::payloads::{Credit, Receiving};
+use super::sessions::SessionKey;
+use super::tasks::TaskKey;
+use super::time::Time;
+
+/// Names an engine process's connection in this broker; never given to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ProcessKey(pub(super) u64);
+
+/// A connected engine process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The address that it came from.
+    pub address: String,
+    /// Its software.
+    pub software: String,
+    /// What it said of itself; none before it has.
+    pub register: Option<Register>,
+    /// Its engines, by slot.
+    pub engines: Vec<EngineId>,
+    /// The sessions whose secret it has been told.
+    pub sessions: BTreeSet<SessionKey>,
+    /// The definitions that it has.
+    pub definitions: BTreeSet<(SessionKey, u32)>,
+    /// What it may announce.
+    pub credit: Credit,
+    /// The results that it is sending.
+    pub receiving: Receiving<AttemptFinished>,
+    /// The number of the next transfer towards it.
+    pub next_transfer: u64,
+    /// Whether it leaves, and gets nothing new.
+    pub leaving: bool,
+}
+
+impl Process {
+    /// Whether it can run tasks of a runtime.
+    pub fn runs(&self, runtime: Runtime) -> bool {
+        !self.leaving && self.register.as_ref().is_some_and(|register| register.runtimes.contains(&runtime))
+    }
+}
+
+/// One engine: a slot of a process, with a queue of its own.
+#[derive(Debug)]
+pub struct Engine {
+    /// Its uuid.
+    pub uuid: EngineUuid,
+    /// The process that it is a slot of, while that is connected.
+    pub process: Option<ProcessKey>,
+    /// Its slot there.
+    pub slot: u32,
+    /// Tasks for this engine alone.
+    pub queue: VecDeque<TaskKey>,
+    /// Attempts that it has been given and has not ended.
+    pub assigned: BTreeSet<u64>,
+    /// How many of them are of its own queue.
+    pub assigned_direct: u32,
+    /// Attempts that it was asked to give back.
+    pub recalled: BTreeSet<u64>,
+    /// When it is given up, while its process is not connected.
+    pub given_up: Option<Time>,
+    /// Tasks that it has ended.
+    pub finished: u64,
+    /// How long its code has run.
+    pub busy_us: u64,
+}
+
+impl Engine {
+    /// An engine that has just come.
+    pub fn new(uuid: EngineUuid) -> Self {
+        Self {
+            uuid,
+            process: None,
+            slot: 0,
+            queue: VecDeque::new(),
+            assigned: BTreeSet::new(),
+            assigned_direct: 0,
+            recalled: BTreeSet::new(),
+            given_up: None,
+            finished: 0,
+            busy_us: 0,
+        }
+    }
+
+    /// How much it has in hand.
+    pub fn load(&self) -> u32 {
+        self.assigned.len() as u32
+    }
+}
+
+/// Which engine had which integer: kept over a restart of the broker, so that engines get theirs back.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Roster {
+    /// The next integer to give.
+    pub next: u32,
+    /// Engines by integer.
+    pub engines: Vec<(EngineId, EngineUuid)>,
+}
+
+/// All engines, connected or awaited, and the order in which shared work looks at them.
+#[derive(Debug, Default)]
+pub struct Engines {
+    by_id: BTreeMap<EngineId, Engine>,
+    by_uuid: BTreeMap<EngineUuid, EngineId>,
+    /// The connected ones, by how much they have in hand.
+    by_load: BTreeSet<(u32, EngineId)>,
+    next: u32,
+}
+
+impl Engines {
+    /// Begins with what an earlier broker of this cluster knew.
+    pub fn new(roster: &Roster) -> Self {
+        let by_uuid = roster.engines.iter().map(|(id, uuid)| (*uuid, *id)).collect();
+        Self { by_uuid, next: roster.next, ..Self::default() }
+    }
+
+    /// What a later broker should know: engines that have not been given up.
+    pub fn roster(&self) -> Roster {
+        Roster { next: self.next, engines: self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect() }
+    }
+
+    /// The integer for an engine: the one that it had, else the one that it wants if nobody ever had it, else the next.
+    pub fn admit(&mut self, uuid: EngineUuid, wanted: Option<EngineId>) -> EngineId {
+        let known = self.by_uuid.get(&uuid).copied();
+        let free = |id: &EngineId| id.0 >= self.next && id.0 < self.next.saturating_add(WANTED_AHEAD_MAX);
+        let id = known.or_else(|| wanted.filter(free)).unwrap_or(EngineId(self.next));
+        if known.is_none() && id.0 >= self.next {
+            self.next = id.0 + 1;
+        }
+        if known.is_none() && self.by_uuid.len() >= REMEMBERED_MAX {
+            let forgotten = self.by_uuid.iter().find(|(_, id)| !self.by_id.contains_key(id)).map(|(uuid, _)| *uuid);
+            forgotten.map(|uuid| self.by_uuid.remove(&uuid));
+        }
+        self.by_uuid.insert(uuid, id);
+        self.by_id.entry(id).or_insert_with(|| Engine::new(uuid));
+        id
+    }
+
+    /// An engine.
+    pub fn get(&self, id: EngineId) -> Option<&Engine> {
+        self.by_id.get(&id)
+    }
+
+    /// Changes an engine, and its place in the order of loads with it.
+    pub fn update<R>(&mut self, id: EngineId, change: impl FnOnce(&mut Engine) -> R) -> Option<R> {
+        let engine = self.by_id.get_mut(&id)?;
+        let before = engine.process.map(|_| engine.load());
+        let result = change(engine);
+        let after = engine.process.map(|_| engine.load());
+        if before != after {
+            before.map(|load| self.by_load.remove(&(load, id)));
+            after.map(|load| self.by_load.insert((load, id)));
+        }
+        Some(result)
+    }
+
+    /// Takes an engine out. Should it come back after all, it gets its integer back.
+    pub fn remove(&mut self, id: EngineId) -> Option<Engine> {
+        self.update(id, |engine| engine.process = None);
+        self.by_id.remove(&id)
+    }
+
+    /// Takes an engine out for ever: it has said goodbye.
+    pub fn remove_for_ever(&mut self, id: EngineId) -> Option<Engine> {
+        let engine = self.remove(id)?;
+        self.by_uuid.remove(&engine.uuid);
+        Some(engine)
+    }
+
+    /// The connected engines with fewer than `limit` attempts in hand, the idlest first.
+    pub fn by_load(&self, limit: u32) -> impl Iterator<Item = EngineId> {
+        self.by_load.range(..(limit, EngineId(0))).map(|(_, id)| *id)
+    }
+
+    /// The connected engine that has most in hand.
+    pub fn busiest(&self) -> impl Iterator<Item = EngineId> {
+        self.by_load.iter().rev().map(|(_, id)| *id)
+    }
+
+    /// All of them, by integer.
+    pub fn iter(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
+        self.by_id.iter().map(|(id, engine)| (*id, engine))
+    }
+
+    /// The integers of the connected ones.
+    pub fn online(&self) -> Vec<EngineId> {
+        self.iter().filter(|(_, engine)| engine.process.is_some()).map(|(id, _)| id).collect()
+    }
+}
+
+/// How far ahead of the next integer an engine may ask for one (an MPI rank): otherwise one peer could use up all of them.
+const WANTED_AHEAD_MAX: u32 = 65_536;
+/// Engines whose integer is remembered while they are away.
+const REMEMBERED_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uuid(byte: u8) -> EngineUuid {
+        EngineUuid([byte; 16])
+    }
+
+    #[test]
+    fn integers_are_given_in_order_returned_to_their_engine_and_never_to_another() {
+        let mut engines = Engines::default();
+        assert_eq!(engines.admit(uuid(1), None), EngineId(0));
+        assert_eq!(engines.admit(uuid(2), None), EngineId(1));
+        engines.remove_for_ever(EngineId(0));
+        assert_eq!(engines.admit(uuid(3), Some(EngineId(0))), EngineId(2), "an integer that somebody had is not given");
+        engines.remove(EngineId(1));
+        assert_eq!(engines.admit(uuid(2), None), EngineId(1), "who was only away gets the old one back");
+        assert_eq!(engines.admit(uuid(4), Some(EngineId(7))), EngineId(7));
+        assert_eq!(engines.admit(uuid(5), Some(EngineId(u32::MAX))), EngineId(8));
+    }
+
+    #[test]
+    fn a_roster_gives_engines_their_integers_back() {
+        let mut engines = Engines::default();
+        engines.admit(uuid(1), None);
+        engines.admit(uuid(2), None);
+        engines.remove(EngineId(0));
+        let mut restarted = Engines::new(&engines.roster());
+        assert_eq!(restarted.admit(uuid(3), None), EngineId(2));
+        assert_eq!(restarted.admit(uuid(2), None), EngineId(1));
+    }
+
+    #[test]
+    fn the_order_of_loads_follows_every_change() {
+        let mut engines = Engines::default();
+        let (a, b) = (engines.admit(uuid(1), None), engines.admit(uuid(2), None));
+        assert_eq!(engines.by_load(9).count(), 0, "nobody is connected");
+        for id in [a, b] {
+            engines.update(id, |engine| engine.process = Some(ProcessKey(1)));
+        }
+        engines.update(a, |engine| engine.assigned.insert(5));
+        assert_eq!(engines.by_load(9).collect::<Vec<_>>(), [b, a]);
+        assert_eq!(engines.by_load(1).collect::<Vec<_>>(), [b]);
+        assert_eq!(engines.busiest().next(), Some(a));
+        engines.remove(a);
+        assert_eq!(engines.by_load(9).collect::<Vec<_>>(), [b]);
+    }
+}

@@ -1,0 +1,222 @@
+//! What the broker decides: a deterministic state machine, without I/O, clock or threads.
+//!
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there is
+//! nothing left. It calls [`Core::handle_timeout`] at the moment that [`Core::poll_timeout`] names, or later. In this order:
+//!
+//! 1. [`Core::handle_connected`] for a peer whose key and token are proved; the core lets it in or refuses it.
+//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, and [`Core::dispatch`] once
+//!    after each batch of them.
+//! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
+
+mod connect;
+mod dispatch;
+mod engines;
+mod finish;
+mod from_client;
+mod from_engine;
+mod payloads;
+mod queue;
+mod sessions;
+mod status;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId};
+use furlong_wire::message::{RefusalKind, Runtime, ToClient, ToEngine};
+
+pub use connect::Peer;
+pub use engines::Roster;
+pub use payloads::Budget;
+pub use time::Time;
+
+use engines::{Engines, Process, ProcessKey};
+use queue::SharedQueue;
+use sessions::{SessionKey, Sessions};
+use tasks::{TaskKey, Tasks};
+
+/// Names a connection; the shell gives it, and gives none twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnectionId(pub u64);
+
+/// What the core needs to know at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This start of the broker.
+    pub start: BrokerStart,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub cluster_name: String,
+    /// The broker's software and process id, for status.
+    pub software: String,
+    /// The broker's process id.
+    pub pid: u32,
+    /// Bytes of payload chunks that may be held.
+    pub payload_bytes_max: u64,
+    /// Unfinished and unacknowledged tasks of one session.
+    pub session_tasks_max: u64,
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message to a client.
+    ToClient(ConnectionId, ToClient),
+    /// Send a message to an engine process.
+    ToEngine(ConnectionId, ToEngine),
+    /// Send the chunks of a payload that a message has announced under this number.
+    Transfer(ConnectionId, u64, Vec<Bytes>),
+    /// Send what waits, and close.
+    Close(ConnectionId, &'static str),
+    /// Keep the roster for a later start.
+    SaveRoster(Roster),
+}
+
+/// What a peer did against the protocol. It is closed; the log says why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PeerMisbehaved {
+    /// A transfer that is unknown, repeated, or of the wrong length.
+    #[error("a payload transfer that is unknown, repeated or misshapen")]
+    Transfer,
+    /// More than its credit.
+    #[error("more tasks or payload bytes than its credit allows")]
+    Credit,
+    /// Task numbers must be consecutive.
+    #[error("a task number that is not the next one")]
+    TaskNumber,
+    /// A message before the one that must come first, or one that must come once.
+    #[error("a message out of order")]
+    Order,
+    /// More than a limit of the protocol.
+    #[error("a message beyond a limit of the protocol")]
+    Limit,
+    /// An engine that speaks of attempts that it was not given.
+    #[error("an attempt that this engine was not given")]
+    Attempt,
+    /// A message that its role may not send.
+    #[error("a message that its role may not send")]
+    Role,
+    /// A message that this version does not serve.
+    #[error("a message that this version does not serve")]
+    Unsupported,
+}
+
+/// Why a peer is not let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// For programs.
+    pub kind: RefusalKind,
+    /// For people.
+    pub text: String,
+}
+
+/// The broker's state.
+#[derive(Debug)]
+pub struct Core {
+    config: Config,
+    connections: BTreeMap<ConnectionId, Connected>,
+    sessions: Sessions,
+    processes: BTreeMap<ProcessKey, Process>,
+    engines: Engines,
+    tasks: Tasks,
+    /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
+    attempts: BTreeMap<u64, Given>,
+    attempts_made: u64,
+    /// The shared queue, one for each runtime.
+    shared: BTreeMap<Runtime, SharedQueue>,
+    /// How many tasks wait in the shared queue.
+    shared_len: u64,
+    /// Engines whose own queue may have something for them.
+    direct_ready: BTreeSet<EngineId>,
+    budget: Budget,
+    outputs: VecDeque<Output>,
+    finished: u64,
+    results_held: u64,
+    /// When to look again whether an idle engine could take over what a busy one was given too early.
+    recall_at: Option<Time>,
+    /// When the next session or engine expires, at the earliest.
+    expiry_at: Option<Time>,
+}
+
+/// What a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Connected {
+    Client(SessionKey),
+    Engine(ProcessKey),
+}
+
+/// An attempt that an engine has.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    task: TaskKey,
+    engine: EngineId,
+    direct: bool,
+}
+
+impl Core {
+    /// A broker without peers, with the roster of an earlier start if there was one.
+    pub fn new(config: Config, roster: &Roster) -> Self {
+        Self {
+            budget: Budget::new(config.payload_bytes_max),
+            config,
+            connections: BTreeMap::new(),
+            sessions: Sessions::default(),
+            processes: BTreeMap::new(),
+            engines: Engines::new(roster),
+            tasks: Tasks::default(),
+            attempts: BTreeMap::new(),
+            attempts_made: 0,
+            shared: Runtime::ALL.iter().map(|runtime| (*runtime, SharedQueue::default())).collect(),
+            shared_len: 0,
+            direct_ready: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            finished: 0,
+            results_held: 0,
+            recall_at: None,
+            expiry_at: None,
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Core::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.recall_at, self.expiry_at].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.expiry_at.is_some_and(|at| at <= now) {
+            self.expire(now);
+        }
+        if self.recall_at.is_some_and(|at| at <= now) {
+            self.recall_at = None;
+            self.dispatch(now);
+        }
+    }
+
+    /// Engines that are connected.
+    pub fn engines_online(&self) -> usize {
+        self.engines.online().len()
+    }
+
+    fn attempt(&self, count: u64) -> Attempt {
+        Attempt { start: self.config.start, count }
+    }
+
+    fn to_client(&mut self, connection: ConnectionId, message: ToClient) {
+        self.outputs.push_back(Output::ToClient(connection, message));
+    }
+
+    fn to_engine(&mut self, connection: ConnectionId, message: ToEngine) {
+        self.outputs.push_back(Output::ToEngine(connection, message));
+    }
+}

@@ -1,0 +1,256 @@
+//! Payloads that the broker holds: as they came, never opened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::ids::InstanceId;
+use furlong_wire::message::Payload;
+use furlong_wire::payload::{chunk_bytes, chunk_count};
+
+use super::PeerMisbehaved;
+
+/// A payload in the broker's memory. Clones share the bytes.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// It came inside its message.
+    Inline(Bytes),
+    /// It came in chunks; all of them, once its task is queued.
+    Chunked(Arc<ChunkedPayload>),
+    /// It did not fit the budget; what was to happen with it fails.
+    Refused,
+}
+
+/// A payload in chunks.
+#[derive(Debug)]
+pub struct ChunkedPayload {
+    counter: u64,
+    bytes: u64,
+    instance: Option<InstanceId>,
+    chunks: Vec<Bytes>,
+}
+
+impl Stored {
+    /// The payload as a message to a peer has it, under the peer's transfer number, and the chunks that follow.
+    pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Vec<Bytes>)>) {
+        match self {
+            Self::Inline(bytes) => (Payload::Inline(bytes.clone()), None),
+            Self::Refused => (Payload::Inline(Bytes::new()), None),
+            Self::Chunked(payload) => {
+                let transfer = transfer();
+                let ChunkedPayload { counter, bytes, instance, .. } = **payload;
+                (Payload::Chunked { transfer, counter, bytes, instance }, Some((transfer, payload.chunks.clone())))
+            }
+        }
+    }
+
+    /// Bytes that count against the payload budget: those of chunks.
+    pub fn budget_bytes(&self) -> u64 {
+        match self {
+            Self::Chunked(payload) => payload.bytes,
+            Self::Inline(_) | Self::Refused => 0,
+        }
+    }
+
+    /// Whether another clone of it is held elsewhere.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Chunked(payload) if Arc::strong_count(payload) > 1)
+    }
+}
+
+/// The payloads that one connection is sending.
+#[derive(Debug)]
+pub struct Receiving<W> {
+    transfers: BTreeMap<u64, Transfer<W>>,
+}
+
+impl<W> Default for Receiving<W> {
+    fn default() -> Self {
+        Self { transfers: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Transfer<W> {
+    payload: ChunkedPayload,
+    /// What waits for the payload; none if it was refused, and is only read past.
+    waiting: Option<W>,
+}
+
+impl<W> Receiving<W> {
+    /// Expects the chunks of an announced payload, for which `waiting` waits; none to drop them as they come.
+    pub fn expect(&mut self, transfer: u64, payload: &Payload, waiting: Option<W>) -> Result<(), PeerMisbehaved> {
+        let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
+        if self.transfers.len() >= TRANSFERS_MAX || chunk_count(bytes) == 0 {
+            return Err(PeerMisbehaved::Transfer);
+        }
+        let payload = ChunkedPayload { counter, bytes, instance, chunks: Vec::new() };
+        match self.transfers.insert(transfer, Transfer { payload, waiting }) {
+            None => Ok(()),
+            Some(_) => Err(PeerMisbehaved::Transfer),
+        }
+    }
+
+    /// Takes a chunk. When it was the last one, gives back what waited, and the payload.
+    pub fn handle_chunk(&mut self, transfer: u64, chunk: Bytes) -> Result<Option<(W, Stored)>, PeerMisbehaved> {
+        let receiving = self.transfers.get_mut(&transfer).ok_or(PeerMisbehaved::Transfer)?;
+        let payload = &mut receiving.payload;
+        let index = payload.chunks.len() as u32;
+        if chunk_bytes(payload.bytes, index) != Some(chunk.len()) {
+            return Err(PeerMisbehaved::Transfer);
+        }
+        // A refused payload is read past: its chunks count as come, and are not kept.
+        payload.chunks.push(if receiving.waiting.is_some() { chunk } else { Bytes::new() });
+        if payload.chunks.len() as u32 != chunk_count(payload.bytes) {
+            return Ok(None);
+        }
+        let Transfer { payload, waiting } = self.transfers.remove(&transfer).ok_or(PeerMisbehaved::Transfer)?;
+        Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
+    }
+
+    /// The budget's bytes of the payloads that never came whole.
+    pub fn abandoned_bytes(&self) -> u64 {
+        let kept = self.transfers.values().filter(|transfer| transfer.waiting.is_some());
+        kept.map(|transfer| transfer.payload.bytes).sum()
+    }
+
+    /// Ends all transfers: the connection is gone. Gives back what waited.
+    pub fn abandon(&mut self) -> Vec<W> {
+        std::mem::take(&mut self.transfers).into_values().filter_map(|transfer| transfer.waiting).collect()
+    }
+}
+
+/// Transfers that one connection may have under way.
+const TRANSFERS_MAX: usize = 65_536;
+
+/// The bytes of payload chunks that the broker holds, and what each side may still send.
+///
+/// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it. The
+/// budget itself is checked at each announcement, first come first served; a payload that does not fit is read past and
+/// its task fails. So the chunks held are never more than the budget, whatever the peers do.
+#[derive(Debug)]
+pub struct Budget {
+    total: u64,
+    held: u64,
+}
+
+impl Budget {
+    /// A budget of that many bytes.
+    pub fn new(total: u64) -> Self {
+        Self { total, held: 0 }
+    }
+
+    /// Takes an announced payload in, or refuses it.
+    pub fn reserve(&mut self, bytes: u64) -> bool {
+        let fits = self.held.checked_add(bytes).is_some_and(|held| held <= self.total);
+        if fits {
+            self.held += bytes;
+        }
+        fits
+    }
+
+    /// Bytes are free again.
+    pub fn release(&mut self, bytes: u64) {
+        self.held -= bytes;
+    }
+
+    /// Bytes held, and the most that can be.
+    pub fn state(&self) -> (u64, u64) {
+        (self.held, self.total)
+    }
+
+    /// What one peer may announce before anything of it is freed.
+    pub fn peer_credit(&self) -> u64 {
+        self.total / 4
+    }
+}
+
+/// What one peer may announce: totals since its connection began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credit {
+    granted: u64,
+    announced: u64,
+    told: u64,
+}
+
+impl Credit {
+    /// The credit that a welcome grants.
+    pub fn new(granted: u64) -> Self {
+        Self { granted, announced: 0, told: granted }
+    }
+
+    /// Counts an announcement.
+    pub fn announce(&mut self, bytes: u64) -> Result<(), PeerMisbehaved> {
+        self.announced = self.announced.saturating_add(bytes);
+        if self.announced <= self.granted { Ok(()) } else { Err(PeerMisbehaved::Credit) }
+    }
+
+    /// Grants more. Returns the new total when the peer should be told: not for each small payload.
+    pub fn grant(&mut self, bytes: u64) -> Option<u64> {
+        self.granted += bytes;
+        let untold = self.granted - self.told;
+        let scarce = self.granted - self.announced < untold.saturating_mul(4);
+        (untold > 0 && scarce).then(|| {
+            self.told = self.granted;
+            self.granted
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced(bytes: u64) -> Payload {
+        Payload::Chunked { transfer: 1, counter: 0, bytes, instance: None }
+    }
+
+    #[test]
+    fn chunks_come_whole_and_go_out_as_they_came() {
+        let mut receiving = Receiving::default();
+        receiving.expect(1, &announced(2_000), Some("task")).unwrap();
+        let chunk = Bytes::from(vec![7; 2_016]);
+        let (waiting, stored) = receiving.handle_chunk(1, chunk.clone()).unwrap().unwrap();
+        assert_eq!(waiting, "task");
+        let (payload, transfer) = stored.announce(|| 42);
+        assert_eq!(payload, Payload::Chunked { transfer: 42, counter: 0, bytes: 2_000, instance: None });
+        assert_eq!(transfer, Some((42, vec![chunk])));
+    }
+
+    #[test]
+    fn unknown_repeated_and_misshapen_transfers_are_misbehaviour() {
+        let mut receiving = Receiving::default();
+        assert_eq!(receiving.handle_chunk(1, Bytes::new()).unwrap_err(), PeerMisbehaved::Transfer);
+        receiving.expect(1, &announced(2_000), Some(())).unwrap();
+        assert_eq!(receiving.expect(1, &announced(2_000), Some(())).unwrap_err(), PeerMisbehaved::Transfer);
+        assert_eq!(receiving.expect(2, &announced(0), Some(())).unwrap_err(), PeerMisbehaved::Transfer);
+        let long = Bytes::from(vec![7; 2_017]);
+        assert_eq!(receiving.handle_chunk(1, long).unwrap_err(), PeerMisbehaved::Transfer);
+    }
+
+    #[test]
+    fn a_refused_payload_is_read_past() {
+        let mut receiving = Receiving::<()>::default();
+        receiving.expect(1, &announced(2_000), None).unwrap();
+        assert!(receiving.handle_chunk(1, Bytes::from(vec![7; 2_016])).unwrap().is_none());
+        assert_eq!(receiving.handle_chunk(1, Bytes::new()).unwrap_err(), PeerMisbehaved::Transfer);
+    }
+
+    #[test]
+    fn credit_is_never_exceeded_and_told_when_it_runs_low() {
+        let mut credit = Credit::new(100);
+        credit.announce(60).unwrap();
+        assert_eq!(credit.grant(5), None, "40 are left: no hurry");
+        assert_eq!(credit.grant(20), Some(125));
+        credit.announce(65).unwrap();
+        assert_eq!(credit.announce(1), Err(PeerMisbehaved::Credit));
+    }
+
+    #[test]
+    fn the_budget_holds_what_fits() {
+        let mut budget = Budget::new(100);
+        assert!(budget.reserve(70) && !budget.reserve(31) && budget.reserve(30));
+        budget.release(70);
+        assert_eq!(budget.state(), (30, 100));
+    }
+}

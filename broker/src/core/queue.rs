@@ -1,0 +1,123 @@
+//! The shared queue: priority, then fairness between sessions, then arrival.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+
+use super::sessions::SessionKey;
+use super::tasks::TaskKey;
+
+/// Tasks that any engine may run. An entry whose task has ended stays until it is met: [`SharedQueue::peek`] is told which
+/// still count. So a cancel costs nothing here, and the length is kept by the tasks' table.
+#[derive(Debug, Default)]
+pub struct SharedQueue {
+    levels: BTreeMap<Reverse<i32>, Level>,
+}
+
+/// Tasks of one priority: the sessions take turns.
+#[derive(Debug, Default)]
+struct Level {
+    turns: VecDeque<SessionKey>,
+    tasks: BTreeMap<SessionKey, VecDeque<TaskKey>>,
+}
+
+impl SharedQueue {
+    /// Appends a task.
+    pub fn push(&mut self, priority: i32, session: SessionKey, task: TaskKey) {
+        self.of_session(priority, session).push_back(task);
+    }
+
+    /// Puts a task back in front: it has been here before.
+    pub fn push_front(&mut self, priority: i32, session: SessionKey, task: TaskKey) {
+        self.of_session(priority, session).push_front(task);
+    }
+
+    /// The next task that counts.
+    pub fn peek(&mut self, counts: impl Fn(TaskKey) -> bool) -> Option<TaskKey> {
+        while let Some(mut entry) = self.levels.first_entry() {
+            if let Some(task) = entry.get_mut().peek(&counts) {
+                return Some(task);
+            }
+            entry.remove();
+        }
+        None
+    }
+
+    /// Takes what [`SharedQueue::peek`] has just shown; the next turn is another session's.
+    pub fn pop(&mut self) {
+        let Some(mut entry) = self.levels.first_entry() else { return };
+        let level = entry.get_mut();
+        let Some(session) = level.turns.pop_front() else { return };
+        let tasks = level.tasks.get_mut(&session).expect("a session that has a turn has a queue");
+        tasks.pop_front();
+        if tasks.is_empty() {
+            level.tasks.remove(&session);
+        } else {
+            level.turns.push_back(session);
+        }
+    }
+
+    fn of_session(&mut self, priority: i32, session: SessionKey) -> &mut VecDeque<TaskKey> {
+        let level = self.levels.entry(Reverse(priority)).or_default();
+        level.tasks.entry(session).or_insert_with(|| {
+            level.turns.push_back(session);
+            VecDeque::new()
+        })
+    }
+}
+
+impl Level {
+    fn peek(&mut self, counts: impl Fn(TaskKey) -> bool) -> Option<TaskKey> {
+        while let Some(&session) = self.turns.front() {
+            let tasks = self.tasks.get_mut(&session).expect("a session that has a turn has a queue");
+            while let Some(&task) = tasks.front() {
+                if counts(task) {
+                    return Some(task);
+                }
+                tasks.pop_front();
+            }
+            self.tasks.remove(&session);
+            self.turns.pop_front();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(serial: u64) -> TaskKey {
+        TaskKey { index: serial as u32, serial }
+    }
+
+    fn drain(queue: &mut SharedQueue, counts: impl Fn(TaskKey) -> bool + Copy) -> Vec<u64> {
+        std::iter::from_fn(|| {
+            let task = queue.peek(counts)?;
+            queue.pop();
+            Some(task.serial)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn priority_first_then_sessions_in_turn_then_arrival() {
+        let (a, b) = (SessionKey(0), SessionKey(1));
+        let mut queue = SharedQueue::default();
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
+        (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
+        queue.push(5, b, task(20));
+        queue.push(-1, a, task(30));
+        queue.push_front(0, b, task(10));
+        assert_eq!(drain(&mut queue, |_| true), [20, 1, 10, 2, 11, 3, 12, 4, 30]);
+    }
+
+    #[test]
+    fn what_no_longer_counts_is_passed_over() {
+        let (a, b) = (SessionKey(0), SessionKey(1));
+        let mut queue = SharedQueue::default();
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
+        (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
+        assert_eq!(drain(&mut queue, |task| task.serial % 2 == 0), [2, 12, 4]);
+        assert!(queue.levels.is_empty());
+    }
+}

@@ -1,0 +1,241 @@
+//! Clients' sessions: they outlive connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::ids::{EngineId, OwnerId, SessionId};
+use furlong_wire::message::{Outcome, TaskTimes};
+use furlong_wire::payload::PayloadSecret;
+use furlong_wire::token::Claims;
+
+use super::engines::ProcessKey;
+use super::payloads::{Credit, Receiving, Stored};
+use super::tasks::TaskKey;
+use super::time::Time;
+use super::{ConnectionId, PeerMisbehaved};
+
+/// Names a session in this broker; never given to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionKey(pub(super) u32);
+
+/// A client's session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its id, made by the client's process.
+    pub id: SessionId,
+    /// What its token allows.
+    pub claims: Claims,
+    /// The connection of the highest incarnation, while there is one.
+    pub connection: Option<ConnectionId>,
+    /// That connection's incarnation.
+    pub incarnation: u64,
+    /// When it is forgotten, while it has no connection.
+    pub expires: Option<Time>,
+    /// The secret of its payloads.
+    pub secret: Option<PayloadSecret>,
+    /// Blobs that its tasks name.
+    pub definitions: BTreeMap<u32, Definition>,
+    /// Its unfinished tasks, by number.
+    pub tasks: BTreeMap<u64, TaskKey>,
+    /// Its ended tasks that it has not acknowledged.
+    pub done: BTreeMap<u64, Done>,
+    /// The highest task number that it has submitted.
+    pub submitted: u64,
+    /// Unfinished and unacknowledged tasks that it may have.
+    pub tasks_max: u64,
+    /// What it may announce.
+    pub credit: Credit,
+    /// The payloads that it is sending.
+    pub receiving: Receiving<ClientWaiting>,
+    /// The number of its connection's next transfer, towards it.
+    pub next_transfer: u64,
+    /// How long its kinds of tasks take.
+    pub kinds: Kinds,
+}
+
+/// A blob that tasks name, and which is sent to an engine process before the first of them.
+#[derive(Debug)]
+pub enum Definition {
+    /// It has not come whole: these tasks wait for it.
+    Receiving(Vec<TaskKey>),
+    /// It is here, or was refused.
+    Here(Stored),
+}
+
+/// What waits for a payload from a client.
+#[derive(Debug)]
+pub enum ClientWaiting {
+    /// Tasks that share it.
+    Tasks(Vec<TaskKey>),
+    /// A definition.
+    Definition(u32),
+}
+
+/// An ended task, kept until its client has acknowledged it.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The engine that ran it.
+    pub engine: Option<EngineId>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When things happened.
+    pub times: TaskTimes,
+    /// Its result.
+    pub payload: Option<Stored>,
+    /// The engine process whose credit the result counts against.
+    pub process: Option<ProcessKey>,
+}
+
+impl Session {
+    /// The owner of its tasks.
+    pub fn owner(&self) -> OwnerId {
+        self.claims.owner
+    }
+
+    /// Checks that a submit's numbers are the next ones. False if it is a repetition, to be ignored.
+    pub fn admit(&mut self, n: u64, count: usize) -> Result<bool, PeerMisbehaved> {
+        if n <= self.submitted {
+            return Ok(false);
+        }
+        if n != self.submitted + 1 || count == 0 {
+            return Err(PeerMisbehaved::TaskNumber);
+        }
+        if (self.tasks.len() + self.done.len() + count) as u64 > self.tasks_max {
+            return Err(PeerMisbehaved::Credit);
+        }
+        self.submitted += count as u64;
+        Ok(true)
+    }
+}
+
+/// How long a session's kinds of tasks take: for each, a moving average of the last ones.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    averages_us: BTreeMap<u32, u64>,
+}
+
+/// Kinds that are told apart in a session; tasks of any further kind are never prefetched.
+const KINDS_MAX: usize = 256;
+/// Work that an engine may have in hand beyond the task that it runs, in microseconds by the average of its kind.
+const PREFETCH_WORK_US: u64 = 2_000;
+/// Tasks of a kind that takes longer are given one by one.
+const PREFETCH_TASK_US: u64 = 1_000;
+/// Tasks that an engine has at most.
+pub const PREFETCH_MAX: u32 = 512;
+
+impl Kinds {
+    /// Learns from a task's end.
+    pub fn handle_run(&mut self, kind: u32, run_us: u64) {
+        if self.averages_us.len() >= KINDS_MAX && !self.averages_us.contains_key(&kind) {
+            return;
+        }
+        // In 1/8 microseconds, so that the average of a no-op does not stick at its first value.
+        let sample = run_us.saturating_mul(8);
+        let average = self.averages_us.entry(kind).or_insert(sample);
+        *average = average.saturating_sub(*average / 8).saturating_add(sample / 8);
+    }
+
+    /// How many tasks of a kind an engine may have at once.
+    pub fn prefetch(&self, kind: u32) -> u32 {
+        match self.averages_us.get(&kind).map(|average| average / 8) {
+            Some(average) if average < PREFETCH_TASK_US => {
+                u32::try_from(PREFETCH_WORK_US / average.max(1)).map_or(PREFETCH_MAX, |tasks| tasks.clamp(2, PREFETCH_MAX))
+            }
+            _ => 1,
+        }
+    }
+}
+
+/// All sessions, by key and by id.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_key: BTreeMap<SessionKey, Session>,
+    by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
+    subscribers: BTreeSet<SessionKey>,
+    next: u32,
+}
+
+impl Sessions {
+    /// Adds a session.
+    pub fn insert(&mut self, session: Session) -> SessionKey {
+        let key = SessionKey(self.next);
+        self.next += 1;
+        self.by_id.insert((session.owner(), session.id), key);
+        self.by_key.insert(key, session);
+        key
+    }
+
+    /// The session of that id, if it is the owner's.
+    pub fn find(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
+        self.by_id.get(&(owner, id)).copied()
+    }
+
+    /// A session.
+    pub fn get(&self, key: SessionKey) -> Option<&Session> {
+        self.by_key.get(&key)
+    }
+
+    /// A session.
+    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.by_key.get_mut(&key)
+    }
+
+    /// Takes a session out.
+    pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
+        let session = self.by_key.remove(&key)?;
+        self.by_id.remove(&(session.owner(), session.id));
+        self.subscribers.remove(&key);
+        Some(session)
+    }
+
+    /// From now on the session is told of engines.
+    pub fn subscribe(&mut self, key: SessionKey) {
+        self.subscribers.insert(key);
+    }
+
+    /// The sessions that are told of engines.
+    pub fn subscribers(&self) -> Vec<SessionKey> {
+        self.subscribers.iter().copied().collect()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
+        self.by_key.iter().map(|(key, session)| (*key, session))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_kinds_are_prefetched_long_and_unknown_ones_are_not() {
+        let mut kinds = Kinds::default();
+        assert_eq!(kinds.prefetch(1), 1);
+        kinds.handle_run(1, 0);
+        assert_eq!(kinds.prefetch(1), PREFETCH_MAX);
+        kinds.handle_run(2, 500);
+        assert_eq!(kinds.prefetch(2), 4);
+        kinds.handle_run(3, 50_000);
+        assert_eq!(kinds.prefetch(3), 1);
+    }
+
+    #[test]
+    fn a_kind_that_becomes_long_is_no_longer_prefetched() {
+        let mut kinds = Kinds::default();
+        kinds.handle_run(1, 10);
+        kinds.handle_run(1, 100_000);
+        assert_eq!(kinds.prefetch(1), 1);
+        (0..100).for_each(|_| kinds.handle_run(1, 10));
+        assert!(kinds.prefetch(1) > 20);
+    }
+
+    #[test]
+    fn kinds_beyond_the_bound_are_not_learnt() {
+        let mut kinds = Kinds::default();
+        (0..1_000).for_each(|kind| kinds.handle_run(kind, 1));
+        assert_eq!(kinds.averages_us.len(), KINDS_MAX);
+        assert_eq!(kinds.prefetch(999), 1);
+    }
+}

@@ -1,0 +1,66 @@
+//! Answers to questions about the cluster.
+
+use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, Query, ReplyBody};
+
+use super::{Connected, Core, Time};
+
+impl Core {
+    /// Answers a query.
+    pub(super) fn answer(&self, now: Time, query: &Query) -> ReplyBody {
+        match query {
+            Query::Engines => ReplyBody::Engines(self.engines.online()),
+            Query::Status => ReplyBody::Status(Box::new(self.status(now))),
+        }
+    }
+
+    fn status(&self, now: Time) -> ClusterStatus {
+        let clients = self.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
+        ClusterStatus {
+            cluster_name: self.config.cluster_name.clone(),
+            start: self.config.start,
+            uptime_ms: now.0 / 1000,
+            pid: self.config.pid,
+            software: self.config.software.clone(),
+            clients: clients as u64,
+            tasks_waiting: self.shared_len,
+            tasks_assigned: self.attempts.len() as u64,
+            results_held: self.results_held,
+            tasks_finished: self.finished,
+            payload_bytes: self.budget.state(),
+            processes: self.process_statuses(),
+            engines: self.engine_statuses(),
+        }
+    }
+
+    fn process_statuses(&self) -> Vec<ProcessStatus> {
+        let registered = self.processes.values().filter_map(|process| Some((process, process.register.as_ref()?)));
+        registered
+            .map(|(process, register)| ProcessStatus {
+                host: register.host.clone(),
+                pid: register.pid,
+                cwd: register.cwd.clone(),
+                software: process.software.clone(),
+                runtimes: register.runtimes.clone(),
+                python: register.python.clone(),
+                labels: register.labels.clone(),
+                address: process.address.clone(),
+                engines: process.engines.clone(),
+            })
+            .collect()
+    }
+
+    fn engine_statuses(&self) -> Vec<EngineStatus> {
+        self.engines
+            .iter()
+            .map(|(id, engine)| EngineStatus {
+                id,
+                uuid: engine.uuid,
+                online: engine.process.is_some(),
+                tasks_assigned: engine.assigned.len() as u64,
+                tasks_queued: engine.queue.len() as u64,
+                tasks_finished: engine.finished,
+                busy_us: engine.busy_us,
+            })
+            .collect()
+    }
+}

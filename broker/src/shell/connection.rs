@@ -1,0 +1,393 @@
+//! One connection: from a stranger to a peer, and its records until it ends.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use furlong_link::dial::random_bytes;
+use furlong_link::incoming::{Incoming, ReceiveError, Record};
+use furlong_link::outgoing::{Chunks, Outgoing, Written};
+use furlong_link::stranger::{Stranger, StrangerError};
+use furlong_wire::handshake::{ExpectStart, HandshakeError};
+use furlong_wire::limits::{
+    GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_INLINE_BYTES, WRITE_TURN_BYTES,
+};
+use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
+use furlong_wire::record::{RecordSealer, SEQ_BYTES};
+use furlong_wire::token::{Role, Token, TokenError};
+use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::{Shell, Stranding};
+use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
+
+/// A connected peer, as the shell sees it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) name: String,
+    socket: OwnedWriteHalf,
+    outgoing: RefCell<Lane>,
+    /// Wakes the writer task: there is more than an inline write takes.
+    more: Notify,
+    writer_busy: Cell<bool>,
+    /// Wakes the reader: the connection shall end.
+    ended: Notify,
+    end: Cell<Option<End>>,
+    pub(super) received: Cell<Instant>,
+    pub(super) sent: Cell<Instant>,
+}
+
+/// What goes to a peer, by what it is.
+#[derive(Debug)]
+pub(super) enum Lane {
+    Client(Outgoing<ToClient>),
+    Engine(Outgoing<ToEngine>),
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// What waits is still written.
+    InGoodOrder(&'static str),
+    /// At once.
+    AtOnce(&'static str),
+}
+
+impl Connection {
+    fn new(name: String, socket: OwnedWriteHalf, lane: Lane) -> Self {
+        Self {
+            name,
+            socket,
+            outgoing: RefCell::new(lane),
+            more: Notify::new(),
+            writer_busy: Cell::new(false),
+            ended: Notify::new(),
+            end: Cell::new(None),
+            received: Cell::new(Instant::now()),
+            sent: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Changes what waits to be sent. Nothing is written here.
+    pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) {
+        change(&mut self.outgoing.borrow_mut());
+    }
+
+    /// Writes what waits, as far as it goes at once; the writer task does the rest.
+    pub(super) fn write_inline(&self) {
+        if self.writer_busy.get() {
+            return;
+        }
+        match self.write(WRITE_INLINE_BYTES) {
+            Ok(Written::All) => {}
+            Ok(Written::Blocked | Written::Turn) => {
+                self.writer_busy.set(true);
+                self.more.notify_one();
+            }
+            Err(_) => self.end(End::AtOnce("the connection broke while writing")),
+        }
+    }
+
+    /// Ends the connection; the first reason counts.
+    pub(super) fn end(&self, end: End) {
+        if self.end.get().is_none() {
+            self.end.set(Some(end));
+            self.ended.notify_one();
+        }
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn queued_bytes(&self) -> usize {
+        match &*self.outgoing.borrow() {
+            Lane::Client(outgoing) => outgoing.queued_bytes(),
+            Lane::Engine(outgoing) => outgoing.queued_bytes(),
+        }
+    }
+
+    /// Whether the socket does not take what waits.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.writer_busy.get()
+    }
+
+    fn write(&self, turn_bytes: usize) -> std::io::Result<Written> {
+        let before = self.queued_bytes();
+        let written = match &mut *self.outgoing.borrow_mut() {
+            Lane::Client(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
+            Lane::Engine(outgoing) => outgoing.write_to(&self.socket, turn_bytes),
+        };
+        if written.as_ref().is_ok_and(|written| *written != Written::Blocked) || self.queued_bytes() < before {
+            self.sent.set(Instant::now());
+        }
+        written
+    }
+
+    /// Writes what did not go inline, a turn at a time, until the connection ends.
+    async fn write_rest(&self) {
+        loop {
+            self.more.notified().await;
+            loop {
+                match self.write(WRITE_TURN_BYTES) {
+                    Ok(Written::All) => break,
+                    Ok(Written::Turn) => tokio::task::yield_now().await,
+                    Ok(Written::Blocked) => {
+                        if self.socket.writable().await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return self.end(End::AtOnce("the connection broke while writing")),
+                }
+            }
+            self.writer_busy.set(false);
+        }
+    }
+}
+
+impl Lane {
+    /// Queues an empty record.
+    pub(super) fn heartbeat(&mut self) {
+        match self {
+            Self::Client(outgoing) => outgoing.push_heartbeat(),
+            Self::Engine(outgoing) => outgoing.push_heartbeat(),
+        }
+    }
+
+    /// Queues the chunks of a payload.
+    pub(super) fn transfer(&mut self, number: u64, chunks: Vec<bytes::Bytes>) {
+        match self {
+            Self::Client(outgoing) => outgoing.push_transfer(number, Chunks::Stored(chunks)),
+            Self::Engine(outgoing) => outgoing.push_transfer(number, Chunks::Stored(chunks)),
+        }
+    }
+
+    fn codec_bytes(&mut self, bytes: bytes::Bytes) {
+        match self {
+            Self::Client(outgoing) => outgoing.push_codec_bytes(bytes),
+            Self::Engine(outgoing) => outgoing.push_codec_bytes(bytes),
+        }
+    }
+}
+
+/// Serves an accepted socket to its end. `stranding` counts it among the strangers until it is proved.
+pub(super) async fn serve(shell: Rc<Shell>, socket: TcpStream, address: SocketAddr, stranding: Stranding) {
+    let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let proved = match timeout(deadline, shake_hands(&shell, socket, address)).await {
+        Ok(Ok(proved)) => proved,
+        Ok(Err(error)) => return shell.log_stranger(address, &error),
+        Err(_) => return shell.log_stranger(address, &BadStranger::Deadline),
+    };
+    drop(stranding);
+    let Proved { peer, incoming, mut socket, mut sealer } = proved;
+    let role = peer.claims.role;
+    let id = shell.next_connection();
+    let welcome = shell.core.borrow_mut().handle_connected(shell.now(), id, peer);
+    match welcome {
+        Err(refusal) => refuse(&shell, address, &refusal, &mut socket, &mut sealer).await,
+        Ok(welcome) => {
+            let name = format!("{role} {address} (connection {})", id.0);
+            if greet(&Greeting::Welcome(welcome), &mut socket, &mut sealer).await.is_err() {
+                shell.core.borrow_mut().handle_disconnected(shell.now(), id);
+                return shell.flush();
+            }
+            let lane = match role {
+                Role::Engine => Lane::Engine(Outgoing::new(sealer)),
+                _ => Lane::Client(Outgoing::new(sealer)),
+            };
+            run(shell, id, Connection::new(name, socket, lane), incoming).await;
+        }
+    }
+}
+
+/// Carries a peer's records until the connection ends.
+async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut incoming: Incoming) {
+    let connection = Rc::new(connection);
+    shell.connections.borrow_mut().insert(id, connection.clone());
+    tracing::info!("{} is here", connection.name);
+    let reason = tokio::select! {
+        reason = read(&shell, id, &connection, &mut incoming) => reason,
+        () = connection.write_rest() => "the connection broke while writing".to_owned(),
+        () = connection.ended.notified() => match connection.end.get() {
+            Some(End::InGoodOrder(reason)) => {
+                let _ = timeout(Duration::from_secs(1), write_last(&connection)).await;
+                reason.to_owned()
+            }
+            Some(End::AtOnce(reason)) => reason.to_owned(),
+            None => String::new(),
+        },
+    };
+    tracing::info!("{} has left: {reason}", connection.name);
+    shell.connections.borrow_mut().remove(&id);
+    shell.core.borrow_mut().handle_disconnected(shell.now(), id);
+    shell.flush();
+}
+
+async fn write_last(connection: &Connection) {
+    while let Ok(written) = connection.write(WRITE_TURN_BYTES) {
+        if written == Written::All || connection.socket.writable().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads, decides and writes, a bounded batch at a time. Returns why the connection ended.
+async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming: &mut Incoming) -> String {
+    loop {
+        match incoming.read().await {
+            Ok(0) => return "the peer closed the connection".to_owned(),
+            Ok(_) => connection.received.set(Instant::now()),
+            Err(error) => return format!("the connection broke: {error}"),
+        }
+        loop {
+            let record = match incoming.poll_record() {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => return misbehaved(connection, &error.into()),
+            };
+            if let Err(error) = handle(shell, id, connection, record) {
+                return misbehaved(connection, &error);
+            }
+        }
+        while let Some(bytes) = incoming.poll_codec_output() {
+            connection.queue(|lane| lane.codec_bytes(bytes));
+            connection.write_inline();
+        }
+        incoming.shrink();
+        shell.core.borrow_mut().dispatch(shell.now());
+        shell.flush();
+    }
+}
+
+fn misbehaved(connection: &Connection, error: &BadPeer) -> String {
+    tracing::warn!("{} broke the protocol: {error}", connection.name);
+    format!("it broke the protocol: {error}")
+}
+
+/// Gives one record's messages to the core.
+fn handle(shell: &Shell, id: ConnectionId, connection: &Connection, record: Record) -> Result<(), BadPeer> {
+    let now = shell.now();
+    let mut core = shell.core.borrow_mut();
+    let is_client = matches!(*connection.outgoing.borrow(), Lane::Client(_));
+    if is_client {
+        for message in record.into_messages() {
+            let (message, chunk) = message?;
+            core.handle_from_client(now, id, message, chunk.map(BytesMut::freeze))?;
+        }
+    } else {
+        for message in record.into_messages() {
+            let (message, chunk) = message?;
+            core.handle_from_engine(now, id, message, chunk.map(BytesMut::freeze))?;
+        }
+    }
+    Ok(())
+}
+
+/// A stranger that has proved its key and whose token is sound.
+struct Proved {
+    peer: Peer,
+    incoming: Incoming,
+    socket: OwnedWriteHalf,
+    sealer: RecordSealer,
+}
+
+async fn shake_hands(shell: &Shell, socket: TcpStream, address: SocketAddr) -> Result<Proved, BadStranger> {
+    let mut stranger = Stranger::new(socket, zmtp::Role::Broker);
+    let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
+    greeted.map_err(|_| BadStranger::Deadline)??;
+    let first = stranger.receive().await?;
+    // Before any curve operation: a flood of handshakes must not cost the farm its processor.
+    let _working = shell.begin_handshake().ok_or(BadStranger::Busy)?;
+    let key = &shell.identity.key;
+    let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
+    let (second, expect) = expect.handle_start(&first)?;
+    stranger.send(&second).await?;
+    let third = stranger.receive().await?;
+    let proof = expect.handle_proof(&third)?;
+    let (mut sealer, opener) = proof.keys.split();
+    let (incoming, mut socket) = stranger.prove(opener);
+    let Some(hello) = proof.hello.body else {
+        // The token's form is unknown too, but the stranger holds the broker's public key: it may know why.
+        let text = format!(
+            "the broker speaks version {PROTOCOL_VERSION} of the protocol, this peer version {}; install the same \
+             Furlong on both sides",
+            proof.hello.version
+        );
+        let refusal = Refusal { kind: RefusalKind::Version, text };
+        refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
+        return Err(BadStranger::Version { version: proof.hello.version });
+    };
+    let token = Token::from_bytes(hello.token.clone())?;
+    let holder = token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?;
+    let validity = holder.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
+    let role = holder.claims().role;
+    let unauthorized = match validity {
+        Err(error) => Some(error.to_string()),
+        Ok(()) if hello.role != role => Some(format!("the token is for role {role}, not {}", hello.role)),
+        Ok(()) => None,
+    };
+    if let Some(text) = unauthorized {
+        let refusal = Refusal { kind: RefusalKind::Unauthorized, text };
+        refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
+        return Err(BadStranger::Unauthorized);
+    }
+    let peer = Peer { claims: holder.claims().clone(), hello, address: address.to_string() };
+    Ok(Proved { peer, incoming, socket, sealer })
+}
+
+async fn refuse(
+    shell: &Shell,
+    address: SocketAddr,
+    refusal: &Refusal,
+    socket: &mut OwnedWriteHalf,
+    sealer: &mut RecordSealer,
+) {
+    shell.log_stranger(address, &BadStranger::Refused { text: refusal.text.clone() });
+    let refused = Refused { kind: refusal.kind, text: refusal.text.clone() };
+    let _ = timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
+}
+
+/// Sends the first record.
+async fn greet(greeting: &Greeting, socket: &mut OwnedWriteHalf, sealer: &mut RecordSealer) -> std::io::Result<()> {
+    let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+    encode_message(greeting, &mut envelope);
+    sealer.seal::<&[u8]>(&mut envelope, 0, &[]);
+    let mut frame = BytesMut::with_capacity(envelope.len() + FRAME_HEADER_BYTES_MAX);
+    put_frame_header(&mut frame, envelope.len(), false);
+    frame.extend_from_slice(&envelope);
+    timeout(Duration::from_secs(1), socket.write_all(&frame)).await?
+}
+
+/// Why a stranger is turned away. Only the log says so.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadStranger {
+    #[error("it did not finish the handshake in time")]
+    Deadline,
+    #[error("too many handshakes at once")]
+    Busy,
+    #[error(transparent)]
+    Stranger(#[from] StrangerError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("it speaks version {version} of the protocol")]
+    Version { version: u32 },
+    #[error("its token does not allow what it wants")]
+    Unauthorized,
+    #[error("refused: {text}")]
+    Refused { text: String },
+}
+
+/// Why a peer is closed.
+#[derive(Debug, thiserror::Error)]
+enum BadPeer {
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    #[error(transparent)]
+    Misbehaved(#[from] PeerMisbehaved),
+}
+

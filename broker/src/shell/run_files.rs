@@ -1,0 +1,105 @@
+//! What a running broker leaves under `run/`: where it is, and which engine had which integer.
+
+use std::fs::File;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use furlong_link::home::ClusterDir;
+use furlong_link::private_file::{read_private, write_private};
+use furlong_wire::capability::Endpoint;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Roster;
+
+/// `run/broker.json`: the broker that runs, or the last one that did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BrokerState {
+    /// Its process id.
+    pub pid: u32,
+    /// The address that it listens on.
+    pub bind: IpAddr,
+    /// Its port, which the next start takes again.
+    pub port: u16,
+    /// Where peers reach it.
+    pub endpoints: Vec<String>,
+    /// Its start: microseconds since 1970.
+    pub start_unix_us: u64,
+    /// Whether it has stopped in good order.
+    pub stopped: bool,
+}
+
+/// The lock that says that a cluster has a broker; free when its process ends, however it ends.
+#[derive(Debug)]
+pub struct BrokerLock {
+    _file: File,
+}
+
+const STATE_BYTES_MAX: u64 = 64 * 1024;
+const ROSTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl BrokerLock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// If another broker of this cluster runs.
+    pub fn take(dir: &ClusterDir) -> Result<Self> {
+        let path = dir.run().join("broker.lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        if file.try_lock().is_err() {
+            let who = read_state(dir).map_or(String::new(), |state| format!(" (process {}, port {})", state.pid, state.port));
+            bail!(
+                "cluster {} already has a broker{who}; use it, stop it with `furlong cluster stop`, or choose another \
+                 --cluster NAME",
+                dir.name()
+            );
+        }
+        Ok(Self { _file: file })
+    }
+
+    /// Whether a broker of this cluster runs.
+    pub fn is_held(dir: &ClusterDir) -> bool {
+        let file = File::options().write(true).open(dir.run().join("broker.lock"));
+        file.is_ok_and(|file| file.try_lock().is_err())
+    }
+}
+
+/// The state that the running or the last broker of a cluster left.
+pub fn read_state(dir: &ClusterDir) -> Option<BrokerState> {
+    let text = read_private(&dir.broker_state(), STATE_BYTES_MAX).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Says where the broker is.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_state(dir: &ClusterDir, state: &BrokerState) -> Result<()> {
+    let text = serde_json::to_vec_pretty(state).context("the state is plain data")?;
+    Ok(write_private(&dir.broker_state(), &text)?)
+}
+
+/// The endpoints as text.
+pub fn endpoint_texts(endpoints: &[Endpoint]) -> Vec<String> {
+    endpoints.iter().map(ToString::to_string).collect()
+}
+
+/// The roster of a broker that did not stop in good order; a new one otherwise.
+pub fn read_roster(dir: &ClusterDir) -> Roster {
+    let text = read_private(&dir.roster(), ROSTER_BYTES_MAX);
+    text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// Keeps the roster for a later start.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_roster(dir: &ClusterDir, roster: &Roster) -> Result<()> {
+    let text = serde_json::to_vec(roster).context("the roster is plain data")?;
+    Ok(write_private(&dir.roster(), &text)?)
+}
+
+/// The cluster has ended: its engines' integers begin at 0 again.
+pub fn remove_roster(dir: &ClusterDir) {
+    let _ = std::fs::remove_file(dir.roster());
+}

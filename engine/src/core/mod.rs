@@ -1,0 +1,537 @@
+//! What an engine process decides: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
+//!
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there is
+//! nothing left. Work goes on without a connection; what is to be said waits for the next one.
+
+mod output;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use furlong_wire::call::{CallHeader, RemoteError, ReplyHeader, decode_header, encode_header};
+use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
+use furlong_wire::message::{
+    Assign, AttemptFinished, AttemptOutput, Attempts, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Runtime, SlotDown,
+    Stream, TaskState, ToEngine,
+};
+use furlong_wire::payload::{Packed, SealedPayload, unpack_inline};
+
+use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use output::Kept;
+use sessions::Sessions;
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message.
+    Send(FromEngine),
+    /// Send the chunks of a payload that a message has announced under this number.
+    Transfer(u64, SealedPayload),
+    /// Let a slot run a job, after those that it was given before.
+    Start(SlotIndex, Runtime, Job),
+    /// End a job.
+    Cancel(SlotIndex, Runtime, u64, bool),
+    /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
+    Recall(SlotIndex, Runtime, u64),
+    /// Tell the slots their integers.
+    Registered(Vec<EngineId>),
+    /// The broker wants the process to leave.
+    Leave(String),
+    /// The broker is leaving, or closes this connection in good order.
+    Goodbye(String),
+    /// Something for the log.
+    Log(String),
+}
+
+/// What the broker did against the protocol: the connection is closed and made anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BrokerMisbehaved {
+    /// A transfer that is unknown, repeated or misshapen.
+    #[error("the broker sent a payload transfer that is unknown, repeated or misshapen")]
+    Transfer,
+    /// Work of a session whose secret is not here, or for a slot that is not.
+    #[error("the broker sent work that names an unknown session or slot")]
+    Assign,
+}
+
+/// The state of an engine process.
+#[derive(Debug)]
+pub struct Core {
+    slots: Vec<Slot>,
+    sessions: Sessions,
+    work: BTreeMap<u64, Work>,
+    by_attempt: BTreeMap<Attempt, u64>,
+    jobs_made: u64,
+    receiving: BTreeMap<u64, Receiving>,
+    connected: bool,
+    next_transfer: u64,
+    credit: u64,
+    announced: u64,
+    /// What waits for a connection, or for credit.
+    unsent: VecDeque<Unsent>,
+    outputs: VecDeque<Output>,
+}
+
+/// A slot's place in line: the jobs that its runtime has, then those that wait for it to be empty.
+#[derive(Debug, Default)]
+struct Slot {
+    running: VecDeque<u64>,
+    runtime: Option<Runtime>,
+    waiting: VecDeque<(Runtime, Job)>,
+}
+
+/// A job, as the broker knows it.
+#[derive(Debug)]
+struct Work {
+    attempt: Attempt,
+    session: SessionId,
+    n: u64,
+    slot: SlotIndex,
+    runtime: Runtime,
+    reported: bool,
+    stdout: Kept,
+    stderr: Kept,
+}
+
+/// A payload from the broker, and what waits for it.
+#[derive(Debug)]
+struct Receiving {
+    opener: furlong_wire::payload::PayloadOpener,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Run(Assign),
+    Define(SessionId, u32),
+}
+
+/// A message that waits.
+#[derive(Debug)]
+enum Unsent {
+    Plain(FromEngine),
+    Finished(AttemptFinished, SealedPayload, SessionId, u64, SlotIndex),
+}
+
+/// Output messages that wait for a connection; older output is then lost, and the gap is said.
+const UNSENT_OUTPUT_MAX: usize = 4096;
+
+impl Core {
+    /// A process with that many slots.
+    pub fn new(instance: InstanceId, slots: u32) -> Self {
+        Self {
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            sessions: Sessions::new(instance),
+            work: BTreeMap::new(),
+            by_attempt: BTreeMap::new(),
+            jobs_made: 0,
+            receiving: BTreeMap::new(),
+            connected: false,
+            next_transfer: 0,
+            credit: 0,
+            announced: 0,
+            unsent: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The attempts that the process holds: what its registration says.
+    pub fn held(&self) -> Vec<HeldWork> {
+        let running = self.work.values().map(|work| HeldWork {
+            attempt: work.attempt,
+            session: work.session,
+            n: work.n,
+            slot: work.slot,
+            finished: false,
+        });
+        let finished = self.unsent.iter().filter_map(|unsent| match unsent {
+            Unsent::Finished(finished, _, session, n, slot) => {
+                Some(HeldWork { attempt: finished.attempt, session: *session, n: *n, slot: *slot, finished: true })
+            }
+            Unsent::Plain(FromEngine::Finished(finished)) => Some(HeldWork {
+                attempt: finished.attempt,
+                session: SessionId::default(),
+                n: 0,
+                slot: 0,
+                finished: true,
+            }),
+            Unsent::Plain(_) => None,
+        });
+        running.chain(finished).collect()
+    }
+
+    /// A connection is there, and the process has registered.
+    pub fn handle_connected(&mut self, payload_credit_bytes: u64) {
+        self.connected = true;
+        (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
+        self.work.values_mut().for_each(|work| work.reported = false);
+        self.send_unsent();
+    }
+
+    /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
+    pub fn handle_disconnected(&mut self) {
+        self.connected = false;
+        self.receiving.clear();
+    }
+
+    /// Takes a message of the broker, with the chunk that belongs to it.
+    ///
+    /// # Errors
+    /// The connection is to be closed.
+    pub fn handle_message(&mut self, message: ToEngine, chunk: Option<&[u8]>) -> Result<(), BrokerMisbehaved> {
+        match message {
+            ToEngine::Assign(assign) => return self.assign(assign),
+            ToEngine::Chunk(announced) => return self.chunk(announced.transfer, chunk.unwrap_or_default()),
+            ToEngine::Secret(secret) => self.sessions.learn(secret.session, &secret.secret),
+            ToEngine::Define(define) => return self.define(define),
+            ToEngine::Forget(forget) => self.sessions.forget(forget.session),
+            ToEngine::Cancel(cancel) => {
+                cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
+            }
+            ToEngine::Recall(recall) => recall.attempts.iter().for_each(|attempt| self.recall(*attempt)),
+            ToEngine::Credit(credit) => {
+                self.credit = self.credit.max(credit.payload_bytes_total);
+                self.send_unsent();
+            }
+            ToEngine::Registered(registered) => self.outputs.push_back(Output::Registered(registered.engines)),
+            ToEngine::Shutdown(goodbye) => self.outputs.push_back(Output::Leave(goodbye.reason)),
+            ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
+            ToEngine::Signal(_) | ToEngine::Restart(_) | ToEngine::Release(_) => {
+                let name = message.name();
+                self.outputs.push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what a slot reports.
+    pub fn handle_slot_event(&mut self, slot: SlotIndex, event: SlotEvent) {
+        match event {
+            SlotEvent::Finished { attempt: job, reply } => self.finished(slot, job, reply),
+            SlotEvent::Output { attempt: job, stream, bytes } => self.output(job, stream, &bytes),
+            SlotEvent::StrayOutput { stream, bytes } => {
+                let text = String::from_utf8_lossy(&bytes);
+                self.outputs.push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
+            }
+            SlotEvent::Down { cause } => {
+                self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
+                self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
+            }
+        }
+    }
+
+    /// Whether there is a running job that the broker has not been told of. The shell reports such ones a few milliseconds
+    /// after they began, so that a short task costs no message for its start.
+    pub fn has_unreported(&self) -> bool {
+        self.connected && self.slots.iter().any(|slot| self.unreported(slot).is_some())
+    }
+
+    /// Tells the broker which jobs run.
+    pub fn report_started(&mut self) {
+        let jobs: Vec<u64> = self.slots.iter().filter_map(|slot| self.unreported(slot)).collect();
+        let mut attempts = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let work = self.work.get_mut(&job).expect("an unreported job is work");
+            work.reported = true;
+            attempts.push(work.attempt);
+        }
+        if !attempts.is_empty() {
+            self.send(FromEngine::Started(Attempts { attempts }));
+        }
+    }
+
+    /// A job was taken back before it began.
+    pub fn handle_recalled(&mut self, job: u64) {
+        let Some(work) = self.forget(job) else { return };
+        self.send(FromEngine::Recalled(Attempts { attempts: vec![work.attempt] }));
+        self.let_next_runtime_run(work.slot);
+    }
+
+    fn unreported(&self, slot: &Slot) -> Option<u64> {
+        let job = slot.running.front()?;
+        self.work.get(job).filter(|work| !work.reported).map(|_| *job)
+    }
+
+    fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
+        let known = assign.work.iter().all(|work| (work.slot as usize) < self.slots.len());
+        if !known || !self.sessions.knows(assign.session) {
+            return Err(BrokerMisbehaved::Assign);
+        }
+        match &assign.payload {
+            Payload::Inline(inline) => {
+                let buffers = unpack_inline(inline).map_err(|error| error.to_string());
+                self.run(&assign, buffers);
+                Ok(())
+            }
+            Payload::Chunked { .. } => {
+                let (session, payload) = (assign.session, assign.payload.clone());
+                self.receive(session, &payload, Purpose::Run(assign))
+            }
+        }
+    }
+
+    fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {
+        match &define.payload {
+            Payload::Inline(inline) => {
+                let blob = unpack_inline(inline).ok().and_then(|buffers| buffers.into_iter().next());
+                self.sessions.define(define.session, define.number, blob);
+                Ok(())
+            }
+            Payload::Chunked { .. } => {
+                let purpose = Purpose::Define(define.session, define.number);
+                self.receive(define.session, &define.payload, purpose)
+            }
+        }
+    }
+
+    fn receive(&mut self, session: SessionId, payload: &Payload, purpose: Purpose) -> Result<(), BrokerMisbehaved> {
+        let Payload::Chunked { transfer, counter, bytes, .. } = *payload else { return Ok(()) };
+        let opener = self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
+        match opener {
+            Ok(opener) => match self.receiving.insert(transfer, Receiving { opener, purpose }) {
+                None => Ok(()),
+                Some(_) => Err(BrokerMisbehaved::Transfer),
+            },
+            // Without memory for it the connection is of no use: the broker gives the work to another engine.
+            Err(_) => Err(BrokerMisbehaved::Transfer),
+        }
+    }
+
+    fn chunk(&mut self, transfer: u64, chunk: &[u8]) -> Result<(), BrokerMisbehaved> {
+        let receiving = self.receiving.get_mut(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
+        let opened = receiving.opener.handle_chunk(chunk);
+        if opened.is_ok() && !receiving.opener.is_complete() {
+            return Ok(());
+        }
+        let Receiving { opener, purpose } = self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
+        let buffers = opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
+        match purpose {
+            Purpose::Run(assign) => self.run(&assign, buffers),
+            Purpose::Define(session, number) => {
+                let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
+                self.sessions.define(session, number, blob);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives work whose payload is open to its slots.
+    fn run(&mut self, assign: &Assign, buffers: Result<Vec<Bytes>, String>) {
+        let definition = assign.define.map(|number| self.sessions.definition(assign.session, number));
+        let prepared = prepare(buffers, definition);
+        for part in &assign.work {
+            self.jobs_made += 1;
+            let job = self.jobs_made;
+            let work = Work {
+                attempt: part.attempt,
+                session: assign.session,
+                n: part.n,
+                slot: part.slot,
+                runtime: assign.runtime,
+                reported: false,
+                stdout: Kept::default(),
+                stderr: Kept::default(),
+            };
+            self.by_attempt.insert(part.attempt, job);
+            self.work.insert(job, work);
+            match &prepared {
+                Ok((header, definition, data)) => {
+                    let (header, definition, data) = (header.clone(), definition.clone(), data.clone());
+                    self.enqueue(part.slot, assign.runtime, Job { attempt: job, header, definition, data });
+                }
+                Err(text) => self.finished(part.slot, job, unreadable(text)),
+            }
+        }
+    }
+
+    fn enqueue(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) {
+        let place = &mut self.slots[slot as usize];
+        let free = place.running.is_empty() || place.runtime == Some(runtime);
+        if free && place.waiting.is_empty() {
+            place.runtime = Some(runtime);
+            place.running.push_back(job.attempt);
+            self.outputs.push_back(Output::Start(slot, runtime, job));
+        } else {
+            place.waiting.push_back((runtime, job));
+        }
+    }
+
+    /// A slot runs one thing at a time, whatever the runtime: jobs of another one wait until it is empty.
+    fn let_next_runtime_run(&mut self, slot: SlotIndex) {
+        let place = &mut self.slots[slot as usize];
+        while let Some((runtime, _)) = place.waiting.front() {
+            if !place.running.is_empty() && place.runtime != Some(*runtime) {
+                return;
+            }
+            let Some((runtime, job)) = place.waiting.pop_front() else { return };
+            place.runtime = Some(runtime);
+            place.running.push_back(job.attempt);
+            self.outputs.push_back(Output::Start(slot, runtime, job));
+        }
+    }
+
+    fn forget(&mut self, job: u64) -> Option<Work> {
+        let work = self.work.remove(&job)?;
+        self.by_attempt.remove(&work.attempt);
+        let place = &mut self.slots[work.slot as usize];
+        if place.running.front() == Some(&job) {
+            place.running.pop_front();
+        } else {
+            place.running.retain(|running| *running != job);
+        }
+        Some(work)
+    }
+
+    fn cancel(&mut self, attempt: Attempt, force: bool) {
+        let Some(&job) = self.by_attempt.get(&attempt) else { return };
+        let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
+        let place = &mut self.slots[slot as usize];
+        let before = place.waiting.len();
+        place.waiting.retain(|(_, waiting)| waiting.attempt != job);
+        if place.waiting.len() < before {
+            let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
+            self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
+        } else {
+            self.outputs.push_back(Output::Cancel(slot, runtime, job, force));
+        }
+    }
+
+    fn recall(&mut self, attempt: Attempt) {
+        let Some(&job) = self.by_attempt.get(&attempt) else { return };
+        let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
+        let place = &mut self.slots[slot as usize];
+        let before = place.waiting.len();
+        place.waiting.retain(|(_, waiting)| waiting.attempt != job);
+        if place.waiting.len() < before {
+            self.handle_recalled(job);
+        } else if place.running.front() != Some(&job) {
+            self.outputs.push_back(Output::Recall(slot, runtime, job));
+        }
+    }
+
+    fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
+        let Some(work) = self.work.get_mut(&job) else { return };
+        let attempt = work.attempt;
+        let (kept, stream) = match stream {
+            OutputStream::Stdout => (&mut work.stdout, Stream::Stdout),
+            OutputStream::Stderr => (&mut work.stderr, Stream::Stderr),
+        };
+        let pieces = kept.handle_output(bytes);
+        for (offset, bytes) in pieces {
+            self.send(FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes }));
+        }
+    }
+
+    fn finished(&mut self, slot: SlotIndex, job: u64, reply: Reply) {
+        let Some(mut work) = self.forget(job) else { return };
+        for (kept, stream) in [(&mut work.stdout, Stream::Stdout), (&mut work.stderr, Stream::Stderr)] {
+            for (offset, bytes) in kept.take_end() {
+                self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
+            }
+        }
+        let Reply { outcome, header, data, run_us } = reply;
+        let outcome = match outcome {
+            JobOutcome::Succeeded => Outcome::SUCCEEDED,
+            JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
+            JobOutcome::Cancelled => Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran"),
+            JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
+        };
+        let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
+        let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
+        if !with_payload {
+            self.send(FromEngine::Finished(finished));
+        } else {
+            let mut buffers = Vec::with_capacity(1 + data.len());
+            buffers.push(encode_header(&header).into());
+            buffers.extend(data);
+            match self.sessions.pack(work.session, buffers) {
+                Ok(Packed::Inline(inline)) => {
+                    finished.payload = Some(Payload::Inline(inline));
+                    self.send(FromEngine::Finished(finished));
+                }
+                Ok(Packed::Chunked(sealed)) => {
+                    self.unsent.push_back(Unsent::Finished(finished, sealed, work.session, work.n, work.slot));
+                    self.send_unsent();
+                }
+                Err(text) => {
+                    finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Payload, text);
+                    self.send(FromEngine::Finished(finished));
+                }
+            }
+        }
+        self.let_next_runtime_run(slot);
+    }
+
+    /// Sends a message, or keeps it until there is a connection.
+    fn send(&mut self, message: FromEngine) {
+        if self.connected {
+            return self.outputs.push_back(Output::Send(message));
+        }
+        if matches!(message, FromEngine::Output(_)) && self.unsent.len() >= UNSENT_OUTPUT_MAX {
+            return;
+        }
+        self.unsent.push_back(Unsent::Plain(message));
+    }
+
+    /// Sends what waited for a connection, or for credit: the large results in their order.
+    fn send_unsent(&mut self) {
+        while self.connected {
+            match self.unsent.front() {
+                None => return,
+                Some(Unsent::Plain(_)) => {}
+                Some(Unsent::Finished(_, sealed, ..)) => {
+                    if self.announced.saturating_add(sealed.bytes()) > self.credit {
+                        return;
+                    }
+                }
+            }
+            match self.unsent.pop_front() {
+                Some(Unsent::Plain(message)) => self.outputs.push_back(Output::Send(message)),
+                Some(Unsent::Finished(finished, sealed, ..)) => self.send_large(finished, sealed),
+                None => return,
+            }
+        }
+    }
+
+    fn send_large(&mut self, mut finished: AttemptFinished, sealed: SealedPayload) {
+        self.announced += sealed.bytes();
+        self.next_transfer += 1;
+        let transfer = self.next_transfer;
+        let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
+        finished.payload = Some(Payload::Chunked { transfer, counter, bytes, instance });
+        self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
+        self.outputs.push_back(Output::Transfer(transfer, sealed));
+    }
+}
+
+type Prepared = (CallHeader, Option<Bytes>, Vec<Bytes>);
+
+fn prepare(buffers: Result<Vec<Bytes>, String>, definition: Option<Option<Bytes>>) -> Result<Prepared, String> {
+    let mut buffers = buffers?.into_iter();
+    let header = buffers.next().ok_or("the call has no header")?;
+    let header = decode_header::<CallHeader>(&header).map_err(|error| error.to_string())?;
+    let definition = match definition {
+        Some(None) => return Err("the function's definition did not arrive whole; submit the task again".to_owned()),
+        Some(definition) => definition,
+        None => None,
+    };
+    Ok((header, definition, buffers.collect()))
+}
+
+fn unreadable(text: &str) -> Reply {
+    let header = ReplyHeader::Raised(error("PayloadError", text));
+    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
+}
+
+/// An error that the engine itself raises, in the form of a remote exception.
+pub fn error(type_name: &str, message: &str) -> RemoteError {
+    RemoteError { type_name: type_name.into(), message: message.into(), traceback: String::new(), execution: None }
+}

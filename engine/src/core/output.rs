@@ -1,0 +1,74 @@
+//! How much of a job's output is kept: its start as it comes, and its end when the job has ended.
+
+use std::collections::VecDeque;
+
+use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
+
+/// One stream of one job.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Bytes that came in all.
+    total: u64,
+    /// The last bytes that came beyond the start.
+    tail: VecDeque<u8>,
+}
+
+impl Kept {
+    /// Takes output. Gives the pieces to send now, each with its offset.
+    pub fn handle_output(&mut self, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        let room = (OUTPUT_KEPT_BYTES as u64).saturating_sub(self.total) as usize;
+        let (now, later) = bytes.split_at(room.min(bytes.len()));
+        let pieces = pieces(self.total, now);
+        self.total += bytes.len() as u64;
+        self.tail.extend(&later[later.len().saturating_sub(OUTPUT_KEPT_BYTES)..]);
+        let over = self.tail.len().saturating_sub(OUTPUT_KEPT_BYTES);
+        self.tail.drain(..over);
+        pieces
+    }
+
+    /// The job has ended: gives the pieces of its last output.
+    pub fn take_end(&mut self) -> Vec<(u64, Vec<u8>)> {
+        let tail = Vec::from(std::mem::take(&mut self.tail));
+        pieces(self.total - tail.len() as u64, &tail)
+    }
+}
+
+fn pieces(offset: u64, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let chunks = bytes.chunks(OUTPUT_MESSAGE_BYTES_MAX);
+    chunks.scan(offset, |at, chunk| Some((std::mem::replace(at, *at + chunk.len() as u64), chunk.to_vec()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn start_and_end_are_kept_with_their_offsets(
+            lengths in proptest::collection::vec(0usize..400_000, 0..12)
+        ) {
+            let mut kept = Kept::default();
+            let mut written = Vec::new();
+            let mut pieces = Vec::new();
+            for length in lengths {
+                let bytes: Vec<u8> = (written.len()..written.len() + length).map(|i| (i % 251) as u8).collect();
+                pieces.extend(kept.handle_output(&bytes));
+                written.extend(bytes);
+            }
+            pieces.extend(kept.take_end());
+            let mut seen = 0;
+            for (offset, bytes) in &pieces {
+                let start = *offset as usize;
+                prop_assert!(start >= seen && bytes.len() <= OUTPUT_MESSAGE_BYTES_MAX);
+                prop_assert_eq!(&written[start..start + bytes.len()], &bytes[..]);
+                seen = start + bytes.len();
+            }
+            let sent: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+            prop_assert_eq!(sent, written.len().min(2 * OUTPUT_KEPT_BYTES));
+            prop_assert_eq!(seen, written.len());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What an engine process knows of the sessions whose tasks it runs: keys and definitions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use furlong_wire::ids::{InstanceId, SessionId};
+use furlong_wire::payload::{Packed, PayloadError, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret};
+
+/// The sessions of a process.
+#[derive(Debug)]
+pub struct Sessions {
+    instance: InstanceId,
+    known: BTreeMap<SessionId, Session>,
+    /// Where the counters of new sealers begin: beyond all that forgotten ones have used, since a session that comes back
+    /// comes with the same key.
+    counter_floor: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    secret: PayloadSecret,
+    requests: PayloadKey,
+    results: PayloadSealer,
+    definitions: BTreeMap<u32, Option<Bytes>>,
+}
+
+impl Sessions {
+    /// None known.
+    pub fn new(instance: InstanceId) -> Self {
+        Self { instance, known: BTreeMap::new(), counter_floor: 0 }
+    }
+
+    /// The process's instance, which enters its keys.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Learns a session's secret. One that is known already keeps its sealer: a second one would repeat nonces.
+    pub fn learn(&mut self, id: SessionId, secret: &PayloadSecret) {
+        if self.known.get(&id).is_some_and(|session| session.secret == *secret) {
+            return;
+        }
+        self.forget(id);
+        let session = Session {
+            requests: secret.request_key(&id),
+            results: secret.result_key(&id, &self.instance).into_sealer_from(self.counter_floor),
+            secret: secret.clone(),
+            definitions: BTreeMap::new(),
+        };
+        self.known.insert(id, session);
+    }
+
+    /// The session is over.
+    pub fn forget(&mut self, id: SessionId) {
+        if let Some(session) = self.known.remove(&id) {
+            self.counter_floor = self.counter_floor.max(session.results.counter());
+        }
+    }
+
+    /// Whether the session's secret is here.
+    pub fn knows(&self, id: SessionId) -> bool {
+        self.known.contains_key(&id)
+    }
+
+    /// What opens a large payload of a session; none if the session is unknown.
+    pub fn opener(&self, id: SessionId, counter: u64, bytes: u64) -> Option<Result<PayloadOpener, PayloadError>> {
+        self.known.get(&id).map(|session| PayloadOpener::new(session.requests.clone(), counter, bytes))
+    }
+
+    /// Prepares a result for the wire.
+    ///
+    /// # Errors
+    /// Why it cannot be sent, for people.
+    pub fn pack(&mut self, id: SessionId, buffers: Vec<Bytes>) -> Result<Packed, String> {
+        let session = self.known.get_mut(&id).ok_or("the client's session has ended")?;
+        session.results.pack(buffers).map_err(|error| error.to_string())
+    }
+
+    /// Keeps a definition; none if it did not arrive whole.
+    pub fn define(&mut self, id: SessionId, number: u32, blob: Option<Bytes>) {
+        if let Some(session) = self.known.get_mut(&id) {
+            session.definitions.insert(number, blob);
+        }
+    }
+
+    /// A definition, if it is here.
+    pub fn definition(&self, id: SessionId, number: u32) -> Option<Bytes> {
+        self.known.get(&id)?.definitions.get(&number)?.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_comes_back_never_repeats_a_counter() {
+        let mut sessions = Sessions::new(InstanceId([1; 16]));
+        let (id, secret) = (SessionId([2; 16]), PayloadSecret::new([3; 32]));
+        let mut counters = Vec::new();
+        for _ in 0..3 {
+            sessions.learn(id, &secret);
+            sessions.learn(id, &secret);
+            let Ok(Packed::Chunked(sealed)) = sessions.pack(id, vec![vec![0; 5_000].into()]) else { panic!("not large") };
+            counters.push(sealed.counter());
+            sessions.forget(id);
+        }
+        assert_eq!(counters, [0, 1, 2]);
+    }
+}

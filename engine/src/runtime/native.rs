@@ -1,0 +1,326 @@
+//! The `native` runtime: Rust functions in the engine's binary, one thread a slot.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use furlong_wire::call::{Call, CallHeader, Codec, ReplyHeader};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{EventSender, Job, JobOutcome, Reply, SlotEvent, SlotIndex};
+use crate::core::error;
+
+/// The functions of an engine, by name.
+pub type Functions = BTreeMap<String, NativeFunction>;
+
+/// A registered function: buffers in, buffers out, in the call's codec.
+pub type NativeFunction = Box<dyn Fn(Codec, &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> + Send + Sync>;
+
+/// Why a function did not give a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FunctionError {
+    /// The kind, as an exception's type name.
+    pub type_name: String,
+    /// What happened.
+    pub message: String,
+}
+
+impl FunctionError {
+    /// An error of a kind.
+    pub fn new(type_name: &str, message: impl fmt::Display) -> Self {
+        Self { type_name: type_name.to_owned(), message: message.to_string() }
+    }
+}
+
+/// Something that can be called with arguments that came over the wire: functions of up to six arguments.
+pub trait Callable<Arguments, Output>: Send + Sync + 'static {
+    /// Decodes the arguments, calls, encodes the value.
+    fn call(&self, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError>;
+}
+
+macro_rules! callable {
+    ($($argument:ident)*) => {
+        impl<F, R, $($argument),*> Callable<($($argument,)*), R> for F
+        where
+            F: Fn($($argument),*) -> R + Send + Sync + 'static,
+            R: Serialize,
+            $($argument: DeserializeOwned,)*
+        {
+            #[allow(non_snake_case, reason = "the type parameters name the arguments too")]
+            fn call(&self, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+                let ($($argument,)*): ($($argument,)*) = decode_arguments(codec, data)?;
+                encode_value(codec, &self($($argument),*))
+            }
+        }
+    };
+}
+
+callable!();
+callable!(A);
+callable!(A B);
+callable!(A B C);
+callable!(A B C D);
+callable!(A B C D E);
+callable!(A B C D E G);
+
+/// Unit arguments: msgpack has no empty tuple that serde reads as `()`, so they are read as an empty array.
+fn decode_arguments<T: DeserializeOwned>(codec: Codec, data: &[Bytes]) -> Result<T, FunctionError> {
+    let wrong = |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the arguments do not fit: {error}"));
+    let bytes: &[u8] = data.first().map_or(&[], |buffer| buffer);
+    match codec {
+        Codec::Msgpack if bytes.is_empty() => rmp_serde::from_slice(&[0x90]).map_err(|error| wrong(&error)),
+        Codec::Msgpack => rmp_serde::from_slice(bytes).map_err(|error| wrong(&error)),
+        Codec::Json => {
+            let (arguments, named): (serde_json::Value, serde_json::Map<String, serde_json::Value>) =
+                serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
+            if !named.is_empty() {
+                return Err(wrong(&"a Rust function takes its arguments by position"));
+            }
+            serde_json::from_value(arguments).map_err(|error| wrong(&error))
+        }
+        Codec::Pickle => Err(wrong(&"a Rust function takes msgpack or JSON, not pickle")),
+        Codec::Raw => Err(wrong(&"this function takes msgpack or JSON; a raw function is registered as such")),
+    }
+}
+
+fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+    let wrong = |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the value cannot be sent: {error}"));
+    let bytes = match codec {
+        Codec::Json => serde_json::to_vec(value).map_err(|error| wrong(&error))?,
+        _ => rmp_serde::to_vec_named(value).map_err(|error| wrong(&error))?,
+    };
+    let codec = if codec == Codec::Json { Codec::Json } else { Codec::Msgpack };
+    Ok((codec, vec![bytes.into()]))
+}
+
+/// One slot: a queue and the thread that works on it.
+#[derive(Debug)]
+pub struct NativeSlot {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    running: Option<(u64, Arc<AtomicBool>)>,
+    closed: bool,
+}
+
+impl NativeSlot {
+    /// Starts the slot's thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn new(slot: SlotIndex, functions: Arc<Functions>, events: EventSender) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new() });
+        let of_thread = shared.clone();
+        let name = format!("slot {slot}");
+        std::thread::Builder::new().name(name).spawn(move || work(slot, &of_thread, &functions, &events))?;
+        Ok(Self { shared })
+    }
+
+    /// Lets the thread run a job, after those that it has.
+    pub fn start(&self, job: Job) {
+        let mut queue = self.shared.lock();
+        queue.jobs.push_back(job);
+        let idle = queue.running.is_none() && queue.jobs.len() == 1;
+        drop(queue);
+        if idle {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Takes a job back. False if it has begun.
+    pub fn recall(&self, job: u64) -> bool {
+        let mut queue = self.shared.lock();
+        let before = queue.jobs.len();
+        queue.jobs.retain(|waiting| waiting.attempt != job);
+        queue.jobs.len() < before
+    }
+
+    /// Asks a running job to end ([`is_cancelled`]). A thread cannot be killed: the function must look.
+    pub fn cancel(&self, job: u64) {
+        let queue = self.shared.lock();
+        if let Some((running, cancelled)) = &queue.running
+            && *running == job
+        {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for NativeSlot {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        // User code never runs under this lock, so a poisoned one is whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, cancelled: &Arc<AtomicBool>) -> Option<Job> {
+        let mut queue = self.lock();
+        queue.running = None;
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                cancelled.store(false, Ordering::Relaxed);
+                queue.running = Some((job.attempt, cancelled.clone()));
+                return Some(job);
+            }
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+thread_local! {
+    static CANCELLED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Whether the task that runs on this thread was cancelled: a long function looks now and then, and returns early.
+pub fn is_cancelled() -> bool {
+    CANCELLED.with_borrow(|cancelled| cancelled.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)))
+}
+
+fn work(slot: SlotIndex, shared: &Shared, functions: &Functions, events: &EventSender) {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    CANCELLED.set(Some(cancelled.clone()));
+    while let Some(job) = shared.next(&cancelled) {
+        let began = Instant::now();
+        let result = call(functions, &job.header, &job.data);
+        let run_us = began.elapsed().as_micros() as u64;
+        let (outcome, header, data) = match result {
+            Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
+            Err(failure) if cancelled.load(Ordering::Relaxed) => (JobOutcome::Cancelled, raised(failure), Vec::new()),
+            Err(failure) => (JobOutcome::Failed, raised(failure), Vec::new()),
+        };
+        let reply = Reply { outcome, header, data, run_us };
+        if events.send((slot, SlotEvent::Finished { attempt: job.attempt, reply })).is_err() {
+            return;
+        }
+    }
+}
+
+fn raised(failure: FunctionError) -> ReplyHeader {
+    ReplyHeader::Raised(error(&failure.type_name, &failure.message))
+}
+
+fn call(functions: &Functions, header: &CallHeader, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+    let Call::Named { function: name } = &header.call else {
+        return Err(FunctionError::new("TypeError", "a native task names a function; source code is for Python tasks"));
+    };
+    let Some(function) = functions.get(name) else {
+        let known: Vec<&str> = functions.keys().map(String::as_str).collect();
+        let text = format!("this engine has no native function `{name}`; it has: {}", known.join(", "));
+        return Err(FunctionError::new("NameError", text));
+    };
+    catch_unwind(AssertUnwindSafe(|| function(header.codec, data)))
+        .unwrap_or_else(|panic| Err(FunctionError::new("panic", panic_text(&*panic))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("the function panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    fn functions() -> Arc<Functions> {
+        let mut functions = Functions::new();
+        let add = |a: i64, b: i64| a + b;
+        functions.insert("add".into(), Box::new(move |codec, data| Callable::call(&add, codec, data)));
+        let nothing = || 7u8;
+        functions.insert("nothing".into(), Box::new(move |codec, data| Callable::call(&nothing, codec, data)));
+        functions.insert("panics".into(), Box::new(|_, _| panic!("on purpose")));
+        functions.insert(
+            "waits".into(),
+            Box::new(|_, _| {
+                while !is_cancelled() {
+                    std::thread::yield_now();
+                }
+                Err(FunctionError::new("Stopped", "asked to stop"))
+            }),
+        );
+        Arc::new(functions)
+    }
+
+    fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
+        let header = CallHeader { call: Call::Named { function: function.into() }, codec };
+        Job { attempt, header, definition: None, data: vec![Bytes::copy_from_slice(data)] }
+    }
+
+    fn next_reply(events: &mut mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>) -> Reply {
+        match events.blocking_recv() {
+            Some((_, SlotEvent::Finished { reply, .. })) => reply,
+            other => panic!("not finished: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn functions_take_msgpack_and_json_and_answer_in_kind() {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        slot.start(job(1, "add", Codec::Msgpack, &rmp_serde::to_vec(&(2, 3)).unwrap()));
+        assert_eq!(next_reply(&mut events).data, [rmp_serde::to_vec(&5).unwrap()]);
+        slot.start(job(2, "add", Codec::Json, b"[[2, 3], {}]"));
+        assert_eq!(next_reply(&mut events).data, ["5"]);
+        slot.start(job(3, "nothing", Codec::Msgpack, b""));
+        assert_eq!(next_reply(&mut events).data, [vec![7]]);
+    }
+
+    #[test]
+    fn wrong_arguments_unknown_names_and_panics_are_errors_of_their_task() {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        for (function, codec, type_name) in [
+            ("add", Codec::Json, "TypeError"),
+            ("add", Codec::Pickle, "TypeError"),
+            ("missing", Codec::Msgpack, "NameError"),
+            ("panics", Codec::Msgpack, "panic"),
+        ] {
+            slot.start(job(1, function, codec, b"[[2], {}]"));
+            let reply = next_reply(&mut events);
+            assert_eq!(reply.outcome, JobOutcome::Failed);
+            assert!(matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name), "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_reaches_the_running_job_and_a_recall_the_waiting_one() {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        slot.start(job(1, "waits", Codec::Msgpack, b""));
+        slot.start(job(2, "nothing", Codec::Msgpack, b""));
+        while slot.shared.lock().running.is_none() {
+            std::thread::yield_now();
+        }
+        assert!(slot.recall(2) && !slot.recall(1));
+        slot.cancel(2);
+        slot.cancel(1);
+        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
+        slot.start(job(3, "nothing", Codec::Msgpack, b""));
+        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Succeeded);
+    }
+}

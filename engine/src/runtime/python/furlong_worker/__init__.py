@@ -1,0 +1,13 @@
+"""Furlong's Python worker: runs the jobs of one slot as a child process of the engine.
+
+It needs CPython 3.8 or later and nothing but the standard library. `process.rs` embeds these files,
+starts an interpreter with a short bootstrap and sends them to it; then `worker.main` takes over.
+
+Modules: `channel` has the protocol, `worker` the loop, interrupts, threads and forks, `calls` the
+codecs, `sources` the functions that came as text, `output` the two streams, `errors` how exceptions
+are told.
+"""
+
+from typing import Union
+
+Buffer = Union[bytes, bytearray, memoryview]

@@ -1,0 +1,87 @@
+"""How arguments become a call, and its value a reply: the codecs of `wire/src/call.rs`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any, Callable, Sequence
+
+from furlong_worker import Buffer
+from furlong_worker.channel import JSON, PICKLE, RAW
+from furlong_worker.errors import type_name
+
+# Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
+OUT_OF_BAND_BYTES_MIN = 4096
+BUFFERS_MAX = 4000
+
+
+def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> list[Buffer]:
+    """Decode the arguments, call, and encode the value."""
+    if not data and codec != RAW:
+        raise TypeError("the call has no buffer with its arguments")
+    if codec == JSON:
+        args, kwargs = _arguments_from_json(data)
+        return [_value_to_json(function(*args, **kwargs))]
+    if codec == PICKLE:
+        args, kwargs = pickle.loads(data[0], buffers=data[1:])
+        return _value_to_pickle(function(*args, **kwargs))
+    if codec == RAW:
+        return _value_to_raw(function(*[memoryview(buffer) for buffer in data]))
+    raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")
+
+
+_json_decode = json.JSONDecoder().decode
+_json_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _arguments_from_json(data: Sequence[Buffer]) -> tuple[Sequence[Any], dict[str, Any]]:
+    if data[0] == b"[[],{}]":
+        return (), {}
+    call = _json_decode(str(data[0], "utf-8"))
+    try:
+        args, kwargs = call
+        if isinstance(args, list) and isinstance(kwargs, dict):
+            return args, kwargs
+    except (TypeError, ValueError):
+        pass
+    raise TypeError("the arguments of a json call are [[positional...], {named...}]")
+
+
+def _value_to_json(value: Any) -> bytes:
+    if value is None:
+        return b"null"
+    try:
+        return _json_encode(value).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"the result, a {type_name(type(value))}, cannot be written as json: {error}; "
+            "return plain values, or call with pickle"
+        ) from None
+
+
+def _value_to_pickle(value: Any) -> list[Buffer]:
+    views: list[Buffer] = []
+
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(views) == BUFFERS_MAX:
+            return True
+        views.append(view)
+        return False
+
+    return [pickle.dumps(value, protocol=5, buffer_callback=is_in_band), *views]
+
+
+def _value_to_raw(value: Any) -> list[Buffer]:
+    if value is None:
+        return []
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if len(parts) > BUFFERS_MAX:
+        raise ValueError(f"a result has at most {BUFFERS_MAX} buffers, not {len(parts)}")
+    try:
+        return [memoryview(part).cast("B") for part in parts]
+    except TypeError as error:
+        raise TypeError(
+            "the result of a raw call is bytes-like, or a list of such, "
+            f"not a {type_name(type(value))}: {error}"
+        ) from None

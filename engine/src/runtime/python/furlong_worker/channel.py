@@ -1,0 +1,250 @@
+"""The protocol with the engine; `protocol.rs` is the other side.
+
+Frames
+------
+All numbers are little-endian.
+
+* To the worker: ``length u64, attempt u64, kind u8, codec u8, flags u8, zero u8, buffers u32``,
+  then a ``u64`` size for each buffer, then the buffers. `length` counts what comes after the
+  header. With the flag `LARGE`, each buffer begins at a multiple of 64 bytes within the body,
+  and nothing comes before or after the frame while its job is unfinished.
+* To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
+  zero u16``, then sizes and buffers as above, without gaps.
+
+Output
+------
+When a job has ended and bytes are unread in a pipe, its reply carries the flag `DRAIN`, and the
+worker begins nothing before the engine has answered `DRAINED`. While more than one job is with the
+worker, the engine never takes the last byte out of a pipe. So of what a job wrote, some is still
+there at its end, and all of it belongs to the job whose reply says `DRAIN`.
+
+Interrupts
+----------
+To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says only "read your
+socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
+for another. With `ASK` and SIGINT the engine asks which attempt runs; the answer comes after all
+replies that wait.
+"""
+
+from __future__ import annotations
+
+import collections
+import mmap
+import os
+import socket
+import struct
+import threading
+from typing import Sequence, Tuple, Union
+
+from furlong_worker import Buffer
+from furlong_worker.sources import LoadedSource, Sources
+
+# Kind, codec, attempt, buffers, and what a call by source refers to.
+Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, None]]
+
+REQUEST = struct.Struct("<QQBBBxI")
+REPLY = struct.Struct("<QQQQIBBxx")
+SIZE = struct.Struct("<Q")
+
+# Kinds of request.
+EXECUTE, NAMED, SOURCE, CANCEL, DRAINED, ASK, ENGINE_ID = range(1, 8)
+# Kinds of reply.
+READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY = range(1, 8)
+# Codecs.
+JSON, PICKLE, MSGPACK, RAW = range(1, 5)
+# Flags of a request and of a reply.
+LARGE = 1
+DRAIN = 1
+
+NO_ATTEMPT = 2**64 - 1
+ALIGNMENT = 64
+# Room for the most that the engine sends ahead (256 KiB) and more.
+INBOX_BYTES = 512 * 1024
+# A reply waits for others unless so many wait, their bytes are so many, or its job took so long.
+REPLIES_MAX = 32
+REPLY_BYTES_MAX = 64 * 1024
+SHORT_JOB_US = 1000
+
+
+class Channel:
+    """The socket to the engine.
+
+    Complete jobs come out of `jobs`; control messages take effect as they are read.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.jobs: collections.deque[Job] = collections.deque()
+        self.cancelled: set[int] = set()
+        self.questions: list[int] = []
+        self.drained = False
+        self.engine_id: int | None = None
+        self.sources = Sources()
+        self._inbox = bytearray(INBOX_BYTES)
+        self._view = memoryview(self._inbox)
+        self._filled = 0
+        self._replies: list[Buffer] = []
+        self._reply_count = 0
+        self._reply_bytes = 0
+        self._send_lock = threading.Lock()
+
+    def receive(self) -> None:
+        """Wait for at least one byte, then take in all complete frames.
+
+        At the end of file the process ends.
+        """
+        try:
+            received = self.sock.recv_into(self._view[self._filled :])
+        except OSError:
+            received = 0
+        if received == 0:
+            os._exit(0)  # the engine is gone
+        self._filled += received
+        self._take_frames()
+
+    def receive_ready(self) -> None:
+        """Take in what has arrived, without waiting."""
+        while self._filled < INBOX_BYTES:
+            try:
+                received = self.sock.recv_into(self._view[self._filled :], 0, socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            if received == 0:
+                return  # the next `receive` sees it as well
+            self._filled += received
+            self._take_frames()
+
+    def _take_frames(self) -> None:
+        inbox, start, filled = self._inbox, 0, self._filled
+        while filled - start >= REQUEST.size:
+            length, attempt, kind, codec, flags, count = REQUEST.unpack_from(inbox, start)
+            body = start + REQUEST.size
+            if flags & LARGE:
+                self._take_large(
+                    kind, codec, attempt, count, length, memoryview(inbox)[body:filled]
+                )
+                start = filled
+                break
+            end = body + length
+            if end > filled:
+                break
+            if kind <= SOURCE:
+                buffers = []
+                at = body + 8 * count
+                for offset in range(body, at, 8):
+                    (size,) = SIZE.unpack_from(inbox, offset)
+                    buffers.append(inbox[at : at + size])
+                    at += size
+                self._add_job(kind, codec, attempt, buffers)
+            else:
+                self._take_control(kind, attempt)
+            start = end
+        if start:
+            rest = filled - start
+            if rest:
+                inbox[:rest] = inbox[start:filled]
+            self._filled = rest
+
+    def _take_large(
+        self, kind: int, codec: int, attempt: int, count: int, length: int, begun: memoryview
+    ) -> None:
+        """Receive the rest of a large frame into pages of its own.
+
+        So its buffers are aligned, and never copied.
+        """
+        body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        body[: len(begun)] = begun
+        filled = len(begun)
+        while filled < length:
+            received = self.sock.recv_into(body[filled:])
+            if received == 0:
+                os._exit(0)
+            filled += received
+        buffers: list[Buffer] = []
+        at = 8 * count
+        for (size,) in SIZE.iter_unpack(body[:at]):
+            at = (at + ALIGNMENT - 1) & -ALIGNMENT
+            buffers.append(body[at : at + size])
+            at += size
+        self._add_job(kind, codec, attempt, buffers)
+
+    def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
+        source = self.sources.note(buffers) if kind == SOURCE else None
+        self.jobs.append((kind, codec, attempt, buffers, source))
+
+    def _take_control(self, kind: int, number: int) -> None:
+        if kind == CANCEL:
+            self.cancelled.add(number)
+        elif kind == DRAINED:
+            self.drained = True
+        elif kind == ASK:
+            self.questions.append(number)
+        elif kind == ENGINE_ID:
+            self.engine_id = number
+
+    def reply(
+        self,
+        attempt: int,
+        kind: int,
+        flags: int,
+        run_us: int,
+        count: int,
+        buffers: Sequence[Buffer],
+    ) -> None:
+        """Queue a reply; it is sent at once if it should not wait for others."""
+        sizes = [len(buffer) for buffer in buffers]
+        length = sum(sizes) + 8 * len(sizes)
+        replies = self._replies
+        replies.append(REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags))
+        for size in sizes:
+            replies.append(SIZE.pack(size))
+        replies += buffers
+        self._reply_count += 1
+        self._reply_bytes += length
+        if (
+            flags & DRAIN
+            or run_us > SHORT_JOB_US
+            or self._reply_count > REPLIES_MAX
+            or self._reply_bytes > REPLY_BYTES_MAX
+        ):
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all queued replies."""
+        if self._replies:
+            replies = self._replies
+            self._replies, self._reply_count = [], 0
+            if self._reply_bytes <= REPLY_BYTES_MAX:
+                replies = [b"".join(replies)]
+            self._reply_bytes = 0
+            self._send(replies)
+
+    def answer_questions(self, running: int | None) -> None:
+        """Tell the engine what runs now, after all replies that were queued."""
+        self.flush()
+        while self.questions:
+            question = self.questions.pop(0)
+            attempt = NO_ATTEMPT if running is None else running
+            self._send([REPLY.pack(0, attempt, 0, question, 0, RUNNING, 0)])
+
+    def send_stray(self, stream: int, data: bytes) -> None:
+        """Send output that belongs to no job; callable from any thread."""
+        self._send(
+            [
+                REPLY.pack(8 + len(data), NO_ATTEMPT, 0, stream, 1, STRAY, 0),
+                SIZE.pack(len(data)),
+                data,
+            ]
+        )
+
+    def send_ready(self) -> None:
+        """Tell the engine that jobs may come."""
+        self._send([REPLY.pack(0, NO_ATTEMPT, 0, 0, 0, READY, 0)])
+
+    def _send(self, pieces: list[Buffer]) -> None:
+        with self._send_lock:
+            try:
+                for piece in pieces:
+                    self.sock.sendall(piece)
+            except OSError:
+                os._exit(0)  # the engine is gone, or the code has closed our socket

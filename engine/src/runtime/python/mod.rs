@@ -1,0 +1,120 @@
+//! The `python` runtime: a child CPython for each slot.
+//!
+//! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first job (`process`), talks with
+//! its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`), and when the
+//! interpreter dies, reports what was lost and starts the next one for the next job.
+
+mod held;
+mod interpreter;
+mod outbox;
+mod process;
+mod protocol;
+mod session;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::reaper::Reaper;
+
+pub use interpreter::{ResolvedInterpreter, find_interpreter};
+pub use slot::PythonSlot;
+
+/// What the interpreters of one engine process have in common.
+#[derive(Clone, Debug)]
+pub struct PythonConfig {
+    /// The interpreter, as [`find_interpreter`] gives it; it may be a shim.
+    pub interpreter: PathBuf,
+    /// Variables that the interpreters see beyond the engine's own.
+    pub env: Vec<(OsString, OsString)>,
+    /// Slots that share the machine's cores.
+    pub slots_in_process: u32,
+    /// How long a forced cancel waits for the interrupt to work before it kills.
+    pub kill_grace: Duration,
+    /// How long an interpreter may take to start.
+    pub start_timeout: Duration,
+}
+
+impl PythonConfig {
+    /// The defaults for an interpreter: no variables, one slot, a grace of 1 s, 60 s to start.
+    pub fn new(interpreter: PathBuf) -> Self {
+        Self {
+            interpreter,
+            env: Vec::new(),
+            slots_in_process: 1,
+            kill_grace: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What all slots of an engine process share. Nothing is run before the first job.
+#[derive(Debug)]
+pub struct PythonShared {
+    config: PythonConfig,
+    resolved: OnceCell<ResolvedInterpreter>,
+    reaper: Reaper,
+}
+
+impl PythonShared {
+    /// Makes it; nothing is run.
+    pub fn new(config: PythonConfig) -> Self {
+        Self { config, resolved: OnceCell::new(), reaper: Reaper::default() }
+    }
+
+    /// The real interpreter behind the configured one, found by running that once.
+    ///
+    /// # Errors
+    /// [`PythonError::Unusable`]; the next call tries again.
+    pub async fn resolve(&self) -> Result<&ResolvedInterpreter, PythonError> {
+        let resolve = || ResolvedInterpreter::resolve(&self.config.interpreter, &self.config.env);
+        self.resolved.get_or_try_init(resolve).await
+    }
+
+    /// The real interpreter, once it is known.
+    pub fn resolved(&self) -> Option<&ResolvedInterpreter> {
+        self.resolved.get()
+    }
+}
+
+/// Why there is no interpreter. Each text is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PythonError {
+    /// No program of this name is in `PATH`.
+    #[error("there is no `{}` in PATH: install Python 3.8 or later, or name one with --python", name.display())]
+    NotFound {
+        /// The name.
+        name: PathBuf,
+    },
+    /// The path names nothing that can be run.
+    #[error("{} is not an executable file: name another interpreter with --python", path.display())]
+    NotExecutable {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It runs, but is no Python that the worker can run in.
+    #[error("{} is of no use as an interpreter ({why}): name another with --python", path.display())]
+    Unusable {
+        /// The path.
+        path: PathBuf,
+        /// What it did instead.
+        why: String,
+    },
+    /// The interpreter ended, or could not be run, before it took jobs.
+    #[error("the interpreter {} did not start: {why}", path.display())]
+    CannotStart {
+        /// The path.
+        path: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// The process that kills interpreters when the engine dies could not be started.
+    #[error("cannot start /bin/sh, which ends the interpreters when the engine dies: {0}")]
+    Reaper(#[source] io::Error),
+}

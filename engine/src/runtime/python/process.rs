@@ -1,0 +1,322 @@
+//! One interpreter as a process: its start, its pipes, its death.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread::available_parallelism;
+
+use bytes::{Bytes, BytesMut};
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::protocol::{Inbox, Incoming};
+use super::{PythonConfig, PythonError, PythonShared};
+use crate::runtime::OutputStream;
+
+/// A running interpreter whose worker takes jobs. Its process group is killed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Interpreter {
+    pub(super) child: Child,
+    pub(super) socket: UnixStream,
+    pub(super) stdout: OutputPipe,
+    pub(super) stderr: OutputPipe,
+    pid: Pid,
+    group: Arc<ProcessGroup>,
+}
+
+impl Interpreter {
+    /// Starts an interpreter, and waits until its worker is ready.
+    pub(super) async fn start(shared: &PythonShared, group: &Arc<ProcessGroup>) -> Result<Self, PythonError> {
+        let resolved = shared.resolve().await?;
+        let path = &resolved.executable;
+        let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
+        let mut interpreter = Self::spawn(path.as_os_str(), &shared.config, group).map_err(cannot_start)?;
+        shared.reaper.add(interpreter.pid).await.map_err(PythonError::Reaper)?;
+        let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
+            Ok(Ok(())) => return Ok(interpreter),
+            Ok(Err(_)) => {
+                interpreter.kill();
+                let status = interpreter.child.wait().await.map_err(cannot_start)?;
+                death_cause(status, &interpreter.stderr.read_tail())
+            }
+            Err(_) => format!("its worker was not ready within {} s", shared.config.start_timeout.as_secs()),
+        };
+        interpreter.bury(shared).await;
+        // One line: of a traceback, the last line says most.
+        let why = why.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
+        let why = if why.len() > 1 { format!("{}: {}", why[0], why[why.len() - 1]) } else { why.concat() };
+        Err(PythonError::CannotStart { path: path.clone(), why })
+    }
+
+    fn spawn(path: &OsStr, config: &PythonConfig, group: &Arc<ProcessGroup>) -> io::Result<Self> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a limit.
+        let _ = set_socket_send_buffer_size(&ours, SEND_BUFFER_BYTES);
+        let mut command = Command::new(path);
+        command
+            .args(["-c", BOOTSTRAP])
+            .envs(config.env.iter().map(|(name, value)| (name, value)))
+            .envs(thread_counts(config))
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
+        group.set(pid);
+        let stdout = child.stdout.take().expect("it was asked for as a pipe").into_owned_fd()?;
+        let stderr = child.stderr.take().expect("it was asked for as a pipe").into_owned_fd()?;
+        Ok(Self {
+            child,
+            socket: UnixStream::from_std(ours)?,
+            stdout: OutputPipe::new(OutputStream::Stdout, stdout)?,
+            stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
+            pid,
+            group: Arc::clone(group),
+        })
+    }
+
+    /// Sends the worker's files, and waits for its word.
+    async fn hand_over(&mut self) -> io::Result<()> {
+        self.socket.write_all(&worker_bundle()).await?;
+        let mut inbox = Inbox::default();
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_read_buf(inbox.room()) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            if let Incoming::Ready = inbox.poll_frame().map_err(io::Error::other)?.ok_or(io::ErrorKind::InvalidData)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends SIGINT to the interpreter alone: the worker's handler then reads its socket.
+    pub(super) fn interrupt(&self) {
+        if self.child.id().is_some() {
+            // It fails if the process has ended, which its exit status tells better.
+            let _ = kill_process(self.pid, Signal::INT);
+        }
+    }
+
+    /// Kills the interpreter and all that it has started.
+    pub(super) fn kill(&self) {
+        self.group.kill();
+    }
+
+    /// The interpreter has ended: kills what it left, and forgets the group.
+    pub(super) async fn bury(self, shared: &PythonShared) {
+        self.group.kill();
+        self.group.clear();
+        shared.reaper.remove(self.pid).await;
+    }
+}
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        self.group.kill();
+        self.group.clear();
+    }
+}
+
+/// The process group of a slot's interpreter, if one runs. Shared by the slot and its task: whoever goes first kills it.
+#[derive(Debug, Default)]
+pub(super) struct ProcessGroup(AtomicI32);
+
+impl ProcessGroup {
+    fn set(&self, group: Pid) {
+        self.0.store(group.as_raw_nonzero().get(), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Kills every process in it.
+    pub(super) fn kill(&self) {
+        if let Some(group) = Pid::from_raw(self.0.load(Ordering::Relaxed)) {
+            // It fails if nobody is left, which is what was wanted.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// The reading end of the interpreter's standard output or error.
+#[derive(Debug)]
+pub(super) struct OutputPipe {
+    pub(super) stream: OutputStream,
+    fd: AsyncFd<OwnedFd>,
+    is_closed: bool,
+    /// The last bytes that came, kept of standard error only.
+    tail: Vec<u8>,
+}
+
+impl OutputPipe {
+    fn new(stream: OutputStream, fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { stream, fd: AsyncFd::with_interest(fd, Interest::READABLE)?, is_closed: false, tail: Vec::new() })
+    }
+
+    /// Waits until there is something to read; forever once the other end is closed.
+    pub(super) async fn readable(&self) {
+        if self.is_closed || self.fd.readable().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Reads one piece after [`OutputPipe::readable`]; none if there is nothing after all.
+    pub(super) fn read_ready(&mut self) -> Option<Bytes> {
+        let mut piece = [0; PIECE_BYTES_MAX];
+        let read = self.fd.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut piece)?));
+        match read {
+            Ok(0) => self.is_closed = true,
+            Ok(bytes) => return Some(self.keep(&piece[..bytes])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.is_closed = true,
+        }
+        None
+    }
+
+    /// Reads what is there now except its last `left` bytes, and no more, whoever goes on writing.
+    pub(super) fn read_unread(&mut self, left: u64) -> Vec<Bytes> {
+        let unread = rustix::io::ioctl_fionread(&self.fd).unwrap_or(0);
+        let mut rest = unread.saturating_sub(left) as usize;
+        let mut pieces = Vec::new();
+        let mut piece = [0; PIECE_BYTES_MAX];
+        while rest > 0 {
+            match rustix::io::read(&self.fd, &mut piece[..rest.min(PIECE_BYTES_MAX)]) {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => pieces.push(self.keep(&piece[..bytes])),
+            }
+            rest = rest.saturating_sub(pieces.last().map_or(0, Bytes::len));
+        }
+        pieces
+    }
+
+    /// The last lines that came, among them what is unread.
+    pub(super) fn read_tail(&mut self) -> String {
+        self.read_unread(0);
+        String::from_utf8_lossy(&self.tail).trim().to_owned()
+    }
+
+    /// A job has ended: what it wrote says nothing about a later death.
+    pub(super) fn forget_tail(&mut self) {
+        self.tail.clear();
+    }
+
+    fn keep(&mut self, piece: &[u8]) -> Bytes {
+        if self.stream == OutputStream::Stderr {
+            let excess = (self.tail.len() + piece.len()).saturating_sub(TAIL_BYTES_MAX);
+            self.tail.drain(..excess.min(self.tail.len()));
+            self.tail.extend_from_slice(&piece[piece.len().saturating_sub(TAIL_BYTES_MAX)..]);
+        }
+        Bytes::copy_from_slice(piece)
+    }
+}
+
+/// Says how an interpreter ended, in a line, and then the last lines of its standard error.
+pub(super) fn death_cause(status: ExitStatus, stderr: &str) -> String {
+    let mut cause = match (status.signal(), status.code()) {
+        (Some(9), _) => "the interpreter was killed by SIGKILL, as the system does when memory runs out".to_owned(),
+        (Some(signal), _) => format!("the interpreter was killed by {}", signal_name(signal)),
+        (None, code) => format!("the interpreter ended with exit code {}", code.unwrap_or(-1)),
+    };
+    if !stderr.is_empty() {
+        cause.push('\n');
+        cause.push_str(stderr);
+    }
+    cause
+}
+
+fn signal_name(signal: i32) -> String {
+    let names = [
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::HUP, "SIGHUP"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::INT, "SIGINT"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+    ];
+    let name = names.iter().find(|(known, _)| known.as_raw() == signal);
+    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
+/// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them.
+fn thread_counts(config: &PythonConfig) -> Vec<(&'static str, String)> {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let share = (cores / config.slots_in_process.max(1) as usize).max(1).to_string();
+    let is_set = |name: &str| std::env::var_os(name).is_some() || config.env.iter().any(|(set, _)| set == name);
+    THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
+}
+
+/// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
+fn worker_bundle() -> Bytes {
+    let mut bundle = BytesMut::from(format!("{:8}", WORKER_FILES.len()).as_bytes());
+    for (module, text) in WORKER_FILES {
+        bundle.extend_from_slice(format!("{module:<56}{:8}", text.len()).as_bytes());
+        bundle.extend_from_slice(text.as_bytes());
+    }
+    bundle.freeze()
+}
+
+/// In the order in which they import each other.
+const WORKER_FILES: [(&str, &str); 7] = [
+    ("furlong_worker", include_str!("furlong_worker/__init__.py")),
+    ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
+    ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
+    ("furlong_worker.errors", include_str!("furlong_worker/errors.py")),
+    ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
+    ("furlong_worker.output", include_str!("furlong_worker/output.py")),
+    ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
+];
+
+/// Reads the worker's files from the socket, so that they need no place on disk and no room in the list of processes.
+///
+/// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there is
+/// the user's.
+const BOOTSTRAP: &str = r#"# Furlong worker
+import os, sys, types
+def read(size):
+    data = b""
+    while len(data) < size:
+        data += os.read(0, size - len(data)) or os._exit(0)
+    return data
+sys.path[:] = [folder for folder in sys.path if folder]
+for _ in range(int(read(8))):
+    head = read(64).decode()
+    name, size = head.split()
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__path__ = []
+    text = read(int(size))
+    exec(compile(text, "<furlong worker " + name + ">", "exec"), module.__dict__)
+module.main()
+"#;
+
+const THREAD_COUNT_VARIABLES: [&str; 4] =
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+/// Jobs of 256 KiB, and the kernel's own record of each of their frames.
+const SEND_BUFFER_BYTES: usize = 512 * 1024;
+const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
+const TAIL_BYTES_MAX: usize = 2 * 1024;

@@ -1,0 +1,341 @@
+//! The frames between the engine and its interpreter; `furlong_worker/channel.py` is the other side and describes them.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use furlong_wire::call::{Call, Codec};
+use furlong_wire::ids::FunctionHash;
+use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
+
+use crate::runtime::{Job, OutputStream};
+
+/// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
+pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Control messages to the interpreter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Control {
+    /// The attempt is to end; an interrupt follows.
+    Cancel(u64),
+    /// All output of the job whose reply said `drain` has been read.
+    Drained,
+    /// Which attempt runs? The answer repeats the number. An interrupt follows.
+    Ask(u64),
+    /// The engine's id, for the namespace.
+    EngineId(u32),
+}
+
+impl Control {
+    /// Appends the frame.
+    pub(super) fn encode(self, out: &mut BytesMut) {
+        let (kind, number) = match self {
+            Control::Cancel(attempt) => (4, attempt),
+            Control::Drained => (5, 0),
+            Control::Ask(question) => (6, question),
+            Control::EngineId(id) => (7, u64::from(id)),
+        };
+        put_request_header(out, 0, number, kind, 0, false, 0);
+    }
+}
+
+/// A job as a frame, not yet encoded.
+#[derive(Debug)]
+pub(super) struct Request {
+    attempt: u64,
+    kind: u8,
+    codec: u8,
+    buffers: Vec<Bytes>,
+    body_bytes: usize,
+}
+
+impl Request {
+    /// Lays a job out. `knows_source` says whether the interpreter still has a source of this hash, which then is left out.
+    pub(super) fn new(job: Job, knows_source: bool) -> Result<Self, SourceMissing> {
+        let codec = match job.header.codec {
+            Codec::Json => 1,
+            Codec::Pickle => 2,
+            Codec::Msgpack => 3,
+            Codec::Raw => 4,
+        };
+        let (kind, mut buffers) = match job.header.call {
+            Call::Execute { source } => (1, vec![Bytes::from(source)]),
+            Call::Named { function } => (2, vec![Bytes::from(function)]),
+            Call::Source { file, hash, source, function } => {
+                let source = match (knows_source, source.map(Bytes::from).or(job.definition)) {
+                    (true, _) => Bytes::new(),
+                    (false, Some(source)) => source,
+                    (false, None) => return Err(SourceMissing),
+                };
+                (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
+            }
+        };
+        buffers.extend(job.data);
+        let body_bytes = 8 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
+        Ok(Self { attempt: job.attempt, kind, codec, buffers, body_bytes })
+    }
+
+    /// Bytes of the body that a job's request can have.
+    pub(super) fn bytes_at_most(job: &Job) -> usize {
+        let call = match &job.header.call {
+            Call::Execute { source } => source.len(),
+            Call::Named { function } => function.len(),
+            Call::Source { file, source, function, .. } => {
+                let source = source.as_ref().map(String::len).or(job.definition.as_ref().map(Bytes::len));
+                32 + file.len() + source.unwrap_or(0) + function.len()
+            }
+        };
+        call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Bytes of the body, which count against what is sent ahead.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// Whether it must be sent alone.
+    pub(super) fn is_large(&self) -> bool {
+        self.body_bytes > SMALL_BODY_BYTES_MAX
+    }
+
+    /// Appends a small request.
+    pub(super) fn encode_small(&self, out: &mut BytesMut) {
+        out.reserve(REQUEST_HEADER_BYTES + self.body_bytes);
+        self.put_head(out, self.body_bytes, false);
+        for buffer in &self.buffers {
+            out.put_slice(buffer);
+        }
+    }
+
+    /// The pieces of a large request, the buffers among them as they are.
+    pub(super) fn into_pieces(self) -> Vec<Bytes> {
+        const ZEROS: [u8; ALIGNMENT] = [0; ALIGNMENT];
+        let sizes_bytes = 8 * self.buffers.len();
+        let length = self.buffers.iter().fold(sizes_bytes, |at, buffer| at.next_multiple_of(ALIGNMENT) + buffer.len());
+        let mut head = BytesMut::with_capacity(REQUEST_HEADER_BYTES + sizes_bytes);
+        self.put_head(&mut head, length, true);
+        let mut pieces = vec![head.freeze()];
+        let mut at = sizes_bytes;
+        for buffer in self.buffers {
+            let begin = at.next_multiple_of(ALIGNMENT);
+            pieces.push(Bytes::from_static(&ZEROS).slice(..begin - at));
+            at = begin + buffer.len();
+            pieces.push(buffer);
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    }
+
+    fn put_head(&self, out: &mut BytesMut, length: usize, large: bool) {
+        put_request_header(out, length, self.attempt, self.kind, self.codec, large, self.buffers.len() as u32);
+        for buffer in &self.buffers {
+            out.put_u64_le(buffer.len() as u64);
+        }
+    }
+}
+
+fn put_request_header(out: &mut BytesMut, length: usize, number: u64, kind: u8, codec: u8, large: bool, buffers: u32) {
+    out.put_u64_le(length as u64);
+    out.put_u64_le(number);
+    out.put_slice(&[kind, codec, u8::from(large), 0]);
+    out.put_u32_le(buffers);
+}
+
+/// A call by source came without the source, and the interpreter has none of this hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the call names a source by its hash, but neither the call nor a definition brought the source")]
+pub(super) struct SourceMissing;
+
+/// A frame from the interpreter.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// It takes jobs.
+    Ready,
+    /// A job has ended.
+    Ended(Ended),
+    /// The answer to [`Control::Ask`].
+    Running {
+        /// The question's number.
+        question: u64,
+        /// The attempt whose code runs, if any does.
+        attempt: Option<u64>,
+    },
+    /// Output of a thread whose job has ended.
+    Stray(OutputStream, Bytes),
+}
+
+/// A job's end.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) attempt: u64,
+    pub(super) end: End,
+    /// Whether output of this job is unread, and the interpreter waits until it has been read.
+    pub(super) drain: bool,
+    pub(super) run_us: u64,
+    /// The count of executions, if it was one.
+    pub(super) count: u64,
+    pub(super) buffers: Vec<Bytes>,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Returned,
+    Executed,
+    Raised,
+    Cancelled,
+}
+
+/// Bytes from the interpreter, and the frames in them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    buffer: BytesMut,
+}
+
+impl Inbox {
+    /// Where to read to: room for the rest of a frame that has begun, and at least 64 KiB.
+    pub(super) fn room(&mut self) -> &mut BytesMut {
+        let begun = self.begun_frame_bytes().unwrap_or(0);
+        self.buffer.reserve(begun.saturating_sub(self.buffer.len()).max(READ_BYTES));
+        &mut self.buffer
+    }
+
+    /// Takes the next complete frame out.
+    pub(super) fn poll_frame(&mut self) -> Result<Option<Incoming>, ProtocolBroken> {
+        let Some(header) = self.header() else { return Ok(None) };
+        let sizes_bytes = 8 * u64::from(header.buffers);
+        if header.length > PAYLOAD_BYTES_MAX
+            || sizes_bytes > header.length
+            || header.buffers as usize > PAYLOAD_BUFFERS_MAX
+        {
+            return Err(ProtocolBroken);
+        }
+        let frame_bytes = REPLY_HEADER_BYTES + header.length as usize;
+        if self.buffer.len() < frame_bytes {
+            return Ok(None);
+        }
+        let mut sizes = [0_u64; 4];
+        let mut sizes_many = Vec::new();
+        let sizes = if header.buffers <= 4 {
+            &mut sizes[..header.buffers as usize]
+        } else {
+            sizes_many.resize(header.buffers as usize, 0);
+            &mut sizes_many[..]
+        };
+        let mut at = &self.buffer[REPLY_HEADER_BYTES..];
+        for size in sizes.iter_mut() {
+            *size = at.get_u64_le();
+        }
+        let total = sizes.iter().try_fold(sizes_bytes, |sum, size| sum.checked_add(*size));
+        if total != Some(header.length) {
+            return Err(ProtocolBroken);
+        }
+        let buffers = self.split_buffers(frame_bytes, sizes_bytes as usize, sizes);
+        header.into_incoming(buffers).map(Some)
+    }
+
+    /// Small buffers are copied, so that they do not keep a whole read alive; large frames are shared.
+    fn split_buffers(&mut self, frame_bytes: usize, sizes_bytes: usize, sizes: &[u64]) -> Vec<Bytes> {
+        let skip = REPLY_HEADER_BYTES + sizes_bytes;
+        if frame_bytes < COPY_BYTES_MAX {
+            let mut at = skip;
+            let take = |size: &u64| {
+                let begin = at;
+                at += *size as usize;
+                Bytes::copy_from_slice(&self.buffer[begin..at])
+            };
+            let buffers = sizes.iter().map(take).collect();
+            self.buffer.advance(frame_bytes);
+            return buffers;
+        }
+        let mut frame = self.buffer.split_to(frame_bytes).freeze();
+        frame.advance(skip);
+        sizes.iter().map(|size| frame.split_to(*size as usize)).collect()
+    }
+
+    fn begun_frame_bytes(&self) -> Option<usize> {
+        self.header().map(|header| REPLY_HEADER_BYTES + header.length.min(PAYLOAD_BYTES_MAX) as usize)
+    }
+
+    fn header(&self) -> Option<ReplyFrame> {
+        let mut at = self.buffer.get(..REPLY_HEADER_BYTES)?;
+        Some(ReplyFrame {
+            length: at.get_u64_le(),
+            attempt: at.get_u64_le(),
+            run_us: at.get_u64_le(),
+            count: at.get_u64_le(),
+            buffers: at.get_u32_le(),
+            kind: at.get_u8(),
+            flags: at.get_u8(),
+        })
+    }
+}
+
+struct ReplyFrame {
+    length: u64,
+    attempt: u64,
+    run_us: u64,
+    count: u64,
+    buffers: u32,
+    kind: u8,
+    flags: u8,
+}
+
+impl ReplyFrame {
+    fn into_incoming(self, buffers: Vec<Bytes>) -> Result<Incoming, ProtocolBroken> {
+        let end = match self.kind {
+            1 => return Ok(Incoming::Ready),
+            2 => End::Returned,
+            3 => End::Executed,
+            4 => End::Raised,
+            5 => End::Cancelled,
+            6 => {
+                let attempt = (self.attempt != u64::MAX).then_some(self.attempt);
+                return Ok(Incoming::Running { question: self.count, attempt });
+            }
+            7 => {
+                let stream = if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
+                return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
+            }
+            _ => return Err(ProtocolBroken),
+        };
+        let Self { attempt, run_us, count, .. } = self;
+        Ok(Incoming::Ended(Ended { attempt, end, drain: self.flags & 1 != 0, run_us, count, buffers }))
+    }
+}
+
+/// What the interpreter sent is not our protocol: user code has written to the worker's socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the interpreter's socket carried bytes that its worker did not send")]
+pub(super) struct ProtocolBroken;
+
+/// The sources that the interpreter holds, the oldest first: the same list as `Sources` in `sources.py`.
+///
+/// Both sides append and move in the order of the requests, so they agree without a message.
+#[derive(Debug, Default)]
+pub(super) struct KnownSources {
+    hashes: Vec<FunctionHash>,
+}
+
+impl KnownSources {
+    /// Whether the interpreter has the source.
+    pub(super) fn contains(&self, hash: &FunctionHash) -> bool {
+        self.hashes.contains(hash)
+    }
+
+    /// A request with this source goes out now.
+    pub(super) fn note(&mut self, hash: FunctionHash) {
+        self.hashes.retain(|known| *known != hash);
+        self.hashes.push(hash);
+        if self.hashes.len() > KNOWN_SOURCES_MAX {
+            self.hashes.remove(0);
+        }
+    }
+}
+
+const REQUEST_HEADER_BYTES: usize = 24;
+const REPLY_HEADER_BYTES: usize = 40;
+const ALIGNMENT: usize = 64;
+/// The same number as `SOURCES_MAX` in `sources.py`.
+const KNOWN_SOURCES_MAX: usize = 64;
+const READ_BYTES: usize = 64 * 1024;
+const COPY_BYTES_MAX: usize = 4 * 1024;
+
+const _: () = assert!(ALIGNMENT == furlong_wire::limits::BUFFER_ALIGNMENT);

@@ -1,0 +1,205 @@
+//! A slot: its queue, and the task that keeps an interpreter for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use furlong_wire::call::{ReplyHeader, RemoteError};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use super::process::{Interpreter, ProcessGroup};
+use super::session::{Session, SessionEnd};
+use super::{PythonError, PythonShared};
+use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+
+/// One slot: jobs go in, and run one after another in a Python interpreter of its own.
+///
+/// Call [`PythonSlot::start`] within a tokio runtime. The interpreter starts with the first job; dropping the slot kills it and
+/// everything in its process group.
+#[derive(Debug)]
+pub struct PythonSlot {
+    context: SlotContext,
+    shared: Arc<PythonShared>,
+    engine_id: Option<u32>,
+    commands: UnboundedSender<Command>,
+    /// Present until the task starts.
+    receiver: Option<UnboundedReceiver<Command>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl PythonSlot {
+    /// Makes a slot; nothing runs yet.
+    #[expect(clippy::disallowed_methods, reason = "as many commands as the engine's own bound on jobs and cancels lets in")]
+    pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
+        let (commands, receiver) = unbounded_channel();
+        let context = SlotContext { slot, events, queue: Arc::default(), group: Arc::default() };
+        Self { context, shared, engine_id: None, commands, receiver: Some(receiver), task: None }
+    }
+
+    /// Sets `engine_id` in the namespace, from the next job on.
+    pub fn set_engine_id(&mut self, id: u32) {
+        self.engine_id = Some(id);
+        self.tell(Command::EngineId(id));
+    }
+
+    /// Queues a job. Its end comes as [`SlotEvent::Finished`], unless it is recalled.
+    pub fn start(&mut self, job: Job) {
+        self.context.queue().push_back(job);
+        if let Some(receiver) = self.receiver.take() {
+            let task = SlotTask {
+                context: self.context.clone(),
+                shared: Arc::clone(&self.shared),
+                engine_id: self.engine_id,
+                commands: receiver,
+            };
+            self.task = Some(tokio::spawn(task.run()));
+        }
+        self.tell(Command::JobQueued);
+    }
+
+    /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`. With `force`, one that still
+    /// runs after the grace period is killed with its interpreter.
+    pub fn cancel(&mut self, attempt: u64, force: bool) {
+        if self.context.take_queued(attempt).is_some() {
+            let reply = cancelled_reply("cancelled before it began");
+            self.context.emit(SlotEvent::Finished { attempt, reply });
+        } else {
+            self.tell(Command::Cancel { attempt, force });
+        }
+    }
+
+    /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says whether it did.
+    pub fn recall(&mut self, attempt: u64) -> bool {
+        self.context.take_queued(attempt).is_some()
+    }
+
+    fn tell(&self, command: Command) {
+        // The task ends only after this sender, or with the runtime.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for PythonSlot {
+    fn drop(&mut self) {
+        self.context.group.kill();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// What a slot asks of its task.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// There is a job in the queue.
+    JobQueued,
+    /// Cancel an attempt that is no longer in the queue.
+    Cancel { attempt: u64, force: bool },
+    /// The engine's id is known.
+    EngineId(u32),
+}
+
+/// What a slot, its task and its session share.
+#[derive(Clone, Debug)]
+pub(super) struct SlotContext {
+    slot: SlotIndex,
+    events: EventSender,
+    queue: Arc<Mutex<VecDeque<Job>>>,
+    pub(super) group: Arc<ProcessGroup>,
+}
+
+impl SlotContext {
+    /// The jobs that were not given to the interpreter.
+    pub(super) fn queue(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.queue.lock().expect("nothing panics while it holds the queue")
+    }
+
+    fn take_queued(&self, attempt: u64) -> Option<Job> {
+        let mut queue = self.queue();
+        let at = queue.iter().position(|job| job.attempt == attempt)?;
+        queue.remove(at)
+    }
+
+    /// Sends an event to the engine's shell.
+    pub(super) fn emit(&self, event: SlotEvent) {
+        // Nobody listens any more when the engine ends.
+        let _ = self.events.send((self.slot, event));
+    }
+
+    /// Sends output, as an attempt's or as nobody's.
+    pub(super) fn emit_output(&self, attempt: Option<u64>, stream: OutputStream, bytes: bytes::Bytes) {
+        self.emit(match attempt {
+            Some(attempt) => SlotEvent::Output { attempt, stream, bytes },
+            None => SlotEvent::StrayOutput { stream, bytes },
+        });
+    }
+
+    /// Ends a job that could not be run, or was lost.
+    pub(super) fn emit_error(&self, attempt: u64, outcome: JobOutcome, message: String) {
+        let header = ReplyHeader::Raised(engine_error(message));
+        self.emit(SlotEvent::Finished { attempt, reply: Reply { outcome, header, data: Vec::new(), run_us: 0 } });
+    }
+}
+
+/// The reply of a job that was cancelled without having been interrupted.
+pub(super) fn cancelled_reply(message: &str) -> Reply {
+    let error = RemoteError {
+        type_name: "KeyboardInterrupt".into(),
+        message: message.into(),
+        traceback: String::new(),
+        execution: None,
+    };
+    Reply { outcome: JobOutcome::Cancelled, header: ReplyHeader::Raised(error), data: Vec::new(), run_us: 0 }
+}
+
+fn engine_error(message: String) -> RemoteError {
+    RemoteError { type_name: "EngineError".into(), message, traceback: String::new(), execution: None }
+}
+
+/// Starts interpreters while there are jobs, one after the death of the other.
+struct SlotTask {
+    context: SlotContext,
+    shared: Arc<PythonShared>,
+    engine_id: Option<u32>,
+    commands: UnboundedReceiver<Command>,
+}
+
+impl SlotTask {
+    async fn run(mut self) {
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::EngineId(id) => self.engine_id = Some(id),
+                Command::Cancel { .. } => {} // it has ended with its interpreter
+                Command::JobQueued => {
+                    while !self.context.queue().is_empty() {
+                        if self.run_interpreter().await == SessionEnd::SlotDropped {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_interpreter(&mut self) -> SessionEnd {
+        match Interpreter::start(&self.shared, &self.context.group).await {
+            Ok(interpreter) => {
+                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
+                session.run(&mut self.commands).await
+            }
+            Err(error) => {
+                self.fail_queue(&error);
+                SessionEnd::InterpreterDown
+            }
+        }
+    }
+
+    /// Without an interpreter no job can run; the next one that comes tries again.
+    fn fail_queue(&self, error: &PythonError) {
+        let jobs = std::mem::take(&mut *self.context.queue());
+        tracing::warn!(slot = self.context.slot, %error, jobs = jobs.len(), "no Python interpreter");
+        for job in jobs {
+            self.context.emit_error(job.attempt, JobOutcome::Failed, error.to_string());
+        }
+    }
+}

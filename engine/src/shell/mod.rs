@@ -1,0 +1,403 @@
+//! The engine's shell: the connection to the broker, made again and again, and the slots' runtimes.
+
+mod slots;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use furlong_link::backoff::Backoff;
+use furlong_link::dial::{DialError, Dialed, dial, random_bytes};
+use furlong_link::home::{CapabilityFileError, load_capability};
+use furlong_link::incoming::{Incoming, ReceiveError};
+use furlong_link::outgoing::{Chunks, Outgoing, Written};
+use furlong_link::private_file::FileProblem;
+use furlong_wire::capability::Capability;
+use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
+use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_TURN_BYTES};
+use furlong_wire::message::{FromEngine, Goodbye, Register, Runtime, Slot, ToEngine};
+use furlong_wire::token::Role;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::EngineError;
+use crate::core::{BrokerMisbehaved, Core, Output};
+use crate::runtime::native::Functions;
+use crate::runtime::python::PythonConfig;
+use crate::runtime::{SlotEvent, SlotIndex};
+use slots::Slots;
+
+/// Everything that an engine process is made of.
+pub(crate) struct Setup {
+    pub(crate) capability: PathBuf,
+    pub(crate) slots: u32,
+    pub(crate) functions: Functions,
+    pub(crate) python: Option<PythonConfig>,
+    pub(crate) software: String,
+    pub(crate) stop_with_stdin: bool,
+}
+
+/// Slot events that are taken in one turn.
+const EVENTS_PER_TURN: usize = 1024;
+/// How long a task runs before the broker is told that it does.
+const REPORT_AFTER: Duration = Duration::from_millis(5);
+/// How long the last bytes have to leave.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+struct Shell {
+    core: Core,
+    slots: Slots,
+    identity: Identity,
+    setup: Settings,
+    link: Link,
+    incarnation: u64,
+    backoff: Backoff,
+    /// What was last said of why there is no connection: said once, not at each try.
+    told: Option<String>,
+    engines: Vec<EngineId>,
+    leaving: Option<String>,
+}
+
+/// Who the process is, for as long as it lives.
+struct Identity {
+    instance: InstanceId,
+    session: SessionId,
+    uuids: Vec<EngineUuid>,
+}
+
+struct Settings {
+    capability: PathBuf,
+    software: String,
+    runtimes: Vec<Runtime>,
+    python: Option<String>,
+}
+
+enum Link {
+    /// Waiting, then dialling, on a task of its own.
+    Dialling(JoinHandle<Result<Dialed, NoConnection>>),
+    Up(Box<Up>),
+}
+
+struct Up {
+    incoming: Incoming,
+    socket: OwnedWriteHalf,
+    outgoing: Outgoing<FromEngine>,
+    blocked: bool,
+    sent: Instant,
+    received: Instant,
+}
+
+/// Runs the process until it is told to leave.
+pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let runtimes: Vec<Runtime> =
+        std::iter::once(Runtime::Native).chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+    let python = setup.python.as_ref().map(|python| python.interpreter.display().to_string());
+    let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, sender);
+    let identity = Identity {
+        instance: InstanceId(random_bytes()),
+        session: SessionId(random_bytes()),
+        uuids: (0..setup.slots).map(|_| EngineUuid(random_bytes())).collect(),
+    };
+    let settings = Settings { capability: setup.capability, software: setup.software, runtimes, python };
+    let mut shell = Shell {
+        core: Core::new(identity.instance, setup.slots),
+        slots,
+        link: Link::Dialling(tokio::spawn(connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO))),
+        identity,
+        setup: settings,
+        incarnation: 1,
+        backoff: Backoff::default(),
+        told: None,
+        engines: Vec::new(),
+        leaving: None,
+    };
+    let mut stop = std::pin::pin!(furlong_link::stop::requested(setup.stop_with_stdin));
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let report = shell.core.has_unreported();
+        tokio::select! {
+            biased;
+            happened = shell.link.next() => shell.handle_link(happened)?,
+            event = events.recv() => shell.handle_events(event, &mut events),
+            () = tokio::time::sleep(REPORT_AFTER), if report => shell.core.report_started(),
+            _ = tick.tick() => shell.link.watch_over(),
+            reason = &mut stop => shell.leaving = Some(reason.to_owned()),
+        }
+        shell.flush();
+        if let Some(reason) = shell.leaving.take() {
+            shell.leave(&reason).await;
+            return Ok(());
+        }
+    }
+}
+
+/// What the link reports.
+enum Happened {
+    Dialled(Result<Dialed, NoConnection>),
+    Read(std::io::Result<usize>),
+    Writable,
+}
+
+impl Link {
+    async fn next(&mut self) -> Happened {
+        match self {
+            Self::Dialling(dialling) => Happened::Dialled(dialling.await.unwrap_or(Err(NoConnection::Ended))),
+            Self::Up(up) => tokio::select! {
+                read = up.incoming.read() => Happened::Read(read),
+                _ = up.socket.writable(), if up.blocked => Happened::Writable,
+            },
+        }
+    }
+
+    fn watch_over(&mut self) {
+        let Self::Up(up) = self else { return };
+        if up.sent.elapsed() >= Duration::from_millis(HEARTBEAT_IDLE_MS) {
+            up.outgoing.push_heartbeat();
+        }
+    }
+}
+
+impl Shell {
+    fn handle_link(&mut self, happened: Happened) -> Result<(), EngineError> {
+        match happened {
+            Happened::Dialled(Ok(dialed)) => self.up(dialed),
+            Happened::Dialled(Err(error)) => return self.no_connection(error),
+            Happened::Read(Ok(0)) => self.down("the broker closed the connection"),
+            Happened::Read(Err(error)) => self.down(&format!("the connection broke: {error}")),
+            Happened::Read(Ok(_)) => {
+                if let Err(error) = self.handle_records() {
+                    self.down(&error.to_string());
+                }
+            }
+            Happened::Writable => {}
+        }
+        Ok(())
+    }
+
+    fn up(&mut self, dialed: Dialed) {
+        let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
+        let mut outgoing = Outgoing::new(sealer);
+        outgoing.push(&FromEngine::Register(self.register()));
+        let (sent, received) = (Instant::now(), Instant::now());
+        self.link = Link::Up(Box::new(Up { incoming, socket, outgoing, blocked: false, sent, received }));
+        self.backoff.reset();
+        self.told = None;
+        tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
+        self.core.handle_connected(welcome.payload_credit_bytes);
+    }
+
+    fn register(&self) -> Register {
+        let ids = self.engines.iter().map(|id| Some(*id)).chain(std::iter::repeat(None));
+        let slots = self.identity.uuids.iter().zip(ids).map(|(uuid, wanted)| Slot { uuid: *uuid, wanted }).collect();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Register {
+            instance: self.identity.instance,
+            host,
+            pid: std::process::id(),
+            cwd: std::env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
+            slots,
+            runtimes: self.setup.runtimes.clone(),
+            python: self.setup.python.clone(),
+            labels: Vec::new(),
+            held: self.core.held(),
+        }
+    }
+
+    fn down(&mut self, why: &str) {
+        tracing::warn!("no longer connected: {why}");
+        self.core.handle_disconnected();
+        self.redial();
+    }
+
+    fn redial(&mut self) {
+        self.incarnation += 1;
+        let hello = hello(&self.setup, &self.identity, self.incarnation);
+        let dialling = connect(self.setup.capability.clone(), hello, self.backoff.next_wait());
+        self.link = Link::Dialling(tokio::spawn(dialling));
+    }
+
+    fn no_connection(&mut self, error: NoConnection) -> Result<(), EngineError> {
+        if !error.is_transient() {
+            return Err(EngineError::NoConnection(error.to_string()));
+        }
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            tracing::info!("waiting: {text}");
+            self.told = Some(text);
+        }
+        self.redial();
+        Ok(())
+    }
+
+    fn handle_records(&mut self) -> Result<(), ConnectionError> {
+        let Link::Up(up) = &mut self.link else { return Ok(()) };
+        up.received = Instant::now();
+        while let Some(record) = up.incoming.poll_record()? {
+            for message in record.into_messages::<ToEngine>() {
+                let (message, chunk) = message?;
+                self.core.handle_message(message, chunk.as_deref())?;
+            }
+        }
+        while let Some(bytes) = up.incoming.poll_codec_output() {
+            up.outgoing.push_codec_bytes(bytes);
+        }
+        up.incoming.shrink();
+        Ok(())
+    }
+
+    fn handle_events(
+        &mut self,
+        first: Option<(SlotIndex, SlotEvent)>,
+        events: &mut mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>,
+    ) {
+        let mut next = first;
+        for _ in 0..EVENTS_PER_TURN {
+            let Some((slot, event)) = next else { return };
+            self.core.handle_slot_event(slot, event);
+            next = events.try_recv().ok();
+        }
+        if let Some((slot, event)) = next {
+            self.core.handle_slot_event(slot, event);
+        }
+    }
+
+    /// Does what the core wants done, then writes once.
+    fn flush(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Send(message) => {
+                    if let Link::Up(up) = &mut self.link {
+                        up.outgoing.push(&message);
+                    }
+                }
+                Output::Transfer(number, sealed) => {
+                    if let Link::Up(up) = &mut self.link {
+                        up.outgoing.push_transfer(number, Chunks::Sealed(sealed));
+                    }
+                }
+                Output::Start(slot, runtime, job) => {
+                    if let Err(reply) = self.slots.start(slot, runtime, job) {
+                        let (attempt, reply) = *reply;
+                        self.core.handle_slot_event(slot, SlotEvent::Finished { attempt, reply });
+                    }
+                }
+                Output::Cancel(slot, runtime, job, force) => self.slots.cancel(slot, runtime, job, force),
+                Output::Recall(slot, runtime, job) => {
+                    if self.slots.recall(slot, runtime, job) {
+                        self.core.handle_recalled(job);
+                    }
+                }
+                Output::Registered(engines) => self.registered(engines),
+                Output::Leave(reason) => self.leaving = Some(reason),
+                Output::Goodbye(reason) => tracing::info!("{reason}"),
+                Output::Log(line) => tracing::warn!("{line}"),
+            }
+        }
+        self.write();
+    }
+
+    fn registered(&mut self, engines: Vec<EngineId>) {
+        if self.engines != engines {
+            let names: Vec<String> = engines.iter().map(ToString::to_string).collect();
+            tracing::info!("engines {}", names.join(" "));
+        }
+        for (slot, id) in (0..).zip(&engines) {
+            self.slots.set_engine_id(slot, id.0);
+        }
+        self.engines = engines;
+    }
+
+    fn write(&mut self) {
+        let Link::Up(up) = &mut self.link else { return };
+        if up.received.elapsed() >= Duration::from_millis(HEARTBEAT_DEAD_MS) {
+            return self.down("nothing was heard of the broker for 15 s");
+        }
+        if up.outgoing.is_empty() {
+            up.blocked = false;
+            return;
+        }
+        match up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
+            Ok(written) => {
+                // After a full turn the loop runs on: the socket is writable at once.
+                up.blocked = written != Written::All;
+                up.sent = Instant::now();
+            }
+            Err(error) => self.down(&format!("the connection broke: {error}")),
+        }
+    }
+
+    /// Says goodbye and gives the last bytes a second to leave.
+    async fn leave(&mut self, reason: &str) {
+        tracing::info!("leaving: {reason}");
+        let Link::Up(up) = &mut self.link else { return };
+        up.outgoing.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
+        let last = async {
+            while let Ok(written) = up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
+                if written == Written::All || up.socket.writable().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
+    }
+}
+
+fn hello(settings: &Settings, identity: &Identity, incarnation: u64) -> HelloBody {
+    HelloBody {
+        token: Vec::new(),
+        session: identity.session,
+        incarnation,
+        role: Role::Engine,
+        software: settings.software.clone(),
+        payload_credit_bytes: 0,
+    }
+}
+
+/// Waits, reads the capability file as it is now, and dials: the broker may have moved since the last time.
+async fn connect(path: PathBuf, mut hello: HelloBody, wait: Duration) -> Result<Dialed, NoConnection> {
+    tokio::time::sleep(wait).await;
+    let capability: Capability = load_capability(&path)?;
+    if capability.role() != Role::Engine {
+        return Err(NoConnection::Role { path, role: capability.role() });
+    }
+    hello.token = capability.token().as_bytes().to_vec();
+    Ok(dial(&capability, &hello).await?)
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum NoConnection {
+    #[error(transparent)]
+    Capability(#[from] CapabilityFileError),
+    #[error("{} is for role {role}: an engine needs engine.cap.json", path.display())]
+    Role { path: PathBuf, role: Role },
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the connection task ended")]
+    Ended,
+}
+
+impl NoConnection {
+    /// Whether to try again: nobody is there yet, or no longer. A file that is refused stays refused.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Capability(CapabilityFileError::File(error)) => matches!(error.problem, FileProblem::Missing),
+            Self::Capability(_) | Self::Role { .. } => false,
+            Self::Dial(error) => error.is_transient(),
+            Self::Ended => true,
+        }
+    }
+}
+
+/// Why a connection is given up.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    #[error(transparent)]
+    Broker(#[from] BrokerMisbehaved),
+}

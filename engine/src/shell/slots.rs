@@ -1,0 +1,95 @@
+//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first needed.
+
+use std::sync::Arc;
+
+use furlong_wire::call::ReplyHeader;
+use furlong_wire::message::Runtime;
+
+use crate::core::error;
+use crate::runtime::native::{Functions, NativeSlot};
+use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
+use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+
+/// All slots of the process.
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    functions: Arc<Functions>,
+    python: Option<Arc<PythonShared>>,
+    events: EventSender,
+}
+
+#[derive(Default)]
+struct Slot {
+    native: Option<NativeSlot>,
+    python: Option<PythonSlot>,
+    engine_id: Option<u32>,
+}
+
+impl Slots {
+    pub(super) fn new(count: u32, functions: Arc<Functions>, python: Option<PythonConfig>, events: EventSender) -> Self {
+        let slots = (0..count).map(|_| Slot::default()).collect();
+        let python = python.map(|config| {
+            let config = PythonConfig { slots_in_process: count, ..config };
+            Arc::new(PythonShared::new(config))
+        });
+        Self { slots, functions, python, events }
+    }
+
+    /// Lets a slot run a job. If it cannot, gives back the job's end.
+    pub(super) fn start(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) -> Result<(), Box<(u64, Reply)>> {
+        let place = &mut self.slots[slot as usize];
+        match (runtime, &self.python) {
+            (Runtime::Native, _) => {
+                let native = match place.native.take() {
+                    Some(native) => native,
+                    None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
+                        .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
+                };
+                place.native.insert(native).start(job);
+                Ok(())
+            }
+            (Runtime::Python, Some(shared)) => {
+                let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
+                let python = place.python.get_or_insert_with(|| {
+                    let mut python = PythonSlot::new(slot, shared, events);
+                    id.into_iter().for_each(|id| python.set_engine_id(id));
+                    python
+                });
+                python.start(job);
+                Ok(())
+            }
+            (Runtime::Python, None) => Err(cannot(job.attempt, "no Python interpreter was found; start it with --python")),
+            (Runtime::Command, _) => Err(cannot(job.attempt, "this version of the engine runs no commands")),
+        }
+    }
+
+    pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, force: bool) {
+        let place = &mut self.slots[slot as usize];
+        match runtime {
+            Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
+            Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
+            Runtime::Command => {}
+        }
+    }
+
+    /// Takes a job back; false if it has begun.
+    pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: u64) -> bool {
+        let place = &mut self.slots[slot as usize];
+        match runtime {
+            Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
+            Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
+            Runtime::Command => false,
+        }
+    }
+
+    pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        place.engine_id = Some(id);
+        place.python.iter_mut().for_each(|python| python.set_engine_id(id));
+    }
+}
+
+fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
+    let header = ReplyHeader::Raised(error("EngineError", text));
+    Box::new((attempt, Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }))
+}
