@@ -38,8 +38,9 @@ impl Reaper {
         }
         // None yet, or somebody has killed it.
         let (child, mut stdin) = start_shell()?;
-        let all: String = state.groups.iter().map(|group| format!("add {group}\n")).collect();
-        stdin.write_all(all.as_bytes()).await?;
+        for group in &state.groups {
+            stdin.write_all(format!("add {group}\n").as_bytes()).await?;
+        }
         state.shell = Some((child, stdin));
         Ok(())
     }

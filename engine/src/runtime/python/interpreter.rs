@@ -24,7 +24,11 @@ pub fn find_interpreter(explicit: Option<&Path>) -> Result<PathBuf, PythonError>
         if path.components().count() == 1 && !path.is_absolute() && !path.exists() {
             return find_in_path(path.as_os_str()).ok_or_else(|| PythonError::NotFound { name: path.into() });
         }
-        return if is_executable(path) { Ok(path.into()) } else { Err(PythonError::NotExecutable { path: path.into() }) };
+        return if is_executable(path) {
+            Ok(path.into())
+        } else {
+            Err(PythonError::NotExecutable { path: path.into() })
+        };
     }
     if let Some(environment) = env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty()) {
         let path = Path::new(&environment).join("bin/python");
@@ -91,4 +95,4 @@ fn is_supported(version: &str) -> bool {
 const PROBE: &str = "import os, sys; os.write(1, ('%d.%d.%d\\n' % sys.version_info[:3]).encode() \
                      + getattr(os, 'fsencode', str)(sys.executable or ''))";
 /// A first start from a cold network file system takes many seconds.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+const PROBE_TIMEOUT: Duration = Duration::from_mins(1);

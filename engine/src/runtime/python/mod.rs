@@ -1,4 +1,4 @@
-//! The `python` runtime: a child CPython for each slot.
+//! The `python` runtime: a child `CPython` for each slot.
 //!
 //! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first job (`process`), talks with
 //! its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`), and when the
@@ -49,7 +49,7 @@ impl PythonConfig {
             env: Vec::new(),
             slots_in_process: 1,
             kill_grace: Duration::from_secs(1),
-            start_timeout: Duration::from_secs(60),
+            start_timeout: Duration::from_mins(1),
         }
     }
 }

@@ -13,9 +13,9 @@ use std::thread::available_parallelism;
 use bytes::{Bytes, BytesMut};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -160,7 +160,7 @@ impl ProcessGroup {
 #[derive(Debug)]
 pub(super) struct OutputPipe {
     pub(super) stream: OutputStream,
-    fd: AsyncFd<OwnedFd>,
+    pipe: Receiver,
     is_closed: bool,
     /// The last bytes that came, kept of standard error only.
     tail: Vec<u8>,
@@ -168,22 +168,20 @@ pub(super) struct OutputPipe {
 
 impl OutputPipe {
     fn new(stream: OutputStream, fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { stream, fd: AsyncFd::with_interest(fd, Interest::READABLE)?, is_closed: false, tail: Vec::new() })
+        Ok(Self { stream, pipe: Receiver::from_owned_fd(fd)?, is_closed: false, tail: Vec::new() })
     }
 
     /// Waits until there is something to read; forever once the other end is closed.
     pub(super) async fn readable(&self) {
-        if self.is_closed || self.fd.readable().await.is_err() {
-            std::future::pending().await
+        if self.is_closed || self.pipe.readable().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
     /// Reads one piece after [`OutputPipe::readable`]; none if there is nothing after all.
     pub(super) fn read_ready(&mut self) -> Option<Bytes> {
-        let mut piece = [0; PIECE_BYTES_MAX];
-        let read = self.fd.try_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut piece)?));
-        match read {
+        let mut piece = vec![0; PIECE_BYTES_MAX];
+        match self.pipe.try_read(&mut piece) {
             Ok(0) => self.is_closed = true,
             Ok(bytes) => return Some(self.keep(&piece[..bytes])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -194,12 +192,13 @@ impl OutputPipe {
 
     /// Reads what is there now except its last `left` bytes, and no more, whoever goes on writing.
     pub(super) fn read_unread(&mut self, left: u64) -> Vec<Bytes> {
-        let unread = rustix::io::ioctl_fionread(&self.fd).unwrap_or(0);
+        let unread = rustix::io::ioctl_fionread(&self.pipe).unwrap_or(0);
         let mut rest = unread.saturating_sub(left) as usize;
         let mut pieces = Vec::new();
-        let mut piece = [0; PIECE_BYTES_MAX];
+        let mut piece = vec![0; PIECE_BYTES_MAX];
         while rest > 0 {
-            match rustix::io::read(&self.fd, &mut piece[..rest.min(PIECE_BYTES_MAX)]) {
+            // Not through tokio, which would first wait to hear from the system that there is something.
+            match rustix::io::read(&self.pipe, &mut piece[..rest.min(PIECE_BYTES_MAX)]) {
                 Ok(0) | Err(_) => break,
                 Ok(bytes) => pieces.push(self.keep(&piece[..bytes])),
             }

@@ -15,7 +15,9 @@ use super::PythonShared;
 use super::held::HeldOutput;
 use super::outbox::Outbox;
 use super::process::{Interpreter, death_cause};
-use super::protocol::{Control, End, Ended, Inbox, Incoming, KnownSources, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::protocol::{
+    Control, End, Ended, Inbox, Incoming, KnownSources, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
+};
 use super::slot::{Command, SlotContext, cancelled_reply};
 use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent};
 
@@ -52,8 +54,8 @@ pub(super) struct Session<'a> {
     closing: Option<Instant>,
     /// The attempt for whose sake the interpreter was killed.
     killed_for: Option<u64>,
-    /// What is known of the death before the exit status.
-    fault: Option<&'static str>,
+    /// Why the interpreter must go.
+    fault: Option<Fault>,
 }
 
 /// A job that the interpreter has.
@@ -71,6 +73,15 @@ struct Sent {
 struct Forced {
     attempt: u64,
     kill_at: Instant,
+}
+
+/// Why an interpreter must go that has not ended by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells how.
+    SocketClosed,
+    /// It sends what is no frame.
+    ProtocolBroken,
 }
 
 /// What the session waited for.
@@ -131,10 +142,10 @@ impl<'a> Session<'a> {
                     return SessionEnd::SlotDropped;
                 }
                 Wake::Command(Some(command)) => {
-                    self.handle_command(command);
+                    self.handle_command(&command);
                     for _ in 0..COMMANDS_PER_TURN {
                         let Ok(command) = commands.try_recv() else { break };
-                        self.handle_command(command);
+                        self.handle_command(&command);
                     }
                 }
                 Wake::Readable => self.handle_readable(),
@@ -189,7 +200,10 @@ impl<'a> Session<'a> {
     fn may_send(&self, bytes: usize) -> bool {
         let Some(last) = self.sent.back() else { return true };
         let is_large = last.is_large || bytes > SMALL_BODY_BYTES_MAX;
-        !is_large && self.pace.is_brisk() && self.sent.len() < JOBS_AHEAD_MAX && self.sent_bytes + bytes <= BYTES_AHEAD_MAX
+        !is_large
+            && self.pace.is_brisk()
+            && self.sent.len() < JOBS_AHEAD_MAX
+            && self.sent_bytes + bytes <= BYTES_AHEAD_MAX
     }
 
     fn send_job(&mut self, job: Job) {
@@ -222,7 +236,7 @@ impl<'a> Session<'a> {
             return;
         }
         if self.outbox.write_to(&self.interpreter.socket).is_err() {
-            self.close("the interpreter has closed its socket to the engine");
+            self.close(Fault::SocketClosed);
             return;
         }
         if self.interrupt_due {
@@ -232,8 +246,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn handle_command(&mut self, command: Command) {
-        match command {
+    fn handle_command(&mut self, command: &Command) {
+        match *command {
             Command::JobQueued => {}
             Command::EngineId(id) => {
                 *self.engine_id = Some(id);
@@ -260,20 +274,20 @@ impl<'a> Session<'a> {
 
     fn handle_readable(&mut self) {
         match self.interpreter.socket.try_read_buf(self.inbox.room()) {
-            Ok(0) => self.close("the interpreter has closed its socket to the engine"),
+            Ok(0) => self.close(Fault::SocketClosed),
             Ok(_) => {
                 if let Err(ProtocolBroken) = self.handle_frames() {
-                    self.close("the code has written to the socket of the engine");
+                    self.close(Fault::ProtocolBroken);
                     self.interpreter.kill();
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.close("the interpreter has closed its socket to the engine"),
+            Err(_) => self.close(Fault::SocketClosed),
         }
     }
 
     /// The interpreter usually ends by itself now, and its exit status tells more.
-    fn close(&mut self, fault: &'static str) {
+    fn close(&mut self, fault: Fault) {
         self.fault = Some(fault);
         self.closing = Some(Instant::now() + self.shared.config.kill_grace);
     }
@@ -438,7 +452,10 @@ impl<'a> Session<'a> {
         let stderr = self.interpreter.stderr.read_tail();
         match (status, self.killed_for, self.fault) {
             (_, Some(_), _) => "the interpreter was killed to cancel a task".to_owned(),
-            (Ok(status), None, Some(fault)) if status.code().is_none() || status.success() => fault.to_owned(),
+            (Ok(_), None, Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
+            (Ok(status), None, Some(Fault::SocketClosed)) if status.success() => {
+                "the code has closed all files".to_owned()
+            }
             (Ok(status), None, _) => death_cause(status, &stderr),
             (Err(error), None, _) => format!("the interpreter is gone: {error}"),
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use furlong_wire::call::{ReplyHeader, RemoteError};
+use furlong_wire::call::{RemoteError, ReplyHeader};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,10 @@ pub struct PythonSlot {
 
 impl PythonSlot {
     /// Makes a slot; nothing runs yet.
-    #[expect(clippy::disallowed_methods, reason = "as many commands as the engine's own bound on jobs and cancels lets in")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "as many commands as the engine's own bound on jobs and cancels lets in"
+    )]
     pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
         let (commands, receiver) = unbounded_channel();
         let context = SlotContext { slot, events, queue: Arc::default(), group: Arc::default() };

@@ -62,6 +62,7 @@ class Output:
         self._send_stray = send_stray
         # Copies out of the way of code that closes or replaces 1 and 2.
         self._pipes = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (1, 2))
+        self._identities = [_identity(fd) for fd in self._pipes]
         self._can_ask = (
             sys.platform == "linux"
         )  # elsewhere the writing end does not know what is unread
@@ -78,14 +79,20 @@ class Output:
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 
-    def settle(self) -> bool:
-        """Flush everything that the job wrote; True if the engine has not read all of it yet."""
+    def settle(self, thorough: bool) -> bool:
+        """Flush everything that the job wrote; True if the engine has not read all of it yet.
+
+        With `thorough`, also look whether 1 and 2 are still the pipes.
+        """
         if sys.stdout is not self.out or sys.stderr is not self.err:
             self._put_back()
         try:
             self.out.flush()
             self.err.flush()
+            is_intact = not thorough or [_identity(fd) for fd in (1, 2)] == self._identities
         except (OSError, ValueError):  # closed, by number or by name
+            is_intact = False
+        if not is_intact:
             for fd, pipe in zip((1, 2), self._pipes):
                 os.dup2(pipe, fd)
             self._open_streams()
@@ -125,6 +132,11 @@ class Output:
                     self._flush_c = _flush_nothing
                 self._modules_seen = len(sys.modules)
                 return
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _flush_nothing(_: int | None) -> int:

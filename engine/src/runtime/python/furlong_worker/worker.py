@@ -38,6 +38,8 @@ from furlong_worker.sources import LoadedSource
 
 # Executed cells whose lines later tracebacks can still show.
 CELLS_MAX = 1000
+# A job that has put a file in the place of an output pipe has taken longer.
+LONG_ENOUGH_TO_REDIRECT_US = 50
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
@@ -126,7 +128,7 @@ class Worker:
             end = CANCELLED if self.interrupted == attempt else RAISED
             parts = describe(error)
             error = None
-        drain = self.output.settle()
+        drain = self.output.settle(run_us > LONG_ENOUGH_TO_REDIRECT_US or kind == EXECUTE)
         self.attempt = None
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
@@ -142,7 +144,7 @@ class Worker:
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
         self._functions.clear()  # the code may reload a module or define a name anew
-        tree = ast.parse(source, file)
+        tree = compile(source, file, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         last = tree.body[-1] if tree.body else None
         if not isinstance(last, ast.Expr):
             exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)

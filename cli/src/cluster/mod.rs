@@ -1,0 +1,219 @@
+//! `furlong cluster`: farms on this machine.
+
+mod local;
+mod state;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use furlong_broker::BrokerLock;
+use furlong_link::home::{ClusterDir, Home};
+use furlong_wire::capability::ClusterName;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::print;
+pub use local::{LocalCluster, LocalOptions};
+use state::{ClusterLock, ClusterState};
+
+/// What can be done with clusters.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Start a broker on loopback and engines, and look after them until Ctrl-C
+    #[command(after_help = "Example: furlong cluster start -n 4 --daemon")]
+    Start(StartArgs),
+    /// Stop a cluster that `cluster start` or `broker` started
+    #[command(after_help = "Example: furlong cluster stop")]
+    Stop {
+        /// Name of the cluster
+        #[arg(long, value_name = "NAME", default_value_t)]
+        cluster: ClusterName,
+    },
+    /// List the clusters of this home, running or not
+    #[command(after_help = "Example: furlong cluster list --json")]
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Flags of `cluster start`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StartArgs {
+    /// Engines: one process with one slot each; by default one for each core
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    engines: Option<u32>,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME", default_value_t)]
+    cluster: ClusterName,
+    /// Port of the broker; by default the one of the last start, else any free one
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// Python interpreter of the engines
+    #[arg(long, value_name = "PATH")]
+    python: Option<std::path::PathBuf>,
+    /// Return when the cluster stands, and leave it running
+    #[arg(long)]
+    daemon: bool,
+    /// The process that `--daemon` leaves
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+/// How long a cluster has to stop before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs a `cluster` command.
+pub async fn run(command: ClusterCommand) -> Result<ExitCode> {
+    match command {
+        ClusterCommand::Start(args) if args.daemon => daemon(&args),
+        ClusterCommand::Start(args) => start(args).await,
+        ClusterCommand::Stop { cluster } => stop(&cluster).await,
+        ClusterCommand::List { json } => list(json),
+    }
+}
+
+/// Starts a cluster and looks after it until it is told to stop.
+async fn start(args: StartArgs) -> Result<ExitCode> {
+    if args.detached {
+        // A session of its own, so that the terminal may be closed. It fails where the process leads a group: harmless.
+        let _ = rustix::process::setsid();
+    }
+    let home = Home::from_env()?;
+    let dir = home.cluster(&args.cluster);
+    let lock = ClusterLock::take(&dir)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
+    let options = LocalOptions {
+        home: home.path().to_owned(),
+        cluster: args.cluster.clone(),
+        engines: args.engines.unwrap_or(cores),
+        port: args.port,
+        python: args.python,
+    };
+    let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
+    let mut local = LocalCluster::new(options);
+    let started = tokio::select! {
+        started = local.start() => started,
+        reason = &mut stop => Err(anyhow::anyhow!("{reason} before the cluster stood")),
+    };
+    if let Err(error) = started {
+        local.stop().await;
+        return Err(error);
+    }
+    lock.write(&dir, &local.state())?;
+    announce(&args, &local)?;
+    let reason = tokio::select! {
+        error = local.look_after(|state| lock.write(&dir, state)) => Err(error),
+        reason = &mut stop => Ok(reason),
+    };
+    local.stop().await;
+    lock.remove(&dir);
+    reason?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
+    let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
+    print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
+    print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
+    let cluster = if args.cluster == ClusterName::default() { String::new() } else { format!(" --cluster {}", args.cluster) };
+    let end = if args.detached {
+        format!("(`furlong cluster stop{cluster}` stops the cluster)")
+    } else {
+        "(Ctrl-C stops the cluster)".to_owned()
+    };
+    print::line(format!("try       furlong execute{cluster} 'print(\"Hello World\")'      {end}"))
+}
+
+/// Starts a process of its own that starts the cluster, and waits until it stands.
+fn daemon(args: &StartArgs) -> Result<ExitCode> {
+    let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
+    command.args(["cluster", "start", "--detached", "--cluster", args.cluster.as_str()]);
+    args.engines.iter().for_each(|engines| drop(command.arg("-n").arg(engines.to_string())));
+    args.port.iter().for_each(|port| drop(command.arg("--port").arg(port.to_string())));
+    args.python.iter().for_each(|python| drop(command.arg("--python").arg(python)));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
+    let mut ready = false;
+    for line in out.lines() {
+        let line = line?;
+        ready = line.starts_with("try");
+        print::line(&line)?;
+        if ready {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    debug_assert!(!ready, "a cluster that stands was announced");
+    let error = child.stderr.take().map(std::io::read_to_string).transpose()?.unwrap_or_default();
+    child.wait()?;
+    bail!("{}", error.trim().trim_start_matches("furlong: "));
+}
+
+async fn stop(cluster: &ClusterName) -> Result<ExitCode> {
+    let dir = Home::from_env()?.cluster(cluster);
+    let supervised = ClusterLock::is_held(&dir);
+    let pid = if supervised {
+        ClusterLock::read(&dir).map(|state| state.pid)
+    } else if BrokerLock::is_held(&dir) {
+        furlong_broker::read_state(&dir).map(|state| state.pid)
+    } else {
+        bail!("cluster {cluster} does not run here; `furlong cluster list` shows which do");
+    };
+    let pid = pid.and_then(|pid| Pid::from_raw(pid as i32)).context("its state file cannot be read; end it by hand")?;
+    kill_process(pid, Signal::TERM).context("cannot signal it: it belongs to another user")?;
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    while ClusterLock::is_held(&dir) || BrokerLock::is_held(&dir) {
+        if Instant::now() >= deadline {
+            // Whatever hangs: its children see the end of their standard input and end by themselves.
+            kill_process(pid, Signal::KILL).context("it does not end")?;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    print::line(format!("cluster {cluster} is stopped"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(as_json: bool) -> Result<ExitCode> {
+    let home = Home::from_env()?;
+    let mut rows = Vec::new();
+    for name in home.clusters()? {
+        let dir = home.cluster(&name);
+        rows.push(row(&name, &dir));
+    }
+    if as_json {
+        print::json(&rows)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if rows.is_empty() {
+        print::line(format!("no clusters in {}; `furlong cluster start` makes one", home.path().display()))?;
+    }
+    for row in rows {
+        let text = |key: &str| row[key].as_str().map_or_else(|| row[key].to_string(), ToString::to_string);
+        let state = if row["running"] == true {
+            format!("running   pid {}, {} engines started, {}", text("pid"), text("engines"), text("endpoint"))
+        } else {
+            "stopped".to_owned()
+        };
+        print::line(format!("{:<16} {state}", text("cluster")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {
+    let broker = furlong_broker::read_state(dir);
+    let running = BrokerLock::is_held(dir);
+    let state: Option<ClusterState> = ClusterLock::is_held(dir).then(|| ClusterLock::read(dir)).flatten();
+    json!({
+        "cluster": name.as_str(),
+        "running": running,
+        "pid": broker.as_ref().filter(|_| running).map(|broker| broker.pid),
+        "endpoint": broker.as_ref().filter(|_| running).and_then(|broker| broker.endpoints.first().cloned()),
+        "engines": state.as_ref().map_or(0, |state| state.engine_pids.len()),
+        "supervisor_pid": state.as_ref().map(|state| state.pid),
+    })
+}

@@ -1,0 +1,75 @@
+//! `run/cluster.json`: what `cluster start` started, and the lock that says that it still looks after it.
+
+use std::fs::File;
+
+use anyhow::{Context, Result, bail};
+use furlong_link::home::ClusterDir;
+use furlong_link::private_file::{ensure_private_dir, read_private, write_private};
+use serde::{Deserialize, Serialize};
+
+/// The processes of a supervised cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// The process that looks after the others.
+    pub pid: u32,
+    /// The broker's.
+    pub broker_pid: u32,
+    /// The engines'.
+    pub engine_pids: Vec<u32>,
+}
+
+/// Held by the process that looks after a cluster; free when that ends, however it ends.
+#[derive(Debug)]
+pub struct ClusterLock {
+    _file: File,
+}
+
+const STATE_BYTES_MAX: u64 = 1024 * 1024;
+
+impl ClusterLock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// If the cluster is looked after already.
+    pub fn take(dir: &ClusterDir) -> Result<Self> {
+        ensure_private_dir(dir.path())?;
+        ensure_private_dir(&dir.run())?;
+        let path = dir.run().join("cluster.lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        if file.try_lock().is_err() {
+            let pid = Self::read(dir).map_or(String::new(), |state| format!(" (process {})", state.pid));
+            bail!(
+                "cluster {} runs already{pid}; use it, stop it with `furlong cluster stop`, or choose another \
+                 --cluster NAME",
+                dir.name()
+            );
+        }
+        Ok(Self { _file: file })
+    }
+
+    /// Whether somebody looks after the cluster.
+    pub fn is_held(dir: &ClusterDir) -> bool {
+        let file = File::options().write(true).open(dir.run().join("cluster.lock"));
+        file.is_ok_and(|file| file.try_lock().is_err())
+    }
+
+    /// Says what was started.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, dir: &ClusterDir, state: &ClusterState) -> Result<()> {
+        Ok(write_private(&dir.cluster_state(), &serde_json::to_vec_pretty(state)?)?)
+    }
+
+    /// What was started last.
+    pub fn read(dir: &ClusterDir) -> Option<ClusterState> {
+        let text = read_private(&dir.cluster_state(), STATE_BYTES_MAX).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The cluster has stopped.
+    pub fn remove(self, dir: &ClusterDir) {
+        let _ = std::fs::remove_file(dir.cluster_state());
+    }
+}

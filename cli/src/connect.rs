@@ -1,0 +1,84 @@
+//! The flags by which every command finds its cluster.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use furlong_client::Client;
+use furlong_wire::capability::ClusterName;
+use furlong_wire::ids::EngineId;
+use furlong_wire::token::Role;
+
+/// How to find the broker.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ConnectArgs {
+    /// Capability file; by default `FURLONG_CAP`, else that of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub cap: Option<PathBuf>,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub cluster: ClusterName,
+    /// Seconds to wait for the broker
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    pub wait: f64,
+}
+
+impl ConnectArgs {
+    /// Connects with the first of these roles' capability files that is there.
+    pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
+        let mut builder = Client::builder()
+            .cluster(self.cluster.clone())
+            .roles(roles)
+            .wait(Duration::from_secs_f64(self.wait))
+            .software(concat!("furlong ", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = &self.cap {
+            builder = builder.capability(path);
+        }
+        Ok(builder.connect().await?)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "a number of seconds from 0 to 86400".to_owned())
+}
+
+/// Which engines: `all`, or integers and ranges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TargetsArg {
+    /// All that are online.
+    All,
+    /// These.
+    Ids(Vec<EngineId>),
+}
+
+/// Reads `all`, `3`, `0,2` or `1-3,7`.
+pub fn targets(text: &str) -> Result<TargetsArg> {
+    if text == "all" {
+        return Ok(TargetsArg::All);
+    }
+    let mut ids = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<u32>().ok();
+        let range = number(first).zip(number(last)).filter(|(first, last)| first <= last && last - first < 65_536);
+        let (first, last) = range.with_context(|| format!("`{part}`: engines are `all`, `3`, `0,2` or `1-3`"))?;
+        ids.extend((first..=last).map(EngineId));
+    }
+    Ok(TargetsArg::Ids(ids))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_all_integers_and_ranges() {
+        let ids = |ids: &[u32]| TargetsArg::Ids(ids.iter().copied().map(EngineId).collect());
+        assert_eq!(targets("all").unwrap(), TargetsArg::All);
+        assert_eq!(targets("0,2-4").unwrap(), ids(&[0, 2, 3, 4]));
+        for wrong in ["", "x", "3-1", "1-", "0-99999999"] {
+            assert!(targets(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `furlong map`: a Python function for each item.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::Path;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use furlong_client::{Arguments, Client, Function, SourceFunction};
+use furlong_wire::message::Runtime;
+use furlong_wire::token::Role;
+use futures_util::{Stream, StreamExt};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::connect::ConnectArgs;
+use crate::print;
+
+/// Flags of `map`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: furlong map examples/wordcount.py:count docs/*.md\n\n\
+    Each item is a string, and one task. Results are JSON, one document a line, in the order of the items.")]
+pub struct MapArgs {
+    /// `FILE.py:FUNCTION`, whose source is sent, or `MODULE:FUNCTION`, which the engines import
+    #[arg(value_name = "FILE:FUNC")]
+    function: String,
+    /// Items; a single `-` reads them from standard input, one a line
+    #[arg(value_name = "ITEM", required = true)]
+    items: Vec<String>,
+    /// Print results as they come, not in the order of the items
+    #[arg(long)]
+    unordered: bool,
+    /// Tasks that are under way at once, at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    window: u32,
+    /// No progress bar
+    #[arg(long)]
+    no_progress: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Calls the function for each item, and prints the results.
+pub async fn run(args: MapArgs) -> Result<ExitCode> {
+    let function = function(&args.function)?;
+    let total = (args.items != ["-"]).then_some(args.items.len() as u64);
+    let items = items(args.items);
+    let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
+    let results = client
+        .tasks()
+        .map(function, items.map(|item| Arguments::json(vec![item.into()])))
+        .runtime(Runtime::Python)
+        .window(args.window as usize)
+        .ordered(!args.unordered)
+        .stream();
+    let progress = progress(total, args.no_progress);
+    let failed = print_results(&client, results, &progress).await?;
+    progress.finish_and_clear();
+    client.close().await;
+    if failed > 0 {
+        eprintln!("furlong: {failed} items failed");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints results as they come; says why if none does.
+async fn print_results(
+    client: &Client,
+    results: impl Stream<Item = (usize, Result<furlong_client::TaskResult, furlong_client::TaskFailure>)>,
+    progress: &ProgressBar,
+) -> Result<u64> {
+    let mut results = pin!(results);
+    let mut failed = 0;
+    let mut told = false;
+    loop {
+        let next = tokio::select! {
+            next = results.next() => next,
+            () = tokio::time::sleep(Duration::from_secs(1)), if !told => {
+                told = client.engines().await?.is_empty();
+                if told {
+                    progress.suspend(|| eprintln!("furlong: waiting: no engine is online; start one with `engine`"));
+                }
+                continue;
+            }
+        };
+        let Some((index, result)) = next else { return Ok(failed) };
+        match result {
+            Ok(result) => {
+                let value: serde_json::Value = result.json().context("the result is no JSON")?;
+                progress.suspend(|| print::line(value.to_string()))?;
+            }
+            Err(failure) => {
+                failed += 1;
+                let traceback = failure.remote().map(|remote| remote.traceback.as_str()).unwrap_or_default();
+                progress.suspend(|| eprint!("furlong: item {index}: {failure}\n{traceback}"));
+            }
+        }
+        progress.inc(1);
+    }
+}
+
+/// A file's function is sent with its source, so an edited file is used at once; a module's is imported by the engines.
+fn function(text: &str) -> Result<Function> {
+    let usage = || format!("`{text}`: name a function as FILE.py:FUNCTION or MODULE:FUNCTION");
+    let (place, name) = text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).with_context(usage)?;
+    let is_file = Path::new(place).exists() || place.ends_with(".py") || place.contains('/');
+    if !is_file {
+        return Ok(Function::Named(text.to_owned()));
+    }
+    let source = std::fs::read_to_string(place).with_context(|| format!("cannot read {place}"))?;
+    ensure!(!source.trim().is_empty(), "{place} is empty: it has no function {name}");
+    Ok(Function::Source(Arc::new(SourceFunction::new(place, source, name))))
+}
+
+fn items(items: Vec<String>) -> Box<dyn Iterator<Item = String> + Send> {
+    if items == ["-"] {
+        return Box::new(std::io::BufReader::new(std::io::stdin()).lines().map_while(Result::ok));
+    }
+    Box::new(items.into_iter())
+}
+
+fn progress(total: Option<u64>, none: bool) -> ProgressBar {
+    let bar = ProgressBar::new(total.unwrap_or(0));
+    if none || !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = if total.is_some() { "{bar:40} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
+    bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant and valid"))
+}

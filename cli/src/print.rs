@@ -1,0 +1,67 @@
+//! Printing that survives a reader who leaves.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+/// Prints to standard output, with a newline.
+pub fn line(text: impl AsRef<str>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref().as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Prints a value as JSON: one document, indented, or on one line if it is one of many.
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Whether the reader of our output has closed it.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(broken)
+}
+
+/// A duration for people: `1.23 s`, `45.6 ms`, `78.9 us`.
+pub fn micros(us: f64) -> String {
+    match us {
+        us if us >= 1e6 => format!("{:.2} s", us / 1e6),
+        us if us >= 1e3 => format!("{:.1} ms", us / 1e3),
+        us => format!("{us:.1} us"),
+    }
+}
+
+/// A rate or count for people, with thin groups: `1 234 567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            grouped.push(' ');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Bytes for people: `1.5 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (0..4).find(|unit| bytes < 1024 << (10 * unit)).unwrap_or(4);
+    if unit == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / (1u64 << (10 * unit)) as f64, units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_written_for_people() {
+        assert_eq!((micros(12.34), micros(12_345.0), micros(2_500_000.0)), ("12.3 us".into(), "12.3 ms".into(), "2.50 s".into()));
+        assert_eq!((grouped(1), grouped(1_000), grouped(1_234_567)), ("1".into(), "1 000".into(), "1 234 567".into()));
+        assert_eq!((bytes(10), bytes(1536), bytes(3 << 30)), ("10 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
+    }
+}

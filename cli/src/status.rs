@@ -1,0 +1,129 @@
+//! `furlong ids` and `furlong status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus};
+use furlong_wire::token::Role;
+use serde_json::{Value, json};
+
+use crate::connect::ConnectArgs;
+use crate::print;
+
+/// Roles whose capability lets one look, those with the least rights first.
+const OBSERVERS: &[Role] = &[Role::Observer, Role::Client, Role::Multiengine, Role::Task, Role::Admin];
+
+/// Flags of `ids`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: furlong ids")]
+pub struct IdsArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Prints the integers of the engines that are online.
+pub async fn ids(args: IdsArgs) -> Result<ExitCode> {
+    let client = args.connect.connect(OBSERVERS).await?;
+    let ids: Vec<u32> = client.engines().await?.into_iter().map(|id| id.0).collect();
+    client.close().await;
+    if args.json {
+        print::line(serde_json::to_string(&ids)?)?;
+    } else {
+        print::line(format!("{ids:?}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Flags of `status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: furlong status --json | jq .engines")]
+pub struct StatusArgs {
+    /// Print a JSON document
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Prints the cluster as the broker sees it.
+pub async fn status(args: StatusArgs) -> Result<ExitCode> {
+    let client = args.connect.connect(OBSERVERS).await?;
+    let endpoint = client.endpoint().to_string();
+    let status = client.status().await?;
+    client.close().await;
+    if args.json {
+        print::json(&as_json(&status, &endpoint))?;
+    } else {
+        print_status(&status, &endpoint)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(status: &ClusterStatus, endpoint: &str) -> Value {
+    json!({
+        "cluster": status.cluster_name,
+        "endpoint": endpoint,
+        "broker": { "pid": status.pid, "software": status.software, "uptime_ms": status.uptime_ms,
+                    "start_unix_us": status.start.0 },
+        "clients": status.clients,
+        "tasks": { "waiting": status.tasks_waiting, "assigned": status.tasks_assigned,
+                   "finished": status.tasks_finished, "results_held": status.results_held },
+        "payload_bytes": { "held": status.payload_bytes.0, "max": status.payload_bytes.1 },
+        "engines": status.engines.iter().map(engine_json).collect::<Vec<_>>(),
+        "processes": status.processes.iter().map(process_json).collect::<Vec<_>>(),
+    })
+}
+
+fn engine_json(engine: &EngineStatus) -> Value {
+    json!({
+        "id": engine.id.0, "uuid": engine.uuid.to_string(), "online": engine.online,
+        "tasks_assigned": engine.tasks_assigned, "tasks_queued": engine.tasks_queued,
+        "tasks_finished": engine.tasks_finished, "busy_us": engine.busy_us,
+    })
+}
+
+fn process_json(process: &ProcessStatus) -> Value {
+    json!({
+        "host": process.host, "pid": process.pid, "cwd": process.cwd, "software": process.software,
+        "address": process.address, "python": process.python, "labels": process.labels,
+        "runtimes": process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>(),
+        "engines": process.engines.iter().map(|id| id.0).collect::<Vec<_>>(),
+    })
+}
+
+fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
+    let uptime = print::micros(status.uptime_ms as f64 * 1e3);
+    let (held, most) = (print::bytes(status.payload_bytes.0), print::bytes(status.payload_bytes.1));
+    print::line(format!("cluster   {} at {endpoint}", status.cluster_name))?;
+    print::line(format!("broker    {}, pid {}, up {uptime}, {} clients", status.software, status.pid, status.clients))?;
+    print::line(format!(
+        "tasks     {} waiting, {} with engines, {} finished, {} results held",
+        print::grouped(status.tasks_waiting),
+        print::grouped(status.tasks_assigned),
+        print::grouped(status.tasks_finished),
+        print::grouped(status.results_held)
+    ))?;
+    print::line(format!("payloads  {held} of {most}"))?;
+    let online = status.engines.iter().filter(|engine| engine.online).count();
+    print::line(format!("engines   {online} online"))?;
+    if !status.engines.is_empty() {
+        print::line(format!("{:>6} {:<20} {:>8} {:>8} {:>9} {:>10}  python", "id", "host:pid", "assigned", "queued", "finished", "busy"))?;
+    }
+    for engine in &status.engines {
+        let process = status.processes.iter().find(|process| process.engines.contains(&engine.id));
+        let place = process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
+        let python = process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
+        print::line(format!(
+            "{:>6} {place:<20} {:>8} {:>8} {:>9} {:>10}  {python}",
+            engine.id.0,
+            engine.tasks_assigned,
+            engine.tasks_queued,
+            engine.tasks_finished,
+            print::micros(engine.busy_us as f64)
+        ))?;
+    }
+    Ok(())
+}

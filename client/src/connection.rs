@@ -1,0 +1,153 @@
+//! The task that owns the connection: reads, writes, and tells the session of both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use furlong_link::incoming::Incoming;
+use furlong_link::outgoing::Written;
+use furlong_wire::limits::WRITE_TURN_BYTES;
+use furlong_wire::message::ToClient;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::error::DisconnectCause;
+use crate::shared::Shared;
+
+/// How often heartbeats are looked after, and acknowledgements sent that nothing else takes along.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a goodbye may take to reach the broker.
+const GOODBYE_TICKS: u32 = 2;
+
+/// The connection, before its task runs.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    socket: OwnedWriteHalf,
+    last_read: Instant,
+    last_write: Instant,
+    goodbye_ticks: u32,
+}
+
+impl Connection {
+    pub fn new(shared: Arc<Shared>, incoming: Incoming, socket: OwnedWriteHalf) -> Self {
+        let now = Instant::now();
+        Self { shared, incoming, socket, last_read: now, last_write: now, goodbye_ticks: 0 }
+    }
+
+    /// Runs until the connection is over, and ends the session with it.
+    pub async fn run(mut self) {
+        let end = EndWithRuntime(Arc::clone(&self.shared));
+        let cause = self.serve().await.err().unwrap_or(DisconnectCause::Closed);
+        tracing::debug!(endpoint = %self.shared.endpoint, %cause, "the connection to the broker is over");
+        drop(self.socket);
+        self.shared.finish(cause);
+        drop(end);
+    }
+
+    /// Returns without error once a goodbye is said and heard.
+    async fn serve(&mut self) -> Result<(), DisconnectCause> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let written = self.write()?;
+            // Reading comes first: after a pause of this process, what came in the meantime counts as life.
+            tokio::select! {
+                biased;
+                read = self.incoming.read() => match read? {
+                    0 if self.shared.lock().core.is_over() => return Ok(()),
+                    0 => return Err(DisconnectCause::ClosedByBroker),
+                    _ => self.handle_input()?,
+                },
+                writable = self.socket.writable(), if written == Written::Blocked => writable?,
+                () = std::future::ready(()), if written == Written::Turn => {}
+                () = self.shared.work.notified() => {}
+                _ = tick.tick() => {
+                    if self.handle_tick()? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what gathered since the last time, and with it the acknowledgement of what arrived.
+    fn write(&mut self) -> Result<Written, DisconnectCause> {
+        let mut state = self.shared.lock();
+        state.is_told = false;
+        state.queue_outbound();
+        let others_go = !state.outgoing.is_empty();
+        if let Some(ack) = state.core.poll_ack(others_go) {
+            state.outgoing.push(&ack);
+        }
+        let mut written = Ok(Written::All);
+        if !state.outgoing.is_empty() {
+            written = state.outgoing.write_to(&self.socket, WRITE_TURN_BYTES);
+            let waiting = state.outgoing.queued_bytes();
+            state.core.handle_backlog(waiting);
+            self.last_write = Instant::now();
+        }
+        if matches!(written, Ok(Written::All)) {
+            state.core.handle_flushed();
+        }
+        self.shared.unlock(state);
+        Ok(written?)
+    }
+
+    /// Takes everything that was read, under one lock.
+    fn handle_input(&mut self) -> Result<(), DisconnectCause> {
+        self.last_read = Instant::now();
+        let mut state = self.shared.lock();
+        let handled = loop {
+            match self.incoming.poll_record() {
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+                Ok(Some(record)) => {
+                    let handled = record.into_messages::<ToClient>().try_for_each(|item| match item? {
+                        (ToClient::Goodbye(goodbye), _) => Err(DisconnectCause::Goodbye(goodbye.reason)),
+                        (message, chunk) => {
+                            state.core.handle_message(message, chunk.as_deref());
+                            Ok(())
+                        }
+                    });
+                    if handled.is_err() {
+                        break handled;
+                    }
+                }
+            }
+        };
+        while let Some(bytes) = self.incoming.poll_codec_output() {
+            state.outgoing.push_codec_bytes(bytes);
+        }
+        self.shared.unlock(state);
+        handled
+    }
+
+    /// Looks after heartbeats. True if a goodbye has had its time.
+    fn handle_tick(&mut self) -> Result<bool, DisconnectCause> {
+        let welcome = &self.shared.welcome;
+        let silent_ms = self.last_read.elapsed().as_millis();
+        if silent_ms >= u128::from(welcome.heartbeat_dead_ms) {
+            return Err(DisconnectCause::Silent { silent_ms });
+        }
+        let mut state = self.shared.lock();
+        if let Some(ack) = state.core.poll_ack(true) {
+            state.outgoing.push(&ack);
+        } else if self.last_write.elapsed().as_millis() >= u128::from(welcome.heartbeat_idle_ms) {
+            state.outgoing.push_heartbeat();
+        }
+        self.goodbye_ticks += u32::from(state.core.is_over());
+        self.shared.unlock(state);
+        self.incoming.shrink();
+        Ok(self.goodbye_ticks > GOODBYE_TICKS)
+    }
+}
+
+/// Ends the session when the connection's task is dropped before its end: with its runtime.
+struct EndWithRuntime(Arc<Shared>);
+
+impl Drop for EndWithRuntime {
+    fn drop(&mut self) {
+        self.0.finish(DisconnectCause::RuntimeEnded);
+    }
+}

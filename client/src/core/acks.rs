@@ -1,0 +1,85 @@
+//! Results that have arrived and of which the broker has not been told.
+
+use furlong_wire::message::{Ack, FromClient};
+
+/// Results that are acknowledged on their own, without waiting for another message to go along with.
+const RESULTS_DUE: u64 = 256;
+/// Bytes of results that are acknowledged on their own: the broker holds them until then.
+const BYTES_DUE: u64 = 1024 * 1024;
+
+/// Ranges of task numbers, to be acknowledged.
+#[derive(Debug, Default)]
+pub struct Acks {
+    /// First and last of each, in the order of arrival; neighbours that arrive one after the other are one range.
+    ranges: Vec<(u64, u64)>,
+    results: u64,
+    bytes: u64,
+}
+
+impl Acks {
+    /// Adds a result of that many payload bytes.
+    pub fn push(&mut self, n: u64, bytes: u64) {
+        match self.ranges.last_mut() {
+            Some((_, last)) if *last + 1 == n => *last = n,
+            Some((first, _)) if n + 1 == *first => *first = n,
+            _ => self.ranges.push((n, n)),
+        }
+        self.results += 1;
+        self.bytes += bytes;
+    }
+
+    /// Whether the broker should be told, even if there is nothing else to say.
+    pub fn are_due(&self) -> bool {
+        self.results >= RESULTS_DUE || self.bytes >= BYTES_DUE
+    }
+
+    /// Results that wait here.
+    pub fn results(&self) -> u64 {
+        self.results
+    }
+
+    /// The message for all of them; none if there are none.
+    pub fn take(&mut self) -> Option<FromClient> {
+        if self.ranges.is_empty() {
+            return None;
+        }
+        let Self { mut ranges, .. } = std::mem::take(self);
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, range| {
+            let adjoin = range.1 + 1 == next.0;
+            if adjoin {
+                range.1 = next.1;
+            }
+            adjoin
+        });
+        Some(FromClient::Ack(Ack { ranges }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_become_ranges_in_whatever_order_they_come() {
+        let mut acks = Acks::default();
+        assert_eq!(acks.take(), None);
+        [5, 6, 7, 1, 3, 2, 10, 8].into_iter().for_each(|n| acks.push(n, 0));
+        assert_eq!(acks.results(), 8);
+        let ranges = vec![(1, 3), (5, 8), (10, 10)];
+        assert_eq!(acks.take(), Some(FromClient::Ack(Ack { ranges })));
+        assert_eq!((acks.results(), acks.take()), (0, None));
+    }
+
+    #[test]
+    fn many_results_and_large_ones_are_due() {
+        let mut acks = Acks::default();
+        (1..RESULTS_DUE).for_each(|n| acks.push(n, 1));
+        assert!(!acks.are_due());
+        acks.push(RESULTS_DUE, 1);
+        assert!(acks.are_due());
+        acks.take();
+        acks.push(1, BYTES_DUE);
+        assert!(acks.are_due());
+    }
+}

@@ -1,0 +1,513 @@
+//! The client's side of a session, as a state machine without I/O, clock or randomness.
+//!
+//! Commands (`submit_*`, [`Core::cancel`], [`Core::query`], [`Core::close`]) and [`Core::handle_message`] change it. After
+//! each of them the shell takes what there is to send ([`Core::poll_outbound`]) and whom to wake ([`Core::take_wakes`]).
+//! Before it writes it asks for acknowledgements ([`Core::poll_ack`]), and after it says how much still waits
+//! ([`Core::handle_backlog`]).
+//!
+//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of somebody else, which may
+//! come back here.
+
+mod acks;
+pub(crate) mod output;
+pub(crate) mod results;
+mod room;
+pub(crate) mod streams;
+pub(crate) mod tasks;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use furlong_wire::ids::{FunctionHash, SessionId};
+use furlong_wire::message::{
+    Cancel, Define, FromClient, Goodbye, Open, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets, TaskOptions,
+    TaskTimes, ToClient,
+};
+use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
+
+use self::acks::Acks;
+use self::results::{Received, Results};
+use self::room::Room;
+use self::streams::{Streams, Taken};
+use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Tasks};
+use crate::error::{ClientError, Disconnected};
+
+/// Functions that a session defines at most; the broker bounds them at 4096.
+const DEFINITIONS_MAX: usize = 4000;
+
+/// One session on one connection.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// Why it is over, once it is.
+    over: Option<Arc<Disconnected>>,
+    /// Whether the connection itself is gone, too.
+    is_finished: bool,
+    next_n: u64,
+    /// Tasks up to this number are with the kernel, so that a cancel may go before what is queued.
+    flushed_n: u64,
+    next_transfer: u64,
+    next_ticket: u64,
+    sealer: PayloadSealer,
+    room: Room,
+    acks: Acks,
+    tasks: Tasks,
+    streams: Streams,
+    results: Results,
+    definitions: BTreeMap<FunctionHash, u32>,
+    queries: BTreeMap<u64, Pending>,
+    outbound: VecDeque<Outbound>,
+    /// Who waits for room, in the order of their first try.
+    waiting: BTreeMap<u64, Waker>,
+    /// Who waits for the connection's end.
+    closing: Vec<Waker>,
+    wakes: Vec<Waker>,
+}
+
+/// Something to send.
+#[derive(Debug)]
+pub(crate) enum Outbound {
+    /// A message, in the order of all messages.
+    Message(FromClient),
+    /// A message that goes before what is queued.
+    Control(FromClient),
+    /// The chunks of a payload that the message before announced under this number.
+    Transfer(u64, SealedPayload),
+}
+
+/// A call, ready to be submitted. After a refusal it can be submitted again.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub targets: Targets,
+    pub runtime: Runtime,
+    pub class: u32,
+    pub definition: Option<Arc<Definition>>,
+    pub options: Option<Box<TaskOptions>>,
+    pub content: Content,
+}
+
+/// Source text that is sent once a session.
+#[derive(Debug)]
+pub(crate) struct Definition {
+    pub hash: FunctionHash,
+    pub source: Bytes,
+}
+
+/// Call header and arguments.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Buffers(Vec<Bytes>),
+    Packed(Packed),
+}
+
+/// A task that was submitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Submitted {
+    pub n: u64,
+    pub key: usize,
+}
+
+/// A place in the order of those who wait for room; none before the first refusal.
+pub(crate) type Ticket = Option<u64>;
+
+#[derive(Debug)]
+enum Pending {
+    Asked(Option<Waker>),
+    Answered(ReplyBody),
+}
+
+impl Core {
+    /// A new session, which begins with its payload secret: fresh random bytes.
+    pub fn new(session: SessionId, secret: PayloadSecret, tasks_max: u64, credit_bytes: u64) -> Self {
+        let open = FromClient::Open(Open { secret: secret.clone() });
+        Self {
+            over: None,
+            is_finished: false,
+            next_n: 1,
+            flushed_n: 0,
+            next_transfer: 1,
+            next_ticket: 0,
+            sealer: secret.request_key(&session).into_sealer(),
+            room: Room::new(tasks_max, credit_bytes),
+            acks: Acks::default(),
+            tasks: Tasks::default(),
+            streams: Streams::default(),
+            results: Results::new(session, secret),
+            definitions: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            outbound: VecDeque::from([Outbound::Message(open)]),
+            waiting: BTreeMap::new(),
+            closing: Vec::new(),
+            wakes: Vec::new(),
+        }
+    }
+
+    /// Submits a call for the shared queue.
+    pub fn submit_shared(&mut self, call: &mut Call, listener: Listener) -> Result<Submitted, ClientError> {
+        let n = self.send_submit(call)?;
+        Ok(Submitted { n, key: self.tasks.insert(n, listener) })
+    }
+
+    /// Submits a call for engines: one task each, in their order.
+    pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
+        let count = task_count(&call.targets);
+        let first = self.send_submit(call)?;
+        let tasks = (first..first + count).map(|n| Submitted { n, key: self.tasks.insert(n, Listener::Future(None)) });
+        Ok(tasks.collect())
+    }
+
+    /// Submits a call whose result goes to a stream.
+    pub fn submit_streamed(&mut self, call: &mut Call, stream: usize, index: u64) -> Result<(), ClientError> {
+        self.submit_shared(call, Listener::Stream(stream, index))?;
+        self.streams.expect(stream);
+        Ok(())
+    }
+
+    /// Checks a call against the session's credit, and sends it. Returns the number of its first task.
+    fn send_submit(&mut self, call: &mut Call) -> Result<u64, ClientError> {
+        self.check_open()?;
+        let count = task_count(&call.targets);
+        let announced = call.content.pack(&mut self.sealer)?;
+        let defined = call.definition.as_ref().map(|definition| self.define(definition)).transpose()?;
+        let (define, packed) = defined.unzip();
+        let packed = packed.flatten();
+        let lasting = packed.as_ref().map_or(0, announced_bytes);
+        if !self.room.has_tasks(count) {
+            self.send_acks();
+        }
+        self.room.check(count, announced + lasting)?;
+        self.room.take(count, announced + lasting, lasting);
+        if let (Some(number), Some(packed), Some(definition)) = (define, packed, &call.definition) {
+            self.definitions.insert(definition.hash, number);
+            self.send_payload(packed, |payload| FromClient::Define(Define { number, payload }));
+        }
+        let n = self.next_n;
+        self.next_n += count;
+        let targets = std::mem::replace(&mut call.targets, Targets::Shared);
+        let (runtime, class, options) = (call.runtime, call.class, call.options.take());
+        let packed = call.content.take(&mut self.sealer)?;
+        self.send_payload(packed, |payload| {
+            FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
+        });
+        Ok(n)
+    }
+
+    /// The number of a definition, and what is to be sent if the broker does not have it.
+    fn define(&mut self, definition: &Definition) -> Result<(u32, Option<Packed>), ClientError> {
+        if let Some(number) = self.definitions.get(&definition.hash) {
+            return Ok((*number, None));
+        }
+        if self.definitions.len() >= DEFINITIONS_MAX {
+            return Err(ClientError::TooManyFunctions { functions_max: DEFINITIONS_MAX });
+        }
+        let number = self.definitions.len() as u32 + 1;
+        Ok((number, Some(self.sealer.pack(vec![definition.source.clone()])?)))
+    }
+
+    fn send_payload(&mut self, packed: Packed, message: impl FnOnce(Payload) -> FromClient) {
+        match packed {
+            Packed::Inline(bytes) => self.outbound.push_back(Outbound::Message(message(Payload::Inline(bytes)))),
+            Packed::Chunked(sealed) => {
+                let transfer = self.next_transfer;
+                self.next_transfer += 1;
+                let (counter, bytes) = (sealed.counter(), sealed.bytes());
+                let payload = Payload::Chunked { transfer, counter, bytes, instance: None };
+                self.outbound.push_back(Outbound::Message(message(payload)));
+                self.outbound.push_back(Outbound::Transfer(transfer, sealed));
+            }
+        }
+    }
+
+    /// Ends tasks, by ranges of their numbers. The broker's answer is their end.
+    pub fn cancel(&mut self, ranges: Vec<(u64, u64)>, force: bool) {
+        let Some(last) = ranges.iter().map(|(_, last)| *last).max().filter(|_| self.over.is_none()) else { return };
+        let cancel = FromClient::Cancel(Cancel { ranges, force });
+        // A cancel that overtakes its own submit would find nothing.
+        let outbound = if last <= self.flushed_n { Outbound::Control(cancel) } else { Outbound::Message(cancel) };
+        self.outbound.push_back(outbound);
+    }
+
+    /// Cancels what is unfinished of a stream.
+    pub fn cancel_stream(&mut self, stream: usize, force: bool) {
+        self.cancel(self.tasks.ranges_of_stream(stream), force);
+    }
+
+    /// Asks the broker. The answer comes from [`Core::poll_query`].
+    pub fn query(&mut self, query: Query) -> Result<u64, ClientError> {
+        self.check_open()?;
+        let request = self.new_ticket();
+        self.queries.insert(request, Pending::Asked(None));
+        self.outbound.push_back(Outbound::Message(FromClient::Query(Request { request, query })));
+        Ok(request)
+    }
+
+    /// The answer to a query. A waker that it replaces is given back in `replaced`.
+    pub fn poll_query(
+        &mut self,
+        request: u64,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Result<ReplyBody, ClientError>> {
+        match self.queries.remove(&request) {
+            Some(Pending::Answered(body)) => Poll::Ready(Ok(body)),
+            Some(Pending::Asked(before)) => {
+                *replaced = before;
+                self.queries.insert(request, Pending::Asked(Some(waker.clone())));
+                Poll::Pending
+            }
+            None => Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::WrongAnswer))),
+        }
+    }
+
+    /// Nobody waits for an answer any longer. The waker is given back, to be dropped by the caller.
+    pub fn forget_query(&mut self, request: u64) -> Option<Waker> {
+        match self.queries.remove(&request)? {
+            Pending::Asked(waker) => waker,
+            Pending::Answered(_) => None,
+        }
+    }
+
+    /// Takes a task's end, or keeps the waker until it comes.
+    pub fn poll_task(&mut self, key: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Box<Ended>> {
+        self.tasks.poll(key, waker).map_or_else(
+            |before| {
+                *replaced = before;
+                Poll::Pending
+            },
+            Poll::Ready,
+        )
+    }
+
+    /// Whether a task's end can be taken.
+    pub fn has_ended(&self, key: usize) -> bool {
+        self.tasks.has_ended(key)
+    }
+
+    /// Nobody waits for a task any longer. It goes on.
+    pub fn forget_task(&mut self, key: usize) -> Option<Forgotten> {
+        self.tasks.forget(key)
+    }
+
+    /// A new stream of results.
+    pub fn open_stream(&mut self) -> usize {
+        self.streams.open()
+    }
+
+    /// Takes what has come for a stream; if nothing has, keeps the waker.
+    pub fn poll_stream(&mut self, stream: usize, into: &mut VecDeque<(u64, Ended)>, waker: &Waker) -> Taken {
+        self.streams.poll(stream, into, waker)
+    }
+
+    /// Nobody reads a stream any longer; its tasks go on. What it held is given back, to be dropped by the caller.
+    pub fn forget_stream(&mut self, stream: usize) -> (VecDeque<(u64, Ended)>, Option<Waker>) {
+        self.streams.forget(stream)
+    }
+
+    /// Wakes when a submit that was refused with [`ClientError::Busy`] may succeed. Gives back the waker it replaces.
+    pub fn wait_for_room(&mut self, ticket: &mut Ticket, waker: &Waker) -> Option<Waker> {
+        let place = *ticket.get_or_insert_with(|| {
+            self.next_ticket += 1;
+            self.next_ticket
+        });
+        self.waiting.insert(place, waker.clone())
+    }
+
+    /// Somebody no longer waits for room. Gives back the waker.
+    pub fn stop_waiting(&mut self, ticket: Ticket) -> Option<Waker> {
+        self.waiting.remove(&ticket?)
+    }
+
+    /// Takes a message of the broker, with its chunk if it is one.
+    pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
+        match message {
+            ToClient::Finished(finished) => {
+                let Some(key) = self.tasks.begin_end(finished.n) else { return };
+                let (ended, payload) = Ended::of(finished);
+                if let Some(received) = self.results.handle_payload(key, ended, payload) {
+                    self.end(received);
+                }
+            }
+            ToClient::Chunk(announced) => {
+                if let Some(received) = self.results.handle_chunk(announced.transfer, chunk.unwrap_or_default()) {
+                    self.end(received);
+                }
+            }
+            ToClient::Output(output) => {
+                self.tasks.handle_output(output.n, output.engine, output.stream, output.offset, &output.bytes);
+            }
+            ToClient::Credit(credit) => {
+                self.room.handle_credit(credit.payload_bytes_total);
+                self.wake_waiting();
+            }
+            ToClient::Reply(reply) => {
+                let Some(pending) = self.queries.get_mut(&reply.request) else { return };
+                if let Pending::Asked(Some(waker)) = std::mem::replace(pending, Pending::Answered(reply.body)) {
+                    self.wakes.push(waker);
+                }
+            }
+            // The shell closes after a goodbye; nobody has asked for the others.
+            ToClient::Goodbye(_) | ToClient::Accepted(_) | ToClient::Published(_) | ToClient::Event(_) => {}
+        }
+    }
+
+    fn end(&mut self, received: Received) {
+        let Received { task, mut ended, body } = received;
+        self.acks.push(ended.n, body.bytes());
+        if let End::Finished(_, empty) = &mut ended.end {
+            *empty = body;
+        }
+        self.deliver(task, ended);
+    }
+
+    fn deliver(&mut self, key: usize, ended: Ended) {
+        let woken = match self.tasks.end(key, ended) {
+            Delivery::Kept(waker) => waker,
+            Delivery::Stream(stream, index, ended) => self.streams.push(stream, index, ended),
+            Delivery::Dropped => None,
+        };
+        self.wakes.extend(woken);
+    }
+
+    /// The acknowledgement of what has arrived, if it is to be sent now: with other messages always, alone when it is due.
+    pub fn poll_ack(&mut self, others_go: bool) -> Option<FromClient> {
+        let is_due = others_go || self.acks.are_due() || !self.waiting.is_empty();
+        if !is_due || self.over.is_some() {
+            return None;
+        }
+        let results = self.acks.results();
+        let ack = self.acks.take()?;
+        self.room.handle_acknowledged(results);
+        self.wake_waiting();
+        Some(ack)
+    }
+
+    fn send_acks(&mut self) {
+        if let Some(ack) = self.poll_ack(true) {
+            self.outbound.push_back(Outbound::Message(ack));
+        }
+    }
+
+    /// What is to be sent next.
+    pub fn poll_outbound(&mut self) -> Option<Outbound> {
+        self.outbound.pop_front()
+    }
+
+    /// That many bytes wait to be sent.
+    pub fn handle_backlog(&mut self, bytes: usize) {
+        if self.room.handle_backlog(bytes) {
+            self.wake_waiting();
+        }
+    }
+
+    /// Everything that was handed out is with the kernel.
+    pub fn handle_flushed(&mut self) {
+        self.flushed_n = self.next_n - 1;
+    }
+
+    /// Whom to wake now, without the lock.
+    pub fn take_wakes(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// Ends the session in good order: says goodbye, and ends everything that is unfinished here.
+    pub fn close(&mut self, why: Arc<Disconnected>) {
+        if self.over.is_none() {
+            let goodbye = Goodbye { reason: "the client closes".into() };
+            self.outbound.push_back(Outbound::Message(FromClient::Goodbye(goodbye)));
+            self.disconnect(why);
+        }
+    }
+
+    /// The session is over: everything that is unfinished ends, and later calls fail. Only the first reason counts.
+    pub fn disconnect(&mut self, why: Arc<Disconnected>) {
+        if self.over.is_some() {
+            return;
+        }
+        self.over = Some(Arc::clone(&why));
+        self.results.clear();
+        for (n, key) in self.tasks.unfinished() {
+            let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
+            let end = End::Disconnected(Arc::clone(&why));
+            self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
+        }
+        for pending in std::mem::take(&mut self.queries).into_values() {
+            if let Pending::Asked(Some(waker)) = pending {
+                self.wakes.push(waker);
+            }
+        }
+        self.wake_waiting();
+    }
+
+    /// The connection itself is gone.
+    pub fn finish(&mut self) {
+        self.is_finished = true;
+        self.wakes.append(&mut self.closing);
+    }
+
+    /// Whether the session is over, though the connection may not be.
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Waits until the connection itself is gone.
+    pub fn poll_finished(&mut self, waker: &Waker) -> Poll<()> {
+        if self.is_finished {
+            return Poll::Ready(());
+        }
+        if !self.closing.iter().any(|known| known.will_wake(waker)) {
+            self.closing.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    fn check_open(&self) -> Result<(), ClientError> {
+        self.over.as_ref().map_or(Ok(()), |why| Err(ClientError::Disconnected(Arc::clone(why))))
+    }
+
+    fn wake_waiting(&mut self) {
+        self.wakes.extend(std::mem::take(&mut self.waiting).into_values());
+    }
+
+    fn new_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+}
+
+impl Content {
+    /// Prepares the buffers for the wire, once. Returns the bytes that count against the credit.
+    fn pack(&mut self, sealer: &mut PayloadSealer) -> Result<u64, ClientError> {
+        if let Self::Buffers(buffers) = self {
+            *self = Self::Packed(sealer.pack(std::mem::take(buffers))?);
+        }
+        Ok(match self {
+            Self::Packed(packed) => announced_bytes(packed),
+            Self::Buffers(_) => 0,
+        })
+    }
+
+    fn take(&mut self, sealer: &mut PayloadSealer) -> Result<Packed, ClientError> {
+        match std::mem::replace(self, Self::Buffers(Vec::new())) {
+            Self::Packed(packed) => Ok(packed),
+            Self::Buffers(buffers) => Ok(sealer.pack(buffers)?),
+        }
+    }
+}
+
+fn announced_bytes(packed: &Packed) -> u64 {
+    match packed {
+        Packed::Inline(_) => 0,
+        Packed::Chunked(sealed) => sealed.bytes(),
+    }
+}
+
+fn task_count(targets: &Targets) -> u64 {
+    match targets {
+        Targets::Shared => 1,
+        Targets::Engines(engines) => engines.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests;

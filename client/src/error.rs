@@ -1,0 +1,157 @@
+//! What can go wrong, by whose fault it is.
+
+use std::io;
+use std::sync::Arc;
+
+use furlong_link::dial::DialError;
+use furlong_link::home::{CapabilityFileError, CapabilityNotFound, HomeError};
+use furlong_link::incoming::ReceiveError;
+use furlong_link::private_file::FileProblem;
+use furlong_wire::capability::Endpoint;
+use furlong_wire::payload::PayloadError;
+
+/// Why there is no [`crate::Client`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The broker was not reached, or it refused.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// There is no capability file where one was looked for.
+    #[error(transparent)]
+    NoCapability(#[from] CapabilityNotFound),
+    /// The capability file cannot be used.
+    #[error(transparent)]
+    CapabilityFile(#[from] CapabilityFileError),
+    /// The folder of all clusters is not known.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The blocking client was used where it would stop a tokio runtime.
+    #[error(
+        "the blocking client cannot connect from inside a tokio runtime, which it would stop; use the async \
+         `furlong_client::Client` there, or a thread of its own (`std::thread::spawn`)"
+    )]
+    InsideAsync,
+    /// The blocking client's thread or its runtime could not be started.
+    #[error("the client's background thread cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl ConnectError {
+    /// Whether another try, later, may succeed: a broker that is not there yet, or its capability file.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.is_transient(),
+            Self::NoCapability(_) => true,
+            Self::CapabilityFile(CapabilityFileError::File(file)) => matches!(file.problem, FileProblem::Missing),
+            Self::CapabilityFile(CapabilityFileError::Invalid { .. }) => false,
+            Self::Home(_) | Self::InsideAsync | Self::Thread(_) => false,
+        }
+    }
+}
+
+/// Why a request to the broker could not be made, or has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The connection is over.
+    #[error(transparent)]
+    Disconnected(#[from] Arc<Disconnected>),
+    /// The session's credit is used up: unfinished tasks, payload bytes, or bytes that wait to be sent.
+    #[error("the session's credit is used up; take results first, or use the call that waits")]
+    Busy,
+    /// A payload that the broker could never take.
+    #[error(
+        "arguments and function of {bytes} bytes are over the {credit_bytes} that the broker takes from one session; start \
+         it with more `--memory`, or send them in parts"
+    )]
+    PayloadTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// What the broker takes at most.
+        credit_bytes: u64,
+    },
+    /// A payload beyond the protocol's bounds.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// There are no engines to run on.
+    #[error("no engines are connected; start some with `engine` or `furlong cluster start -n 4`")]
+    NoEngines,
+    /// More tasks in one call than a session may have.
+    #[error("one call for {tasks} engines is over the limit of {tasks_max}; name fewer engines at once")]
+    TooManyTargets {
+        /// Tasks that the call would make.
+        tasks: u64,
+        /// The limit.
+        tasks_max: u64,
+    },
+    /// More functions from source than a session may define.
+    #[error("one session can define {functions_max} functions from source; connect anew for more")]
+    TooManyFunctions {
+        /// The limit.
+        functions_max: usize,
+    },
+    /// An option that the broker would take as a breach of the protocol.
+    #[error("the option `{option}` is over its limit of {limit}")]
+    OptionTooLong {
+        /// Its name.
+        option: &'static str,
+        /// Bytes, or entries.
+        limit: usize,
+    },
+    /// Arguments that cannot be encoded.
+    #[error("the arguments cannot be encoded: {0}")]
+    Encode(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Code takes no arguments.
+    #[error("code to execute takes no arguments; name a function, or put the values into the code")]
+    CodeWithArguments,
+    /// The broker refuses the request, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The broker answered something else than what was asked.
+    #[error("the broker's answer is not to what was asked: it speaks another version")]
+    WrongAnswer,
+    /// The blocking client was used where it would stop a tokio runtime.
+    #[error(
+        "the blocking client would stop the tokio runtime that it was called in; use the async `furlong_client::Client` \
+         there, or a thread of its own (`std::thread::spawn`)"
+    )]
+    InsideAsync,
+}
+
+/// The connection to the broker is over, and with it what had not finished.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the broker at {endpoint} {cause}")]
+pub struct Disconnected {
+    /// Where the broker was.
+    pub endpoint: Endpoint,
+    /// What ended the connection.
+    pub cause: DisconnectCause,
+}
+
+/// What ended a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DisconnectCause {
+    /// This side closed it.
+    #[error("was closed by this client")]
+    Closed,
+    /// The broker said goodbye.
+    #[error("was ended by the broker: {0}; connect again, and submit what had not finished")]
+    Goodbye(String),
+    /// The broker's end of the stream.
+    #[error("was lost: the broker closed it; connect again, and submit what had not finished (its log says why)")]
+    ClosedByBroker,
+    /// The socket's error.
+    #[error("was lost: {0}; connect again, and submit what had not finished")]
+    Socket(#[from] io::Error),
+    /// Nothing came for too long.
+    #[error("was lost: nothing came for {silent_ms} ms; connect again, and submit what had not finished")]
+    Silent {
+        /// For how long.
+        silent_ms: u128,
+    },
+    /// The broker broke the protocol.
+    #[error("was cut, as what came is unsound: {0}")]
+    Unsound(#[from] ReceiveError),
+    /// The tokio runtime that the client was connected in is gone.
+    #[error("ended with the tokio runtime that it was made in; keep the runtime as long as the client")]
+    RuntimeEnded,
+}

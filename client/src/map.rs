@@ -1,0 +1,284 @@
+//! One function over many arguments, in constant memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use furlong_wire::message::{Runtime, Targets, TaskOptions};
+use futures_util::Stream;
+
+use crate::call::{Arguments, Function, Prepared};
+use crate::core::streams::Taken;
+use crate::core::tasks::Ended;
+use crate::core::{Call, Ticket};
+use crate::error::ClientError;
+use crate::outcome::{TaskFailure, TaskResult};
+use crate::shared::Handle;
+
+/// Tasks that a map has under way, unless it is told otherwise: enough to keep a hundred engines busy with short ones.
+const WINDOW: usize = 1000;
+/// Items that are encoded before the session is locked for them, and taken results that are replaced at once.
+const BATCH: usize = 64;
+
+/// One item's place in the input, and what became of it.
+pub type MapItem = (usize, Result<TaskResult, TaskFailure>);
+
+/// A map, before it begins. [`MapBuilder::stream`] begins it.
+#[derive(Debug)]
+#[must_use = "nothing is submitted before the stream is polled"]
+pub struct MapBuilder<I> {
+    handle: Arc<Handle>,
+    function: Function,
+    runtime: Runtime,
+    items: I,
+    window: usize,
+    ordered: bool,
+    options: Option<Box<TaskOptions>>,
+}
+
+impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
+    pub(crate) fn new(handle: Arc<Handle>, function: Function, items: I) -> Self {
+        let runtime = function.runtime();
+        Self { handle, function, runtime, items, window: WINDOW, ordered: false, options: None }
+    }
+
+    /// What runs the function, if that is not plain from its name ([`Function::runtime`]).
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// How many items are under way at most: submitted, and not yet taken from the stream. 1000 by default, 1 at least.
+    pub fn window(mut self, window: usize) -> Self {
+        self.window = window.max(1);
+        self
+    }
+
+    /// Whether results come in the order of the items, not as they finish. One slow item then holds up those after it, as
+    /// the window has no room for more.
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.ordered = ordered;
+        self
+    }
+
+    /// What is not the default, for each task.
+    pub fn options(mut self, options: TaskOptions) -> Self {
+        self.options = Some(Box::new(options));
+        self
+    }
+
+    /// The results. Items are taken from the iterator as there is room for them, while the stream is polled.
+    ///
+    /// # Errors
+    /// [`ClientError::OptionTooLong`]. What goes wrong with one item is that item's failure; after the end of the
+    /// connection there is one such failure, and no more items are taken.
+    pub fn stream(self) -> Result<MapStream<I>, ClientError> {
+        let Self { handle, function, runtime, items, window, ordered, options } = self;
+        let prepared = Prepared::new(runtime, function, options)?;
+        let stream = handle.shared.with(crate::core::Core::open_stream);
+        let order = ordered.then(Order::default);
+        let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), is_exhausted: false };
+        Ok(MapStream { handle, stream, intake, window, taken: 0, ready: VecDeque::new(), failed: None, order, ticket: None })
+    }
+}
+
+/// The results of a map: a [`Stream`] of each item's place and what became of it.
+///
+/// Dropping it does not cancel what is under way; [`MapStream::cancel`] does.
+#[derive(Debug)]
+#[must_use = "nothing is submitted before the stream is polled"]
+pub struct MapStream<I> {
+    handle: Arc<Handle>,
+    /// Its key in the session.
+    stream: usize,
+    intake: Intake<I>,
+    window: usize,
+    /// Items that the reader has, so that the rest up to the next one are under way.
+    taken: u64,
+    /// Ends that came, in the order of their coming.
+    ready: VecDeque<(u64, Ended)>,
+    /// An item that could not be submitted: at most one, as no more are taken before it is told.
+    failed: Option<(u64, ClientError)>,
+    order: Option<Order>,
+    ticket: Ticket,
+}
+
+/// The items, on their way to the session.
+#[derive(Debug)]
+struct Intake<I> {
+    items: I,
+    prepared: Prepared,
+    next: u64,
+    encoded: VecDeque<(u64, Result<Call, ClientError>)>,
+    is_exhausted: bool,
+}
+
+/// Results that came before their turn.
+#[derive(Debug, Default)]
+struct Order {
+    next: u64,
+    early: BTreeMap<u64, Result<TaskResult, TaskFailure>>,
+}
+
+/// Nothing in it is pinned: the iterator is used by reference.
+impl<I> Unpin for MapStream<I> {}
+
+impl<I> MapStream<I> {
+    /// Cancels what is under way, and takes no more items. Their ends still come.
+    pub fn cancel(&mut self) {
+        self.cancel_with(false);
+    }
+
+    /// Cancels; with `force`, an interpreter that does not heed the interrupt is killed.
+    pub fn cancel_with(&mut self, force: bool) {
+        self.intake.stop();
+        self.handle.shared.with(|core| core.cancel_stream(self.stream, force));
+    }
+
+    /// Takes no more items; what is under way goes on, and its results come.
+    pub fn stop(&mut self) {
+        self.intake.stop();
+    }
+}
+
+impl<I: Iterator<Item = Arguments>> Stream for MapStream<I> {
+    type Item = MapItem;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<MapItem>> {
+        loop {
+            let in_turn = self.order.as_mut().and_then(Order::pop);
+            let Some((index, result)) = (match in_turn {
+                Some(item) => Some(item),
+                None => ready!(self.poll_any(context)),
+            }) else {
+                return Poll::Ready(None);
+            };
+            match &mut self.order {
+                Some(order) if index != order.next => {
+                    order.early.insert(index, result);
+                }
+                order => {
+                    if let Some(order) = order {
+                        order.next += 1;
+                    }
+                    self.taken += 1;
+                    let index = usize::try_from(index).expect("a process counts no more items than addresses");
+                    return Poll::Ready(Some((index, result)));
+                }
+            }
+        }
+    }
+}
+
+impl<I: Iterator<Item = Arguments>> MapStream<I> {
+    /// The next end in the order of coming, without regard to `order`.
+    fn poll_any(&mut self, context: &Context<'_>) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
+        let session = self.handle.shared.session;
+        loop {
+            // Room is used in batches: a result at a time would lock the session for each.
+            if self.room() >= BATCH.min(self.window) || self.ready.is_empty() {
+                self.submit(context);
+            }
+            if let Some((index, ended)) = self.ready.pop_front() {
+                return Poll::Ready(Some((index, ended.into_result(session))));
+            }
+            if let Some((index, error)) = self.failed.take() {
+                if matches!(error, ClientError::Disconnected(_)) {
+                    self.intake.stop();
+                }
+                return Poll::Ready(Some((index, Err(TaskFailure::unsubmitted(session, error)))));
+            }
+            let Self { handle, stream, ready, .. } = self;
+            match handle.shared.with(|core| core.poll_stream(*stream, ready, context.waker())) {
+                Taken::Some => {}
+                Taken::Waiting(_replaced) => return Poll::Pending,
+                Taken::Idle if self.intake.is_done() => return Poll::Ready(None),
+                // The session's credit is used up by others: they wake this task when there is room.
+                Taken::Idle if self.ticket.is_some() => return Poll::Pending,
+                Taken::Idle => {}
+            }
+        }
+    }
+
+    /// Items that may be submitted now.
+    fn room(&self) -> usize {
+        let under_way = self.intake.next - self.taken - self.intake.encoded.len() as u64;
+        self.window.saturating_sub(usize::try_from(under_way).unwrap_or(usize::MAX))
+    }
+
+    /// Takes items and submits them, until window, iterator or credit are used up.
+    fn submit(&mut self, context: &Context<'_>) {
+        while self.failed.is_none() {
+            let room = self.room();
+            self.intake.encode(room.min(BATCH));
+            if self.intake.encoded.is_empty() {
+                break;
+            }
+            let Self { handle, stream, intake, ticket, failed, .. } = self;
+            let is_busy = handle.shared.with(|core| {
+                while let Some((index, call)) = intake.encoded.front_mut() {
+                    let submitted = match call {
+                        Ok(call) => core.submit_streamed(call, *stream, *index),
+                        Err(error) => Err(error.clone()),
+                    };
+                    match submitted {
+                        Ok(()) => {}
+                        Err(ClientError::Busy) => return (true, core.wait_for_room(ticket, context.waker())),
+                        Err(error) => {
+                            *failed = Some((*index, error));
+                            intake.encoded.pop_front();
+                            break;
+                        }
+                    }
+                    intake.encoded.pop_front();
+                }
+                (false, core.stop_waiting(ticket.take()))
+            });
+            if is_busy.0 {
+                break;
+            }
+        }
+    }
+}
+
+impl<I: Iterator<Item = Arguments>> Intake<I> {
+    /// Takes items from the iterator until that many are encoded.
+    fn encode(&mut self, wanted: usize) {
+        while self.encoded.len() < wanted && !self.is_exhausted {
+            let Some(arguments) = self.items.next() else {
+                self.is_exhausted = true;
+                return;
+            };
+            self.encoded.push_back((self.next, self.prepared.call(Targets::Shared, &arguments)));
+            self.next += 1;
+        }
+    }
+}
+
+impl<I> Intake<I> {
+    /// Takes no more items, and gives up those that were not submitted.
+    fn stop(&mut self) {
+        self.is_exhausted = true;
+        self.next -= self.encoded.len() as u64;
+        self.encoded.clear();
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_exhausted && self.encoded.is_empty()
+    }
+}
+
+impl Order {
+    /// The result whose turn it is, if it has come.
+    fn pop(&mut self) -> Option<(u64, Result<TaskResult, TaskFailure>)> {
+        self.early.remove(&self.next).map(|result| (self.next, result))
+    }
+}
+
+impl<I> Drop for MapStream<I> {
+    fn drop(&mut self) {
+        let ticket = self.ticket.take();
+        drop(self.handle.shared.with(|core| (core.forget_stream(self.stream), core.stop_waiting(ticket))));
+    }
+}

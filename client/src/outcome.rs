@@ -1,0 +1,234 @@
+//! What became of a task: its result, or its failure, each with a report.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_header};
+use furlong_wire::ids::{EngineId, SessionId, TaskId};
+use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskState, TaskTimes};
+use furlong_wire::payload::{PayloadError, unpack_inline};
+use serde::de::DeserializeOwned;
+
+use crate::core::output::Output;
+use crate::core::results::Body;
+use crate::core::tasks::{End, Ended};
+use crate::error::{ClientError, Disconnected};
+
+/// A task that succeeded.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TaskResult {
+    /// How the engine answered: `Returned` or `Executed`.
+    pub header: ReplyHeader,
+    /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers, or raw buffers.
+    pub data: Vec<Bytes>,
+    /// What happened to the task.
+    pub report: TaskReport,
+}
+
+impl TaskResult {
+    /// The value of a function that was called with JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        let bytes = self.value(Codec::Json)?;
+        serde_json::from_slice(bytes).map_err(DecodeError::Json)
+    }
+
+    /// The value of a function that was called with msgpack.
+    pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        let bytes = self.value(Codec::Msgpack)?;
+        rmp_serde::from_slice(bytes).map_err(DecodeError::Msgpack)
+    }
+
+    fn value(&self, wanted: Codec) -> Result<&Bytes, DecodeError> {
+        let ReplyHeader::Returned { codec } = &self.header else { return Err(DecodeError::NoValue) };
+        if *codec != wanted {
+            return Err(DecodeError::Codec { wanted, codec: *codec });
+        }
+        self.data.first().ok_or(DecodeError::NoValue)
+    }
+}
+
+/// Why a result's value cannot be had in the wanted form.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// It is in another codec.
+    #[error("the result is encoded as {codec:?}, not as {wanted:?}; it comes back as the arguments went")]
+    Codec {
+        /// What was asked for.
+        wanted: Codec,
+        /// What it is.
+        codec: Codec,
+    },
+    /// There is no value: code was executed.
+    #[error("the task executed code and has no value; its header may have the last expression's `repr`")]
+    NoValue,
+    /// JSON of another shape.
+    #[error("the result is not of the wanted type: {0}")]
+    Json(#[source] serde_json::Error),
+    /// Msgpack of another shape.
+    #[error("the result is not of the wanted type: {0}")]
+    Msgpack(#[source] rmp_serde::decode::Error),
+}
+
+/// A task that did not succeed, or whose end is unknown.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}{}", in_parentheses(self.report.engine))]
+pub struct TaskFailure {
+    /// Why.
+    pub error: Box<FailureKind>,
+    /// What happened to the task.
+    pub report: TaskReport,
+}
+
+impl TaskFailure {
+    /// The stable kind of the failure; none if the broker did not say one, as the connection or the submit failed.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match &*self.error {
+            FailureKind::Remote(_) => Some(ErrorKind::Remote),
+            FailureKind::Broker(error, _) => Some(error.kind),
+            FailureKind::Payload(_) => Some(ErrorKind::Payload),
+            FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
+        }
+    }
+
+    /// The terminal state; none if it is unknown here.
+    pub fn state(&self) -> Option<TaskState> {
+        match &*self.error {
+            FailureKind::Remote(_) => Some(TaskState::Failed),
+            FailureKind::Broker(_, state) => Some(*state),
+            FailureKind::Payload(_) | FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
+        }
+    }
+
+    /// The remote exception, if it was one.
+    pub fn remote(&self) -> Option<&RemoteError> {
+        match &*self.error {
+            FailureKind::Remote(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn unsubmitted(session: SessionId, error: ClientError) -> Self {
+        let kind = match error {
+            ClientError::Disconnected(why) => FailureKind::Disconnected(why),
+            error => FailureKind::Submit(error),
+        };
+        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session) }
+    }
+}
+
+/// Why a task has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FailureKind {
+    /// The user's code raised.
+    #[error("{0}")]
+    Remote(RemoteError),
+    /// The broker or the engine ended the task.
+    #[error("{}: {}", .0.kind, .0.text)]
+    Broker(TaskError, TaskState),
+    /// The task ended, but what it sent cannot be read.
+    #[error(transparent)]
+    Payload(#[from] PayloadFailure),
+    /// The connection ended before the task did.
+    #[error(transparent)]
+    Disconnected(Arc<Disconnected>),
+    /// The task could not be submitted: only from a map, whose items are submitted as it goes.
+    #[error("not submitted: {0}")]
+    Submit(ClientError),
+}
+
+/// Why what a task sent cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PayloadFailure {
+    /// It cannot be opened.
+    #[error("the task's result cannot be opened: {0}; run it again")]
+    Open(#[from] PayloadError),
+    /// It has no header that is known here.
+    #[error("the task's result cannot be read: {0}")]
+    Header(#[from] HeaderError),
+    /// It is announced without the engine process that sealed it.
+    #[error("the task's result is announced without the engine process that sealed it: the broker speaks another version")]
+    NoSender,
+    /// It says that it succeeded, and has no result.
+    #[error("the task's result is missing: its engine speaks another version")]
+    Missing,
+}
+
+/// What happened to a task.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TaskReport {
+    /// The task; number 0 if it was never submitted.
+    pub id: TaskId,
+    /// The engine that ran it, if one did.
+    pub engine: Option<EngineId>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When things happened, by the broker's clock.
+    pub times: TaskTimes,
+    /// What it wrote to standard output.
+    pub stdout: Output,
+    /// What it wrote to standard error.
+    pub stderr: Output,
+}
+
+impl TaskReport {
+    fn unsubmitted(session: SessionId) -> Self {
+        let id = TaskId { session, n: 0 };
+        let (stdout, stderr) = (Output::default(), Output::default());
+        Self { id, engine: None, attempts: 0, times: TaskTimes::default(), stdout, stderr }
+    }
+}
+
+impl Ended {
+    /// The result or the failure that a task's end amounts to.
+    pub(crate) fn into_result(self, session: SessionId) -> Result<TaskResult, TaskFailure> {
+        let Self { n, engine, attempts, times, outputs, end } = self;
+        let (stdout, stderr) = outputs.map_or_else(Default::default, |outputs| (outputs.stdout, outputs.stderr));
+        let report = TaskReport { id: TaskId { session, n }, engine, attempts, times, stdout, stderr };
+        let read = match end {
+            End::Finished(outcome, body) => read_end(outcome, body),
+            End::Disconnected(why) => Err(FailureKind::Disconnected(why)),
+        };
+        match read {
+            Ok((header, data)) => Ok(TaskResult { header, data, report }),
+            Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
+        }
+    }
+}
+
+/// The header and data of a success, or what failed.
+fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
+    let Outcome { state, error } = outcome;
+    let read = read_body(body);
+    match (state, error, read) {
+        (TaskState::Succeeded, _, Ok(Some((ReplyHeader::Raised(error), _)))) => Err(FailureKind::Remote(error)),
+        (TaskState::Succeeded, _, Ok(Some(read))) => Ok(read),
+        (TaskState::Succeeded, _, Ok(None)) => Err(PayloadFailure::Missing.into()),
+        (TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => Err(FailureKind::Remote(error)),
+        // What the broker says of a failure is worth more than that its traceback cannot be read.
+        (state, Some(error), _) if !error.text.is_empty() => Err(FailureKind::Broker(*error, state)),
+        (_, _, Err(failure)) => Err(failure.into()),
+        (state, error, Ok(_)) => {
+            let kind = error.map_or(ErrorKind::Remote, |error| error.kind);
+            let text = format!("the task ended as `{state}`, and nothing more is known");
+            Err(FailureKind::Broker(TaskError { kind, text }, state))
+        }
+    }
+}
+
+fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
+    let mut buffers = match body {
+        Body::None => return Ok(None),
+        Body::Inline(payload) => unpack_inline(&payload)?,
+        Body::Buffers(buffers) => buffers,
+        Body::Failed(failure) => return Err(failure),
+    };
+    if buffers.is_empty() {
+        return Err(HeaderError.into());
+    }
+    let header = decode_header(&buffers.remove(0))?;
+    Ok(Some((header, buffers)))
+}
+
+fn in_parentheses(engine: Option<EngineId>) -> String {
+    engine.map_or_else(String::new, |engine| format!(" (engine {engine})"))
+}

@@ -1,0 +1,163 @@
+//! What the handles of a client and its connection's task share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use furlong_link::outgoing::{Chunks, Outgoing};
+use furlong_wire::capability::Endpoint;
+use furlong_wire::ids::SessionId;
+use furlong_wire::message::{FromClient, Welcome};
+use tokio::sync::Notify;
+
+use crate::core::{Call, Core, Outbound, Submitted, Ticket};
+use crate::error::{ClientError, DisconnectCause, Disconnected};
+
+/// The session and the queue to the broker, under one lock, so that tasks are queued in the order of their numbers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// There is something to write, and the connection's task has not been told before.
+    pub work: Notify,
+    pub welcome: Welcome,
+    pub endpoint: Endpoint,
+    pub session: SessionId,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub core: Core,
+    pub outgoing: Outgoing<FromClient>,
+    /// Whether the connection's task was told that there is something to write.
+    pub is_told: bool,
+}
+
+impl Shared {
+    pub fn new(
+        core: Core,
+        outgoing: Outgoing<FromClient>,
+        welcome: Welcome,
+        endpoint: Endpoint,
+        session: SessionId,
+    ) -> Self {
+        let state = Mutex::new(State { core, outgoing, is_told: false });
+        Self { state, work: Notify::new(), welcome, endpoint, session }
+    }
+
+    /// Runs a command or an event of the core, queues what it wants sent, and wakes whom it wants woken.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let mut state = self.lock();
+        let result = f(&mut state.core);
+        state.queue_outbound();
+        let tell = !state.is_told && !state.outgoing.is_empty();
+        state.is_told |= tell;
+        self.unlock(state);
+        if tell {
+            self.work.notify_one();
+        }
+        result
+    }
+
+    /// Ends the critical section of the connection's task, or of anybody: wakers run without the lock.
+    pub fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let wakes = state.core.take_wakes();
+        drop(state);
+        wakes.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug in the core; whoever else waits shall get an answer rather than a second panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection is gone.
+    pub fn finish(&self, cause: DisconnectCause) {
+        let why = self.why(cause);
+        self.with(|core| {
+            core.disconnect(why);
+            core.finish();
+        });
+    }
+
+    /// Says goodbye. The connection's task sends it.
+    pub fn close(&self) {
+        let why = self.why(DisconnectCause::Closed);
+        self.with(|core| core.close(why));
+    }
+
+    fn why(&self, cause: DisconnectCause) -> Arc<Disconnected> {
+        Arc::new(Disconnected { endpoint: self.endpoint.clone(), cause })
+    }
+
+    pub fn poll_finished(&self, context: &Context<'_>) -> Poll<()> {
+        self.with(|core| core.poll_finished(context.waker()))
+    }
+}
+
+impl State {
+    /// Moves what the core wants sent to the queue.
+    pub fn queue_outbound(&mut self) {
+        while let Some(outbound) = self.core.poll_outbound() {
+            match outbound {
+                Outbound::Message(message) => self.outgoing.push(&message),
+                Outbound::Control(message) => self.outgoing.push_control(&message),
+                Outbound::Transfer(number, payload) => self.outgoing.push_transfer(number, Chunks::Sealed(payload)),
+            }
+        }
+        self.core.handle_backlog(self.outgoing.queued_bytes());
+    }
+}
+
+/// What keeps the connection open: when the last handle goes, the session says goodbye.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Submits a call as soon as there is room for it.
+pub(crate) async fn submit<T>(
+    handle: &Handle,
+    mut call: Call,
+    submit: impl Fn(&mut Core, &mut Call) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let mut place = Place { handle, ticket: None };
+    std::future::poll_fn(|context| place.poll_submit(context, |core| submit(core, &mut call))).await
+}
+
+/// A place among those who wait for room, given up when it is dropped.
+struct Place<'a> {
+    handle: &'a Handle,
+    ticket: Ticket,
+}
+
+impl Place<'_> {
+    fn poll_submit<T>(
+        &mut self,
+        context: &Context<'_>,
+        submit: impl FnOnce(&mut Core) -> Result<T, ClientError>,
+    ) -> Poll<Result<T, ClientError>> {
+        let (polled, _replaced) = self.handle.shared.with(|core| match submit(core) {
+            Err(ClientError::Busy) => (Poll::Pending, core.wait_for_room(&mut self.ticket, context.waker())),
+            result => (Poll::Ready(result), None),
+        });
+        polled
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            drop(self.handle.shared.with(|core| core.stop_waiting(self.ticket)));
+        }
+    }
+}
+
+/// Submits one call for the shared queue, or refuses it.
+pub(crate) fn submit_shared(core: &mut Core, call: &mut Call) -> Result<Submitted, ClientError> {
+    core.submit_shared(call, crate::core::tasks::Listener::Future(None))
+}
