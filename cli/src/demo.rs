@@ -133,7 +133,10 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     let mut all = Counts::new();
     add(&mut all, &expected, passes);
     ensure!(counts == all, "the farm counted other words than one engine alone: this is a bug");
-    print::line(format!("{:.2} s on the farm. The counts are those of one engine alone, {passes} times.\n", took.as_secs_f64()))?;
+    print::line(format!(
+        "{:.2} s on the farm. The counts are those of one engine alone, {passes} times.\n",
+        took.as_secs_f64()
+    ))?;
     show_words(&expected)?;
     show_shares(&shares, took)
 }
@@ -141,7 +144,12 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
 /// How many tasks each engine ran, and how long.
 type Shares = BTreeMap<EngineId, (u64, Duration)>;
 
-async fn farm_out(client: &Client, function: &Function, documents: &[Document], rounds: u64) -> Result<(Counts, Shares)> {
+async fn farm_out(
+    client: &Client,
+    function: &Function,
+    documents: &[Document],
+    rounds: u64,
+) -> Result<(Counts, Shares)> {
     let items: Vec<Arguments> = (0..rounds)
         .flat_map(|_| documents)
         .map(|document| Arguments::json(vec![document.text.clone().into(), PASSES_PER_TASK.into()]))
@@ -154,7 +162,8 @@ async fn farm_out(client: &Client, function: &Function, documents: &[Document], 
     let bar = bar.with_style(style.expect("the template is a constant and valid"));
     let mut counts = Counts::new();
     let mut shares = Shares::new();
-    let results = client.tasks().map(function.clone(), items.into_iter()).runtime(Runtime::Python).ordered(false).stream();
+    let results =
+        client.tasks().map(function.clone(), items.into_iter()).runtime(Runtime::Python).ordered(false).stream()?;
     let mut results = std::pin::pin!(results);
     while let Some((_, result)) = results.next().await {
         let result = result?;

@@ -142,7 +142,7 @@ fn as_json(result: &Result<TaskResult, TaskFailure>) -> serde_json::Value {
         "stderr": shown.stderr,
         "value": shown.value,
         "error": result.as_ref().err().map(|failure| json!({
-            "kind": failure.kind().as_str(),
+            "kind": failure.kind().map_or("disconnected", |kind| kind.as_str()),
             "type": failure.remote().map(|remote| remote.type_name.clone()),
             "message": failure.remote().map_or_else(|| failure.to_string(), |remote| remote.message.clone()),
             "traceback": failure.remote().map(|remote| remote.traceback.clone()),

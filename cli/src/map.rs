@@ -53,7 +53,7 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
         .runtime(Runtime::Python)
         .window(args.window as usize)
         .ordered(!args.unordered)
-        .stream();
+        .stream()?;
     let progress = progress(total, args.no_progress);
     let failed = print_results(&client, results, &progress).await?;
     progress.finish_and_clear();
@@ -104,7 +104,8 @@ async fn print_results(
 /// A file's function is sent with its source, so an edited file is used at once; a module's is imported by the engines.
 fn function(text: &str) -> Result<Function> {
     let usage = || format!("`{text}`: name a function as FILE.py:FUNCTION or MODULE:FUNCTION");
-    let (place, name) = text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).with_context(usage)?;
+    let (place, name) =
+        text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).with_context(usage)?;
     let is_file = Path::new(place).exists() || place.ends_with(".py") || place.contains('/');
     if !is_file {
         return Ok(Function::Named(text.to_owned()));

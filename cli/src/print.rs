@@ -51,7 +51,11 @@ pub fn grouped(number: u64) -> String {
 pub fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = (0..4).find(|unit| bytes < 1024 << (10 * unit)).unwrap_or(4);
-    if unit == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / (1u64 << (10 * unit)) as f64, units[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{:.1} {}", bytes as f64 / (1u64 << (10 * unit)) as f64, units[unit])
+    }
 }
 
 #[cfg(test)]
@@ -60,7 +64,10 @@ mod tests {
 
     #[test]
     fn figures_are_written_for_people() {
-        assert_eq!((micros(12.34), micros(12_345.0), micros(2_500_000.0)), ("12.3 us".into(), "12.3 ms".into(), "2.50 s".into()));
+        assert_eq!(
+            (micros(12.34), micros(12_345.0), micros(2_500_000.0)),
+            ("12.3 us".into(), "12.3 ms".into(), "2.50 s".into())
+        );
         assert_eq!((grouped(1), grouped(1_000), grouped(1_234_567)), ("1".into(), "1 000".into(), "1 234 567".into()));
         assert_eq!((bytes(10), bytes(1536), bytes(3 << 30)), ("10 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
     }

@@ -110,7 +110,10 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     let online = status.engines.iter().filter(|engine| engine.online).count();
     print::line(format!("engines   {online} online"))?;
     if !status.engines.is_empty() {
-        print::line(format!("{:>6} {:<20} {:>8} {:>8} {:>9} {:>10}  python", "id", "host:pid", "assigned", "queued", "finished", "busy"))?;
+        print::line(format!(
+            "{:>6} {:<20} {:>8} {:>8} {:>9} {:>10}  python",
+            "id", "host:pid", "assigned", "queued", "finished", "busy"
+        ))?;
     }
     for engine in &status.engines {
         let process = status.processes.iter().find(|process| process.engines.contains(&engine.id));

@@ -11,7 +11,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::error::DisconnectCause;
-use crate::shared::Shared;
+use crate::shared::{Shared, unlock};
 
 /// How often heartbeats are looked after, and acknowledgements sent that nothing else takes along.
 const TICK: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ impl Connection {
         if matches!(written, Ok(Written::All)) {
             state.core.handle_flushed();
         }
-        self.shared.unlock(state);
+        unlock(state);
         Ok(written?)
     }
 
@@ -119,7 +119,7 @@ impl Connection {
         while let Some(bytes) = self.incoming.poll_codec_output() {
             state.outgoing.push_codec_bytes(bytes);
         }
-        self.shared.unlock(state);
+        unlock(state);
         handled
     }
 
@@ -137,7 +137,7 @@ impl Connection {
             state.outgoing.push_heartbeat();
         }
         self.goodbye_ticks += u32::from(state.core.is_over());
-        self.shared.unlock(state);
+        unlock(state);
         self.incoming.shrink();
         Ok(self.goodbye_ticks > GOODBYE_TICKS)
     }

@@ -43,8 +43,7 @@ impl ConnectError {
             Self::Dial(error) => error.is_transient(),
             Self::NoCapability(_) => true,
             Self::CapabilityFile(CapabilityFileError::File(file)) => matches!(file.problem, FileProblem::Missing),
-            Self::CapabilityFile(CapabilityFileError::Invalid { .. }) => false,
-            Self::Home(_) | Self::InsideAsync | Self::Thread(_) => false,
+            Self::CapabilityFile(_) | Self::Home(_) | Self::InsideAsync | Self::Thread(_) => false,
         }
     }
 }

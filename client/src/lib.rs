@@ -1,1 +1,65 @@
-//! (being written)
+//! Furlong's client: submit work to the engines of a cluster, and take its results.
+//!
+//! A [`Client`] is a session with a broker. Over it there are two interfaces to the same engines, used at once:
+//! [`Multiengine`] addresses engines by their ids, [`Tasks`] is one shared queue. Both make [`TaskFuture`]s, which resolve
+//! to a [`TaskResult`] or a [`TaskFailure`]; [`Tasks::map`] makes a stream of them that needs constant memory.
+//!
+//! ```no_run
+//! use furlong_client::{Arguments, CallSpec, Client, EngineTargets, Function};
+//! use futures_util::StreamExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The capability of the cluster `default`, as `furlong cluster start` leaves it.
+//! let client = Client::builder().connect().await?;
+//!
+//! // Every engine, each with its own namespace.
+//! for task in client.multiengine(EngineTargets::All).execute("import math; print(math.pi)").await? {
+//!     print!("{}", task.await?.report.stdout);
+//! }
+//!
+//! // Whichever engine is free.
+//! let call = CallSpec::python("math:sqrt").arguments(Arguments::json(vec![2.into()]));
+//! println!("{}", client.tasks().call(&call).await?.await?.json::<f64>()?);
+//!
+//! // One function over an endless iterator.
+//! let numbers = (0_u64..).map(|n| Arguments::json(vec![n.into()]));
+//! let mut roots = client.tasks().map(Function::Named("math:sqrt".into()), numbers).window(64).stream()?;
+//! while let Some((n, root)) = roots.next().await {
+//!     println!("{n}: {}", root?.json::<f64>()?);
+//! }
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`blocking`] has the same without async. What a connection's end means is in [`TaskFailure`]: every future resolves.
+
+pub mod blocking;
+mod builder;
+mod call;
+mod client;
+mod connection;
+mod core;
+mod error;
+mod map;
+mod outcome;
+mod shared;
+mod task;
+
+pub use builder::ClientBuilder;
+pub use call::{Arguments, CallSpec, Function, SourceFunction};
+pub use client::{Client, EngineTargets, Multiengine, Tasks};
+pub use core::output::Output;
+pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
+pub use map::{MapBuilder, MapItem, MapStream};
+pub use outcome::{DecodeError, FailureKind, PayloadFailure, TaskFailure, TaskReport, TaskResult};
+pub use task::TaskFuture;
+
+pub use furlong_wire::call::{RemoteError, ReplyHeader};
+pub use furlong_wire::capability::{Capability, ClusterName, Endpoint};
+pub use furlong_wire::ids::{EngineId, SessionId, TaskId};
+pub use furlong_wire::message::{
+    ClusterStatus, ErrorKind, Runtime, TaskError, TaskOptions, TaskState, TaskTimes, Welcome,
+};
+pub use furlong_wire::token::Role;

@@ -79,7 +79,17 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
         let stream = handle.shared.with(crate::core::Core::open_stream);
         let order = ordered.then(Order::default);
         let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), is_exhausted: false };
-        Ok(MapStream { handle, stream, intake, window, taken: 0, ready: VecDeque::new(), failed: None, order, ticket: None })
+        Ok(MapStream {
+            handle,
+            stream,
+            intake,
+            window,
+            taken: 0,
+            ready: VecDeque::new(),
+            failed: None,
+            order,
+            ticket: None,
+        })
     }
 }
 
@@ -191,12 +201,11 @@ impl<I: Iterator<Item = Arguments>> MapStream<I> {
             }
             let Self { handle, stream, ready, .. } = self;
             match handle.shared.with(|core| core.poll_stream(*stream, ready, context.waker())) {
-                Taken::Some => {}
                 Taken::Waiting(_replaced) => return Poll::Pending,
                 Taken::Idle if self.intake.is_done() => return Poll::Ready(None),
                 // The session's credit is used up by others: they wake this task when there is room.
                 Taken::Idle if self.ticket.is_some() => return Poll::Pending,
-                Taken::Idle => {}
+                Taken::Some | Taken::Idle => {}
             }
         }
     }

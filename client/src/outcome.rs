@@ -146,7 +146,9 @@ pub enum PayloadFailure {
     #[error("the task's result cannot be read: {0}")]
     Header(#[from] HeaderError),
     /// It is announced without the engine process that sealed it.
-    #[error("the task's result is announced without the engine process that sealed it: the broker speaks another version")]
+    #[error(
+        "the task's result is announced without the engine process that sealed it: the broker speaks another version"
+    )]
     NoSender,
     /// It says that it succeeded, and has no result.
     #[error("the task's result is missing: its engine speaks another version")]
@@ -200,10 +202,11 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     let Outcome { state, error } = outcome;
     let read = read_body(body);
     match (state, error, read) {
-        (TaskState::Succeeded, _, Ok(Some((ReplyHeader::Raised(error), _)))) => Err(FailureKind::Remote(error)),
+        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => {
+            Err(FailureKind::Remote(error))
+        }
         (TaskState::Succeeded, _, Ok(Some(read))) => Ok(read),
         (TaskState::Succeeded, _, Ok(None)) => Err(PayloadFailure::Missing.into()),
-        (TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => Err(FailureKind::Remote(error)),
         // What the broker says of a failure is worth more than that its traceback cannot be read.
         (state, Some(error), _) if !error.text.is_empty() => Err(FailureKind::Broker(*error, state)),
         (_, _, Err(failure)) => Err(failure.into()),

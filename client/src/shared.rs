@@ -50,18 +50,11 @@ impl Shared {
         state.queue_outbound();
         let tell = !state.is_told && !state.outgoing.is_empty();
         state.is_told |= tell;
-        self.unlock(state);
+        unlock(state);
         if tell {
             self.work.notify_one();
         }
         result
-    }
-
-    /// Ends the critical section of the connection's task, or of anybody: wakers run without the lock.
-    pub fn unlock(&self, mut state: MutexGuard<'_, State>) {
-        let wakes = state.core.take_wakes();
-        drop(state);
-        wakes.into_iter().for_each(Waker::wake);
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,7 +66,7 @@ impl Shared {
     pub fn finish(&self, cause: DisconnectCause) {
         let why = self.why(cause);
         self.with(|core| {
-            core.disconnect(why);
+            core.disconnect(&why);
             core.finish();
         });
     }
@@ -81,7 +74,7 @@ impl Shared {
     /// Says goodbye. The connection's task sends it.
     pub fn close(&self) {
         let why = self.why(DisconnectCause::Closed);
-        self.with(|core| core.close(why));
+        self.with(|core| core.close(&why));
     }
 
     fn why(&self, cause: DisconnectCause) -> Arc<Disconnected> {
@@ -91,6 +84,13 @@ impl Shared {
     pub fn poll_finished(&self, context: &Context<'_>) -> Poll<()> {
         self.with(|core| core.poll_finished(context.waker()))
     }
+}
+
+/// Ends a time under the lock: wakers run without it.
+pub(crate) fn unlock(mut state: MutexGuard<'_, State>) {
+    let wakes = state.core.take_wakes();
+    drop(state);
+    wakes.into_iter().for_each(Waker::wake);
 }
 
 impl State {

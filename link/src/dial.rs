@@ -141,7 +141,9 @@ pub enum DialError {
         source: StrangerError,
     },
     /// What answers has not the key of the capability.
-    #[error("what answers has not the broker's key ({0}): the capability file is of another cluster, or somebody listens in")]
+    #[error(
+        "what answers has not the broker's key ({0}): the capability file is of another cluster, or somebody listens in"
+    )]
     Key(#[from] HandshakeError),
     /// The broker said no.
     #[error("the broker refuses: {text}")]

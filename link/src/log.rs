@@ -20,10 +20,11 @@ pub type Level = LevelFilter;
 /// If the file cannot be opened.
 pub fn start(file: Option<&Path>, terminal: bool, level: Level) -> std::io::Result<()> {
     let file = file.map(open).transpose()?;
-    let to_file = file.map(|file| tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(file));
+    let to_file =
+        file.map(|file| tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(file));
     let ansi = std::io::stderr().is_terminal();
-    let to_terminal =
-        terminal.then(|| tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr));
+    let to_terminal = terminal
+        .then(|| tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr));
     let layers = to_file.map(|layer| layer.with_filter(level));
     let terminal_layer = to_terminal.map(|layer| layer.with_filter(level));
     // A second call in one process (a test, an embedded engine) keeps the first one's log.

@@ -17,7 +17,8 @@ pub async fn requested(with_stdin: bool) -> &'static str {
         });
         let _ = end.await;
     };
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return "signals cannot be received";
     };
     tokio::select! {

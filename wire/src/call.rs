@@ -100,7 +100,11 @@ pub struct RemoteError {
 
 impl std::fmt::Display for RemoteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.message.is_empty() { f.write_str(&self.type_name) } else { write!(f, "{}: {}", self.type_name, self.message) }
+        if self.message.is_empty() {
+            f.write_str(&self.type_name)
+        } else {
+            write!(f, "{}: {}", self.type_name, self.message)
+        }
     }
 }
 
@@ -133,7 +137,12 @@ mod tests {
         let calls = [
             Call::Execute { source: "1 + 1".into() },
             Call::Named { function: "os.path:basename".into() },
-            Call::Source { file: "f.py".into(), hash: FunctionHash([7; 32]), source: Some("x".into()), function: "f".into() },
+            Call::Source {
+                file: "f.py".into(),
+                hash: FunctionHash([7; 32]),
+                source: Some("x".into()),
+                function: "f".into(),
+            },
         ];
         for call in calls {
             let header = CallHeader { call, codec: Codec::Pickle };

@@ -214,7 +214,9 @@ mod tests {
         let chunks = vec![vec![1; 20], vec![2; 20]];
         let sealed = seal(&mut pair().0, b"batch", &chunks);
         let (one, two) = (chunks[0].clone(), chunks[1].clone());
-        for wrong in [vec![two.clone(), one.clone()], vec![one.clone()], vec![], vec![one.clone(), two, one], vec![vec![]]] {
+        for wrong in
+            [vec![two.clone(), one.clone()], vec![one.clone()], vec![], vec![one.clone(), two, one], vec![vec![]]]
+        {
             assert!(pair().1.open(&mut sealed.clone(), &wrong).is_err(), "{wrong:?}");
         }
     }

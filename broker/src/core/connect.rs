@@ -269,7 +269,9 @@ impl Core {
         let text = match (task.target.is_some(), task.at_most_once()) {
             (true, _) => format!("engine {engine} was lost while it had the task ({how})"),
             (_, true) => format!("engine {engine} was lost with this at-most-once task, which may have run ({how})"),
-            _ => format!("lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"),
+            _ => format!(
+                "lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"
+            ),
         };
         let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
         self.end(now, key, Ended { outcome, engine: Some(engine), ..Ended::default() });

@@ -43,7 +43,8 @@ impl Core {
             if runs.is_some_and(|process| process.runs(runtime)) {
                 self.assign(now, key, id);
             } else {
-                let text = format!("engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs");
+                let text =
+                    format!("engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs");
                 self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
             }
         }

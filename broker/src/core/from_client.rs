@@ -63,11 +63,7 @@ impl Core {
         }
     }
 
-    fn may(
-        &self,
-        key: SessionKey,
-        allowed: impl Fn(furlong_wire::token::Role) -> bool,
-    ) -> Result<(), PeerMisbehaved> {
+    fn may(&self, key: SessionKey, allowed: impl Fn(furlong_wire::token::Role) -> bool) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?;
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
@@ -168,7 +164,8 @@ impl Core {
         }
         if matches!(stored, Stored::Refused) {
             let (_, total) = self.budget.state();
-            let text = format!("the broker's payload memory ({total} bytes) is full; wait, or start it with more `--memory`");
+            let text =
+                format!("the broker's payload memory ({total} bytes) is full; wait, or start it with more `--memory`");
             return Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
         }
         let option = task.options.as_deref().and_then(unserved_option)?;
@@ -192,7 +189,9 @@ impl Core {
         let Some(number) = task.define else { return self.queue(key) };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let text = match session.definitions.get_mut(&number) {
-            Some(Definition::Here(Stored::Refused)) => "the broker's payload memory was full when its function was sent",
+            Some(Definition::Here(Stored::Refused)) => {
+                "the broker's payload memory was full when its function was sent"
+            }
             Some(Definition::Here(_)) => return self.queue(key),
             Some(Definition::Receiving(waiting)) => return waiting.push(key),
             None => "it names a definition that was never sent",
@@ -213,13 +212,7 @@ impl Core {
         }
     }
 
-    fn client_chunk(
-        &mut self,
-        now: Time,
-        key: SessionKey,
-        transfer: u64,
-        chunk: Bytes,
-    ) -> Result<(), PeerMisbehaved> {
+    fn client_chunk(&mut self, now: Time, key: SessionKey, transfer: u64, chunk: Bytes) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else { return Ok(()) };
         match waiting {

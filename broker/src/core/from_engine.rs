@@ -217,7 +217,8 @@ impl Core {
         let outcome = match &payload {
             Some(Stored::Refused) => {
                 let (_, total) = self.budget.state();
-                let text = format!("its result did not fit the broker's payload memory ({total} bytes); use `--memory`");
+                let text =
+                    format!("its result did not fit the broker's payload memory ({total} bytes); use `--memory`");
                 furlong_wire::message::Outcome::error(
                     furlong_wire::message::TaskState::Failed,
                     furlong_wire::message::ErrorKind::Busy,
@@ -227,8 +228,7 @@ impl Core {
             _ => finished.outcome,
         };
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
-        let ended =
-            Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
+        let ended = Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
         self.end(now, given.task, ended);
         Ok(())
     }

@@ -139,9 +139,8 @@ impl Kinds {
     /// How many tasks of a kind an engine may have at once.
     pub fn prefetch(&self, kind: u32) -> u32 {
         match self.averages_us.get(&kind).map(|average| average / 8) {
-            Some(average) if average < PREFETCH_TASK_US => {
-                u32::try_from(PREFETCH_WORK_US / average.max(1)).map_or(PREFETCH_MAX, |tasks| tasks.clamp(2, PREFETCH_MAX))
-            }
+            Some(average) if average < PREFETCH_TASK_US => u32::try_from(PREFETCH_WORK_US / average.max(1))
+                .map_or(PREFETCH_MAX, |tasks| tasks.clamp(2, PREFETCH_MAX)),
             _ => 1,
         }
     }

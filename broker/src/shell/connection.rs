@@ -390,4 +390,3 @@ enum BadPeer {
     #[error(transparent)]
     Misbehaved(#[from] PeerMisbehaved),
 }
-

@@ -43,7 +43,12 @@ pub fn load_or_create(dir: &ClusterDir, fresh: bool) -> Result<Identity> {
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn write_capabilities(dir: &ClusterDir, identity: &Identity, endpoints: &[Endpoint], now_s: u64) -> Result<PathBuf> {
+pub fn write_capabilities(
+    dir: &ClusterDir,
+    identity: &Identity,
+    endpoints: &[Endpoint],
+    now_s: u64,
+) -> Result<PathBuf> {
     let issuer = dir.issuer_key().exists().then(|| load_issuer_key(&dir.issuer_key())).transpose()?;
     let present: Vec<(Role, Option<Capability>)> =
         Role::ALL.into_iter().map(|role| Ok((role, present(dir, identity, role)?))).collect::<Result<_>>()?;
@@ -106,8 +111,8 @@ fn present(dir: &ClusterDir, identity: &Identity, role: Role) -> Result<Option<C
         return Ok(None);
     }
     let capability = load_capability(&path)?;
-    let ours = capability.cluster_id() == identity.cluster
-        && capability.server_key() == identity.key.server_secret.public();
+    let ours =
+        capability.cluster_id() == identity.cluster && capability.server_key() == identity.key.server_secret.public();
     anyhow::ensure!(
         ours,
         "{} is of other keys than broker.key.json beside it; remove it, or start with --fresh",

@@ -39,7 +39,8 @@ pub(super) fn connection_permits() -> Arc<Semaphore> {
     let mut limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(1 << 20);
     limit.current = Some(most);
-    let raised = setrlimit(Resource::Nofile, limit).map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
+    let raised =
+        setrlimit(Resource::Nofile, limit).map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
     let descriptors = raised.unwrap_or(1024).min(CONNECTIONS_MAX);
     Arc::new(Semaphore::new(descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize))
 }
@@ -95,7 +96,8 @@ fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
         hosts.push(args.bind.to_string());
     }
     hosts.truncate(furlong_wire::capability::ENDPOINTS_MAX);
-    let endpoint = |host: &String| Endpoint::new(host, port).with_context(|| format!("`{host}` is no host: see --location"));
+    let endpoint =
+        |host: &String| Endpoint::new(host, port).with_context(|| format!("`{host}` is no host: see --location"));
     hosts.iter().map(endpoint).collect()
 }
 

@@ -47,7 +47,8 @@ impl BrokerLock {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         if file.try_lock().is_err() {
-            let who = read_state(dir).map_or(String::new(), |state| format!(" (process {}, port {})", state.pid, state.port));
+            let who =
+                read_state(dir).map_or(String::new(), |state| format!(" (process {}, port {})", state.pid, state.port));
             bail!(
                 "cluster {} already has a broker{who}; use it, stop it with `furlong cluster stop`, or choose another \
                  --cluster NAME",

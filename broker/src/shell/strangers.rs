@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
         let strangers = Rc::new(Strangers::default());
-        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(address(host)).unwrap()).collect();
+        let places: Vec<_> =
+            (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(address(host)).unwrap()).collect();
         assert_eq!(strangers.here.borrow().order.front().unwrap().0, 3);
         drop(places);
         assert!(strangers.here.borrow().order.is_empty() && strangers.here.borrow().by_address.is_empty());

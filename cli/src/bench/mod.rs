@@ -118,7 +118,11 @@ pub async fn run(command: BenchCommand) -> Result<ExitCode> {
         BenchCommand::Throughput(args) => (args.json, farm::measure(&args, farm::Kind::Throughput).await?),
         BenchCommand::Payload(args) => (args.json, farm::measure(&args, farm::Kind::Payload).await?),
     };
-    if json { print::json(&as_json(&figures))? } else { print_figures(&figures)? }
+    if json {
+        print::json(&as_json(&figures))?
+    } else {
+        print_figures(&figures)?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -144,7 +148,11 @@ fn as_json(figures: &Figures) -> serde_json::Value {
 
 fn print_figures(figures: &Figures) -> Result<()> {
     let Figures { runtime, count, size, window, .. } = figures;
-    print::line(format!("{runtime}: {} round trips of {} bytes, {window} at once", print::grouped(*count), print::grouped(*size)))?;
+    print::line(format!(
+        "{runtime}: {} round trips of {} bytes, {window} at once",
+        print::grouped(*count),
+        print::grouped(*size)
+    ))?;
     print::line(format!("p50  {}", print::micros(figures.p50_us)))?;
     print::line(format!("p99  {}", print::micros(figures.p99_us)))?;
     print::line(format!("rate {} a second", print::grouped(figures.per_s as u64)))?;

@@ -179,14 +179,18 @@ impl LocalCluster {
     fn spawn_broker(&self) -> Result<Member> {
         let mut command = self.command("broker")?;
         command.args(["--bind", "127.0.0.1", "--stop-with-stdin"]);
-        self.options.port.iter().for_each(|port| drop(command.arg("--port").arg(port.to_string())));
+        if let Some(port) = &self.options.port {
+            command.arg("--port").arg(port.to_string());
+        }
         Member::spawn(command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {
         let mut command = self.command("engine")?;
         command.arg("--stop-with-stdin").arg("--cap").arg(self.dir.capability(Role::Engine));
-        self.options.python.iter().for_each(|python| drop(command.arg("--python").arg(python)));
+        if let Some(python) = &self.options.python {
+            command.arg("--python").arg(python);
+        }
         Member::spawn(command)
     }
 
@@ -210,7 +214,11 @@ impl LocalCluster {
                 self.endpoint = state.endpoints.into_iter().next().unwrap_or_default();
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the broker does not listen; its log is in {}", self.dir.log().display());
+            ensure!(
+                Instant::now() < deadline,
+                "the broker does not listen; its log is in {}",
+                self.dir.log().display()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -230,7 +238,11 @@ impl LocalCluster {
                 }
             }
             let (online, all) = (self.ids.len(), self.options.engines);
-            ensure!(Instant::now() < deadline, "only {online} of {all} engines came; logs are in {}", self.dir.log().display());
+            ensure!(
+                Instant::now() < deadline,
+                "only {online} of {all} engines came; logs are in {}",
+                self.dir.log().display()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -92,7 +92,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
         cluster: args.cluster.clone(),
         engines: args.engines.unwrap_or(cores),
         port: args.port,
-        python: args.python,
+        python: args.python.clone(),
     };
     let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
     let mut local = LocalCluster::new(options);
@@ -120,7 +120,8 @@ fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
     let ids: Vec<String> = local.engine_ids().iter().map(ToString::to_string).collect();
     print::line(format!("broker    {}   cluster {}", local.endpoint(), args.cluster))?;
     print::line(format!("engines   {} online: {}", ids.len(), ids.join(" ")))?;
-    let cluster = if args.cluster == ClusterName::default() { String::new() } else { format!(" --cluster {}", args.cluster) };
+    let cluster =
+        if args.cluster == ClusterName::default() { String::new() } else { format!(" --cluster {}", args.cluster) };
     let end = if args.detached {
         format!("(`furlong cluster stop{cluster}` stops the cluster)")
     } else {
@@ -133,9 +134,15 @@ fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
 fn daemon(args: &StartArgs) -> Result<ExitCode> {
     let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
     command.args(["cluster", "start", "--detached", "--cluster", args.cluster.as_str()]);
-    args.engines.iter().for_each(|engines| drop(command.arg("-n").arg(engines.to_string())));
-    args.port.iter().for_each(|port| drop(command.arg("--port").arg(port.to_string())));
-    args.python.iter().for_each(|python| drop(command.arg("--python").arg(python)));
+    if let Some(engines) = &args.engines {
+        command.arg("-n").arg(engines.to_string());
+    }
+    if let Some(port) = &args.port {
+        command.arg("--port").arg(port.to_string());
+    }
+    if let Some(python) = &args.python {
+        command.arg("--python").arg(python);
+    }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
     let mut ready = false;

@@ -22,8 +22,8 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use furlong_wire::ids::{FunctionHash, SessionId};
 use furlong_wire::message::{
-    Cancel, Define, FromClient, Goodbye, Open, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets, TaskOptions,
-    TaskTimes, ToClient,
+    Cancel, Define, FromClient, Goodbye, Open, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets,
+    TaskOptions, TaskTimes, ToClient,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
@@ -411,7 +411,7 @@ impl Core {
     }
 
     /// Ends the session in good order: says goodbye, and ends everything that is unfinished here.
-    pub fn close(&mut self, why: Arc<Disconnected>) {
+    pub fn close(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_none() {
             let goodbye = Goodbye { reason: "the client closes".into() };
             self.outbound.push_back(Outbound::Message(FromClient::Goodbye(goodbye)));
@@ -420,15 +420,15 @@ impl Core {
     }
 
     /// The session is over: everything that is unfinished ends, and later calls fail. Only the first reason counts.
-    pub fn disconnect(&mut self, why: Arc<Disconnected>) {
+    pub fn disconnect(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_some() {
             return;
         }
-        self.over = Some(Arc::clone(&why));
+        self.over = Some(Arc::clone(why));
         self.results.clear();
         for (n, key) in self.tasks.unfinished() {
             let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
-            let end = End::Disconnected(Arc::clone(&why));
+            let end = End::Disconnected(Arc::clone(why));
             self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
         }
         for pending in std::mem::take(&mut self.queries).into_values() {

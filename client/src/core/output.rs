@@ -56,7 +56,8 @@ impl Output {
         if left_out == 0 {
             let mut whole = self.start().to_vec();
             whole.extend(self.end());
-            return String::from_utf8(whole).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+            return String::from_utf8(whole)
+                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         }
         let start = String::from_utf8_lossy(self.start());
         format!("{start}\n[{left_out} bytes of output left out]\n{}", String::from_utf8_lossy(&self.end()))

@@ -75,14 +75,16 @@ impl Results {
         let body = match payload {
             None => Body::None,
             Some(Payload::Inline(bytes)) => Body::Inline(bytes),
-            Some(Payload::Chunked { transfer, counter, bytes, instance }) => match self.opener(counter, bytes, instance) {
-                Ok(opener) if opener.is_complete() => open(opener),
-                Ok(opener) => {
-                    self.transfers.insert(transfer, Receiving { task, ended, opener });
-                    return None;
+            Some(Payload::Chunked { transfer, counter, bytes, instance }) => {
+                match self.opener(counter, bytes, instance) {
+                    Ok(opener) if opener.is_complete() => open(opener),
+                    Ok(opener) => {
+                        self.transfers.insert(transfer, Receiving { task, ended, opener });
+                        return None;
+                    }
+                    Err(failure) => Body::Failed(failure),
                 }
-                Err(failure) => Body::Failed(failure),
-            },
+            }
         };
         Some(Received { task, ended, body })
     }
@@ -104,7 +106,12 @@ impl Results {
         self.transfers.clear();
     }
 
-    fn opener(&mut self, counter: u64, bytes: u64, instance: Option<InstanceId>) -> Result<PayloadOpener, PayloadFailure> {
+    fn opener(
+        &mut self,
+        counter: u64,
+        bytes: u64,
+        instance: Option<InstanceId>,
+    ) -> Result<PayloadOpener, PayloadFailure> {
         let instance = instance.ok_or(PayloadFailure::NoSender)?;
         if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&instance) {
             self.keys.clear();

@@ -190,9 +190,7 @@ impl Tasks {
     pub fn forget(&mut self, key: usize) -> Option<Forgotten> {
         let task = self.slab.get_mut(key)?;
         match &mut task.state {
-            State::Unfinished(listener) => {
-                Some(Forgotten::Listener(std::mem::replace(listener, Listener::Nobody)))
-            }
+            State::Unfinished(listener) => Some(Forgotten::Listener(std::mem::replace(listener, Listener::Nobody))),
             State::Ended(_) => match self.slab.remove(key).state {
                 State::Ended(ended) => Some(Forgotten::Ended(ended)),
                 State::Unfinished(listener) => Some(Forgotten::Listener(listener)),

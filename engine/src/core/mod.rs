@@ -14,8 +14,8 @@ use bytes::Bytes;
 use furlong_wire::call::{CallHeader, RemoteError, ReplyHeader, decode_header, encode_header};
 use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
 use furlong_wire::message::{
-    Assign, AttemptFinished, AttemptOutput, Attempts, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Runtime, SlotDown,
-    Stream, TaskState, ToEngine,
+    Assign, AttemptFinished, AttemptOutput, Attempts, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Runtime,
+    SlotDown, Stream, TaskState, ToEngine,
 };
 use furlong_wire::payload::{Packed, SealedPayload, unpack_inline};
 
@@ -66,6 +66,8 @@ pub struct Core {
     by_attempt: BTreeMap<Attempt, u64>,
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
+    /// Calls whose definition has not come whole.
+    undefined: Vec<(SessionId, u32, Call)>,
     connected: bool,
     next_transfer: u64,
     credit: u64,
@@ -75,12 +77,13 @@ pub struct Core {
     outputs: VecDeque<Output>,
 }
 
-/// A slot's place in line: the jobs that its runtime has, then those that wait for it to be empty.
+/// A slot's line: the jobs that its runtime has, then those that wait, in the order in which they were assigned. A job
+/// waits until its arguments are here, and until the slot is empty if it needs another runtime.
 #[derive(Debug, Default)]
 struct Slot {
     running: VecDeque<u64>,
     runtime: Option<Runtime>,
-    waiting: VecDeque<(Runtime, Job)>,
+    waiting: VecDeque<u64>,
 }
 
 /// A job, as the broker knows it.
@@ -91,9 +94,20 @@ struct Work {
     n: u64,
     slot: SlotIndex,
     runtime: Runtime,
+    /// What to run, once it is here and until its runtime has it.
+    ready: Option<Job>,
     reported: bool,
     stdout: Kept,
     stderr: Kept,
+}
+
+/// One assignment: the jobs that share a payload, and what that payload was.
+#[derive(Debug)]
+struct Call {
+    jobs: Vec<u64>,
+    session: SessionId,
+    define: Option<u32>,
+    buffers: Result<Vec<Bytes>, String>,
 }
 
 /// A payload from the broker, and what waits for it.
@@ -105,7 +119,7 @@ struct Receiving {
 
 #[derive(Debug)]
 enum Purpose {
-    Run(Assign),
+    Run(Call),
     Define(SessionId, u32),
 }
 
@@ -129,6 +143,7 @@ impl Core {
             by_attempt: BTreeMap::new(),
             jobs_made: 0,
             receiving: BTreeMap::new(),
+            undefined: Vec::new(),
             connected: false,
             next_transfer: 0,
             credit: 0,
@@ -179,7 +194,16 @@ impl Core {
     /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
-        self.receiving.clear();
+        let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call)| call);
+        let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
+            Purpose::Run(call) => Some(call),
+            Purpose::Define(..) => None,
+        });
+        let incomplete: Vec<u64> = undefined.chain(receiving).flat_map(|call| call.jobs).collect();
+        for job in incomplete {
+            let slot = self.forget(job).map(|work| work.slot);
+            slot.into_iter().for_each(|slot| self.advance(slot));
+        }
     }
 
     /// Takes a message of the broker, with the chunk that belongs to it.
@@ -206,7 +230,8 @@ impl Core {
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
             ToEngine::Signal(_) | ToEngine::Restart(_) | ToEngine::Release(_) => {
                 let name = message.name();
-                self.outputs.push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));
+                self.outputs
+                    .push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));
             }
         }
         Ok(())
@@ -252,7 +277,7 @@ impl Core {
     pub fn handle_recalled(&mut self, job: u64) {
         let Some(work) = self.forget(job) else { return };
         self.send(FromEngine::Recalled(Attempts { attempts: vec![work.attempt] }));
-        self.let_next_runtime_run(work.slot);
+        self.advance(work.slot);
     }
 
     fn unreported(&self, slot: &Slot) -> Option<u64> {
@@ -265,24 +290,48 @@ impl Core {
         if !known || !self.sessions.knows(assign.session) {
             return Err(BrokerMisbehaved::Assign);
         }
-        match &assign.payload {
+        let (session, payload) = (assign.session, assign.payload.clone());
+        let mut call = self.line_up(&assign);
+        match &payload {
             Payload::Inline(inline) => {
-                let buffers = unpack_inline(inline).map_err(|error| error.to_string());
-                self.run(&assign, buffers);
+                call.buffers = unpack_inline(inline).map_err(|error| error.to_string());
+                self.run(call);
                 Ok(())
             }
-            Payload::Chunked { .. } => {
-                let (session, payload) = (assign.session, assign.payload.clone());
-                self.receive(session, &payload, Purpose::Run(assign))
-            }
+            Payload::Chunked { .. } => self.receive(session, &payload, Purpose::Run(call)),
         }
+    }
+
+    /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
+    fn line_up(&mut self, assign: &Assign) -> Call {
+        let mut jobs = Vec::with_capacity(assign.work.len());
+        for part in &assign.work {
+            self.jobs_made += 1;
+            let job = self.jobs_made;
+            let work = Work {
+                attempt: part.attempt,
+                session: assign.session,
+                n: part.n,
+                slot: part.slot,
+                runtime: assign.runtime,
+                ready: None,
+                reported: false,
+                stdout: Kept::default(),
+                stderr: Kept::default(),
+            };
+            self.by_attempt.insert(part.attempt, job);
+            self.work.insert(job, work);
+            self.slots[part.slot as usize].waiting.push_back(job);
+            jobs.push(job);
+        }
+        Call { jobs, session: assign.session, define: assign.define, buffers: Ok(Vec::new()) }
     }
 
     fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {
         match &define.payload {
             Payload::Inline(inline) => {
                 let blob = unpack_inline(inline).ok().and_then(|buffers| buffers.into_iter().next());
-                self.sessions.define(define.session, define.number, blob);
+                self.defined(define.session, define.number, blob);
                 Ok(())
             }
             Payload::Chunked { .. } => {
@@ -314,67 +363,63 @@ impl Core {
         let Receiving { opener, purpose } = self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
         let buffers = opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
         match purpose {
-            Purpose::Run(assign) => self.run(&assign, buffers),
+            Purpose::Run(call) => self.run(Call { buffers, ..call }),
             Purpose::Define(session, number) => {
                 let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
-                self.sessions.define(session, number, blob);
+                self.defined(session, number, blob);
             }
         }
         Ok(())
     }
 
-    /// Gives work whose payload is open to its slots.
-    fn run(&mut self, assign: &Assign, buffers: Result<Vec<Bytes>, String>) {
-        let definition = assign.define.map(|number| self.sessions.definition(assign.session, number));
-        let prepared = prepare(buffers, definition);
-        for part in &assign.work {
-            self.jobs_made += 1;
-            let job = self.jobs_made;
-            let work = Work {
-                attempt: part.attempt,
-                session: assign.session,
-                n: part.n,
-                slot: part.slot,
-                runtime: assign.runtime,
-                reported: false,
-                stdout: Kept::default(),
-                stderr: Kept::default(),
-            };
-            self.by_attempt.insert(part.attempt, job);
-            self.work.insert(job, work);
+    /// A definition is here, or lost if it is none: what waited for it goes on.
+    fn defined(&mut self, session: SessionId, number: u32, blob: Option<Bytes>) {
+        self.sessions.define(session, number, blob);
+        let waits = |(of, for_number, _): &mut (SessionId, u32, Call)| *of == session && *for_number == number;
+        let calls: Vec<_> = self.undefined.extract_if(.., waits).collect();
+        calls.into_iter().for_each(|(_, _, call)| self.run(call));
+    }
+
+    /// The arguments of jobs are here: they can run when their turn comes.
+    fn run(&mut self, call: Call) {
+        if let Some(number) = call.define
+            && !self.sessions.is_defined(call.session, number)
+        {
+            return self.undefined.push((call.session, number, call));
+        }
+        let definition = call.define.map(|number| self.sessions.definition(call.session, number));
+        let prepared = prepare(call.buffers, definition);
+        for attempt in call.jobs {
+            // One that was cancelled or recalled meanwhile is no longer there.
+            let Some(work) = self.work.get_mut(&attempt) else { continue };
+            let slot = work.slot;
             match &prepared {
                 Ok((header, definition, data)) => {
                     let (header, definition, data) = (header.clone(), definition.clone(), data.clone());
-                    self.enqueue(part.slot, assign.runtime, Job { attempt: job, header, definition, data });
+                    work.ready = Some(Job { attempt, header, definition, data });
+                    self.advance(slot);
                 }
-                Err(text) => self.finished(part.slot, job, unreadable(text)),
+                Err(text) => self.finished(slot, attempt, unreadable(text)),
             }
         }
     }
 
-    fn enqueue(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) {
+    /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the order of its line.
+    fn advance(&mut self, slot: SlotIndex) {
         let place = &mut self.slots[slot as usize];
-        let free = place.running.is_empty() || place.runtime == Some(runtime);
-        if free && place.waiting.is_empty() {
-            place.runtime = Some(runtime);
-            place.running.push_back(job.attempt);
-            self.outputs.push_back(Output::Start(slot, runtime, job));
-        } else {
-            place.waiting.push_back((runtime, job));
-        }
-    }
-
-    /// A slot runs one thing at a time, whatever the runtime: jobs of another one wait until it is empty.
-    fn let_next_runtime_run(&mut self, slot: SlotIndex) {
-        let place = &mut self.slots[slot as usize];
-        while let Some((runtime, _)) = place.waiting.front() {
-            if !place.running.is_empty() && place.runtime != Some(*runtime) {
+        while let Some(first) = place.waiting.front() {
+            let Some(work) = self.work.get_mut(first) else {
+                place.waiting.pop_front();
+                continue;
+            };
+            if !place.running.is_empty() && place.runtime != Some(work.runtime) {
                 return;
             }
-            let Some((runtime, job)) = place.waiting.pop_front() else { return };
-            place.runtime = Some(runtime);
+            let Some(job) = work.ready.take() else { return };
+            place.waiting.pop_front();
+            place.runtime = Some(work.runtime);
             place.running.push_back(job.attempt);
-            self.outputs.push_back(Output::Start(slot, runtime, job));
+            self.outputs.push_back(Output::Start(slot, work.runtime, job));
         }
     }
 
@@ -386,6 +431,7 @@ impl Core {
             place.running.pop_front();
         } else {
             place.running.retain(|running| *running != job);
+            place.waiting.retain(|waiting| *waiting != job);
         }
         Some(work)
     }
@@ -393,10 +439,7 @@ impl Core {
     fn cancel(&mut self, attempt: Attempt, force: bool) {
         let Some(&job) = self.by_attempt.get(&attempt) else { return };
         let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
-        let place = &mut self.slots[slot as usize];
-        let before = place.waiting.len();
-        place.waiting.retain(|(_, waiting)| waiting.attempt != job);
-        if place.waiting.len() < before {
+        if self.slots[slot as usize].waiting.contains(&job) {
             let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
             self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
         } else {
@@ -407,10 +450,8 @@ impl Core {
     fn recall(&mut self, attempt: Attempt) {
         let Some(&job) = self.by_attempt.get(&attempt) else { return };
         let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
-        let place = &mut self.slots[slot as usize];
-        let before = place.waiting.len();
-        place.waiting.retain(|(_, waiting)| waiting.attempt != job);
-        if place.waiting.len() < before {
+        let place = &self.slots[slot as usize];
+        if place.waiting.contains(&job) {
             self.handle_recalled(job);
         } else if place.running.front() != Some(&job) {
             self.outputs.push_back(Output::Recall(slot, runtime, job));
@@ -441,7 +482,9 @@ impl Core {
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
             JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
-            JobOutcome::Cancelled => Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran"),
+            JobOutcome::Cancelled => {
+                Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
+            }
             JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
@@ -467,7 +510,7 @@ impl Core {
                 }
             }
         }
-        self.let_next_runtime_run(slot);
+        self.advance(slot);
     }
 
     /// Sends a message, or keeps it until there is a connection.

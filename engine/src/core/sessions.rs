@@ -83,6 +83,11 @@ impl Sessions {
         }
     }
 
+    /// Whether a definition has come, whole or not.
+    pub fn is_defined(&self, id: SessionId, number: u32) -> bool {
+        self.known.get(&id).is_some_and(|session| session.definitions.contains_key(&number))
+    }
+
     /// A definition, if it is here.
     pub fn definition(&self, id: SessionId, number: u32) -> Option<Bytes> {
         self.known.get(&id)?.definitions.get(&number)?.clone()
@@ -101,7 +106,9 @@ mod tests {
         for _ in 0..3 {
             sessions.learn(id, &secret);
             sessions.learn(id, &secret);
-            let Ok(Packed::Chunked(sealed)) = sessions.pack(id, vec![vec![0; 5_000].into()]) else { panic!("not large") };
+            let Ok(Packed::Chunked(sealed)) = sessions.pack(id, vec![vec![0; 5_000].into()]) else {
+                panic!("not large")
+            };
             counters.push(sealed.counter());
             sessions.forget(id);
         }

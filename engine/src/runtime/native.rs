@@ -72,7 +72,8 @@ callable!(A B C D E G);
 
 /// Unit arguments: msgpack has no empty tuple that serde reads as `()`, so they are read as an empty array.
 fn decode_arguments<T: DeserializeOwned>(codec: Codec, data: &[Bytes]) -> Result<T, FunctionError> {
-    let wrong = |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the arguments do not fit: {error}"));
+    let wrong =
+        |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the arguments do not fit: {error}"));
     let bytes: &[u8] = data.first().map_or(&[], |buffer| buffer);
     match codec {
         Codec::Msgpack if bytes.is_empty() => rmp_serde::from_slice(&[0x90]).map_err(|error| wrong(&error)),
@@ -91,7 +92,8 @@ fn decode_arguments<T: DeserializeOwned>(codec: Codec, data: &[Bytes]) -> Result
 }
 
 fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Bytes>), FunctionError> {
-    let wrong = |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the value cannot be sent: {error}"));
+    let wrong =
+        |error: &dyn fmt::Display| FunctionError::new("TypeError", format!("the value cannot be sent: {error}"));
     let bytes = match codec {
         Codec::Json => serde_json::to_vec(value).map_err(|error| wrong(&error))?,
         _ => rmp_serde::to_vec_named(value).map_err(|error| wrong(&error))?,

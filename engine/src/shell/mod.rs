@@ -105,7 +105,11 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let mut shell = Shell {
         core: Core::new(identity.instance, setup.slots),
         slots,
-        link: Link::Dialling(tokio::spawn(connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO))),
+        link: Link::Dialling(tokio::spawn(connect(
+            settings.capability.clone(),
+            hello(&settings, &identity, 1),
+            Duration::ZERO,
+        ))),
         identity,
         setup: settings,
         incarnation: 1,

@@ -26,7 +26,12 @@ struct Slot {
 }
 
 impl Slots {
-    pub(super) fn new(count: u32, functions: Arc<Functions>, python: Option<PythonConfig>, events: EventSender) -> Self {
+    pub(super) fn new(
+        count: u32,
+        functions: Arc<Functions>,
+        python: Option<PythonConfig>,
+        events: EventSender,
+    ) -> Self {
         let slots = (0..count).map(|_| Slot::default()).collect();
         let python = python.map(|config| {
             let config = PythonConfig { slots_in_process: count, ..config };
@@ -58,7 +63,9 @@ impl Slots {
                 python.start(job);
                 Ok(())
             }
-            (Runtime::Python, None) => Err(cannot(job.attempt, "no Python interpreter was found; start it with --python")),
+            (Runtime::Python, None) => {
+                Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
+            }
             (Runtime::Command, _) => Err(cannot(job.attempt, "this version of the engine runs no commands")),
         }
     }

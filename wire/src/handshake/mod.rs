@@ -82,7 +82,8 @@ impl Hello {
         if version != PROTOCOL_VERSION {
             return Ok(Self { version, body: None });
         }
-        let body = HelloBody::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| HandshakeError::Hello)?;
+        let body =
+            HelloBody::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| HandshakeError::Hello)?;
         if !rest.is_empty() || body.token.len() > TOKEN_BYTES_MAX {
             return Err(HandshakeError::Hello);
         }
@@ -238,7 +239,9 @@ fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, Handshake
 }
 
 /// The keys towards the broker and towards the peer. Only a finished handshake gives them.
-fn split(mut noise: HandshakeState) -> Result<(Zeroizing<[u8; KEY_BYTES]>, Zeroizing<[u8; KEY_BYTES]>), HandshakeError> {
+fn split(
+    mut noise: HandshakeState,
+) -> Result<(Zeroizing<[u8; KEY_BYTES]>, Zeroizing<[u8; KEY_BYTES]>), HandshakeError> {
     if !noise.is_handshake_finished() {
         return Err(HandshakeError::Noise);
     }

@@ -93,7 +93,8 @@ impl Dh for X25519 {
     /// Refuses points of small order: their shared secret is zero whatever our key is, so an attacker who sends one would
     /// know the key that comes of it (RFC 7748, section 6.1).
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
-        let theirs: [u8; KEY_BYTES] = pubkey.get(..KEY_BYTES).and_then(|key| key.try_into().ok()).ok_or(snow::Error::Dh)?;
+        let theirs: [u8; KEY_BYTES] =
+            pubkey.get(..KEY_BYTES).and_then(|key| key.try_into().ok()).ok_or(snow::Error::Dh)?;
         let shared = Zeroizing::new(x25519_dalek::x25519(*self.secret, theirs));
         if shared.iter().fold(0, |any, byte| any | byte) == 0 {
             return Err(snow::Error::Dh);
@@ -152,13 +153,7 @@ impl Cipher for ChaChaPoly {
         len + TAG_BYTES
     }
 
-    fn decrypt(
-        &self,
-        nonce: u64,
-        authtext: &[u8],
-        ciphertext: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize, snow::Error> {
+    fn decrypt(&self, nonce: u64, authtext: &[u8], ciphertext: &[u8], out: &mut [u8]) -> Result<usize, snow::Error> {
         let len = ciphertext.len().checked_sub(TAG_BYTES).ok_or(snow::Error::Decrypt)?;
         let mut opened = ciphertext.to_vec();
         let key = Key::new(&self.0);

@@ -195,6 +195,9 @@ impl OutputPipe {
         let unread = rustix::io::ioctl_fionread(&self.pipe).unwrap_or(0);
         let mut rest = unread.saturating_sub(left) as usize;
         let mut pieces = Vec::new();
+        if rest == 0 {
+            return pieces;
+        }
         let mut piece = vec![0; PIECE_BYTES_MAX];
         while rest > 0 {
             // Not through tokio, which would first wait to hear from the system that there is something.

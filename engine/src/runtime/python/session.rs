@@ -338,6 +338,10 @@ impl<'a> Session<'a> {
 
     /// Something can be read, and at most one job is with the interpreter: what is read is that job's.
     fn handle_output(&mut self, stream: OutputStream) {
+        if let Some(sent) = self.sent.front() {
+            // Those that ended since it was held have said that it is not theirs.
+            self.emit_held(sent.attempt);
+        }
         for _ in 0..PIECES_PER_TURN {
             let pipe = match stream {
                 OutputStream::Stdout => &mut self.interpreter.stdout,

@@ -44,6 +44,7 @@ Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, None]]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
+REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
 # Kinds of request.
@@ -131,8 +132,7 @@ class Channel:
             if kind <= SOURCE:
                 buffers = []
                 at = body + 8 * count
-                for offset in range(body, at, 8):
-                    (size,) = SIZE.unpack_from(inbox, offset)
+                for (size,) in SIZE.iter_unpack(self._view[body:at]):
                     buffers.append(inbox[at : at + size])
                     at += size
                 self._add_job(kind, codec, attempt, buffers)
@@ -192,13 +192,19 @@ class Channel:
         buffers: Sequence[Buffer],
     ) -> None:
         """Queue a reply; it is sent at once if it should not wait for others."""
-        sizes = [len(buffer) for buffer in buffers]
-        length = sum(sizes) + 8 * len(sizes)
         replies = self._replies
-        replies.append(REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags))
-        for size in sizes:
-            replies.append(SIZE.pack(size))
-        replies += buffers
+        if len(buffers) == 1:
+            (buffer,) = buffers
+            size = len(buffer)
+            length = size + 8
+            head = REPLY_OF_ONE.pack(length, attempt, run_us, count, 1, kind, flags, size)
+            replies += (head, buffer)
+        else:
+            sizes = [len(buffer) for buffer in buffers]
+            length = sum(sizes) + 8 * len(sizes)
+            replies.append(REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags))
+            replies += map(SIZE.pack, sizes)
+            replies += buffers
         self._reply_count += 1
         self._reply_bytes += length
         if (

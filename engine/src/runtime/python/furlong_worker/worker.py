@@ -38,6 +38,7 @@ from furlong_worker.sources import LoadedSource
 
 # Executed cells whose lines later tracebacks can still show.
 CELLS_MAX = 1000
+ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe has taken longer.
 LONG_ENOUGH_TO_REDIRECT_US = 50
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -144,7 +145,7 @@ class Worker:
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
         self._functions.clear()  # the code may reload a module or define a name anew
-        tree = compile(source, file, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree: ast.Module = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
         last = tree.body[-1] if tree.body else None
         if not isinstance(last, ast.Expr):
             exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)

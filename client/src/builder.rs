@@ -1,0 +1,108 @@
+//! From the user's environment to a client.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use furlong_link::backoff::Backoff;
+use furlong_link::home::{CapabilitySearch, Home, capability_from_env, load_capability};
+use furlong_wire::capability::ClusterName;
+use furlong_wire::token::Role;
+use tokio::time::{Instant, sleep};
+
+use crate::client::{Client, SOFTWARE};
+use crate::error::ConnectError;
+
+/// How long a client waits for capability file and broker, unless it is told otherwise.
+const WAIT: Duration = Duration::from_secs(5);
+/// Roles of which a capability is looked for, unless it is told otherwise.
+const ROLES: [Role; 4] = [Role::Client, Role::Admin, Role::Task, Role::Multiengine];
+
+/// How to find a cluster, and how long to wait for it. See [`Client::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is connected before `connect`"]
+pub struct ClientBuilder {
+    capability: Option<PathBuf>,
+    cluster: Option<ClusterName>,
+    roles: Vec<Role>,
+    wait: Duration,
+    software: String,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self { capability: None, cluster: None, roles: ROLES.to_vec(), wait: WAIT, software: SOFTWARE.to_owned() }
+    }
+}
+
+impl ClientBuilder {
+    /// Takes this capability file. Else it is the one that `FURLONG_CAP` names, else the cluster's.
+    pub fn capability(mut self, path: impl AsRef<Path>) -> Self {
+        self.capability = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Looks for the capability of this cluster; else of the one with the name `default`.
+    pub fn cluster(mut self, name: ClusterName) -> Self {
+        self.cluster = Some(name);
+        self
+    }
+
+    /// Looks for a capability of one of these roles, the preferred first; else `client`, `admin`, `task`, `multiengine`.
+    pub fn roles(mut self, roles: &[Role]) -> Self {
+        self.roles = roles.to_vec();
+        self
+    }
+
+    /// Waits that long for the file and the broker, 5 s if nothing is said; not at all if it is zero.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Names the program and its version, for people.
+    pub fn software(mut self, software: impl Into<String>) -> Self {
+        self.software = software.into();
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The last try's. What cannot change by waiting is an error at once.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        retry(self.wait, || self.connect_once()).await
+    }
+
+    async fn connect_once(&self) -> Result<Client, ConnectError> {
+        let from_env = capability_from_env();
+        let search = CapabilitySearch {
+            explicit: self.capability.as_deref(),
+            from_env: from_env.as_deref(),
+            cluster: self.cluster.as_ref(),
+            roles: &self.roles,
+        };
+        let path = Home::from_env()?.find_capability(&search)?;
+        Client::connect_once(&load_capability(&path)?, &self.software).await
+    }
+}
+
+/// Tries for up to `wait`, while the errors are such that time may mend them.
+pub(crate) async fn retry<F>(wait: Duration, mut connect: impl FnMut() -> F) -> Result<Client, ConnectError>
+where
+    F: Future<Output = Result<Client, ConnectError>>,
+{
+    let deadline = Instant::now() + wait;
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match connect().await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let pause = backoff.next_wait();
+        if !error.is_transient() || Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        tracing::debug!(%error, ?pause, "not connected yet");
+        sleep(pause).await;
+    }
+}

@@ -1,0 +1,234 @@
+//! The async API: a session with a broker, and the two interfaces over it.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use furlong_link::dial::{Dialed, dial, random_bytes};
+use furlong_link::outgoing::Outgoing;
+use furlong_wire::capability::{Capability, Endpoint};
+use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, TaskOptions, Welcome};
+use furlong_wire::payload::PayloadSecret;
+
+use crate::builder::{ClientBuilder, retry};
+use crate::call::{Arguments, CallSpec, Function, direct};
+use crate::connection::Connection;
+use crate::core::Core;
+use crate::error::{ClientError, ConnectError};
+use crate::map::MapBuilder;
+use crate::shared::{Handle, Shared, submit, submit_shared};
+use crate::task::TaskFuture;
+
+/// The program that a broker is told, unless the user names another.
+pub(crate) const SOFTWARE: &str = concat!("furlong-client ", env!("CARGO_PKG_VERSION"));
+
+/// A session with a broker. Clones are handles of the same session.
+///
+/// The connection is served by a task of the tokio runtime in which the client was connected, so code that blocks a
+/// current-thread runtime blocks the connection as well: use [`crate::blocking`] then. When the last of clients, interfaces
+/// and task futures is dropped, the session says goodbye, and the broker cancels what is unfinished.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) handle: Arc<Handle>,
+}
+
+impl Client {
+    /// Connects once to the first endpoint of the capability that answers.
+    pub async fn connect(capability: Capability) -> Result<Self, ConnectError> {
+        Self::connect_once(&capability, SOFTWARE).await
+    }
+
+    /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to start.
+    pub async fn connect_within(capability: Capability, wait: Duration) -> Result<Self, ConnectError> {
+        retry(wait, || Self::connect_once(&capability, SOFTWARE)).await
+    }
+
+    /// Finds the capability file as all of Furlong's programs do, and waits for the broker.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) async fn connect_once(capability: &Capability, software: &str) -> Result<Self, ConnectError> {
+        let session = SessionId(random_bytes());
+        let hello = HelloBody {
+            token: capability.token().as_bytes().to_vec(),
+            session,
+            incarnation: 1,
+            role: capability.role(),
+            software: software.to_owned(),
+            payload_credit_bytes: 0,
+        };
+        let Dialed { incoming, socket, sealer, welcome, endpoint } = dial(capability, &hello).await?;
+        let secret = PayloadSecret::new(random_bytes());
+        let core = Core::new(session, secret, welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
+        let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
+        tokio::spawn(Connection::new(Arc::clone(&shared), incoming, socket).run());
+        Ok(Self { handle: Arc::new(Handle { shared }) })
+    }
+
+    /// What the broker said at first: its cluster, its limits.
+    pub fn welcome(&self) -> &Welcome {
+        &self.handle.shared.welcome
+    }
+
+    /// Where the broker is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.handle.shared.endpoint
+    }
+
+    /// The session's id, fresh for this client.
+    pub fn session(&self) -> SessionId {
+        self.handle.shared.session
+    }
+
+    /// The engines that are online, sorted.
+    pub async fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
+        engines(&self.handle).await
+    }
+
+    /// The cluster, as the broker sees it.
+    pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
+        match query(&self.handle, Query::Status).await? {
+            ReplyBody::Status(status) => Ok(*status),
+            body => Err(refused(body)),
+        }
+    }
+
+    /// The interface to engines chosen by their ids.
+    pub fn multiengine(&self, targets: EngineTargets) -> Multiengine {
+        Multiengine { handle: Arc::clone(&self.handle), targets }
+    }
+
+    /// The interface to the shared queue.
+    pub fn tasks(&self) -> Tasks {
+        Tasks { handle: Arc::clone(&self.handle) }
+    }
+
+    /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as disconnected. Returns when
+    /// the broker has heard, after 3 s at the latest.
+    pub async fn close(self) {
+        self.handle.shared.close();
+        self.closed().await;
+    }
+
+    /// Returns when the connection is over, however it ended.
+    pub async fn closed(&self) {
+        let shared = &self.handle.shared;
+        std::future::poll_fn(|context| shared.poll_finished(context)).await;
+    }
+}
+
+/// Which engines a [`Multiengine`] means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EngineTargets {
+    /// Those that are online at each call.
+    All,
+    /// These, in this order.
+    Ids(Vec<EngineId>),
+}
+
+/// Engines chosen by their ids, each with its own queue: what one session sends to an engine runs there in that order.
+#[derive(Clone, Debug)]
+pub struct Multiengine {
+    handle: Arc<Handle>,
+    targets: EngineTargets,
+}
+
+impl Multiengine {
+    /// Executes Python code in the lasting namespace of each engine. One future an engine, in the order of the targets.
+    ///
+    /// After an error, what this session has already queued on that engine by `execute` is aborted.
+    pub async fn execute(&self, source: &str) -> Result<Vec<TaskFuture>, ClientError> {
+        let options = TaskOptions { abort_on_error: true, ..TaskOptions::default() };
+        self.call(&CallSpec::code(source).options(options)).await
+    }
+
+    /// Calls a function on each engine. One future an engine, in the order of the targets.
+    ///
+    /// Waits while the session's credit is used up.
+    pub async fn call(&self, call: &CallSpec) -> Result<Vec<TaskFuture>, ClientError> {
+        let engines = self.engines().await?;
+        let call = call.prepare(direct(engines.clone())?)?;
+        let tasks = submit(&self.handle, call, Core::submit_direct).await?;
+        let tasks = tasks.into_iter().zip(engines);
+        Ok(tasks.map(|(task, engine)| TaskFuture::new(Arc::clone(&self.handle), task, Some(engine))).collect())
+    }
+
+    /// The engines that a call would go to now.
+    pub async fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
+        match &self.targets {
+            EngineTargets::All => engines(&self.handle).await,
+            EngineTargets::Ids(ids) => Ok(ids.clone()),
+        }
+    }
+}
+
+/// The shared queue: each task runs on whichever engine is free.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    handle: Arc<Handle>,
+}
+
+impl Tasks {
+    /// Submits a call. Waits while the session's credit is used up: unfinished tasks, payload bytes.
+    pub async fn call(&self, call: &CallSpec) -> Result<TaskFuture, ClientError> {
+        let task = submit(&self.handle, call.prepare(Targets::Shared)?, submit_shared).await?;
+        Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
+    }
+
+    /// Submits a call, or says [`ClientError::Busy`] where [`Tasks::call`] would wait.
+    pub fn try_call(&self, call: &CallSpec) -> Result<TaskFuture, ClientError> {
+        let mut call = call.prepare(Targets::Shared)?;
+        let task = self.handle.shared.with(|core| submit_shared(core, &mut call))?;
+        Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
+    }
+
+    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless.
+    pub fn map<I>(&self, function: Function, items: I) -> MapBuilder<I>
+    where
+        I: Iterator<Item = Arguments>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), function, items)
+    }
+}
+
+async fn engines(handle: &Handle) -> Result<Vec<EngineId>, ClientError> {
+    match query(handle, Query::Engines).await? {
+        ReplyBody::Engines(engines) => Ok(engines),
+        body => Err(refused(body)),
+    }
+}
+
+async fn query(handle: &Handle, query: Query) -> Result<ReplyBody, ClientError> {
+    let request = handle.shared.with(|core| core.query(query))?;
+    let asked = Asked { handle, request };
+    std::future::poll_fn(|context| asked.poll(context)).await
+}
+
+/// A query, forgotten when it is dropped.
+struct Asked<'a> {
+    handle: &'a Handle,
+    request: u64,
+}
+
+impl Asked<'_> {
+    fn poll(&self, context: &Context<'_>) -> Poll<Result<ReplyBody, ClientError>> {
+        let mut replaced = None;
+        self.handle.shared.with(|core| core.poll_query(self.request, context.waker(), &mut replaced))
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        drop(self.handle.shared.with(|core| core.forget_query(self.request)));
+    }
+}
+
+fn refused(body: ReplyBody) -> ClientError {
+    match body {
+        ReplyBody::Refused(text) => ClientError::Refused(text),
+        ReplyBody::Engines(_) | ReplyBody::Status(_) => ClientError::WrongAnswer,
+    }
+}

@@ -1,0 +1,472 @@
+//! The test vectors of `docs/PROTOCOL.md`: computed here through the public API, and compared with what the document says.
+//!
+//! `FURLONG_PRINT_VECTORS=1 cargo test -p furlong-wire --test vectors -- --nocapture` prints the block to paste there.
+
+use bytes::{Bytes, BytesMut};
+use furlong_wire::aead::Key;
+use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader, encode_header};
+use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
+use furlong_wire::ids::{
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, SessionId, TaskId,
+    TokenId,
+};
+use furlong_wire::keys::{IssuerKey, SecretKey};
+use furlong_wire::message::*;
+use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
+use furlong_wire::record::{RecordSealer, SEQ_BYTES};
+use furlong_wire::token::{Claims, Role, Token, TokenLimits};
+use furlong_wire::zmtp::{self, put_frame_header};
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
+
+/// What the document fixes: every secret is one byte repeated.
+const ISSUER_SEED: [u8; 32] = [1; 32];
+const SERVER_SECRET: [u8; 32] = [2; 32];
+const HOLDER_SECRET: [u8; 32] = [3; 32];
+const PEER_EPHEMERAL: [u8; 32] = [4; 32];
+const BROKER_EPHEMERAL: [u8; 32] = [5; 32];
+const PAYLOAD_SECRET: [u8; 32] = [6; 32];
+const TOKEN_ID: TokenId = TokenId([7; 16]);
+const OWNER: OwnerId = OwnerId([8; 16]);
+const SESSION: SessionId = SessionId([9; 16]);
+const INSTANCE: InstanceId = InstanceId([10; 16]);
+const START: BrokerStart = BrokerStart(1_700_000_000_000_000);
+
+#[test]
+fn the_document_has_the_vectors_that_the_code_computes() {
+    let mut vectors = Vectors::default();
+    zmtp_opening(&mut vectors);
+    let (mut to_broker, mut to_peer) = handshake(&mut vectors);
+    records(&mut vectors, &mut to_broker, &mut to_peer);
+    messages(&mut vectors);
+    if std::env::var_os("FURLONG_PRINT_VECTORS").is_some() {
+        println!("{}", vectors.text);
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PROTOCOL.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let block = document.split_once("```vectors\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    for (number, (said, computed)) in block.lines().zip(vectors.text.lines()).enumerate() {
+        assert_eq!(said, computed, "line {} of the block of vectors in docs/PROTOCOL.md is stale", number + 1);
+    }
+    assert_eq!(block, vectors.text, "the block of vectors in docs/PROTOCOL.md is stale");
+}
+
+/// The text of the block: a name, then its bytes in lines of 56.
+#[derive(Default)]
+struct Vectors {
+    text: String,
+}
+
+impl Vectors {
+    fn add(&mut self, name: &str, bytes: &[u8]) {
+        self.text.push_str(name);
+        self.text.push('\n');
+        for line in bytes.chunks(56) {
+            let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.text.push_str("  ");
+            self.text.push_str(&hex);
+            self.text.push('\n');
+        }
+    }
+}
+
+fn zmtp_opening(vectors: &mut Vectors) {
+    let (mut broker, mut peer) = (zmtp::Connection::new(zmtp::Role::Broker), zmtp::Connection::new(zmtp::Role::Peer));
+    let mut greeting = BytesMut::from(&peer.poll_output().unwrap()[..]);
+    vectors.add("zmtp greeting, both sides", &greeting);
+    let mut of_broker = BytesMut::from(&broker.poll_output().unwrap()[..]);
+    assert_eq!(greeting, of_broker);
+    assert_eq!(peer.handle_input(&mut of_broker), Ok(None));
+    let ready = peer.poll_output().unwrap();
+    vectors.add("zmtp READY of the peer", &ready);
+    greeting.extend_from_slice(&ready);
+    assert_eq!(broker.handle_input(&mut greeting), Ok(Some(zmtp::Event::Ready)));
+    vectors.add("zmtp READY of the broker", &broker.poll_output().unwrap());
+    let mut header = BytesMut::new();
+    put_frame_header(&mut header, 48, false);
+    vectors.add("zmtp header of a last frame of 48 bytes", &header);
+    header.clear();
+    put_frame_header(&mut header, 300, true);
+    vectors.add("zmtp header of a frame of 300 bytes, more follow", &header);
+}
+
+fn token() -> Token {
+    let issuer = IssuerKey::from_seed(ISSUER_SEED);
+    let claims = Claims {
+        cluster: ClusterId::of(&issuer.public()),
+        token_id: TOKEN_ID,
+        holder: SecretKey::from_bytes(HOLDER_SECRET).public(),
+        owner: OWNER,
+        role: Role::Client,
+        scopes: vec!["gpu".to_owned()],
+        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 0 },
+        not_before_s: 1_700_000_000,
+        expires_s: Claims::NEVER,
+    };
+    issuer.sign(&claims).unwrap()
+}
+
+/// Gives the sealers of both directions: towards the broker, and towards the peer.
+fn handshake(vectors: &mut Vectors) -> (RecordSealer, RecordSealer) {
+    let issuer = IssuerKey::from_seed(ISSUER_SEED).public();
+    let cluster = ClusterId::of(&issuer);
+    let server = SecretKey::from_bytes(SERVER_SECRET).public();
+    vectors.add("issuer public key", issuer.as_bytes());
+    vectors.add("cluster id", &cluster.0);
+    vectors.add("server public key", &server.0);
+    vectors.add("holder public key", &SecretKey::from_bytes(HOLDER_SECRET).public().0);
+    vectors.add("token", token().as_bytes());
+    let hello = Hello::new(HelloBody {
+        token: token().as_bytes().to_vec(),
+        session: SESSION,
+        incarnation: 1,
+        role: Role::Client,
+        software: "furlong 0.1.0".to_owned(),
+        payload_credit_bytes: 0,
+    });
+    let (first, expect_reply) = ExpectReply::start(&cluster, &server.0, &HOLDER_SECRET, PEER_EPHEMERAL).unwrap();
+    let expect_start = ExpectStart::new(&cluster, &SERVER_SECRET, BROKER_EPHEMERAL).unwrap();
+    let (second, expect_proof) = expect_start.handle_start(&first).unwrap();
+    let (third, peer_keys) = expect_reply.handle_reply(&second, &hello).unwrap();
+    let proof = expect_proof.handle_proof(&third).unwrap();
+    assert_eq!(proof.hello, hello);
+    vectors.add("handshake message 1", &first);
+    vectors.add("handshake message 2", &second);
+    vectors.add("handshake message 3", &third);
+    vectors.add("record key, peer to broker", &*peer_keys.send);
+    vectors.add("record key, broker to peer", &*peer_keys.receive);
+    (peer_keys.split().0, proof.keys.split().0)
+}
+
+fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut RecordSealer) {
+    let welcome = Greeting::Welcome(welcome());
+    vectors.add("record 0 of the broker: Welcome, batch", &batch(&[&welcome]));
+    vectors.add("record 0 of the broker: Welcome, envelope", &seal(to_peer, &batch(&[&welcome]), &[]));
+    let secret = PayloadSecret::new(PAYLOAD_SECRET);
+    let open = FromClient::Open(Open { secret: secret.clone() });
+    let mut sealer = secret.request_key(&SESSION).into_sealer();
+    let inline = inline_payload(&mut sealer);
+    vectors.add("inline payload", &inline);
+    let small = FromClient::Submit(submit(1, Targets::Shared, Payload::Inline(inline)));
+    let first = batch(&[&open, &small]);
+    vectors.add("record 0 of the peer: Open and Submit, batch", &first);
+    vectors.add("record 0 of the peer: Open and Submit, envelope", &seal(to_broker, &first, &[]));
+    let sealed = chunked_payload(&mut sealer);
+    let chunk = payload_vectors(vectors, &sealed);
+    let announced = Payload::Chunked { transfer: 1, counter: sealed.counter(), bytes: sealed.bytes(), instance: None };
+    let large = FromClient::Submit(submit(2, Targets::Shared, announced));
+    let second = batch(&[&large, &FromClient::Chunk(Chunk { transfer: 1 })]);
+    vectors.add("record 1 of the peer: Submit and Chunk, batch", &second);
+    vectors.add("record 1 of the peer: Submit and Chunk, envelope", &seal(to_broker, &second, &[&chunk]));
+    vectors.add("record 2 of the peer: heartbeat, envelope", &seal(to_broker, &[], &[]));
+}
+
+fn payload_vectors(vectors: &mut Vectors, sealed: &SealedPayload) -> Bytes {
+    let request_key = expand(&[b"request", &SESSION.0]);
+    vectors.add("request key of the session", &request_key);
+    vectors.add("result key of the session and instance", &expand(&[b"result", &SESSION.0, &INSTANCE.0]));
+    let chunk = sealed.chunk(0);
+    assert_eq!((sealed.chunk_count(), sealed.bytes()), (1, 1_152));
+    let mut opened = chunk.to_vec();
+    let mut aad = vec![1];
+    aad.extend_from_slice(&sealed.bytes().to_le_bytes());
+    aad.push(1);
+    vectors.add("chunk 0, associated data", &aad);
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&sealed.counter().to_le_bytes());
+    Key::new(&request_key).open_in_place(nonce, &aad, &mut opened).unwrap();
+    vectors.add("chunk 0 opened, first 136 of 1152 bytes", &opened[..136]);
+    vectors.add("chunk 0 sealed, first 32 of 1168 bytes", &chunk[..32]);
+    vectors.add("chunk 0 sealed, last 32 bytes", &chunk[chunk.len() - 32..]);
+    vectors.add("chunk 0 sealed, its SHA-256", &Sha256::digest(&chunk));
+    chunk
+}
+
+/// The key by the document's own words, not through the crate.
+fn expand(info: &[&[u8]]) -> [u8; 32] {
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::new(None, &PAYLOAD_SECRET).expand_multi_info(info, &mut key).unwrap();
+    key
+}
+
+fn call_header() -> Bytes {
+    let header = CallHeader { call: Call::Named { function: "echo".to_owned() }, codec: Codec::Msgpack };
+    encode_header(&header).into()
+}
+
+fn inline_payload(sealer: &mut PayloadSealer) -> Bytes {
+    match sealer.pack(vec![call_header(), Bytes::from_static(&[0x91, 0x05])]).unwrap() {
+        Packed::Inline(inline) => inline,
+        Packed::Chunked(_) => unreachable!("a few bytes go inline"),
+    }
+}
+
+fn chunked_payload(sealer: &mut PayloadSealer) -> SealedPayload {
+    let data: Vec<u8> = (0..1_024_u32).map(|place| (place % 256) as u8).collect();
+    match sealer.pack(vec![call_header(), data.into()]).unwrap() {
+        Packed::Chunked(sealed) => sealed,
+        Packed::Inline(_) => unreachable!("more than a kibibyte goes in chunks"),
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        connection: 1,
+        start: START,
+        cluster_name: "default".to_owned(),
+        cluster: ClusterId::of(&IssuerKey::from_seed(ISSUER_SEED).public()),
+        software: "furlong 0.1.0".to_owned(),
+        heartbeat_idle_ms: 5_000,
+        heartbeat_dead_ms: 15_000,
+        unfinished_tasks_max: 1_000,
+        payload_credit_bytes: 1 << 26,
+        resumed: false,
+    }
+}
+
+fn submit(n: u64, targets: Targets, payload: Payload) -> Submit {
+    Submit { n, targets, runtime: Runtime::Native, class: 7, define: None, options: None, payload }
+}
+
+fn batch<M: serde::Serialize>(messages: &[&M]) -> BytesMut {
+    let mut batch = BytesMut::new();
+    messages.iter().for_each(|message| encode_message(*message, &mut batch));
+    batch
+}
+
+fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[&Bytes]) -> BytesMut {
+    let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+    envelope.extend_from_slice(batch);
+    sealer.seal(&mut envelope, 0, chunks);
+    envelope
+}
+
+fn messages(vectors: &mut Vectors) {
+    headers(vectors);
+    greetings(vectors);
+    from_client(vectors);
+    to_client(vectors);
+    to_engine(vectors);
+    from_engine(vectors);
+}
+
+fn add_all<M: serde::Serialize>(
+    vectors: &mut Vectors,
+    direction: &str,
+    messages: &[M],
+    name: impl Fn(&M) -> &'static str,
+) {
+    for message in messages {
+        vectors.add(&format!("{direction} {}", name(message)), &batch(&[message]));
+    }
+}
+
+fn headers(vectors: &mut Vectors) {
+    let source =
+        Call::Source { file: "f.py".to_owned(), hash: FunctionHash([12; 32]), source: None, function: "f".to_owned() };
+    let execute = Call::Execute { source: "1 + 1".to_owned() };
+    vectors.add("call header, named", &call_header());
+    vectors.add("call header, execute", &encode_header(&CallHeader { call: execute, codec: Codec::Json }));
+    vectors.add("call header, source", &encode_header(&CallHeader { call: source, codec: Codec::Pickle }));
+    let error = RemoteError {
+        type_name: "ValueError".to_owned(),
+        message: "no".to_owned(),
+        traceback: String::new(),
+        execution: None,
+    };
+    vectors.add("reply header, returned", &encode_header(&ReplyHeader::Returned { codec: Codec::Msgpack }));
+    vectors
+        .add("reply header, executed", &encode_header(&ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()) }));
+    vectors.add("reply header, raised", &encode_header(&ReplyHeader::Raised(error)));
+}
+
+fn greetings(vectors: &mut Vectors) {
+    let refused = Refused { kind: RefusalKind::Unauthorized, text: "no".to_owned() };
+    add_all(vectors, "Greeting", &[Greeting::Welcome(welcome()), Greeting::Refused(refused)], Greeting::name);
+}
+
+fn from_client(vectors: &mut Vectors) {
+    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let engines = || Engines { engines: vec![EngineId(0), EngineId(3)] };
+    let direct = Targets::Engines(vec![EngineId(0), EngineId(3)]);
+    let options = Submit { options: Some(Box::new(options())), ..submit(3, direct, inline()) };
+    let all = [
+        FromClient::Chunk(Chunk { transfer: 1 }),
+        FromClient::Goodbye(Goodbye { reason: "done".to_owned() }),
+        FromClient::Credit(Credit { payload_bytes_total: 1_000 }),
+        FromClient::Open(Open { secret: PayloadSecret::new(PAYLOAD_SECRET) }),
+        FromClient::Submit(submit(1, Targets::Shared, inline())),
+        FromClient::Submit(options),
+        FromClient::Define(Define { number: 1, payload: inline() }),
+        FromClient::Cancel(Cancel { ranges: vec![(1, 1), (5, 300)], force: false }),
+        FromClient::Signal(Signal { engines: vec![EngineId(0)], signal: 2 }),
+        FromClient::Restart(engines()),
+        FromClient::Clear(engines()),
+        FromClient::Query(Request { request: 1, query: Query::Engines }),
+        FromClient::Query(Request { request: 2, query: Query::Status }),
+        FromClient::Subscribe(Subscribe { engines: true }),
+        FromClient::Fetch(Fetch { request: 3, session: SESSION, n: 1 }),
+        FromClient::Ack(Ack { ranges: vec![(1, 2)] }),
+        FromClient::Purge(Ranges { ranges: vec![(1, 2)] }),
+        FromClient::Revoke(Revoke { tokens: vec![TOKEN_ID] }),
+        FromClient::Shutdown(Shutdown { engines: None, broker: true }),
+    ];
+    add_all(vectors, "FromClient", &all, FromClient::name);
+}
+
+fn options() -> TaskOptions {
+    let task = TaskId { session: SESSION, n: 1 };
+    TaskOptions {
+        label: Some("a".to_owned()),
+        priority: -1,
+        retries: Some(0),
+        after: vec![Dependency { task, success: true, failure: false }],
+        require: vec!["gpu".to_owned()],
+        abort_on_error: true,
+        ..TaskOptions::default()
+    }
+}
+
+fn to_client(vectors: &mut Vectors) {
+    let chunked = Payload::Chunked { transfer: 1, counter: 0, bytes: 2_000, instance: Some(INSTANCE) };
+    let times = TaskTimes { submitted_unix_us: START.0, assigned_us: Some(40), finished_us: 120, run_us: 3 };
+    let failed = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
+    let finished =
+        |outcome, payload| Finished { n: 1, outcome, engine: Some(EngineId(0)), attempts: 1, times, payload };
+    let reply = |body| ToClient::Reply(Reply { request: 1, body });
+    let all = [
+        ToClient::Chunk(Chunk { transfer: 1 }),
+        ToClient::Goodbye(Goodbye { reason: "done".to_owned() }),
+        ToClient::Credit(Credit { payload_bytes_total: 1_000 }),
+        ToClient::Accepted(Accepted { n: 2 }),
+        ToClient::Finished(finished(Outcome::SUCCEEDED, Some(chunked))),
+        ToClient::Finished(finished(failed, None)),
+        ToClient::Output(Output {
+            n: 1,
+            engine: EngineId(0),
+            stream: Stream::Stdout,
+            offset: 0,
+            bytes: b"Hello\n".to_vec(),
+        }),
+        ToClient::Published(Published { n: 1, payload: Payload::Inline(Bytes::from_static(&[0])) }),
+        ToClient::Event(Event::EngineOnline(EngineId(3))),
+        ToClient::Event(Event::EngineOffline(EngineId(3))),
+        ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
+        reply(ReplyBody::Engines(vec![EngineId(0), EngineId(3)])),
+        reply(ReplyBody::Status(Box::new(status()))),
+        reply(ReplyBody::Refused("no".to_owned())),
+    ];
+    add_all(vectors, "ToClient", &all, ToClient::name);
+}
+
+fn status() -> ClusterStatus {
+    let process = ProcessStatus {
+        host: "w1".to_owned(),
+        pid: 4_242,
+        cwd: "/".to_owned(),
+        software: "furlong 0.1.0".to_owned(),
+        runtimes: vec![Runtime::Native, Runtime::Python],
+        python: None,
+        labels: vec![],
+        address: "192.0.2.1:40000".to_owned(),
+        engines: vec![EngineId(0)],
+    };
+    let engine = EngineStatus {
+        id: EngineId(0),
+        uuid: EngineUuid([11; 16]),
+        online: true,
+        tasks_assigned: 1,
+        tasks_queued: 2,
+        tasks_finished: 3,
+        busy_us: 4,
+    };
+    ClusterStatus {
+        cluster_name: "default".to_owned(),
+        start: START,
+        uptime_ms: 1_500,
+        pid: 4_141,
+        software: "furlong 0.1.0".to_owned(),
+        clients: 1,
+        tasks_waiting: 0,
+        tasks_assigned: 1,
+        results_held: 0,
+        tasks_finished: 3,
+        payload_bytes: (0, 1 << 29),
+        processes: vec![process],
+        engines: vec![engine],
+    }
+}
+
+fn attempts() -> Attempts {
+    Attempts { attempts: vec![attempt()] }
+}
+
+fn attempt() -> Attempt {
+    Attempt { start: START, count: 5 }
+}
+
+fn to_engine(vectors: &mut Vectors) {
+    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let all = [
+        ToEngine::Chunk(Chunk { transfer: 1 }),
+        ToEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
+        ToEngine::Credit(Credit { payload_bytes_total: 1_000 }),
+        ToEngine::Registered(Registered { engines: vec![EngineId(0), EngineId(1)] }),
+        ToEngine::Secret(Secret { session: SESSION, secret: PayloadSecret::new(PAYLOAD_SECRET) }),
+        ToEngine::Assign(Assign {
+            work: vec![Work { slot: 0, n: 1, attempt: attempt() }],
+            session: SESSION,
+            runtime: Runtime::Native,
+            define: Some(1),
+            payload: inline(),
+        }),
+        ToEngine::Define(EngineDefine { session: SESSION, number: 1, payload: inline() }),
+        ToEngine::Forget(Forget { session: SESSION }),
+        ToEngine::Cancel(CancelAttempts { attempts: vec![attempt()], force: true }),
+        ToEngine::Signal(SlotSignal { slots: vec![0], signal: 2 }),
+        ToEngine::Restart(Slots { slots: vec![0] }),
+        ToEngine::Recall(attempts()),
+        ToEngine::Release(attempts()),
+        ToEngine::Shutdown(Goodbye { reason: "done".to_owned() }),
+    ];
+    add_all(vectors, "ToEngine", &all, ToEngine::name);
+}
+
+fn from_engine(vectors: &mut Vectors) {
+    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let finished =
+        AttemptFinished { attempt: attempt(), outcome: Outcome::SUCCEEDED, run_us: 3, payload: Some(inline()) };
+    let all = [
+        FromEngine::Chunk(Chunk { transfer: 1 }),
+        FromEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
+        FromEngine::Credit(Credit { payload_bytes_total: 1_000 }),
+        FromEngine::Register(register()),
+        FromEngine::Started(attempts()),
+        FromEngine::Finished(finished),
+        FromEngine::Output(AttemptOutput {
+            attempt: attempt(),
+            stream: Stream::Stderr,
+            offset: 6,
+            bytes: b"Hello\n".to_vec(),
+        }),
+        FromEngine::Published(AttemptPublished { attempt: attempt(), payload: inline() }),
+        FromEngine::Recalled(attempts()),
+        FromEngine::NeedBlob(NeedBlob { session: SESSION, number: 1 }),
+        FromEngine::SlotDown(SlotDown { slot: 0, cause: "exit code 1".to_owned() }),
+    ];
+    add_all(vectors, "FromEngine", &all, FromEngine::name);
+}
+
+fn register() -> Register {
+    Register {
+        instance: INSTANCE,
+        host: "w1".to_owned(),
+        pid: 4_242,
+        cwd: "/".to_owned(),
+        slots: vec![Slot { uuid: EngineUuid([11; 16]), wanted: None }],
+        runtimes: vec![Runtime::Native, Runtime::Python],
+        python: Some("/usr/bin/python3".to_owned()),
+        labels: vec!["gpu".to_owned()],
+        held: vec![HeldWork { attempt: attempt(), session: SESSION, n: 1, slot: 0, finished: false }],
+    }
+}
