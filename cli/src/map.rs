@@ -59,7 +59,7 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     progress.finish_and_clear();
     client.close().await;
     if failed > 0 {
-        eprintln!("furlong: {failed} items failed");
+        eprintln!("furlong: {failed} {} failed", if failed == 1 { "item" } else { "items" });
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

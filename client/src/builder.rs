@@ -47,7 +47,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Looks for a capability of one of these roles, the preferred first; else `client`, `admin`, `task`, `multiengine`.
+    /// Looks for a capability of one of these roles, the preferred first; else `client`, `admin`, `task`,
+    /// `multiengine`.
     pub fn roles(mut self, roles: &[Role]) -> Self {
         self.roles = roles.to_vec();
         self

@@ -27,8 +27,8 @@ pub(crate) const SOFTWARE: &str = concat!("furlong-client ", env!("CARGO_PKG_VER
 /// A session with a broker. Clones are handles of the same session.
 ///
 /// The connection is served by a task of the tokio runtime in which the client was connected, so code that blocks a
-/// current-thread runtime blocks the connection as well: use [`crate::blocking`] then. When the last of clients, interfaces
-/// and task futures is dropped, the session says goodbye, and the broker cancels what is unfinished.
+/// current-thread runtime blocks the connection as well: use [`crate::blocking`] then. When the last of clients,
+/// interfaces and task futures is dropped, the session says goodbye, and the broker cancels what is unfinished.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) handle: Arc<Handle>,
@@ -106,8 +106,8 @@ impl Client {
         Tasks { handle: Arc::clone(&self.handle) }
     }
 
-    /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as disconnected. Returns when
-    /// the broker has heard, after 3 s at the latest.
+    /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as disconnected. Returns
+    /// when the broker has heard, after 3 s at the latest.
     pub async fn close(self) {
         self.handle.shared.close();
         self.closed().await;

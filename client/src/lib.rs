@@ -1,8 +1,8 @@
 //! Furlong's client: submit work to the engines of a cluster, and take its results.
 //!
 //! A [`Client`] is a session with a broker. Over it there are two interfaces to the same engines, used at once:
-//! [`Multiengine`] addresses engines by their ids, [`Tasks`] is one shared queue. Both make [`TaskFuture`]s, which resolve
-//! to a [`TaskResult`] or a [`TaskFailure`]; [`Tasks::map`] makes a stream of them that needs constant memory.
+//! [`Multiengine`] addresses engines by their ids, [`Tasks`] is one shared queue. Both make [`TaskFuture`]s, which
+//! resolve to a [`TaskResult`] or a [`TaskFailure`]; [`Tasks::map`] makes a stream of them that needs constant memory.
 //!
 //! ```no_run
 //! use furlong_client::{Arguments, CallSpec, Client, EngineTargets, Function};

@@ -55,8 +55,8 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
         self
     }
 
-    /// Whether results come in the order of the items, not as they finish. One slow item then holds up those after it, as
-    /// the window has no room for more.
+    /// Whether results come in the order of the items, not as they finish. One slow item then holds up those after it,
+    /// as the window has no room for more.
     pub fn ordered(mut self, ordered: bool) -> Self {
         self.ordered = ordered;
         self
@@ -291,3 +291,6 @@ impl<I> Drop for MapStream<I> {
         drop(self.handle.shared.with(|core| (core.forget_stream(self.stream), core.stop_waiting(ticket))));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,8 @@ impl Shared {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is a bug in the core; whoever else waits shall get an answer rather than a second panic.
+        // A panic under the lock is a bug in the core; whoever else waits shall get an answer rather than a second
+        // panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

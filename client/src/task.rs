@@ -46,8 +46,8 @@ impl TaskFuture {
         self.key.is_none_or(|key| self.handle.shared.with(|core| core.has_ended(key)))
     }
 
-    /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future resolves with the broker's
-    /// answer, which is the task's end: `cancelled`, or what it was before.
+    /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future resolves with the
+    /// broker's answer, which is the task's end: `cancelled`, or what it was before.
     pub fn cancel(&self) {
         self.cancel_with(false);
     }

@@ -52,10 +52,10 @@ pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, 
 async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
     let at = || endpoint.clone();
     let connected = TcpStream::connect((endpoint.host(), endpoint.port())).await;
-    let socket = connected.map_err(|source| DialError::Connect { endpoint: at(), source })?;
-    prepare_socket(&socket).map_err(|source| DialError::Connect { endpoint: at(), source })?;
+    let socket = connected.map_err(|error| DialError::Connect { endpoint: at(), error })?;
+    prepare_socket(&socket).map_err(|error| DialError::Connect { endpoint: at(), error })?;
     let mut stranger = Stranger::new(socket, Role::Peer);
-    let failed = |source| DialError::Handshake { endpoint: at(), source };
+    let failed = |error| DialError::Handshake { endpoint: at(), error };
     stranger.ready().await.map_err(failed)?;
     let (first, expect) = ExpectReply::start(
         &capability.cluster_id(),
@@ -79,7 +79,7 @@ async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcom
         if let Some(record) = incoming.poll_record()? {
             break record;
         }
-        let closed = |source| DialError::Handshake { endpoint: endpoint.clone(), source };
+        let closed = |error| DialError::Handshake { endpoint: endpoint.clone(), error };
         match incoming.read().await {
             Ok(0) => return Err(closed(StrangerError::Closed)),
             Ok(_) => {}
@@ -116,12 +116,12 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Nobody answers.
-    #[error("no broker answers at {endpoint}: {source}. Is it running? `furlong cluster start` or `broker` starts one")]
+    #[error("no broker answers at {endpoint}: {error}. Is it running? `furlong cluster start` or `broker` starts one")]
     Connect {
         /// Where.
         endpoint: Endpoint,
         /// The system's word.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Somebody answers, too slowly or not at all.
     #[error("no answer from {endpoint} within {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
@@ -131,14 +131,14 @@ pub enum DialError {
     },
     /// It ended before the proof. A broker that does not accept the key just closes.
     #[error(
-        "{endpoint} broke off the handshake ({source}): the capability file is of another cluster or of an earlier \
+        "{endpoint} broke off the handshake ({error}): the capability file is of another cluster or of an earlier \
          `--fresh` start; take the present one from the broker's `security` folder"
     )]
     Handshake {
         /// Where.
         endpoint: Endpoint,
         /// What happened.
-        source: StrangerError,
+        error: StrangerError,
     },
     /// What answers has not the key of the capability.
     #[error(

@@ -1,6 +1,8 @@
-//! The test vectors of `docs/PROTOCOL.md`: computed here through the public API, and compared with what the document says.
+//! The test vectors of `docs/PROTOCOL.md`: computed here through the public API, compared with what the document says.
 //!
 //! `FURLONG_PRINT_VECTORS=1 cargo test -p furlong-wire --test vectors -- --nocapture` prints the block to paste there.
+
+use std::fmt::Write;
 
 use bytes::{Bytes, BytesMut};
 use furlong_wire::aead::Key;
@@ -11,7 +13,14 @@ use furlong_wire::ids::{
     TokenId,
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
-use furlong_wire::message::*;
+use furlong_wire::message::{
+    Accepted, Ack, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelAttempts, Chunk,
+    ClusterStatus, Credit, Define, Dependency, EngineDefine, EngineStatus, Engines, ErrorKind, Event, Fetch, Finished,
+    Forget, FromClient, FromEngine, Goodbye, Greeting, HeldWork, NeedBlob, Open, Outcome, Output, Payload,
+    ProcessStatus, Published, Query, Ranges, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request,
+    Revoke, Runtime, Secret, Shutdown, Signal, Slot, SlotDown, SlotSignal, Slots, Stream, Submit, Subscribe, Targets,
+    TaskOptions, TaskState, TaskTimes, ToClient, ToEngine, Welcome, Work, encode_message,
+};
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::token::{Claims, Role, Token, TokenLimits};
@@ -62,9 +71,8 @@ impl Vectors {
         self.text.push_str(name);
         self.text.push('\n');
         for line in bytes.chunks(56) {
-            let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
             self.text.push_str("  ");
-            self.text.push_str(&hex);
+            line.iter().for_each(|byte| write!(self.text, "{byte:02x}").unwrap());
             self.text.push('\n');
         }
     }

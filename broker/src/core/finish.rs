@@ -69,7 +69,7 @@ impl Core {
         session.tasks.remove(&task.n);
         session.done.insert(task.n, done);
         self.deliver(task.session, task.n);
-        self.release_request(now, task.session, &task.payload);
+        self.release_request(task.session, &task.payload);
         if let (true, true, Some(target)) = (failed, task.aborts_followers(), task.target) {
             self.abort_followers(now, task.session, target);
         }
@@ -101,13 +101,12 @@ impl Core {
     /// The client has results: they need not be kept.
     pub(super) fn acknowledge(&mut self, key: SessionKey, ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
         for &(first, last) in ranges.iter().filter(|(first, last)| first <= last) {
-            let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-            let mut received = session.done.split_off(&first);
-            if let Some(after) = last.checked_add(1) {
-                session.done.append(&mut received.split_off(&after));
-            }
-            self.results_held -= received.len() as u64;
-            for done in received.into_values() {
+            // One by one: to split and join the map would touch every result that is held.
+            loop {
+                let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+                let Some(n) = session.done.range(first..=last).next().map(|(n, _)| *n) else { break };
+                let Some(done) = session.done.remove(&n) else { break };
+                self.results_held -= 1;
                 self.release_result(done.payload.as_ref(), done.process);
             }
         }
@@ -121,24 +120,34 @@ impl Core {
             return;
         }
         self.budget.release(bytes);
-        let Some(process) = process.and_then(|key| self.processes.get_mut(&key)) else { return };
-        if let Some(payload_bytes_total) = process.credit.grant(bytes) {
-            let connection = process.connection;
-            self.to_engine(connection, ToEngine::Credit(Credit { payload_bytes_total }));
+        process.into_iter().for_each(|key| self.grant_to_engine(key, bytes));
+    }
+
+    /// An engine process may announce so many bytes more.
+    pub(super) fn grant_to_engine(&mut self, key: ProcessKey, bytes: u64) {
+        let Some(process) = self.processes.get_mut(&key) else { return };
+        let payload_bytes_total = process.credit.grant(bytes);
+        let connection = process.connection;
+        self.to_engine(connection, ToEngine::Credit(Credit { payload_bytes_total }));
+    }
+
+    /// A client may announce so many bytes more.
+    pub(super) fn grant_to_client(&mut self, key: SessionKey, bytes: u64) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let payload_bytes_total = session.credit.grant(bytes);
+        if let Some(connection) = session.connection {
+            self.to_client(connection, ToClient::Credit(Credit { payload_bytes_total }));
         }
     }
 
     /// Frees the bytes of a request, once no task needs them; the client may send as many again.
-    pub(super) fn release_request(&mut self, _now: Time, key: SessionKey, payload: &Stored) {
+    pub(super) fn release_request(&mut self, key: SessionKey, payload: &Stored) {
         let bytes = payload.budget_bytes();
         if bytes == 0 || payload.is_shared() {
             return;
         }
         self.budget.release(bytes);
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if let (Some(payload_bytes_total), Some(connection)) = (session.credit.grant(bytes), session.connection) {
-            self.to_client(connection, ToClient::Credit(Credit { payload_bytes_total }));
-        }
+        self.grant_to_client(key, bytes);
     }
 
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.

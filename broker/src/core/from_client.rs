@@ -103,7 +103,9 @@ impl Core {
         }
         session.credit.announce(announced_bytes(&submit.payload))?;
         if !session.admit(submit.n, count)? {
-            return session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None);
+            session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+            self.read_past(key, &submit.payload, &Stored::Refused);
+            return Ok(());
         }
         let stored = self.admit_payload(&submit.payload);
         let tasks: Vec<TaskKey> = (submit.n..submit.n + count as u64)
@@ -135,7 +137,7 @@ impl Core {
         if let Some(refusal) = refusal {
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
             session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
-            self.release_announced(&submit.payload, &stored);
+            self.read_past(key, &submit.payload, &stored);
             tasks.into_iter().for_each(|task| self.end(now, task, refusal.clone()));
             return Ok(());
         }
@@ -227,7 +229,7 @@ impl Core {
             ClientWaiting::Tasks(tasks) => {
                 let live = tasks.into_iter().filter(|task| self.tasks.get(*task).is_some()).collect::<Vec<_>>();
                 if live.is_empty() {
-                    self.release_request(now, key, &stored);
+                    self.release_request(key, &stored);
                 }
                 live.into_iter().for_each(|task| self.payload_is_whole(now, task, stored.clone()));
             }
@@ -246,8 +248,13 @@ impl Core {
         let whole = matches!(define.payload, Payload::Inline(_)) || matches!(stored, Stored::Refused);
         let waiting = (!whole).then_some(ClientWaiting::Definition(define.number));
         let definition = if whole { Definition::Here(stored) } else { Definition::Receiving(Vec::new()) };
+        let refused = matches!(definition, Definition::Here(Stored::Refused));
         session.definitions.insert(define.number, definition);
-        session.receiving.expect(transfer_of(&define.payload), &define.payload, waiting)
+        session.receiving.expect(transfer_of(&define.payload), &define.payload, waiting)?;
+        if refused {
+            self.read_past(key, &define.payload, &Stored::Refused);
+        }
+        Ok(())
     }
 
     fn cancel(&mut self, now: Time, key: SessionKey, cancel: &Cancel) -> Result<(), PeerMisbehaved> {
@@ -285,10 +292,14 @@ impl Core {
         }
     }
 
-    /// Gives back what was reserved for a payload that is read past.
-    fn release_announced(&mut self, payload: &Payload, stored: &Stored) {
-        if !matches!(stored, Stored::Refused) {
-            self.budget.release(announced_bytes(payload));
+    /// Gives back what was reserved for a payload that is read past, and lets the client send as many bytes again.
+    fn read_past(&mut self, key: SessionKey, payload: &Payload, stored: &Stored) {
+        let bytes = announced_bytes(payload);
+        if bytes > 0 && !matches!(stored, Stored::Refused) {
+            self.budget.release(bytes);
+        }
+        if bytes > 0 {
+            self.grant_to_client(key, bytes);
         }
     }
 }

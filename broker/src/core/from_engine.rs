@@ -184,10 +184,7 @@ impl Core {
         // Nobody wants it, or there is no room: its bytes are read past, and may be sent again as others.
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.expect(transfer_of(&payload), &payload, None)?;
-        if let Some(payload_bytes_total) = process.credit.grant(announced_bytes(&payload)) {
-            let connection = process.connection;
-            self.to_engine(connection, ToEngine::Credit(furlong_wire::message::Credit { payload_bytes_total }));
-        }
+        self.grant_to_engine(key, announced_bytes(&payload));
         self.result_is_whole(now, key, finished, Some(Stored::Refused))
     }
 

@@ -170,13 +170,12 @@ impl Budget {
 pub struct Credit {
     granted: u64,
     announced: u64,
-    told: u64,
 }
 
 impl Credit {
     /// The credit that a welcome grants.
     pub fn new(granted: u64) -> Self {
-        Self { granted, announced: 0, told: granted }
+        Self { granted, announced: 0 }
     }
 
     /// Counts an announcement.
@@ -185,15 +184,10 @@ impl Credit {
         if self.announced <= self.granted { Ok(()) } else { Err(PeerMisbehaved::Credit) }
     }
 
-    /// Grants more. Returns the new total when the peer should be told: not for each small payload.
-    pub fn grant(&mut self, bytes: u64) -> Option<u64> {
+    /// Grants more. Returns the new total, which the peer must be told: it may be waiting for just that.
+    pub fn grant(&mut self, bytes: u64) -> u64 {
         self.granted += bytes;
-        let untold = self.granted - self.told;
-        let scarce = self.granted - self.announced < untold.saturating_mul(4);
-        (untold > 0 && scarce).then(|| {
-            self.told = self.granted;
-            self.granted
-        })
+        self.granted
     }
 }
 
@@ -237,12 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_never_exceeded_and_told_when_it_runs_low() {
+    fn credit_is_never_exceeded_and_grows_with_each_grant() {
         let mut credit = Credit::new(100);
-        credit.announce(60).unwrap();
-        assert_eq!(credit.grant(5), None, "40 are left: no hurry");
-        assert_eq!(credit.grant(20), Some(125));
-        credit.announce(65).unwrap();
+        credit.announce(100).unwrap();
+        assert_eq!(credit.grant(25), 125);
+        credit.announce(25).unwrap();
         assert_eq!(credit.announce(1), Err(PeerMisbehaved::Credit));
     }
 

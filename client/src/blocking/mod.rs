@@ -8,15 +8,15 @@
 //! let mut task = client.tasks().call(&CallSpec::native("noop"))?;
 //! println!("{:?}", task.wait()?.report.times);
 //! let numbers = (1..=3).map(|n: i64| Arguments::json(vec![n.into()]));
-//! for (place, result) in client.tasks().map(Function::Named("math:sqrt".into()), numbers).iter()? {
+//! for (place, result) in client.tasks().map(Function::Named("math:sqrt".into()), numbers).start()? {
 //!     println!("{place}: {}", result?.json::<f64>()?);
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! One background thread serves the connection, so it stays alive whatever the calling threads do. All types can be used
-//! from any thread. Inside a tokio runtime, calls are an error (`InsideAsync`), as they would stop it.
+//! One background thread serves the connection, so it stays alive whatever the calling threads do. All types can be
+//! used from any thread. Inside a tokio runtime, calls are an error (`InsideAsync`), as they would stop it.
 
 mod park;
 
@@ -30,7 +30,7 @@ use furlong_wire::ids::{EngineId, SessionId, TaskId};
 use furlong_wire::message::{ClusterStatus, Runtime, TaskOptions, Welcome};
 use futures_util::StreamExt;
 
-use self::park::block_on;
+use self::park::{block_on, block_on_for};
 use crate::builder::ClientBuilder;
 use crate::call::{Arguments, CallSpec, Function};
 use crate::client::EngineTargets;
@@ -196,6 +196,11 @@ impl Task {
     pub fn wait(&mut self) -> Result<TaskResult, TaskFailure> {
         block_on(&mut self.future)
     }
+
+    /// Waits like [`Task::wait`], but not longer than `timeout`; none if the task has not ended by then.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<TaskResult, TaskFailure>> {
+        block_on_for(&mut self.future, timeout)
+    }
 }
 
 /// A map, before it begins. See [`crate::MapBuilder`].
@@ -227,7 +232,7 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
     }
 
     /// The results. Items are taken as there is room for them, while the results are taken.
-    pub fn iter(self) -> Result<MapIter<I>, ClientError> {
+    pub fn start(self) -> Result<MapIter<I>, ClientError> {
         check_outside()?;
         Ok(MapIter { stream: self.builder.stream()? })
     }
@@ -249,6 +254,13 @@ impl<I> MapIter<I> {
     /// Cancels; with `force`, an interpreter that does not heed the interrupt is killed.
     pub fn cancel_with(&mut self, force: bool) {
         self.stream.cancel_with(force);
+    }
+}
+
+impl<I: Iterator<Item = Arguments>> MapIter<I> {
+    /// The next result like [`Iterator::next`], but waits not longer than `timeout`; none if none has come by then.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Option<MapItem>> {
+        block_on_for(self.stream.next(), timeout)
     }
 }
 

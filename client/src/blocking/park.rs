@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 /// Wakes a thread by unparking it.
 struct Unpark(Thread);
@@ -18,19 +19,33 @@ impl Wake for Unpark {
     }
 }
 
+thread_local! {
+    static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+}
+
 /// Runs a future to its end on this thread. The futures of this crate need no runtime for that, only somebody to wake.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
-    thread_local! {
-        static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
-    }
     let mut future = pin!(future);
     WAKER.with(|waker| {
-        let mut context = Context::from_waker(waker);
         loop {
-            match future.as_mut().poll(&mut context) {
+            match future.as_mut().poll(&mut Context::from_waker(waker)) {
                 Poll::Ready(output) => return output,
                 Poll::Pending => thread::park(),
             }
+        }
+    })
+}
+
+/// Runs a future for some time at most; none if it has not ended by then.
+pub(super) fn block_on_for<F: Future>(future: F, timeout: Duration) -> Option<F::Output> {
+    let began = Instant::now();
+    let mut future = pin!(future);
+    WAKER.with(|waker| {
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
+                return Some(output);
+            }
+            thread::park_timeout(timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero())?);
         }
     })
 }
@@ -45,5 +60,11 @@ mod tests {
         let sender = thread::spawn(move || send.send(7).unwrap());
         assert_eq!(block_on(receive), Ok(7));
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_with_a_bound_ends() {
+        assert_eq!(block_on_for(std::future::pending::<()>(), Duration::from_millis(1)), None);
+        assert_eq!(block_on_for(std::future::ready(7), Duration::ZERO), Some(7));
     }
 }

@@ -64,7 +64,9 @@ mod tests {
     fn neighbours_become_ranges_in_whatever_order_they_come() {
         let mut acks = Acks::default();
         assert_eq!(acks.take(), None);
-        [5, 6, 7, 1, 3, 2, 10, 8].into_iter().for_each(|n| acks.push(n, 0));
+        for n in [5, 6, 7, 1, 3, 2, 10, 8] {
+            acks.push(n, 0);
+        }
         assert_eq!(acks.results(), 8);
         let ranges = vec![(1, 3), (5, 8), (10, 10)];
         assert_eq!(acks.take(), Some(FromClient::Ack(Ack { ranges })));

@@ -1,12 +1,12 @@
 //! The client's side of a session, as a state machine without I/O, clock or randomness.
 //!
-//! Commands (`submit_*`, [`Core::cancel`], [`Core::query`], [`Core::close`]) and [`Core::handle_message`] change it. After
-//! each of them the shell takes what there is to send ([`Core::poll_outbound`]) and whom to wake ([`Core::take_wakes`]).
-//! Before it writes it asks for acknowledgements ([`Core::poll_ack`]), and after it says how much still waits
-//! ([`Core::handle_backlog`]).
+//! Commands (`submit_*`, [`Core::cancel`], [`Core::query`], [`Core::close`]) and [`Core::handle_message`] change it.
+//! After each of them the shell takes what there is to send ([`Core::poll_outbound`]) and whom to wake
+//! ([`Core::take_wakes`]). Before it writes it asks for acknowledgements ([`Core::poll_ack`]), and after it says how
+//! much still waits ([`Core::handle_backlog`]).
 //!
-//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of somebody else, which may
-//! come back here.
+//! The core runs under a lock, so it neither wakes nor drops a waker itself: either can run code of somebody else,
+//! which may come back here.
 
 mod acks;
 pub(crate) mod output;
@@ -369,7 +369,8 @@ impl Core {
         self.wakes.extend(woken);
     }
 
-    /// The acknowledgement of what has arrived, if it is to be sent now: with other messages always, alone when it is due.
+    /// The acknowledgement of what has arrived, if it is to be sent now: with other messages always, alone when it is
+    /// due.
     pub fn poll_ack(&mut self, others_go: bool) -> Option<FromClient> {
         let is_due = others_go || self.acks.are_due() || !self.waiting.is_empty();
         if !is_due || self.over.is_some() {

@@ -5,7 +5,8 @@ use std::fmt;
 
 use furlong_wire::limits::OUTPUT_KEPT_BYTES;
 
-/// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and how much is missing between.
+/// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and how much is missing
+/// between.
 ///
 /// Its `Display` is [`Output::text`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -165,6 +166,9 @@ mod tests {
     }
 
     proptest! {
+        // Streams of megabytes are slow to make without optimisation.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         /// However a stream is cut into pieces, and whatever gaps it has, what is kept is a prefix and a suffix of it.
         #[test]
         fn kept_output_is_a_prefix_and_a_suffix(

@@ -91,9 +91,9 @@ impl Results {
 
     /// Takes a chunk. Chunks of transfers that are unknown here, or have failed, are read past.
     pub fn handle_chunk(&mut self, transfer: u64, chunk: &[u8]) -> Option<Received> {
-        let opener = &mut self.transfers.get_mut(&transfer)?.opener;
-        let opened = opener.handle_chunk(chunk);
-        if opened.is_ok() && !opener.is_complete() {
+        let receiving = self.transfers.get_mut(&transfer)?;
+        let opened = receiving.opener.handle_chunk(chunk);
+        if opened.is_ok() && !receiving.opener.is_complete() {
             return None;
         }
         let Receiving { task, ended, opener } = self.transfers.remove(&transfer)?;

@@ -339,7 +339,7 @@ fn the_end_of_the_connection_ends_everything_once() {
     take(&mut core, done).unwrap().unwrap();
     let failure = take(&mut core, pending).unwrap().unwrap_err();
     assert!(matches!(*failure.error, FailureKind::Disconnected(_)));
-    assert!(failure.to_string().starts_with("the connection to the broker at head:7000 was lost"), "{failure}");
+    assert!(failure.to_string().starts_with("the connection to the broker at tcp://head:7000 was lost"), "{failure}");
     assert!(matches!(core.poll_stream(stream, &mut VecDeque::new(), Waker::noop()), Taken::Some));
     let answer = core.poll_query(request, Waker::noop(), &mut None);
     assert!(matches!(answer, Poll::Ready(Err(ClientError::Disconnected(_)))));

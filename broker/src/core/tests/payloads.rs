@@ -1,0 +1,266 @@
+//! Payloads in chunks: definitions, credit and the budget.
+
+use furlong_wire::message::{
+    Define, ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToClient, ToEngine,
+};
+
+use super::invariants;
+use super::peers::{Farm, direct, shared, with};
+use crate::core::PeerMisbehaved;
+
+const BUSY: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Busy)));
+
+/// A farm with a budget of 1 MiB: each peer may announce a quarter of it.
+fn small_farm() -> Farm {
+    Farm::with_limits(1 << 20, 1_000)
+}
+
+fn held(farm: &Farm) -> u64 {
+    farm.core.budget.state().0
+}
+
+fn submit_chunked(farm: &mut Farm, client: usize, bytes: u64, submit: Submit) -> u64 {
+    let payload = farm.clients[client].sending.chunked(bytes);
+    farm.submit(client, Submit { payload, ..submit })
+}
+
+/// Ends the oldest job with a large result, whose chunks are still to come.
+fn finish_chunked(farm: &mut Farm, engine: usize, bytes: u64) -> u64 {
+    let payload = farm.processes[engine].sending.chunked(bytes);
+    farm.finish_with(engine, Outcome::SUCCEEDED, 1_000_000, Some(payload))
+}
+
+fn fill_the_budget(farm: &mut Farm) {
+    for _ in 0..4 {
+        let client = farm.client();
+        submit_chunked(farm, client, 256 << 10, with(shared(), TaskOptions { priority: -9, ..TaskOptions::default() }));
+    }
+    assert_eq!(held(farm), 1 << 20);
+}
+
+#[test]
+fn payloads_count_from_their_announcement_until_they_are_of_no_use() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    submit_chunked(&mut farm, client, 2_000, shared());
+    assert_eq!(held(&farm), 2_000);
+    assert!(farm.in_hand(engine).is_empty(), "the task waits for its payload");
+    farm.send_chunk(client);
+    finish_chunked(&mut farm, engine, 3_000);
+    assert_eq!(held(&farm), 5_000);
+    farm.send_result_chunk(engine);
+    assert_eq!(held(&farm), 3_000, "the request's bytes are free when its task ends");
+    farm.ack(client, 1, 1);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+fn the_tasks_of_one_submit_share_its_payload() {
+    let mut farm = small_farm();
+    let (client, one, two) = (farm.client(), farm.engine(), farm.engine());
+    let both = direct(&[farm.id(one), farm.id(two)]);
+    submit_chunked(&mut farm, client, 2_000, both);
+    farm.send_chunk(client);
+    farm.finish(one);
+    assert_eq!(held(&farm), 2_000);
+    farm.finish(two);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+fn more_than_the_credit_is_misbehaviour() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    let payload = Payload::Chunked { transfer: 1, counter: 0, bytes: (256 << 10) + 1, instance: None };
+    let submit = FromClient::Submit(Submit { n: 1, payload, ..shared() });
+    assert_eq!(farm.say(client, submit), Err(PeerMisbehaved::Credit));
+}
+
+#[test]
+fn credit_comes_back_with_what_is_freed() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    for _ in 0..20 {
+        assert!(
+            farm.clients[client].sending.may_announce(100_000) && farm.processes[engine].sending.may_announce(100_000)
+        );
+        let n = submit_chunked(&mut farm, client, 100_000, shared());
+        farm.send_chunk(client);
+        finish_chunked(&mut farm, engine, 100_000);
+        farm.send_result_chunk(engine);
+        farm.ack(client, n, n);
+    }
+}
+
+#[test]
+fn a_request_that_does_not_fit_fails_its_task_and_is_read_past() {
+    let mut farm = small_farm();
+    fill_the_budget(&mut farm);
+    let client = farm.client();
+    let n = submit_chunked(&mut farm, client, 2_000, shared());
+    assert_eq!(farm.end_of(client, n), BUSY);
+    assert!(farm.send_chunk(client), "its bytes are on the way, and no reason to close the connection");
+    (0..4).for_each(|filling| farm.cancel(filling, 1, 1));
+    (0..4).for_each(|filling| while farm.send_chunk(filling) {});
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+#[ignore = "bug: the credit for client payloads that are read past (refused, repeated) is never given back"]
+fn the_credit_of_a_refused_request_comes_back() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    for _ in 0..20 {
+        assert!(farm.clients[client].sending.may_announce(100_000));
+        submit_chunked(
+            &mut farm,
+            client,
+            100_000,
+            with(shared(), TaskOptions { durable: true, ..TaskOptions::default() }),
+        );
+        farm.send_chunk(client);
+    }
+}
+
+#[test]
+fn a_result_that_does_not_fit_fails_its_task_and_gives_its_credit_back() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    fill_the_budget(&mut farm);
+    assert_eq!(finish_chunked(&mut farm, engine, 200_000), 1);
+    assert_eq!(farm.end_of(client, 1), BUSY);
+    assert!(farm.send_result_chunk(engine));
+    assert!(farm.processes[engine].sending.may_announce(200_000));
+}
+
+#[test]
+fn a_large_result_of_a_cancelled_task_is_read_past() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    farm.cancel(client, 1, 1);
+    finish_chunked(&mut farm, engine, 200_000);
+    assert_eq!(held(&farm), 0);
+    assert!(farm.send_result_chunk(engine) && farm.processes[engine].sending.may_announce(200_000));
+}
+
+#[test]
+fn a_task_waits_for_its_definition_which_an_engine_gets_once() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let payload = farm.clients[client].sending.chunked(300_000 / 2);
+    farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
+    (0..2).for_each(|_| _ = farm.submit(client, Submit { define: Some(5), ..shared() }));
+    assert!(farm.in_hand(engine).is_empty());
+    farm.send_chunk(client);
+    farm.finish(engine);
+    farm.finish(engine);
+    let received = &farm.processes[engine].received;
+    assert_eq!(received.iter().filter(|message| matches!(message, ToEngine::Define(_))).count(), 1);
+    farm.goodbye(client);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+fn a_definition_that_was_never_sent_fails_its_tasks() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    let n = farm.submit(client, Submit { define: Some(5), ..shared() });
+    assert_eq!(farm.end_of(client, n), Some((TaskState::Failed, Some(ErrorKind::Payload))));
+}
+
+#[test]
+#[ignore = "bug: the payload's clone in `client_chunk` makes it look shared when its task ends at once"]
+fn a_payload_whose_task_names_no_definition_is_freed() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    submit_chunked(&mut farm, client, 2_000, Submit { define: Some(5), ..shared() });
+    farm.send_chunk(client);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+#[ignore = "bug: `client_disconnected` passes over definitions: tasks wait for ever, and it cannot be sent again"]
+fn a_definition_that_was_cut_off_ends_its_tasks_and_may_be_sent_again() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let payload = farm.clients[client].sending.chunked(2_000);
+    farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
+    farm.submit(client, Submit { define: Some(5), ..shared() });
+    farm.disconnect_client(client);
+    farm.connect_client(client).unwrap();
+    assert_eq!(farm.end_of(client, 1), Some((TaskState::Lost, Some(ErrorKind::Payload))));
+    let payload = farm.clients[client].sending.chunked(2_000);
+    farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
+    farm.send_chunk(client);
+    farm.submit(client, Submit { define: Some(5), ..shared() });
+    assert_eq!(farm.in_hand(engine), [2]);
+}
+
+#[test]
+fn a_request_that_was_cut_off_ends_its_task() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    submit_chunked(&mut farm, client, 2_000, shared());
+    farm.disconnect_client(client);
+    assert_eq!(held(&farm), 0);
+    farm.connect_client(client).unwrap();
+    assert_eq!(farm.end_of(client, 1), Some((TaskState::Lost, Some(ErrorKind::Payload))));
+}
+
+#[test]
+fn a_result_that_was_cut_off_is_made_again() {
+    let mut farm = small_farm();
+    let (client, dying, other) = (farm.client(), farm.engine(), farm.engine());
+    farm.submit(client, shared());
+    finish_chunked(&mut farm, dying, 2_000);
+    farm.disconnect_engine(dying);
+    assert_eq!((held(&farm), farm.in_hand(other)), (0, vec![1]));
+}
+
+#[test]
+#[ignore = "bug: what `admit_payload` reserved is not released when `expect` refuses the transfer"]
+fn a_transfer_number_that_is_in_use_costs_no_memory() {
+    let mut farm = small_farm();
+    let client = farm.client();
+    let payload = farm.clients[client].sending.chunked(2_000);
+    farm.submit(client, Submit { payload: payload.clone(), ..shared() });
+    let again = FromClient::Submit(Submit { n: 2, payload, ..shared() });
+    assert_eq!(farm.say(client, again), Err(PeerMisbehaved::Transfer));
+    assert_eq!(held(&farm), 0);
+    farm.connect_client(client).unwrap();
+    assert!(farm.end_of(client, 1).is_some(), "the first one's payload was cut off");
+    invariants::hold(&farm.core);
+}
+
+#[test]
+#[ignore = "bug: `Credit::grant` subtracts what a misbehaving peer announced beyond its credit: a debug build panics"]
+fn who_exceeded_its_credit_does_no_harm_when_its_tasks_end() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    submit_chunked(&mut farm, client, 2_000, shared());
+    farm.send_chunk(client);
+    let payload = Payload::Chunked { transfer: 9, counter: 0, bytes: 1 << 30, instance: None };
+    let submit = FromClient::Submit(Submit { n: 2, payload, ..shared() });
+    assert_eq!(farm.say(client, submit), Err(PeerMisbehaved::Credit));
+    farm.finish(engine);
+    assert_eq!(held(&farm), 0);
+}
+
+#[test]
+fn a_large_result_is_announced_anew_on_each_connection() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    finish_chunked(&mut farm, engine, 2_000);
+    farm.send_result_chunk(engine);
+    farm.disconnect_client(client);
+    farm.connect_client(client).unwrap();
+    let transfers = farm.clients[client].received.iter().filter_map(|message| match message {
+        ToClient::Finished(finished) => finished.payload.clone(),
+        _ => None,
+    });
+    let announced = |payload: &Payload| matches!(payload, Payload::Chunked { transfer: 1, bytes: 2_000, .. });
+    assert!(transfers.clone().count() == 2 && transfers.into_iter().all(|payload| announced(&payload)));
+}

@@ -1,0 +1,547 @@
+//! Clients and engine processes in memory, around a core. Time is a number.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::{
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TokenId,
+};
+use furlong_wire::keys::PublicKey;
+use furlong_wire::limits::CHUNK_BYTES_MAX;
+use furlong_wire::message::{
+    Ack, AttemptFinished, Attempts, Cancel, Chunk, ErrorKind, Finished, FromClient, FromEngine, Goodbye, HeldWork,
+    Open, Outcome, Payload, Register, Runtime, Slot, Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine,
+};
+use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
+use furlong_wire::token::{Claims, Role, TokenLimits};
+
+use crate::core::{Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time};
+
+/// This start of the broker, as attempts name it.
+pub const START: BrokerStart = BrokerStart(1_000_000);
+
+/// A core with its peers. Peers are named by their place in the lists.
+#[derive(Debug)]
+pub struct Farm {
+    pub core: Core,
+    pub now: Time,
+    pub clients: Vec<Client>,
+    pub processes: Vec<EngineProcess>,
+    connections_made: u64,
+    ids_made: u8,
+}
+
+/// A client process with one session.
+#[derive(Debug)]
+pub struct Client {
+    pub session: SessionId,
+    pub role: Role,
+    pub holder: u8,
+    pub incarnation: u64,
+    pub connection: Option<ConnectionId>,
+    pub submitted: u64,
+    /// Every message of every connection.
+    pub received: Vec<ToClient>,
+    /// The first end of each task.
+    pub finished: BTreeMap<u64, Finished>,
+    pub sending: Sending,
+}
+
+/// An engine process: it runs nothing unless a test says so.
+#[derive(Debug)]
+pub struct EngineProcess {
+    pub slots: Vec<Slot>,
+    pub runtimes: Vec<Runtime>,
+    pub connection: Option<ConnectionId>,
+    pub ids: Vec<EngineId>,
+    /// What its slots have in hand, in the order in which it came.
+    pub jobs: Vec<Job>,
+    /// Attempts that the broker wants back.
+    pub recalls: Vec<Attempt>,
+    /// Attempts that the broker has cancelled.
+    pub cancelled: BTreeSet<Attempt>,
+    /// Every message of every connection.
+    pub received: Vec<ToEngine>,
+    pub sending: Sending,
+}
+
+/// Work that a slot has in hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Job {
+    pub slot: u32,
+    pub session: SessionId,
+    pub n: u64,
+    pub attempt: Attempt,
+    pub started: bool,
+}
+
+/// The payloads that a peer sends, and its credit.
+#[derive(Debug, Default)]
+pub struct Sending {
+    transfers_made: u64,
+    granted: u64,
+    announced: u64,
+    /// Chunks that have not been sent, by transfer.
+    pub chunks: BTreeMap<u64, VecDeque<Bytes>>,
+}
+
+impl Sending {
+    /// A connection is there: transfers and credit begin anew.
+    fn begin(&mut self, credit: u64) {
+        *self = Self { granted: credit, ..Self::default() };
+    }
+
+    pub fn may_announce(&self, bytes: u64) -> bool {
+        self.announced + bytes <= self.granted
+    }
+
+    /// A payload of that many bytes, whose chunks are sent later, one by one.
+    pub fn chunked(&mut self, bytes: u64) -> Payload {
+        self.transfers_made += 1;
+        self.announced += bytes;
+        let chunk = |index| Bytes::from_static(&ZEROS[..chunk_bytes(bytes, index).unwrap()]);
+        self.chunks.insert(self.transfers_made, (0..chunk_count(bytes)).map(chunk).collect());
+        Payload::Chunked { transfer: self.transfers_made, counter: 0, bytes, instance: None }
+    }
+
+    fn next_chunk(&mut self) -> Option<(Chunk, Bytes)> {
+        let mut entry = self.chunks.first_entry()?;
+        let transfer = *entry.key();
+        let chunk = entry.get_mut().pop_front()?;
+        if entry.get().is_empty() {
+            entry.remove();
+        }
+        Some((Chunk { transfer }, chunk))
+    }
+}
+
+/// What chunks are cut from.
+static ZEROS: [u8; CHUNK_BYTES_MAX + 16] = [0; CHUNK_BYTES_MAX + 16];
+
+impl Default for Farm {
+    fn default() -> Self {
+        Self::with_limits(8 << 20, 10_000)
+    }
+}
+
+/// The farm itself.
+impl Farm {
+    pub fn with_limits(payload_bytes_max: u64, session_tasks_max: u64) -> Self {
+        let config = Config {
+            start: START,
+            cluster: ClusterId([9; 32]),
+            cluster_name: "test".into(),
+            software: "test".into(),
+            pid: 1,
+            payload_bytes_max,
+            session_tasks_max,
+        };
+        let core = Core::new(config, &Roster::default());
+        let (clients, processes) = (Vec::new(), Vec::new());
+        Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0 }
+    }
+
+    /// Lets time pass; what is due happens at its moment.
+    pub fn wait(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        while let Some(due) = self.core.poll_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.core.handle_timeout(self.now);
+            self.pump();
+        }
+        self.now = end;
+    }
+
+    fn connection(&mut self) -> ConnectionId {
+        self.connections_made += 1;
+        ConnectionId(self.connections_made)
+    }
+
+    pub fn fresh_id(&mut self) -> u8 {
+        self.ids_made += 1;
+        self.ids_made
+    }
+
+    /// What the shell does: dispatch after a batch, carry out everything, close those who misbehaved.
+    fn settle(&mut self, connection: ConnectionId, result: Result<(), PeerMisbehaved>) -> Result<(), PeerMisbehaved> {
+        if result.is_err() {
+            self.close(connection);
+        }
+        self.core.dispatch(self.now);
+        self.pump();
+        result
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        for client in self.clients.iter_mut().filter(|client| client.connection == Some(connection)) {
+            client.connection = None;
+        }
+        for process in self.processes.iter_mut().filter(|process| process.connection == Some(connection)) {
+            process.connection = None;
+        }
+        self.core.handle_disconnected(self.now, connection);
+    }
+
+    fn pump(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::ToClient(connection, message) => {
+                    let client = self.clients.iter_mut().find(|client| client.connection == Some(connection));
+                    client.into_iter().for_each(|client| client.receive(message.clone()));
+                }
+                Output::ToEngine(connection, message) => {
+                    let process = self.processes.iter_mut().find(|process| process.connection == Some(connection));
+                    process.into_iter().for_each(|process| process.receive(message.clone()));
+                }
+                Output::Close(connection, _) => self.close(connection),
+                Output::Transfer(..) | Output::SaveRoster(_) => {}
+            }
+        }
+    }
+}
+
+/// Clients.
+impl Farm {
+    /// A connected client with a session of its own, that may submit everything.
+    pub fn client(&mut self) -> usize {
+        self.client_as(Role::Client)
+    }
+
+    pub fn client_as(&mut self, role: Role) -> usize {
+        let client = self.absent_client(role);
+        self.connect_client(client).unwrap();
+        client
+    }
+
+    /// A client that is not connected yet.
+    pub fn absent_client(&mut self, role: Role) -> usize {
+        let id = self.fresh_id();
+        self.clients.push(Client {
+            session: SessionId([id; 16]),
+            role,
+            holder: id,
+            incarnation: 0,
+            connection: None,
+            submitted: 0,
+            received: Vec::new(),
+            finished: BTreeMap::new(),
+            sending: Sending::default(),
+        });
+        self.clients.len() - 1
+    }
+
+    /// Connects and opens the session.
+    pub fn connect_client(&mut self, client: usize) -> Result<bool, Refusal> {
+        let connection = self.connection();
+        let it = &mut self.clients[client];
+        it.incarnation += 1;
+        let peer = peer(it.role, it.session, it.incarnation, it.holder);
+        let welcome = self.core.handle_connected(self.now, connection, peer)?;
+        self.pump();
+        let it = &mut self.clients[client];
+        it.connection = Some(connection);
+        it.sending.begin(welcome.payload_credit_bytes);
+        let secret = PayloadSecret::new([it.holder; 32]);
+        self.say(client, FromClient::Open(Open { secret })).unwrap();
+        Ok(welcome.resumed)
+    }
+
+    pub fn disconnect_client(&mut self, client: usize) {
+        if let Some(connection) = self.clients[client].connection {
+            self.close(connection);
+            self.pump();
+        }
+    }
+
+    pub fn say(&mut self, client: usize, message: FromClient) -> Result<(), PeerMisbehaved> {
+        self.say_with(client, message, None)
+    }
+
+    fn say_with(&mut self, client: usize, message: FromClient, chunk: Option<Bytes>) -> Result<(), PeerMisbehaved> {
+        let connection = self.clients[client].connection.expect("a client that says something is connected");
+        let result = self.core.handle_from_client(self.now, connection, message, chunk);
+        self.settle(connection, result)
+    }
+
+    /// Submits under the next numbers, and gives the first of them.
+    pub fn submit(&mut self, client: usize, submit: Submit) -> u64 {
+        let n = self.clients[client].submitted + 1;
+        let count = if let Targets::Engines(engines) = &submit.targets { engines.len() as u64 } else { 1 };
+        self.clients[client].submitted += count;
+        self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
+        n
+    }
+
+    /// Sends one chunk of the client's oldest transfer. Whether there was one.
+    pub fn send_chunk(&mut self, client: usize) -> bool {
+        let Some((chunk, bytes)) = self.clients[client].sending.next_chunk() else { return false };
+        self.say_with(client, FromClient::Chunk(chunk), Some(bytes)).unwrap();
+        true
+    }
+
+    pub fn cancel(&mut self, client: usize, first: u64, last: u64) {
+        self.say(client, FromClient::Cancel(Cancel { ranges: vec![(first, last)], force: false })).unwrap();
+    }
+
+    pub fn ack(&mut self, client: usize, first: u64, last: u64) {
+        self.say(client, FromClient::Ack(Ack { ranges: vec![(first, last)] })).unwrap();
+    }
+
+    pub fn goodbye(&mut self, client: usize) {
+        self.say(client, FromClient::Goodbye(Goodbye { reason: "done".into() })).unwrap();
+    }
+
+    /// How a task ended, if it has.
+    pub fn end_of(&self, client: usize, n: u64) -> Option<(TaskState, Option<ErrorKind>)> {
+        let outcome = &self.clients[client].finished.get(&n)?.outcome;
+        Some((outcome.state, outcome.error.as_ref().map(|error| error.kind)))
+    }
+
+    /// How often a task's end was delivered.
+    pub fn deliveries(&self, client: usize, n: u64) -> usize {
+        let of_task = |message: &&ToClient| matches!(message, ToClient::Finished(finished) if finished.n == n);
+        self.clients[client].received.iter().filter(of_task).count()
+    }
+}
+
+/// Engines.
+impl Farm {
+    /// A connected engine process with one slot that runs everything.
+    pub fn engine(&mut self) -> usize {
+        self.engine_with(1, Runtime::ALL)
+    }
+
+    pub fn engine_with(&mut self, slots: usize, runtimes: &[Runtime]) -> usize {
+        let uuids = (0..slots).map(|_| EngineUuid([self.fresh_id(); 16]));
+        let slots = uuids.map(|uuid| Slot { uuid, wanted: None }).collect();
+        self.processes.push(EngineProcess {
+            slots,
+            runtimes: runtimes.to_vec(),
+            connection: None,
+            ids: Vec::new(),
+            jobs: Vec::new(),
+            recalls: Vec::new(),
+            cancelled: BTreeSet::new(),
+            received: Vec::new(),
+            sending: Sending::default(),
+        });
+        let process = self.processes.len() - 1;
+        self.connect_engine(process);
+        process
+    }
+
+    /// Connects and registers, with what the process still holds.
+    pub fn connect_engine(&mut self, process: usize) {
+        self.open_engine(process);
+        let register = self.processes[process].register();
+        self.report(process, FromEngine::Register(register)).unwrap();
+    }
+
+    /// Connects, and does not register.
+    pub fn open_engine(&mut self, process: usize) {
+        let connection = self.connection();
+        let session = SessionId(self.processes[process].slots[0].uuid.0);
+        let welcome = self.core.handle_connected(self.now, connection, peer(Role::Engine, session, 1, 200)).unwrap();
+        let it = &mut self.processes[process];
+        it.connection = Some(connection);
+        it.recalls.clear();
+        it.sending.begin(welcome.payload_credit_bytes);
+    }
+
+    pub fn disconnect_engine(&mut self, process: usize) {
+        if let Some(connection) = self.processes[process].connection {
+            self.close(connection);
+            self.pump();
+        }
+    }
+
+    pub fn engine_goodbye(&mut self, process: usize) {
+        self.report(process, FromEngine::Goodbye(Goodbye { reason: "stopped".into() })).unwrap();
+    }
+
+    pub fn report(&mut self, process: usize, message: FromEngine) -> Result<(), PeerMisbehaved> {
+        self.report_with(process, message, None)
+    }
+
+    fn report_with(&mut self, process: usize, message: FromEngine, chunk: Option<Bytes>) -> Result<(), PeerMisbehaved> {
+        let connection = self.processes[process].connection.expect("an engine that reports something is connected");
+        let result = self.core.handle_from_engine(self.now, connection, message, chunk);
+        self.settle(connection, result)
+    }
+
+    /// The integer of a process's first slot.
+    pub fn id(&self, process: usize) -> EngineId {
+        self.processes[process].ids[0]
+    }
+
+    /// The numbers of the tasks that a process has in hand.
+    pub fn in_hand(&self, process: usize) -> Vec<u64> {
+        self.processes[process].jobs.iter().map(|job| job.n).collect()
+    }
+
+    /// Reports the oldest job as started.
+    pub fn start(&mut self, process: usize) -> Attempt {
+        let job = self.processes[process].jobs.first_mut().expect("there is a job to start");
+        job.started = true;
+        let attempt = job.attempt;
+        self.report(process, FromEngine::Started(Attempts { attempts: vec![attempt] })).unwrap();
+        attempt
+    }
+
+    /// Ends the oldest job with a small result after a second, and gives its number.
+    pub fn finish(&mut self, process: usize) -> u64 {
+        self.finish_after(process, 1_000_000)
+    }
+
+    pub fn finish_after(&mut self, process: usize, run_us: u64) -> u64 {
+        let payload = Some(Payload::Inline(Bytes::from_static(b"result")));
+        self.finish_with(process, Outcome::SUCCEEDED, run_us, payload)
+    }
+
+    pub fn fail(&mut self, process: usize) -> u64 {
+        self.finish_with(process, Outcome::error(TaskState::Failed, ErrorKind::Remote, ""), 1_000_000, None)
+    }
+
+    pub fn finish_with(&mut self, process: usize, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> u64 {
+        let job = self.processes[process].jobs.remove(0);
+        let finished = AttemptFinished { attempt: job.attempt, outcome, run_us, payload };
+        self.report(process, FromEngine::Finished(finished)).unwrap();
+        job.n
+    }
+
+    /// Sends one chunk of the process's oldest transfer. Whether there was one.
+    pub fn send_result_chunk(&mut self, process: usize) -> bool {
+        let Some((chunk, bytes)) = self.processes[process].sending.next_chunk() else { return false };
+        self.report_with(process, FromEngine::Chunk(chunk), Some(bytes)).unwrap();
+        true
+    }
+
+    /// Gives back what was asked for and has not started, one by one as the engine does. The numbers of these tasks.
+    pub fn answer_recalls(&mut self, process: usize) -> Vec<u64> {
+        let mut returned = Vec::new();
+        for attempt in std::mem::take(&mut self.processes[process].recalls) {
+            let jobs = &mut self.processes[process].jobs;
+            let Some(place) = jobs.iter().position(|job| job.attempt == attempt && !job.started) else { continue };
+            // The oldest job of a slot runs, whether or not that was reported.
+            if jobs.iter().position(|job| job.slot == jobs[place].slot) == Some(place) {
+                continue;
+            }
+            returned.push(jobs.remove(place).n);
+            self.report(process, FromEngine::Recalled(Attempts { attempts: vec![attempt] })).unwrap();
+        }
+        returned
+    }
+}
+
+impl Client {
+    fn receive(&mut self, message: ToClient) {
+        match &message {
+            ToClient::Finished(finished) => {
+                let first = self.finished.entry(finished.n).or_insert_with(|| finished.clone());
+                assert_eq!(comparable(first), comparable(finished), "a task ends once");
+            }
+            ToClient::Credit(credit) => self.sending.granted = credit.payload_bytes_total,
+            _ => {}
+        }
+        self.received.push(message);
+    }
+}
+
+/// An end without what differs from connection to connection: the number of its transfer.
+fn comparable(finished: &Finished) -> Finished {
+    let mut finished = finished.clone();
+    if let Some(Payload::Chunked { transfer, .. }) = &mut finished.payload {
+        *transfer = 0;
+    }
+    finished
+}
+
+impl EngineProcess {
+    pub fn register(&self) -> Register {
+        let held = |job: &Job| HeldWork {
+            attempt: job.attempt,
+            session: job.session,
+            n: job.n,
+            slot: job.slot,
+            finished: false,
+        };
+        Register {
+            instance: InstanceId(self.slots[0].uuid.0),
+            host: "host".into(),
+            pid: 1,
+            cwd: "/".into(),
+            slots: self.slots.clone(),
+            runtimes: self.runtimes.clone(),
+            python: None,
+            labels: Vec::new(),
+            held: self.jobs.iter().map(held).collect(),
+        }
+    }
+
+    fn receive(&mut self, message: ToEngine) {
+        match &message {
+            ToEngine::Registered(registered) => self.ids.clone_from(&registered.engines),
+            ToEngine::Assign(assign) => {
+                let job = |work: &furlong_wire::message::Work| Job {
+                    slot: work.slot,
+                    session: assign.session,
+                    n: work.n,
+                    attempt: work.attempt,
+                    started: false,
+                };
+                self.jobs.extend(assign.work.iter().map(job));
+            }
+            ToEngine::Cancel(cancel) => self.cancelled.extend(&cancel.attempts),
+            ToEngine::Recall(recall) => self.recalls.extend(&recall.attempts),
+            ToEngine::Credit(credit) => self.sending.granted = credit.payload_bytes_total,
+            _ => {}
+        }
+        self.received.push(message);
+    }
+}
+
+/// One task for the shared queue, with a small payload.
+pub fn shared() -> Submit {
+    Submit {
+        n: 0,
+        targets: Targets::Shared,
+        runtime: Runtime::Native,
+        class: 1,
+        define: None,
+        options: None,
+        payload: Payload::Inline(Bytes::from_static(b"call")),
+    }
+}
+
+/// One task for each engine.
+pub fn direct(engines: &[EngineId]) -> Submit {
+    Submit { targets: Targets::Engines(engines.to_vec()), ..shared() }
+}
+
+/// The same with options.
+pub fn with(submit: Submit, options: TaskOptions) -> Submit {
+    Submit { options: Some(Box::new(options)), ..submit }
+}
+
+pub fn at_most_once() -> TaskOptions {
+    TaskOptions { at_most_once: true, ..TaskOptions::default() }
+}
+
+fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Peer {
+    let claims = Claims {
+        cluster: ClusterId([9; 32]),
+        token_id: TokenId([holder; 16]),
+        holder: PublicKey([holder; 32]),
+        owner: OwnerId([7; 16]),
+        role,
+        scopes: Vec::new(),
+        limits: TokenLimits::default(),
+        not_before_s: 0,
+        expires_s: Claims::NEVER,
+    };
+    let hello =
+        HelloBody { token: Vec::new(), session, incarnation, role, software: "test".into(), payload_credit_bytes: 0 };
+    Peer { claims, hello, address: "inproc".into() }
+}

@@ -1,0 +1,169 @@
+//! `broker`, as its user sees it: its files, its port, its end, and what it says when it cannot start.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use furlong_tests::farm::Farm;
+use furlong_tests::good::Good;
+use furlong_tests::home::Home;
+use furlong_tests::program::Program;
+use furlong_tests::wait::SOON;
+use furlong_wire::token::Role;
+
+/// The permissions of a file or folder.
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// The files of a cluster's `security` folder and what is in them.
+fn security(home: &Home) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(home.cluster().security()).unwrap().map(Result::unwrap);
+    entries.map(|it| (it.file_name().into_string().unwrap(), fs::read_to_string(it.path()).unwrap())).collect()
+}
+
+/// Runs a broker that ends by itself: its exit code, and what it printed to stderr.
+fn run(home: &Home, args: &[&str]) -> (Option<i32>, String) {
+    let mut broker = Program::start("broker", args, home);
+    let status = broker.wait_exit(SOON);
+    (status.code(), broker.stderr())
+}
+
+/// Ends the farm's broker in good order.
+fn stop(farm: &mut Farm) {
+    farm.broker().terminate();
+    assert_eq!(farm.broker().wait_exit(SOON).code(), Some(0));
+}
+
+/// Starts a broker in a home that had one before, and waits until it can be reached.
+fn start_again(home: &Home, args: &[&str]) -> Program {
+    let args = [&["--bind", "127.0.0.1", "--stop-with-stdin"], args].concat();
+    let broker = Program::start("broker", &args, home);
+    broker.wait_for_line("listens at", SOON);
+    broker
+}
+
+#[test]
+fn the_first_start_makes_keys_and_a_capability_file_for_each_role() {
+    let farm = Farm::start();
+    let names: Vec<_> = security(farm.home()).into_keys().collect();
+    let expected = [
+        "admin.cap.json",
+        "broker.key.json",
+        "client.cap.json",
+        "engine.cap.json",
+        "issuer.key.json",
+        "multiengine.cap.json",
+        "observer.cap.json",
+        "task.cap.json",
+    ];
+    assert_eq!(names, expected);
+    let folder = farm.home().cluster().security();
+    assert_eq!(mode(&folder), 0o700);
+    names.iter().for_each(|name| assert_eq!(mode(&folder.join(name)), 0o600, "{name}"));
+    let owners = Role::ALL.map(|role| farm.capability(role).claims().owner);
+    assert!(owners.iter().all(|owner| *owner == owners[0]), "the files are of several owners");
+}
+
+#[test]
+fn a_second_start_keeps_keys_port_and_files() {
+    let mut farm = Farm::start();
+    let (before, port) = (security(farm.home()), farm.port());
+    stop(&mut farm);
+    let _broker = start_again(farm.home(), &[]);
+    assert_eq!(security(farm.home()), before);
+    assert_eq!(farm.home().broker_state().unwrap().port, port);
+    Good::connect(&farm.capability(Role::Client)).unwrap();
+}
+
+#[test]
+fn fresh_makes_other_keys_and_the_old_files_open_nothing() {
+    let mut farm = Farm::start();
+    let (before, old) = (security(farm.home()), farm.capability(Role::Client));
+    stop(&mut farm);
+    let _broker = start_again(farm.home(), &["--fresh", "--port", &farm.port().to_string()]);
+    let after = security(farm.home());
+    assert!(before.keys().eq(after.keys()));
+    assert!(before.iter().all(|(name, text)| after[name] != *text), "a file was kept");
+    let error = Good::connect(&old).err().expect("an old file opens nothing");
+    assert!(error.contains("`--fresh`"), "{error}");
+    Good::connect(&farm.capability(Role::Client)).unwrap();
+}
+
+#[test]
+fn a_busy_port_is_refused_with_the_name_of_who_holds_it() {
+    let home = Home::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let (code, stderr) = run(&home, &["--bind", "127.0.0.1", "--port", &port]);
+    assert_eq!(code, Some(1));
+    let expected = format!("broker: port {port} is held by pid {} (", std::process::id());
+    assert!(stderr.contains(&expected) && stderr.contains("--port N"), "{stderr}");
+}
+
+#[test]
+fn a_second_broker_of_a_cluster_is_refused_with_where_the_first_is() {
+    let farm = Farm::start();
+    let (code, stderr) = run(farm.home(), &["--bind", "127.0.0.1"]);
+    assert_eq!(code, Some(1));
+    let expected = format!("already has a broker (process {}, port {})", farm.pid(), farm.port());
+    assert!(stderr.contains(&expected), "{stderr}");
+    // Nor does it take the first one's keys away.
+    let (code, _) = run(farm.home(), &["--bind", "127.0.0.1", "--fresh"]);
+    assert_eq!(code, Some(1));
+    Good::connect(&farm.capability(Role::Client)).unwrap();
+}
+
+#[test]
+fn a_broker_that_is_told_to_end_ends_in_good_order() {
+    let mut farm = Farm::start();
+    let mut client = farm.good(Role::Client);
+    assert!(!farm.home().broker_state().unwrap().stopped);
+    stop(&mut farm);
+    assert!(farm.home().broker_state().unwrap().stopped);
+    assert!(client.engines().is_err(), "a client is served by nobody");
+}
+
+#[test]
+fn a_broker_ends_with_the_standard_input_that_it_was_told_to_watch() {
+    let mut farm = Farm::start();
+    farm.broker().close_stdin();
+    assert_eq!(farm.broker().wait_exit(SOON).code(), Some(0));
+    assert!(farm.home().broker_state().unwrap().stopped);
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused_with_the_line_that_mends_it() {
+    let mut farm = Farm::start();
+    stop(&mut farm);
+    let key = farm.home().cluster().broker_key();
+    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+    let (code, stderr) = run(farm.home(), &["--bind", "127.0.0.1"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("chmod") && stderr.contains("broker.key.json"), "{stderr}");
+}
+
+#[test]
+fn a_wrong_argument_is_a_usage_error() {
+    let home = Home::new();
+    for args in [["--memory", "1M"], ["--memory", "lots"], ["--memory", "99%"], ["--port", "70000"], ["--bind", "here"]]
+    {
+        let (code, stderr) = run(&home, &args);
+        assert_eq!(code, Some(2), "{args:?}");
+        assert!(stderr.contains(args[0]) && stderr.contains(args[1]), "{stderr}");
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "a usage error leaves files");
+}
+
+#[test]
+fn after_a_crash_port_and_files_are_still_good() {
+    let mut farm = Farm::start();
+    let (before, port) = (security(farm.home()), farm.port());
+    let capability = farm.capability(Role::Client);
+    farm.restart_after_sigkill();
+    assert_eq!(farm.home().broker_state().unwrap().port, port);
+    assert_eq!(security(farm.home()), before);
+    Good::connect(&capability).unwrap().engines().unwrap();
+}

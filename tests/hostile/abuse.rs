@@ -1,0 +1,330 @@
+//! What peers with a good capability can do to the broker and to each other.
+
+use bytes::Bytes;
+use furlong_tests::farm::Farm;
+use furlong_tests::measure::rss_bytes;
+use furlong_tests::raw::message;
+use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
+use furlong_tests::wait::{SOON, eventually};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId};
+use furlong_wire::message::{
+    AttemptFinished, Cancel, FromClient, FromEngine, Outcome, Payload, Query, Ranges, Register, Request, Runtime, Slot,
+    Submit, Targets, ToClient, ToEngine,
+};
+use furlong_wire::token::Role;
+
+use crate::records::submit;
+use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
+
+/// How far the broker's memory may grow when a peer with a capability does its worst: an out-queue, which may hold 64 MiB,
+/// and what is on its way there.
+const PEER_GROWTH_BYTES_MAX: u64 = 192 << 20;
+
+fn inline(bytes: usize) -> Payload {
+    Payload::Inline(Bytes::from(vec![1; bytes]))
+}
+
+/// An engine process with a slot for each uuid, registered.
+fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
+    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+    let slots = uuids.iter().map(|uuid| Slot { uuid: EngineUuid([*uuid; 16]), wanted: None }).collect();
+    session.send(&[FromEngine::Register(Register {
+        instance: InstanceId([uuids[0]; 16]),
+        host: "host".to_owned(),
+        pid: 1,
+        cwd: "/".to_owned(),
+        slots,
+        runtimes: vec![Runtime::Native],
+        python: None,
+        labels: vec![],
+        held: vec![],
+    })]);
+    session
+}
+
+/// The integers that the broker gave to an engine process.
+fn registered(engine: &mut RawSession) -> Vec<EngineId> {
+    match engine.receive().expect("the engine is registered").into_iter().next() {
+        Some(ToEngine::Registered(registered)) => registered.engines,
+        other => panic!("not registered: {other:?}"),
+    }
+}
+
+fn finished(attempt: Attempt) -> FromEngine {
+    let payload = Some(inline(4));
+    FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload })
+}
+
+/// The first of the session's messages that is one of these.
+fn wait_for<T>(session: &mut RawSession, wanted: impl Fn(ToClient) -> Option<T>) -> Option<T> {
+    std::iter::from_fn(|| session.receive().ok()).flatten().find_map(wanted)
+}
+
+#[test]
+fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
+    let mut farm = Farm::start();
+    let (mut honest, mut liar) = (engine(&farm, &[1]), engine(&farm, &[2]));
+    let targets = Targets::Engines(registered(&mut honest));
+    let mut client = RawSession::client(farm.port(), &farm.capability(Role::Client));
+    let runtime = Runtime::Native;
+    let payload = inline(4);
+    client.send(&[FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })]);
+    let attempt = loop {
+        let messages: Vec<ToEngine> = honest.receive().expect("the engine gets its task");
+        let assigned = messages.into_iter().find_map(|message| match message {
+            ToEngine::Assign(assign) => Some(assign.work[0].attempt),
+            _ => None,
+        });
+        if let Some(attempt) = assigned {
+            break attempt;
+        }
+    };
+    liar.send(&[finished(attempt)]);
+    assert!(liar.peer.is_closed_within(CLOSED), "the engine that lied is not closed");
+    // The honest one is believed, once.
+    honest.send(&[finished(attempt), finished(attempt)]);
+    let ended = wait_for(&mut client, |message| match message {
+        ToClient::Finished(finished) => Some((finished.n, finished.engine)),
+        _ => None,
+    });
+    assert_eq!(ended, Some((1, Some(EngineId(0)))));
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_engine_that_answers_for_an_attempt_of_nobody_is_closed() {
+    let mut farm = Farm::start();
+    let mut liar = engine(&farm, &[1]);
+    let start = liar.welcome.start;
+    // Of an earlier start of the broker: a late answer, which is dropped.
+    liar.send(&[finished(Attempt { start: BrokerStart(start.0 - 1), count: 1 })]);
+    liar.send(&[finished(Attempt { start, count: 1 << 40 })]);
+    assert!(liar.peer.is_closed_within(CLOSED), "still open");
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
+    let mut farm = Farm::start();
+    for register in [vec![], vec![1; 1025]] {
+        let mut liar = engine(&farm, &[1]);
+        let slots = register.iter().map(|uuid| Slot { uuid: EngineUuid([*uuid; 16]), wanted: None }).collect();
+        let again = Register {
+            instance: InstanceId([2; 16]),
+            host: "host".to_owned(),
+            pid: 1,
+            cwd: "/".to_owned(),
+            slots,
+            runtimes: vec![],
+            python: None,
+            labels: vec![],
+            held: vec![],
+        };
+        liar.send(&[FromEngine::Register(again)]);
+        assert!(liar.peer.is_closed_within(CLOSED), "still open after a second registration");
+    }
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_engine_with_two_slots_of_one_uuid_leaves_no_engine_behind() {
+    let mut farm = Farm::start();
+    let mut liar = engine(&farm, &[1, 1]);
+    assert!(liar.peer.is_closed_within(CLOSED), "still open");
+    drop(liar);
+    let mut good = farm.good(Role::Client);
+    let gone = eventually(SOON, || good.engines().is_ok_and(|engines| engines.is_empty()));
+    assert!(gone, "an engine without a process is shown: {:?}", good.engines());
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn a_client_takes_no_part_that_its_role_does_not_have() {
+    let mut farm = Farm::start();
+    for role in [Role::Observer, Role::Multiengine] {
+        let mut session = RawSession::client(farm.port(), &farm.capability(role));
+        session.send(&[submit(1, inline(4))]);
+        let kind = wait_for(&mut session, |message| match message {
+            ToClient::Finished(finished) => finished.outcome.error.map(|error| error.kind.as_str()),
+            _ => None,
+        });
+        assert_eq!(kind, Some("forbidden"), "{role}");
+    }
+    let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+    engine.send(&[submit(1, inline(4))]);
+    assert!(engine.peer.is_closed_within(CLOSED), "an engine submits");
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn task_numbers_and_credits_are_kept_to() {
+    let mut farm = Farm::start();
+    let capability = farm.capability(Role::Client);
+    let tasks_max = farm.good(Role::Client).welcome().unfinished_tasks_max;
+    let none = Targets::Engines(vec![]);
+    let (runtime, payload) = (Runtime::Native, inline(4));
+    let to_none = Submit { n: 1, targets: none, runtime, class: 0, define: None, options: None, payload };
+    let cases = [
+        ("a number left out", vec![submit(2, inline(4))]),
+        ("the largest number", vec![submit(u64::MAX, inline(4))]),
+        ("a submit to nobody", vec![FromClient::Submit(to_none)]),
+        ("an inline payload over its limit", vec![submit(1, inline(1025))]),
+    ];
+    for (what, batch) in cases {
+        let mut session = RawSession::client(farm.port(), &capability);
+        session.send(&batch);
+        assert!(session.peer.is_closed_within(CLOSED), "still open after {what}");
+    }
+    assert!(tasks_max < u64::MAX);
+    let mut unopened = shake_hands(farm.port(), &Credentials::of(&capability)).session();
+    unopened.send(&[submit(1, inline(4))]);
+    assert!(unopened.peer.is_closed_within(CLOSED), "a submit before Open is taken");
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn a_session_belongs_to_the_key_that_made_it() {
+    let mut farm = Farm::start();
+    let victim = Credentials::of(&farm.capability(Role::Client));
+    let mut session = shake_hands(farm.port(), &victim).session();
+    let mut thief = Credentials::of(&farm.capability(Role::Admin));
+    (thief.hello.session, thief.hello.incarnation) = (victim.hello.session, u64::MAX);
+    assert!(shake_hands(farm.port(), &thief).refusal().is_some(), "another key takes a session over");
+    // The same key with an old incarnation: a delayed duplicate.
+    assert!(matches!(shake_hands(farm.port(), &victim), Answer::Refused(_)), "an old incarnation takes over");
+    assert!(session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]));
+    assert!(session.receive::<ToClient>().is_ok(), "the victim's session has ended");
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+/// Sends records that are answered with much, and reads nothing, until the broker closes. Returns how far its memory grew.
+fn ask_and_never_read(farm: &Farm, questions: u64) -> u64 {
+    let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
+    let before = rss_bytes(farm.pid());
+    let asked: Vec<_> =
+        (0..questions).map(|request| FromClient::Query(Request { request, query: Query::Status })).collect();
+    let mut most = before;
+    // The broker may be busy for a while with what it was sent; the write's deadline bounds this.
+    while session.send(&asked) {
+        most = most.max(rss_bytes(farm.pid()));
+    }
+    most.max(rss_bytes(farm.pid())) - before
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_closed_and_costs_a_bounded_sum() {
+    let mut farm = Farm::start();
+    let growth = ask_and_never_read(&farm, 1_000);
+    assert!(growth < PEER_GROWTH_BYTES_MAX, "the broker's memory grew by {} MiB", growth >> 20);
+    farm.check_healthy(PEER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn one_record_of_questions_about_many_engines_costs_a_bounded_sum() {
+    let mut farm = Farm::start();
+    let uuids: Vec<u8> = (1..=200).collect();
+    let _engines = engine(&farm, &uuids);
+    let growth = ask_and_never_read(&farm, 20_000);
+    assert!(growth < PEER_GROWTH_BYTES_MAX, "the broker's memory grew by {} MiB", growth >> 20);
+    farm.check_healthy(PEER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn a_cancel_of_the_same_range_again_and_again_costs_a_bounded_sum() {
+    let mut farm = Farm::start();
+    let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
+    for first in (1..=2_000).step_by(100) {
+        let tasks: Vec<_> = (first..first + 100).map(|n| submit(n, inline(4))).collect();
+        assert!(session.send(&tasks), "the tasks are taken");
+    }
+    let before = rss_bytes(farm.pid());
+    session.send(&[FromClient::Cancel(Cancel { ranges: vec![(0, 65_535); 20_000], force: true })]);
+    let grown = || rss_bytes(farm.pid()).saturating_sub(before);
+    let mut most = 0;
+    let mut good = farm.good(Role::Client);
+    eventually(SOON, || {
+        most = most.max(grown());
+        good.engines().is_ok()
+    });
+    most = most.max(grown());
+    assert!(most < PEER_GROWTH_BYTES_MAX, "the broker's memory grew by {} MiB", most >> 20);
+    farm.check_healthy(PEER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn acknowledging_the_same_range_again_and_again_stops_nobody() {
+    let mut farm = Farm::start();
+    let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
+    // To engines that there are not: ended at once, and unacknowledged.
+    let targets = Targets::Engines(vec![EngineId(77); 5_000]);
+    let (runtime, payload) = (Runtime::Native, inline(4));
+    session.send(&[FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options: None,
+        payload,
+    })]);
+    let mut good = farm.good(Role::Client);
+    session.send(&[FromClient::Ack(Ranges { ranges: vec![(0, 0); 100_000] })]);
+    let began = std::time::Instant::now();
+    good.engines().expect("an honest peer is answered");
+    assert!(began.elapsed().as_secs() < 2, "an answer took {:?}", began.elapsed());
+    farm.check_healthy(PEER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn the_tasks_of_all_sessions_together_keep_to_the_memory_that_was_given() {
+    let mut farm = Farm::start_with(&["--memory", "64M"]);
+    let tasks_max = farm.good(Role::Client).welcome().unfinished_tasks_max;
+    let before = rss_bytes(farm.pid());
+    for _ in 0..8 {
+        let mut session = RawSession::client(farm.port(), &farm.capability(Role::Client));
+        for first in (1..=tasks_max).step_by(400) {
+            let tasks: Vec<_> = (first..tasks_max.min(first + 399)).map(|n| submit(n, inline(1_024))).collect();
+            if !session.send(&tasks) {
+                break;
+            }
+        }
+        // What it sent is read before the end of its stream is.
+        session.peer.shut_down_write();
+        session.peer.is_closed_within(CLOSED);
+    }
+    let growth = rss_bytes(farm.pid()).saturating_sub(before);
+    assert!(growth < 64 << 20, "the broker's memory grew by {} MiB, --memory was 64M", growth >> 20);
+    farm.check_healthy(64 << 20);
+}
+
+#[test]
+fn the_payloads_of_all_sessions_together_keep_to_the_memory_that_was_given() {
+    let mut farm = Farm::start_with(&["--memory", "64M"]);
+    let capability = farm.capability(Role::Client);
+    let before = rss_bytes(farm.pid());
+    let chunk = vec![5; (256 << 10) - 16 + 16];
+    for _ in 0..6 {
+        let mut session = RawSession::client(farm.port(), &capability);
+        let credit = session.welcome.payload_credit_bytes;
+        let each = (256 << 10) - 16;
+        for n in 1..=credit / each {
+            let announced = Payload::Chunked { transfer: n, counter: n, bytes: each, instance: None };
+            let batch = [submit(n, announced), FromClient::Chunk(furlong_wire::message::Chunk { transfer: n })];
+            let envelope = session.seal(&batch, std::slice::from_ref(&chunk));
+            session.peer.send(&message(&[&envelope, &chunk]));
+        }
+        session.peer.shut_down_write();
+        session.peer.is_closed_within(CLOSED);
+    }
+    let growth = rss_bytes(farm.pid()).saturating_sub(before);
+    assert!(growth < 64 << 20, "the broker's memory grew by {} MiB, --memory was 64M", growth >> 20);
+    farm.check_healthy(64 << 20);
+}

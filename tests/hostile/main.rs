@@ -1,0 +1,18 @@
+//! Attacks on the real broker, over real sockets. `docs/SECURITY.md` names the test that tries each threat.
+//!
+//! What must hold after every one of them: the broker is alive, its memory has not grown beyond a bound, an honest peer is let
+//! in and answered, and the attacker is closed.
+
+mod abuse;
+mod handshake;
+mod records;
+mod strangers;
+mod tokens;
+mod zmtp;
+
+use std::time::Duration;
+
+/// How far the broker's memory may grow in an attack by somebody who has no capability.
+const STRANGER_GROWTH_BYTES_MAX: u64 = 16 << 20;
+/// In which time a misbehaving peer must be closed: the handshake's deadline, and what a busy machine adds.
+const CLOSED: Duration = Duration::from_secs(12);

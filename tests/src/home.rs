@@ -1,0 +1,74 @@
+//! A `FURLONG_HOME` of a test's own.
+
+use std::path::Path;
+
+use furlong_link::home::{ClusterDir, Home as Folders, load_capability, load_issuer_key};
+use furlong_wire::capability::{Capability, ClusterName};
+use furlong_wire::keys::IssuerKey;
+use furlong_wire::token::Role;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// A temporary folder that the programs get as `FURLONG_HOME`; removed when it is dropped.
+#[derive(Debug)]
+pub struct Home {
+    folder: TempDir,
+}
+
+/// `run/broker.json`, as `docs/` describes it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct BrokerState {
+    /// The broker's process id.
+    pub pid: u32,
+    /// Its port.
+    pub port: u16,
+    /// Whether it has stopped in good order.
+    pub stopped: bool,
+}
+
+impl Home {
+    /// A new, empty home.
+    ///
+    /// # Panics
+    /// If there can be no temporary folder.
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> Self {
+        Self { folder: tempfile::Builder::new().prefix("furlong-test-").tempdir().expect("a temporary folder") }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the files of the default cluster are.
+    pub fn cluster(&self) -> ClusterDir {
+        Folders::at(self.path()).cluster(&ClusterName::default())
+    }
+
+    /// The default cluster's capability of a role.
+    ///
+    /// # Panics
+    /// If the file is not there or not good.
+    pub fn capability(&self, role: Role) -> Capability {
+        load_capability(&self.cluster().capability(role)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The key that signs the default cluster's tokens.
+    ///
+    /// # Panics
+    /// If the file is not there or not good.
+    pub fn issuer(&self) -> IssuerKey {
+        load_issuer_key(&self.cluster().issuer_key()).unwrap_or_else(|error| panic!("{error}")).issuer
+    }
+
+    /// What the default cluster's `run/broker.json` says, if it is there.
+    pub fn broker_state(&self) -> Option<BrokerState> {
+        serde_json::from_slice(&std::fs::read(self.cluster().broker_state()).ok()?).ok()
+    }
+
+    /// What the default cluster's broker has logged.
+    pub fn broker_log(&self) -> String {
+        std::fs::read_to_string(self.cluster().log().join("broker.log")).unwrap_or_default()
+    }
+}
