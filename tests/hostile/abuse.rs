@@ -8,7 +8,7 @@ use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::{
-    AttemptFinished, Cancel, FromClient, FromEngine, Outcome, Payload, Query, Ranges, Register, Request, Runtime, Slot,
+    Ack, AttemptFinished, Cancel, FromClient, FromEngine, Outcome, Payload, Query, Register, Request, Runtime, Slot,
     Submit, Targets, ToClient, ToEngine,
 };
 use furlong_wire::token::Role;
@@ -276,7 +276,7 @@ fn acknowledging_the_same_range_again_and_again_stops_nobody() {
         payload,
     })]);
     let mut good = farm.good(Role::Client);
-    session.send(&[FromClient::Ack(Ranges { ranges: vec![(0, 0); 100_000] })]);
+    session.send(&[FromClient::Ack(Ack { ranges: vec![(0, 0); 100_000] })]);
     let began = std::time::Instant::now();
     good.engines().expect("an honest peer is answered");
     assert!(began.elapsed().as_secs() < 2, "an answer took {:?}", began.elapsed());

@@ -4,16 +4,18 @@ It reads a capability file, connects to the broker, asks which engines are onlin
 
     python peer.py ~/.furlong/default/security/client.cap.json
 
-It is the protocol's independent check, and an example for whoever writes a peer of their own. All that it needs is a ZeroMQ
-library (pyzmq), a Noise library (noiseprotocol), ChaCha20-Poly1305 (cryptography) and msgpack.
+It is the protocol's independent check, and an example for whoever writes a peer of their own. All that it needs is a
+ZeroMQ library (pyzmq), a Noise library (noiseprotocol), ChaCha20-Poly1305 (cryptography) and msgpack.
 
 From the bottom up:
 
-- ZeroMQ, a DEALER socket with the NULL mechanism. One ZeroMQ message for each message of the handshake, and for each record.
+- ZeroMQ, a DEALER socket with the NULL mechanism. One ZeroMQ message for each message of the handshake and each record.
 - The handshake, ``Noise_XK_25519_ChaChaPoly_SHA256``, whose third message carries the token (`shake_hands`).
 - Records, encrypted under the two keys that come of the handshake (`Records`).
-- In each record a batch of messages: msgpack arrays ``[tag, body]`` one after the other, each body an array of its fields.
+- In each record a batch of messages: msgpack arrays ``[tag, body]`` one after the other, a body an array of its fields.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -52,15 +54,15 @@ WELCOME_FIELDS = (
 ANSWER_MS = 10_000
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The broker does not let this peer in; the text says why."""
 
 
 class Records:
     """The encrypted records of one connection, after its handshake.
 
-    A record's first frame is ``seq u64 LE | ciphertext of the batch | tag 16``. Frames after it are chunks of large payloads,
-    of which this peer sends and expects none. Each direction has a key, and counts its records from 0.
+    A record's first frame is ``seq u64 LE | ciphertext of the batch | tag 16``. Frames after it are chunks of large
+    payloads, of which this peer sends and expects none. Each direction has a key, and counts its records from 0.
 
     Parameters
     ----------
@@ -76,16 +78,16 @@ class Records:
         self._sent = self._received = 0
 
     def send(self, *messages: tuple[int, list[Any]]) -> None:
-        """Sends messages, each a tag and the fields of its body, as one record."""
+        """Send messages, each a tag and the fields of its body, as one record."""
         batch = b"".join(msgpack.packb([tag, body]) for tag, body in messages)
         seq = struct.pack("<Q", self._sent)
-        # The nonce is four zero bytes and the counter. The associated data are the counter, and then for each chunk frame
-        # its length (u32 LE) and its last 16 bytes.
+        # The nonce is four zero bytes and the counter. The associated data are the counter, and then for each chunk
+        # frame its length (u32 LE) and its last 16 bytes.
         self._socket.send(seq + self._send.encrypt(bytes(4) + seq, batch, seq))
         self._sent += 1
 
     def receive(self) -> list[tuple[int, list[Any]]]:
-        """Waits for the next record, and gives its messages; a heartbeat has none."""
+        """Wait for the next record, and give its messages; a heartbeat has none."""
         envelope, *chunks = self._socket.recv_multipart()
         seq, sealed = envelope[:8], envelope[8:]
         if chunks or seq != struct.pack("<Q", self._received):
@@ -96,31 +98,33 @@ class Records:
         return [(tag, body) for tag, body in batch]
 
     def messages(self) -> Iterator[tuple[int, list[Any]]]:
-        """The messages that come, one after the other."""
+        """Give the messages that come, one after the other."""
         while True:
             yield from self.receive()
 
 
 def connect(capability: dict[str, Any]) -> zmq.Socket:
-    """Connects to the first endpoint of a capability.
+    """Connect to the first endpoint of a capability.
 
-    libzmq connects in the background, and would send queued messages again on a new connection, where the broker takes them
-    for a broken handshake. So a peer that is cut off makes a new socket.
+    libzmq connects anew behind one's back, and would then send queued messages on a connection whose handshake has not
+    been done: the broker closes that. So a peer that is cut off makes a new socket, and this one has a pause before its
+    next connection in which it gives up. (With no reconnection at all, -1, libzmq drops what it has read when the
+    broker closes, and a refusal with it.)
     """
     socket = zmq.Context.instance().socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVTIMEO, ANSWER_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.RECONNECT_IVL, 2 * ANSWER_MS)
     socket.connect(capability["endpoints"][0])
     return socket
 
 
 def shake_hands(socket: zmq.Socket, capability: dict[str, Any]) -> Records:
-    """Proves this peer to the broker, and the broker to this peer.
+    """Prove this peer to the broker, and the broker to this peer.
 
     The prologue names the protocol and the cluster, so that both must mean the same. The third message's payload is the
-    hello: the protocol version (u32 LE), then a msgpack array of token, session, incarnation, role, software, and how many
-    bytes of payload this side holds for the other at most.
+    hello: the protocol version (u32 LE), then a msgpack array of token, session, incarnation, role, software, and how
+    many bytes of payload this side holds for the other at most.
     """
     noise = NoiseConnection.from_name(b"Noise_XK_25519_ChaChaPoly_SHA256")
     noise.set_as_initiator()
@@ -140,26 +144,26 @@ def shake_hands(socket: zmq.Socket, capability: dict[str, Any]) -> Records:
 
 
 def greeting(records: Records) -> dict[str, Any]:
-    """Waits for the broker's first record.
+    """Wait for the broker's first record.
 
     Raises
     ------
-    Refused
+    RefusedError
         If the broker does not let this peer in.
     """
     [(tag, body)] = records.receive()
     if tag == REFUSED:
         _kind, text = body
-        raise Refused(text)
+        raise RefusedError(text)
     if tag != WELCOME:
         raise ValueError(f"a first message with tag {tag}")
-    welcome = dict(zip(WELCOME_FIELDS, body, strict=True))
+    welcome = dict(zip(WELCOME_FIELDS, body))
     welcome["cluster"] = welcome["cluster"].hex()
     return welcome
 
 
 def engines(records: Records) -> list[int]:
-    """Asks which engines are online, and returns their integers."""
+    """Ask which engines are online, and return their integers."""
     request = 1
     # A query is its name, and an answer a map of that name to what it says.
     records.send((QUERY, [request, "engines"]))
@@ -170,13 +174,13 @@ def engines(records: Records) -> list[int]:
 
 
 def main() -> None:
-    """Does what the module says, with the file that the command line names."""
+    """Do what the module says, with the file that the command line names."""
     capability = json.loads(Path(sys.argv[1]).read_text())
     socket = connect(capability)
     records = shake_hands(socket, capability)
     try:
         welcome = greeting(records)
-    except Refused as refused:
+    except RefusedError as refused:
         sys.exit(f"the broker refuses: {refused}")
     # First comes the secret from which the keys of this session's payloads are derived.
     records.send((OPEN, [os.urandom(32)]))

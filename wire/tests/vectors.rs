@@ -72,7 +72,9 @@ impl Vectors {
         self.text.push('\n');
         for line in bytes.chunks(56) {
             self.text.push_str("  ");
-            line.iter().for_each(|byte| write!(self.text, "{byte:02x}").unwrap());
+            for byte in line {
+                write!(self.text, "{byte:02x}").unwrap();
+            }
             self.text.push('\n');
         }
     }
@@ -159,9 +161,14 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
     let first = batch(&[&open, &small]);
     vectors.add("record 0 of the peer: Open and Submit, batch", &first);
     vectors.add("record 0 of the peer: Open and Submit, envelope", &seal(to_broker, &first, &[]));
-    let sealed = chunked_payload(&mut sealer);
-    let chunk = payload_vectors(vectors, &sealed);
-    let announced = Payload::Chunked { transfer: 1, counter: sealed.counter(), bytes: sealed.bytes(), instance: None };
+    let large_payload = chunked_payload(&mut sealer);
+    let chunk = payload_vectors(vectors, &large_payload);
+    let announced = Payload::Chunked {
+        transfer: 1,
+        counter: large_payload.counter(),
+        bytes: large_payload.bytes(),
+        instance: None,
+    };
     let large = FromClient::Submit(submit(2, Targets::Shared, announced));
     let second = batch(&[&large, &FromClient::Chunk(Chunk { transfer: 1 })]);
     vectors.add("record 1 of the peer: Submit and Chunk, batch", &second);
@@ -212,7 +219,7 @@ fn inline_payload(sealer: &mut PayloadSealer) -> Bytes {
 fn chunked_payload(sealer: &mut PayloadSealer) -> SealedPayload {
     let data: Vec<u8> = (0..1_024_u32).map(|place| (place % 256) as u8).collect();
     match sealer.pack(vec![call_header(), data.into()]).unwrap() {
-        Packed::Chunked(sealed) => sealed,
+        Packed::Chunked(payload) => payload,
         Packed::Inline(_) => unreachable!("more than a kibibyte goes in chunks"),
     }
 }
@@ -238,7 +245,9 @@ fn submit(n: u64, targets: Targets, payload: Payload) -> Submit {
 
 fn batch<M: serde::Serialize>(messages: &[&M]) -> BytesMut {
     let mut batch = BytesMut::new();
-    messages.iter().for_each(|message| encode_message(*message, &mut batch));
+    for message in messages {
+        encode_message(*message, &mut batch);
+    }
     batch
 }
 

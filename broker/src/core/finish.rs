@@ -49,7 +49,8 @@ impl Core {
         if task.state == State::Queued && task.target.is_none() {
             self.shared_len -= 1;
         }
-        let failed = ended.outcome.state != TaskState::Succeeded;
+        // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
+        let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });
         let done = Done {
             times: TaskTimes {
                 submitted_unix_us: task.submitted.unix_us(self.config.start),
@@ -70,6 +71,8 @@ impl Core {
         session.done.insert(task.n, done);
         self.deliver(task.session, task.n);
         self.release_request(task.session, &task.payload);
+        // Those behind it may have waited for its payload.
+        task.target.into_iter().for_each(|target| _ = self.direct_ready.insert(target));
         if let (true, true, Some(target)) = (failed, task.aborts_followers(), task.target) {
             self.abort_followers(now, task.session, target);
         }

@@ -203,7 +203,7 @@ impl Core {
         self.take_back(finished.attempt.count);
         self.engines.update(given.engine, |engine| {
             engine.finished += 1;
-            engine.busy_us += finished.run_us;
+            engine.busy_us = engine.busy_us.saturating_add(finished.run_us);
         });
         if let Some(task) = self.tasks.get(given.task) {
             let (class, session) = (task.class, task.session);

@@ -49,7 +49,6 @@ fn a_sessions_tasks_keep_their_order_while_a_payload_arrives_and_other_sessions_
 }
 
 #[test]
-#[ignore = "bug: the end of a task whose payload was arriving does not wake its engine's queue"]
 fn a_task_whose_payload_was_arriving_holds_nobody_back_after_its_end() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
@@ -119,7 +118,6 @@ fn a_failure_aborts_what_the_same_session_has_queued_there_if_the_submits_said_s
 }
 
 #[test]
-#[ignore = "bug: any end but success aborts the session's whole queue, also what was submitted before"]
 fn cancelling_a_queued_task_does_not_abort_the_others() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
@@ -130,7 +128,6 @@ fn cancelling_a_queued_task_does_not_abort_the_others() {
 }
 
 #[test]
-#[ignore = "bug: `end` and `abort_followers` call each other once for each follower: the stack overflows"]
 fn any_number_of_followers_is_aborted() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());

@@ -106,7 +106,6 @@ fn a_request_that_does_not_fit_fails_its_task_and_is_read_past() {
 }
 
 #[test]
-#[ignore = "bug: the credit for client payloads that are read past (refused, repeated) is never given back"]
 fn the_credit_of_a_refused_request_comes_back() {
     let mut farm = small_farm();
     let client = farm.client();
@@ -235,7 +234,6 @@ fn a_transfer_number_that_is_in_use_costs_no_memory() {
 }
 
 #[test]
-#[ignore = "bug: `Credit::grant` subtracts what a misbehaving peer announced beyond its credit: a debug build panics"]
 fn who_exceeded_its_credit_does_no_harm_when_its_tasks_end() {
     let mut farm = small_farm();
     let (client, engine) = (farm.client(), farm.engine());

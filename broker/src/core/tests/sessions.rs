@@ -145,7 +145,8 @@ fn cancelled_tasks_leave_no_trace_in_a_queue() {
     let id = farm.id(engine);
     for _ in 0..1_000 {
         let n = farm.submit(client, direct(&[id]));
-        if n > 1 {
+        // The engine has the first one, and the second one waits: the others stand behind it.
+        if n > 2 {
             farm.cancel(client, n, n);
             farm.ack(client, n, n);
         }
