@@ -1,7 +1,7 @@
 //! What comes from one peer: bytes, then frames, then opened records.
 
-use bytes::{Bytes, BytesMut};
-use furlong_wire::message::{Direction, MessageError, decode_batch};
+use bytes::{Buf, Bytes, BytesMut};
+use furlong_wire::message::{Direction, MessageError, decode_next};
 use furlong_wire::record::{RecordError, RecordOpener};
 use furlong_wire::zmtp::{self, ZmtpError};
 use tokio::io::AsyncReadExt;
@@ -32,21 +32,40 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its messages, each with the chunk that belongs to it.
-    pub fn into_messages<M: Direction>(self) -> impl Iterator<Item = Result<(M, Option<BytesMut>), ReceiveError>> {
-        let mut chunks = self.chunks.into_iter();
-        let mut messages = Vec::new();
-        for message in decode_batch::<M>(&self.batch) {
-            let item = message.map_err(ReceiveError::from).and_then(|message| match message.chunk_transfer() {
+    /// Its messages, each with the chunk that belongs to it. After an error there is no further item.
+    pub fn into_messages<M: Direction>(self) -> Messages<M> {
+        Messages { batch: self.batch, chunks: self.chunks.into_iter(), direction: std::marker::PhantomData }
+    }
+}
+
+/// The messages of a record, decoded as they are asked for.
+#[derive(Debug)]
+pub struct Messages<M> {
+    batch: BytesMut,
+    chunks: std::vec::IntoIter<BytesMut>,
+    direction: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Direction> Iterator for Messages<M> {
+    type Item = Result<(M, Option<BytesMut>), ReceiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(message) = decode_next::<M>(&self.batch) else {
+            let left = std::mem::take(&mut self.chunks).next();
+            return left.map(|_| Err(ReceiveError::ChunkCount));
+        };
+        let item = message.map_err(ReceiveError::from).and_then(|(message, bytes)| {
+            self.batch.advance(bytes);
+            match message.chunk_transfer() {
                 None => Ok((message, None)),
-                Some(_) => chunks.next().map(|chunk| (message, Some(chunk))).ok_or(ReceiveError::ChunkCount),
-            });
-            messages.push(item);
+                Some(_) => self.chunks.next().map(|chunk| (message, Some(chunk))).ok_or(ReceiveError::ChunkCount),
+            }
+        });
+        if item.is_err() {
+            self.batch.clear();
+            self.chunks = Vec::new().into_iter();
         }
-        if chunks.next().is_some() {
-            messages.push(Err(ReceiveError::ChunkCount));
-        }
-        messages.into_iter()
+        Some(item)
     }
 }
 

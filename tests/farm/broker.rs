@@ -62,7 +62,9 @@ fn the_first_start_makes_keys_and_a_capability_file_for_each_role() {
     assert_eq!(names, expected);
     let folder = farm.home().cluster().security();
     assert_eq!(mode(&folder), 0o700);
-    names.iter().for_each(|name| assert_eq!(mode(&folder.join(name)), 0o600, "{name}"));
+    for name in &names {
+        assert_eq!(mode(&folder.join(name)), 0o600, "{name}");
+    }
     let owners = Role::ALL.map(|role| farm.capability(role).claims().owner);
     assert!(owners.iter().all(|owner| *owner == owners[0]), "the files are of several owners");
 }
@@ -87,7 +89,7 @@ fn fresh_makes_other_keys_and_the_old_files_open_nothing() {
     let after = security(farm.home());
     assert!(before.keys().eq(after.keys()));
     assert!(before.iter().all(|(name, text)| after[name] != *text), "a file was kept");
-    let error = Good::connect(&old).err().expect("an old file opens nothing");
+    let error = Good::connect(&old).expect_err("an old file opens nothing");
     assert!(error.contains("`--fresh`"), "{error}");
     Good::connect(&farm.capability(Role::Client)).unwrap();
 }

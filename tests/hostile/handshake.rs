@@ -3,7 +3,7 @@
 use furlong_link::dial::random_bytes;
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::{Closed, RawPeer, message};
-use furlong_tests::session::{Answer, Credentials, shake_hands};
+use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::handshake::{ExpectReply, FIRST_BYTES};
 use furlong_wire::keys::SecretKey;
@@ -36,7 +36,9 @@ fn answered(farm: &Farm, credentials: &Credentials) -> (RawPeer, Vec<u8>, Expect
 
 /// Sends the messages, and checks that the broker closes the connection without an answer to the last one.
 fn expect_closed(mut peer: RawPeer, what: &str, messages: &[&[u8]]) {
-    messages.iter().for_each(|bytes| _ = peer.send(&message(&[bytes])));
+    for bytes in messages {
+        peer.send(&message(&[bytes]));
+    }
     assert!(peer.receive().is_err(), "an answer to {what}");
     assert!(peer.is_closed_within(CLOSED), "still open after {what}");
 }
@@ -134,11 +136,12 @@ fn a_recorded_handshake_opens_nothing() {
 #[test]
 fn what_follows_the_third_message_must_be_a_record() {
     let mut farm = Farm::start();
-    let credentials = Credentials::of(&farm.capability(Role::Client));
+    let capability = farm.capability(Role::Client);
+    let credentials = Credentials::of(&capability);
     let (mut peer, first, expect, reply) = answered(&farm, &credentials);
     let (third, _) = expect.handle_reply(&reply, &credentials.hello()).unwrap();
     for after in [&third, &first, &reply] {
-        let mut session = shake_hands(farm.port(), &credentials).session();
+        let mut session = RawSession::client(farm.port(), &capability);
         session.peer.send(&message(&[after]));
         assert!(session.peer.is_closed_within(CLOSED), "still open after a handshake message in a session");
     }

@@ -110,11 +110,12 @@ fn a_cut_envelope_is_refused() {
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
 }
 
+type Change = fn(&mut Vec<Vec<u8>>);
+
 #[test]
 fn chunks_are_those_that_were_sealed_in_their_order() {
     let mut farm = Farm::start();
     let (one, two) = (vec![1; 2_016], vec![2; 2_016]);
-    type Change = fn(&mut Vec<Vec<u8>>);
     let changes: [(&str, Change); 7] = [
         ("swapped", |chunks| chunks.swap(0, 1)),
         ("the last one dropped", |chunks| _ = chunks.pop()),

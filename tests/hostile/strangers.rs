@@ -7,7 +7,7 @@ use furlong_tests::measure::{cpu_seconds, open_fds, rss_bytes};
 use furlong_tests::raw::{RawPeer, command, greeting, message, property, ready};
 use furlong_tests::session::{Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
-use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS};
+use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, STRANGERS_PER_ADDRESS_MAX};
 use furlong_wire::message::{FromClient, Query, Reply, ReplyBody, Request, ToClient};
 use furlong_wire::token::Role;
 
@@ -71,6 +71,25 @@ fn two_hundred_idle_connections_keep_nobody_out_for_longer_than_their_deadline()
     farm.good(Role::Client);
     assert!(began.elapsed() < Duration::from_millis(GREETING_TIMEOUT_MS) + SLACK, "{:?}", began.elapsed());
     drop(strangers);
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn strangers_who_stop_after_the_first_message_keep_nobody_else_out() {
+    let mut farm = Farm::start();
+    let credentials = Credentials::of(&farm.capability(Role::Client));
+    let stopped: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX)
+        .map(|_| {
+            let mut peer = RawPeer::connect_from_elsewhere(farm.port());
+            peer.send(&[&greeting()[..], &ready(), &message(&[&credentials.start().0])].concat());
+            peer.receive_ready().and_then(|()| peer.receive()).expect("the first message is answered");
+            peer
+        })
+        .collect();
+    let began = Instant::now();
+    farm.good(Role::Client);
+    assert!(began.elapsed() < Duration::from_secs(2), "kept out for {:?}", began.elapsed());
+    drop(stopped);
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
 }
 

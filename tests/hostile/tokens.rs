@@ -64,7 +64,8 @@ fn validity_is_checked_with_five_minutes_of_tolerance() {
     for (what, credentials) in [("expired", with(0, now - 400)), ("not yet valid", with(now + 400, Claims::NEVER))] {
         assert!(shake_hands(farm.port(), &credentials).refusal().is_some(), "a token that is {what} is not refused");
     }
-    for credentials in [with(0, now - 200), with(now + 200, Claims::NEVER)] {
+    for (incarnation, mut credentials) in [(1, with(0, now - 200)), (2, with(now + 200, Claims::NEVER))] {
+        credentials.hello.incarnation = incarnation;
         shake_hands(farm.port(), &credentials).session();
     }
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);

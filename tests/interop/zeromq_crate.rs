@@ -27,9 +27,14 @@ async fn receive_record<M: Message>(socket: &mut DealerSocket, opener: &mut Reco
     decode_batch(&envelope).collect::<Result<_, _>>().unwrap()
 }
 
-#[tokio::test]
-async fn a_dealer_of_the_zeromq_crate_is_served() {
+#[test]
+fn a_dealer_of_the_zeromq_crate_is_served() {
     let farm = Farm::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(ask_for_engines(&farm));
+}
+
+async fn ask_for_engines(farm: &Farm) {
     let credentials = Credentials::of(&farm.capability(Role::Client));
     let mut socket = DealerSocket::new();
     socket.connect(&format!("tcp://127.0.0.1:{}", farm.port())).await.unwrap();

@@ -7,7 +7,7 @@ use furlong_wire::token::Role;
 
 use crate::good::Good;
 use crate::home::Home;
-use crate::measure::rss_bytes;
+use crate::measure::{rss_bytes, rss_peak_bytes};
 use crate::program::Program;
 use crate::wait::{SOON, eventually};
 
@@ -87,7 +87,12 @@ impl Farm {
         last.unwrap_or_else(|error| panic!("an honest peer is not let in: {error}\n{}", self.home.broker_log()))
     }
 
-    /// Checks that the broker is alive and serves honest peers, and that its memory has not grown by more than this.
+    /// By how many bytes the broker's memory has grown since its start, at most.
+    pub fn growth_bytes(&self) -> u64 {
+        rss_peak_bytes(self.pid()).saturating_sub(self.rss_at_start_bytes)
+    }
+
+    /// Checks that the broker is alive and serves honest peers, and that its memory never grew by more than this.
     ///
     /// # Panics
     /// If one of it is not so.
@@ -95,7 +100,7 @@ impl Farm {
         assert!(self.broker.is_running(), "the broker has died:\n{}", self.broker.stderr());
         let mut good = self.good(Role::Client);
         good.engines().unwrap_or_else(|error| panic!("an honest peer gets no answer: {error}"));
-        let growth = rss_bytes(self.pid()).saturating_sub(self.rss_at_start_bytes);
+        let growth = self.growth_bytes();
         assert!(growth <= growth_bytes_max, "the broker's memory grew by {} MiB", growth >> 20);
     }
 }

@@ -2,15 +2,20 @@
 
 use std::fs;
 
-/// Bytes of memory that are resident.
+/// Bytes of memory that are resident now.
 ///
 /// # Panics
 /// If there is no such process.
 pub fn rss_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a live process has a VmRSS line");
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB");
-    kib * 1024
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most bytes of memory that were resident at any time: what is held for a moment shows here too.
+///
+/// # Panics
+/// If there is no such process.
+pub fn rss_peak_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "VmHWM:")
 }
 
 /// Seconds of processor time, user and system, since the process began.
@@ -31,6 +36,13 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 /// If there is no such process.
 pub fn open_fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there and ours").count()
+}
+
+fn status_bytes(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a live process has this line");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the line has a number of kB");
+    kib * 1024
 }
 
 /// Linux has told user space in hundredths of a second on every architecture (`USER_HZ`).

@@ -1,11 +1,12 @@
 //! A bare TCP connection, for bytes that no honest peer sends.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
 use furlong_wire::zmtp::{Connection, Event, Message, Role, put_frame_header};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 /// A TCP connection to a broker. Reading and writing block, with deadlines; a connection that the other side closes is
 /// no error here, since that is what the tests want to see.
@@ -68,7 +69,21 @@ impl RawPeer {
     /// # Panics
     /// If nobody listens.
     pub fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the broker listens");
+        Self::new(TcpStream::connect(("127.0.0.1", port)).expect("the broker listens"))
+    }
+
+    /// Connects from another address of this machine than honest peers have, and sends nothing.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn connect_from_elsewhere(port: u16) -> Self {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there can be a socket");
+        bind(&socket, &SocketAddrV4::new(ELSEWHERE, 0)).expect("all of 127.0.0.0/8 is this machine's");
+        connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).expect("the broker listens");
+        Self::new(TcpStream::from(socket))
+    }
+
+    fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket can be told not to wait");
         stream.set_write_timeout(Some(WRITE)).expect("the time is not zero");
         Self { stream, input: BytesMut::new(), zmtp: Connection::new(Role::Peer) }
@@ -175,5 +190,6 @@ enum Progress {
     Deadline,
 }
 
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const WRITE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(10);

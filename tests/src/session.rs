@@ -155,7 +155,9 @@ impl RawSession {
     /// Seals messages as the next record, and does not send it: its envelope.
     pub fn seal<M: Direction>(&mut self, messages: &[M], chunks: &[Vec<u8>]) -> Vec<u8> {
         let mut envelope = BytesMut::zeroed(SEQ_BYTES);
-        messages.iter().for_each(|message| encode_message(message, &mut envelope));
+        for message in messages {
+            encode_message(message, &mut envelope);
+        }
         self.sealer.seal(&mut envelope, 0, chunks);
         envelope.to_vec()
     }

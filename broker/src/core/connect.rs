@@ -262,7 +262,7 @@ impl Core {
         }
         task.losses += u32::from(started);
         let tried = task.losses;
-        if task.target.is_none() && tried <= task.losses_allowed() && !(task.at_most_once() && started) {
+        if task.target.is_none() && tried <= task.losses_allowed() && !task.at_most_once() {
             self.requeue(key);
             return;
         }

@@ -165,12 +165,15 @@ impl Core {
     /// An engine no longer has an attempt.
     pub(super) fn take_back(&mut self, count: u64) -> Option<Given> {
         let given = self.attempts.remove(&count)?;
-        self.engines.update(given.engine, |engine| {
+        let waits = self.engines.update(given.engine, |engine| {
             engine.assigned.remove(&count);
             engine.recalled.remove(&count);
             engine.assigned_direct -= u32::from(given.direct);
+            !engine.queue.is_empty()
         });
-        self.direct_ready.insert(given.engine);
+        if waits == Some(true) {
+            self.direct_ready.insert(given.engine);
+        }
         Some(given)
     }
 

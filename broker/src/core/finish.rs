@@ -73,8 +73,12 @@ impl Core {
         self.release_request(task.session, &task.payload);
         // Those behind it may have waited for its payload.
         task.target.into_iter().for_each(|target| _ = self.direct_ready.insert(target));
-        if let (true, true, Some(target)) = (failed, task.aborts_followers(), task.target) {
-            self.abort_followers(now, task.session, target);
+        let aborts = (failed && task.aborts_followers()).then_some(task.target).flatten();
+        let session = task.session;
+        // Followers may share its payload, which is freed with the last clone.
+        drop(task);
+        if let Some(target) = aborts {
+            self.abort_followers(now, session, target);
         }
     }
 
@@ -104,12 +108,11 @@ impl Core {
     /// The client has results: they need not be kept.
     pub(super) fn acknowledge(&mut self, key: SessionKey, ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
         for &(first, last) in ranges.iter().filter(|(first, last)| first <= last) {
-            // One by one: to split and join the map would touch every result that is held.
-            loop {
-                let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-                let Some(n) = session.done.range(first..=last).next().map(|(n, _)| *n) else { break };
-                let Some(done) = session.done.remove(&n) else { break };
-                self.results_held -= 1;
+            // Taken out in place: to split and join the map would touch every result that is held.
+            let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+            let received: Vec<_> = session.done.extract_if(first..=last, |_, _| true).collect();
+            self.results_held -= received.len() as u64;
+            for (_, done) in received {
                 self.release_result(done.payload.as_ref(), done.process);
             }
         }

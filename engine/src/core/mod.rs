@@ -9,9 +9,10 @@ mod sessions;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
-use furlong_wire::call::{CallHeader, RemoteError, ReplyHeader, decode_header, encode_header};
+use furlong_wire::call::{CallHeader, Codec, RemoteError, ReplyHeader, decode_header, encode_header};
 use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
 use furlong_wire::message::{
     Assign, AttemptFinished, AttemptOutput, Attempts, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Runtime,
@@ -66,6 +67,8 @@ pub struct Core {
     by_attempt: BTreeMap<Attempt, u64>,
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
+    /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
+    last_header: Option<(Bytes, CallHeader)>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call)>,
     connected: bool,
@@ -130,6 +133,8 @@ enum Unsent {
     Finished(AttemptFinished, SealedPayload, SessionId, u64, SlotIndex),
 }
 
+/// A call header up to this size is kept for the next call.
+const HEADER_KEPT_BYTES: usize = 1024;
 /// Output messages that wait for a connection; older output is then lost, and the gap is said.
 const UNSENT_OUTPUT_MAX: usize = 4096;
 
@@ -143,6 +148,7 @@ impl Core {
             by_attempt: BTreeMap::new(),
             jobs_made: 0,
             receiving: BTreeMap::new(),
+            last_header: None,
             undefined: Vec::new(),
             connected: false,
             next_transfer: 0,
@@ -388,7 +394,7 @@ impl Core {
             return self.undefined.push((call.session, number, call));
         }
         let definition = call.define.map(|number| self.sessions.definition(call.session, number));
-        let prepared = prepare(call.buffers, definition);
+        let prepared = self.prepare(call.buffers, definition);
         for attempt in call.jobs {
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
@@ -402,6 +408,35 @@ impl Core {
                 Err(text) => self.finished(slot, attempt, unreadable(text)),
             }
         }
+    }
+
+    fn prepare(
+        &mut self,
+        buffers: Result<Vec<Bytes>, String>,
+        definition: Option<Option<Bytes>>,
+    ) -> Result<Prepared, String> {
+        let mut buffers = buffers?;
+        if buffers.is_empty() {
+            return Err("the call has no header".to_owned());
+        }
+        let bytes = buffers.remove(0);
+        let header = match &self.last_header {
+            Some((last, header)) if *last == bytes => header.clone(),
+            _ => {
+                let header = decode_header::<CallHeader>(&bytes).map_err(|error| error.to_string())?;
+                // A short one of its own: a slice of a large payload would keep all of that.
+                if bytes.len() <= HEADER_KEPT_BYTES {
+                    self.last_header = Some((Bytes::copy_from_slice(&bytes), header.clone()));
+                }
+                header
+            }
+        };
+        let definition = match definition {
+            Some(None) => return Err("the function's definition did not arrive whole; submit the task again".to_owned()),
+            Some(definition) => definition,
+            None => None,
+        };
+        Ok((header, definition, buffers))
     }
 
     /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the order of its line.
@@ -493,7 +528,7 @@ impl Core {
             self.send(FromEngine::Finished(finished));
         } else {
             let mut buffers = Vec::with_capacity(1 + data.len());
-            buffers.push(encode_header(&header).into());
+            buffers.push(encode_reply(&header));
             buffers.extend(data);
             match self.sessions.pack(work.session, buffers) {
                 Ok(Packed::Inline(inline)) => {
@@ -557,16 +592,15 @@ impl Core {
 
 type Prepared = (CallHeader, Option<Bytes>, Vec<Bytes>);
 
-fn prepare(buffers: Result<Vec<Bytes>, String>, definition: Option<Option<Bytes>>) -> Result<Prepared, String> {
-    let mut buffers = buffers?.into_iter();
-    let header = buffers.next().ok_or("the call has no header")?;
-    let header = decode_header::<CallHeader>(&header).map_err(|error| error.to_string())?;
-    let definition = match definition {
-        Some(None) => return Err("the function's definition did not arrive whole; submit the task again".to_owned()),
-        Some(definition) => definition,
-        None => None,
-    };
-    Ok((header, definition, buffers.collect()))
+/// A reply header. That of a value is the same for each of a codec, so it is encoded once.
+fn encode_reply(header: &ReplyHeader) -> Bytes {
+    static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
+    let ReplyHeader::Returned { codec } = header else { return encode_header(header).into() };
+    let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
+    let encode = |codec| (codec, encode_header(&ReplyHeader::Returned { codec }).into());
+    let known = RETURNED.get_or_init(|| codecs.map(encode).into());
+    let found = known.iter().find(|(known, _)| known == codec).map(|(_, bytes)| bytes.clone());
+    found.unwrap_or_else(|| encode_header(header).into())
 }
 
 fn unreadable(text: &str) -> Reply {

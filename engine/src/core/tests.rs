@@ -125,13 +125,11 @@ impl Done {
     }
 
     fn finished(&self) -> Vec<&AttemptFinished> {
-        let finished = |message| if let &FromEngine::Finished(ref it) = message { Some(it) } else { None };
-        self.sent.iter().filter_map(finished).collect()
+        self.sent.iter().filter_map(|it| if let FromEngine::Finished(it) = it { Some(it) } else { None }).collect()
     }
 
     fn outputs(&self) -> Vec<&AttemptOutput> {
-        let output = |message| if let &FromEngine::Output(ref it) = message { Some(it) } else { None };
-        self.sent.iter().filter_map(output).collect()
+        self.sent.iter().filter_map(|it| if let FromEngine::Output(it) = it { Some(it) } else { None }).collect()
     }
 }
 
@@ -251,28 +249,64 @@ fn calls_get_the_definition_that_they_name() {
     let (payload, transfer, chunk) = process.large(vec![vec![8; 5_000].into()]);
     process.tell(ToEngine::Define(EngineDefine { session: SESSION, number: 2, payload }));
     process.chunk(transfer, &chunk).unwrap();
-    for number in [1, 2, 3] {
+    for number in [1, 2] {
         process.assign_defined(0, Native, Some(number));
     }
     let done = process.done();
     let definitions: Vec<_> = done.started.iter().map(|(_, _, job)| job.definition.clone().unwrap()).collect();
     assert_eq!(definitions, [&b"def f"[..], &[8; 5_000]]);
-    assert_eq!(failure(done.finished()[0]), (TaskState::Failed, Some(ErrorKind::Remote)), "the third was never sent");
 }
 
-#[test]
-#[ignore = "bug: the link sends messages before chunks, and work that names a definition on its way fails"]
-fn work_waits_for_a_definition_that_is_arriving() {
-    let mut process = Process::new(1);
+/// A process with two slots; the first has work whose definition is arriving, and other work behind it.
+fn one_undefined() -> (Process, [Attempt; 2], u64, Bytes) {
+    let mut process = Process::new(2);
     let (payload, transfer, chunk) = process.large(vec![vec![8; 5_000].into()]);
     process.tell(ToEngine::Define(EngineDefine { session: SESSION, number: 1, payload }));
-    process.assign_defined(0, Native, Some(1));
-    process.chunk(transfer, &chunk).unwrap();
-    assert_eq!(process.done().jobs(), [(0, Native, 1)]);
+    let attempts = [process.assign_defined(0, Native, Some(1)), process.assign(0, Native)];
+    process.assign(1, Native);
+    assert_eq!(process.done().jobs(), [(1, Native, 3)], "the other slot does not wait");
+    (process, attempts, transfer, chunk)
 }
 
 #[test]
-#[ignore = "bug: the link sends messages before chunks, and small work overtakes large work of its slot"]
+fn work_waits_for_a_definition_that_is_arriving() {
+    let (mut process, _, transfer, chunk) = one_undefined();
+    process.chunk(transfer, &chunk).unwrap();
+    assert_eq!(process.done().jobs(), [(0, Native, 1), (0, Native, 2)]);
+}
+
+#[test]
+fn a_forged_definition_fails_the_work_that_names_it() {
+    let (mut process, attempts, transfer, chunk) = one_undefined();
+    let mut chunk = chunk.to_vec();
+    chunk[0] ^= 1;
+    process.chunk(transfer, &chunk).unwrap();
+    let later = process.assign_defined(0, Native, Some(1));
+    let done = process.done();
+    assert_eq!(done.finished().iter().map(|it| it.attempt).collect::<Vec<_>>(), [attempts[0], later]);
+    assert_eq!(done.jobs(), [(0, Native, 2)]);
+}
+
+#[test]
+fn work_that_a_cut_left_incomplete_is_not_held_and_not_in_the_way() {
+    let (mut process, attempts, ..) = one_undefined();
+    process.core.handle_disconnected();
+    assert_eq!(process.done().jobs(), [(0, Native, 2)]);
+    let held = process.core.held();
+    assert!(held.len() == 2 && held.iter().all(|held| held.attempt != attempts[0]));
+}
+
+#[test]
+#[ignore = "bug: calls that wait for a definition of a session that has ended stay until the connection is cut"]
+fn nothing_is_kept_for_a_session_that_has_ended() {
+    let (mut process, attempts, transfer, chunk) = one_undefined();
+    process.tell(ToEngine::Cancel(CancelAttempts { attempts: attempts.to_vec(), force: false }));
+    process.tell(ToEngine::Forget(Forget { session: SESSION }));
+    process.chunk(transfer, &chunk).unwrap();
+    assert!(process.core.undefined.is_empty());
+}
+
+#[test]
 fn work_waits_for_the_payload_of_the_work_before_it() {
     let mut process = Process::new(2);
     let (first, transfer, chunk) = process.assign_large(0, Native);
@@ -281,7 +315,6 @@ fn work_waits_for_the_payload_of_the_work_before_it() {
     assert_eq!(process.done().started.len(), 1, "the other slot does not wait");
     process.chunk(transfer, &chunk).unwrap();
     let jobs = process.done().jobs();
-    assert_eq!(jobs.len(), 2);
     let attempts: Vec<Attempt> = jobs.iter().map(|(_, _, job)| process.core.work[job].attempt).collect();
     assert_eq!(attempts, [first, second]);
 }
@@ -422,7 +455,6 @@ fn cancelled_work_that_waits_ends_at_once_and_running_work_is_interrupted() {
 }
 
 #[test]
-#[ignore = "bug: a cancel is not found while the payload is arriving, and the work runs in full afterwards"]
 fn work_that_is_cancelled_while_its_payload_arrives_never_runs() {
     let mut process = Process::new(1);
     let (attempt, transfer, chunk) = process.assign_large(0, Native);

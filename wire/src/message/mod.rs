@@ -17,7 +17,7 @@ mod task;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{Direction, Message, MessageError, decode_batch, encode_message};
+pub use catalogue::{Direction, Message, MessageError, decode_batch, decode_next, encode_message};
 pub use status::{ClusterStatus, EngineStatus, Event, ProcessStatus, Query, ReplyBody};
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,

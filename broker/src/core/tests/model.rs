@@ -1,9 +1,9 @@
-//! Any sequence of events: the invariants hold after each, every task ends exactly once, and nothing is left at the end.
+//! Any sequence of events: the invariants hold after each, every task ends exactly once, nothing is left at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use furlong_wire::ids::{Attempt, EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{
     AttemptOutput, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Stream, Submit, TaskOptions,
     TaskState, ToEngine,
@@ -138,8 +138,8 @@ struct Model {
     /// What each session submitted: a client that leaves comes back with another session.
     tasks: BTreeMap<(SessionId, u64), Submitted>,
     acknowledged: BTreeSet<(SessionId, u64)>,
-    /// Tasks that may run once only and were reported started, with the attempt that was.
-    started_once: BTreeMap<(SessionId, u64), Attempt>,
+    /// Tasks that may run once only and were given to an engine, which has not given them back.
+    given_once: BTreeSet<(SessionId, u64)>,
     /// The last task of each session that was given to each engine from its own queue.
     given: BTreeMap<(EngineId, SessionId), u64>,
     /// How many messages of each process were looked at.
@@ -164,7 +164,7 @@ impl Model {
             farm,
             tasks: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
-            started_once: BTreeMap::new(),
+            given_once: BTreeSet::new(),
             given: BTreeMap::new(),
             seen: [0; PROCESSES],
         };
@@ -193,11 +193,9 @@ impl Model {
             Event::SendsResultChunk(process) => {
                 _ = self.engine_is_here(process) && self.farm.send_result_chunk(process);
             }
-            Event::AnswersRecalls(process) if self.engine_is_here(process) => {
-                self.farm.answer_recalls(process);
-            }
+            Event::AnswersRecalls(process) => self.answers_recalls(process),
             Event::TimePasses(time) => self.farm.wait(time),
-            Event::Cancels(..) | Event::AnswersRecalls(_) => {}
+            Event::Cancels(..) => {}
         }
     }
 
@@ -287,13 +285,20 @@ impl Model {
     }
 
     fn starts(&mut self, process: usize) {
-        let Some(job) = self.farm.processes[process].jobs.first().copied() else { return };
+        if self.engine_is_here(process) && !self.farm.processes[process].jobs.is_empty() {
+            self.farm.start(process);
+        }
+    }
+
+    fn answers_recalls(&mut self, process: usize) {
         if !self.engine_is_here(process) {
             return;
         }
-        self.farm.start(process);
-        if self.tasks[&(job.session, job.n)].at_most_once {
-            self.started_once.insert((job.session, job.n), job.attempt);
+        let before = self.farm.processes[process].jobs.clone();
+        self.farm.answer_recalls(process);
+        let jobs = &self.farm.processes[process].jobs;
+        for returned in before.iter().filter(|before| jobs.iter().all(|job| job.attempt != before.attempt)) {
+            self.given_once.remove(&(returned.session, returned.n));
         }
     }
 
@@ -363,9 +368,10 @@ impl Model {
     }
 
     fn assignment_is_allowed(&mut self, engine: EngineId, session: SessionId, n: u64) {
-        let again = self.started_once.contains_key(&(session, n));
-        assert!(!again, "task {n} may run once only, has started, and was given again");
-        if self.tasks[&(session, n)].direct {
+        let Submitted { direct, at_most_once } = self.tasks[&(session, n)];
+        let first = !at_most_once || self.given_once.insert((session, n));
+        assert!(first, "task {n} may run once only, and was given again");
+        if direct {
             let before = self.given.insert((engine, session), n);
             assert!(before.is_none_or(|before| before < n), "engine {engine} got task {n} after {before:?}");
         }

@@ -188,12 +188,14 @@ impl Farm {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToClient(connection, message) => {
-                    let client = self.clients.iter_mut().find(|client| client.connection == Some(connection));
-                    client.into_iter().for_each(|client| client.receive(message.clone()));
+                    if let Some(client) = self.clients.iter_mut().find(|it| it.connection == Some(connection)) {
+                        client.receive(message);
+                    }
                 }
                 Output::ToEngine(connection, message) => {
-                    let process = self.processes.iter_mut().find(|process| process.connection == Some(connection));
-                    process.into_iter().for_each(|process| process.receive(message.clone()));
+                    if let Some(process) = self.processes.iter_mut().find(|it| it.connection == Some(connection)) {
+                        process.receive(message);
+                    }
                 }
                 Output::Close(connection, _) => self.close(connection),
                 Output::Transfer(..) | Output::SaveRoster(_) => {}
