@@ -106,7 +106,9 @@ fn function(text: &str) -> Result<Function> {
     let usage = || format!("`{text}`: name a function as FILE.py:FUNCTION or MODULE:FUNCTION");
     let (place, name) =
         text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).with_context(usage)?;
-    let is_file = Path::new(place).exists() || place.ends_with(".py") || place.contains('/');
+    let is_file = Path::new(place).exists()
+        || Path::new(place).extension().is_some_and(|extension| extension == "py")
+        || place.contains('/');
     if !is_file {
         return Ok(Function::Named(text.to_owned()));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::handshake::{ExpectReply, HandshakeError, Hello, HelloBody};
-use furlong_wire::limits::HANDSHAKE_TIMEOUT_MS;
+use furlong_wire::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEAT_DEAD_MS};
 use furlong_wire::message::{Greeting, RefusalKind, Welcome, decode_batch};
 use furlong_wire::record::RecordSealer;
 use furlong_wire::zmtp::Role;
@@ -94,11 +94,13 @@ async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcom
     }
 }
 
-/// Sets what every connection of Furlong has: no delay for small writes.
+/// Sets what every connection of Furlong has: no delay for small writes, and an end when what was sent is not acknowledged
+/// for 15 s, so that a peer that has vanished does not hold its queue for ever.
 ///
 /// # Errors
 /// The socket's.
 pub fn prepare_socket(socket: &TcpStream) -> std::io::Result<()> {
+    rustix::net::sockopt::set_tcp_user_timeout(socket, HEARTBEAT_DEAD_MS as u32)?;
     socket.set_nodelay(true)
 }
 

@@ -1,7 +1,7 @@
 //! Attacks on the real broker, over real sockets. `docs/SECURITY.md` names the test that tries each threat.
 //!
-//! What must hold after every one of them: the broker is alive, its memory has not grown beyond a bound, an honest peer is let
-//! in and answered, and the attacker is closed.
+//! What must hold after every one of them: the broker is alive, its memory has not grown beyond a bound, an honest peer
+//! is let in and answered, and the attacker is closed.
 
 mod abuse;
 mod handshake;

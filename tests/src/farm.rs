@@ -28,9 +28,17 @@ impl Farm {
         Self::start_with(&[])
     }
 
+    /// Starts a broker in a home that may have something in it.
+    pub fn start_in(home: Home) -> Self {
+        Self::start_in_with(home, &[])
+    }
+
     /// Starts a broker with further arguments.
     pub fn start_with(args: &[&str]) -> Self {
-        let home = Home::new();
+        Self::start_in_with(Home::new(), args)
+    }
+
+    fn start_in_with(home: Home, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let broker = start_broker(&home, &args);
         let port = home.broker_state().map_or(0, |state| state.port);
@@ -72,8 +80,8 @@ impl Farm {
         self.broker = start_broker(&self.home, &self.args);
     }
 
-    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the strangers' places, but no
-    /// longer than the deadlines.
+    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the strangers' places,
+    /// but no longer than the deadlines.
     ///
     /// # Panics
     /// If it is not let in.

@@ -1,13 +1,15 @@
-//! The harness of the black-box tests: the real programs as child processes, in folders of their own, and peers that speak
-//! the protocol to them, well or badly.
+//! The harness of the black-box tests: the real programs as child processes, in folders of their own, and peers that
+//! speak the protocol to them, well or badly.
 //!
 //! - [`home::Home`] is a temporary `FURLONG_HOME`, [`program::Program`] a child process whose lines are captured, and
 //!   [`farm::Farm`] a broker that runs in such a home. All of them clean up when they are dropped.
-//! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same after a
-//!   handshake, where records can be forged. [`good::Good`] is an honest peer, made with the real programs' own code.
+//! - [`command`] runs `furlong` and the other programs to their end, and starts clusters with it.
+//! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
+//!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own code.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
 //! - [`measure`] reads what a process costs.
 
+pub mod command;
 pub mod farm;
 pub mod good;
 pub mod home;

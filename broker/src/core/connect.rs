@@ -20,6 +20,9 @@ const ENGINE_GRACE: Duration = Duration::from_secs(15);
 /// How long a session without connection is kept.
 const SESSION_GRACE: Duration = Duration::from_secs(600);
 
+/// Sessions, connected or not.
+const SESSIONS_MAX: usize = 16_384;
+
 /// A peer whose key and token are proved.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -104,6 +107,11 @@ impl Core {
         tasks_max: u64,
     ) -> Result<(SessionKey, bool), Refusal> {
         let Some(key) = self.sessions.find(peer.claims.owner, peer.hello.session) else {
+            if self.sessions.len() >= SESSIONS_MAX {
+                let text =
+                    "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
+                return Err(Refusal { kind: RefusalKind::Busy, text });
+            }
             return Ok((self.sessions.insert(self.new_session(connection, peer, tasks_max)), false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
@@ -163,11 +171,23 @@ impl Core {
         let abandoned = session.receiving.abandon();
         self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
         for waiting in abandoned {
-            let ClientWaiting::Tasks(tasks) = waiting else { continue };
+            let tasks = match waiting {
+                ClientWaiting::Tasks(tasks) => tasks,
+                ClientWaiting::Definition(number) => self.forget_definition(key, number),
+            };
             for task in tasks {
                 let text = "its arguments did not arrive whole before the client's connection was cut; submit it again";
                 self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::Payload, text));
             }
+        }
+    }
+
+    /// A definition did not arrive whole: it may be sent again. Gives the tasks that waited for it.
+    fn forget_definition(&mut self, key: SessionKey, number: u32) -> Vec<super::TaskKey> {
+        let definition = self.sessions.get_mut(key).and_then(|session| session.definitions.remove(&number));
+        match definition {
+            Some(Definition::Receiving(waiting)) => waiting,
+            Some(Definition::Here(_)) | None => Vec::new(),
         }
     }
 

@@ -10,12 +10,14 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Assign, Attempts, EngineDefine, ErrorKind, Secret, TaskState, ToEngine, Work};
 
 use super::finish::Ended;
-use super::sessions::{Definition, PREFETCH_MAX};
+use super::sessions::Definition;
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, Given, Output, Time};
 
 /// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
+/// How many busy engines are looked at for work that an idle one could take over.
+const BUSY_SCAN_MAX: usize = 8;
 /// How many tasks of an engine's queue are looked at to find one whose payload has come.
 const QUEUE_SCAN_MAX: usize = 64;
 
@@ -30,9 +32,7 @@ impl Core {
                 self.dispatch_shared(now, *runtime);
             }
         }
-        if self.shared_len == 0 {
-            self.recall_for_idle(now);
-        }
+        self.recall_for_idle(now);
     }
 
     fn dispatch_direct(&mut self, now: Time, id: EngineId) {
@@ -52,7 +52,9 @@ impl Core {
 
     /// Takes the next task of an engine's own queue that it can be given now: the first of a session whose payload is here.
     fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
-        let engine = self.engines.get(id).filter(|engine| engine.process.is_some())?;
+        let engine = self.engines.get(id)?;
+        // One that leaves gets nothing new: what waits for it ends with its connection.
+        self.processes.get(&engine.process?).filter(|process| !process.leaving)?;
         let mut blocked = Vec::new();
         let mut found = None;
         for (place, &key) in engine.queue.iter().enumerate().take(QUEUE_SCAN_MAX) {
@@ -191,33 +193,39 @@ impl Core {
         }
     }
 
-    /// Asks the busiest engine for half of what it has in hand, if another has nothing.
+    /// Asks the busiest engine for half of what it has in hand, if another has nothing and could run it.
     fn recall_for_idle(&mut self, now: Time) {
         self.recall_at = None;
-        if self.engines.by_load(1).next().is_none() {
+        let Some(idle) = self.engines.by_load(1).next() else { return };
+        let busy = self.engines.busiest().take(BUSY_SCAN_MAX).find_map(|id| Some((id, self.spare(id, idle)?)));
+        let Some((id, (oldest, counts))) = busy else { return };
+        if now < oldest.after(RECALL_AFTER) {
+            self.recall_at = Some(oldest.after(RECALL_AFTER));
             return;
         }
-        let busiest = self.engines.busiest().find(|id| self.engines.get(*id).is_some_and(|it| it.recalled.is_empty()));
-        let Some((id, engine)) = busiest.and_then(|id| Some((id, self.engines.get(id)?))) else { return };
-        if engine.load() < 2 || engine.load() > PREFETCH_MAX {
+        let process = self.engines.get(id).and_then(|engine| engine.process);
+        let Some(connection) = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection)
+        else {
             return;
-        }
-        let Some(oldest) = engine.assigned.first().and_then(|count| self.attempts.get(count)) else { return };
-        let Some(assigned) = self.tasks.get(oldest.task).and_then(|task| task.assigned) else { return };
-        if now < assigned.after(RECALL_AFTER) {
-            self.recall_at = Some(assigned.after(RECALL_AFTER));
-            return;
-        }
-        let movable = |count: &&u64| self.attempts.get(count).is_some_and(|given| !given.direct);
-        let half = engine.load() as usize / 2;
-        let counts: Vec<u64> = engine.assigned.iter().rev().filter(movable).take(half).copied().collect();
-        let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) else { return };
-        if counts.is_empty() {
-            return;
-        }
-        let connection = process.connection;
-        let attempts = counts.iter().rev().map(|count| self.attempt(*count)).collect();
+        };
+        // The newest first: each one that comes back goes to the front of its queue.
+        let attempts = counts.iter().map(|count| self.attempt(*count)).collect();
         self.engines.update(id, |engine| engine.recalled.extend(counts));
         self.to_engine(connection, ToEngine::Recall(Attempts { attempts }));
+    }
+
+    /// What an engine has in hand beyond what it runs, of shared work that `idle` can run: when the oldest of its tasks was
+    /// assigned, and half of the attempts, the newest first. None if there is nothing to take, or some was asked for already.
+    fn spare(&self, id: EngineId, idle: EngineId) -> Option<(Time, Vec<u64>)> {
+        let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
+        let task = |count: &u64| self.attempts.get(count).and_then(|given| self.tasks.get(given.task));
+        let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
+        let movable = |count: &&u64| {
+            task(count).is_some_and(|task| task.target.is_none() && self.engine_runs(idle, task.runtime))
+        };
+        let half = (engine.load() as usize / 2).max(1);
+        // The first in hand is what it runs.
+        let counts: Vec<u64> = engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
+        (!counts.is_empty()).then_some((oldest, counts))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use furlong_wire::ids::{EngineId, EngineUuid};
+use furlong_wire::ids::{EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::{AttemptFinished, Register, Runtime};
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ impl Process {
 pub struct Engine {
     /// Its uuid.
     pub uuid: EngineUuid,
+    /// The instance of the process whose it is: no other may take its place.
+    pub instance: Option<InstanceId>,
     /// The process that it is a slot of, while that is connected.
     pub process: Option<ProcessKey>,
     /// Its slot there.
@@ -80,6 +82,7 @@ impl Engine {
     pub fn new(uuid: EngineUuid) -> Self {
         Self {
             uuid,
+            instance: None,
             process: None,
             slot: 0,
             queue: VecDeque::new(),
@@ -144,6 +147,12 @@ impl Engines {
         self.by_uuid.insert(uuid, id);
         self.by_id.entry(id).or_insert_with(|| Engine::new(uuid));
         id
+    }
+
+    /// Whether a uuid is that of an engine of another process.
+    pub fn belongs_to_another(&self, uuid: EngineUuid, instance: InstanceId) -> bool {
+        let engine = self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id));
+        engine.and_then(|engine| engine.instance).is_some_and(|of| of != instance)
     }
 
     /// An engine.

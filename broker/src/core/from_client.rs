@@ -1,5 +1,7 @@
 //! What clients say.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use furlong_wire::ids::EngineId;
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
@@ -40,9 +42,11 @@ impl Core {
             FromClient::Define(define) => self.define(key, &define),
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
             FromClient::Query(request) => self.query(now, key, connection, &request),
-            FromClient::Subscribe(_) => {
+            FromClient::Subscribe(wanted) => {
                 self.may(key, |role| role.may_observe())?;
-                self.sessions.subscribe(key);
+                if wanted.engines {
+                    self.sessions.subscribe(key);
+                }
                 Ok(())
             }
             FromClient::Goodbye(_) => {
@@ -101,6 +105,7 @@ impl Core {
         if session.secret.is_none() {
             return Err(PeerMisbehaved::Order);
         }
+        session.receiving.check(&submit.payload)?;
         session.credit.announce(announced_bytes(&submit.payload))?;
         if !session.admit(submit.n, count)? {
             session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
@@ -108,10 +113,12 @@ impl Core {
             return Ok(());
         }
         let stored = self.admit_payload(&submit.payload);
+        // The targets share the options: they may be long, and the targets many.
+        let options = submit.options.clone().map(|options| Arc::new(*options));
         let tasks: Vec<TaskKey> = (submit.n..submit.n + count as u64)
             .zip(targets.iter().map(|id| Some(*id)).chain(shared.then_some(None)))
             .map(|(n, target)| {
-                let options = submit.options.as_ref();
+                let options = options.as_ref();
                 let (runtime, class, define) = (submit.runtime, submit.class, submit.define);
                 let part = Submitted { target, runtime, class, define, options };
                 let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
@@ -168,6 +175,11 @@ impl Core {
             let (_, total) = self.budget.state();
             let text =
                 format!("the broker's payload memory ({total} bytes) is full; wait, or start it with more `--memory`");
+            return Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
+        }
+        if self.tasks.len() as u64 + self.results_held > self.config.session_tasks_max {
+            let text =
+                "the broker holds as many tasks as its memory takes; take results, or start it with more `--memory`";
             return Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
         }
         let option = task.options.as_deref().and_then(unserved_option)?;
@@ -231,14 +243,19 @@ impl Core {
                 if live.is_empty() {
                     self.release_request(key, &stored);
                 }
-                live.into_iter().for_each(|task| self.payload_is_whole(now, task, stored.clone()));
+                let Some((last, others)) = live.split_last() else { return Ok(()) };
+                others.iter().for_each(|task| self.payload_is_whole(now, *task, stored.clone()));
+                // The last one gets this clone: whichever task ends last must find that nobody else holds the payload.
+                self.payload_is_whole(now, *last, stored);
             }
         }
         Ok(())
     }
 
     fn define(&mut self, key: SessionKey, define: &Define) -> Result<(), PeerMisbehaved> {
+        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.check(&define.payload)?;
         session.credit.announce(announced_bytes(&define.payload))?;
         if session.definitions.len() >= DEFINITIONS_MAX || session.definitions.contains_key(&define.number) {
             return Err(PeerMisbehaved::Limit);
@@ -259,7 +276,12 @@ impl Core {
 
     fn cancel(&mut self, now: Time, key: SessionKey, cancel: &Cancel) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?;
-        let ranges = cancel.ranges.iter().filter(|(first, last)| first <= last);
+        // Ascending and disjoint, so that a task is met once however many ranges there are.
+        let ascending = cancel.ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        if !ascending || cancel.ranges.iter().any(|(first, last)| first > last) {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let ranges = cancel.ranges.iter();
         let tasks: Vec<TaskKey> =
             ranges.flat_map(|(first, last)| session.tasks.range(first..=last)).map(|(_, task)| *task).collect();
         tasks.into_iter().for_each(|task| self.cancel_task(now, task, cancel.force));

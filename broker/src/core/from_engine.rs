@@ -15,6 +15,9 @@ use super::payloads::Stored;
 use super::tasks::State;
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
+/// Bytes of an engine's text about a task's end: the exception itself is in the payload.
+const ERROR_TEXT_BYTES_MAX: usize = 4096;
+
 impl Core {
     /// Takes an engine process's message, with the chunk that belongs to it.
     ///
@@ -63,7 +66,12 @@ impl Core {
         if !within_limits(&register) {
             return Err(PeerMisbehaved::Limit);
         }
+        let foreign = |uuid| self.engines.belongs_to_another(uuid, register.instance);
+        if register.slots.iter().any(|slot| foreign(slot.uuid)) {
+            return Err(PeerMisbehaved::Attempt);
+        }
         let connection = process.connection;
+        let instance = register.instance;
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
             let id = self.engines.admit(uuid, wanted);
@@ -72,6 +80,7 @@ impl Core {
             }
             self.engines.update(id, |engine| {
                 (engine.process, engine.slot, engine.given_up) = (Some(key), slot, None);
+                engine.instance = Some(instance);
             });
             ids.push(id);
         }
@@ -165,13 +174,18 @@ impl Core {
         &mut self,
         now: Time,
         key: ProcessKey,
-        finished: AttemptFinished,
+        mut finished: AttemptFinished,
     ) -> Result<(), PeerMisbehaved> {
+        if let Some(error) = &mut finished.outcome.error {
+            let kept = error.text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
+            error.text.truncate(kept);
+        }
         let wanted = self.given(key, finished.attempt)?.is_some_and(|given| self.tasks.get(given.task).is_some());
         let Some(payload) = finished.payload.clone() else {
             return self.result_is_whole(now, key, finished, None);
         };
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        process.receiving.check(&payload)?;
         process.credit.announce(announced_bytes(&payload))?;
         if let furlong_wire::message::Payload::Inline(bytes) = &payload {
             let stored = Stored::Inline(bytes.clone());
@@ -253,7 +267,11 @@ impl Core {
 
 fn within_limits(register: &Register) -> bool {
     let names = register.labels.iter().chain([&register.host]);
-    !register.slots.is_empty()
+    let mut uuids: Vec<_> = register.slots.iter().map(|slot| slot.uuid).collect();
+    uuids.sort_unstable();
+    let distinct = uuids.windows(2).all(|pair| pair[0] != pair[1]);
+    distinct
+        && !register.slots.is_empty()
         && register.slots.len() <= SLOTS_PER_PROCESS_MAX
         && register.labels.len() <= 64
         && register.cwd.len() <= 4096

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::ids::InstanceId;
+use furlong_wire::limits::PAYLOAD_BYTES_MAX;
 use furlong_wire::message::Payload;
 use furlong_wire::payload::{chunk_bytes, chunk_count};
 
@@ -80,15 +81,21 @@ struct Transfer<W> {
 impl<W> Receiving<W> {
     /// Expects the chunks of an announced payload, for which `waiting` waits; none to drop them as they come.
     pub fn expect(&mut self, transfer: u64, payload: &Payload, waiting: Option<W>) -> Result<(), PeerMisbehaved> {
+        self.check(payload)?;
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
-        if self.transfers.len() >= TRANSFERS_MAX || chunk_count(bytes) == 0 {
-            return Err(PeerMisbehaved::Transfer);
-        }
         let payload = ChunkedPayload { counter, bytes, instance, chunks: Vec::new() };
-        match self.transfers.insert(transfer, Transfer { payload, waiting }) {
-            None => Ok(()),
-            Some(_) => Err(PeerMisbehaved::Transfer),
-        }
+        self.transfers.insert(transfer, Transfer { payload, waiting });
+        Ok(())
+    }
+
+    /// Checks that an announcement can be expected. To be called before anything is reserved for it.
+    pub fn check(&self, payload: &Payload) -> Result<(), PeerMisbehaved> {
+        let Payload::Chunked { transfer, bytes, .. } = payload else { return Ok(()) };
+        let sound = *bytes > 0
+            && *bytes <= PAYLOAD_BYTES_MAX
+            && self.transfers.len() < TRANSFERS_MAX
+            && !self.transfers.contains_key(transfer);
+        if sound { Ok(()) } else { Err(PeerMisbehaved::Transfer) }
     }
 
     /// Takes a chunk. When it was the last one, gives back what waited, and the payload.

@@ -198,6 +198,11 @@ impl Sessions {
         self.subscribers.iter().copied().collect()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
         self.by_key.iter().map(|(key, session)| (*key, session))

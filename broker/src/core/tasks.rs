@@ -1,5 +1,7 @@
 //! The table of unfinished tasks: compact records, one transition function.
 
+use std::sync::Arc;
+
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Runtime, TaskOptions};
 use slab::Slab;
@@ -32,7 +34,7 @@ pub struct Task {
     /// The definition that it needs.
     pub define: Option<u32>,
     /// What is not the default.
-    pub options: Option<Box<TaskOptions>>,
+    pub options: Option<Arc<TaskOptions>>,
     /// Call header and arguments.
     pub payload: Stored,
     /// Where it stands.
@@ -132,6 +134,11 @@ impl Tasks {
         self.slab.get_mut(key.index as usize).filter(|task| task.serial == key.serial)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
     /// Takes a task out: it has ended.
     pub fn remove(&mut self, key: TaskKey) -> Option<Task> {
         self.get(key)?;
@@ -171,5 +178,5 @@ pub struct Submitted<'a> {
     /// The definition that it needs.
     pub define: Option<u32>,
     /// What is not the default.
-    pub options: Option<&'a Box<TaskOptions>>,
+    pub options: Option<&'a Arc<TaskOptions>>,
 }

@@ -10,7 +10,7 @@ use furlong_link::dial::random_bytes;
 use furlong_link::incoming::{Incoming, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
-use furlong_wire::handshake::{ExpectStart, HandshakeError};
+use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
 use furlong_wire::limits::{
     GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_INLINE_BYTES, WRITE_TURN_BYTES,
 };
@@ -251,6 +251,9 @@ async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming
             if let Err(error) = handle(shell, id, connection, record) {
                 return misbehaved(connection, &error);
             }
+            if let Some(End::AtOnce(reason)) = connection.end.get() {
+                return reason.to_owned();
+            }
         }
         while let Some(bytes) = incoming.poll_codec_output() {
             connection.queue(|lane| lane.codec_bytes(bytes));
@@ -267,24 +270,33 @@ fn misbehaved(connection: &Connection, error: &BadPeer) -> String {
     format!("it broke the protocol: {error}")
 }
 
-/// Gives one record's messages to the core.
+/// Gives one record's messages to the core. What comes of them is sent now and then, so that one record with many questions
+/// does not make more answers than a peer's queue may hold.
 fn handle(shell: &Shell, id: ConnectionId, connection: &Connection, record: Record) -> Result<(), BadPeer> {
     let now = shell.now();
-    let mut core = shell.core.borrow_mut();
     let is_client = matches!(*connection.outgoing.borrow(), Lane::Client(_));
     if is_client {
-        for message in record.into_messages() {
+        for (place, message) in record.into_messages().enumerate() {
             let (message, chunk) = message?;
-            core.handle_from_client(now, id, message, chunk.map(BytesMut::freeze))?;
+            shell.core.borrow_mut().handle_from_client(now, id, message, chunk.map(BytesMut::freeze))?;
+            if place % MESSAGES_PER_FLUSH == MESSAGES_PER_FLUSH - 1 {
+                shell.flush();
+                if connection.end.get().is_some() {
+                    return Ok(());
+                }
+            }
         }
     } else {
         for message in record.into_messages() {
             let (message, chunk) = message?;
-            core.handle_from_engine(now, id, message, chunk.map(BytesMut::freeze))?;
+            shell.core.borrow_mut().handle_from_engine(now, id, message, chunk.map(BytesMut::freeze))?;
         }
     }
     Ok(())
 }
+
+/// Messages of a client's record between two flushes: far more than a record of tasks has, few enough for long answers.
+const MESSAGES_PER_FLUSH: usize = 1024;
 
 /// A stranger that has proved its key and whose token is sound.
 struct Proved {
@@ -299,11 +311,16 @@ async fn shake_hands(shell: &Shell, socket: TcpStream, address: SocketAddr) -> R
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
     greeted.map_err(|_| BadStranger::Deadline)??;
     let first = stranger.receive().await?;
-    // Before any curve operation: a flood of handshakes must not cost the farm its processor.
-    let _working = shell.begin_handshake().ok_or(BadStranger::Busy)?;
+    if first.len() != FIRST_BYTES {
+        return Err(HandshakeError::Length { bytes: first.len() }.into());
+    }
+    // Before any curve operation: a flood of handshakes must not cost the farm its processor. Not while waiting for the
+    // stranger, or a few that say nothing more would keep everybody out.
+    let working = shell.begin_handshake().ok_or(BadStranger::Busy)?;
     let key = &shell.identity.key;
     let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
     let (second, expect) = expect.handle_start(&first)?;
+    drop(working);
     stranger.send(&second).await?;
     let third = stranger.receive().await?;
     let proof = expect.handle_proof(&third)?;

@@ -118,7 +118,7 @@ pub(super) async fn accept(shell: Rc<Shell>, listening: &Listening, permits: Arc
             }
         };
         backoff = Duration::from_millis(10);
-        let Some(stranding) = shell.strangers.admit(address) else { continue };
+        let stranding = shell.strangers.admit(address);
         let prepared = prepare_socket(&socket);
         let shell = shell.clone();
         tokio::task::spawn_local(async move {

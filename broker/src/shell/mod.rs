@@ -185,6 +185,9 @@ impl Shell {
         let Some(connection) = connections.get(&id) else { return };
         connection.queue(change);
         dirty.insert(id);
+        if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
+            connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
+        }
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -256,8 +259,6 @@ fn watch_over(connection: &Connection) {
         connection.end(End::AtOnce("nothing was heard of it for 15 s"));
     } else if stalled && unsent >= Duration::from_millis(WRITE_STALL_MS) {
         connection.end(End::AtOnce("it took nothing of what waits for it for 10 s"));
-    } else if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
-        connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
     } else if !stalled && unsent >= Duration::from_millis(HEARTBEAT_IDLE_MS) {
         connection.queue(Lane::heartbeat);
         connection.write_inline();

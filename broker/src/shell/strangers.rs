@@ -43,26 +43,22 @@ pub(super) struct Stranding {
 pub(super) struct Handshake<'a>(&'a Strangers);
 
 impl Strangers {
-    /// Takes a stranger in. When all places are taken the oldest one goes; an address that has its share gets none.
-    pub(super) fn admit(self: &Rc<Self>, address: SocketAddr) -> Option<Stranding> {
+    /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest of that
+    /// address. So whoever comes has a moment to prove itself, whatever others do.
+    pub(super) fn admit(self: &Rc<Self>, address: SocketAddr) -> Stranding {
         let mut here = self.here.borrow_mut();
         let address = address.ip();
-        let of_address = here.by_address.entry(address).or_default();
-        if *of_address >= STRANGERS_PER_ADDRESS_MAX {
-            return None;
+        if here.by_address.get(&address).is_some_and(|of_address| *of_address >= STRANGERS_PER_ADDRESS_MAX) {
+            here.evict(|of| of == address);
+        } else if here.order.len() >= STRANGERS_MAX {
+            here.evict(|_| true);
         }
-        *of_address += 1;
-        if here.order.len() >= STRANGERS_MAX
-            && let Some((_, oldest, evicted)) = here.order.pop_front()
-        {
-            here.leave(oldest);
-            evicted.notify_one();
-        }
+        *here.by_address.entry(address).or_default() += 1;
         let evicted = Rc::new(Notify::new());
         let number = here.next;
         here.next += 1;
         here.order.push_back((number, address, evicted.clone()));
-        Some(Stranding { strangers: self.clone(), number, address, evicted })
+        Stranding { strangers: self.clone(), number, address, evicted }
     }
 
     /// Begins the work on a handshake, if the rate allows it.
@@ -93,6 +89,15 @@ impl Strangers {
 }
 
 impl Here {
+    /// The oldest stranger of these addresses goes.
+    fn evict(&mut self, of: impl Fn(IpAddr) -> bool) {
+        let place = self.order.iter().position(|(_, address, _)| of(*address));
+        if let Some((_, address, evicted)) = place.and_then(|place| self.order.remove(place)) {
+            self.leave(address);
+            evicted.notify_one();
+        }
+    }
+
     fn leave(&mut self, address: IpAddr) {
         if let Some(count) = self.by_address.get_mut(&address) {
             *count -= 1;
@@ -135,20 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn an_address_gets_its_share_and_gives_it_back() {
+    fn an_address_that_has_its_share_loses_its_oldest() {
         let strangers = Rc::new(Strangers::default());
-        let mut places: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX).map(|_| strangers.admit(address(1)).unwrap()).collect();
-        assert!(strangers.admit(address(1)).is_none());
-        assert!(strangers.admit(address(2)).is_some());
-        places.pop();
-        assert!(strangers.admit(address(1)).is_some());
+        let _other = strangers.admit(address(2));
+        let places: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX + 2).map(|_| strangers.admit(address(1))).collect();
+        assert_eq!(strangers.here.borrow().by_address[&address(1).ip()], STRANGERS_PER_ADDRESS_MAX);
+        let oldest: Vec<u64> = strangers.here.borrow().order.iter().map(|(number, ..)| *number).take(2).collect();
+        assert_eq!(oldest, [0, 3], "the other address keeps its place");
+        drop(places);
+        assert_eq!(strangers.here.borrow().order.len(), 1);
     }
 
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
         let strangers = Rc::new(Strangers::default());
-        let places: Vec<_> =
-            (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(address(host)).unwrap()).collect();
+        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(address(host))).collect();
         assert_eq!(strangers.here.borrow().order.front().unwrap().0, 3);
         drop(places);
         assert!(strangers.here.borrow().order.is_empty() && strangers.here.borrow().by_address.is_empty());

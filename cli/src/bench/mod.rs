@@ -119,9 +119,9 @@ pub async fn run(command: BenchCommand) -> Result<ExitCode> {
         BenchCommand::Payload(args) => (args.json, farm::measure(&args, farm::Kind::Payload).await?),
     };
     if json {
-        print::json(&as_json(&figures))?
+        print::json(&as_json(&figures))?;
     } else {
-        print_figures(&figures)?
+        print_figures(&figures)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -104,14 +104,15 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
         local.stop().await;
         return Err(error);
     }
-    lock.write(&dir, &local.state())?;
+    ClusterLock::write(&dir, &local.state())?;
     announce(&args, &local)?;
     let reason = tokio::select! {
-        error = local.look_after(|state| lock.write(&dir, state)) => Err(error),
+        error = local.look_after(|state| ClusterLock::write(&dir, state)) => Err(error),
         reason = &mut stop => Ok(reason),
     };
     local.stop().await;
-    lock.remove(&dir);
+    ClusterLock::remove(&dir);
+    drop(lock);
     reason?;
     Ok(ExitCode::SUCCESS)
 }

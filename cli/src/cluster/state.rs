@@ -58,7 +58,7 @@ impl ClusterLock {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn write(&self, dir: &ClusterDir, state: &ClusterState) -> Result<()> {
+    pub fn write(dir: &ClusterDir, state: &ClusterState) -> Result<()> {
         Ok(write_private(&dir.cluster_state(), &serde_json::to_vec_pretty(state)?)?)
     }
 
@@ -69,7 +69,7 @@ impl ClusterLock {
     }
 
     /// The cluster has stopped.
-    pub fn remove(self, dir: &ClusterDir) {
+    pub fn remove(dir: &ClusterDir) {
         let _ = std::fs::remove_file(dir.cluster_state());
     }
 }

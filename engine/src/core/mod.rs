@@ -4,24 +4,22 @@
 //! nothing left. Work goes on without a connection; what is to be said waits for the next one.
 
 mod output;
+mod results;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::OnceLock;
 
 use bytes::Bytes;
-use furlong_wire::call::{CallHeader, Codec, RemoteError, ReplyHeader, decode_header, encode_header};
+use furlong_wire::call::{CallHeader, RemoteError, ReplyHeader, decode_header};
 use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
-use furlong_wire::message::{
-    Assign, AttemptFinished, AttemptOutput, Attempts, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Runtime,
-    SlotDown, Stream, TaskState, ToEngine,
-};
-use furlong_wire::payload::{Packed, SealedPayload, unpack_inline};
+use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, SlotDown, ToEngine};
+use furlong_wire::payload::{SealedPayload, unpack_inline};
 
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, JobOutcome, Reply, SlotEvent, SlotIndex};
 use output::Kept;
+use results::{LargeResult, unreadable};
 use sessions::Sessions;
 
 /// What the shell is to do.
@@ -75,8 +73,12 @@ pub struct Core {
     next_transfer: u64,
     credit: u64,
     announced: u64,
-    /// What waits for a connection, or for credit.
-    unsent: VecDeque<Unsent>,
+    /// The largest result that the broker can ever let through: its credit when nothing is held.
+    result_bytes_max: u64,
+    /// What waits for a connection.
+    unsent: VecDeque<FromEngine>,
+    /// Large results that wait for a connection, or for credit.
+    large: VecDeque<LargeResult>,
     outputs: VecDeque<Output>,
 }
 
@@ -126,18 +128,8 @@ enum Purpose {
     Define(SessionId, u32),
 }
 
-/// A message that waits.
-#[derive(Debug)]
-enum Unsent {
-    Plain(FromEngine),
-    Finished(AttemptFinished, SealedPayload, SessionId, u64, SlotIndex),
-}
-
 /// A call header up to this size is kept for the next call.
 const HEADER_KEPT_BYTES: usize = 1024;
-/// Output messages that wait for a connection; older output is then lost, and the gap is said.
-const UNSENT_OUTPUT_MAX: usize = 4096;
-
 impl Core {
     /// A process with that many slots.
     pub fn new(instance: InstanceId, slots: u32) -> Self {
@@ -154,7 +146,9 @@ impl Core {
             next_transfer: 0,
             credit: 0,
             announced: 0,
+            result_bytes_max: u64::MAX,
             unsent: VecDeque::new(),
+            large: VecDeque::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -164,35 +158,11 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// The attempts that the process holds: what its registration says.
-    pub fn held(&self) -> Vec<HeldWork> {
-        let running = self.work.values().map(|work| HeldWork {
-            attempt: work.attempt,
-            session: work.session,
-            n: work.n,
-            slot: work.slot,
-            finished: false,
-        });
-        let finished = self.unsent.iter().filter_map(|unsent| match unsent {
-            Unsent::Finished(finished, _, session, n, slot) => {
-                Some(HeldWork { attempt: finished.attempt, session: *session, n: *n, slot: *slot, finished: true })
-            }
-            Unsent::Plain(FromEngine::Finished(finished)) => Some(HeldWork {
-                attempt: finished.attempt,
-                session: SessionId::default(),
-                n: 0,
-                slot: 0,
-                finished: true,
-            }),
-            Unsent::Plain(_) => None,
-        });
-        running.chain(finished).collect()
-    }
-
     /// A connection is there, and the process has registered.
     pub fn handle_connected(&mut self, payload_credit_bytes: u64) {
         self.connected = true;
         (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
+        self.result_bytes_max = payload_credit_bytes;
         self.work.values_mut().for_each(|work| work.reported = false);
         self.send_unsent();
     }
@@ -222,7 +192,10 @@ impl Core {
             ToEngine::Chunk(announced) => return self.chunk(announced.transfer, chunk.unwrap_or_default()),
             ToEngine::Secret(secret) => self.sessions.learn(secret.session, &secret.secret),
             ToEngine::Define(define) => return self.define(define),
-            ToEngine::Forget(forget) => self.sessions.forget(forget.session),
+            ToEngine::Forget(forget) => {
+                self.sessions.forget(forget.session);
+                self.undefined.retain(|(of, ..)| *of != forget.session);
+            }
             ToEngine::Cancel(cancel) => {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
@@ -350,14 +323,17 @@ impl Core {
     fn receive(&mut self, session: SessionId, payload: &Payload, purpose: Purpose) -> Result<(), BrokerMisbehaved> {
         let Payload::Chunked { transfer, counter, bytes, .. } = *payload else { return Ok(()) };
         let opener = self.sessions.opener(session, counter, bytes).ok_or(BrokerMisbehaved::Assign)?;
-        match opener {
-            Ok(opener) => match self.receiving.insert(transfer, Receiving { opener, purpose }) {
-                None => Ok(()),
-                Some(_) => Err(BrokerMisbehaved::Transfer),
-            },
-            // Without memory for it the connection is of no use: the broker gives the work to another engine.
-            Err(_) => Err(BrokerMisbehaved::Transfer),
+        if let Ok(opener) = opener
+            && !self.receiving.contains_key(&transfer)
+        {
+            self.receiving.insert(transfer, Receiving { opener, purpose });
+            return Ok(());
         }
+        // Without memory for it the connection is of no use: the broker gives the work to another engine.
+        if let Purpose::Run(call) = purpose {
+            call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
+        }
+        Err(BrokerMisbehaved::Transfer)
     }
 
     fn chunk(&mut self, transfer: u64, chunk: &[u8]) -> Result<(), BrokerMisbehaved> {
@@ -393,8 +369,7 @@ impl Core {
         {
             return self.undefined.push((call.session, number, call));
         }
-        let definition = call.define.map(|number| self.sessions.definition(call.session, number));
-        let prepared = self.prepare(call.buffers, definition);
+        let prepared = self.prepare(call.session, call.define, call.buffers);
         for attempt in call.jobs {
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
@@ -412,8 +387,9 @@ impl Core {
 
     fn prepare(
         &mut self,
+        session: SessionId,
+        define: Option<u32>,
         buffers: Result<Vec<Bytes>, String>,
-        definition: Option<Option<Bytes>>,
     ) -> Result<Prepared, String> {
         let mut buffers = buffers?;
         if buffers.is_empty() {
@@ -431,11 +407,8 @@ impl Core {
                 header
             }
         };
-        let definition = match definition {
-            Some(None) => return Err("the function's definition did not arrive whole; submit the task again".to_owned()),
-            Some(definition) => definition,
-            None => None,
-        };
+        let lost = || "the function's definition did not arrive whole; submit the task again".to_owned();
+        let definition = define.map(|number| self.sessions.definition(session, number).ok_or_else(lost)).transpose()?;
         Ok((header, definition, buffers))
     }
 
@@ -492,121 +465,9 @@ impl Core {
             self.outputs.push_back(Output::Recall(slot, runtime, job));
         }
     }
-
-    fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
-        let Some(work) = self.work.get_mut(&job) else { return };
-        let attempt = work.attempt;
-        let (kept, stream) = match stream {
-            OutputStream::Stdout => (&mut work.stdout, Stream::Stdout),
-            OutputStream::Stderr => (&mut work.stderr, Stream::Stderr),
-        };
-        let pieces = kept.handle_output(bytes);
-        for (offset, bytes) in pieces {
-            self.send(FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes }));
-        }
-    }
-
-    fn finished(&mut self, slot: SlotIndex, job: u64, reply: Reply) {
-        let Some(mut work) = self.forget(job) else { return };
-        for (kept, stream) in [(&mut work.stdout, Stream::Stdout), (&mut work.stderr, Stream::Stderr)] {
-            for (offset, bytes) in kept.take_end() {
-                self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
-            }
-        }
-        let Reply { outcome, header, data, run_us } = reply;
-        let outcome = match outcome {
-            JobOutcome::Succeeded => Outcome::SUCCEEDED,
-            JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
-            JobOutcome::Cancelled => {
-                Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
-            }
-            JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
-        };
-        let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
-        let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
-        if !with_payload {
-            self.send(FromEngine::Finished(finished));
-        } else {
-            let mut buffers = Vec::with_capacity(1 + data.len());
-            buffers.push(encode_reply(&header));
-            buffers.extend(data);
-            match self.sessions.pack(work.session, buffers) {
-                Ok(Packed::Inline(inline)) => {
-                    finished.payload = Some(Payload::Inline(inline));
-                    self.send(FromEngine::Finished(finished));
-                }
-                Ok(Packed::Chunked(sealed)) => {
-                    self.unsent.push_back(Unsent::Finished(finished, sealed, work.session, work.n, work.slot));
-                    self.send_unsent();
-                }
-                Err(text) => {
-                    finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Payload, text);
-                    self.send(FromEngine::Finished(finished));
-                }
-            }
-        }
-        self.advance(slot);
-    }
-
-    /// Sends a message, or keeps it until there is a connection.
-    fn send(&mut self, message: FromEngine) {
-        if self.connected {
-            return self.outputs.push_back(Output::Send(message));
-        }
-        if matches!(message, FromEngine::Output(_)) && self.unsent.len() >= UNSENT_OUTPUT_MAX {
-            return;
-        }
-        self.unsent.push_back(Unsent::Plain(message));
-    }
-
-    /// Sends what waited for a connection, or for credit: the large results in their order.
-    fn send_unsent(&mut self) {
-        while self.connected {
-            match self.unsent.front() {
-                None => return,
-                Some(Unsent::Plain(_)) => {}
-                Some(Unsent::Finished(_, sealed, ..)) => {
-                    if self.announced.saturating_add(sealed.bytes()) > self.credit {
-                        return;
-                    }
-                }
-            }
-            match self.unsent.pop_front() {
-                Some(Unsent::Plain(message)) => self.outputs.push_back(Output::Send(message)),
-                Some(Unsent::Finished(finished, sealed, ..)) => self.send_large(finished, sealed),
-                None => return,
-            }
-        }
-    }
-
-    fn send_large(&mut self, mut finished: AttemptFinished, sealed: SealedPayload) {
-        self.announced += sealed.bytes();
-        self.next_transfer += 1;
-        let transfer = self.next_transfer;
-        let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
-        finished.payload = Some(Payload::Chunked { transfer, counter, bytes, instance });
-        self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
-        self.outputs.push_back(Output::Transfer(transfer, sealed));
-    }
 }
 
 type Prepared = (CallHeader, Option<Bytes>, Vec<Bytes>);
-
-/// A reply header. That of a value is the same for each of a codec, so it is encoded once.
-fn encode_reply(header: &ReplyHeader) -> Bytes {
-    static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
-    let ReplyHeader::Returned { codec } = header else { return encode_header(header).into() };
-    let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
-    let encode = |codec| (codec, encode_header(&ReplyHeader::Returned { codec }).into());
-    let known = RETURNED.get_or_init(|| codecs.map(encode).into());
-    let found = known.iter().find(|(known, _)| known == codec).map(|(_, bytes)| bytes.clone());
-    found.unwrap_or_else(|| encode_header(header).into())
-}
-
-fn unreadable(text: &str) -> Reply {
-    let header = ReplyHeader::Raised(error("PayloadError", text));
-    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
-}
 
 /// An error that the engine itself raises, in the form of a remote exception.
 pub fn error(type_name: &str, message: &str) -> RemoteError {

@@ -6,7 +6,12 @@ use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
 use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 
+use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
+use crate::runtime::OutputStream;
+use furlong_wire::call::encode_header;
+use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
+use furlong_wire::payload::Packed;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
 const SESSION: SessionId = SessionId([2; 16]);
@@ -297,7 +302,6 @@ fn work_that_a_cut_left_incomplete_is_not_held_and_not_in_the_way() {
 }
 
 #[test]
-#[ignore = "bug: calls that wait for a definition of a session that has ended stay until the connection is cut"]
 fn nothing_is_kept_for_a_session_that_has_ended() {
     let (mut process, attempts, transfer, chunk) = one_undefined();
     process.tell(ToEngine::Cancel(CancelAttempts { attempts: attempts.to_vec(), force: false }));
@@ -357,7 +361,6 @@ fn large_results_wait_for_credit_in_their_order_and_small_ones_pass() {
 }
 
 #[test]
-#[ignore = "bug: a result above the whole credit waits for ever, and every large one behind it"]
 fn a_result_that_no_credit_will_ever_cover_fails_its_task() {
     let mut process = Process::new(1);
     process.assign(0, Native);
@@ -504,7 +507,6 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
 }
 
 #[test]
-#[ignore = "bug: after a reconnection small messages wait behind a large result, and newer ones overtake them"]
 fn what_waited_for_a_connection_does_not_wait_for_credit() {
     let mut process = Process::new(1);
     (0..2).for_each(|_| _ = process.assign(0, Native));

@@ -260,6 +260,14 @@ mod tests {
     use super::*;
     use tokio::sync::mpsc;
 
+    type Events = mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>;
+
+    #[expect(clippy::disallowed_methods, reason = "a handful of events")]
+    fn slot() -> (NativeSlot, Events) {
+        let (sender, events) = mpsc::unbounded_channel();
+        (NativeSlot::new(0, functions(), sender).unwrap(), events)
+    }
+
     fn functions() -> Arc<Functions> {
         let mut functions = Functions::new();
         let add = |a: i64, b: i64| a + b;
@@ -284,7 +292,7 @@ mod tests {
         Job { attempt, header, definition: None, data: vec![Bytes::copy_from_slice(data)] }
     }
 
-    fn next_reply(events: &mut mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>) -> Reply {
+    fn next_reply(events: &mut Events) -> Reply {
         match events.blocking_recv() {
             Some((_, SlotEvent::Finished { reply, .. })) => reply,
             other => panic!("not finished: {other:?}"),
@@ -293,8 +301,7 @@ mod tests {
 
     #[test]
     fn functions_take_msgpack_and_json_and_answer_in_kind() {
-        let (sender, mut events) = mpsc::unbounded_channel();
-        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        let (slot, mut events) = slot();
         slot.start(job(1, "add", Codec::Msgpack, &rmp_serde::to_vec(&(2, 3)).unwrap()));
         assert_eq!(next_reply(&mut events).data, [rmp_serde::to_vec(&5).unwrap()]);
         slot.start(job(2, "add", Codec::Json, b"[[2, 3], {}]"));
@@ -305,8 +312,7 @@ mod tests {
 
     #[test]
     fn wrong_arguments_unknown_names_and_panics_are_errors_of_their_task() {
-        let (sender, mut events) = mpsc::unbounded_channel();
-        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        let (slot, mut events) = slot();
         for (function, codec, type_name) in [
             ("add", Codec::Json, "TypeError"),
             ("add", Codec::Pickle, "TypeError"),
@@ -322,8 +328,7 @@ mod tests {
 
     #[test]
     fn a_cancel_reaches_the_running_job_and_a_recall_the_waiting_one() {
-        let (sender, mut events) = mpsc::unbounded_channel();
-        let slot = NativeSlot::new(0, functions(), sender).unwrap();
+        let (slot, mut events) = slot();
         slot.start(job(1, "waits", Codec::Msgpack, b""));
         slot.start(job(2, "nothing", Codec::Msgpack, &[0x90]));
         while slot.shared.lock().running.is_none() {

@@ -91,6 +91,10 @@ struct Up {
 
 /// Runs the process until it is told to leave.
 pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the work that the broker gives and the output kept of it"
+    )]
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
         std::iter::once(Runtime::Native).chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
@@ -141,7 +145,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
 
 /// What the link reports.
 enum Happened {
-    Dialled(Result<Dialed, NoConnection>),
+    Dialled(Box<Result<Dialed, NoConnection>>),
     Read(std::io::Result<usize>),
     Writable,
 }
@@ -149,7 +153,7 @@ enum Happened {
 impl Link {
     async fn next(&mut self) -> Happened {
         match self {
-            Self::Dialling(dialling) => Happened::Dialled(dialling.await.unwrap_or(Err(NoConnection::Ended))),
+            Self::Dialling(dialling) => Happened::Dialled(Box::new(dialling.await.unwrap_or(Err(NoConnection::Ended)))),
             Self::Up(up) => tokio::select! {
                 read = up.incoming.read() => Happened::Read(read),
                 _ = up.socket.writable(), if up.blocked => Happened::Writable,
@@ -168,8 +172,10 @@ impl Link {
 impl Shell {
     fn handle_link(&mut self, happened: Happened) -> Result<(), EngineError> {
         match happened {
-            Happened::Dialled(Ok(dialed)) => self.up(dialed),
-            Happened::Dialled(Err(error)) => return self.no_connection(error),
+            Happened::Dialled(outcome) => match *outcome {
+                Ok(dialed) => self.up(dialed),
+                Err(error) => return self.no_connection(error),
+            },
             Happened::Read(Ok(0)) => self.down("the broker closed the connection"),
             Happened::Read(Err(error)) => self.down(&format!("the connection broke: {error}")),
             Happened::Read(Ok(_)) => {

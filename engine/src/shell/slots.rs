@@ -12,7 +12,7 @@ use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
 
 /// All slots of the process.
 pub(super) struct Slots {
-    slots: Vec<Slot>,
+    places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
     events: EventSender,
@@ -32,17 +32,17 @@ impl Slots {
         python: Option<PythonConfig>,
         events: EventSender,
     ) -> Self {
-        let slots = (0..count).map(|_| Slot::default()).collect();
+        let places = (0..count).map(|_| Slot::default()).collect();
         let python = python.map(|config| {
             let config = PythonConfig { slots_in_process: count, ..config };
             Arc::new(PythonShared::new(config))
         });
-        Self { slots, functions, python, events }
+        Self { places, functions, python, events }
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
     pub(super) fn start(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) -> Result<(), Box<(u64, Reply)>> {
-        let place = &mut self.slots[slot as usize];
+        let place = &mut self.places[slot as usize];
         match (runtime, &self.python) {
             (Runtime::Native, _) => {
                 let native = match place.native.take() {
@@ -71,7 +71,7 @@ impl Slots {
     }
 
     pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, force: bool) {
-        let place = &mut self.slots[slot as usize];
+        let place = &mut self.places[slot as usize];
         match runtime {
             Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
             Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
@@ -81,7 +81,7 @@ impl Slots {
 
     /// Takes a job back; false if it has begun.
     pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: u64) -> bool {
-        let place = &mut self.slots[slot as usize];
+        let place = &mut self.places[slot as usize];
         match runtime {
             Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
             Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
@@ -90,7 +90,7 @@ impl Slots {
     }
 
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(place) = self.places.get_mut(slot as usize) else { return };
         place.engine_id = Some(id);
         place.python.iter_mut().for_each(|python| python.set_engine_id(id));
     }

@@ -238,10 +238,10 @@ fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, Handshake
     Ok(payload)
 }
 
+type SecretBytes = Zeroizing<[u8; KEY_BYTES]>;
+
 /// The keys towards the broker and towards the peer. Only a finished handshake gives them.
-fn split(
-    mut noise: HandshakeState,
-) -> Result<(Zeroizing<[u8; KEY_BYTES]>, Zeroizing<[u8; KEY_BYTES]>), HandshakeError> {
+fn split(mut noise: HandshakeState) -> Result<(SecretBytes, SecretBytes), HandshakeError> {
     if !noise.is_handshake_finished() {
         return Err(HandshakeError::Noise);
     }

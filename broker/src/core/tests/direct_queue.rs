@@ -138,7 +138,6 @@ fn any_number_of_followers_is_aborted() {
 }
 
 #[test]
-#[ignore = "bug: between an engine's goodbye and its end, its queued tasks fail as `unsupported`"]
 fn tasks_queued_on_an_engine_that_leaves_are_lost() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());

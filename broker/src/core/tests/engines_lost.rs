@@ -169,7 +169,6 @@ fn a_process_registers_once() {
 }
 
 #[test]
-#[ignore = "bug: the second slot takes over from its own process, and a ghost engine stays"]
 fn a_process_with_two_slots_of_one_uuid_is_refused() {
     let mut farm = Farm::default();
     let engine = farm.engine();

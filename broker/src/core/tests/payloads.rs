@@ -170,7 +170,6 @@ fn a_definition_that_was_never_sent_fails_its_tasks() {
 }
 
 #[test]
-#[ignore = "bug: the payload's clone in `client_chunk` makes it look shared when its task ends at once"]
 fn a_payload_whose_task_names_no_definition_is_freed() {
     let mut farm = small_farm();
     let client = farm.client();
@@ -180,7 +179,6 @@ fn a_payload_whose_task_names_no_definition_is_freed() {
 }
 
 #[test]
-#[ignore = "bug: `client_disconnected` passes over definitions: tasks wait for ever, and it cannot be sent again"]
 fn a_definition_that_was_cut_off_ends_its_tasks_and_may_be_sent_again() {
     let mut farm = small_farm();
     let (client, engine) = (farm.client(), farm.engine());
@@ -219,7 +217,6 @@ fn a_result_that_was_cut_off_is_made_again() {
 }
 
 #[test]
-#[ignore = "bug: what `admit_payload` reserved is not released when `expect` refuses the transfer"]
 fn a_transfer_number_that_is_in_use_costs_no_memory() {
     let mut farm = small_farm();
     let client = farm.client();

@@ -105,7 +105,6 @@ fn an_idle_engine_gets_half_of_what_another_was_given_too_early() {
 }
 
 #[test]
-#[ignore = "bug: the engine returns recalled tasks one by one, and each goes to the front of the queue"]
 fn recalled_tasks_keep_their_order() {
     let (mut farm, client, busy, idle) = one_busy_one_idle();
     farm.wait(Duration::from_millis(3));
@@ -121,7 +120,6 @@ fn recalled_tasks_keep_their_order() {
 }
 
 #[test]
-#[ignore = "bug: `recall_for_idle` gives up when the oldest attempt's task has ended"]
 fn tasks_behind_a_cancelled_one_that_does_not_stop_are_recalled() {
     let (mut farm, client, busy, _) = one_busy_one_idle();
     let first = farm.in_hand(busy)[0];
@@ -131,7 +129,6 @@ fn tasks_behind_a_cancelled_one_that_does_not_stop_are_recalled() {
 }
 
 #[test]
-#[ignore = "bug: `dispatch` looks for something to recall only if the whole shared queue is empty"]
 fn a_task_that_nobody_can_run_does_not_prevent_recalls() {
     let mut farm = Farm::default();
     let (client, busy) = (farm.client(), farm.engine_with(1, &[Runtime::Native]));
@@ -144,7 +141,6 @@ fn a_task_that_nobody_can_run_does_not_prevent_recalls() {
 }
 
 #[test]
-#[ignore = "bug: `recall_for_idle` does not ask whether the idle engine could run the tasks"]
 fn nothing_is_recalled_for_an_engine_that_cannot_run_it() {
     let mut farm = Farm::default();
     let (client, busy) = (farm.client(), farm.engine());
