@@ -1,13 +1,14 @@
 //! Every command that a document shows runs, and prints what the document says.
 //!
-//! A block that begins with three backquotes and `console` is a session: lines with `$ ` are commands, the lines under one are
-//! what it prints, on stdout and stderr together. All sessions of a document are one shell, in the repository's root, with
-//! the built programs on `PATH` and an empty home; at its end nothing may run. What must not be run is in a `text` block.
+//! A block that begins with three backquotes and `console` is a session: lines with `$ ` are commands, the lines under
+//! one are what it prints, on stdout and stderr together. All sessions of a document are one shell, in the repository's
+//! root, with the built programs on `PATH` and an empty home; at its end nothing may run. What must not be run is in a
+//! `text` block.
 //!
 //! The rules:
 //! - a command ends with exit code 0, or with N if its line ends with `# exit code N`;
-//! - what is shown is compared when something is shown. In both, the home is `~`, each run of digits is `0` (with a point in
-//!   it or not), a word of 16 or more hexadecimal digits too, and each run of blanks is one blank;
+//! - what is shown is compared when something is shown. In both, the home is `~`, each run of digits is `0` (with a
+//!   point in it or not), a word of 16 or more hexadecimal digits too, and each run of blanks is one blank;
 //! - a shown line `...` stands for any number of lines.
 
 use std::fs;

@@ -147,8 +147,8 @@ impl Drop for Cluster {
     }
 }
 
-/// The processes that have this folder's name in their environment, with their command lines: our programs in this home, and
-/// all that they started.
+/// The processes that have this folder's name in their environment, with their command lines: our programs in this
+/// home, and all that they started.
 pub fn processes_of(folder: &Path) -> Vec<(u32, String)> {
     let folder = folder.to_string_lossy().into_owned();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();

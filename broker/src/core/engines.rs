@@ -63,6 +63,8 @@ pub struct Engine {
     pub slot: u32,
     /// Tasks for this engine alone.
     pub queue: VecDeque<TaskKey>,
+    /// Tasks that have ended in the queue since it was last cleaned.
+    pub ended_in_queue: u64,
     /// Attempts that it has been given and has not ended.
     pub assigned: BTreeSet<u64>,
     /// How many of them are of its own queue.
@@ -86,6 +88,7 @@ impl Engine {
             process: None,
             slot: 0,
             queue: VecDeque::new(),
+            ended_in_queue: 0,
             assigned: BTreeSet::new(),
             assigned_direct: 0,
             recalled: BTreeSet::new(),

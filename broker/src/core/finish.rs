@@ -11,6 +11,9 @@ use super::sessions::{Done, SessionKey};
 use super::tasks::{State, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
+/// Entries of ended tasks that a queue may hold at least.
+const ENDED_KEPT: u64 = 64;
+
 /// How a task ended, and with what.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
@@ -46,9 +49,7 @@ impl Core {
             self.release_result(ended.payload.as_ref(), ended.process);
             return;
         };
-        if task.state == State::Queued && task.target.is_none() {
-            self.shared_len -= 1;
-        }
+        self.leave_queue(&task);
         // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
         let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });
         let done = Done {
@@ -79,6 +80,33 @@ impl Core {
         drop(task);
         if let Some(target) = aborts {
             self.abort_followers(now, session, target);
+        }
+    }
+
+    /// A task has ended while it waited. Its entry stays in the queue until there are more such than others: then all go,
+    /// so that a cancel costs little, and a loop of submits and cancels no memory.
+    fn leave_queue(&mut self, task: &super::tasks::Task) {
+        let tasks = &self.tasks;
+        let lives = |key: TaskKey| tasks.get(key).is_some();
+        match (task.state, task.target) {
+            (State::Queued, None) => {
+                self.shared_len -= 1;
+                self.shared_ended += 1;
+                if self.shared_ended > ENDED_KEPT && self.shared_ended > self.shared_len {
+                    self.shared_ended = 0;
+                    self.shared.values_mut().for_each(|queue| queue.retain(lives));
+                }
+            }
+            (State::Queued | State::Receiving, Some(target)) => {
+                self.engines.update(target, |engine| {
+                    engine.ended_in_queue += 1;
+                    if engine.ended_in_queue > ENDED_KEPT && engine.ended_in_queue * 2 > engine.queue.len() as u64 {
+                        engine.ended_in_queue = 0;
+                        engine.queue.retain(|key| lives(*key));
+                    }
+                });
+            }
+            (State::Receiving, None) | (State::Assigned { .. }, _) => {}
         }
     }
 

@@ -43,7 +43,7 @@ impl Core {
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
             FromClient::Query(request) => self.query(now, key, connection, &request),
             FromClient::Subscribe(wanted) => {
-                self.may(key, |role| role.may_observe())?;
+                self.may(key, furlong_wire::token::Role::may_observe)?;
                 if wanted.engines {
                     self.sessions.subscribe(key);
                 }

@@ -131,6 +131,8 @@ pub struct Core {
     shared: BTreeMap<Runtime, SharedQueue>,
     /// How many tasks wait in the shared queue.
     shared_len: u64,
+    /// How many have ended in it since it was last cleaned.
+    shared_ended: u64,
     /// Engines whose own queue may have something for them.
     direct_ready: BTreeSet<EngineId>,
     budget: Budget,
@@ -173,6 +175,7 @@ impl Core {
             attempts_made: 0,
             shared: Runtime::ALL.iter().map(|runtime| (*runtime, SharedQueue::default())).collect(),
             shared_len: 0,
+            shared_ended: 0,
             direct_ready: BTreeSet::new(),
             outputs: VecDeque::new(),
             finished: 0,

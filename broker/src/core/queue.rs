@@ -56,6 +56,19 @@ impl SharedQueue {
         }
     }
 
+    /// Drops the entries that no longer count.
+    pub fn retain(&mut self, counts: impl Fn(TaskKey) -> bool) {
+        self.levels.retain(|_, level| {
+            level.tasks.retain(|_, tasks| {
+                tasks.retain(|task| counts(*task));
+                !tasks.is_empty()
+            });
+            let Level { turns, tasks } = level;
+            turns.retain(|session| tasks.contains_key(session));
+            !turns.is_empty()
+        });
+    }
+
     fn of_session(&mut self, priority: i32, session: SessionKey) -> &mut VecDeque<TaskKey> {
         let level = self.levels.entry(Reverse(priority)).or_default();
         level.tasks.entry(session).or_insert_with(|| {
@@ -117,7 +130,19 @@ mod tests {
         let mut queue = SharedQueue::default();
         (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
         (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
-        assert_eq!(drain(&mut queue, |task| task.serial % 2 == 0), [2, 12, 4]);
+        let even = |task: TaskKey| task.serial.is_multiple_of(2);
+        assert_eq!(drain(&mut queue, even), [2, 12, 4]);
         assert!(queue.levels.is_empty());
+    }
+
+    #[test]
+    fn what_no_longer_counts_can_be_dropped_at_once() {
+        let (a, b) = (SessionKey(0), SessionKey(1));
+        let mut queue = SharedQueue::default();
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
+        queue.push(0, b, task(11));
+        queue.push(1, b, task(13));
+        queue.retain(|task| task.serial.is_multiple_of(2));
+        assert_eq!(drain(&mut queue, |_| true), [2, 4]);
     }
 }

@@ -145,20 +145,20 @@ impl Shell {
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
-                    self.queue(&connections, &mut dirty, id, |lane| match lane {
+                    queue(&connections, &mut dirty, id, |lane| match lane {
                         Lane::Client(outgoing) => outgoing.push(&message),
                         Lane::Engine(_) => debug_assert!(false, "a client's message for an engine"),
                     });
                 }
                 Output::ToEngine(id, message) => {
-                    self.queue(&connections, &mut dirty, id, |lane| match lane {
+                    queue(&connections, &mut dirty, id, |lane| match lane {
                         Lane::Engine(outgoing) if is_control(&message) => outgoing.push_control(&message),
                         Lane::Engine(outgoing) => outgoing.push(&message),
                         Lane::Client(_) => debug_assert!(false, "an engine's message for a client"),
                     });
                 }
                 Output::Transfer(id, number, chunks) => {
-                    self.queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
+                    queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
                 }
                 Output::Close(id, reason) => {
                     if let Some(connection) = connections.get(&id) {
@@ -172,21 +172,6 @@ impl Shell {
         drop(core);
         for id in dirty {
             connections.get(&id).into_iter().for_each(|connection| connection.write_inline());
-        }
-    }
-
-    fn queue(
-        &self,
-        connections: &BTreeMap<ConnectionId, Rc<Connection>>,
-        dirty: &mut BTreeSet<ConnectionId>,
-        id: ConnectionId,
-        change: impl FnOnce(&mut Lane),
-    ) {
-        let Some(connection) = connections.get(&id) else { return };
-        connection.queue(change);
-        dirty.insert(id);
-        if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
-            connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
         }
     }
 
@@ -243,6 +228,21 @@ impl Shell {
         while !self.connections.borrow().is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// Queues something for a connection, and remembers to write to it.
+fn queue(
+    connections: &BTreeMap<ConnectionId, Rc<Connection>>,
+    dirty: &mut BTreeSet<ConnectionId>,
+    id: ConnectionId,
+    change: impl FnOnce(&mut Lane),
+) {
+    let Some(connection) = connections.get(&id) else { return };
+    connection.queue(change);
+    dirty.insert(id);
+    if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
+        connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
     }
 }
 

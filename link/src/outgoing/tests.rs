@@ -123,7 +123,7 @@ async fn payloads_take_turns_follow_their_announcements_and_let_messages_pass() 
     let turns: Vec<u64> = records.concat().iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
     assert_eq!(turns, [1, 2, 1, 2, 1, 2, 1, 2]);
     for record in &records {
-        let bytes: usize = record.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(|chunk| chunk.len()).sum();
+        let bytes: usize = record.iter().filter_map(|(_, chunk)| chunk.as_ref()).map(BytesMut::len).sum();
         assert!(bytes <= RECORD_CHUNK_BYTES_MAX, "{bytes} bytes of chunks in one record");
     }
     let key = PayloadSecret::new([2; 32]).request_key(&SessionId::default());
