@@ -8,8 +8,8 @@
 //! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
 //! | out-queues of peers | [`OUT_QUEUE_BYTES_MAX`], for at most 10 s without progress | connections |
 //!
-//! The first two are what users fill; they share `--memory` (by default a quarter of the machine's). The others are bounded by
-//! the number of file descriptors, from which the listener takes its permits.
+//! The first two are what users fill; they share `--memory` (by default a quarter of the machine's). The others are
+//! bounded by the number of file descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
     INLINE_PAYLOAD_BYTES_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX, STRANGERS_MAX, UNFINISHED_TASKS_MAX,

@@ -1,7 +1,8 @@
-//! Furlong's controller: engines and clients connect to it, each engine has a queue here, and there is one shared queue.
+//! Furlong's controller: engines and clients connect to it, each engine has a queue here, and there is one shared
+//! queue.
 //!
-//! [`core`] decides, [`run`] lets it: sockets, timers, keys and files. [`budget`] adds up what it can hold. The broker runs no
-//! user code and opens no payload.
+//! [`core`] decides, [`run`] lets it: sockets, timers, keys and files. [`budget`] adds up what it can hold. The broker
+//! runs no user code and opens no payload.
 //!
 //! ```no_run
 //! use clap::Parser;

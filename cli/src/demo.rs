@@ -105,7 +105,8 @@ async fn greet(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Counts on one engine first, to know the answer and the time; then on all of them, as often as makes the work worth it.
+/// Counts on one engine first, to know the answer and the time; then on all of them, as often as makes the work worth
+/// it.
 async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     let function = Function::Source(Arc::new(SourceFunction::new("wordcount.py", SOURCE.to_owned(), "count_text")));
     let began = Instant::now();

@@ -14,9 +14,9 @@
 //! }
 //! ```
 //!
-//! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back after
-//! cuts, and runs tasks until it gets SIGINT or SIGTERM. A function gets its arguments from msgpack or JSON; a panic is an
-//! error of its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then.
+//! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back
+//! after cuts, and runs tasks until it gets SIGINT or SIGTERM. A function gets its arguments from msgpack or JSON; a
+//! panic is an error of its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then.
 
 pub mod core;
 mod program;

@@ -13,7 +13,8 @@ use crate::Engine;
 /// Flags of `engine`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EngineArgs {
-    /// Capability file; by default `FURLONG_CAP`, else engine.cap.json of the cluster. It may come later than the engine
+    /// Capability file; by default `FURLONG_CAP`, else engine.cap.json of the cluster. It may come later than the
+    /// engine
     #[arg(long, value_name = "FILE")]
     pub cap: Option<PathBuf>,
     /// Name of the cluster whose capability file is used

@@ -94,8 +94,8 @@ async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcom
     }
 }
 
-/// Sets what every connection of Furlong has: no delay for small writes, and an end when what was sent is not acknowledged
-/// for 15 s, so that a peer that has vanished does not hold its queue for ever.
+/// Sets what every connection of Furlong has: no delay for small writes, and an end when what was sent is not
+/// acknowledged for 15 s, so that a peer that has vanished does not hold its queue for ever.
 ///
 /// # Errors
 /// The socket's.
@@ -126,7 +126,7 @@ pub enum DialError {
         error: std::io::Error,
     },
     /// Somebody answers, too slowly or not at all.
-    #[error("no answer from {endpoint} within {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
+    #[error("no answer from {endpoint} in {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
     Timeout {
         /// Where.
         endpoint: Endpoint,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! NAME/security/ROLE.cap.json     capabilities, one a role           NAME/run/broker.json    the running broker
-//! NAME/security/broker.key.json   what the broker loads              NAME/run/cluster.json   what `cluster start` started
+//! NAME/security/broker.key.json   what the broker loads              NAME/run/cluster.json   what `cluster start` runs
 //! NAME/security/issuer.key.json   what issues capabilities           NAME/run/roster.json    the cluster's engines
 //! NAME/security/revoked.json      what is revoked                    NAME/log/, NAME/journal.db
 //! ```
@@ -66,8 +66,8 @@ impl Home {
     /// Finds the capability file to use. It reads nothing: [`load_capability`] does.
     ///
     /// A file that is named (by `explicit`, else by `from_env`) is the answer, whether it exists or not, so that a
-    /// mistyped name is never answered with another file. Else it is the first that exists for the cluster, in the order
-    /// of the roles.
+    /// mistyped name is never answered with another file. Else it is the first that exists for the cluster, in the
+    /// order of the roles.
     pub fn find_capability(&self, search: &CapabilitySearch<'_>) -> Result<PathBuf, CapabilityNotFound> {
         if let Some(named) = search.explicit.or(search.from_env) {
             return Ok(named.to_owned());
@@ -339,9 +339,9 @@ mod tests {
         let home = |variable: Option<&str>, user: Option<&str>| {
             Home::from_values(variable.map(OsString::from), user.map(PathBuf::from)).map(|home| home.root)
         };
-        assert_eq!(home(Some("/f"), Some("/home/a")).unwrap(), Path::new("/f"));
-        assert_eq!(home(None, Some("/home/a")).unwrap(), Path::new("/home/a/.furlong"));
-        assert_eq!(home(Some(""), Some("/home/a")).unwrap(), Path::new("/home/a/.furlong"));
+        assert_eq!(home(Some("/f"), Some("/h/a")).unwrap(), Path::new("/f"));
+        assert_eq!(home(None, Some("/h/a")).unwrap(), Path::new("/h/a/.furlong"));
+        assert_eq!(home(Some(""), Some("/h/a")).unwrap(), Path::new("/h/a/.furlong"));
         assert!(home(Some("relative"), None).unwrap().is_absolute());
         assert!(matches!(home(None, Some("")), Err(HomeError::NoHome)));
     }

@@ -49,9 +49,10 @@ pub enum Written {
 
 /// The queue towards one peer.
 ///
-/// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent, [`Outgoing::write_to`] sends. What was pushed
-/// since the last write goes together in one record; nothing waits to fill one. The order is control, then messages, then
-/// chunks, round-robin over payloads; a record carries at most 256 KiB of chunks, so nothing waits behind more.
+/// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent, [`Outgoing::write_to`] sends. What was
+/// pushed since the last write goes together in one record; nothing waits to fill one. The order is control, then
+/// messages, then chunks, round-robin over payloads; a record carries at most 256 KiB of chunks, so nothing waits
+/// behind more.
 #[derive(Debug)]
 pub struct Outgoing<M> {
     sealer: RecordSealer,

@@ -2,8 +2,8 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for SIGINT or SIGTERM, or, if `with_stdin` is set, for the end of standard input: so a program that was started by
-/// another ends with it, however that one ends. Returns why.
+/// Waits for SIGINT or SIGTERM, or, if `with_stdin` is set, for the end of standard input: so a program that was
+/// started by another ends with it, however that one ends. Returns why.
 pub async fn requested(with_stdin: bool) -> &'static str {
     let stdin = async {
         if !with_stdin {

@@ -12,8 +12,8 @@ use crate::incoming::Incoming;
 
 /// A connection that speaks ZMTP and carries the messages of a handshake.
 ///
-/// The order of calls: [`Stranger::ready`], then [`Stranger::send`] and [`Stranger::receive`] as the handshake has it, then
-/// [`Stranger::prove`]. Deadlines are the caller's: dropping the future closes the connection.
+/// The order of calls: [`Stranger::ready`], then [`Stranger::send`] and [`Stranger::receive`] as the handshake has it,
+/// then [`Stranger::prove`]. Deadlines are the caller's: dropping the future closes the connection.
 #[derive(Debug)]
 pub struct Stranger {
     read: OwnedReadHalf,

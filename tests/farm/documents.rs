@@ -84,7 +84,8 @@ fn steps(text: &str) -> Vec<Step> {
 /// Runs a document's steps in one shell, and compares.
 fn check(document: &Path, steps: &[Step]) {
     let home = Home::new();
-    let script: String = steps.iter().map(|step| format!("{}\necho \"{END} $?\"\n", step.command)).collect();
+    let script = steps.iter().map(|step| format!("{}\necho \"{END} $?\"\n", step.command));
+    let script = script.collect::<Vec<_>>().concat();
     let mut shell = Command::new("bash");
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", binary("furlong").parent().unwrap().display());

@@ -5,7 +5,8 @@
 //!   [`farm::Farm`] a broker that runs in such a home. All of them clean up when they are dropped.
 //! - [`command`] runs `furlong` and the other programs to their end, and starts clusters with it.
 //! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
-//!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own code.
+//!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own
+//!   code.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
 //! - [`measure`] reads what a process costs.
 

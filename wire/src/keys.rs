@@ -51,8 +51,8 @@ pub struct PublicKey(pub [u8; 32]);
 impl PublicKey {
     /// Whether the key is one canonical encoding of a point that is not of small order.
     ///
-    /// With a point of small order every Diffie-Hellman result is zero (RFC 7748, section 6.1), so anybody could "prove"
-    /// to hold its secret. Of two encodings of one point, one could escape the revocation of the other.
+    /// With a point of small order every Diffie-Hellman result is zero (RFC 7748, section 6.1), so anybody could
+    /// "prove" to hold its secret. Of two encodings of one point, one could escape the revocation of the other.
     pub fn is_sound(&self) -> bool {
         // Any scalar serves: clamped, it is a multiple of 8, which takes exactly the points of small order to zero.
         let probe = StaticSecret::from([1; 32]).diffie_hellman(&x25519_dalek::PublicKey::from(self.0));

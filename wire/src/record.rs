@@ -1,8 +1,8 @@
 //! Records: what crosses a connection after the handshake, sealed hop by hop.
 //!
-//! A record is one ZeroMQ message. Its first frame is the envelope, `seq u64 LE | ciphertext of a batch of messages | tag`;
-//! the frames after it are payload chunks, sealed end to end ([`crate::payload`]). The envelope's associated data are the
-//! `seq` and each chunk's length and tag, so it authenticates which chunks belong to it, and in which order.
+//! A record is one ZeroMQ message. Its first frame is the envelope, `seq u64 LE | ciphertext of a batch of messages |
+//! tag`; the frames after it are payload chunks, sealed end to end ([`crate::payload`]). The envelope's associated data
+//! are the `seq` and each chunk's length and tag, so it authenticates which chunks belong to it, and in which order.
 
 use bytes::{Buf, BytesMut};
 use zeroize::Zeroizing;
@@ -49,7 +49,8 @@ impl RecordSealer {
     }
 
     /// Makes `out[start..]` an envelope. There the caller has put [`SEQ_BYTES`] of room and then the batch; the tag is
-    /// appended. Call it as the last step before the socket: the records must leave in the order in which they were sealed.
+    /// appended. Call it as the last step before the socket: the records must leave in the order in which they were
+    /// sealed.
     ///
     /// # Panics
     /// If a chunk is shorter than a tag, or after 2^64 - 1 records: both would be errors of this program.
@@ -173,7 +174,8 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_of_envelope_or_chunk_tag_is_refused(
-            batch in proptest::collection::vec(any::<u8>(), 0..100), bit in any::<prop::sample::Index>(), in_chunk: bool,
+            batch in proptest::collection::vec(any::<u8>(), 0..100), bit in any::<prop::sample::Index>(),
+            in_chunk: bool,
         ) {
             let (mut sealer, mut opener) = pair();
             let mut chunks = vec![vec![1; 40], vec![2; 16]];

@@ -356,7 +356,8 @@ impl serde::de::Visitor<'_> for TokenVisitor {
     }
 }
 
-/// The issuer did sign it for this cluster. Whether the peer is the holder is open, so the claims are not to be had yet.
+/// The issuer did sign it for this cluster. Whether the peer is the holder is open, so the claims are not to be had
+/// yet.
 #[derive(Debug)]
 pub struct VerifiedToken(Claims);
 

@@ -1,8 +1,8 @@
 //! Which task goes to which engine, and when.
 //!
-//! An engine's own queue goes before the shared one. A shared task goes to the engine with the least in hand. Engines get
-//! more than one task only of kinds that were short lately; when an engine has nothing while another still has such tasks
-//! in hand, it is asked to give some back.
+//! An engine's own queue goes before the shared one. A shared task goes to the engine with the least in hand. Engines
+//! get more than one task only of kinds that were short lately; when an engine has nothing while another still has such
+//! tasks in hand, it is asked to give some back.
 
 use std::time::Duration;
 
@@ -50,7 +50,8 @@ impl Core {
         }
     }
 
-    /// Takes the next task of an engine's own queue that it can be given now: the first of a session whose payload is here.
+    /// Takes the next task of an engine's own queue that it can be given now: the first of a session whose payload is
+    /// here.
     fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
         let engine = self.engines.get(id)?;
         // One that leaves gets nothing new: what waits for it ends with its connection.
@@ -214,8 +215,9 @@ impl Core {
         self.to_engine(connection, ToEngine::Recall(Attempts { attempts }));
     }
 
-    /// What an engine has in hand beyond what it runs, of shared work that `idle` can run: when the oldest of its tasks was
-    /// assigned, and half of the attempts, the newest first. None if there is nothing to take, or some was asked for already.
+    /// What an engine has in hand beyond what it runs, of shared work that `idle` can run: when the oldest of its tasks
+    /// was assigned, and half of the attempts, the newest first. None if there is nothing to take, or some was asked
+    /// for already.
     fn spare(&self, id: EngineId, idle: EngineId) -> Option<(Time, Vec<u64>)> {
         let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
         let task = |count: &u64| self.attempts.get(count).and_then(|given| self.tasks.get(given.task));

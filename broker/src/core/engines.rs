@@ -210,7 +210,8 @@ impl Engines {
     }
 }
 
-/// How far ahead of the next integer an engine may ask for one (an MPI rank): otherwise one peer could use up all of them.
+/// How far ahead of the next integer an engine may ask for one (an MPI rank): otherwise one peer could use up all of
+/// them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
 /// Engines whose integer is remembered while they are away.
 const REMEMBERED_MAX: usize = 65_536;

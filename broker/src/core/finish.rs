@@ -83,8 +83,8 @@ impl Core {
         }
     }
 
-    /// A task has ended while it waited. Its entry stays in the queue until there are more such than others: then all go,
-    /// so that a cancel costs little, and a loop of submits and cancels no memory.
+    /// A task has ended while it waited. Its entry stays in the queue until there are more such than others: then all
+    /// go, so that a cancel costs little, and a loop of submits and cancels no memory.
     fn leave_queue(&mut self, task: &super::tasks::Task) {
         let tasks = &self.tasks;
         let lives = |key: TaskKey| tasks.get(key).is_some();

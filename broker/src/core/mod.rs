@@ -1,11 +1,12 @@
 //! What the broker decides: a deterministic state machine, without I/O, clock or threads.
 //!
-//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there is
-//! nothing left. It calls [`Core::handle_timeout`] at the moment that [`Core::poll_timeout`] names, or later. In this order:
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
+//! is nothing left. It calls [`Core::handle_timeout`] at the moment that [`Core::poll_timeout`] names, or later. In
+//! this order:
 //!
 //! 1. [`Core::handle_connected`] for a peer whose key and token are proved; the core lets it in or refuses it.
-//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, and [`Core::dispatch`] once
-//!    after each batch of them.
+//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, and [`Core::dispatch`]
+//!    once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod connect;

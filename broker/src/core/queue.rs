@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::sessions::SessionKey;
 use super::tasks::TaskKey;
 
-/// Tasks that any engine may run. An entry whose task has ended stays until it is met: [`SharedQueue::peek`] is told which
-/// still count. So a cancel costs nothing here, and the length is kept by the tasks' table.
+/// Tasks that any engine may run. An entry whose task has ended stays until it is met: [`SharedQueue::peek`] is told
+/// which still count. So a cancel costs nothing here, and the length is kept by the tasks' table.
 #[derive(Debug, Default)]
 pub struct SharedQueue {
     levels: BTreeMap<Reverse<i32>, Level>,

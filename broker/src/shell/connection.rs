@@ -270,8 +270,8 @@ fn misbehaved(connection: &Connection, error: &BadPeer) -> String {
     format!("it broke the protocol: {error}")
 }
 
-/// Gives one record's messages to the core. What comes of them is sent now and then, so that one record with many questions
-/// does not make more answers than a peer's queue may hold.
+/// Gives one record's messages to the core. What comes of them is sent now and then, so that one record with many
+/// questions does not make more answers than a peer's queue may hold.
 fn handle(shell: &Shell, id: ConnectionId, connection: &Connection, record: Record) -> Result<(), BadPeer> {
     let now = shell.now();
     let is_client = matches!(*connection.outgoing.borrow(), Lane::Client(_));

@@ -39,7 +39,8 @@ pub fn load_or_create(dir: &ClusterDir, fresh: bool) -> Result<Identity> {
     Ok(Identity { key, cluster })
 }
 
-/// Writes a capability file for each role, or brings the endpoints of the present ones up to date. Returns their folder.
+/// Writes a capability file for each role, or brings the endpoints of the present ones up to date. Returns their
+/// folder.
 ///
 /// # Errors
 /// A file that cannot be read or written.

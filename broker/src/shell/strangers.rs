@@ -43,8 +43,8 @@ pub(super) struct Stranding {
 pub(super) struct Handshake<'a>(&'a Strangers);
 
 impl Strangers {
-    /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest of that
-    /// address. So whoever comes has a moment to prove itself, whatever others do.
+    /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest
+    /// of that address. So whoever comes has a moment to prove itself, whatever others do.
     pub(super) fn admit(self: &Rc<Self>, address: SocketAddr) -> Stranding {
         let mut here = self.here.borrow_mut();
         let address = address.ip();

@@ -72,8 +72,8 @@ impl LocalCluster {
 
     /// Starts broker and engines, and waits until all are online.
     ///
-    /// # Errors
-    /// What the broker or an engine said before it ended, or that they took too long. Call [`LocalCluster::stop`] then too.
+    /// # Errors What the broker or an engine said before it ended, or that they took too long. Call
+    /// [`LocalCluster::stop`] then too.
     pub async fn start(&mut self) -> Result<()> {
         self.broker = Some(self.spawn_broker()?);
         self.broker_listens().await?;

@@ -1,7 +1,7 @@
 //! What an engine process decides: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
 //!
-//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there is
-//! nothing left. Work goes on without a connection; what is to be said waits for the next one.
+//! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
+//! is nothing left. Work goes on without a connection; what is to be said waits for the next one.
 
 mod output;
 mod results;
@@ -232,8 +232,8 @@ impl Core {
         }
     }
 
-    /// Whether there is a running job that the broker has not been told of. The shell reports such ones a few milliseconds
-    /// after they began, so that a short task costs no message for its start.
+    /// Whether there is a running job that the broker has not been told of. The shell reports such ones a few
+    /// milliseconds after they began, so that a short task costs no message for its start.
     pub fn has_unreported(&self) -> bool {
         self.connected && self.slots.iter().any(|slot| self.unreported(slot).is_some())
     }

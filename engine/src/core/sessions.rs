@@ -11,8 +11,8 @@ use furlong_wire::payload::{Packed, PayloadError, PayloadKey, PayloadOpener, Pay
 pub struct Sessions {
     instance: InstanceId,
     known: BTreeMap<SessionId, Session>,
-    /// Where the counters of new sealers begin: beyond all that forgotten ones have used, since a session that comes back
-    /// comes with the same key.
+    /// Where the counters of new sealers begin: beyond all that forgotten ones have used, since a session that comes
+    /// back comes with the same key.
     counter_floor: u64,
 }
 

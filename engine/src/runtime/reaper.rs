@@ -1,8 +1,8 @@
 //! Kills what this process has started when this process dies, however it dies.
 //!
-//! A small shell loop reads the process groups that live from a pipe. The pipe's end of file is the engine's death, which no
-//! signal handler could report: the loop then kills the groups and exits. It is a shell, not a second copy of this binary,
-//! because a program that embeds the engine has its own `main`.
+//! A small shell loop reads the process groups that live from a pipe. The pipe's end of file is the engine's death,
+//! which no signal handler could report: the loop then kills the groups and exits. It is a shell, not a second copy of
+//! this binary, because a program that embeds the engine has its own `main`.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,4 +1,5 @@
-//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first needed.
+//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first
+//! needed.
 
 use std::sync::Arc;
 

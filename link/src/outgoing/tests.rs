@@ -59,7 +59,8 @@ async fn connection() -> (Outgoing<FromClient>, OwnedWriteHalf, Incoming) {
     (Outgoing::new(peer_keys.split().0), client.into_split().1, incoming)
 }
 
-/// Writes and reads until so many messages have arrived, or a record without any; returns the messages and chunks of each record.
+/// Writes and reads until so many messages have arrived, or a record without any; returns the messages and chunks of
+/// each record.
 async fn deliver(
     outgoing: &mut Outgoing<FromClient>,
     socket: &OwnedWriteHalf,

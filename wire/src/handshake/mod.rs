@@ -7,12 +7,12 @@
 //! ```
 //!
 //! XK: the peer knows the broker's key from its capability, both sides use an ephemeral key, and the peer's own key and
-//! token travel encrypted in the third message, so a recording can be neither opened later nor replayed. What `CurveZMQ`
-//! calls HELLO, WELCOME, INITIATE and READY are these three messages and the broker's first record.
+//! token travel encrypted in the third message, so a recording can be neither opened later nor replayed. What
+//! `CurveZMQ` calls HELLO, WELCOME, INITIATE and READY are these three messages and the broker's first record.
 //!
 //! Each state is a type that is named for what it expects, and a message consumes it. The peer goes
-//! [`ExpectReply::start`], [`ExpectReply::handle_reply`]; the broker [`ExpectStart::new`], [`ExpectStart::handle_start`],
-//! [`ExpectProof::handle_proof`].
+//! [`ExpectReply::start`], [`ExpectReply::handle_reply`]; the broker [`ExpectStart::new`],
+//! [`ExpectStart::handle_start`], [`ExpectProof::handle_proof`].
 
 mod noise;
 

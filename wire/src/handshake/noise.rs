@@ -1,5 +1,5 @@
-//! The primitives that `snow` runs `Noise_XK_25519_ChaChaPoly_SHA256` with: ours, so that the random bytes are an argument,
-//! weak points are refused, and secrets are wiped.
+//! The primitives that `snow` runs `Noise_XK_25519_ChaChaPoly_SHA256` with: ours, so that the random bytes are an
+//! argument, weak points are refused, and secrets are wiped.
 
 use sha2::Digest;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
@@ -90,8 +90,8 @@ impl Dh for X25519 {
         &*self.secret
     }
 
-    /// Refuses points of small order: their shared secret is zero whatever our key is, so an attacker who sends one would
-    /// know the key that comes of it (RFC 7748, section 6.1).
+    /// Refuses points of small order: their shared secret is zero whatever our key is, so an attacker who sends one
+    /// would know the key that comes of it (RFC 7748, section 6.1).
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let theirs: [u8; KEY_BYTES] =
             pubkey.get(..KEY_BYTES).and_then(|key| key.try_into().ok()).ok_or(snow::Error::Dh)?;

@@ -22,8 +22,8 @@ pub fn encode_message<M: Serialize>(message: &M, batch: &mut BytesMut) {
     message.serialize(&mut serializer).expect("a message has no type that msgpack cannot hold");
 }
 
-/// Writes to the end of a buffer. Unlike `bytes::buf::Writer` it has no bound to look at, so that the many writes of one
-/// byte that msgpack makes become a store each: a quarter of the cost of encoding.
+/// Writes to the end of a buffer. Unlike `bytes::buf::Writer` it has no bound to look at, so that the many writes of
+/// one byte that msgpack makes become a store each: a quarter of the cost of encoding.
 struct Appender<'a>(&'a mut BytesMut);
 
 impl std::io::Write for Appender<'_> {

@@ -9,7 +9,8 @@
 //! | engine process | broker | [`FromEngine`] |
 //!
 //! A large payload is announced in its message ([`Payload::Chunked`]) under a transfer number of its sender on this
-//! connection, and comes in later records: each chunk frame of a record belongs to one `Chunk` message of its batch, in order.
+//! connection, and comes in later records: each chunk frame of a record belongs to one `Chunk` message of its batch, in
+//! order.
 
 mod catalogue;
 mod status;

@@ -54,12 +54,13 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
 proptest! {
     #[test]
     fn submits_survive_the_round_trip(
-        n: u64, targets in any_targets(), class: u32, define: Option<u32>, options in proptest::option::of(any_options()),
-        payload in any_payload(),
+        n: u64, targets in any_targets(), class: u32, define: Option<u32>,
+        options in proptest::option::of(any_options()), payload in any_payload(),
     ) {
         let options = options.map(Box::new);
         let submit = Submit { n, targets, runtime: Runtime::Python, class, define, options, payload };
-        crosses(&[FromClient::Submit(submit.clone()), FromClient::Chunk(Chunk { transfer: n }), FromClient::Submit(submit)]);
+        let chunk = FromClient::Chunk(Chunk { transfer: n });
+        crosses(&[FromClient::Submit(submit.clone()), chunk, FromClient::Submit(submit)]);
     }
 
     #[test]
@@ -69,13 +70,15 @@ proptest! {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = SessionId([3; 16]);
         let work = vec![Work { slot, n, attempt }];
-        crosses(&[ToEngine::Assign(Assign { work, session, runtime: Runtime::Native, define: None, payload: payload.clone() })]);
-        crosses(&[
-            FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes }),
-            FromEngine::Finished(AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) }),
-        ]);
+        let assign = Assign { work, session, runtime: Runtime::Native, define: None, payload: payload.clone() };
+        crosses(&[ToEngine::Assign(assign)]);
+        let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
+        let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };
+        crosses(&[FromEngine::Output(output), FromEngine::Finished(finished)]);
         let times = TaskTimes { submitted_unix_us: n, assigned_us: Some(count), finished_us: n, run_us: 0 };
-        crosses(&[ToClient::Finished(Finished { n, outcome, engine: Some(EngineId(slot)), attempts: 1, times, payload: None })]);
+        let engine = Some(EngineId(slot));
+        let finished = Finished { n, outcome, engine, attempts: 1, times, payload: None };
+        crosses(&[ToClient::Finished(finished)]);
     }
 
     #[test]

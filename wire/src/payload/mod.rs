@@ -1,17 +1,17 @@
 //! Payloads: what the broker passes on without opening.
 //!
-//! A payload is a list of buffers, laid out as one string of bytes. Up to [`INLINE_PAYLOAD_BYTES_MAX`] it travels inside
-//! its message (the envelope protects it hop by hop); larger, it is cut into chunks that the sender seals once and the final
-//! receiver opens once, under a key that both derive from the client session's [`PayloadSecret`].
+//! A payload is a list of buffers, laid out as one string of bytes. Up to [`INLINE_PAYLOAD_BYTES_MAX`] it travels
+//! inside its message (the envelope protects it hop by hop); larger, it is cut into chunks that the sender seals once
+//! and the final receiver opens once, under a key that both derive from the client session's [`PayloadSecret`].
 //!
 //! ```text
 //! inline    count u8 | length u16 LE, for each | the buffers
 //! chunked   count u32 LE | 0 u32 | length u64 LE, for each | then each buffer, from the next multiple of 64
-//! chunk i   ciphertext | tag       nonce = i u32 LE || counter u64 LE, AAD = kind u8 || payload bytes u64 LE || last u8
+//! chunk i   ciphertext | tag       nonce = i u32 LE || counter u64 LE, AAD = kind u8 || bytes u64 LE || last u8
 //! ```
 //!
-//! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed when there is room for it
-//! on the wire, and sealed again for a re-send: the bytes are the same.
+//! A chunk's bytes depend on nothing but key, counter, index and content. So a chunk can be sealed when there is room
+//! for it on the wire, and sealed again for a re-send: the bytes are the same.
 
 use std::fmt;
 use std::sync::Arc;
@@ -95,8 +95,8 @@ impl PayloadKey {
         self.into_sealer_from(0)
     }
 
-    /// The sealer under this key, from that counter on: for a process that may meet a key again after it has forgotten it,
-    /// and so must never go back.
+    /// The sealer under this key, from that counter on: for a process that may meet a key again after it has forgotten
+    /// it, and so must never go back.
     pub fn into_sealer_from(self, counter: u64) -> PayloadSealer {
         PayloadSealer { key: self, counter }
     }
@@ -130,7 +130,8 @@ impl PayloadSealer {
         self.counter
     }
 
-    /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are asked for.
+    /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are
+    /// asked for.
     pub fn pack(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
         if let Some(inline) = pack_inline(&buffers) {
             return Ok(Packed::Inline(inline));
@@ -207,8 +208,8 @@ pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
 
 /// Opens the chunks of one payload, in order, each straight into one aligned buffer.
 ///
-/// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`], then
-/// [`PayloadOpener::into_buffers`].
+/// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`],
+/// then [`PayloadOpener::into_buffers`].
 #[derive(Debug)]
 pub struct PayloadOpener {
     key: PayloadKey,

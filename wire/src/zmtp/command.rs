@@ -54,7 +54,8 @@ impl<'a> Command<'a> {
                 _ => Err(malformed),
             },
             b"PING" => {
-                // The time-to-live is a hint to hang up early on a silent peer; our own heartbeat does that for everyone.
+                // The time-to-live is a hint to hang up early on a silent peer; our own heartbeat does that for
+                // everyone.
                 let Some((_ttl, context)) = data.split_at_checked(2) else { return Err(malformed) };
                 check_context(context).map(|()| Self::Ping { context })
             }

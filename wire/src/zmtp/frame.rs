@@ -7,8 +7,8 @@ use super::error::ZmtpError;
 /// Bytes of the longest frame header: flags, and a size of 64 bits.
 pub const FRAME_HEADER_BYTES_MAX: usize = 9;
 
-/// Appends the header of a message frame whose body has `len` bytes; the body comes next. `more`: another frame of the same
-/// message follows.
+/// Appends the header of a message frame whose body has `len` bytes; the body comes next. `more`: another frame of the
+/// same message follows.
 pub fn put_frame_header(out: &mut BytesMut, len: usize, more: bool) {
     put_header(out, if more { Flags::MORE } else { 0 }, len);
 }
@@ -79,7 +79,8 @@ impl Frame {
     }
 }
 
-/// The sizes of a frame whose length was compared with a limit: only [`Frame::within`] makes one, and only this can be taken.
+/// The sizes of a frame whose length was compared with a limit: only [`Frame::within`] makes one, and only this can be
+/// taken.
 #[derive(Clone, Copy)]
 pub(super) struct BoundedFrame {
     header_bytes: usize,

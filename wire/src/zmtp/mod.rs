@@ -1,12 +1,12 @@
 //! ZMTP 3.1 (RFC 37) with the NULL mechanism, sans I/O: bytes in, messages out.
 //!
-//! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s ([`Role::Broker`]), or a `DEALER`
-//! that takes a `ROUTER` ([`Role::Peer`]); nothing else is spoken. It checks every byte as soon as that byte is there, keeps
-//! no bytes of its own but the frames of a message that is not complete, and never reserves by a length that the peer
-//! declares.
+//! A [`Connection`] is one side of one byte stream. It is a `ROUTER` that takes `DEALER`s ([`Role::Broker`]), or a
+//! `DEALER` that takes a `ROUTER` ([`Role::Peer`]); nothing else is spoken. It checks every byte as soon as that byte
+//! is there, keeps no bytes of its own but the frames of a message that is not complete, and never reserves by a length
+//! that the peer declares.
 //!
-//! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside the messages. Until the
-//! caller says [`peer_proved`](Connection::peer_proved), the peer is a stranger and has the `PREAUTH_*` limits of
+//! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside the messages. Until
+//! the caller says [`peer_proved`](Connection::peer_proved), the peer is a stranger and has the `PREAUTH_*` limits of
 //! [`limits`](crate::limits); afterwards it has the `RECORD_*` ones.
 //!
 //! ```
@@ -89,7 +89,8 @@ impl Role {
 /// What [`Connection::handle_input`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Greeting and READY are done: messages may be sent, behind what [`Connection::poll_output`] still has. Comes once.
+    /// Greeting and READY are done: messages may be sent, behind what [`Connection::poll_output`] still has. Comes
+    /// once.
     Ready,
     /// A whole message.
     Message(Message),
@@ -107,9 +108,9 @@ pub struct Message {
 /// One side of a ZMTP connection.
 ///
 /// In a loop: write all that [`poll_output`](Self::poll_output) gives, before any message; read bytes, as many as
-/// [`bytes_wanted`](Self::bytes_wanted) hints; call [`handle_input`](Self::handle_input) until it returns `Ok(None)`. Call
-/// [`peer_proved`](Self::peer_proved) once, between two events. After an error write what `poll_output` has, if that can be
-/// done at once, and close: the connection reads nothing any more.
+/// [`bytes_wanted`](Self::bytes_wanted) hints; call [`handle_input`](Self::handle_input) until it returns `Ok(None)`.
+/// Call [`peer_proved`](Self::peer_proved) once, between two events. After an error write what `poll_output` has, if
+/// that can be done at once, and close: the connection reads nothing any more.
 #[derive(Debug)]
 pub struct Connection {
     state: State,
@@ -125,16 +126,17 @@ impl Connection {
         Self { state: State::ExpectGreeting(ExpectGreeting), shared }
     }
 
-    /// All bytes that the codec itself wants sent: greeting, READY, PONGs, ERROR. To be written before any message's bytes
-    /// that are not begun yet.
+    /// All bytes that the codec itself wants sent: greeting, READY, PONGs, ERROR. To be written before any message's
+    /// bytes that are not begun yet.
     ///
-    /// Poll when the bytes can be written: what waits in here is bounded (a peer that sends PINGs and reads nothing is an
-    /// error), what the caller has taken out is not.
+    /// Poll when the bytes can be written: what waits in here is bounded (a peer that sends PINGs and reads nothing is
+    /// an error), what the caller has taken out is not.
     pub fn poll_output(&mut self) -> Option<Bytes> {
         self.shared.output.poll()
     }
 
-    /// Takes the bytes of the next event from the front of `input`, and none behind it. `Ok(None)`: more bytes are needed.
+    /// Takes the bytes of the next event from the front of `input`, and none behind it. `Ok(None)`: more bytes are
+    /// needed.
     ///
     /// Of a frame that is not complete only the header is looked at; its bytes stay in `input`.
     ///
@@ -158,7 +160,8 @@ impl Connection {
         self.shared.limits = Limits::PROVED;
     }
 
-    /// How many bytes, more than `input` held at the last call, complete the frame (or greeting) being read; 0 if unknown.
+    /// How many bytes, more than `input` held at the last call, complete the frame (or greeting) being read; 0 if
+    /// unknown.
     ///
     /// Never more than [`RECORD_BYTES_MAX`], whatever the peer declares.
     pub fn bytes_wanted(&self) -> usize {
@@ -228,7 +231,8 @@ struct Limits {
 }
 
 impl Limits {
-    /// The header counts too: so a frame that is allowed always fits the stranger's read buffer, and never waits for ever.
+    /// The header counts too: so a frame that is allowed always fits the stranger's read buffer, and never waits for
+    /// ever.
     const STRANGER: Self =
         Self { message_bytes_max: PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX, frames_max: PREAUTH_FRAMES_MAX };
     const PROVED: Self = Self { message_bytes_max: RECORD_BYTES_MAX, frames_max: RECORD_FRAMES_MAX };
@@ -237,7 +241,8 @@ impl Limits {
 const _: () = assert!(PREAUTH_FRAME_BYTES_MAX <= PREAUTH_BUFFER_BYTES_MAX);
 const _: () = assert!(FRAME_HEADER_BYTES_MAX + COMMAND_BYTES_MAX <= PREAUTH_BUFFER_BYTES_MAX);
 
-/// The codec's own bytes that wait to be sent: at most greeting, READY, ERROR and `PONGS_PENDING_MAX` PONGs, about 300 bytes.
+/// The codec's own bytes that wait to be sent: at most greeting, READY, ERROR and `PONGS_PENDING_MAX` PONGs, about 300
+/// bytes.
 #[derive(Debug, Default)]
 struct Output {
     buffer: BytesMut,

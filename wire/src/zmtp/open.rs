@@ -19,7 +19,8 @@ pub(super) struct Open {
 impl Open {
     /// Takes the next whole message from the front of `input`, answering the PINGs before it.
     ///
-    /// libzmq may send a PING between two frames of one message, although RFC 37's grammar has none there: it is answered.
+    /// libzmq may send a PING between two frames of one message, although RFC 37's grammar has none there: it is
+    /// answered.
     pub(super) fn handle_input(
         &mut self,
         input: &mut BytesMut,
@@ -60,7 +61,8 @@ impl Open {
         })
     }
 
-    /// Adds a frame; the message, if that was its last one. A message of one frame passes through without an allocation.
+    /// Adds a frame; the message, if that was its last one. A message of one frame passes through without an
+    /// allocation.
     fn append(&mut self, body: BytesMut, more: bool) -> Option<Message> {
         let bytes = body.len();
         let message = match self.partial.take() {
@@ -80,8 +82,8 @@ impl Open {
     }
 }
 
-/// RFC 37 has no rule for commands that a socket does not know. We close: none that a DEALER or ROUTER sends is missing here, and
-/// to ignore them would be a free channel for a flood.
+/// RFC 37 has no rule for commands that a socket does not know. We close: none that a DEALER or ROUTER sends is missing
+/// here, and to ignore them would be a free channel for a flood.
 fn handle_command(body: &[u8], output: &mut Output) -> Result<(), ZmtpError> {
     match Command::parse(body)? {
         Command::Ping { context } => {

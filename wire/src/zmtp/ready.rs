@@ -43,8 +43,8 @@ impl ExpectReady {
     }
 }
 
-/// Checks the properties. Nothing of them is kept: the Identity names nobody here, so that a peer cannot take another's place
-/// by announcing its name.
+/// Checks the properties. Nothing of them is kept: the Identity names nobody here, so that a peer cannot take another's
+/// place by announcing its name.
 fn check_metadata(mut metadata: &[u8], shared: &mut Shared) -> Result<(), ZmtpError> {
     let mut socket_type = None;
     let mut properties = 0;

@@ -537,8 +537,8 @@ proptest! {
         }
     }
 
-    /// `drive` asserts that `input` never grows and `bytes_wanted` is bounded. Bytes are drawn mostly from those that look like
-    /// frames.
+    /// `drive` asserts that `input` never grows and `bytes_wanted` is bounded. Bytes are drawn mostly from those that
+    /// look like frames.
     #[test]
     fn random_bytes_never_panic(
         stage in prop::sample::select(&STAGES[..]),

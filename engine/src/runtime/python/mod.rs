@@ -1,8 +1,8 @@
 //! The `python` runtime: a child `CPython` for each slot.
 //!
-//! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first job (`process`), talks with
-//! its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`), and when the
-//! interpreter dies, reports what was lost and starts the next one for the next job.
+//! A [`PythonSlot`] has a queue and a task. The task (`slot`) starts an interpreter for the first job (`process`),
+//! talks with its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`),
+//! and when the interpreter dies, reports what was lost and starts the next one for the next job.
 
 mod held;
 mod interpreter;

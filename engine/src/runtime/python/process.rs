@@ -61,7 +61,8 @@ impl Interpreter {
     fn spawn(path: &OsStr, config: &PythonConfig, group: &Arc<ProcessGroup>) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a limit.
+        // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a
+        // limit.
         let _ = set_socket_send_buffer_size(&ours, SEND_BUFFER_BYTES);
         let mut command = Command::new(path);
         command
@@ -134,7 +135,8 @@ impl Drop for Interpreter {
     }
 }
 
-/// The process group of a slot's interpreter, if one runs. Shared by the slot and its task: whoever goes first kills it.
+/// The process group of a slot's interpreter, if one runs. Shared by the slot and its task: whoever goes first kills
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct ProcessGroup(AtomicI32);
 
@@ -296,8 +298,8 @@ const WORKER_FILES: [(&str, &str); 7] = [
 
 /// Reads the worker's files from the socket, so that they need no place on disk and no room in the list of processes.
 ///
-/// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there is
-/// the user's.
+/// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there
+/// is the user's.
 const BOOTSTRAP: &str = r#"# Furlong worker
 import os, sys, types
 def read(size):

@@ -47,7 +47,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Lays a job out. `knows_source` says whether the interpreter still has a source of this hash, which then is left out.
+    /// Lays a job out. `knows_source` says whether the interpreter still has a source of this hash, which then is left
+    /// out.
     pub(super) fn new(job: Job, knows_source: bool) -> Result<Self, SourceMissing> {
         let codec = match job.header.codec {
             Codec::Json => 1,

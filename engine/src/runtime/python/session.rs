@@ -488,8 +488,8 @@ fn reply(ended: Ended, codec: Codec) -> Reply {
     }
 }
 
-/// Whether recent jobs were such that the next may be sent before they end: short, so that they are rarely cancelled and never
-/// recalled, and quiet, so that output is attributed without holding it.
+/// Whether recent jobs were such that the next may be sent before they end: short, so that they are rarely cancelled
+/// and never recalled, and quiet, so that output is attributed without holding it.
 #[derive(Debug, Default)]
 struct Pace {
     /// Jobs to see before it is brisk.

@@ -14,8 +14,8 @@ use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEven
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
 ///
-/// Call [`PythonSlot::start`] within a tokio runtime. The interpreter starts with the first job; dropping the slot kills it and
-/// everything in its process group.
+/// Call [`PythonSlot::start`] within a tokio runtime. The interpreter starts with the first job; dropping the slot
+/// kills it and everything in its process group.
 #[derive(Debug)]
 pub struct PythonSlot {
     context: SlotContext,
@@ -60,8 +60,8 @@ impl PythonSlot {
         self.tell(Command::JobQueued);
     }
 
-    /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`. With `force`, one that still
-    /// runs after the grace period is killed with its interpreter.
+    /// Cancels an attempt: one that waits ends at once, one that runs gets `KeyboardInterrupt`. With `force`, one that
+    /// still runs after the grace period is killed with its interpreter.
     pub fn cancel(&mut self, attempt: u64, force: bool) {
         if self.context.take_queued(attempt).is_some() {
             let reply = cancelled_reply("cancelled before it began");

@@ -479,7 +479,10 @@ async fn a_forced_cancel_kills_what_does_not_stop() {
     let mut config = config();
     config.kill_grace = Duration::from_millis(200);
     let mut python = Fixture::with(config);
-    let source = "while True:\n    try:\n        print('go', flush=True)\n        while True: pass\n    except BaseException: pass";
+    let source = concat!(
+        "while True:\n    try:\n        print('go', flush=True)\n",
+        "        while True: pass\n    except BaseException: pass",
+    );
     let attempt = python.start_execute(source);
     python.output_of(attempt, "go").await;
     python.slot.cancel(attempt, true);
