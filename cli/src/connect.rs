@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use furlong_client::Client;
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
@@ -53,7 +53,10 @@ pub enum TargetsArg {
 }
 
 /// Reads `all`, `3`, `0,2` or `1-3,7`.
-pub fn targets(text: &str) -> Result<TargetsArg> {
+///
+/// # Errors
+/// What is wrong with it, for the usage message.
+pub fn targets(text: &str) -> Result<TargetsArg, String> {
     if text == "all" {
         return Ok(TargetsArg::All);
     }
@@ -62,7 +65,7 @@ pub fn targets(text: &str) -> Result<TargetsArg> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let number = |text: &str| text.trim().parse::<u32>().ok();
         let range = number(first).zip(number(last)).filter(|(first, last)| first <= last && last - first < 65_536);
-        let (first, last) = range.with_context(|| format!("`{part}`: engines are `all`, `3`, `0,2` or `1-3`"))?;
+        let (first, last) = range.ok_or_else(|| format!("`{part}`: engines are `all`, `3`, `0,2` or `1-3`"))?;
         ids.extend((first..=last).map(EngineId));
     }
     Ok(TargetsArg::Ids(ids))

@@ -1,10 +1,11 @@
 //! `furlong execute`: Python code on engines.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use furlong_client::{EngineTargets, TaskFailure, TaskResult};
+use furlong_client::{EngineTargets, ErrorKind, TaskFailure, TaskResult};
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::token::Role;
 use serde_json::json;
@@ -19,8 +20,8 @@ pub struct ExecuteArgs {
     /// The code; `-` reads it from standard input
     code: String,
     /// Which engines: `all`, `3`, `0,2` or `1-3`
-    #[arg(short, long, value_name = "ENGINES", default_value = "all")]
-    targets: String,
+    #[arg(short, long, value_name = "ENGINES", default_value = "all", value_parser = targets)]
+    targets: TargetsArg,
     /// Print one JSON document for each engine, on a line of its own
     #[arg(long)]
     json: bool,
@@ -31,24 +32,35 @@ pub struct ExecuteArgs {
 /// Runs the code, and prints what each engine printed and the value of its last expression.
 pub async fn run(args: ExecuteArgs) -> Result<ExitCode> {
     let code = if args.code == "-" { read_stdin()? } else { args.code };
-    let targets = match targets(&args.targets)? {
+    let targets = match args.targets {
         TargetsArg::All => EngineTargets::All,
         TargetsArg::Ids(ids) => EngineTargets::Ids(ids),
     };
     let client = args.connect.connect(&[Role::Client, Role::Multiengine, Role::Admin]).await?;
     let futures = client.multiengine(targets).execute(&code).await?;
     let mut failed = false;
+    let mut refused = BTreeSet::new();
     for future in futures {
         let result = future.await;
         failed |= result.is_err();
-        if args.json {
-            print::line(as_json(&result).to_string())?;
-        } else {
-            print_result(&code, &result)?;
+        match &result {
+            _ if args.json => print::line(as_json(&result).to_string())?,
+            // The broker did not let it begin: one line, however many engines there are.
+            Err(failure) if never_began(failure) => {
+                if refused.insert(failure.to_string()) {
+                    eprintln!("furlong: {failure}");
+                }
+            }
+            _ => print_result(&code, &result)?,
         }
     }
     client.close().await;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn never_began(failure: &TaskFailure) -> bool {
+    let kinds = [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
+    failure.kind().is_some_and(|kind| kinds.contains(&kind))
 }
 
 fn read_stdin() -> Result<String> {

@@ -23,8 +23,8 @@ use crate::print;
     Each item is a string, and one task. Results are JSON, one document a line, in the order of the items.")]
 pub struct MapArgs {
     /// `FILE.py:FUNCTION`, whose source is sent, or `MODULE:FUNCTION`, which the engines import
-    #[arg(value_name = "FILE:FUNC")]
-    function: String,
+    #[arg(value_name = "FILE:FUNC", value_parser = function_name)]
+    function: (String, String),
     /// Items; a single `-` reads them from standard input, one a line
     #[arg(value_name = "ITEM", required = true)]
     items: Vec<String>,
@@ -43,7 +43,7 @@ pub struct MapArgs {
 
 /// Calls the function for each item, and prints the results.
 pub async fn run(args: MapArgs) -> Result<ExitCode> {
-    let function = function(&args.function)?;
+    let function = function(&args.function.0, &args.function.1)?;
     let total = (args.items != ["-"]).then_some(args.items.len() as u64);
     let items = items(args.items);
     let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
@@ -59,7 +59,7 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     progress.finish_and_clear();
     client.close().await;
     if failed > 0 {
-        eprintln!("furlong: {failed} {} failed", if failed == 1 { "item" } else { "items" });
+        eprintln!("furlong: {} failed", print::counted(failed, "item"));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -93,8 +93,10 @@ async fn print_results(
             }
             Err(failure) => {
                 failed += 1;
-                let traceback = failure.remote().map(|remote| remote.traceback.as_str()).unwrap_or_default();
-                progress.suspend(|| eprint!("furlong: item {index}: {failure}\n{traceback}"));
+                // A traceback of one line says only what the line before it has said.
+                let traceback = failure.remote().map(|remote| remote.traceback.trim_end()).unwrap_or_default();
+                let traceback = if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
+                progress.suspend(|| eprintln!("furlong: item {index}: {failure}{traceback}"));
             }
         }
         progress.inc(1);
@@ -102,19 +104,22 @@ async fn print_results(
 }
 
 /// A file's function is sent with its source, so an edited file is used at once; a module's is imported by the engines.
-fn function(text: &str) -> Result<Function> {
-    let usage = || format!("`{text}`: name a function as FILE.py:FUNCTION or MODULE:FUNCTION");
-    let (place, name) =
-        text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).with_context(usage)?;
-    let is_file = Path::new(place).exists()
-        || Path::new(place).extension().is_some_and(|extension| extension == "py")
-        || place.contains('/');
+fn function(place: &str, name: &str) -> Result<Function> {
+    let extension = Path::new(place).extension();
+    let is_file = Path::new(place).exists() || extension.is_some_and(|it| it == "py") || place.contains('/');
     if !is_file {
-        return Ok(Function::Named(text.to_owned()));
+        return Ok(Function::Named(format!("{place}:{name}")));
     }
     let source = std::fs::read_to_string(place).with_context(|| format!("cannot read {place}"))?;
     ensure!(!source.trim().is_empty(), "{place} is empty: it has no function {name}");
     Ok(Function::Source(Arc::new(SourceFunction::new(place, source, name))))
+}
+
+/// Splits `FILE:FUNC`.
+fn function_name(text: &str) -> Result<(String, String), String> {
+    let parts = text.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty());
+    let parts = parts.map(|(place, name)| (place.to_owned(), name.to_owned()));
+    parts.ok_or_else(|| "name a function as FILE.py:FUNCTION or MODULE:FUNCTION".to_owned())
 }
 
 fn items(items: Vec<String>) -> Box<dyn Iterator<Item = String> + Send> {

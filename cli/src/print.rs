@@ -47,6 +47,11 @@ pub fn grouped(number: u64) -> String {
     grouped
 }
 
+/// A count with its noun: `1 task`, `2 tasks`.
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 /// Bytes for people: `1.5 MiB`.
 pub fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];

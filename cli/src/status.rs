@@ -96,9 +96,10 @@ fn process_json(process: &ProcessStatus) -> Value {
 
 fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     let uptime = print::micros(status.uptime_ms as f64 * 1e3);
+    let clients = print::counted(status.clients, "client");
     let (held, most) = (print::bytes(status.payload_bytes.0), print::bytes(status.payload_bytes.1));
     print::line(format!("cluster   {} at {endpoint}", status.cluster_name))?;
-    print::line(format!("broker    {}, pid {}, up {uptime}, {} clients", status.software, status.pid, status.clients))?;
+    print::line(format!("broker    {}, pid {}, up {uptime}, {}", status.software, status.pid, clients))?;
     print::line(format!(
         "tasks     {} waiting, {} with engines, {} finished, {} results held",
         print::grouped(status.tasks_waiting),

@@ -260,7 +260,7 @@ pub enum CapabilityFileError {
     #[error(transparent)]
     File(#[from] PrivateFileError),
     /// What is in it.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}; copy the file again from the broker's `security` folder", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -21,7 +21,11 @@ use zeroize::Zeroizing;
 /// folder in which others cannot replace it. The text is erased from memory when it is dropped.
 pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, PrivateFileError> {
     let (folder, name) = split(path)?;
-    let folder = open_shared_safely(folder)?;
+    // What is missed is the file, also where its folder is missing too.
+    let folder = open_shared_safely(folder).map_err(|error| match error.problem {
+        FileProblem::Missing => FileProblem::Missing.at(path),
+        _ => error,
+    })?;
     // NONBLOCK: a FIFO would otherwise hold the program until somebody writes. NOCTTY: nor may a terminal take it over.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = openat(&folder, name, flags, Mode::empty()).map(File::from);

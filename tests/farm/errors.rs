@@ -189,7 +189,6 @@ fn usage_errors_end_with_2() {
 }
 
 #[test]
-#[ignore = "bug: cli/src/execute.rs and map.rs read targets and function after clap, so these end with 1"]
 fn arguments_that_cannot_be_read_are_usage_errors() {
     let home = Home::new();
     let stderr = furlong(&["execute", "-t", "3-1", "1"], &home).failed(2);
@@ -199,7 +198,6 @@ fn arguments_that_cannot_be_read_are_usage_errors() {
 }
 
 #[test]
-#[ignore = "bug: cli/src/execute.rs prints a refusal by the broker once for each engine"]
 fn a_refusal_that_is_about_the_user_is_said_once() {
     let cluster = Cluster::start(2);
     let task = capability(cluster.home(), "task");
@@ -207,7 +205,6 @@ fn a_refusal_that_is_about_the_user_is_said_once() {
 }
 
 #[test]
-#[ignore = "bug: cli/src/map.rs prints the line of an error again when its traceback is no more than that line"]
 fn an_error_without_a_traceback_is_said_once() {
     let cluster = Cluster::start(1);
     let stderr = cluster.furlong(&["map", "math:sqrt", "a"]).failed(1);
