@@ -47,8 +47,10 @@ pub async fn run(args: ExecuteArgs) -> Result<ExitCode> {
             _ if args.json => print::line(as_json(&result).to_string())?,
             // The broker did not let it begin: one line, however many engines there are.
             Err(failure) if never_began(failure) => {
-                if refused.insert(failure.to_string()) {
-                    eprintln!("furlong: {failure}");
+                let text = failure.error.to_string();
+                if !refused.contains(&text) {
+                    eprintln!("furlong: {text}");
+                    refused.insert(text);
                 }
             }
             _ => print_result(&code, &result)?,

@@ -420,7 +420,9 @@ mod tests {
 
         let text = capability(Role::Client).to_json().replace("\"client\"", "\"admin\"");
         write_private(&path, text.as_bytes()).unwrap();
-        let expected = format!("{}: field \"role\": it says admin, and the token says client", path.display());
+        let wrong = "field \"role\": it says admin, and the token says client";
+        let remedy = "copy the file again from the broker's `security` folder";
+        let expected = format!("{}: {wrong}; {remedy}", path.display());
         assert_eq!(load_capability(&path).unwrap_err().to_string(), expected);
 
         fs::remove_file(&path).unwrap();

@@ -27,7 +27,7 @@ fn the_demo_greets_counts_checks_and_leaves_nothing() {
     for line in [
         "hello from engine 0: Python 3.",
         "hello from engine 1: Python 3.",
-        "14 000 words in 1 documents",
+        "14 000 words in 1 document, counted ",
         "The counts are those of one engine alone",
         "4000 engines",
         "2000 farm",

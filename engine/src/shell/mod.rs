@@ -39,8 +39,8 @@ pub(crate) struct Setup {
     pub(crate) stop_with_stdin: bool,
 }
 
-/// Slot events that are taken in one turn.
-const EVENTS_PER_TURN: usize = 1024;
+/// Slot events that are taken in one turn: few, so that the broker gets on with them meanwhile.
+const EVENTS_PER_TURN: usize = 128;
 /// How long a task runs before the broker is told that it does.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// How long the last bytes have to leave.
@@ -307,6 +307,7 @@ impl Shell {
                 Output::Log(line) => tracing::warn!("{line}"),
             }
         }
+        self.slots.hand_over();
         self.write();
     }
 

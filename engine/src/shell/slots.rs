@@ -22,6 +22,8 @@ pub(super) struct Slots {
 #[derive(Default)]
 struct Slot {
     native: Option<NativeSlot>,
+    /// Jobs that go to the thread together.
+    batch: Vec<Job>,
     python: Option<PythonSlot>,
     engine_id: Option<u32>,
 }
@@ -51,7 +53,8 @@ impl Slots {
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
                 };
-                place.native.insert(native).start(job);
+                place.native = Some(native);
+                place.batch.push(job);
                 Ok(())
             }
             (Runtime::Python, Some(shared)) => {
@@ -71,7 +74,17 @@ impl Slots {
         }
     }
 
+    /// Hands over what [`Slots::start`] has gathered.
+    pub(super) fn hand_over(&mut self) {
+        for place in self.places.iter_mut().filter(|place| !place.batch.is_empty()) {
+            if let Some(native) = &place.native {
+                native.start(place.batch.drain(..));
+            }
+        }
+    }
+
     pub(super) fn cancel(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, force: bool) {
+        self.hand_over();
         let place = &mut self.places[slot as usize];
         match runtime {
             Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
@@ -82,6 +95,7 @@ impl Slots {
 
     /// Takes a job back; false if it has begun.
     pub(super) fn recall(&mut self, slot: SlotIndex, runtime: Runtime, job: u64) -> bool {
+        self.hand_over();
         let place = &mut self.places[slot as usize];
         match runtime {
             Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
