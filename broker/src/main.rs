@@ -12,6 +12,11 @@ struct Cli {
     args: furlong_broker::BrokerArgs,
 }
 
+/// A task is a handful of small allocations in each program on its way: with the system's allocator they were a sixth of its
+/// processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match furlong_broker::run(&Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,

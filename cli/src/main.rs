@@ -57,6 +57,11 @@ enum Command {
     Bench(bench::BenchCommand),
 }
 
+/// A task is a handful of small allocations in each program on its way: with the system's allocator they were a sixth of its
+/// processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_header};
+use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_reply};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
 use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskState, TaskTimes};
 use furlong_wire::payload::{PayloadError, unpack_inline};
@@ -228,7 +228,7 @@ fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFai
     if buffers.is_empty() {
         return Err(HeaderError.into());
     }
-    let header = decode_header(&buffers.remove(0))?;
+    let header = decode_reply(&buffers.remove(0))?;
     Ok(Some((header, buffers)))
 }
 

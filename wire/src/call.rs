@@ -10,6 +10,9 @@
 //! | `msgpack` | one buffer: an array of the arguments | one buffer: the value |
 //! | `raw` | buffers, as they are | buffers, as they are |
 
+use std::sync::OnceLock;
+
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +126,31 @@ pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, HeaderError
     if deserializer.get_ref().is_empty() { Ok(header) } else { Err(HeaderError) }
 }
 
+/// The header of a value, for each codec: nearly every result has one of these four, so they are encoded once, and known
+/// when they are met.
+fn returned() -> &'static [(Codec, Bytes)] {
+    static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
+    let encode = |codec| (codec, Bytes::from(encode_header(&ReplyHeader::Returned { codec })));
+    RETURNED.get_or_init(|| [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw].map(encode).into())
+}
+
+/// Encodes a reply header as the first buffer of a result.
+pub fn encode_reply(header: &ReplyHeader) -> Bytes {
+    let known = returned().iter().find(|(codec, _)| *header == ReplyHeader::Returned { codec: *codec });
+    known.map_or_else(|| encode_header(header).into(), |(_, bytes)| bytes.clone())
+}
+
+/// Decodes the first buffer of a result.
+///
+/// # Errors
+/// As [`decode_header`].
+pub fn decode_reply(bytes: &[u8]) -> Result<ReplyHeader, HeaderError> {
+    match returned().iter().find(|(_, known)| known == bytes) {
+        Some((codec, _)) => Ok(ReplyHeader::Returned { codec: *codec }),
+        None => decode_header(bytes),
+    }
+}
+
 /// A payload's first buffer is no header of the expected kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the payload's header cannot be read: its sender speaks another version, or is broken")]
@@ -151,7 +179,11 @@ mod tests {
             bytes.push(0);
             assert_eq!(decode_header::<CallHeader>(&bytes), Err(HeaderError));
         }
-        let reply = ReplyHeader::Executed { count: 3, repr: None };
-        assert_eq!(decode_header(&encode_header(&reply)), Ok(reply));
+        let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
+        let returned = codecs.map(|codec| ReplyHeader::Returned { codec });
+        for reply in returned.into_iter().chain([ReplyHeader::Executed { count: 3, repr: None }]) {
+            assert_eq!(encode_reply(&reply), encode_header(&reply));
+            assert_eq!(decode_reply(&encode_reply(&reply)), Ok(reply));
+        }
     }
 }

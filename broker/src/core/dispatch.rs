@@ -113,7 +113,7 @@ impl Core {
         let attempt = self.attempt(count);
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.transition(State::Assigned { engine, attempt: count, started: false });
-        task.attempts.push(count);
+        task.attempts += 1;
         task.assigned = Some(now);
         let direct = task.target.is_some();
         self.attempts.insert(count, Given { task: key, engine, direct });

@@ -61,7 +61,7 @@ impl Core {
             },
             outcome: ended.outcome,
             engine: ended.engine.or(task.target),
-            attempts: task.attempts.len() as u32,
+            attempts: task.attempts,
             payload: ended.payload,
             process: ended.process,
         };

@@ -39,8 +39,8 @@ pub struct Task {
     pub payload: Stored,
     /// Where it stands.
     pub state: State,
-    /// The attempts made at it, oldest first.
-    pub attempts: Vec<u64>,
+    /// How many attempts were made at it.
+    pub attempts: u32,
     /// How many of them were lost after they had been reported started.
     pub losses: u32,
     /// When it was submitted.
@@ -159,7 +159,7 @@ pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: St
         options: submit.options.cloned(),
         payload,
         state: State::Receiving,
-        attempts: Vec::new(),
+        attempts: 0,
         losses: 0,
         submitted: now,
         assigned: None,

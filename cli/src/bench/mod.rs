@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::connect::ConnectArgs;
 use crate::print;
-use relay::{RelayOptions, RelayRole};
+use relay::{RelayOptions, RelayRole, Threads};
 
 /// What can be measured.
 #[derive(Debug, Subcommand)]
@@ -35,6 +35,8 @@ pub enum BenchCommand {
     RelayNode {
         #[arg(long)]
         role: RelayRole,
+        #[arg(long)]
+        threads: Threads,
         #[arg(long)]
         connect: Option<SocketAddr>,
     },
@@ -77,6 +79,9 @@ pub struct RelayArgs {
     /// Messages under way at once; 1 measures latency
     #[arg(long, value_name = "N", default_value_t = 1)]
     window: usize,
+    /// Threads of each process: tokio's default, or one, which is a harder baseline
+    #[arg(long, value_name = "THREADS", default_value = "cores")]
+    threads: Threads,
     /// Print a JSON document
     #[arg(long)]
     json: bool,
@@ -106,13 +111,14 @@ pub struct Figures {
 /// Runs a `bench` command.
 pub async fn run(command: BenchCommand) -> Result<ExitCode> {
     let (json, figures) = match command {
-        BenchCommand::RelayNode { role, connect } => {
-            relay::run_relay_node(role, connect).await?;
+        BenchCommand::RelayNode { role, threads, connect } => {
+            relay::run_relay_node(role, threads, connect).await?;
             return Ok(ExitCode::SUCCESS);
         }
         BenchCommand::Relay(args) => {
-            let options = RelayOptions { size: args.size, count: args.count, window: args.window };
-            (args.json, of_relay(&relay::measure(&options).await?))
+            let RelayArgs { size, count, window, threads, json } = args;
+            let options = RelayOptions { size, count, window, threads };
+            (json, of_relay(&relay::measure(&options).await?))
         }
         BenchCommand::Latency(args) => (args.json, farm::measure(&args, farm::Kind::Latency).await?),
         BenchCommand::Throughput(args) => (args.json, farm::measure(&args, farm::Kind::Throughput).await?),

@@ -6,7 +6,7 @@
 //!
 //! It is meant to be hard to beat. Every socket has `TCP_NODELAY`, a read of up to 64 KiB is cut into all the messages
 //! that it holds without copying them, and a writer sends all that waits in its channel with one call. Each direction
-//! is a reader task, a bounded channel and a writer task; each process one thread ([`on_own_thread`] has the
+//! is a reader task, a bounded channel and a writer task; each process runs on tokio as it is by default ([`on_own_runtime`] has the
 //! measurement).
 //!
 //! A message is its length as `u32` little-endian, then that many bytes, of which the first eight are the time of
@@ -33,6 +33,18 @@ pub struct RelayOptions {
     pub count: usize,
     /// Messages on their way at any time. 1 measures latency, some hundreds throughput.
     pub window: usize,
+    /// The threads of each process.
+    pub threads: Threads,
+}
+
+/// How many threads each process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Threads {
+    /// As tokio has it by default: one for each core. The baseline.
+    #[default]
+    Cores,
+    /// One: a harder baseline, since nothing is handed from thread to thread.
+    One,
 }
 
 /// What was measured.
@@ -72,9 +84,10 @@ pub async fn measure(options: &RelayOptions) -> anyhow::Result<RelayFigures> {
     ensure!(options.size <= MESSAGE_BYTES_MAX, "a message has at most {MESSAGE_BYTES_MAX} bytes");
     ensure!(options.count > 0 && options.window > 0, "count and window must be at least 1");
     let options = options.clone();
-    on_own_thread(async move {
-        let echo = Node::start(RelayRole::Echo, None).await?;
-        let relay = Node::start(RelayRole::Relay, Some(echo.addr)).await?;
+    let threads = options.threads;
+    on_own_runtime(threads, async move {
+        let echo = Node::start(RelayRole::Echo, threads, None).await?;
+        let relay = Node::start(RelayRole::Relay, threads, Some(echo.addr)).await?;
         let mut client = Client::connect(relay.addr, &options).await?;
         client.run((options.count / 20).min(WARM_UP_MAX)).await?;
         let began = Instant::now();
@@ -90,8 +103,8 @@ pub async fn measure(options: &RelayOptions) -> anyhow::Result<RelayFigures> {
 /// Plays one part until standard input ends: binds a port of its own on loopback and prints the address as one line.
 ///
 /// `connect` is the echo's address, which the relay needs.
-pub async fn run_relay_node(role: RelayRole, connect: Option<SocketAddr>) -> anyhow::Result<()> {
-    on_own_thread(async move {
+pub async fn run_relay_node(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<()> {
+    on_own_runtime(threads, async move {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
         println!("{}", listener.local_addr()?);
         let parent_gone = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
@@ -266,9 +279,9 @@ struct Node {
 }
 
 impl Node {
-    /// Runs `<this executable> bench relay-node --role ROLE [--connect ADDR]` and reads the address from its first
-    /// line.
-    async fn start(role: RelayRole, connect: Option<SocketAddr>) -> anyhow::Result<Self> {
+    /// Runs `<this executable> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from its
+    /// first line.
+    async fn start(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<Self> {
         let executable = std::env::current_exe().context("cannot tell which executable this is")?;
         let mut command = Command::new(executable);
         command.args(["bench", "relay-node", "--role"]);
@@ -276,6 +289,7 @@ impl Node {
             RelayRole::Relay => "relay",
             RelayRole::Echo => "echo",
         });
+        command.args(["--threads", if threads == Threads::One { "one" } else { "cores" }]);
         if let Some(addr) = connect {
             command.arg("--connect").arg(addr.to_string());
         }
@@ -328,20 +342,24 @@ async fn dial(addr: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Runs the future on a single-threaded runtime of its own, whatever runtime the program has.
+/// Runs the future on a runtime of its own, whatever runtime the program has.
 ///
-/// Measured on a virtual machine of two cores, 96 bytes, medians of nine runs each in turn, against tokio's
-/// multi-threaded runtime: 1.73 against 1.15 M round trips/s, window 1000; a median round trip of 47 against 66 us with
-/// all three processes on one core, and 168 against 171 us where the scheduler spreads them over idle cores, whose
-/// waking is then most of it. So compare only with figures taken in turn with these, on the same cores.
-async fn on_own_thread<T, F>(future: F) -> anyhow::Result<T>
+/// By default that is tokio's multi-threaded one, which a plain relay would be written on. With one thread it is faster.
+/// Measured on a virtual machine of two cores, 96 bytes, medians of nine runs each in turn: 1.73 with one thread against
+/// 1.15 M round trips/s, window 1000; a median round trip of 168 against 171 us. Compare only with figures taken in turn
+/// with these, on the same cores.
+async fn on_own_runtime<T, F>(threads: Threads, future: F) -> anyhow::Result<T>
 where
     T: Send + 'static,
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
 {
-    tokio::task::spawn_blocking(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
-        .await
-        .context("the relay's thread panicked")?
+    let mut runtime = match threads {
+        Threads::Cores => tokio::runtime::Builder::new_multi_thread(),
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+    };
+    // Spawned, so that it runs on the runtime's own threads.
+    let run = move || runtime.enable_all().build()?.block_on(async { tokio::spawn(future).await? });
+    tokio::task::spawn_blocking(run).await.context("the relay's thread panicked")?
 }
 
 /// Bytes of the length before each message.
@@ -382,7 +400,7 @@ mod tests {
         tokio::spawn(async move { serve(RelayRole::Echo, &echo, None).await });
         tokio::spawn(async move { serve(RelayRole::Relay, &relay, Some(echo_addr)).await });
         for size in [STAMP_BYTES, 96, COPY_BYTES_MAX, 3 * BUFFER_BYTES] {
-            let options = RelayOptions { size, count: 300, window: 7 };
+            let options = RelayOptions { size, count: 300, window: 7, threads: Threads::default() };
             let round_trips = Client::connect(relay_addr, &options).await?.run(options.count).await?;
             assert_eq!(round_trips.len(), options.count);
         }

@@ -1,9 +1,6 @@
 //! What has been run and goes to the broker: output, ends, results. It waits here for a connection and for credit.
 
-use std::sync::OnceLock;
-
-use bytes::Bytes;
-use furlong_wire::call::{Codec, ReplyHeader, encode_header};
+use furlong_wire::call::{ReplyHeader, encode_reply};
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Stream, TaskState,
@@ -148,17 +145,6 @@ impl Core {
         self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
         self.outputs.push_back(Output::Transfer(transfer, sealed));
     }
-}
-
-/// A reply header. That of a value is the same for each of a codec, so it is encoded once.
-fn encode_reply(header: &ReplyHeader) -> Bytes {
-    static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
-    let ReplyHeader::Returned { codec } = header else { return encode_header(header).into() };
-    let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
-    let encode = |codec| (codec, encode_header(&ReplyHeader::Returned { codec }).into());
-    let known = RETURNED.get_or_init(|| codecs.map(encode).into());
-    let found = known.iter().find(|(known, _)| known == codec).map(|(_, bytes)| bytes.clone());
-    found.unwrap_or_else(|| encode_header(header).into())
 }
 
 fn too_large(bytes: u64, bytes_max: u64) -> Outcome {
