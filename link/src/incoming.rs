@@ -7,9 +7,9 @@ use furlong_wire::zmtp::{self, ZmtpError};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
-/// Room for one read, while nothing larger is announced. About a hundred small messages: enough to make little of the read
-/// itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client, broker and
-/// engines worked by turns, and a farm of two engines ran a third fewer no-ops a second.
+/// Room for one read, while nothing larger is announced. About a hundred small messages: enough to make little of the
+/// read itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client,
+/// broker and engines worked by turns, and a farm of two engines ran a third fewer no-ops a second.
 const READ_BYTES: usize = 16 * 1024;
 
 /// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.

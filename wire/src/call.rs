@@ -126,8 +126,8 @@ pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, HeaderError
     if deserializer.get_ref().is_empty() { Ok(header) } else { Err(HeaderError) }
 }
 
-/// The header of a value, for each codec: nearly every result has one of these four, so they are encoded once, and known
-/// when they are met.
+/// The header of a value, for each codec: nearly every result has one of these four, so they are encoded once, and
+/// known when they are met.
 fn returned() -> &'static [(Codec, Bytes)] {
     static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
     let encode = |codec| (codec, Bytes::from(encode_header(&ReplyHeader::Returned { codec })));

@@ -29,8 +29,8 @@ pub const STRANGERS_PER_ADDRESS_MAX: usize = 64;
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Frames of one record: the envelope and its chunks.
 pub const RECORD_FRAMES_MAX: usize = 1024;
-/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`]. A record
-/// is opened when it is whole: larger ones make client, broker and engines wait for each other by turns.
+/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`]. A
+/// record is opened when it is whole: larger ones make client, broker and engines wait for each other by turns.
 pub const BATCH_BYTES_TARGET: usize = 8 * 1024;
 /// Bytes of the longest single message; what is larger travels as a payload.
 pub const MESSAGE_BYTES_MAX: usize = 160 * 1024;

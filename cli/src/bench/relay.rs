@@ -6,8 +6,8 @@
 //!
 //! It is meant to be hard to beat. Every socket has `TCP_NODELAY`, a read of up to 64 KiB is cut into all the messages
 //! that it holds without copying them, and a writer sends all that waits in its channel with one call. Each direction
-//! is a reader task, a bounded channel and a writer task; each process runs on tokio as it is by default ([`on_own_runtime`] has the
-//! measurement).
+//! is a reader task, a bounded channel and a writer task; each process runs on tokio as it is by default
+//! ([`on_own_runtime`] has the measurement).
 //!
 //! A message is its length as `u32` little-endian, then that many bytes, of which the first eight are the time of
 //! sending.
@@ -279,8 +279,8 @@ struct Node {
 }
 
 impl Node {
-    /// Runs `<this executable> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from its
-    /// first line.
+    /// Runs `<this executable> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from
+    /// its first line.
     async fn start(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<Self> {
         let executable = std::env::current_exe().context("cannot tell which executable this is")?;
         let mut command = Command::new(executable);
@@ -344,10 +344,10 @@ async fn dial(addr: SocketAddr) -> anyhow::Result<TcpStream> {
 
 /// Runs the future on a runtime of its own, whatever runtime the program has.
 ///
-/// By default that is tokio's multi-threaded one, which a plain relay would be written on. With one thread it is faster.
-/// Measured on a virtual machine of two cores, 96 bytes, medians of nine runs each in turn: 1.73 with one thread against
-/// 1.15 M round trips/s, window 1000; a median round trip of 168 against 171 us. Compare only with figures taken in turn
-/// with these, on the same cores.
+/// By default that is tokio's multi-threaded one, which a plain relay would be written on. With one thread it is
+/// faster. Measured on a virtual machine of two cores, 96 bytes, medians of nine runs each in turn: 1.73 with one
+/// thread against 1.15 M round trips/s, window 1000; a median round trip of 168 against 171 us. Compare only with
+/// figures taken in turn with these, on the same cores.
 async fn on_own_runtime<T, F>(threads: Threads, future: F) -> anyhow::Result<T>
 where
     T: Send + 'static,
