@@ -1,12 +1,10 @@
-"""Counts words, for `furlong map` and `furlong demo`.
-
-    furlong map examples/wordcount.py:count docs/*.md
-"""
+"""Counts words, as in `furlong map examples/wordcount.py:count docs/*.md`, and in `furlong demo`."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 
@@ -19,8 +17,7 @@ def count(path: str) -> dict[str, int | str]:
     dict
         The file's path, its number of words, and its most frequent word of five letters or more.
     """
-    with open(path, encoding="utf-8") as file:
-        words = Counter(WORD.findall(file.read().lower()))
+    words = Counter(WORD.findall(Path(path).read_text(encoding="utf-8").lower()))
     long_words = [(n, word) for word, n in words.items() if len(word) >= 5]
     return {"path": path, "words": sum(words.values()), "most": max(long_words, default=(0, ""))[1]}
 

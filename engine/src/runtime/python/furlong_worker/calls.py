@@ -82,6 +82,5 @@ def _value_to_raw(value: Any) -> list[Buffer]:
         return [memoryview(part).cast("B") for part in parts]
     except TypeError as error:
         raise TypeError(
-            "the result of a raw call is bytes-like, or a list of such, "
-            f"not a {type_name(type(value))}: {error}"
+            f"the result of a raw call is bytes-like, or a list of such, not a {type_name(type(value))}: {error}"
         ) from None

@@ -121,9 +121,7 @@ class Channel:
             length, attempt, kind, codec, flags, count = REQUEST.unpack_from(inbox, start)
             body = start + REQUEST.size
             if flags & LARGE:
-                self._take_large(
-                    kind, codec, attempt, count, length, memoryview(inbox)[body:filled]
-                )
+                self._take_large(kind, codec, attempt, count, length, memoryview(inbox)[body:filled])
                 start = filled
                 break
             end = body + length
@@ -145,9 +143,7 @@ class Channel:
                 inbox[:rest] = inbox[start:filled]
             self._filled = rest
 
-    def _take_large(
-        self, kind: int, codec: int, attempt: int, count: int, length: int, begun: memoryview
-    ) -> None:
+    def _take_large(self, kind: int, codec: int, attempt: int, count: int, length: int, begun: memoryview) -> None:
         """Receive the rest of a large frame into pages of its own.
 
         So its buffers are aligned, and never copied.

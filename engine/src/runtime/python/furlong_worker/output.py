@@ -22,11 +22,9 @@ class Stream(io.TextIOWrapper):
     What a thread writes after its job's end is not taken for output of a later job.
     """
 
-    def __init__(
-        self, fd: int, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]
-    ) -> None:
+    def __init__(self, fd: int, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]) -> None:
         super().__init__(
-            open(fd, "wb", closefd=False),
+            open(fd, "wb", closefd=False),  # noqa: SIM115 - the stream that is made of it closes it
             encoding="utf-8",
             errors="backslashreplace",
             line_buffering=True,
@@ -55,17 +53,13 @@ class Output:
 
     UNREAD_NOTHING = bytes(array.array("i", [0]))
 
-    def __init__(
-        self, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]
-    ) -> None:
+    def __init__(self, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]) -> None:
         self._is_late = is_late
         self._send_stray = send_stray
         # Copies out of the way of code that closes or replaces 1 and 2.
         self._pipes = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (1, 2))
         self._identities = [_identity(fd) for fd in self._pipes]
-        self._can_ask = (
-            sys.platform == "linux"
-        )  # elsewhere the writing end does not know what is unread
+        self._can_ask = sys.platform == "linux"  # elsewhere the writing end does not know what is unread
         self._modules_seen = len(sys.modules)
         self._modules_own = frozenset(sys.modules)
         self._flush_c: Callable[[int | None], int] | None = None
@@ -102,11 +96,7 @@ class Output:
             self._flush_c(None)
         out, err = self._pipes
         nothing, fionread, ioctl = self.UNREAD_NOTHING, termios.FIONREAD, fcntl.ioctl
-        return (
-            not self._can_ask
-            or ioctl(out, fionread, nothing) != nothing
-            or ioctl(err, fionread, nothing) != nothing
-        )
+        return not self._can_ask or ioctl(out, fionread, nothing) != nothing or ioctl(err, fionread, nothing) != nothing
 
     def _put_back(self) -> None:
         for stream in (sys.stdout, sys.stderr):

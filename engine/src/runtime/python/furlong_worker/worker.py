@@ -172,8 +172,7 @@ class Worker:
                     found: Callable[..., Any] = scope[module_name]
                     return found
             raise NameError(
-                f"{module_name!r} is neither in the engine's namespace nor a builtin; "
-                "write module:function"
+                f"{module_name!r} is neither in the engine's namespace nor a builtin; write module:function"
             )
         value: Any = importlib.import_module(module_name)
         for part in path.split("."):
@@ -185,9 +184,7 @@ class Worker:
         self._functions[name] = function
         return function
 
-    def _call_source(
-        self, codec: int, buffers: Sequence[Buffer], source: LoadedSource
-    ) -> list[Buffer]:
+    def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
         function = source.function(bytes(buffers[3]).decode("utf-8"))
         return apply(function, codec, buffers[4:])
 
