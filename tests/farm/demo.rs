@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use furlong_tests::command::processes_of;
+use furlong_tests::command::{processes_of, repository};
 use furlong_tests::home::Home;
 use furlong_tests::program::{Program, binary};
 use furlong_tests::wait::{SOON, eventually};
@@ -58,3 +58,9 @@ fn a_text_without_words_is_refused_before_anything_is_started() {
 
 /// Two seconds of work, the measurements, and a build without optimisation on a busy machine.
 const DEMO: Duration = Duration::from_secs(120);
+
+#[test]
+fn cargo_run_means_the_furlong_command_though_there_are_three_programs() {
+    let manifest = fs::read_to_string(repository().join("cli/Cargo.toml")).unwrap();
+    assert!(manifest.contains("default-run = \"furlong\""), "`cargo run --release -- demo` would not know what to run");
+}
