@@ -8,7 +8,7 @@ use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS};
 use furlong_wire::message::{ErrorKind, Event, Forget, Outcome, RefusalKind, TaskState, ToClient, ToEngine, Welcome};
 use furlong_wire::token::Claims;
 
-use super::engines::{Process, ProcessKey};
+use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
 use super::payloads::{Credit, Receiving};
 use super::sessions::{ClientWaiting, Definition, Kinds, Session, SessionKey};
@@ -231,7 +231,8 @@ impl Core {
             self.expiry_at = Some(self.expiry_at.map_or(given_up, |at| at.min(given_up)));
             self.tell_subscribers(Event::EngineOffline(id));
             if process.leaving {
-                self.lose_engine(now, id, "the engine was stopped");
+                let engine = self.engines.remove_for_ever(id);
+                self.lose_engine(now, id, engine, "the engine was stopped");
             } else {
                 self.reassign(now, id);
             }
@@ -256,10 +257,8 @@ impl Core {
         }
     }
 
-    /// Gives an engine up: what waits for it alone is lost.
-    pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, how: &str) {
-        let leaving = how == "the engine was stopped";
-        let engine = if leaving { self.engines.remove_for_ever(id) } else { self.engines.remove(id) };
+    /// An engine was taken out of the table: what waits for it alone is lost.
+    fn lose_engine(&mut self, now: Time, id: EngineId, engine: Option<Engine>, how: &str) {
         let Some(engine) = engine else { return };
         self.direct_ready.remove(&id);
         for count in engine.assigned.iter().rev() {
@@ -301,13 +300,14 @@ impl Core {
     pub(super) fn expire(&mut self, now: Time) {
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         let sessions: Vec<_> = self.sessions.iter().filter(|(_, s)| due(s.expires)).map(|(key, _)| key).collect();
-        let away = |engine: &super::engines::Engine| engine.process.is_none() && due(engine.given_up);
+        let away = |engine: &Engine| engine.process.is_none() && due(engine.given_up);
         let engines: Vec<_> = self.engines.iter().filter(|(_, e)| away(e)).map(|(id, _)| id).collect();
         for session in sessions {
             self.end_session(now, session);
         }
         for id in engines {
-            self.lose_engine(now, id, "its connection was cut, and it did not come back within 15 s");
+            let engine = self.engines.remove(id);
+            self.lose_engine(now, id, engine, "its connection was cut, and it did not come back within 15 s");
         }
         let sessions = self.sessions.iter().filter_map(|(_, session)| session.expires);
         let engines = self.engines.iter().filter(|(_, engine)| engine.process.is_none());

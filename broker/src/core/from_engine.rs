@@ -4,8 +4,8 @@ use bytes::Bytes;
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, Attempts, CancelAttempts, Event, FromEngine, Output as TaskOutput, Register,
-    Registered, SlotDown, ToClient, ToEngine,
+    AttemptFinished, AttemptOutput, Attempts, CancelAttempts, ErrorKind, Event, FromEngine, Outcome,
+    Output as TaskOutput, Payload, Register, Registered, SlotDown, TaskState, ToClient, ToEngine,
 };
 
 use super::engines::ProcessKey;
@@ -187,7 +187,7 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.check(&payload)?;
         process.credit.announce(announced_bytes(&payload))?;
-        if let furlong_wire::message::Payload::Inline(bytes) = &payload {
+        if let Payload::Inline(bytes) = &payload {
             let stored = Stored::Inline(bytes.clone());
             return self.result_is_whole(now, key, finished, Some(stored));
         }
@@ -230,11 +230,7 @@ impl Core {
                 let (_, total) = self.budget.state();
                 let text =
                     format!("its result did not fit the broker's payload memory ({total} bytes); use `--memory`");
-                furlong_wire::message::Outcome::error(
-                    furlong_wire::message::TaskState::Failed,
-                    furlong_wire::message::ErrorKind::Busy,
-                    text,
-                )
+                Outcome::error(TaskState::Failed, ErrorKind::Busy, text)
             }
             _ => finished.outcome,
         };
