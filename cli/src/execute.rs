@@ -89,8 +89,8 @@ impl Shown {
         };
         let (count, value, error) = match result {
             Ok(result) => match &result.header {
-                ReplyHeader::Executed { count, repr } => (Some(*count), repr.clone(), None),
-                ReplyHeader::Returned { .. } | ReplyHeader::Raised(_) => (None, None, None),
+                ReplyHeader::Executed { count, repr, .. } => (Some(*count), repr.clone(), None),
+                _ => (None, None, None),
             },
             Err(failure) => match failure.remote() {
                 Some(remote) if remote.traceback.is_empty() => (remote.execution, None, Some(remote.to_string())),

@@ -229,6 +229,6 @@ impl Drop for Asked<'_> {
 fn refused(body: ReplyBody) -> ClientError {
     match body {
         ReplyBody::Refused(text) => ClientError::Refused(text),
-        ReplyBody::Engines(_) | ReplyBody::Status(_) => ClientError::WrongAnswer,
+        _ => ClientError::WrongAnswer,
     }
 }

@@ -44,6 +44,7 @@ fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
         slots,
         runtimes: vec![Runtime::Native],
         python: None,
+        environment: Vec::new(),
         labels: vec![],
         held: vec![],
     })]);
@@ -123,6 +124,7 @@ fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
             slots,
             runtimes: vec![],
             python: None,
+            environment: Vec::new(),
             labels: vec![],
             held: vec![],
         };

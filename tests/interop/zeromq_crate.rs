@@ -49,7 +49,10 @@ async fn ask_for_engines(farm: &Farm) {
     assert!(matches!(greeting[..], [Greeting::Welcome(_)]), "{greeting:?}");
 
     let mut envelope = BytesMut::zeroed(SEQ_BYTES);
-    encode_message(&FromClient::Open(Open { secret: PayloadSecret::new(random_bytes()) }), &mut envelope);
+    encode_message(
+        &FromClient::Open(Open { secret: PayloadSecret::new(random_bytes()), cancel_on_disconnect: false }),
+        &mut envelope,
+    );
     encode_message(&FromClient::Query(Request { request: 7, query: Query::Engines }), &mut envelope);
     sealer.seal::<Bytes>(&mut envelope, 0, &[]);
     socket.send(envelope.freeze().into()).await.unwrap();

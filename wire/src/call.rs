@@ -10,6 +10,7 @@
 //! | `msgpack` | one buffer: an array of the arguments | one buffer: the value |
 //! | `raw` | buffers, as they are | buffers, as they are |
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -66,6 +67,47 @@ pub enum Call {
         /// The function's name in that file.
         function: String,
     },
+    /// Runs a whole script in the engine's lasting namespace. The reply is [`ReplyHeader::Executed`], without a value.
+    Run {
+        /// The script's name, for tracebacks.
+        file: String,
+        /// Its text.
+        source: String,
+    },
+    /// Sets variables in the namespace. The data are those of a call whose one argument is the dictionary, with the
+    /// names as keys; the value is nothing.
+    Push,
+    /// Evaluates expressions, mostly names, in the namespace. The value is the list of theirs. There are no data.
+    Pull {
+        /// The expressions.
+        names: Vec<String>,
+    },
+    /// The names in the namespace that a user has made. The value is their sorted list. There are no data.
+    Keys,
+    /// Empties the namespace. The value is nothing. There are no data.
+    Clear,
+    /// Runs a program. The data are its standard input, in the codec `raw`; the reply is [`ReplyHeader::Exited`].
+    Command(Box<CommandSpec>),
+}
+
+/// A program to run, as a process group of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CommandSpec {
+    /// The program, found in `PATH` where it has no slash, and its arguments.
+    pub argv: Vec<String>,
+    /// Variables beyond the engine's own.
+    pub env: BTreeMap<String, String>,
+    /// The directory that it runs in; the engine's own if there is none.
+    pub cwd: Option<String>,
+    /// The task's number in its array: the variable `FURLONG_TASK`.
+    pub task: Option<u64>,
+    /// The task's item: the variable `FURLONG_ITEM`.
+    pub item: Option<String>,
+    /// The file that standard output goes to, on the engine's machine; otherwise it comes back as output. `{task}` and
+    /// `{engine}` stand for the numbers.
+    pub stdout: Option<String>,
+    /// The same for standard error.
+    pub stderr: Option<String>,
 }
 
 /// The first buffer of a result.
@@ -83,9 +125,27 @@ pub enum ReplyHeader {
         count: u64,
         /// The `repr` of the last expression; none if it was `None` or no expression.
         repr: Option<String>,
+        /// What it displayed, in order: the last one is that of the last expression, if it has more than a `repr`.
+        displays: Vec<Display>,
+    },
+    /// A program ended.
+    Exited {
+        /// Its exit code; none if a signal ended it.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
     },
     /// It ended with an exception.
     Raised(RemoteError),
+}
+
+/// Something shown richly: the same thing in several types.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Display {
+    /// By type, as `text/html`. Types of text are UTF-8; the others are base64, as IPython has them.
+    pub data: BTreeMap<String, String>,
+    /// Whether it is the value of the last expression, and not something that the code displayed.
+    pub is_value: bool,
 }
 
 /// An exception on an engine.
@@ -165,6 +225,12 @@ mod tests {
         let calls = [
             Call::Execute { source: "1 + 1".into() },
             Call::Named { function: "os.path:basename".into() },
+            Call::Run { file: "s.py".into(), source: "x = 1".into() },
+            Call::Push,
+            Call::Pull { names: vec!["x".into()] },
+            Call::Keys,
+            Call::Clear,
+            Call::Command(Box::new(CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() })),
             Call::Source {
                 file: "f.py".into(),
                 hash: FunctionHash([7; 32]),
@@ -181,7 +247,11 @@ mod tests {
         }
         let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
         let returned = codecs.map(|codec| ReplyHeader::Returned { codec });
-        for reply in returned.into_iter().chain([ReplyHeader::Executed { count: 3, repr: None }]) {
+        for reply in returned.into_iter().chain([ReplyHeader::Executed {
+            count: 3,
+            repr: None,
+            displays: vec![Display::default()],
+        }]) {
             assert_eq!(encode_reply(&reply), encode_header(&reply));
             assert_eq!(decode_reply(&encode_reply(&reply)), Ok(reply));
         }

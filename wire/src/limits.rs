@@ -68,6 +68,18 @@ pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
 pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
 /// Bytes of output in one message.
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
+/// Records of ended tasks that the broker keeps, with or without their results.
+pub const KEPT_RECORDS_MAX: usize = 100_000;
+/// How long a kept result stays after its task's end.
+pub const KEPT_MS: u64 = 3_600_000;
+/// Fetches of one client that wait for their task's end.
+pub const FETCHES_WAITING_MAX: usize = 1024;
+/// Task records in one reply.
+pub const RECORDS_PER_REPLY_MAX: usize = 200;
+/// Bytes of one payload that a running task publishes.
+pub const PUBLISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Ends of a session's tasks that are remembered for dependencies after their result was acknowledged.
+pub const ENDS_REMEMBERED_MAX: usize = 65_536;
 /// Bytes of a name: a label, a runtime, a host, a version.
 pub const NAME_BYTES_MAX: usize = 256;
 /// Bytes of an encoded token.

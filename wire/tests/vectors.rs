@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use bytes::{Bytes, BytesMut};
 use furlong_wire::aead::Key;
-use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader, encode_header};
+use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, RemoteError, ReplyHeader, encode_header};
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
     Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, SessionId, TaskId,
@@ -14,12 +14,14 @@ use furlong_wire::ids::{
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
-    Accepted, Ack, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelAttempts, Chunk,
-    ClusterStatus, Credit, Define, Dependency, EngineDefine, EngineStatus, Engines, ErrorKind, Event, Fetch, Finished,
-    Forget, FromClient, FromEngine, Goodbye, Greeting, HeldWork, NeedBlob, Open, Outcome, Output, Payload,
-    ProcessStatus, Published, Query, Ranges, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request,
-    Revoke, Runtime, Secret, Shutdown, Signal, Slot, SlotDown, SlotSignal, Slots, Stream, Submit, Subscribe, Targets,
-    TaskOptions, TaskState, TaskTimes, ToClient, ToEngine, Welcome, Work, encode_message,
+    Accepted, Ack, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
+    CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
+    EngineShutdown, EngineStatus, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient,
+    FromEngine, Goodbye, Greeting, HeldWork, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus, Published, Purge,
+    Query, RecordTimes, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request, Restart, Revoke,
+    Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream, Submit,
+    Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
+    ToEngine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -153,7 +155,7 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
     vectors.add("record 0 of the broker: Welcome, batch", &batch(&[&welcome]));
     vectors.add("record 0 of the broker: Welcome, envelope", &seal(to_peer, &batch(&[&welcome]), &[]));
     let secret = PayloadSecret::new(PAYLOAD_SECRET);
-    let open = FromClient::Open(Open { secret: secret.clone() });
+    let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false });
     let mut sealer = secret.request_key(&SESSION).into_sealer();
     let inline = inline_payload(&mut sealer);
     vectors.add("inline payload", &inline);
@@ -284,6 +286,17 @@ fn headers(vectors: &mut Vectors) {
     let execute = Call::Execute { source: "1 + 1".to_owned() };
     vectors.add("call header, named", &call_header());
     vectors.add("call header, execute", &encode_header(&CallHeader { call: execute, codec: Codec::Json }));
+    let command = CommandSpec { argv: vec!["true".to_owned()], task: Some(3), ..CommandSpec::default() };
+    for (name, call) in [
+        ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".to_owned() }),
+        ("push", Call::Push),
+        ("pull", Call::Pull { names: vec!["x".to_owned()] }),
+        ("keys", Call::Keys),
+        ("clear", Call::Clear),
+        ("command", Call::Command(Box::new(command))),
+    ] {
+        vectors.add(&format!("call header, {name}"), &encode_header(&CallHeader { call, codec: Codec::Json }));
+    }
     vectors.add("call header, source", &encode_header(&CallHeader { call: source, codec: Codec::Pickle }));
     let error = RemoteError {
         type_name: "ValueError".to_owned(),
@@ -292,8 +305,10 @@ fn headers(vectors: &mut Vectors) {
         execution: None,
     };
     vectors.add("reply header, returned", &encode_header(&ReplyHeader::Returned { codec: Codec::Msgpack }));
-    vectors
-        .add("reply header, executed", &encode_header(&ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()) }));
+    let executed = ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()), displays: vec![] };
+    vectors.add("reply header, executed", &encode_header(&executed));
+    let exited = ReplyHeader::Exited { code: Some(3), signal: None };
+    vectors.add("reply header, exited", &encode_header(&exited));
     vectors.add("reply header, raised", &encode_header(&ReplyHeader::Raised(error)));
 }
 
@@ -304,29 +319,31 @@ fn greetings(vectors: &mut Vectors) {
 
 fn from_client(vectors: &mut Vectors) {
     let inline = || Payload::Inline(Bytes::from_static(&[0]));
-    let engines = || Engines { engines: vec![EngineId(0), EngineId(3)] };
+    let tasks = || vec![TaskRange { session: SESSION, first: 1, last: 2 }];
+    let query = TaskQuery { newest_session: true, limit: 200, ..TaskQuery::default() };
     let direct = Targets::Engines(vec![EngineId(0), EngineId(3)]);
     let options = Submit { options: Some(Box::new(options())), ..submit(3, direct, inline()) };
     let all = [
         FromClient::Chunk(Chunk { transfer: 1 }),
         FromClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromClient::Credit(Credit { payload_bytes_total: 1_000 }),
-        FromClient::Open(Open { secret: PayloadSecret::new(PAYLOAD_SECRET) }),
+        FromClient::Open(Open { secret: PayloadSecret::new(PAYLOAD_SECRET), cancel_on_disconnect: false }),
         FromClient::Submit(submit(1, Targets::Shared, inline())),
         FromClient::Submit(options),
         FromClient::Define(Define { number: 1, payload: inline() }),
         FromClient::Cancel(Cancel { ranges: vec![(1, 1), (5, 300)], force: false }),
-        FromClient::Signal(Signal { engines: vec![EngineId(0)], signal: 2 }),
-        FromClient::Restart(engines()),
-        FromClient::Clear(engines()),
+        FromClient::Signal(Signal { request: 1, engines: vec![EngineId(0)], signal: 2 }),
+        FromClient::Restart(Restart { request: 1, engines: vec![EngineId(0), EngineId(3)] }),
+        FromClient::CancelTasks(CancelTasks { request: 1, tasks: tasks(), force: false }),
         FromClient::Query(Request { request: 1, query: Query::Engines }),
         FromClient::Query(Request { request: 2, query: Query::Status }),
+        FromClient::Query(Request { request: 3, query: Query::Tasks(Box::new(query)) }),
         FromClient::Subscribe(Subscribe { engines: true }),
-        FromClient::Fetch(Fetch { request: 3, session: SESSION, n: 1 }),
+        FromClient::Fetch(Fetch { request: 4, session: SESSION, n: 1, wait: true, output: false }),
         FromClient::Ack(Ack { ranges: vec![(1, 2)] }),
-        FromClient::Purge(Ranges { ranges: vec![(1, 2)] }),
-        FromClient::Revoke(Revoke { tokens: vec![TOKEN_ID] }),
-        FromClient::Shutdown(Shutdown { engines: None, broker: true }),
+        FromClient::Purge(Purge { request: 5, tasks: tasks() }),
+        FromClient::Revoke(Revoke { request: 6, tokens: vec![TOKEN_ID] }),
+        FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
     ];
     add_all(vectors, "FromClient", &all, FromClient::name);
 }
@@ -360,6 +377,7 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Finished(finished(failed, None)),
         ToClient::Output(Output {
             n: 1,
+            attempt: 1,
             engine: EngineId(0),
             stream: Stream::Stdout,
             offset: 0,
@@ -372,8 +390,46 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Engines(vec![EngineId(0), EngineId(3)])),
         reply(ReplyBody::Status(Box::new(status()))),
         reply(ReplyBody::Refused("no".to_owned())),
+        reply(ReplyBody::Done),
+        reply(ReplyBody::Cancelled(1, 2)),
+        reply(ReplyBody::Tasks(vec![record()], false)),
+        ToClient::Stopped(Stopped { n: 1 }),
+        ToClient::Fetched(Fetched { request: 1, record: Box::new(record()), secret: None, payload: None }),
+        ToClient::FetchedOutput(FetchedOutput {
+            request: 1,
+            attempt: 1,
+            engine: EngineId(0),
+            stream: Stream::Stdout,
+            offset: 0,
+            bytes: b"Hello\n".to_vec(),
+        }),
     ];
     add_all(vectors, "ToClient", &all, ToClient::name);
+}
+
+fn record() -> TaskRecord {
+    let past = AttemptRecord { engine: EngineId(0), assigned_us: 1, ended_us: 2, how: "lost".to_owned() };
+    TaskRecord {
+        id: TaskId { session: SESSION, n: 1 },
+        label: Some("a".to_owned()),
+        runtime: Runtime::Python,
+        target: None,
+        priority: 0,
+        phase: TaskPhase::Ended,
+        outcome: Some(Outcome::SUCCEEDED),
+        waits: None,
+        engine: Some(EngineId(0)),
+        attempts: 2,
+        losses: 1,
+        errors: 0,
+        request_bytes: 10,
+        result_bytes: 20,
+        stdout_bytes: 6,
+        stderr_bytes: 0,
+        kept: true,
+        times: RecordTimes { submitted_unix_us: START.0, ..RecordTimes::default() },
+        past: vec![past],
+    }
 }
 
 fn status() -> ClusterStatus {
@@ -384,6 +440,8 @@ fn status() -> ClusterStatus {
         software: "furlong 0.1.0".to_owned(),
         runtimes: vec![Runtime::Native, Runtime::Python],
         python: None,
+        environment: vec![("CUDA_VISIBLE_DEVICES".to_owned(), "0".to_owned())],
+        leaving: false,
         labels: vec![],
         address: "192.0.2.1:40000".to_owned(),
         engines: vec![EngineId(0)],
@@ -396,6 +454,7 @@ fn status() -> ClusterStatus {
         tasks_queued: 2,
         tasks_finished: 3,
         busy_us: 4,
+        stuck: 0,
     };
     ClusterStatus {
         cluster_name: "default".to_owned(),
@@ -405,6 +464,7 @@ fn status() -> ClusterStatus {
         software: "furlong 0.1.0".to_owned(),
         clients: 1,
         tasks_waiting: 0,
+        tasks_held: 0,
         tasks_assigned: 1,
         results_held: 0,
         tasks_finished: 3,
@@ -435,16 +495,19 @@ fn to_engine(vectors: &mut Vectors) {
             session: SESSION,
             runtime: Runtime::Native,
             define: Some(1),
+            share: None,
             payload: inline(),
         }),
         ToEngine::Define(EngineDefine { session: SESSION, number: 1, payload: inline() }),
         ToEngine::Forget(Forget { session: SESSION }),
         ToEngine::Cancel(CancelAttempts { attempts: vec![attempt()], force: true }),
-        ToEngine::Signal(SlotSignal { slots: vec![0], signal: 2 }),
+        ToEngine::Signal(SignalAttempts { attempts: vec![attempt()], signal: 2 }),
         ToEngine::Restart(Slots { slots: vec![0] }),
         ToEngine::Recall(attempts()),
         ToEngine::Release(attempts()),
-        ToEngine::Shutdown(Goodbye { reason: "done".to_owned() }),
+        ToEngine::Shutdown(EngineShutdown { reason: "done".to_owned(), finish: true }),
+        ToEngine::Share(Share { share: 1, session: SESSION, payload: inline() }),
+        ToEngine::Unshare(Unshare { share: 1 }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -470,6 +533,7 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Recalled(attempts()),
         FromEngine::NeedBlob(NeedBlob { session: SESSION, number: 1 }),
         FromEngine::SlotDown(SlotDown { slot: 0, cause: "exit code 1".to_owned() }),
+        FromEngine::Draining(Draining { reason: "SIGTERM".to_owned() }),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }
@@ -483,6 +547,7 @@ fn register() -> Register {
         slots: vec![Slot { uuid: EngineUuid([11; 16]), wanted: None }],
         runtimes: vec![Runtime::Native, Runtime::Python],
         python: Some("/usr/bin/python3".to_owned()),
+        environment: vec![("python".to_owned(), "3.11.2".to_owned())],
         labels: vec!["gpu".to_owned()],
         held: vec![HeldWork { attempt: attempt(), session: SESSION, n: 1, slot: 0, finished: false }],
     }

@@ -132,7 +132,7 @@ impl Core {
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
         let work = vec![Work { slot, n: task.n, attempt }];
         let connection = process.connection;
-        let assign = Assign { work, session, runtime: task.runtime, define: task.define, payload };
+        let assign = Assign { work, session, runtime: task.runtime, define: task.define, share: None, payload };
         self.to_engine(connection, ToEngine::Assign(assign));
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));

@@ -59,7 +59,7 @@ impl Core {
             FromClient::Credit(_) => Ok(()),
             FromClient::Signal(_)
             | FromClient::Restart(_)
-            | FromClient::Clear(_)
+            | FromClient::CancelTasks(_)
             | FromClient::Fetch(_)
             | FromClient::Purge(_)
             | FromClient::Revoke(_)

@@ -54,7 +54,9 @@ impl Core {
             }
             // What the broker sends is bounded by the requests that clients may have with it.
             FromEngine::Credit(_) => Ok(()),
-            FromEngine::Published(_) | FromEngine::NeedBlob(_) => Err(PeerMisbehaved::Unsupported),
+            FromEngine::Published(_) | FromEngine::NeedBlob(_) | FromEngine::Draining(_) => {
+                Err(PeerMisbehaved::Unsupported)
+            }
         }
     }
 
@@ -164,7 +166,7 @@ impl Core {
         let connection = self.sessions.get(task.session).and_then(|session| session.connection);
         if let Some(connection) = connection {
             let AttemptOutput { stream, offset, bytes, .. } = output;
-            let message = TaskOutput { n: task.n, engine: given.engine, stream, offset, bytes };
+            let message = TaskOutput { n: task.n, attempt: task.attempts, engine: given.engine, stream, offset, bytes };
             self.to_client(connection, ToClient::Output(message));
         }
         Ok(())

@@ -9,6 +9,7 @@ impl Core {
     pub(super) fn answer(&self, now: Time, query: &Query) -> ReplyBody {
         match query {
             Query::Engines => ReplyBody::Engines(self.engines.online()),
+            Query::Tasks(_) => ReplyBody::Tasks(Vec::new(), false),
             Query::Status => ReplyBody::Status(Box::new(self.status(now))),
         }
     }
@@ -23,6 +24,7 @@ impl Core {
             software: self.config.software.clone(),
             clients: clients as u64,
             tasks_waiting: self.shared_len,
+            tasks_held: 0,
             tasks_assigned: self.attempts.len() as u64,
             results_held: self.results_held,
             tasks_finished: self.finished,
@@ -42,6 +44,8 @@ impl Core {
                 software: process.software.clone(),
                 runtimes: register.runtimes.clone(),
                 python: register.python.clone(),
+                environment: register.environment.clone(),
+                leaving: process.leaving,
                 labels: register.labels.clone(),
                 address: process.address.clone(),
                 engines: process.engines.clone(),
@@ -60,6 +64,7 @@ impl Core {
                 tasks_queued: engine.queue.len() as u64,
                 tasks_finished: engine.finished,
                 busy_us: engine.busy_us,
+                stuck: 0,
             })
             .collect()
     }

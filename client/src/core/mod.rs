@@ -120,7 +120,7 @@ enum Pending {
 impl Core {
     /// A new session, which begins with its payload secret: fresh random bytes.
     pub fn new(session: SessionId, secret: PayloadSecret, tasks_max: u64, credit_bytes: u64) -> Self {
-        let open = FromClient::Open(Open { secret: secret.clone() });
+        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false });
         Self {
             over: None,
             is_finished: false,
@@ -347,7 +347,13 @@ impl Core {
                 }
             }
             // The shell closes after a goodbye; nobody has asked for the others.
-            ToClient::Goodbye(_) | ToClient::Accepted(_) | ToClient::Published(_) | ToClient::Event(_) => {}
+            ToClient::Goodbye(_)
+            | ToClient::Accepted(_)
+            | ToClient::Published(_)
+            | ToClient::Event(_)
+            | ToClient::Stopped(_)
+            | ToClient::Fetched(_)
+            | ToClient::FetchedOutput(_) => {}
         }
     }
 

@@ -263,7 +263,14 @@ fn output_comes_with_the_report_and_another_attempt_begins_anew() {
     let mut core = core();
     let task = submit(&mut core);
     let mut piece = |engine, stream, offset, bytes: &[u8]| {
-        let output = message::Output { n: 1, engine: EngineId(engine), stream, offset, bytes: bytes.to_vec() };
+        let output = message::Output {
+            n: 1,
+            attempt: engine + 1,
+            engine: EngineId(engine),
+            stream,
+            offset,
+            bytes: bytes.to_vec(),
+        };
         core.handle_message(ToClient::Output(output), None);
     };
     piece(1, Stream::Stdout, 0, b"lost");

@@ -207,7 +207,11 @@ impl Core {
             ToEngine::Registered(registered) => self.outputs.push_back(Output::Registered(registered.engines)),
             ToEngine::Shutdown(goodbye) => self.outputs.push_back(Output::Leave(goodbye.reason)),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
-            ToEngine::Signal(_) | ToEngine::Restart(_) | ToEngine::Release(_) => {
+            ToEngine::Signal(_)
+            | ToEngine::Restart(_)
+            | ToEngine::Release(_)
+            | ToEngine::Share(_)
+            | ToEngine::Unshare(_) => {
                 let name = message.name();
                 self.outputs
                     .push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));

@@ -212,6 +212,7 @@ impl Shell {
             slots,
             runtimes: self.setup.runtimes.clone(),
             python: self.setup.python.clone(),
+            environment: Vec::new(),
             labels: Vec::new(),
             held: self.core.held(),
         }

@@ -188,4 +188,15 @@ macro_rules! directions {
     };
 }
 
-pub(super) use {codes, directions, messages};
+/// Defines message bodies: structs with public fields that travel as arrays.
+macro_rules! bodies {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })+) => {
+        $($(#[$doc])*
+        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        })+
+    };
+}
+
+pub(super) use {bodies, codes, directions, messages};

@@ -13,20 +13,33 @@
 //! order.
 
 mod catalogue;
+mod client;
+mod engine;
 mod status;
 mod task;
 
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{Direction, Message, MessageError, decode_batch, decode_next, encode_message};
-pub use status::{ClusterStatus, EngineStatus, Event, ProcessStatus, Query, ReplyBody};
+pub use client::{
+    Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open, Output, Published,
+    Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TaskRange,
+};
+pub use engine::{
+    Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
+    EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Secret, Share, SignalAttempts, Slot, SlotDown,
+    Slots, Unshare, Work,
+};
+pub use status::{
+    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, TaskPhase,
+    TaskQuery, TaskRecord,
+};
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,
 };
 
-use crate::ids::{Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
-use crate::payload::PayloadSecret;
-use catalogue::{codes, directions, messages};
+use crate::ids::{BrokerStart, ClusterId};
+use catalogue::{bodies, codes, directions, messages};
 
 messages! {
     /// The broker's first record after a handshake: one of these, alone.
@@ -58,19 +71,19 @@ messages! {
         /// A signal for what runs on engines.
         20 Signal(Signal),
         /// New interpreters for engines.
-        21 Restart(Engines),
-        /// Empty namespaces for engines.
-        22 Clear(Engines),
+        21 Restart(Restart),
+        /// Ends tasks of any session of the owner.
+        22 CancelTasks(CancelTasks),
         /// A question, answered by a reply.
         23 Query(Request),
         /// From now on, events.
         24 Subscribe(Subscribe),
-        /// A task's result, again.
+        /// A task's record and result, for any process of its owner.
         25 Fetch(Fetch),
         /// Results that have arrived: the broker may drop them.
         26 Ack(Ack),
         /// Forgets kept results.
-        27 Purge(Ranges),
+        27 Purge(Purge),
         /// Makes tokens invalid.
         28 Revoke(Revoke),
         /// Stops engines, or the broker with them.
@@ -99,6 +112,12 @@ messages! {
         36 Event(Event),
         /// The answer to a query.
         37 Reply(Reply),
+        /// Nothing of a cancelled task runs any longer.
+        38 Stopped(Stopped),
+        /// The answer to a fetch.
+        39 Fetched(Fetched),
+        /// Output that a fetch wanted.
+        40 FetchedOutput(FetchedOutput),
     }
 }
 
@@ -123,16 +142,20 @@ messages! {
         52 Forget(Forget),
         /// Ends attempts.
         53 Cancel(CancelAttempts),
-        /// A signal for what runs in slots.
-        54 Signal(SlotSignal),
+        /// A signal for what runs.
+        54 Signal(SignalAttempts),
         /// New interpreters for slots.
         55 Restart(Slots),
         /// Gives back what has not started.
         56 Recall(Attempts),
         /// Results that need not be kept any longer.
         57 Release(Attempts),
-        /// The process shall finish its work and leave.
-        58 Shutdown(Goodbye),
+        /// The process shall leave.
+        58 Shutdown(EngineShutdown),
+        /// A payload for several slots.
+        59 Share(Share),
+        /// A shared payload is no longer needed.
+        60 Unshare(Unshare),
     }
 }
 
@@ -155,27 +178,18 @@ messages! {
         67 Output(AttemptOutput),
         /// Intermediate data of an attempt.
         68 Published(AttemptPublished),
-        /// Of a recall: what had not started, and will not.
+        /// What had not started, and will not: of a recall, or because the interpreter that had it is gone.
         69 Recalled(Attempts),
         /// A blob that work needs is not here.
         70 NeedBlob(NeedBlob),
-        /// A slot's interpreter is gone, and its namespace with it.
+        /// A slot's interpreter is gone, and its namespace with it. Comes before the ends of what it ran.
         71 SlotDown(SlotDown),
+        /// The process takes nothing new.
+        72 Draining(Draining),
     }
 }
 
 directions! { FromClient ToClient ToEngine FromEngine }
-
-/// Defines message bodies: structs with public fields that travel as arrays.
-macro_rules! bodies {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })+) => {
-        $($(#[$doc])*
-        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-        pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
-        })+
-    };
-}
 
 bodies! {
     /// The broker lets a peer in.
@@ -226,338 +240,6 @@ bodies! {
     Credit {
         /// The new total, never smaller than before.
         payload_bytes_total: u64,
-    }
-
-    /// A client's first message.
-    Open {
-        /// The secret of the session's payloads.
-        secret: PayloadSecret,
-    }
-
-    /// Tasks with one payload: one for the shared queue, or one for each engine named.
-    Submit {
-        /// The number of the first task; the others follow it.
-        n: u64,
-        /// Where they run.
-        targets: Targets,
-        /// What runs them.
-        runtime: Runtime,
-        /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
-        class: u32,
-        /// The definition that the call needs.
-        define: Option<u32>,
-        /// What is not the default.
-        options: Option<Box<TaskOptions>>,
-        /// Call header and arguments.
-        payload: Payload,
-    }
-
-    /// A blob for a whole session.
-    Define {
-        /// Its number in the session.
-        number: u32,
-        /// The blob.
-        payload: Payload,
-    }
-
-    /// Ranges of task numbers of this session.
-    Ranges {
-        /// First and last number of each range.
-        ranges: Vec<(u64, u64)>,
-    }
-
-    /// Ends tasks of this session.
-    Cancel {
-        /// First and last number of each range.
-        ranges: Vec<(u64, u64)>,
-        /// Whether an interpreter that does not heed the interrupt is killed.
-        force: bool,
-    }
-
-    /// A signal for what runs on engines.
-    Signal {
-        /// Which engines.
-        engines: Vec<EngineId>,
-        /// The signal's number.
-        signal: i32,
-    }
-
-    /// Engines, by their integers.
-    Engines {
-        /// Which engines.
-        engines: Vec<EngineId>,
-    }
-
-    /// A question.
-    Request {
-        /// The client's number for it.
-        request: u64,
-        /// What it wants to know.
-        query: Query,
-    }
-
-    /// Which events a client wants.
-    Subscribe {
-        /// Engines that come and go.
-        engines: bool,
-    }
-
-    /// Wants the kept result of a task.
-    Fetch {
-        /// The client's number for the request.
-        request: u64,
-        /// The session that submitted it, which must be of the same owner.
-        session: SessionId,
-        /// The task's number there.
-        n: u64,
-    }
-
-    /// Results that have arrived.
-    Ack {
-        /// First and last task number of each range.
-        ranges: Vec<(u64, u64)>,
-    }
-
-    /// Tokens that shall no longer be valid.
-    Revoke {
-        /// Their ids.
-        tokens: Vec<TokenId>,
-    }
-
-    /// Stops engines.
-    Shutdown {
-        /// Which; none for all of them.
-        engines: Option<Vec<EngineId>>,
-        /// Whether the broker ends as well.
-        broker: bool,
-    }
-
-    /// Submits that the broker knows.
-    Accepted {
-        /// Every task up to this number.
-        n: u64,
-    }
-
-    /// A task's end. It is repeated on each connection of the session until it is acknowledged.
-    Finished {
-        /// The task's number in the session.
-        n: u64,
-        /// How it ended.
-        outcome: Outcome,
-        /// The engine that ran it, if one did.
-        engine: Option<EngineId>,
-        /// How often it was tried.
-        attempts: u32,
-        /// When things happened.
-        times: TaskTimes,
-        /// The result: reply header and data. None if there is none.
-        payload: Option<Payload>,
-    }
-
-    /// A piece of a task's output.
-    Output {
-        /// The task's number in the session.
-        n: u64,
-        /// The engine that runs it.
-        engine: EngineId,
-        /// Which stream.
-        stream: Stream,
-        /// How many bytes of the stream came before. A gap is output that was not kept.
-        offset: u64,
-        /// The bytes, as written.
-        #[serde(with = "serde_bytes")]
-        bytes: Vec<u8>,
-    }
-
-    /// Intermediate data of a running task.
-    Published {
-        /// The task's number in the session.
-        n: u64,
-        /// The data.
-        payload: Payload,
-    }
-
-    /// The answer to a request.
-    Reply {
-        /// The client's number for it.
-        request: u64,
-        /// The answer.
-        body: ReplyBody,
-    }
-
-    /// The integers of a process's engines.
-    Registered {
-        /// One for each slot, in order.
-        engines: Vec<EngineId>,
-    }
-
-    /// A session's payload secret.
-    Secret {
-        /// The session.
-        session: SessionId,
-        /// Its secret.
-        secret: PayloadSecret,
-    }
-
-    /// Work: one payload, for one slot or several of the process.
-    Assign {
-        /// Which slot runs which task, as which attempt.
-        work: Vec<Work>,
-        /// The session of the tasks.
-        session: SessionId,
-        /// What runs them.
-        runtime: Runtime,
-        /// The definition that the call needs.
-        define: Option<u32>,
-        /// Call header and arguments.
-        payload: Payload,
-    }
-
-    /// One slot's part of an assignment.
-    Work {
-        /// The slot.
-        slot: u32,
-        /// The task's number in its session.
-        n: u64,
-        /// The attempt.
-        attempt: Attempt,
-    }
-
-    /// A blob for the work of a session.
-    EngineDefine {
-        /// The session.
-        session: SessionId,
-        /// Its number in the session.
-        number: u32,
-        /// The blob.
-        payload: Payload,
-    }
-
-    /// A session that is over.
-    Forget {
-        /// The session.
-        session: SessionId,
-    }
-
-    /// Attempts to end.
-    CancelAttempts {
-        /// Which.
-        attempts: Vec<Attempt>,
-        /// Whether an interpreter that does not heed the interrupt is killed.
-        force: bool,
-    }
-
-    /// A signal for what runs in slots.
-    SlotSignal {
-        /// Which slots.
-        slots: Vec<u32>,
-        /// The signal's number.
-        signal: i32,
-    }
-
-    /// Slots of a process.
-    Slots {
-        /// Which.
-        slots: Vec<u32>,
-    }
-
-    /// Attempts.
-    Attempts {
-        /// Which.
-        attempts: Vec<Attempt>,
-    }
-
-    /// An engine process and what it still holds.
-    Register {
-        /// The process.
-        instance: InstanceId,
-        /// Its host's name.
-        host: String,
-        /// Its process id.
-        pid: u32,
-        /// Where it runs.
-        cwd: String,
-        /// Its slots, in order.
-        slots: Vec<Slot>,
-        /// What it can run.
-        runtimes: Vec<Runtime>,
-        /// The interpreter that runs Python, if there is one.
-        python: Option<String>,
-        /// Labels that tasks can require.
-        labels: Vec<String>,
-        /// Attempts that it has not ended, and ended ones that were not released.
-        held: Vec<HeldWork>,
-    }
-
-    /// One engine of a process.
-    Slot {
-        /// The engine's uuid.
-        uuid: EngineUuid,
-        /// The integer that it had, or asks for.
-        wanted: Option<EngineId>,
-    }
-
-    /// Work that outlived a connection.
-    HeldWork {
-        /// The attempt.
-        attempt: Attempt,
-        /// The session of its task.
-        session: SessionId,
-        /// The task's number there.
-        n: u64,
-        /// The slot that has it.
-        slot: u32,
-        /// Whether it has ended, so that its result follows.
-        finished: bool,
-    }
-
-    /// An attempt's end.
-    AttemptFinished {
-        /// The attempt.
-        attempt: Attempt,
-        /// How it ended.
-        outcome: Outcome,
-        /// How long the code ran, in microseconds.
-        run_us: u64,
-        /// Reply header and data. None if there is none.
-        payload: Option<Payload>,
-    }
-
-    /// A piece of an attempt's output.
-    AttemptOutput {
-        /// The attempt.
-        attempt: Attempt,
-        /// Which stream.
-        stream: Stream,
-        /// How many bytes of the stream came before.
-        offset: u64,
-        /// The bytes, as written.
-        #[serde(with = "serde_bytes")]
-        bytes: Vec<u8>,
-    }
-
-    /// Intermediate data of an attempt.
-    AttemptPublished {
-        /// The attempt.
-        attempt: Attempt,
-        /// The data.
-        payload: Payload,
-    }
-
-    /// A blob that is not here.
-    NeedBlob {
-        /// The session.
-        session: SessionId,
-        /// The blob's number there.
-        number: u32,
-    }
-
-    /// A slot's interpreter is gone.
-    SlotDown {
-        /// The slot.
-        slot: u32,
-        /// How it ended: exit code or signal, and the last lines of its stderr.
-        cause: String,
     }
 }
 

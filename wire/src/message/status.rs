@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task::Runtime;
-use crate::ids::{BrokerStart, EngineId, EngineUuid};
+use super::catalogue::codes;
+use super::task::{Outcome, Runtime};
+use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId};
 
 /// What a client can ask.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,6 +14,124 @@ pub enum Query {
     Engines,
     /// The whole picture.
     Status,
+    /// The owner's tasks: those that have not ended, and those whose record is kept.
+    Tasks(Box<TaskQuery>),
+}
+
+/// Which tasks of its owner a client wants to know about. What is not said does not matter.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TaskQuery {
+    /// The session, by the prefix that people write.
+    pub session: Option<String>,
+    /// Of the session that was opened last of those that have such tasks.
+    pub newest_session: bool,
+    /// Numbers from this one.
+    pub first: Option<u64>,
+    /// Numbers up to this one.
+    pub last: Option<u64>,
+    /// The label; `*` stands for any characters.
+    pub label: Option<String>,
+    /// Only those that have not ended, or only those that have.
+    pub ended: Option<bool>,
+    /// Begin after this task, the last one of an earlier answer.
+    pub after: Option<TaskId>,
+    /// So many at most; the broker may give fewer at once.
+    pub limit: u32,
+}
+
+codes! {
+    /// Where a task stands, for people.
+    TaskPhase {
+        /// Its arguments are on the way.
+        1 "receiving" Receiving,
+        /// It waits for other tasks, or for a pause between two attempts.
+        2 "waiting" Waiting,
+        /// It waits for an engine.
+        3 "queued" Queued,
+        /// An engine has it and has not said that it runs.
+        4 "assigned" Assigned,
+        /// It runs.
+        5 "running" Running,
+        /// It has ended.
+        6 "ended" Ended,
+    }
+}
+
+/// What is known of a task.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// The task.
+    pub id: TaskId,
+    /// Its name for people.
+    pub label: Option<String>,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The engine that it names; none for the shared queue.
+    pub target: Option<EngineId>,
+    /// Higher runs first.
+    pub priority: i32,
+    /// Where it stands.
+    pub phase: TaskPhase,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Why it does not run yet, for people: one line.
+    pub waits: Option<String>,
+    /// The engine that has or had it.
+    pub engine: Option<EngineId>,
+    /// How often it was given to an engine.
+    pub attempts: u32,
+    /// How many of the attempts were lost after they had begun.
+    pub losses: u32,
+    /// How many of the attempts raised and were followed by another.
+    pub errors: u32,
+    /// Bytes of call and arguments.
+    pub request_bytes: u64,
+    /// Bytes of the result.
+    pub result_bytes: u64,
+    /// Bytes written to standard output.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error.
+    pub stderr_bytes: u64,
+    /// Whether result and output are kept.
+    pub kept: bool,
+    /// When things happened.
+    pub times: RecordTimes,
+    /// The attempts before the last one.
+    pub past: Vec<AttemptRecord>,
+}
+
+/// When things happened to a task: microseconds since its submit, by the broker's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RecordTimes {
+    /// The submit, in microseconds since 1970.
+    pub submitted_unix_us: u64,
+    /// It had all that it needed to run.
+    pub queued_us: Option<u64>,
+    /// It was last given to an engine.
+    pub assigned_us: Option<u64>,
+    /// The engine's report that it runs. Short tasks end before there is one.
+    pub started_us: Option<u64>,
+    /// Its end.
+    pub finished_us: Option<u64>,
+    /// The client's word that it has the result.
+    pub delivered_us: Option<u64>,
+    /// How long the code ran, by the engine's clock.
+    pub run_us: u64,
+    /// The broker's time of this record.
+    pub now_us: u64,
+}
+
+/// An attempt that did not end its task.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// The engine.
+    pub engine: EngineId,
+    /// When the engine was given it: microseconds since the submit.
+    pub assigned_us: u64,
+    /// When it had come to nothing: microseconds since the submit.
+    pub ended_us: u64,
+    /// What became of it, for people: one line.
+    pub how: String,
 }
 
 /// An answer.
@@ -25,6 +144,12 @@ pub enum ReplyBody {
     Status(Box<ClusterStatus>),
     /// The request is refused: why and what to do, in one line.
     Refused(String),
+    /// What was asked for is done.
+    Done,
+    /// To a cancel of tasks: how many are cancelled from now on, and how many had ended before.
+    Cancelled(u64, u64),
+    /// To [`Query::Tasks`]: in the order of sessions and numbers, and whether there are more.
+    Tasks(Vec<TaskRecord>, bool),
 }
 
 /// What happened, for subscribers.
@@ -56,6 +181,8 @@ pub struct ClusterStatus {
     pub clients: u64,
     /// Tasks in the shared queue that no engine has.
     pub tasks_waiting: u64,
+    /// Tasks that wait for other tasks, or for a pause between attempts.
+    pub tasks_held: u64,
     /// Tasks that engines have.
     pub tasks_assigned: u64,
     /// Results that no client has acknowledged.
@@ -85,6 +212,10 @@ pub struct ProcessStatus {
     pub runtimes: Vec<Runtime>,
     /// Its Python interpreter.
     pub python: Option<String>,
+    /// What its tasks find around them: versions, and the variables that matter.
+    pub environment: Vec<(String, String)>,
+    /// Whether it takes nothing new.
+    pub leaving: bool,
     /// Its labels.
     pub labels: Vec<String>,
     /// The address that it came from.
@@ -110,4 +241,7 @@ pub struct EngineStatus {
     pub tasks_finished: u64,
     /// How long its code has run in all.
     pub busy_us: u64,
+    /// Attempts whose task has ended, and which the engine has not ended: a native function that does not look at its
+    /// cancel.
+    pub stuck: u64,
 }

@@ -67,6 +67,8 @@ codes! {
         12 "unsupported" Unsupported,
         /// The payload could not be opened or read.
         13 "payload" Payload,
+        /// The command ended with a code other than 0, or by a signal.
+        14 "exit" Exit,
     }
 }
 
@@ -195,6 +197,10 @@ pub struct TaskOptions {
     pub priority: i32,
     /// How often a shared task is run again after the loss of its engine; none for the default.
     pub retries: Option<u32>,
+    /// How often it is run again after an error of its own.
+    pub error_retries: u32,
+    /// How long it waits before it is run again after an error, doubled each time up to a minute.
+    pub backoff_ms: u64,
     /// Whether the task may run again after a loss.
     pub at_most_once: bool,
     /// How long it may wait for an engine.
@@ -203,8 +209,12 @@ pub struct TaskOptions {
     pub run_timeout_ms: Option<u64>,
     /// Tasks that must end first.
     pub after: Vec<Dependency>,
-    /// Tasks on whose engine it must run.
+    /// Whether one of `after` is enough, instead of all.
+    pub after_any: bool,
+    /// Tasks that must end first, and on whose engine it must run.
     pub follow: Vec<Dependency>,
+    /// Whether one of `follow` is enough, instead of all.
+    pub follow_any: bool,
     /// Labels that its engine must have.
     pub require: Vec<String>,
     /// Whether result and output are kept after they were acknowledged.

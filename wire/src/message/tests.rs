@@ -2,7 +2,7 @@ use super::*;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
-use crate::ids::{FunctionHash, TaskId};
+use crate::ids::{Attempt, BrokerStart, EngineId, FunctionHash, InstanceId, SessionId, TaskId};
 
 fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
     let mut batch = BytesMut::new();
@@ -70,7 +70,7 @@ proptest! {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = SessionId([3; 16]);
         let work = vec![Work { slot, n, attempt }];
-        let assign = Assign { work, session, runtime: Runtime::Native, define: None, payload: payload.clone() };
+        let assign = Assign { work, session, runtime: Runtime::Native, define: None, share: None, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
         let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };
@@ -127,7 +127,7 @@ fn a_declared_length_beyond_the_batch_takes_no_memory() {
 
 #[test]
 fn debug_output_shows_no_secret_and_no_content() {
-    let open = Open { secret: PayloadSecret::new([0x77; 32]) };
+    let open = Open { secret: crate::payload::PayloadSecret::new([0x77; 32]), cancel_on_disconnect: false };
     let payload = Payload::Inline(Bytes::from_static(b"private"));
     let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));
     assert!(!shown.contains("119") && !shown.contains("private"), "{shown}");

@@ -246,7 +246,7 @@ impl Farm {
         it.connection = Some(connection);
         it.sending.begin(welcome.payload_credit_bytes);
         let secret = PayloadSecret::new([it.holder; 32]);
-        self.say(client, FromClient::Open(Open { secret })).unwrap();
+        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect: false })).unwrap();
         Ok(welcome.resumed)
     }
 
@@ -477,6 +477,7 @@ impl EngineProcess {
             slots: self.slots.clone(),
             runtimes: self.runtimes.clone(),
             python: None,
+            environment: Vec::new(),
             labels: Vec::new(),
             held: self.jobs.iter().map(held).collect(),
         }

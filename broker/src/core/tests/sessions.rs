@@ -121,7 +121,7 @@ fn another_holder_of_the_same_owner_may_not_resume_a_session() {
 fn a_session_keeps_its_secret() {
     let mut farm = Farm::default();
     let client = farm.client();
-    let other = FromClient::Open(Open { secret: PayloadSecret::new([99; 32]) });
+    let other = FromClient::Open(Open { secret: PayloadSecret::new([99; 32]), cancel_on_disconnect: false });
     assert_eq!(farm.say(client, other), Err(PeerMisbehaved::Order));
 }
 

@@ -67,6 +67,9 @@ impl Request {
                 };
                 (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
             }
+            Call::Run { .. } | Call::Push | Call::Pull { .. } | Call::Keys | Call::Clear | Call::Command(_) => {
+                return Err(SourceMissing);
+            }
         };
         buffers.extend(job.data);
         let body_bytes = 8 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
@@ -82,6 +85,7 @@ impl Request {
                 let source = source.as_ref().map(String::len).or(job.definition.as_ref().map(Bytes::len));
                 32 + file.len() + source.unwrap_or(0) + function.len()
             }
+            _ => 0,
         };
         call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
     }

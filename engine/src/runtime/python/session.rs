@@ -210,7 +210,7 @@ impl<'a> Session<'a> {
         let (attempt, codec) = (job.attempt, job.header.codec);
         let hash = match &job.header.call {
             Call::Source { hash, .. } => Some(*hash),
-            Call::Execute { .. } | Call::Named { .. } => None,
+            _ => None,
         };
         match Request::new(job, hash.is_some_and(|hash| self.sources.contains(&hash))) {
             Ok(request) => {
@@ -479,7 +479,8 @@ fn reply(ended: Ended, codec: Codec) -> Reply {
             Reply { outcome: JobOutcome::Succeeded, header, data: buffers, run_us }
         }
         End::Executed => {
-            let header = ReplyHeader::Executed { count, repr: (!buffers.is_empty()).then(|| text(0)) };
+            let header =
+                ReplyHeader::Executed { count, repr: (!buffers.is_empty()).then(|| text(0)), displays: Vec::new() };
             Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), run_us }
         }
         End::Raised => Reply { outcome: JobOutcome::Failed, header: raised(), data: Vec::new(), run_us },

@@ -1,0 +1,244 @@
+//! Bodies of the messages between clients and the broker.
+
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::bodies;
+use super::status::{Query, ReplyBody, TaskRecord};
+use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
+use crate::ids::{EngineId, SessionId, TokenId};
+use crate::payload::PayloadSecret;
+
+bodies! {
+    /// A client's first message.
+    Open {
+        /// The secret of the session's payloads.
+        secret: PayloadSecret,
+        /// Whether the session ends with its connection: its tasks are cancelled at once, kept ones excepted.
+        cancel_on_disconnect: bool,
+    }
+
+    /// Tasks with one payload: one for the shared queue, or one for each engine named.
+    Submit {
+        /// The number of the first task; the others follow it.
+        n: u64,
+        /// Where they run.
+        targets: Targets,
+        /// What runs them.
+        runtime: Runtime,
+        /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
+        class: u32,
+        /// The definition that the call needs.
+        define: Option<u32>,
+        /// What is not the default.
+        options: Option<Box<TaskOptions>>,
+        /// Call header and arguments.
+        payload: Payload,
+    }
+
+    /// A blob for a whole session.
+    Define {
+        /// Its number in the session.
+        number: u32,
+        /// The blob.
+        payload: Payload,
+    }
+
+    /// Ends tasks of this session.
+    Cancel {
+        /// First and last number of each range.
+        ranges: Vec<(u64, u64)>,
+        /// Whether an interpreter that does not heed the interrupt is killed.
+        force: bool,
+    }
+
+    /// Ends tasks of any session of the same owner.
+    CancelTasks {
+        /// The client's number for the request.
+        request: u64,
+        /// Which tasks; those that are unknown are passed over.
+        tasks: Vec<TaskRange>,
+        /// Whether an interpreter that does not heed the interrupt is killed.
+        force: bool,
+    }
+
+    /// Tasks of one session.
+    TaskRange {
+        /// The session that submitted them.
+        session: SessionId,
+        /// The first number.
+        first: u64,
+        /// The last number.
+        last: u64,
+    }
+
+    /// A signal for what the same owner's tasks run on engines.
+    Signal {
+        /// The client's number for the request.
+        request: u64,
+        /// Which engines.
+        engines: Vec<EngineId>,
+        /// The signal's number.
+        signal: i32,
+    }
+
+    /// New interpreters for engines. The reply comes when all of them have ended the old one.
+    Restart {
+        /// The client's number for the request.
+        request: u64,
+        /// Which engines.
+        engines: Vec<EngineId>,
+    }
+
+    /// A question.
+    Request {
+        /// The client's number for it.
+        request: u64,
+        /// What it wants to know.
+        query: Query,
+    }
+
+    /// Which events a client wants.
+    Subscribe {
+        /// Engines that come and go.
+        engines: bool,
+    }
+
+    /// Wants a task's record and result: at once, or when it has ended.
+    Fetch {
+        /// The client's number for the request.
+        request: u64,
+        /// The session that submitted it, which must be of the same owner.
+        session: SessionId,
+        /// The task's number there.
+        n: u64,
+        /// Whether to answer when the task has ended. Otherwise the answer comes now, and may have no result.
+        wait: bool,
+        /// Whether its output is wanted: what is kept of it now, then what comes.
+        output: bool,
+    }
+
+    /// Results that have arrived.
+    Ack {
+        /// First and last task number of each range.
+        ranges: Vec<(u64, u64)>,
+    }
+
+    /// Kept results that are no longer wanted, of any session of the same owner.
+    Purge {
+        /// The client's number for the request.
+        request: u64,
+        /// Which tasks. Those that have not ended are passed over.
+        tasks: Vec<TaskRange>,
+    }
+
+    /// Tokens that shall no longer be valid.
+    Revoke {
+        /// The client's number for the request.
+        request: u64,
+        /// Their ids.
+        tokens: Vec<TokenId>,
+    }
+
+    /// Stops engines.
+    Shutdown {
+        /// The client's number for the request.
+        request: u64,
+        /// Which; none for all of them.
+        engines: Option<Vec<EngineId>>,
+        /// Whether engines finish what they run.
+        finish: bool,
+        /// Whether the broker ends as well.
+        broker: bool,
+    }
+
+    /// Submits that the broker knows.
+    Accepted {
+        /// Every task up to this number.
+        n: u64,
+    }
+
+    /// A task's end. It is repeated on each connection of the session until it is acknowledged.
+    Finished {
+        /// The task's number in the session.
+        n: u64,
+        /// How it ended.
+        outcome: Outcome,
+        /// The engine that ran it, if one did.
+        engine: Option<EngineId>,
+        /// How often it was tried.
+        attempts: u32,
+        /// When things happened.
+        times: TaskTimes,
+        /// The result: reply header and data. None if there is none.
+        payload: Option<Payload>,
+    }
+
+    /// A piece of a task's output.
+    Output {
+        /// The task's number in the session.
+        n: u64,
+        /// Which attempt at it wrote this, from 1: a later one's output replaces that of an earlier one.
+        attempt: u32,
+        /// The engine that runs it.
+        engine: EngineId,
+        /// Which stream.
+        stream: Stream,
+        /// How many bytes of the stream came before. A gap is output that was not kept.
+        offset: u64,
+        /// The bytes, as written.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    }
+
+    /// Intermediate data of a running task.
+    Published {
+        /// The task's number in the session.
+        n: u64,
+        /// The data.
+        payload: Payload,
+    }
+
+    /// The answer to a request.
+    Reply {
+        /// The client's number for it.
+        request: u64,
+        /// The answer.
+        body: ReplyBody,
+    }
+
+    /// A task that was cancelled while an engine had it: nothing of it runs any longer.
+    Stopped {
+        /// The task's number in the session.
+        n: u64,
+    }
+
+    /// What was asked for by [`Fetch`].
+    Fetched {
+        /// The client's number for the request.
+        request: u64,
+        /// What is known of the task.
+        record: Box<TaskRecord>,
+        /// The secret of the session that submitted it, with which its result is opened; with the first result of that
+        /// session on this connection.
+        secret: Option<PayloadSecret>,
+        /// Its result, if it has ended and has one that is kept.
+        payload: Option<Payload>,
+    }
+
+    /// A piece of the output of a task that was asked for by [`Fetch`].
+    FetchedOutput {
+        /// The client's number for the request.
+        request: u64,
+        /// Which attempt wrote this, from 1.
+        attempt: u32,
+        /// The engine that runs it.
+        engine: EngineId,
+        /// Which stream.
+        stream: Stream,
+        /// How many bytes of the stream came before. A gap is output that was not kept.
+        offset: u64,
+        /// The bytes, as written.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    }
+}

@@ -1,0 +1,219 @@
+//! Bodies of the messages between the broker and engine processes.
+
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::bodies;
+use super::task::{Outcome, Payload, Runtime, Stream};
+use crate::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId};
+use crate::payload::PayloadSecret;
+
+bodies! {
+    /// The integers of a process's engines.
+    Registered {
+        /// One for each slot, in order.
+        engines: Vec<EngineId>,
+    }
+
+    /// A session's payload secret.
+    Secret {
+        /// The session.
+        session: SessionId,
+        /// Its secret.
+        secret: PayloadSecret,
+    }
+
+    /// Work: one payload, for one slot or several of the process.
+    Assign {
+        /// Which slot runs which task, as which attempt.
+        work: Vec<Work>,
+        /// The session of the tasks.
+        session: SessionId,
+        /// What runs them.
+        runtime: Runtime,
+        /// The definition that the call needs.
+        define: Option<u32>,
+        /// The shared payload that stands in for this one.
+        share: Option<u64>,
+        /// Call header and arguments; empty if they are shared.
+        payload: Payload,
+    }
+
+    /// One slot's part of an assignment.
+    Work {
+        /// The slot.
+        slot: u32,
+        /// The task's number in its session.
+        n: u64,
+        /// The attempt.
+        attempt: Attempt,
+    }
+
+    /// A blob for the work of a session.
+    EngineDefine {
+        /// The session.
+        session: SessionId,
+        /// Its number in the session.
+        number: u32,
+        /// The blob.
+        payload: Payload,
+    }
+
+    /// A session that is over.
+    Forget {
+        /// The session.
+        session: SessionId,
+    }
+
+    /// Attempts to end.
+    CancelAttempts {
+        /// Which.
+        attempts: Vec<Attempt>,
+        /// Whether an interpreter that does not heed the interrupt is killed.
+        force: bool,
+    }
+
+    /// A signal for those of the attempts that run now; the others never see it.
+    SignalAttempts {
+        /// Which.
+        attempts: Vec<Attempt>,
+        /// The signal's number.
+        signal: i32,
+    }
+
+    /// A payload for several slots of the process, which later assignments name by number.
+    Share {
+        /// Its number on this connection.
+        share: u64,
+        /// The session whose key opens it.
+        session: SessionId,
+        /// The payload.
+        payload: Payload,
+    }
+
+    /// A shared payload that no later assignment names.
+    Unshare {
+        /// Its number.
+        share: u64,
+    }
+
+    /// The process shall leave.
+    EngineShutdown {
+        /// Why, for people.
+        reason: String,
+        /// Whether it finishes first what it has been given.
+        finish: bool,
+    }
+
+    /// Slots of a process.
+    Slots {
+        /// Which.
+        slots: Vec<u32>,
+    }
+
+    /// Attempts.
+    Attempts {
+        /// Which.
+        attempts: Vec<Attempt>,
+    }
+
+    /// An engine process and what it still holds.
+    Register {
+        /// The process.
+        instance: InstanceId,
+        /// Its host's name.
+        host: String,
+        /// Its process id.
+        pid: u32,
+        /// Where it runs.
+        cwd: String,
+        /// Its slots, in order.
+        slots: Vec<Slot>,
+        /// What it can run.
+        runtimes: Vec<Runtime>,
+        /// The interpreter that runs Python, if there is one.
+        python: Option<String>,
+        /// What the tasks find around them, for people: versions, and the variables that matter.
+        environment: Vec<(String, String)>,
+        /// Labels that tasks can require.
+        labels: Vec<String>,
+        /// Attempts that it has not ended, and ended ones that were not released.
+        held: Vec<HeldWork>,
+    }
+
+    /// One engine of a process.
+    Slot {
+        /// The engine's uuid.
+        uuid: EngineUuid,
+        /// The integer that it had, or asks for.
+        wanted: Option<EngineId>,
+    }
+
+    /// The process takes nothing new: it finishes what it has, and then says goodbye.
+    Draining {
+        /// Why, for people.
+        reason: String,
+    }
+
+    /// Work that outlived a connection.
+    HeldWork {
+        /// The attempt.
+        attempt: Attempt,
+        /// The session of its task.
+        session: SessionId,
+        /// The task's number there.
+        n: u64,
+        /// The slot that has it.
+        slot: u32,
+        /// Whether it has ended, so that its result follows.
+        finished: bool,
+    }
+
+    /// An attempt's end.
+    AttemptFinished {
+        /// The attempt.
+        attempt: Attempt,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long the code ran, in microseconds.
+        run_us: u64,
+        /// Reply header and data. None if there is none.
+        payload: Option<Payload>,
+    }
+
+    /// A piece of an attempt's output.
+    AttemptOutput {
+        /// The attempt.
+        attempt: Attempt,
+        /// Which stream.
+        stream: Stream,
+        /// How many bytes of the stream came before.
+        offset: u64,
+        /// The bytes, as written.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    }
+
+    /// Intermediate data of an attempt.
+    AttemptPublished {
+        /// The attempt.
+        attempt: Attempt,
+        /// The data.
+        payload: Payload,
+    }
+
+    /// A blob that is not here.
+    NeedBlob {
+        /// The session.
+        session: SessionId,
+        /// The blob's number there.
+        number: u32,
+    }
+
+    /// A slot's interpreter is gone.
+    SlotDown {
+        /// The slot.
+        slot: u32,
+        /// How it ended: exit code or signal, and the last lines of its stderr.
+        cause: String,
+    }
+}
