@@ -91,7 +91,7 @@ impl Process {
         self.attempts += 1;
         let attempt = Attempt { start: BrokerStart(1), count: self.attempts };
         let work = vec![furlong_wire::message::Work { slot, n: self.attempts, attempt }];
-        (Assign { work, session: SESSION, runtime, define, payload }, attempt)
+        (Assign { work, session: SESSION, runtime, define, share: None, payload }, attempt)
     }
 
     /// Seals buffers as the client does: their announcement, and their only chunk.

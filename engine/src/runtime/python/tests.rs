@@ -156,13 +156,16 @@ fn lost(reply: &Reply) -> &str {
 async fn an_execution_gives_its_last_expression_and_its_count() {
     let mut python = Fixture::new();
     let reply = python.execute("x = 20\nx + 1").await;
-    assert_eq!(reply.header, ReplyHeader::Executed { count: 1, repr: Some("21".into()) });
+    assert_eq!(reply.header, ReplyHeader::Executed { count: 1, repr: Some("21".into()), displays: Vec::new() });
     assert_eq!(python.eval("None").await, None);
     assert_eq!(python.eval("x = _ * 2").await, None);
     let failed = error(python.execute("1 / 0").await);
     assert_eq!((failed.type_name.as_str(), failed.execution), ("ZeroDivisionError", Some(4)));
     let reply = python.execute("x, __name__, engine_id").await;
-    assert_eq!(reply.header, ReplyHeader::Executed { count: 5, repr: Some("(42, '__main__', None)".into()) });
+    assert_eq!(
+        reply.header,
+        ReplyHeader::Executed { count: 5, repr: Some("(42, '__main__', None)".into()), displays: Vec::new() }
+    );
     python.slot.set_engine_id(12);
     assert_eq!(python.eval("engine_id").await.as_deref(), Some("12"));
     assert_eq!(python.eval("").await, None);
