@@ -166,6 +166,7 @@ impl Shell {
                     }
                 }
                 Output::SaveRoster(roster) => *self.roster.borrow_mut() = Some(roster),
+                Output::Stop(reason) => tracing::info!("{reason}"),
             }
         }
         self.arm(core.poll_timeout());

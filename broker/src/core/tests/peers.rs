@@ -198,7 +198,7 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::Transfer(..) | Output::SaveRoster(_) => {}
+                Output::Transfer(..) | Output::SaveRoster(_) | Output::Stop(_) => {}
             }
         }
     }
