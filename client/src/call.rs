@@ -291,7 +291,7 @@ impl Arguments {
 
 /// A function whose header is encoded once for many calls.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     runtime: Runtime,
     function: Function,
     class: u32,
