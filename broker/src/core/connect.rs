@@ -40,6 +40,7 @@ impl Core {
     /// # Errors
     /// The refusal that it is told.
     pub fn handle_connected(&mut self, now: Time, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+        let claims = peer.claims.clone();
         let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)
         } else {
@@ -48,6 +49,7 @@ impl Core {
             (Connected::Client(session), resumed, tasks_max)
         };
         self.connections.insert(connection, connected);
+        self.authority.handle_connected(connection, &claims);
         Ok(Welcome {
             connection: connection.0,
             start: self.config.start,
@@ -64,6 +66,7 @@ impl Core {
 
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
+        self.authority.handle_disconnected(connection);
         match self.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),

@@ -57,13 +57,17 @@ impl Core {
             }
             // Results are given as they come; the bound is the unacknowledged ones that a session may have.
             FromClient::Credit(_) => Ok(()),
+            FromClient::Revoke(revoke) => self.revoke(key, connection, revoke),
+            FromClient::Shutdown(shutdown) => {
+                let body = self.stop(key)?;
+                self.to_client(connection, ToClient::Reply(Reply { request: shutdown.request, body }));
+                Ok(())
+            }
             FromClient::Signal(_)
             | FromClient::Restart(_)
             | FromClient::CancelTasks(_)
             | FromClient::Fetch(_)
-            | FromClient::Purge(_)
-            | FromClient::Revoke(_)
-            | FromClient::Shutdown(_) => Err(PeerMisbehaved::Unsupported),
+            | FromClient::Purge(_) => Err(PeerMisbehaved::Unsupported),
         }
     }
 

@@ -9,6 +9,7 @@
 //!    once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
+mod authority;
 mod connect;
 mod dispatch;
 mod engines;
@@ -27,7 +28,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, TokenId};
 use furlong_wire::message::{RefusalKind, Runtime, ToClient, ToEngine};
 
 pub use connect::Peer;
@@ -35,6 +36,7 @@ pub use engines::Roster;
 pub use payloads::Budget;
 pub use time::Time;
 
+use authority::Authority;
 use engines::{Engines, Process, ProcessKey};
 use queue::SharedQueue;
 use sessions::{SessionKey, Sessions};
@@ -76,6 +78,10 @@ pub enum Output {
     Close(ConnectionId, &'static str),
     /// Keep the roster for a later start.
     SaveRoster(Roster),
+    /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
+    Revoke(ConnectionId, u64, Vec<TokenId>),
+    /// Stop in good order: why.
+    Stop(String),
 }
 
 /// What a peer did against the protocol. It is closed; the log says why.
@@ -121,6 +127,7 @@ pub struct Refusal {
 pub struct Core {
     config: Config,
     connections: BTreeMap<ConnectionId, Connected>,
+    authority: Authority,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
@@ -168,6 +175,7 @@ impl Core {
             budget: Budget::new(config.payload_bytes_max),
             config,
             connections: BTreeMap::new(),
+            authority: Authority::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
             engines: Engines::new(roster),
@@ -193,11 +201,12 @@ impl Core {
 
     /// When [`Core::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.recall_at, self.expiry_at].into_iter().flatten().min()
+        [self.recall_at, self.expiry_at, self.next_token_expiry()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.expire_tokens(now);
         if self.expiry_at.is_some_and(|at| at <= now) {
             self.expire(now);
         }
