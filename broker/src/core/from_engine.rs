@@ -44,7 +44,8 @@ impl Core {
                 match process.receiving.handle_chunk(announced.transfer, chunk.unwrap_or_default())? {
                     Some((EngineWaiting::Finished(finished), stored)) => {
                         let given = self.given(key, finished.attempt)?;
-                        self.attempt_ended(now, key, given, finished, Some(stored))
+                        self.attempt_ended(now, key, given, finished, Some(stored));
+                        Ok(())
                     }
                     Some((EngineWaiting::Published(published), stored)) => {
                         self.pass_on(key, &published, &stored);
@@ -264,9 +265,13 @@ impl Core {
         }
         let given = self.given(key, finished.attempt)?;
         let payload = match finished.payload.take() {
-            None => return self.attempt_ended(now, key, given, finished, None),
+            None => {
+                self.attempt_ended(now, key, given, finished, None);
+                return Ok(());
+            }
             Some(Payload::Inline(bytes)) => {
-                return self.attempt_ended(now, key, given, finished, Some(Stored::Inline(bytes)));
+                self.attempt_ended(now, key, given, finished, Some(Stored::Inline(bytes)));
+                return Ok(());
             }
             Some(payload) => payload,
         };
@@ -282,7 +287,8 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.expect(transfer_of(&payload), &payload, None)?;
         self.grant_to_engine(key, announced_bytes(&payload));
-        self.attempt_ended(now, key, given, finished, Some(Stored::Refused))
+        self.attempt_ended(now, key, given, finished, Some(Stored::Refused));
+        Ok(())
     }
 
     /// An attempt has ended, and its result is here.
@@ -293,10 +299,10 @@ impl Core {
         given: Option<Given>,
         finished: AttemptFinished,
         payload: Option<Stored>,
-    ) -> Result<(), PeerMisbehaved> {
+    ) {
         let Some(given) = given else {
             self.release_result(payload.as_ref(), Some(key));
-            return Ok(());
+            return;
         };
         self.take_back_ended(finished.attempt.count, finished.run_us);
         if let Some(task) = self.tasks.get(given.task) {
@@ -316,12 +322,11 @@ impl Core {
         };
         if self.runs_again_after(now, given, &outcome) {
             self.release_result(payload.as_ref(), Some(key));
-            return Ok(());
+            return;
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let ended = Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
         self.end(now, given.task, ended);
-        Ok(())
     }
 
     /// Whether a task that raised is run again. It is queued, or waits for that, if so.
