@@ -33,7 +33,7 @@ use furlong_wire::capability::ClusterName;
 use furlong_wire::token::Role;
 
 pub use program::{EngineArgs, run};
-pub use runtime::native::{Callable, FunctionError, is_cancelled};
+pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
 use runtime::native::Functions;
 use runtime::python::{PythonConfig, PythonError, find_interpreter};

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use crate::EngineError;
 use crate::core::{BrokerMisbehaved, Core, Output};
 use crate::runtime::native::Functions;
-use crate::runtime::python::PythonConfig;
+use crate::runtime::python::{PythonConfig, RESTARTED};
 use crate::runtime::{SlotEvent, SlotIndex};
 use slots::Slots;
 
@@ -303,7 +303,13 @@ impl Shell {
                     }
                 }
                 Output::Registered(engines) => self.registered(engines),
-                Output::Leave(reason) => self.leaving = Some(reason),
+                Output::Signal(slot, runtime, job, signal) => self.slots.signal(slot, runtime, job, signal),
+                Output::Restart(slot) => {
+                    if !self.slots.restart(slot) {
+                        self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });
+                    }
+                }
+                Output::Leave(reason, _finish) => self.leaving = Some(reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
                 Output::Log(line) => tracing::warn!("{line}"),
             }

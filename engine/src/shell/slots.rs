@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Runtime;
+use rustix::process::Signal;
 
 use crate::core::error;
 use crate::runtime::native::{Functions, NativeSlot};
@@ -53,6 +54,7 @@ impl Slots {
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
                 };
+                place.engine_id.into_iter().for_each(|id| native.set_engine_id(id));
                 place.native = Some(native);
                 place.batch.push(job);
                 Ok(())
@@ -104,9 +106,34 @@ impl Slots {
         }
     }
 
+    /// Sends a signal to a job, if it runs now.
+    pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, number: i32) {
+        self.hand_over();
+        let Some(signal) = Signal::from_named_raw(number) else {
+            tracing::warn!("slot {slot}: there is no signal {number}");
+            return;
+        };
+        let place = &mut self.places[slot as usize];
+        match runtime {
+            Runtime::Native if signal == Signal::INT => place.native.iter().for_each(|native| native.interrupt(job)),
+            Runtime::Native => {
+                tracing::warn!("slot {slot}: a native function is no process, and gets no signal but SIGINT");
+            }
+            Runtime::Python => place.python.iter_mut().for_each(|python| python.signal(job, signal)),
+            Runtime::Command => {}
+        }
+    }
+
+    /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that could.
+    pub(super) fn restart(&mut self, slot: SlotIndex) -> bool {
+        let python = self.places[slot as usize].python.as_mut();
+        python.map(PythonSlot::restart).is_some()
+    }
+
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         let Some(place) = self.places.get_mut(slot as usize) else { return };
         place.engine_id = Some(id);
+        place.native.iter().for_each(|native| native.set_engine_id(id));
         place.python.iter_mut().for_each(|python| python.set_engine_id(id));
     }
 }

@@ -4,11 +4,16 @@
 //! talks with its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`),
 //! and when the interpreter dies, reports what was lost and starts the next one for the next job.
 
+mod death;
 mod held;
 mod interpreter;
+mod memory;
 mod outbox;
+mod pace;
+mod page;
 mod process;
 mod protocol;
+mod replies;
 mod session;
 mod slot;
 #[cfg(test)]
@@ -23,8 +28,12 @@ use tokio::sync::OnceCell;
 
 use super::reaper::Reaper;
 
+pub(crate) use death::RESTARTED;
 pub use interpreter::{ResolvedInterpreter, find_interpreter};
 pub use slot::PythonSlot;
+
+/// Variables of the environment.
+pub type Variables = Vec<(OsString, OsString)>;
 
 /// What the interpreters of one engine process have in common.
 #[derive(Clone, Debug)]
@@ -32,7 +41,7 @@ pub struct PythonConfig {
     /// The interpreter, as [`find_interpreter`] gives it; it may be a shim.
     pub interpreter: PathBuf,
     /// Variables that the interpreters see beyond the engine's own.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Variables,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
     /// How long a forced cancel waits for the interrupt to work before it kills.
