@@ -13,6 +13,9 @@ use furlong_wire::call::encode_header;
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
 
+mod control;
+mod shares;
+
 const INSTANCE: InstanceId = InstanceId([1; 16]);
 const SESSION: SessionId = SessionId([2; 16]);
 const CREDIT: u64 = 10_000;

@@ -11,12 +11,14 @@ use crate::core::error;
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+use crate::surroundings::Variables;
 
 /// All slots of the process.
 pub(super) struct Slots {
     places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
+    variables: Variables,
     events: EventSender,
 }
 
@@ -34,14 +36,22 @@ impl Slots {
         count: u32,
         functions: Arc<Functions>,
         python: Option<PythonConfig>,
+        variables: Variables,
         events: EventSender,
     ) -> Self {
         let places = (0..count).map(|_| Slot::default()).collect();
-        let python = python.map(|config| {
-            let config = PythonConfig { slots_in_process: count, ..config };
-            Arc::new(PythonShared::new(config))
-        });
-        Self { places, functions, python, events }
+        let python = python.map(|config| Arc::new(PythonShared::new(config)));
+        Self { places, functions, python, variables, events }
+    }
+
+    /// The interpreters' common part, if there are any.
+    pub(super) fn python(&self) -> Option<Arc<PythonShared>> {
+        self.python.clone()
+    }
+
+    /// The variables that tasks find beyond the engine's own; [`Variables::of_slot`] are those of one slot's processes.
+    pub(super) fn variables(&self) -> &Variables {
+        &self.variables
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
@@ -61,8 +71,9 @@ impl Slots {
             }
             (Runtime::Python, Some(shared)) => {
                 let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
+                let variables = &self.variables;
                 let python = place.python.get_or_insert_with(|| {
-                    let mut python = PythonSlot::new(slot, shared, events);
+                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(slot));
                     id.into_iter().for_each(|id| python.set_engine_id(id));
                     python
                 });

@@ -22,6 +22,7 @@ mod tests;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -63,6 +64,20 @@ impl PythonConfig {
     }
 }
 
+impl PythonConfig {
+    /// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them: the
+    /// variables that the user has not set.
+    pub fn thread_counts(&self) -> Vec<(&'static str, String)> {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let share = (cores / self.slots_in_process.max(1) as usize).max(1).to_string();
+        let is_set = |name: &str| std::env::var_os(name).is_some() || self.env.iter().any(|(set, _)| set == name);
+        THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
+    }
+}
+
+const THREAD_COUNT_VARIABLES: [&str; 4] =
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
 /// What all slots of an engine process share. Nothing is run before the first job.
 #[derive(Debug)]
 pub struct PythonShared {
@@ -75,6 +90,11 @@ impl PythonShared {
     /// Makes it; nothing is run.
     pub fn new(config: PythonConfig) -> Self {
         Self { config, resolved: OnceCell::new(), reaper: Reaper::default() }
+    }
+
+    /// What they have in common.
+    pub fn config(&self) -> &PythonConfig {
+        &self.config
     }
 
     /// The real interpreter behind the configured one, found by running that once.

@@ -8,7 +8,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::thread::available_parallelism;
 
 use bytes::{Bytes, BytesMut};
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -76,7 +75,7 @@ impl Interpreter {
         command
             .args(["-c", BOOTSTRAP])
             .envs(config.env.iter().map(|(name, value)| (name, value)))
-            .envs(thread_counts(config))
+            .envs(config.thread_counts())
             .envs(env.iter().map(|(name, value)| (name, value)))
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -295,14 +294,6 @@ fn signal_name(signal: i32) -> String {
     name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them.
-fn thread_counts(config: &PythonConfig) -> Vec<(&'static str, String)> {
-    let cores = available_parallelism().map_or(1, usize::from);
-    let share = (cores / config.slots_in_process.max(1) as usize).max(1).to_string();
-    let is_set = |name: &str| std::env::var_os(name).is_some() || config.env.iter().any(|(set, _)| set == name);
-    THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
-}
-
 /// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
 fn worker_bundle() -> Bytes {
     let mut bundle = BytesMut::from(format!("{:8}", WORKER_FILES.len()).as_bytes());
@@ -348,8 +339,6 @@ for _ in range(int(read(8))):
 module.main()
 "#;
 
-const THREAD_COUNT_VARIABLES: [&str; 4] =
-    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 /// Jobs of 256 KiB, and the kernel's own record of each of their frames.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
