@@ -17,7 +17,7 @@
 //! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back
 //! after cuts, and runs tasks until it gets SIGINT, or SIGTERM, which lets it finish what it runs. A function gets its
 //! arguments from msgpack or JSON; a panic is an error of its task. A function cannot be killed: a long one looks at
-//! [`is_cancelled`] now and then. It can [`publish`] how far it is, and ask for the engine that runs it ([`engine_id`]).
+//! [`is_cancelled`] now and then. It can [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
 
 pub mod core;
 mod program;

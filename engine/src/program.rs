@@ -40,8 +40,8 @@ pub struct EngineArgs {
     /// one
     #[arg(long, value_name = "N")]
     pub id: Option<u32>,
-    /// Give each engine one GPU: sets `CUDA_VISIBLE_DEVICES` for its tasks, in turn from the list in that variable, else
-    /// by the engine's place in this process
+    /// Give each engine one GPU: sets `CUDA_VISIBLE_DEVICES` for its tasks, in turn from the list in that variable,
+    /// else by the engine's place in this process
     #[arg(long)]
     pub cuda: bool,
     /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes

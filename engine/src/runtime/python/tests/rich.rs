@@ -34,7 +34,8 @@ impl Fixture {
     }
 }
 
-const RICH: &str = "class Rich:\n    def _repr_html_(self): return '<b>rich</b>'\n    def __repr__(self): return 'Rich()'\n\
+const RICH: &str = "class Rich:\n    def _repr_html_(self): return '<b>rich</b>'\n\
+                    \x20   def __repr__(self): return 'Rich()'\n\
                     class Picture:\n    def _repr_png_(self): return b'png'\n    def __repr__(self): return 'Picture()'";
 
 async fn rich_values_are_shown(python: &mut Fixture) {
