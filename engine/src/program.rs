@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_link::home::Home;
-use furlong_link::log::Level;
+use furlong_link::log::{self, Format, Level};
 use furlong_link::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 
@@ -50,6 +50,9 @@ pub struct EngineArgs {
     /// How much is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
+    /// How log lines look: text or json
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: Format,
     /// Stop when standard input ends: for a program that starts engines and must not leave them behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -63,8 +66,8 @@ pub fn run(args: EngineArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     ensure_private_dir(dir.path())?;
     ensure_private_dir(&dir.log())?;
-    let log = dir.log().join(format!("engine-{}.log", std::process::id()));
-    furlong_link::log::start(Some(&log), true, args.log_level)
+    let log = log::engine_log(&dir.log());
+    log::start(Some(&log), Some(args.log_level), args.log_level, args.log_format)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
     let mut engine = Engine::builder().slots(args.slots).cluster(args.cluster).stop_with_stdin(args.stop_with_stdin);
     engine = args.labels.into_iter().fold(engine, crate::EngineBuilder::label);
