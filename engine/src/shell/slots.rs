@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Runtime;
+use rustix::process::Signal;
 
 use crate::core::error;
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+use crate::surroundings::Variables;
 
 /// All slots of the process.
 pub(super) struct Slots {
     places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
+    variables: Variables,
     events: EventSender,
 }
 
@@ -33,14 +36,22 @@ impl Slots {
         count: u32,
         functions: Arc<Functions>,
         python: Option<PythonConfig>,
+        variables: Variables,
         events: EventSender,
     ) -> Self {
         let places = (0..count).map(|_| Slot::default()).collect();
-        let python = python.map(|config| {
-            let config = PythonConfig { slots_in_process: count, ..config };
-            Arc::new(PythonShared::new(config))
-        });
-        Self { places, functions, python, events }
+        let python = python.map(|config| Arc::new(PythonShared::new(config)));
+        Self { places, functions, python, variables, events }
+    }
+
+    /// The interpreters' common part, if there are any.
+    pub(super) fn python(&self) -> Option<Arc<PythonShared>> {
+        self.python.clone()
+    }
+
+    /// The variables that tasks find beyond the engine's own; [`Variables::of_slot`] are those of one slot's processes.
+    pub(super) fn variables(&self) -> &Variables {
+        &self.variables
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
@@ -53,14 +64,16 @@ impl Slots {
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
                 };
+                place.engine_id.into_iter().for_each(|id| native.set_engine_id(id));
                 place.native = Some(native);
                 place.batch.push(job);
                 Ok(())
             }
             (Runtime::Python, Some(shared)) => {
                 let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
+                let variables = &self.variables;
                 let python = place.python.get_or_insert_with(|| {
-                    let mut python = PythonSlot::new(slot, shared, events);
+                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(slot));
                     id.into_iter().for_each(|id| python.set_engine_id(id));
                     python
                 });
@@ -104,9 +117,34 @@ impl Slots {
         }
     }
 
+    /// Sends a signal to a job, if it runs now.
+    pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, number: i32) {
+        self.hand_over();
+        let Some(signal) = Signal::from_named_raw(number) else {
+            tracing::warn!("slot {slot}: there is no signal {number}");
+            return;
+        };
+        let place = &mut self.places[slot as usize];
+        match runtime {
+            Runtime::Native if signal == Signal::INT => place.native.iter().for_each(|native| native.interrupt(job)),
+            Runtime::Native => {
+                tracing::warn!("slot {slot}: a native function is no process, and gets no signal but SIGINT");
+            }
+            Runtime::Python => place.python.iter_mut().for_each(|python| python.signal(job, signal)),
+            Runtime::Command => {}
+        }
+    }
+
+    /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that could.
+    pub(super) fn restart(&mut self, slot: SlotIndex) -> bool {
+        let python = self.places[slot as usize].python.as_mut();
+        python.map(PythonSlot::restart).is_some()
+    }
+
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         let Some(place) = self.places.get_mut(slot as usize) else { return };
         place.engine_id = Some(id);
+        place.native.iter().for_each(|native| native.set_engine_id(id));
         place.python.iter_mut().for_each(|python| python.set_engine_id(id));
     }
 }
