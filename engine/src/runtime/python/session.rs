@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status).await;
+                    self.handle_exit(status);
                     return SessionEnd::InterpreterDown;
                 }
             }
