@@ -10,7 +10,7 @@ use furlong_wire::message::{Goodbye, Reply, ReplyBody, Revoke, ToClient, ToEngin
 use furlong_wire::token::{Claims, Role};
 
 use super::sessions::SessionKey;
-use super::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
+use super::{Connected, ConnectionId, Core, Output, Time};
 
 /// Revocations that may be on their way to the disk at once: what an administrator can make the broker remember.
 const REVOCATIONS_MAX: usize = 16;
@@ -61,7 +61,7 @@ impl Core {
         let is_revoked = |claims: &Claims| revoked.get(claims.token_id).is_some();
         let away: Vec<SessionKey> =
             self.sessions.iter().filter(|(_, session)| is_revoked(&session.claims)).map(|(key, _)| key).collect();
-        away.into_iter().for_each(|key| self.end_session(now, key));
+        away.into_iter().for_each(|key| self.end_session_with_all(now, key));
         self.dispatch(now);
     }
 
@@ -95,7 +95,7 @@ impl Core {
         match self.connections.get(&connection).copied() {
             Some(Connected::Client(key)) => {
                 // Before the goodbye, so that the ends of its tasks still reach it.
-                self.end_session(now, key);
+                self.end_session_with_all(now, key);
                 self.to_client(connection, ToClient::Goodbye(goodbye));
             }
             Some(Connected::Engine(key)) => {
@@ -115,27 +115,15 @@ impl Core {
     }
 
     /// An administrator revokes tokens. The reply comes when they are revoked for good, see
-    /// [`Core::handle_revocation`].
-    pub(super) fn revoke(
-        &mut self,
-        key: SessionKey,
-        connection: ConnectionId,
-        revoke: Revoke,
-    ) -> Result<(), PeerMisbehaved> {
-        let request = revoke.request;
-        let refused = match self.administers(key, "revoke tokens")? {
-            Err(refused) => refused,
-            Ok(()) if self.authority.revocations >= REVOCATIONS_MAX => {
-                ReplyBody::Refused("other tokens are being revoked at this moment; try again".to_owned())
-            }
-            Ok(()) => {
-                self.authority.revocations += 1;
-                self.outputs.push_back(Output::Revoke(connection, request, revoke.tokens));
-                return Ok(());
-            }
-        };
-        self.to_client(connection, ToClient::Reply(Reply { request, body: refused }));
-        Ok(())
+    /// [`Core::handle_revocation`], unless it is a refusal.
+    pub(super) fn revoke(&mut self, connection: ConnectionId, revoke: Revoke) -> Option<ReplyBody> {
+        if self.authority.revocations >= REVOCATIONS_MAX {
+            let text = "other tokens are being revoked at this moment; try again";
+            return Some(ReplyBody::Refused(text.to_owned()));
+        }
+        self.authority.revocations += 1;
+        self.outputs.push_back(Output::Revoke(connection, revoke.request, revoke.tokens));
+        None
     }
 
     /// What came of an [`Output::Revoke`]: all tokens that are revoked now, or why the list could not be written.
@@ -157,21 +145,6 @@ impl Core {
         if let Ok(revoked) = written {
             self.handle_revoked(now, revoked);
         }
-    }
-
-    /// An administrator stops the broker. The answer is for the caller to send, and is still written.
-    pub(super) fn stop(&mut self, key: SessionKey) -> Result<ReplyBody, PeerMisbehaved> {
-        if let Err(refused) = self.administers(key, "stop the broker")? {
-            return Ok(refused);
-        }
-        self.outputs.push_back(Output::Stop("an administrator has shut it down".to_owned()));
-        Ok(ReplyBody::Done)
-    }
-
-    /// Whether a session may do what administrators do, or what it is told.
-    fn administers(&self, key: SessionKey, what: &str) -> Result<Result<(), ReplyBody>, PeerMisbehaved> {
-        let role = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.claims.role;
-        Ok(if role.may_administer() { Ok(()) } else { Err(forbidden(role, what, "admin")) })
     }
 }
 
