@@ -12,6 +12,7 @@ use furlong_wire::message::{
     Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
 };
 
+use super::engines::Engine;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
@@ -235,12 +236,27 @@ impl Core {
 
     /// An engine no longer has an attempt.
     pub(super) fn take_back(&mut self, count: u64) -> Option<Given> {
+        self.take_back_and(count, |_| ())
+    }
+
+    /// An engine has ended an attempt, after so long a run.
+    pub(super) fn take_back_ended(&mut self, count: u64, run_us: u64) {
+        self.take_back_and(count, |engine| {
+            engine.finished += 1;
+            engine.busy_us = engine.busy_us.saturating_add(run_us);
+        });
+    }
+
+    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Given> {
         let given = self.attempts.remove(count)?;
         let waits = self.engines.update(given.engine, |engine| {
+            and(engine);
             if let Some(at) = engine.assigned.iter().position(|assigned| *assigned == count) {
                 engine.assigned.remove(at);
             }
-            engine.recalled.remove(&count);
+            if !engine.recalled.is_empty() {
+                engine.recalled.remove(&count);
+            }
             engine.assigned_direct -= u32::from(given.direct);
             engine.queue.has_ready()
         });

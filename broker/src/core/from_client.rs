@@ -24,7 +24,7 @@ impl Core {
             return Err(PeerMisbehaved::Order);
         };
         match message {
-            FromClient::Submit(submit) => self.submit(now, key, &submit),
+            FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
             FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges),
             FromClient::Open(open) => self.open(key, connection, open),

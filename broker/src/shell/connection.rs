@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use super::listener::Serves;
 use super::{Shell, Stranding};
+use crate::budget::EXTRAS_QUEUE_BYTES_MAX;
 use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
 
 /// A connected peer, as the shell sees it.
@@ -109,6 +110,16 @@ impl Connection {
             Lane::Client(outgoing) => outgoing.queued_bytes(),
             Lane::Engine(outgoing) => outgoing.queued_bytes(),
         }
+    }
+
+    /// Whether it takes what may be left out: output and intermediate data. Who reads slowly gets a gap instead, and
+    /// is not closed for what a task writes.
+    pub(super) fn takes_extras(&self) -> bool {
+        let stored = match &*self.outgoing.borrow() {
+            Lane::Client(outgoing) => outgoing.stored_bytes(),
+            Lane::Engine(outgoing) => outgoing.stored_bytes(),
+        };
+        self.queued_bytes() + stored <= EXTRAS_QUEUE_BYTES_MAX
     }
 
     /// Whether the socket does not take what waits.

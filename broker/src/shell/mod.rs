@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use furlong_link::home::{ClusterDir, Home};
 use furlong_wire::ids::{BrokerStart, TokenId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
-use furlong_wire::message::{Goodbye, ToClient, ToEngine};
+use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
@@ -159,10 +159,15 @@ impl Shell {
     fn flush(&self) {
         let connections = self.connections.borrow();
         let mut dirty = BTreeSet::new();
+        let mut left_out = None;
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
+                    if is_extra(&message) && connections.get(&id).is_some_and(|connection| !connection.takes_extras()) {
+                        left_out = payload_of(&message).map(|transfer| (id, transfer));
+                        continue;
+                    }
                     queue(&connections, &mut dirty, id, |lane| match lane {
                         Lane::Client(outgoing) => outgoing.push(&message),
                         Lane::Engine(_) => debug_assert!(false, "a client's message for an engine"),
@@ -175,6 +180,7 @@ impl Shell {
                         Lane::Client(_) => debug_assert!(false, "an engine's message for a client"),
                     });
                 }
+                Output::Transfer(id, number, _) if left_out == Some((id, number)) => left_out = None,
                 Output::Transfer(id, number, chunks) => {
                     queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
                 }
@@ -291,6 +297,19 @@ fn queue(
     dirty.insert(id);
     if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
         connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
+    }
+}
+
+/// What may be left out for a client that reads slowly.
+fn is_extra(message: &ToClient) -> bool {
+    matches!(message, ToClient::Output(_) | ToClient::FetchedOutput(_) | ToClient::Published(_))
+}
+
+/// The transfer that follows a message with intermediate data.
+fn payload_of(message: &ToClient) -> Option<u64> {
+    match message {
+        ToClient::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => Some(*transfer),
+        _ => None,
     }
 }
 
