@@ -228,6 +228,8 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     let connection = Rc::new(connection);
     shell.connections.borrow_mut().insert(id, connection.clone());
     tracing::info!("{} is here", connection.name);
+    // The core may want to be called earlier than before: when this peer's token expires.
+    shell.flush();
     let reason = tokio::select! {
         reason = read(&shell, id, &connection, &mut incoming) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
