@@ -45,7 +45,7 @@ impl Core {
                 }
             }
             FromEngine::Recalled(recalled) => self.attempts_recalled(key, &recalled),
-            FromEngine::Register(register) => self.register(now, key, register),
+            FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(key, &down),
             FromEngine::Goodbye(_) => {
                 self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?.leaving = true;

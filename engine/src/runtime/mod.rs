@@ -4,6 +4,8 @@ pub mod native;
 pub mod python;
 pub mod reaper;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, ReplyHeader};
 use tokio::sync::mpsc::UnboundedSender;
@@ -17,7 +19,7 @@ pub struct Job {
     /// The broker's count of the attempt; unique in this process.
     pub attempt: u64,
     /// What to run.
-    pub header: CallHeader,
+    pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.
     pub definition: Option<Bytes>,
     /// The buffers after the header, each aligned to 64 bytes.

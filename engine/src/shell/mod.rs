@@ -191,7 +191,7 @@ impl Shell {
     fn up(&mut self, dialed: Dialed) {
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let mut outgoing = Outgoing::new(sealer);
-        outgoing.push(&FromEngine::Register(self.register()));
+        outgoing.push(&FromEngine::Register(Box::new(self.register())));
         let (sent, received) = (Instant::now(), Instant::now());
         self.link = Link::Up(Box::new(Up { incoming, socket, outgoing, blocked: false, sent, received }));
         self.backoff.reset();
