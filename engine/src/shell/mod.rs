@@ -41,7 +41,7 @@ pub(crate) struct Setup {
 
 /// Slot events that are taken in one turn: few, so that the broker gets on with them meanwhile.
 const EVENTS_PER_TURN: usize = 128;
-/// How long a task runs before the broker is told that it does.
+/// How long a task runs at most before the broker is told that it does.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// How long the last bytes have to leave.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -125,13 +125,22 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let mut stop = std::pin::pin!(furlong_link::stop::requested(setup.stop_with_stdin));
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Armed when a job begins and left as it is when that ends: a timer for each job would cost a wake of this thread.
+    let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut reports = false;
     loop {
-        let report = shell.core.has_unreported();
+        if !reports && shell.core.has_unreported() {
+            report.as_mut().reset(tokio::time::Instant::now() + REPORT_AFTER);
+            reports = true;
+        }
         tokio::select! {
             biased;
             happened = shell.link.next() => shell.handle_link(happened)?,
             event = events.recv() => shell.handle_events(event, &mut events),
-            () = tokio::time::sleep(REPORT_AFTER), if report => shell.core.report_started(),
+            () = &mut report, if reports => {
+                reports = false;
+                shell.core.report_started();
+            }
             _ = tick.tick() => shell.link.watch_over(),
             reason = &mut stop => shell.leaving = Some(reason.to_owned()),
         }
