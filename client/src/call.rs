@@ -135,7 +135,16 @@ impl CallSpec {
     }
 
     pub(crate) fn prepare(&self, targets: Targets) -> Result<Call, ClientError> {
-        Prepared::new(self.runtime, self.function.clone(), self.options.clone())?.call(targets, &self.arguments)
+        self.options.as_deref().map_or(Ok(()), check_options)?;
+        let (runtime, function) = (self.runtime, &self.function);
+        Ok(Call {
+            targets,
+            runtime,
+            class: function.class(runtime),
+            definition: function.definition().map(Arc::new),
+            options: self.options.clone(),
+            content: lay_out(runtime, function, &self.arguments, |codec| function.header(codec))?,
+        })
     }
 }
 
@@ -279,30 +288,39 @@ impl Prepared {
     }
 
     pub(crate) fn call(&mut self, targets: Targets, arguments: &Arguments) -> Result<Call, ClientError> {
-        let (codec, data) = match (&self.function, arguments) {
-            (Function::Code(_), Arguments::None) => (Codec::Json, Vec::new()),
-            (Function::Code(_), _) => return Err(ClientError::CodeWithArguments),
-            _ => arguments.encode(self.runtime)?,
-        };
-        let mut buffers = Vec::with_capacity(1 + data.len());
-        buffers.push(self.header(codec));
-        buffers.extend(data);
+        let known = &mut self.header;
+        let function = &self.function;
+        let content = lay_out(self.runtime, function, arguments, |codec| match known {
+            Some((of, header)) if *of == codec => header.clone(),
+            _ => known.insert((codec, function.header(codec))).1.clone(),
+        })?;
         Ok(Call {
             targets,
             runtime: self.runtime,
             class: self.class,
             definition: self.definition.clone(),
             options: self.options.clone(),
-            content: Content::Buffers(buffers),
+            content,
         })
     }
+}
 
-    fn header(&mut self, codec: Codec) -> Bytes {
-        match &self.header {
-            Some((of, header)) if *of == codec => header.clone(),
-            _ => self.header.insert((codec, self.function.header(codec))).1.clone(),
-        }
-    }
+/// A call's buffers: the header in the arguments' codec, then the arguments.
+fn lay_out(
+    runtime: Runtime,
+    function: &Function,
+    arguments: &Arguments,
+    header: impl FnOnce(Codec) -> Bytes,
+) -> Result<Content, ClientError> {
+    let (codec, data) = match (function, arguments) {
+        (Function::Code(_), Arguments::None) => (Codec::Json, Vec::new()),
+        (Function::Code(_), _) => return Err(ClientError::CodeWithArguments),
+        _ => arguments.encode(runtime)?,
+    };
+    let mut buffers = Vec::with_capacity(1 + data.len());
+    buffers.push(header(codec));
+    buffers.extend(data);
+    Ok(Content::Buffers(buffers))
 }
 
 /// The engines of a direct submit.

@@ -55,7 +55,7 @@ impl Core {
                 }
             }
             FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
-            FromEngine::Register(register) => self.register(now, key, register),
+            FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => {

@@ -13,7 +13,7 @@ mod settings;
 mod strangers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -158,7 +158,7 @@ impl Shell {
     /// Does what the core wants done: queues everything first, then writes to each peer once.
     fn flush(&self) {
         let connections = self.connections.borrow();
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Vec::new();
         let mut left_out = None;
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
@@ -202,9 +202,7 @@ impl Shell {
         }
         self.arm(core.poll_timeout());
         drop(core);
-        for id in dirty {
-            connections.get(&id).into_iter().for_each(|connection| connection.write_inline());
-        }
+        dirty.into_iter().for_each(Connection::write_inline);
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -286,15 +284,16 @@ impl Shell {
 }
 
 /// Queues something for a connection, and remembers to write to it.
-fn queue(
-    connections: &BTreeMap<ConnectionId, Rc<Connection>>,
-    dirty: &mut BTreeSet<ConnectionId>,
+fn queue<'a>(
+    connections: &'a BTreeMap<ConnectionId, Rc<Connection>>,
+    dirty: &mut Vec<&'a Connection>,
     id: ConnectionId,
     change: impl FnOnce(&mut Lane),
 ) {
     let Some(connection) = connections.get(&id) else { return };
-    connection.queue(change);
-    dirty.insert(id);
+    if connection.queue(change) {
+        dirty.push(connection);
+    }
     if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
         connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
     }

@@ -171,6 +171,18 @@ impl<T: Quick> Quick for Option<T> {
     }
 }
 
+impl<T: Quick> Quick for Box<T> {
+    #[inline]
+    fn put(&self, out: &mut BytesMut) {
+        (**self).put(out);
+    }
+
+    #[inline]
+    fn take(input: &mut Input<'_>) -> Option<Self> {
+        T::take(input).map(Self::new)
+    }
+}
+
 impl<T: Quick> Quick for Vec<T> {
     #[inline]
     fn put(&self, out: &mut BytesMut) {
@@ -262,8 +274,8 @@ impl Quick for Targets {
 
 // Rare: written and read by serde.
 impl Quick for Event {}
-impl Quick for Box<TaskOptions> {}
-impl Quick for Box<TaskError> {}
+impl Quick for TaskOptions {}
+impl Quick for TaskError {}
 
 /// Structs that travel as arrays of their fields, in this order.
 macro_rules! quick_structs {

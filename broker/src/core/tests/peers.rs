@@ -339,7 +339,7 @@ impl Farm {
     pub fn connect_engine(&mut self, process: usize) {
         self.open_engine(process);
         let register = self.processes[process].register();
-        self.report(process, FromEngine::Register(register)).unwrap();
+        self.report(process, FromEngine::Register(register.into())).unwrap();
     }
 
     /// Connects, and does not register.

@@ -1,8 +1,10 @@
 //! The runtime with real programs.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,7 +60,7 @@ impl Fixture {
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
-        self.slot.start(Job { attempt: self.attempts, header, definition: None, data });
+        self.slot.start(Job { attempt: self.attempts, header: Arc::new(header), definition: None, data });
         self.attempts
     }
 
