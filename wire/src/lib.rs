@@ -17,6 +17,7 @@ pub mod ids;
 pub mod keys;
 pub mod limits;
 pub mod message;
+pub mod numbers;
 pub mod payload;
 pub mod record;
 pub mod token;

@@ -17,11 +17,11 @@ use furlong_wire::message::{
     Accepted, Ack, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
     CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
     EngineShutdown, EngineStatus, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient,
-    FromEngine, Goodbye, Greeting, HeldWork, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus, Published, Purge,
-    Query, RecordTimes, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request, Restart, Revoke,
-    Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream, Submit,
-    Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient,
-    ToEngine, Unshare, Welcome, Work, encode_message,
+    FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus,
+    Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request,
+    Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream,
+    Submit, Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
+    ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -245,7 +245,7 @@ fn submit(n: u64, targets: Targets, payload: Payload) -> Submit {
     Submit { n, targets, runtime: Runtime::Native, class: 7, define: None, options: None, payload }
 }
 
-fn batch<M: serde::Serialize>(messages: &[&M]) -> BytesMut {
+fn batch<M: Message>(messages: &[&M]) -> BytesMut {
     let mut batch = BytesMut::new();
     for message in messages {
         encode_message(*message, &mut batch);
@@ -269,12 +269,7 @@ fn messages(vectors: &mut Vectors) {
     from_engine(vectors);
 }
 
-fn add_all<M: serde::Serialize>(
-    vectors: &mut Vectors,
-    direction: &str,
-    messages: &[M],
-    name: impl Fn(&M) -> &'static str,
-) {
+fn add_all<M: Message>(vectors: &mut Vectors, direction: &str, messages: &[M], name: impl Fn(&M) -> &'static str) {
     for message in messages {
         vectors.add(&format!("{direction} {}", name(message)), &batch(&[message]));
     }
@@ -520,7 +515,7 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromEngine::Credit(Credit { payload_bytes_total: 1_000 }),
-        FromEngine::Register(register()),
+        FromEngine::Register(register().into()),
         FromEngine::Started(attempts()),
         FromEngine::Finished(finished),
         FromEngine::Output(AttemptOutput {

@@ -45,6 +45,7 @@ impl Core {
     /// # Errors
     /// The refusal that it is told.
     pub fn handle_connected(&mut self, now: Time, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+        let claims = peer.claims.clone();
         let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)
         } else {
@@ -53,6 +54,7 @@ impl Core {
             (Connected::Client(session), resumed, tasks_max)
         };
         self.connections.insert(connection, connected);
+        self.authority.handle_connected(connection, &claims);
         Ok(Welcome {
             connection: connection.0,
             start: self.config.start,
@@ -69,6 +71,7 @@ impl Core {
 
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
+        self.authority.handle_disconnected(connection);
         match self.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),
@@ -241,6 +244,14 @@ impl Core {
             }
         }
         self.forget_departed(key);
+    }
+
+    /// Ends a session with all that it has: also what was to be kept is cancelled, and its client hears of it.
+    pub(super) fn end_session_with_all(&mut self, now: Time, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
+        tasks.into_iter().for_each(|task| self.cancel_task(now, task, false));
+        self.end_session(now, key);
     }
 
     /// Forgets a session that is over, once its last kept task has ended.

@@ -12,6 +12,7 @@ use furlong_wire::message::{
     Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
 };
 
+use super::engines::Engine;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
@@ -235,12 +236,27 @@ impl Core {
 
     /// An engine no longer has an attempt.
     pub(super) fn take_back(&mut self, count: u64) -> Option<Given> {
+        self.take_back_and(count, |_| ())
+    }
+
+    /// An engine has ended an attempt, after so long a run.
+    pub(super) fn take_back_ended(&mut self, count: u64, run_us: u64) {
+        self.take_back_and(count, |engine| {
+            engine.finished += 1;
+            engine.busy_us = engine.busy_us.saturating_add(run_us);
+        });
+    }
+
+    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Given> {
         let given = self.attempts.remove(count)?;
         let waits = self.engines.update(given.engine, |engine| {
+            and(engine);
             if let Some(at) = engine.assigned.iter().position(|assigned| *assigned == count) {
                 engine.assigned.remove(at);
             }
-            engine.recalled.remove(&count);
+            if !engine.recalled.is_empty() {
+                engine.recalled.remove(&count);
+            }
             engine.assigned_direct -= u32::from(given.direct);
             engine.queue.has_ready()
         });
@@ -322,9 +338,9 @@ impl Core {
         self.recall(id, counts);
     }
 
-    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when the
-    /// oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to take,
-    /// or some was asked for already.
+    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when
+    /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
+    /// take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
         let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
         let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));

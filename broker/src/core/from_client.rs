@@ -1,7 +1,7 @@
 //! What clients say.
 
 use bytes::Bytes;
-use furlong_wire::message::{Accepted, Cancel, FromClient, Open, Reply, ReplyBody, Request, ToClient};
+use furlong_wire::message::{Accepted, Cancel, FromClient, Open, Reply, Request, ToClient};
 use furlong_wire::token::Role;
 
 use super::sessions::SessionKey;
@@ -24,7 +24,7 @@ impl Core {
             return Err(PeerMisbehaved::Order);
         };
         match message {
-            FromClient::Submit(submit) => self.submit(now, key, &submit),
+            FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
             FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges),
             FromClient::Open(open) => self.open(key, connection, open),
@@ -56,15 +56,15 @@ impl Core {
         message: FromClient,
     ) -> Result<(), PeerMisbehaved> {
         let role = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.claims.role;
-        let (request, what, allowed) = match &message {
-            FromClient::Query(it) => (it.request, "ask for the cluster's state", role.may_observe()),
-            FromClient::Fetch(it) => (it.request, "fetch results", role.may_cancel()),
-            FromClient::CancelTasks(it) => (it.request, "cancel tasks", role.may_cancel()),
-            FromClient::Purge(it) => (it.request, "purge results", role.may_cancel()),
-            FromClient::Signal(it) => (it.request, "send signals", role.may_submit_direct()),
-            FromClient::Restart(it) => (it.request, "restart engines", role.may_submit_direct()),
-            FromClient::Revoke(it) => (it.request, "revoke capabilities", role.may_administer()),
-            FromClient::Shutdown(it) => (it.request, "stop engines or the broker", role.may_administer()),
+        let (request, what, needed, allowed) = match &message {
+            FromClient::Query(it) => (it.request, "ask for the cluster's state", "observer", role.may_observe()),
+            FromClient::Fetch(it) => (it.request, "fetch results", "client", role.may_cancel()),
+            FromClient::CancelTasks(it) => (it.request, "cancel tasks", "client", role.may_cancel()),
+            FromClient::Purge(it) => (it.request, "purge results", "client", role.may_cancel()),
+            FromClient::Signal(it) => (it.request, "send signals", "client", role.may_submit_direct()),
+            FromClient::Restart(it) => (it.request, "restart engines", "client", role.may_submit_direct()),
+            FromClient::Revoke(it) => (it.request, "revoke tokens", "admin", role.may_administer()),
+            FromClient::Shutdown(it) => (it.request, "stop engines or the broker", "admin", role.may_administer()),
             _ => return Err(PeerMisbehaved::Order),
         };
         let answer = if allowed {
@@ -75,12 +75,12 @@ impl Core {
                 FromClient::Purge(purge) => Some(self.purge(key, &purge)),
                 FromClient::Signal(signal) => Some(self.signal(key, &signal)),
                 FromClient::Restart(restart) => self.restart(now, key, connection, &restart),
-                FromClient::Revoke(revoke) => Some(self.revoke(now, key, &revoke)),
+                FromClient::Revoke(revoke) => self.revoke(connection, revoke),
                 FromClient::Shutdown(shutdown) => Some(self.shutdown(now, &shutdown)),
                 _ => return Err(PeerMisbehaved::Order),
             }
         } else {
-            Some(ReplyBody::Refused(format!("the capability's role `{role}` may not {what}")))
+            Some(super::authority::forbidden(role, what, needed))
         };
         if let Some(body) = answer {
             self.to_client(connection, ToClient::Reply(Reply { request, body }));

@@ -43,7 +43,9 @@ impl Core {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
                 match process.receiving.handle_chunk(announced.transfer, chunk.unwrap_or_default())? {
                     Some((EngineWaiting::Finished(finished), stored)) => {
-                        self.result_is_whole(now, key, finished, Some(stored))
+                        let given = self.given(key, finished.attempt)?;
+                        self.attempt_ended(now, key, given, finished, Some(stored));
+                        Ok(())
                     }
                     Some((EngineWaiting::Published(published), stored)) => {
                         self.pass_on(key, &published, &stored);
@@ -53,7 +55,7 @@ impl Core {
                 }
             }
             FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
-            FromEngine::Register(register) => self.register(now, key, register),
+            FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => {
@@ -261,17 +263,22 @@ impl Core {
             let kept = error.text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
             error.text.truncate(kept);
         }
-        let wanted = self.given(key, finished.attempt)?.is_some_and(|given| self.tasks.get(given.task).is_some());
-        let Some(payload) = finished.payload.clone() else {
-            return self.result_is_whole(now, key, finished, None);
+        let given = self.given(key, finished.attempt)?;
+        let payload = match finished.payload.take() {
+            None => {
+                self.attempt_ended(now, key, given, finished, None);
+                return Ok(());
+            }
+            Some(Payload::Inline(bytes)) => {
+                self.attempt_ended(now, key, given, finished, Some(Stored::Inline(bytes)));
+                return Ok(());
+            }
+            Some(payload) => payload,
         };
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.check(&payload)?;
         process.credit.announce(announced_bytes(&payload))?;
-        if let Payload::Inline(bytes) = &payload {
-            let stored = Stored::Inline(bytes.clone());
-            return self.result_is_whole(now, key, finished, Some(stored));
-        }
+        let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
         if wanted && self.reserve(announced_bytes(&payload)) {
             let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
             return process.receiving.expect(transfer_of(&payload), &payload, Some(EngineWaiting::Finished(finished)));
@@ -280,26 +287,24 @@ impl Core {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.expect(transfer_of(&payload), &payload, None)?;
         self.grant_to_engine(key, announced_bytes(&payload));
-        self.result_is_whole(now, key, finished, Some(Stored::Refused))
+        self.attempt_ended(now, key, given, finished, Some(Stored::Refused));
+        Ok(())
     }
 
     /// An attempt has ended, and its result is here.
-    fn result_is_whole(
+    fn attempt_ended(
         &mut self,
         now: Time,
         key: ProcessKey,
+        given: Option<Given>,
         finished: AttemptFinished,
         payload: Option<Stored>,
-    ) -> Result<(), PeerMisbehaved> {
-        let Some(given) = self.given(key, finished.attempt)? else {
+    ) {
+        let Some(given) = given else {
             self.release_result(payload.as_ref(), Some(key));
-            return Ok(());
+            return;
         };
-        self.take_back(finished.attempt.count);
-        self.engines.update(given.engine, |engine| {
-            engine.finished += 1;
-            engine.busy_us = engine.busy_us.saturating_add(finished.run_us);
-        });
+        self.take_back_ended(finished.attempt.count, finished.run_us);
         if let Some(task) = self.tasks.get(given.task) {
             let (class, session) = (task.class, task.session);
             if let Some(session) = self.sessions.get_mut(session) {
@@ -317,12 +322,11 @@ impl Core {
         };
         if self.runs_again_after(now, given, &outcome) {
             self.release_result(payload.as_ref(), Some(key));
-            return Ok(());
+            return;
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let ended = Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
         self.end(now, given.task, ended);
-        Ok(())
     }
 
     /// Whether a task that raised is run again. It is queued, or waits for that, if so.

@@ -40,7 +40,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, TokenId};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
@@ -48,6 +48,7 @@ pub use engines::Roster;
 pub use payloads::Budget;
 pub use time::Time;
 
+use authority::Authority;
 use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
@@ -95,6 +96,8 @@ pub enum Output {
     Close(ConnectionId, &'static str),
     /// Keep the roster for a later start.
     SaveRoster(Roster),
+    /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
+    Revoke(ConnectionId, u64, Vec<TokenId>),
     /// Stop in good order: why.
     Stop(String),
 }
@@ -142,6 +145,7 @@ pub struct Refusal {
 pub struct Core {
     config: Config,
     connections: BTreeMap<ConnectionId, Connected>,
+    authority: Authority,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
@@ -200,6 +204,7 @@ impl Core {
             budget: Budget::new(config.payload_bytes_max),
             config,
             connections: BTreeMap::new(),
+            authority: Authority::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
             engines: Engines::new(roster),
@@ -231,11 +236,14 @@ impl Core {
 
     /// When [`Core::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.recall_at, self.expiry_at, self.deadlines.first(), self.kept.expires()].into_iter().flatten().min()
+        let due =
+            [self.recall_at, self.expiry_at, self.deadlines.first(), self.kept.expires(), self.next_token_expiry()];
+        due.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.expire_tokens(now);
         if self.expiry_at.is_some_and(|at| at <= now) {
             self.expire(now);
         }

@@ -18,7 +18,7 @@ use super::{Core, PeerMisbehaved, Time};
 const DEFINITIONS_MAX: usize = 4096;
 
 impl Core {
-    pub(super) fn submit(&mut self, now: Time, key: SessionKey, submit: &Submit) -> Result<(), PeerMisbehaved> {
+    pub(super) fn submit(&mut self, now: Time, key: SessionKey, mut submit: Submit) -> Result<(), PeerMisbehaved> {
         let targets: &[EngineId] = match &submit.targets {
             Targets::Shared => &[],
             Targets::Engines(engines) => engines,
@@ -41,9 +41,9 @@ impl Core {
             return Ok(());
         }
         let stored = self.admit_payload(key, &submit.payload);
-        let placement = self.enter_placement(key, submit, count as u64);
+        let placement = self.enter_placement(key, &submit, count as u64);
         // The targets share the options: they may be long, and the targets many.
-        let options = submit.options.clone().map(|options| Arc::new(*options));
+        let options = submit.options.take().map(|options| Arc::new(*options));
         let mut within_quota = true;
         let mut tasks = Vec::with_capacity(count);
         for (n, target) in (submit.n..).zip(targets.iter().map(|id| Some(*id)).chain(shared.then_some(None))) {
@@ -59,8 +59,8 @@ impl Core {
         let refusal =
             if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
         match refusal {
-            Some(refusal) => self.refuse(now, key, submit, &stored, tasks, &refusal),
-            None => self.place(now, key, submit, stored, tasks),
+            Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
+            None => self.place(now, key, &submit.payload, options.as_deref(), stored, tasks),
         }
     }
 
@@ -84,14 +84,14 @@ impl Core {
         &mut self,
         now: Time,
         key: SessionKey,
-        submit: &Submit,
+        payload: &Payload,
         stored: &Stored,
         tasks: Vec<TaskKey>,
         refusal: &Ended,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
-        self.read_past(key, &submit.payload, stored);
+        session.receiving.expect(transfer_of(payload), payload, None)?;
+        self.read_past(key, payload, stored);
         for key in tasks {
             let Some(task) = self.tasks.get_mut(key) else { continue };
             let engine = task.target();
@@ -108,17 +108,18 @@ impl Core {
         &mut self,
         now: Time,
         key: SessionKey,
-        submit: &Submit,
+        payload: &Payload,
+        options: Option<&TaskOptions>,
         stored: Stored,
         tasks: Vec<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
         let owner = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.owner();
-        let waits = match submit.options.as_deref().map(|options| self.waits_of(owner, options)) {
-            Some(Err(text)) => return self.refuse(now, key, submit, &stored, tasks, &unmet(&text)),
+        let waits = match options.map(|options| self.waits_of(owner, options)) {
+            Some(Err(text)) => return self.refuse(now, key, payload, &stored, tasks, &unmet(&text)),
             Some(Ok(waits)) => waits,
             None => None,
         };
-        let whole = matches!(submit.payload, Payload::Inline(_));
+        let whole = matches!(payload, Payload::Inline(_));
         for &task in &tasks {
             self.join(now, task, waits.as_ref());
             if whole {
@@ -134,7 +135,7 @@ impl Core {
         });
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let waiting = Some(ClientWaiting::Tasks(tasks));
-        session.receiving.expect_share(transfer_of(&submit.payload), &submit.payload, waiting, share)
+        session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
     }
 
     /// Why tasks cannot be accepted, if so.

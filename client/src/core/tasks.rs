@@ -1,11 +1,12 @@
 //! The session's unfinished tasks, and those whose end has not been taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Finished, Outcome, Payload, Stream, TaskTimes};
+use furlong_wire::numbers::NumberMap;
 use slab::Slab;
 
 use super::output::Output;
@@ -99,7 +100,7 @@ pub enum Delivery {
 #[derive(Debug, Default)]
 pub struct Tasks {
     slab: Slab<Task>,
-    unfinished: BTreeMap<u64, usize>,
+    unfinished: NumberMap<u64, usize>,
     output_bytes: usize,
 }
 
@@ -215,7 +216,7 @@ impl Tasks {
     /// The numbers of a stream's unfinished tasks, as sorted ranges.
     pub fn ranges_of_stream(&self, stream: usize) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (&n, &key) in &self.unfinished {
+        for (n, key) in self.unfinished() {
             let state = self.slab.get(key).map(|task| &task.state);
             if !matches!(state, Some(State::Unfinished(Listener::Stream(of, _))) if *of == stream) {
                 continue;
@@ -230,7 +231,9 @@ impl Tasks {
 
     /// The keys and numbers of all unfinished tasks, in order.
     pub fn unfinished(&self) -> VecDeque<(u64, usize)> {
-        self.unfinished.iter().map(|(n, key)| (*n, *key)).collect()
+        let mut unfinished: Vec<(u64, usize)> = self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
+        unfinished.sort_unstable();
+        unfinished.into()
     }
 }
 

@@ -4,8 +4,10 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::quick::{Input, Quick};
+
 /// An enum of messages.
-pub trait Message: Serialize + DeserializeOwned + std::fmt::Debug + Send + 'static {}
+pub trait Message: Serialize + DeserializeOwned + std::fmt::Debug + Send + Quick + 'static {}
 
 /// A direction of the protocol after the greeting: one of the four enums of [`crate::message`].
 pub trait Direction: Message {
@@ -17,31 +19,8 @@ pub trait Direction: Message {
 }
 
 /// Appends a message to a batch.
-pub fn encode_message<M: Serialize>(message: &M, batch: &mut BytesMut) {
-    let mut serializer = rmp_serde::Serializer::new(Appender(batch));
-    message.serialize(&mut serializer).expect("a message has no type that msgpack cannot hold");
-}
-
-/// Writes to the end of a buffer. Unlike `bytes::buf::Writer` it has no bound to look at, so that the many writes of
-/// one byte that msgpack makes become a store each: a quarter of the cost of encoding.
-struct Appender<'a>(&'a mut BytesMut);
-
-impl std::io::Write for Appender<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+pub fn encode_message<M: Message>(message: &M, batch: &mut BytesMut) {
+    message.put(batch);
 }
 
 /// The messages of a batch, one after the other. After an error there is no further item.
@@ -59,9 +38,19 @@ pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), Messag
     if batch.is_empty() {
         return None;
     }
+    let mut input = Input(batch);
+    if let Some(message) = M::take(&mut input) {
+        return Some(Ok((message, batch.len() - input.0.len())));
+    }
+    Some(decode_by_serde(batch))
+}
+
+/// The same without [`Quick`]: what may come is what this reads.
+#[cold]
+pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Result<(M, usize), MessageError> {
     let mut rest = batch;
     let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
-    Some(message.map(|message| (message, batch.len() - rest.len())).map_err(|_| MessageError))
+    message.map(|message| (message, batch.len() - rest.len())).map_err(|_| MessageError)
 }
 
 /// A batch has bytes that are no message of this direction: its sender is broken, or speaks another version.
@@ -124,6 +113,28 @@ macro_rules! messages {
             }
         }
 
+        impl Quick for $name {
+            #[inline]
+            fn put(&self, out: &mut bytes::BytesMut) {
+                quick::put_parts(2, out);
+                match self {
+                    $(Self::$variant(body) => {
+                        u8::put(&$tag, out);
+                        body.put(out);
+                    })+
+                }
+            }
+
+            #[inline]
+            fn take(input: &mut quick::Input<'_>) -> Option<Self> {
+                input.parts(2)?;
+                match u8::take(input)? {
+                    $($tag => Quick::take(input).map(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
         impl $crate::message::Message for $name {}
     };
 }
@@ -141,6 +152,18 @@ macro_rules! codes {
             /// Every value.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
+            /// The number by which it travels.
+            const fn code(self) -> u8 {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            const fn of_code(code: u8) -> Option<Self> {
+                match code {
+                    $($code => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
             /// The stable name, as in JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
@@ -155,16 +178,26 @@ macro_rules! codes {
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_u8(match self { $(Self::$variant => $code,)+ })
+                serializer.serialize_u8(self.code())
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                match u8::deserialize(deserializer)? {
-                    $($code => Ok(Self::$variant),)+
-                    _ => Err(serde::de::Error::custom(concat!("unknown ", stringify!($name)))),
-                }
+                let unknown = || serde::de::Error::custom(concat!("unknown ", stringify!($name)));
+                Self::of_code(u8::deserialize(deserializer)?).ok_or_else(unknown)
+            }
+        }
+
+        impl $crate::message::quick::Quick for $name {
+            #[inline]
+            fn put(&self, out: &mut bytes::BytesMut) {
+                self.code().put(out);
+            }
+
+            #[inline]
+            fn take(input: &mut $crate::message::quick::Input<'_>) -> Option<Self> {
+                u8::take(input).and_then(Self::of_code)
             }
         }
     };
@@ -188,15 +221,32 @@ macro_rules! directions {
     };
 }
 
-/// Defines message bodies: structs with public fields that travel as arrays.
+/// Defines message bodies: structs with public fields that travel as arrays. `hot_bodies` are those of a task's way,
+/// which are written and read without serde.
 macro_rules! bodies {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })+) => {
-        $($(#[$doc])*
-        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-        pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
-        })+
+    ($($(#[$doc:meta])* $name:ident $fields:tt)+) => {
+        $(body! { $(#[$doc])* $name $fields }
+        impl $crate::message::quick::Quick for $name {})+
     };
 }
 
-pub(super) use {bodies, codes, directions, messages};
+/// See `bodies`.
+macro_rules! hot_bodies {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })+) => {
+        $(body! { $(#[$doc])* $name { $($(#[$field_doc])* $field: $type,)* } }
+        $crate::message::quick::quick_structs! { $name { $($field)* } })+
+    };
+}
+
+/// Defines one body.
+macro_rules! body {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+    };
+}
+
+pub(super) use {bodies, body, codes, directions, hot_bodies, messages};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::bodies;
+use super::catalogue::{bodies, body, hot_bodies};
 use super::status::{Query, ReplyBody, TaskRecord};
 use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
 use crate::ids::{EngineId, SessionId, TaskId, TokenId};
@@ -15,24 +15,6 @@ bodies! {
         secret: PayloadSecret,
         /// Whether the session ends with its connection: its tasks are cancelled at once, kept ones excepted.
         cancel_on_disconnect: bool,
-    }
-
-    /// Tasks with one payload: one for the shared queue, or one for each engine named.
-    Submit {
-        /// The number of the first task; the others follow it.
-        n: u64,
-        /// Where they run.
-        targets: Targets,
-        /// What runs them.
-        runtime: Runtime,
-        /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
-        class: u32,
-        /// The definition that the call needs.
-        define: Option<u32>,
-        /// What is not the default.
-        options: Option<Box<TaskOptions>>,
-        /// Call header and arguments.
-        payload: Payload,
     }
 
     /// A blob for a whole session.
@@ -117,12 +99,6 @@ bodies! {
         output: bool,
     }
 
-    /// Results that have arrived.
-    Ack {
-        /// First and last task number of each range.
-        ranges: Vec<(u64, u64)>,
-    }
-
     /// Kept results that are no longer wanted, of any session of the same owner.
     Purge {
         /// The client's number for the request.
@@ -155,22 +131,6 @@ bodies! {
     Accepted {
         /// Every task up to this number.
         n: u64,
-    }
-
-    /// A task's end. It is repeated on each connection of the session until it is acknowledged.
-    Finished {
-        /// The task's number in the session.
-        n: u64,
-        /// How it ended.
-        outcome: Outcome,
-        /// The engine that ran it, if one did.
-        engine: Option<EngineId>,
-        /// How often it was tried.
-        attempts: u32,
-        /// When things happened.
-        times: TaskTimes,
-        /// The result: reply header and data. None if there is none.
-        payload: Option<Payload>,
     }
 
     /// A piece of a task's output.
@@ -240,6 +200,48 @@ bodies! {
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
+    }
+}
+
+hot_bodies! {
+    /// Tasks with one payload: one for the shared queue, or one for each engine named.
+    Submit {
+        /// The number of the first task; the others follow it.
+        n: u64,
+        /// Where they run.
+        targets: Targets,
+        /// What runs them.
+        runtime: Runtime,
+        /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
+        class: u32,
+        /// The definition that the call needs.
+        define: Option<u32>,
+        /// What is not the default.
+        options: Option<Box<TaskOptions>>,
+        /// Call header and arguments.
+        payload: Payload,
+    }
+
+    /// Results that have arrived.
+    Ack {
+        /// First and last task number of each range.
+        ranges: Vec<(u64, u64)>,
+    }
+
+    /// A task's end. It is repeated on each connection of the session until it is acknowledged.
+    Finished {
+        /// The task's number in the session.
+        n: u64,
+        /// How it ended.
+        outcome: Outcome,
+        /// The engine that ran it, if one did.
+        engine: Option<EngineId>,
+        /// How often it was tried.
+        attempts: u32,
+        /// When things happened.
+        times: TaskTimes,
+        /// The result: reply header and data. None if there is none.
+        payload: Option<Payload>,
     }
 }
 

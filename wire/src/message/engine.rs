@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::bodies;
+use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
 use crate::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId};
 use crate::payload::PayloadSecret;
@@ -20,32 +20,6 @@ bodies! {
         session: SessionId,
         /// Its secret.
         secret: PayloadSecret,
-    }
-
-    /// Work: one payload, for one slot or several of the process.
-    Assign {
-        /// Which slot runs which task, as which attempt.
-        work: Vec<Work>,
-        /// The session of the tasks.
-        session: SessionId,
-        /// What runs them.
-        runtime: Runtime,
-        /// The definition that the call needs.
-        define: Option<u32>,
-        /// The shared payload that stands in for this one.
-        share: Option<u64>,
-        /// Call header and arguments; empty if they are shared.
-        payload: Payload,
-    }
-
-    /// One slot's part of an assignment.
-    Work {
-        /// The slot.
-        slot: u32,
-        /// The task's number in its session.
-        n: u64,
-        /// The attempt.
-        attempt: Attempt,
     }
 
     /// A blob for the work of a session.
@@ -110,12 +84,6 @@ bodies! {
         slots: Vec<u32>,
     }
 
-    /// Attempts.
-    Attempts {
-        /// Which.
-        attempts: Vec<Attempt>,
-    }
-
     /// An engine process and what it still holds.
     Register {
         /// The process.
@@ -168,18 +136,6 @@ bodies! {
         finished: bool,
     }
 
-    /// An attempt's end.
-    AttemptFinished {
-        /// The attempt.
-        attempt: Attempt,
-        /// How it ended.
-        outcome: Outcome,
-        /// How long the code ran, in microseconds.
-        run_us: u64,
-        /// Reply header and data. None if there is none.
-        payload: Option<Payload>,
-    }
-
     /// A piece of an attempt's output.
     AttemptOutput {
         /// The attempt.
@@ -215,5 +171,51 @@ bodies! {
         slot: u32,
         /// How it ended: exit code or signal, and the last lines of its stderr.
         cause: String,
+    }
+}
+
+hot_bodies! {
+    /// Work: one payload, for one slot or several of the process.
+    Assign {
+        /// Which slot runs which task, as which attempt.
+        work: Vec<Work>,
+        /// The session of the tasks.
+        session: SessionId,
+        /// What runs them.
+        runtime: Runtime,
+        /// The definition that the call needs.
+        define: Option<u32>,
+        /// The shared payload that stands in for this one.
+        share: Option<u64>,
+        /// Call header and arguments; empty if they are shared.
+        payload: Payload,
+    }
+
+    /// One slot's part of an assignment.
+    Work {
+        /// The slot.
+        slot: u32,
+        /// The task's number in its session.
+        n: u64,
+        /// The attempt.
+        attempt: Attempt,
+    }
+
+    /// An attempt's end.
+    AttemptFinished {
+        /// The attempt.
+        attempt: Attempt,
+        /// How it ended.
+        outcome: Outcome,
+        /// How long the code ran, in microseconds.
+        run_us: u64,
+        /// Reply header and data. None if there is none.
+        payload: Option<Payload>,
+    }
+
+    /// Attempts.
+    Attempts {
+        /// Which.
+        attempts: Vec<Attempt>,
     }
 }

@@ -15,6 +15,7 @@
 mod catalogue;
 mod client;
 mod engine;
+mod quick;
 mod status;
 mod task;
 
@@ -39,7 +40,8 @@ pub use task::{
 };
 
 use crate::ids::{BrokerStart, ClusterId};
-use catalogue::{bodies, codes, directions, messages};
+use catalogue::{bodies, body, codes, directions, hot_bodies, messages};
+use quick::Quick;
 
 messages! {
     /// The broker's first record after a handshake: one of these, alone.
@@ -169,7 +171,7 @@ messages! {
         /// More payload bytes may come.
         5 Credit(Credit),
         /// Who the process is and what it still holds; its first message on each connection.
-        64 Register(Register),
+        64 Register(Box<Register>),
         /// Attempts that run now. One that ends before it could be said is not announced.
         65 Started(Attempts),
         /// An attempt's end.
@@ -224,16 +226,18 @@ bodies! {
         text: String,
     }
 
-    /// The next chunk frame of this record belongs to that transfer.
-    Chunk {
-        /// The transfer's number, its sender's on this connection.
-        transfer: u64,
-    }
-
     /// The sender closes in good order.
     Goodbye {
         /// Why, for people.
         reason: String,
+    }
+}
+
+hot_bodies! {
+    /// The next chunk frame of this record belongs to that transfer.
+    Chunk {
+        /// The transfer's number, its sender's on this connection.
+        transfer: u64,
     }
 
     /// The peer may have announced this many payload bytes since the connection began, in all.

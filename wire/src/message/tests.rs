@@ -1,14 +1,30 @@
+use super::catalogue::decode_by_serde;
+use super::quick::{Input, put_by_serde};
 use super::*;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use crate::ids::{Attempt, BrokerStart, EngineId, FunctionHash, InstanceId, SessionId, TaskId};
 
+/// Messages survive the round trip, and both ways to write and to read them agree.
 fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
-    let mut batch = BytesMut::new();
-    messages.iter().for_each(|message| encode_message(message, &mut batch));
+    let (mut batch, mut by_serde) = (BytesMut::new(), BytesMut::new());
+    for message in messages {
+        encode_message(message, &mut batch);
+        put_by_serde(message, &mut by_serde);
+    }
+    assert_eq!(batch, by_serde);
     let decoded: Vec<M> = decode_batch(&batch).collect::<Result<_, _>>().unwrap();
     assert_eq!(decoded, messages);
+    reads_as_serde_does::<M>(&batch);
+}
+
+/// What is read without serde at the front of some bytes, serde reads as well.
+fn reads_as_serde_does<M: Message + PartialEq>(bytes: &[u8]) -> bool {
+    let mut input = Input(bytes);
+    let Some(message) = M::take(&mut input) else { return false };
+    assert_eq!(decode_by_serde(bytes), Ok((message, bytes.len() - input.0.len())));
+    true
 }
 
 fn any_payload() -> impl Strategy<Value = Payload> {
@@ -91,6 +107,67 @@ proptest! {
     }
 }
 
+/// A message of each kind that is read without serde, with small and large numbers.
+fn hot_batches(number: u64, inline: usize, targets: Targets) -> [BytesMut; 4] {
+    let payload = Payload::Inline(vec![7; inline].into());
+    let attempt = Attempt { start: BrokerStart(u64::MAX - number), count: number };
+    let (session, define, small) = (SessionId([0xc0; 16]), Some(number as u32), number as u32);
+    let (outcome, run_us) = (Outcome::SUCCEEDED, number);
+    let times = TaskTimes { submitted_unix_us: !number, assigned_us: Some(number), finished_us: number, run_us };
+    let work = vec![Work { slot: small, n: number, attempt }; number as usize % 20];
+    let (n, runtime, class, engine) = (number, Runtime::Native, small, Some(EngineId(small)));
+    let options = None;
+    let encode = |put: &dyn Fn(&mut BytesMut)| {
+        let mut batch = BytesMut::new();
+        put(&mut batch);
+        batch
+    };
+    let submit = FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload: payload.clone() });
+    let assign =
+        ToEngine::Assign(Assign { work, session, runtime, define, share: Some(number), payload: payload.clone() });
+    let result = Some(payload);
+    let ended =
+        FromEngine::Finished(AttemptFinished { attempt, outcome: outcome.clone(), run_us, payload: result.clone() });
+    let finished = ToClient::Finished(Finished { n, outcome, engine, attempts: small, times, payload: result });
+    [
+        encode(&|batch| encode_message(&submit, batch)),
+        encode(&|batch| encode_message(&assign, batch)),
+        encode(&|batch| encode_message(&ended, batch)),
+        encode(&|batch| encode_message(&finished, batch)),
+    ]
+}
+
+fn reads_all_as_serde_does(batch: &[u8]) -> bool {
+    let client = reads_as_serde_does::<FromClient>(batch) | reads_as_serde_does::<ToClient>(batch);
+    client | reads_as_serde_does::<ToEngine>(batch) | reads_as_serde_does::<FromEngine>(batch)
+}
+
+proptest! {
+    #[test]
+    fn changed_bytes_are_read_as_serde_reads_them(
+        number: u64, bits in 0u32..64, inline in 0usize..1100, targets in any_targets(), at: prop::sample::Index,
+        byte: u8,
+    ) {
+        for mut batch in hot_batches(number >> bits, inline, targets) {
+            let many_parts = batch[1] == 50 && (number >> bits) % 20 > 15;
+            prop_assert_eq!(reads_all_as_serde_does(&batch), inline <= 1024 && !many_parts);
+            let at = at.index(batch.len().min(60));
+            batch[at] = byte;
+            reads_all_as_serde_does(&batch);
+            reads_all_as_serde_does(&batch[..at]);
+        }
+    }
+
+    #[test]
+    fn acknowledgements_credits_and_lists_survive_the_round_trip(
+        ranges: Vec<(u64, u64)>, total: u64, starts: Vec<(u64, u64)>,
+    ) {
+        crosses(&[FromClient::Ack(Ack { ranges }), FromClient::Credit(Credit { payload_bytes_total: total })]);
+        let attempts = starts.into_iter().map(|(start, count)| Attempt { start: BrokerStart(start), count }).collect();
+        crosses(&[FromEngine::Started(Attempts { attempts }), FromEngine::Chunk(Chunk { transfer: total })]);
+    }
+}
+
 #[test]
 fn a_batch_cut_anywhere_ends_in_one_error() {
     let mut batch = BytesMut::new();
@@ -107,7 +184,7 @@ fn a_batch_cut_anywhere_ends_in_one_error() {
 #[test]
 fn an_unknown_tag_and_an_oversized_inline_payload_are_refused() {
     let mut batch = BytesMut::new();
-    encode_message(&(200u8, ()), &mut batch);
+    batch.extend_from_slice(&rmp_serde::to_vec(&(200u8, ())).unwrap());
     assert_eq!(decode_batch::<FromClient>(&batch).next(), Some(Err(MessageError)));
     let define = Define { number: 1, payload: Payload::Inline(Bytes::from(vec![0; 1025])) };
     batch.clear();
