@@ -89,9 +89,10 @@ impl Watches {
 }
 
 impl Ended {
-    /// Whether the broker will say that the task has stopped: it ended the task while an engine had it.
+    /// Whether the broker has still to say that the task has stopped: it ended the task while an engine had it. After the
+    /// end of the connection it is due for ever, as nobody can tell.
     pub(crate) fn is_stop_due(&self) -> bool {
-        let End::Finished(outcome, _) = &self.end else { return false };
+        let End::Finished(outcome, _) = &self.end else { return true };
         matches!(outcome.state, TaskState::Cancelled | TaskState::TimedOut) && self.times.assigned_us.is_some()
     }
 }
