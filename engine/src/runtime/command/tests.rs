@@ -230,6 +230,7 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
         (&[&no_line], &[&no_line, "no `#!` line"]),
         (&[&orphan], &[&orphan, "the interpreter"]),
         (&["true", "a\0b"], &["true", "zero byte"]),
+        (&["no\nline"], &["there is no program `no\\nline`"]),
     ] {
         let text = it.refused(command(argv));
         parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
