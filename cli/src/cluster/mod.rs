@@ -110,10 +110,10 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     }
     ClusterLock::write(&dir, &local.state())?;
     tracing::info!(
-        "cluster {} stands: broker {}, {} engines",
+        "cluster {} stands: broker {}, {}",
         args.cluster,
         local.endpoint(),
-        local.engine_ids().len()
+        print::counted(local.engine_ids().len() as u64, "engine")
     );
     announce(&args, &local)?;
     let ended = tokio::select! {
