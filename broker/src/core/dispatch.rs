@@ -338,9 +338,9 @@ impl Core {
         self.recall(id, counts);
     }
 
-    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when the
-    /// oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to take,
-    /// or some was asked for already.
+    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when
+    /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
+    /// take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
         let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
         let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));

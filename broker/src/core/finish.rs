@@ -271,8 +271,8 @@ impl Core {
         self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text));
     }
 
-    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that is
-    /// forced, or if nobody else has left anything in it.
+    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that
+    /// is forced, or if nobody else has left anything in it.
     pub(super) fn stop_attempt(&mut self, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
