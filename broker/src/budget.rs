@@ -23,6 +23,8 @@ pub const STRANGER_BYTES: u64 = PREAUTH_BUFFER_BYTES_MAX as u64 + 8 * 1024;
 pub const READ_BUFFER_BYTES: u64 = 2 * RECORD_BYTES_MAX as u64;
 /// Encoded messages that wait for a peer. Who lets more gather is closed.
 pub const OUT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that wait for a client beyond which output and intermediate data are left out for it.
+pub const EXTRAS_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What the broker may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

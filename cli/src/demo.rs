@@ -42,7 +42,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/PROTOCOL.md", include_str!("../../docs/PROTOCOL.md")),
     ("docs/SEMANTICS.md", include_str!("../../docs/SEMANTICS.md")),
     ("docs/SECURITY.md", include_str!("../../docs/SECURITY.md")),
-    ("docs/guide.md", include_str!("../../docs/guide.md")),
+    ("docs/guide/starting.md", include_str!("../../docs/guide/starting.md")),
 ];
 /// How much work the demo makes of the text, on one engine.
 const WORK: Duration = Duration::from_secs(2);

@@ -49,7 +49,7 @@ enum Command {
     Execute(execute::ExecuteArgs),
     /// Call a Python function for each item, wherever an engine is free
     Map(map::MapArgs),
-    /// Look at capability files
+    /// Issue, show, list and revoke capability files
     #[command(subcommand)]
     Cap(cap::CapCommand),
     /// Measure latency, throughput and payloads, and the plain relay that they are compared with

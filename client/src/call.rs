@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, encode_header};
+use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
 use furlong_wire::ids::{EngineId, FunctionHash};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
@@ -48,6 +48,8 @@ pub enum Function {
     Source(Arc<SourceFunction>),
     /// Code to execute in the engine's lasting namespace.
     Code(String),
+    /// A program to run. Its standard input are the arguments, as [`Arguments::Raw`].
+    Command(Box<CommandSpec>),
 }
 
 /// A function of a source file, which travels to the engines.
@@ -104,6 +106,13 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Code(source.into()))
     }
 
+    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments.
+    pub fn command(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let argv = argv.into_iter().map(Into::into).collect();
+        let spec = CommandSpec { argv, ..CommandSpec::default() };
+        Self::new(Runtime::Command, Function::Command(Box::new(spec)))
+    }
+
     /// With these arguments.
     #[must_use]
     pub fn arguments(mut self, arguments: Arguments) -> Self {
@@ -141,10 +150,11 @@ impl CallSpec {
 
 impl Function {
     /// The runtime that this function is for, unless one says otherwise: a name with a colon and all source text are
-    /// Python's, other names are Rust functions.
+    /// Python's, other names are Rust functions; a program is a program.
     pub fn runtime(&self) -> Runtime {
         match self {
             Self::Named(name) if !name.contains(':') => Runtime::Native,
+            Self::Command(_) => Runtime::Command,
             _ => Runtime::Python,
         }
     }
@@ -156,6 +166,7 @@ impl Function {
             Self::Source(source) => [b"source", &source.hash.0, source.function.as_bytes()],
             // All code is one kind: the broker tells only so many apart, and code rarely comes twice.
             Self::Code(_) => [b"code", b"", b""],
+            Self::Command(spec) => [b"command", spec.argv.first().map_or(b"", |name| name.as_bytes()), b""],
         };
         let bytes = runtime.as_str().bytes().chain(parts.into_iter().flatten().copied());
         bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
@@ -178,6 +189,7 @@ impl Function {
                 function: source.function.clone(),
             },
             Self::Code(code) => HeaderCall::Execute { source: code.clone() },
+            Self::Command(spec) => HeaderCall::Command(spec.clone()),
         };
         encode_header(&CallHeader { call, codec }).into()
     }

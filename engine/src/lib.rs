@@ -15,28 +15,34 @@
 //! ```
 //!
 //! The engine finds its capability in `$FURLONG_HOME` (or `FURLONG_CAP`), waits for it and for the broker, comes back
-//! after cuts, and runs tasks until it gets SIGINT or SIGTERM. A function gets its arguments from msgpack or JSON; a
-//! panic is an error of its task. A function cannot be killed: a long one looks at [`is_cancelled`] now and then.
+//! after cuts, and runs tasks until it gets SIGINT, or SIGTERM, which lets it finish what it runs. A function gets its
+//! arguments from msgpack or JSON; a panic is an error of its task. A function cannot be killed: a long one looks at
+//! [`is_cancelled`] now and then. It can [`publish`] how far it is, and ask which engine runs it ([`engine_id`]).
 
 pub mod core;
 mod program;
 pub mod runtime;
 mod shell;
+mod surroundings;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_link::home::{CapabilitySearch, Home, HomeError, capability_from_env};
 use furlong_wire::call::Codec;
 use furlong_wire::capability::ClusterName;
+use furlong_wire::limits::NAME_BYTES_MAX;
 use furlong_wire::token::Role;
 
 pub use program::{EngineArgs, run};
-pub use runtime::native::{Callable, FunctionError, is_cancelled};
+pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
 use runtime::native::Functions;
 use runtime::python::{PythonConfig, PythonError, find_interpreter};
+use surroundings::{Rank, Variables};
 
 /// An engine process.
 #[derive(Debug)]
@@ -59,6 +65,12 @@ impl Engine {
             python: PythonChoice::IfFound,
             software: concat!("furlong ", env!("CARGO_PKG_VERSION")).to_owned(),
             stop_with_stdin: false,
+            labels: Vec::new(),
+            env: Vec::new(),
+            working_dir: None,
+            first_id: None,
+            gpu_for_each_slot: false,
+            drain_timeout: None,
         }
     }
 }
@@ -78,6 +90,12 @@ pub struct EngineBuilder {
     python: PythonChoice,
     software: String,
     stop_with_stdin: bool,
+    labels: Vec<String>,
+    env: Vec<(OsString, OsString)>,
+    working_dir: Option<PathBuf>,
+    first_id: Option<u32>,
+    gpu_for_each_slot: bool,
+    drain_timeout: Option<Duration>,
 }
 
 enum PythonChoice {
@@ -155,30 +173,102 @@ impl EngineBuilder {
         self
     }
 
-    /// Runs until SIGINT or SIGTERM, on this thread.
+    /// A label that tasks can require.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.labels.push(label.into());
+        self
+    }
+
+    /// A variable for the interpreters and commands of tasks. It does not change this process's own.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The directory in which tasks run. It becomes this whole process's own.
+    #[must_use]
+    pub fn working_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.working_dir = Some(path.into());
+        self
+    }
+
+    /// The integer that the first slot asks for, the others following; otherwise by the rank that MPI or Slurm gave the
+    /// process, if it did. The broker gives it if nobody ever had it.
+    #[must_use]
+    pub fn first_id(mut self, id: u32) -> Self {
+        self.first_id = Some(id);
+        self
+    }
+
+    /// Shows each slot's interpreter and commands one GPU (`CUDA_VISIBLE_DEVICES`): in turn those that the variable
+    /// names for this process, else by the slot's number.
+    #[must_use]
+    pub fn gpu_for_each_slot(mut self, each: bool) -> Self {
+        self.gpu_for_each_slot = each;
+        self
+    }
+
+    /// How long the process may finish what it runs after SIGTERM; otherwise as long as that takes.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = Some(timeout);
+        self
+    }
+
+    /// Runs on this thread, until SIGINT, or until SIGTERM and the end of what runs then.
     ///
     /// # Errors
-    /// What makes it useless to go on: a capability file that is refused, an interpreter that does not exist.
+    /// What makes it useless to go on: a capability file that is refused, an interpreter or a directory that does not
+    /// exist.
     pub fn run(self) -> Result<(), EngineError> {
-        let python = match &self.python {
-            PythonChoice::No => None,
-            PythonChoice::IfFound => find_interpreter(None).ok(),
-            PythonChoice::This(path) => Some(find_interpreter(Some(path))?),
-        };
-        let setup = shell::Setup {
-            capability: self.capability_path()?,
-            slots: self.slots.max(1),
-            functions: self.functions,
-            python: python.map(PythonConfig::new),
-            software: self.software,
-            stop_with_stdin: self.stop_with_stdin,
-        };
+        let setup = self.into_setup()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(EngineError::Runtime)?;
         let outcome = runtime.block_on(shell::run(setup));
         // A native function that does not return, or the reader of standard input, must not keep the process.
         runtime.shutdown_background();
         outcome
+    }
+
+    fn into_setup(self) -> Result<shell::Setup, EngineError> {
+        let slots = self.slots.max(1);
+        let rank = Rank::find(|name| std::env::var(name).ok());
+        let python = match &self.python {
+            PythonChoice::No => None,
+            PythonChoice::IfFound => find_interpreter(None).ok(),
+            PythonChoice::This(path) => Some(find_interpreter(Some(path))?),
+        };
+        // Paths that were named are relative to where the process was started.
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        let capability = absolute(self.capability_path()?);
+        let python = python.map(absolute).map(|interpreter| PythonConfig {
+            env: self.env.clone(),
+            slots_in_process: slots.saturating_mul(rank.map_or(1, |rank| rank.local_size)),
+            ..PythonConfig::new(interpreter)
+        });
+        if let Some(path) = self.working_dir {
+            std::env::set_current_dir(&path).map_err(|source| EngineError::WorkingDir { path, source })?;
+        }
+        let mut variables = Variables { all: self.env, devices: Vec::new() };
+        if self.gpu_for_each_slot {
+            let visible = std::env::var(surroundings::CUDA).ok();
+            let first = rank.map_or(0, |rank| rank.local.saturating_mul(slots));
+            variables.devices = surroundings::devices(visible.as_deref(), first, slots);
+        }
+        Ok(shell::Setup {
+            capability,
+            slots,
+            functions: self.functions,
+            python,
+            variables,
+            first_id: self.first_id.or(rank.map(|rank| rank.global.saturating_mul(slots))),
+            labels: checked(self.labels)?,
+            software: self.software,
+            stop_with_stdin: self.stop_with_stdin,
+            drain_timeout: self.drain_timeout,
+        })
     }
 
     /// The file need not be there yet: the engine waits for it.
@@ -196,6 +286,23 @@ impl EngineBuilder {
     }
 }
 
+/// Labels, each once.
+fn checked(mut labels: Vec<String>) -> Result<Vec<String>, EngineError> {
+    let is_name = |label: &String| !label.is_empty() && label.len() <= NAME_BYTES_MAX;
+    if let Some(label) = labels.iter().find(|label| !is_name(label)) {
+        return Err(EngineError::Label { label: label.clone() });
+    }
+    labels.sort_unstable();
+    labels.dedup();
+    if labels.len() > LABELS_MAX {
+        return Err(EngineError::Labels { count: labels.len() });
+    }
+    Ok(labels)
+}
+
+/// Labels of one engine process.
+const LABELS_MAX: usize = 64;
+
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -205,6 +312,26 @@ pub enum EngineError {
     /// The interpreter that was asked for does not exist.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// The directory that tasks shall run in cannot be entered.
+    #[error("cannot work in {}: {source}; name a directory that exists here with --cwd", path.display())]
+    WorkingDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A label that is none.
+    #[error("`{label}` is no label: it has 1 to {NAME_BYTES_MAX} bytes")]
+    Label {
+        /// The label.
+        label: String,
+    },
+    /// Too many labels.
+    #[error("{count} labels are too many: an engine has at most {LABELS_MAX}")]
+    Labels {
+        /// How many.
+        count: usize,
+    },
     /// The system gives no event loop.
     #[error("cannot start the network thread: {0}")]
     Runtime(std::io::Error),

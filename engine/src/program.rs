@@ -1,10 +1,11 @@
 //! The `engine` program: its command line and its log.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_link::home::Home;
-use furlong_link::log::Level;
+use furlong_link::log::{self, Format, Level};
 use furlong_link::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 
@@ -26,9 +27,32 @@ pub struct EngineArgs {
     /// Python interpreter; by default that of the active virtual environment, else python3. It needs no package of ours
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
+    /// Label that tasks can require; more of them with commas, or by repeating the flag
+    #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// Variable for the interpreters and commands of tasks, as NAME=VALUE; repeat the flag for more
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// Directory in which tasks run; by default the current one
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Id that the first engine asks for, the others following; by default from the rank of MPI or Slurm, if there is
+    /// one
+    #[arg(long, value_name = "N")]
+    pub id: Option<u32>,
+    /// Give each engine one GPU: sets `CUDA_VISIBLE_DEVICES` for its tasks, in turn from the list in that variable,
+    /// else by the engine's place in this process
+    #[arg(long)]
+    pub cuda: bool,
+    /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub drain_timeout: Option<Duration>,
     /// How much is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
+    /// How log lines look: text or json
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub log_format: Format,
     /// Stop when standard input ends: for a program that starts engines and must not leave them behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -42,10 +66,22 @@ pub fn run(args: EngineArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     ensure_private_dir(dir.path())?;
     ensure_private_dir(&dir.log())?;
-    let log = dir.log().join(format!("engine-{}.log", std::process::id()));
-    furlong_link::log::start(Some(&log), true, args.log_level)
+    let log = log::engine_log(&dir.log());
+    log::start(Some(&log), Some(args.log_level), args.log_level, args.log_format)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
     let mut engine = Engine::builder().slots(args.slots).cluster(args.cluster).stop_with_stdin(args.stop_with_stdin);
+    engine = args.labels.into_iter().fold(engine, crate::EngineBuilder::label);
+    engine = args.env.into_iter().fold(engine, |engine, (name, value)| engine.env(name, value));
+    engine = engine.gpu_for_each_slot(args.cuda);
+    if let Some(path) = args.cwd {
+        engine = engine.working_dir(path);
+    }
+    if let Some(id) = args.id {
+        engine = engine.first_id(id);
+    }
+    if let Some(timeout) = args.drain_timeout {
+        engine = engine.drain_timeout(timeout);
+    }
     if let Some(path) = args.cap {
         engine = engine.capability(path);
     }
@@ -53,4 +89,16 @@ pub fn run(args: EngineArgs) -> Result<()> {
         engine = engine.python(python);
     }
     Ok(engine.run()?)
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "write it as a number of seconds, as 30 or 0.5".to_owned())
 }

@@ -12,5 +12,6 @@ pub mod incoming;
 pub mod log;
 pub mod outgoing;
 pub mod private_file;
+pub mod revoked;
 pub mod stop;
 pub mod stranger;

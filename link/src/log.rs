@@ -1,37 +1,239 @@
-//! Logs: one line an event, to a file and, for a program in the foreground, to its terminal.
+//! Logs: one line an event, to a file that is rotated and, for a program in the foreground, to its terminal.
+//!
+//! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-PID.log`, and `cluster.log` of
+//! `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes `NAME.log.1`, that one `NAME.log.2`, and
+//! so on; the oldest of [`ROTATED_KEPT`] goes. No log has a secret in it.
 
-use std::fs::{File, OpenOptions};
-use std::io::IsTerminal;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::time::SystemTime;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
 pub type Level = LevelFilter;
 
-/// Sends log lines of this process to `file` (appended, 0600), and to stderr if `terminal` is set. Call it once.
+/// Bytes of a log file before it is rotated.
+pub const ROTATE_BYTES: u64 = 10 * 1024 * 1024;
+/// Rotated files that are kept beside each log file.
+pub const ROTATED_KEPT: u32 = 3;
+/// Logs of engine processes that have ended, of which the newest are kept.
+const ENDED_ENGINES_KEPT: usize = 50;
+
+/// How lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// Time, level, text: for people.
+    #[default]
+    Text,
+    /// A JSON document a line, with `timestamp`, `level` and `fields.message`: for programs.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownFormat),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(if *self == Self::Text { "text" } else { "json" })
+    }
+}
+
+/// A word that names no [`Format`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a log's format is `text` or `json`")]
+pub struct UnknownFormat;
+
+/// Sends log lines of this process to `file` (appended, 0600, rotated), and to stderr what is at least as grave as
+/// `terminal`, if that is given. A panic is logged too. Call it once.
 ///
 /// # Errors
 /// If the file cannot be opened.
-pub fn start(file: Option<&Path>, terminal: bool, level: Level) -> std::io::Result<()> {
-    let file = file.map(open).transpose()?;
-    let to_file =
-        file.map(|file| tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(file));
-    let ansi = std::io::stderr().is_terminal();
-    let to_terminal = terminal
-        .then(|| tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false).with_writer(std::io::stderr));
-    let layers = to_file.map(|layer| layer.with_filter(level));
-    let terminal_layer = to_terminal.map(|layer| layer.with_filter(level));
+pub fn start(file: Option<&Path>, terminal: Option<Level>, level: Level, format: Format) -> io::Result<()> {
+    let file = file.map(|path| RotatingFile::open(path, ROTATE_BYTES)).transpose()?;
+    let to_file = file.map(|file| layer(Mutex::new(file), false, format).with_filter(level));
+    let ansi = io::stderr().is_terminal();
+    let to_terminal = terminal.map(|most| layer(io::stderr, ansi, format).with_filter(most.min(level)));
     // A second call in one process (a test, an embedded engine) keeps the first one's log.
-    let _ = tracing_subscriber::registry().with(layers).with(terminal_layer).try_init();
+    if tracing_subscriber::registry().with(to_file).with(to_terminal).try_init().is_ok() {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tracing::error!("{}", panic.to_string().replace('\n', " "));
+            print(panic);
+        }));
+    }
     Ok(())
 }
 
-fn open(path: &Path) -> std::io::Result<Arc<File>> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(Arc::new)
+fn layer<S, W>(writer: W, ansi: bool, format: Format) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false).with_writer(writer);
+    match format {
+        Format::Text => layer.boxed(),
+        Format::Json => layer.json().boxed(),
+    }
+}
+
+/// The log file of this process as an engine. Logs of engine processes that have ended are removed, but for the newest
+/// ones: a cluster that starts engines for years does not fill its disk with them.
+pub fn engine_log(folder: &Path) -> PathBuf {
+    let mut ended: Vec<(SystemTime, PathBuf)> = engine_logs(folder).collect();
+    ended.sort();
+    for (_, path) in ended.iter().rev().skip(ENDED_ENGINES_KEPT) {
+        let files = (1..=ROTATED_KEPT).map(|n| rotated(path, n)).chain([path.clone()]);
+        files.for_each(|file| _ = fs::remove_file(file));
+    }
+    folder.join(format!("engine-{}.log", std::process::id()))
+}
+
+/// The logs of engine processes that have ended on this machine, with when they were last written to.
+fn engine_logs(folder: &Path) -> impl Iterator<Item = (SystemTime, PathBuf)> {
+    folder.read_dir().into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        let pid = name.to_str()?.strip_prefix("engine-")?.strip_suffix(".log")?.parse().ok()?;
+        let ended = Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        Some((entry.metadata().ok()?.modified().ok()?, entry.path())).filter(|_| ended)
+    })
+}
+
+/// A log file that is renamed when it has grown too big, and begun anew.
+#[derive(Debug)]
+struct RotatingFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl RotatingFile {
+    fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
+        let file = append(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, bytes, bytes_max })
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        // Counted from here also where it fails: the next try is as many bytes later, not at each line.
+        self.bytes = 0;
+        for n in (1..ROTATED_KEPT).rev() {
+            let _ = fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1));
+        }
+        fs::rename(&self.path, rotated(&self.path, 1))?;
+        self.file = append(&self.path)?;
+        Ok(())
+    }
+}
+
+impl Write for RotatingFile {
+    /// Takes one line, whole: tracing writes each event with one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.bytes > 0 && self.bytes + line.len() as u64 > self.bytes_max {
+            // A full disk or a read-only folder: going on in the old file loses nothing.
+            let _ = self.rotate();
+        }
+        let written = self.file.write(line)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// The path of the n-th older file.
+fn rotated(path: &Path, n: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_log_is_rotated_by_size_and_its_oldest_file_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        let mut log = RotatingFile::open(&path, 10).unwrap();
+        for line in ["one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "a longer line\n", "end\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        let read = |n: u32| fs::read_to_string(if n == 0 { path.clone() } else { rotated(&path, n) }).unwrap();
+        assert_eq!([0, 1, 2, 3].map(read), ["end\n", "a longer line\n", "six\n", "four\nfive\n"].map(str::to_owned));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_ended_and_where_it_cannot_be_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        RotatingFile::open(&path, 10).unwrap().write_all(b"before\n").unwrap();
+        let mut log = RotatingFile::open(&path, 10).unwrap();
+        for n in 1..=ROTATED_KEPT {
+            fs::create_dir(rotated(&path, n)).unwrap();
+            fs::write(rotated(&path, n).join("in the way"), "").unwrap();
+        }
+        log.write_all(b"after\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before\nafter\n");
+    }
+
+    #[test]
+    fn logs_of_ended_engines_go_but_for_the_newest_and_those_that_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = folder.path().join(format!("engine-{}.log", std::process::id()));
+        fs::write(&ours, "").unwrap();
+        // No process has such an id: the kernel gives them up to 2^22.
+        let ended = |n: u32| folder.path().join(format!("engine-{}.log", 5_000_000 + n));
+        for n in 0..ENDED_ENGINES_KEPT as u32 + 2 {
+            let file = File::create(ended(n)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(n))).unwrap();
+        }
+        fs::write(rotated(&ended(0), 1), "").unwrap();
+        fs::write(folder.path().join("broker.log"), "").unwrap();
+        assert_eq!(engine_log(folder.path()), ours);
+        assert!(!ended(0).exists() && !ended(1).exists() && !rotated(&ended(0), 1).exists());
+        assert!(ended(2).exists() && ours.exists() && folder.path().join("broker.log").exists());
+    }
+
+    #[test]
+    fn formats_have_names() {
+        for format in [Format::Text, Format::Json] {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        assert_eq!("xml".parse::<Format>(), Err(UnknownFormat));
+    }
 }

@@ -62,6 +62,7 @@ pub struct Outgoing<M> {
     batches_begun: u64,
     batches_sealed: u64,
     transfers: VecDeque<Transfer>,
+    stored_bytes: usize,
     /// Sealed frames that the socket has not taken.
     sealed: VecDeque<Bytes>,
     sealed_bytes: usize,
@@ -93,6 +94,7 @@ impl<M: Direction> Outgoing<M> {
             batches_begun: 0,
             batches_sealed: 0,
             transfers: VecDeque::new(),
+            stored_bytes: 0,
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             waiting_bytes: 0,
@@ -125,6 +127,9 @@ impl<M: Direction> Outgoing<M> {
 
     /// Queues the chunks of a payload. The message that announces it under this number must have been pushed before.
     pub fn push_transfer(&mut self, number: u64, chunks: Chunks) {
+        if let Chunks::Stored(chunks) = &chunks {
+            self.stored_bytes += chunks.iter().map(Bytes::len).sum::<usize>();
+        }
         self.transfers.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
     }
 
@@ -146,6 +151,11 @@ impl<M: Direction> Outgoing<M> {
     /// Bytes that wait here, without payloads whose chunks have not been asked for.
     pub fn queued_bytes(&self) -> usize {
         self.waiting_bytes + self.sealed_bytes
+    }
+
+    /// Bytes of payloads made by others that wait here: the chunks that are held, and have not been asked for.
+    pub fn stored_bytes(&self) -> usize {
+        self.stored_bytes
     }
 
     /// Writes as much as the socket takes, `turn_bytes` at most.
@@ -239,6 +249,9 @@ impl<M: Direction> Outgoing<M> {
                 continue;
             };
             room -= chunk.len();
+            if matches!(transfer.chunks, Chunks::Stored(_)) {
+                self.stored_bytes -= chunk.len();
+            }
             encode_message(&M::chunk(transfer.number), batch);
             chunks.push(chunk);
             transfer.next += 1;

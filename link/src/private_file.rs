@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use tempfile::{NamedTempFile, PersistError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -40,6 +41,23 @@ pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, Pr
 ///
 /// The new bytes are written to another file in the same folder, with permissions 0600 from the first byte on.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    write_whole(path, bytes, |file| file.persist(path))
+}
+
+/// The same for a file that must not be there yet: nothing is replaced.
+pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    let created = write_whole(path, bytes, |file| file.persist_noclobber(path));
+    created.map_err(|error| match error.problem {
+        FileProblem::NotAFolder if path.symlink_metadata().is_ok() => FileProblem::Exists.at(path),
+        _ => error,
+    })
+}
+
+fn write_whole(
+    path: &Path,
+    bytes: &[u8],
+    persist: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+) -> Result<(), PrivateFileError> {
     let (folder, name) = split(path)?;
     open_shared_safely(folder)?;
     let write = || -> io::Result<()> {
@@ -50,7 +68,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> 
         let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(path)?;
+        persist(file)?;
         // Without this the name may still lead to the old file after a crash.
         File::open(folder)?.sync_all()
     };
@@ -93,6 +111,9 @@ pub enum FileProblem {
     /// Nothing has this name.
     #[error("there is no such file")]
     Missing,
+    /// It is there, and is not replaced.
+    #[error("it is there already; remove it, or choose another name")]
+    Exists,
     /// The system lets this user not have it.
     #[error("permission denied")]
     Denied,
@@ -313,6 +334,21 @@ mod tests {
         write_private(&path, b"").unwrap();
         assert_eq!(*read_private(&path, 0).unwrap(), "");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_new_file_replaces_nothing() {
+        let (folder, path) = private_file();
+        symlink("nowhere", folder.path().join("link")).unwrap();
+        for taken in [path.clone(), folder.path().join("link"), folder.path().to_owned()] {
+            let refusal = create_private(&taken, b"new").unwrap_err().to_string();
+            assert_eq!(refusal, format!("{}: it is there already; remove it, or choose another name", taken.display()));
+        }
+        assert_eq!(*read_private(&path, 100).unwrap(), "secret");
+        let fresh = folder.path().join("fresh");
+        create_private(&fresh, b"new").unwrap();
+        assert_eq!((mode(&fresh), &**read_private(&fresh, 100).unwrap()), (0o600, "new"));
+        assert!(matches!(create_private(&path.join("below"), b"").unwrap_err().problem, FileProblem::NotAFolder));
     }
 
     #[test]

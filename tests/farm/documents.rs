@@ -56,7 +56,8 @@ fn every_command_of_the_documents_runs_and_prints_what_they_show() {
 
 /// The documents that a user reads.
 fn documents() -> Vec<PathBuf> {
-    let entries = fs::read_dir(repository().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["docs", "docs/guide"].map(|folder| fs::read_dir(repository().join(folder)).unwrap());
+    let entries = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut documents: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
     documents.push(repository().join("README.md"));
     documents.sort();

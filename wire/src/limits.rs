@@ -86,6 +86,10 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const TOKEN_BYTES_MAX: usize = 1536;
 /// Bytes of a capability file.
 pub const CAPABILITY_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Tokens that one cluster can have revoked.
+pub const REVOKED_TOKENS_MAX: usize = 16_384;
+/// Bytes of a `revoked.json`: enough for that many tokens with the longest reasons, each character of them escaped.
+pub const REVOKED_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Tolerance for clocks that differ, when a token's validity is checked.
 pub const CLOCK_TOLERANCE_S: u64 = 300;
 /// Bytes of a refusal's text.

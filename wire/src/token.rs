@@ -252,6 +252,41 @@ impl FromStr for Role {
 #[error("no such role; there are engine, multiengine, task, client, observer and admin")]
 pub struct UnknownRoleName;
 
+impl OwnerId {
+    /// The owner with this name in a cluster: the first 16 bytes of SHA-256 of `"furlong owner v1\0"`, the cluster's id
+    /// and the name. Whoever issues two capabilities for one name gives both to the same owner, with nothing kept.
+    pub fn named(cluster: ClusterId, name: &str) -> Self {
+        let digest = Sha256::new().chain_update(OWNER_PREFIX).chain_update(cluster.0).chain_update(name).finalize();
+        let (id, _) = digest.split_first_chunk().expect("a SHA-256 has 32 bytes");
+        Self(*id)
+    }
+}
+
+/// Reads the 32 hexadecimal digits that an id prints as.
+macro_rules! id_from_hex {
+    ($($name:ident)*) => {$(
+        impl FromStr for $name {
+            type Err = NotAnId;
+
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                hex_id(text).map(Self).ok_or(NotAnId)
+            }
+        }
+    )*};
+}
+
+id_from_hex! { TokenId OwnerId }
+
+/// A text that is not the id of a token or owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("an id has 32 digits of 0-9 and a-f")]
+pub struct NotAnId;
+
+fn hex_id(text: &str) -> Option<[u8; 16]> {
+    let digits = text.len() == 32 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
+}
+
 impl ClusterId {
     /// The id of the cluster with this issuer: SHA-256 of the issuer's public key.
     pub fn of(issuer: &IssuerPublicKey) -> Self {
@@ -496,6 +531,8 @@ fn is_label(scope: &str) -> bool {
 
 /// Begins everything that the issuer signs as a token, and nothing else that it may ever sign.
 const PREFIX: &[u8] = b"furlong token v1\0";
+/// Goes before what is hashed to a named owner's id.
+const OWNER_PREFIX: &[u8] = b"furlong owner v1\0";
 /// The only format.
 const FORMAT: u8 = 1;
 const SIGNATURE_BYTES: usize = 64;

@@ -387,7 +387,7 @@ fn to_client(vectors: &mut Vectors) {
         reply(ReplyBody::Refused("no".to_owned())),
         reply(ReplyBody::Done),
         reply(ReplyBody::Cancelled(1, 2)),
-        reply(ReplyBody::Tasks(vec![record()], false)),
+        reply(ReplyBody::Tasks(vec![record()], None)),
         ToClient::Stopped(Stopped { n: 1 }),
         ToClient::Fetched(Fetched { request: 1, record: Box::new(record()), secret: None, payload: None }),
         ToClient::FetchedOutput(FetchedOutput {

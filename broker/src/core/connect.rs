@@ -5,21 +5,26 @@ use std::time::Duration;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::EngineId;
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS};
-use furlong_wire::message::{ErrorKind, Event, Forget, Outcome, RefusalKind, TaskState, ToClient, ToEngine, Welcome};
+use furlong_wire::message::{
+    AttemptRecord, ErrorKind, Event, Forget, Outcome, RefusalKind, TaskState, ToClient, ToEngine, Welcome,
+};
 use furlong_wire::token::Claims;
 
 use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
+use super::numbered::Numbered;
 use super::payloads::{Credit, Receiving};
 use super::sessions::{ClientWaiting, Definition, Kinds, Session, SessionKey};
-use super::tasks::State;
-use super::{Connected, ConnectionId, Core, Output, Refusal, Time};
+use super::tasks::{Place, State};
+use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
 /// How long an engine may be away before what waits for it alone is lost.
 const ENGINE_GRACE: Duration = Duration::from_secs(15);
 /// How long a session without connection is kept.
 const SESSION_GRACE: Duration = Duration::from_secs(600);
 
+/// Attempts of one task whose record is kept.
+const PAST_ATTEMPTS_MAX: usize = 16;
 /// Sessions, connected or not.
 const SESSIONS_MAX: usize = 16_384;
 
@@ -40,6 +45,7 @@ impl Core {
     /// # Errors
     /// The refusal that it is told.
     pub fn handle_connected(&mut self, now: Time, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+        let claims = peer.claims.clone();
         let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)
         } else {
@@ -48,6 +54,7 @@ impl Core {
             (Connected::Client(session), resumed, tasks_max)
         };
         self.connections.insert(connection, connected);
+        self.authority.handle_connected(connection, &claims);
         Ok(Welcome {
             connection: connection.0,
             start: self.config.start,
@@ -64,6 +71,7 @@ impl Core {
 
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
+        self.authority.handle_disconnected(connection);
         match self.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),
@@ -92,6 +100,8 @@ impl Core {
             definitions: std::collections::BTreeSet::new(),
             credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),
+            class: None,
+            shares: std::collections::BTreeSet::new(),
             next_transfer: 0,
             leaving: false,
         };
@@ -112,9 +122,14 @@ impl Core {
                     "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
                 return Err(Refusal { kind: RefusalKind::Busy, text });
             }
+            self.quotas.enter(&peer.claims);
             return Ok((self.sessions.insert(self.new_session(connection, peer, tasks_max)), false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
+        if session.departed {
+            let text = "this session has ended; start a session of your own".to_owned();
+            return Err(Refusal { kind: RefusalKind::Superseded, text });
+        }
         if session.claims.holder != peer.claims.holder {
             let text = "this session belongs to another capability of the same owner".to_owned();
             return Err(Refusal { kind: RefusalKind::Unauthorized, text });
@@ -136,6 +151,7 @@ impl Core {
         session.expires = None;
         session.credit = credit;
         session.next_transfer = 0;
+        session.fetches = 0;
         Ok((key, true))
     }
 
@@ -148,8 +164,13 @@ impl Core {
             expires: None,
             secret: None,
             definitions: std::collections::BTreeMap::new(),
-            tasks: std::collections::BTreeMap::new(),
-            done: std::collections::BTreeMap::new(),
+            tasks: Numbered::default(),
+            done: Numbered::default(),
+            endings: Numbered::default(),
+            cancel_on_disconnect: false,
+            departed: false,
+            served: self.shared_given,
+            fetches: 0,
             submitted: 0,
             tasks_max,
             credit: Credit::new(self.budget.peer_credit()),
@@ -165,10 +186,15 @@ impl Core {
             return;
         };
         session.connection = None;
+        if session.cancel_on_disconnect {
+            return self.end_session(now, key);
+        }
         let expires = now.after(SESSION_GRACE);
         session.expires = Some(expires);
-        self.budget.release(session.receiving.abandoned_bytes());
+        let abandoned_bytes = session.receiving.abandoned_bytes();
         let abandoned = session.receiving.abandon();
+        self.budget.release(abandoned_bytes);
+        self.quotas.release(session.claims.token_id, abandoned_bytes);
         self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
         for waiting in abandoned {
             let tasks = match waiting {
@@ -191,23 +217,54 @@ impl Core {
         }
     }
 
-    /// Ends a session for good: its tasks are cancelled, its results dropped.
+    /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be kept.
     pub(super) fn end_session(&mut self, now: Time, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let tasks: Vec<_> = session.tasks.values().copied().collect();
+        // What goes on is not for this client any longer.
+        (session.connection, session.expires, session.departed) = (None, None, true);
+        let token = session.claims.token_id;
+        let abandoned_bytes = session.receiving.abandoned_bytes();
+        session.receiving.abandon();
+        let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
+        let done = session.done.remove_range(0, u64::MAX);
+        self.budget.release(abandoned_bytes);
+        self.quotas.release(token, abandoned_bytes);
+        self.results_held -= done.len() as u64;
+        for (n, done) in done {
+            if done.what.keep() {
+                self.keep(now, key, n, done, false);
+            } else {
+                self.drop_done(&done);
+            }
+        }
         for task in tasks {
-            self.cancel_task(now, task, false);
+            let goes_on = self.tasks.get(task).is_some_and(|task| task.keep() && task.state != State::Receiving);
+            if !goes_on {
+                self.cancel_task(now, task, false);
+            }
+        }
+        self.forget_departed(key);
+    }
+
+    /// Ends a session with all that it has: also what was to be kept is cancelled, and its client hears of it.
+    pub(super) fn end_session_with_all(&mut self, now: Time, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
+        tasks.into_iter().for_each(|task| self.cancel_task(now, task, false));
+        self.end_session(now, key);
+    }
+
+    /// Forgets a session that is over, once its last kept task has ended.
+    pub(super) fn forget_departed(&mut self, key: SessionKey) {
+        if !self.sessions.get(key).is_some_and(|session| session.departed && session.tasks.is_empty()) {
+            return;
         }
         let Some(session) = self.sessions.remove(key) else { return };
-        self.budget.release(session.receiving.abandoned_bytes());
+        self.quotas.leave(session.claims.token_id);
         for definition in session.definitions.into_values() {
             if let Definition::Here(blob) = definition {
                 self.budget.release(blob.budget_bytes());
             }
-        }
-        self.results_held -= session.done.len() as u64;
-        for done in session.done.into_values() {
-            self.release_result(done.payload.as_ref(), done.process);
         }
         for process in self.processes.values_mut() {
             process.definitions.retain(|(of, _)| *of != key);
@@ -220,14 +277,21 @@ impl Core {
 
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
     fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
-        let Some(process) = self.processes.remove(&key) else { return };
+        let Some(mut process) = self.processes.remove(&key) else { return };
         self.budget.release(process.receiving.abandoned_bytes());
+        if let Some(class) = process.class.take() {
+            self.placements.leave_class(class);
+        }
         for &id in &process.engines {
             if self.engines.get(id).is_none_or(|engine| engine.process != Some(key)) {
                 continue;
             }
             let given_up = now.after(ENGINE_GRACE);
-            self.engines.update(id, |engine| (engine.process, engine.given_up) = (None, Some(given_up)));
+            self.engines.update(id, |engine| {
+                (engine.process, engine.class, engine.given_up) = (None, None, Some(given_up));
+                engine.restarting = false;
+            });
+            self.note_restarted(id);
             self.expiry_at = Some(self.expiry_at.map_or(given_up, |at| at.min(given_up)));
             self.tell_subscribers(Event::EngineOffline(id));
             if process.leaving {
@@ -245,9 +309,9 @@ impl Core {
         let attempts: Vec<u64> = engine.assigned.iter().copied().collect();
         // The last one first: each goes to the front of its queue.
         for count in attempts.into_iter().rev() {
-            let Some(given) = self.attempts.get(&count).copied() else { continue };
+            let Some(given) = self.attempts.get(count).copied() else { continue };
             let movable = match self.tasks.get(given.task) {
-                Some(task) => task.target.is_none() && !task.at_most_once(),
+                Some(task) => task.place == Place::Shared && !task.at_most_once(),
                 None => true,
             };
             if movable {
@@ -258,14 +322,16 @@ impl Core {
     }
 
     /// An engine was taken out of the table: what waits for it alone is lost.
-    fn lose_engine(&mut self, now: Time, id: EngineId, engine: Option<Engine>, how: &str) {
+    pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, engine: Option<Engine>, how: &str) {
         let Some(engine) = engine else { return };
         self.direct_ready.remove(&id);
+        self.note_restarted(id);
         for count in engine.assigned.iter().rev() {
-            let Some(given) = self.attempts.remove(count) else { continue };
+            let Some(given) = self.attempts.remove(*count) else { continue };
+            self.note_stopped(&given);
             self.retry_or_lose(now, given.task, *count, how);
         }
-        for task in engine.queue {
+        for task in engine.queue.iter() {
             let text = format!("engine {id} is gone before the task began ({how}); `furlong ids` shows who is there");
             self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
@@ -281,19 +347,39 @@ impl Core {
         }
         task.losses += u32::from(started);
         let tried = task.losses;
-        if task.target.is_none() && tried <= task.losses_allowed() && !task.at_most_once() {
-            self.requeue(key);
+        if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
+            if started {
+                let given =
+                    Given { task: key, session: task.session, n: task.n, engine, direct: false, stopping: false };
+                self.note_attempt(now, given, how);
+            }
+            self.requeue(now, key);
             return;
         }
-        let text = match (task.target.is_some(), task.at_most_once()) {
-            (true, _) => format!("engine {engine} was lost while it had the task ({how})"),
-            (_, true) => format!("engine {engine} was lost with this at-most-once task, which may have run ({how})"),
-            _ => format!(
+        let text = match (task.place, task.at_most_once()) {
+            (Place::Shared, true) => {
+                format!("engine {engine} was lost with this at-most-once task, which may have run ({how})")
+            }
+            (Place::Shared, false) => format!(
                 "lost with its engine {tried} times, lastly engine {engine} ({how}): does it kill what runs it?"
             ),
+            _ => format!("engine {engine} was lost while it had the task ({how})"),
         };
         let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
         self.end(now, key, Ended { outcome, engine: Some(engine), ..Ended::default() });
+    }
+
+    /// Notes an attempt that did not end its task.
+    pub(super) fn note_attempt(&mut self, now: Time, given: Given, how: &str) {
+        let Some(task) = self.tasks.get_mut(given.task) else { return };
+        let assigned_us = task.assigned.map_or(0, |at| at.micros_since(task.submitted));
+        let ended_us = now.micros_since(task.submitted);
+        let how = how.chars().take(256).collect();
+        let past = &mut task.more_mut().past;
+        if past.len() == PAST_ATTEMPTS_MAX {
+            past.remove(0);
+        }
+        past.push(AttemptRecord { engine: given.engine, assigned_us, ended_us, how });
     }
 
     /// Forgets sessions and engines that stayed away too long.
@@ -303,6 +389,7 @@ impl Core {
         let away = |engine: &Engine| engine.process.is_none() && due(engine.given_up);
         let engines: Vec<_> = self.engines.iter().filter(|(_, e)| away(e)).map(|(id, _)| id).collect();
         for session in sessions {
+            self.keep_unfetched(now, session);
             self.end_session(now, session);
         }
         for id in engines {
@@ -313,6 +400,14 @@ impl Core {
         let engines = self.engines.iter().filter(|(_, engine)| engine.process.is_none());
         self.expiry_at = sessions.chain(engines.filter_map(|(_, engine)| engine.given_up)).min();
         self.dispatch(now);
+    }
+
+    /// The client has not come back: what it has not fetched is kept for other processes of its owner.
+    fn keep_unfetched(&mut self, now: Time, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let done = session.done.remove_range(0, u64::MAX);
+        self.results_held -= done.len() as u64;
+        done.into_iter().for_each(|(n, done)| self.keep(now, key, n, done, false));
     }
 
     /// Tells those who asked.

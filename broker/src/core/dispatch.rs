@@ -6,20 +6,24 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Assign, Attempts, EngineDefine, ErrorKind, Secret, TaskState, ToEngine, Work};
+use furlong_wire::message::{
+    Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
+};
 
+use super::engines::Engine;
 use super::finish::Ended;
+use super::payloads::Stored;
+use super::placement::{ClassId, PlacementId};
 use super::sessions::Definition;
-use super::tasks::{State, Task, TaskKey};
+use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Given, Output, Time};
 
 /// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
 /// How many busy engines are looked at for work that an idle one could take over.
 const BUSY_SCAN_MAX: usize = 8;
-/// How many tasks of an engine's queue are looked at to find one whose payload has come.
-const QUEUE_SCAN_MAX: usize = 64;
 
 impl Core {
     /// Gives engines what they can take. Call it after each batch of messages.
@@ -27,76 +31,101 @@ impl Core {
         while let Some(id) = self.direct_ready.pop_first() {
             self.dispatch_direct(now, id);
         }
-        if self.shared_len > 0 {
-            for runtime in furlong_wire::message::Runtime::ALL {
-                self.dispatch_shared(now, *runtime);
-            }
-        }
+        self.dispatch_shared(now);
         self.recall_for_idle(now);
     }
 
     fn dispatch_direct(&mut self, now: Time, id: EngineId) {
         while let Some(key) = self.next_direct(id) {
             let Some(task) = self.tasks.get(key) else { continue };
-            let runtime = task.runtime;
-            let runs = self.engines.get(id).and_then(|engine| engine.process).and_then(|key| self.processes.get(&key));
-            if runs.is_some_and(|process| process.runs(runtime)) {
+            let (runtime, placement) = (task.runtime, task.placement);
+            let class = self.engines.get(id).and_then(|engine| engine.class);
+            let Some(class) = class else { return };
+            if self.placements.fits(placement, class) {
+                self.recall_for_direct(id);
                 self.assign(now, key, id);
+                continue;
+            }
+            let demands = &self.placements.get(placement).demands;
+            let has_runtime = self.placements.class(class).is_some_and(|class| class.runtimes.contains(&runtime));
+            let text = if has_runtime {
+                let labels = demands.require.iter().chain(&demands.scopes).map(String::as_str).collect::<Vec<_>>();
+                format!("engine {id} does not have the labels {}; `furlong status` shows each one's", labels.join(", "))
             } else {
-                let text =
-                    format!("engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs");
-                self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
-            }
-        }
-    }
-
-    /// Takes the next task of an engine's own queue that it can be given now: the first of a session whose payload is
-    /// here.
-    fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
-        let engine = self.engines.get(id)?;
-        // One that leaves gets nothing new: what waits for it ends with its connection.
-        self.processes.get(&engine.process?).filter(|process| !process.leaving)?;
-        let mut blocked = Vec::new();
-        let mut found = None;
-        for (place, &key) in engine.queue.iter().enumerate().take(QUEUE_SCAN_MAX) {
-            match self.tasks.get(key) {
-                None => {
-                    found = Some(place);
-                    break;
-                }
-                Some(task) if task.state == State::Receiving => blocked.push(task.session),
-                Some(task) if blocked.contains(&task.session) => {}
-                Some(task) => {
-                    let limit = if task.aborts_followers() { 1 } else { self.prefetch(task) };
-                    found = (engine.assigned_direct < limit).then_some(place);
-                    break;
-                }
-            }
-        }
-        let place = found?;
-        self.engines.update(id, |engine| engine.queue.remove(place)).flatten()
-    }
-
-    fn dispatch_shared(&mut self, now: Time, runtime: furlong_wire::message::Runtime) {
-        loop {
+                format!("engine {id} does not run {runtime} tasks; `furlong status` shows what each one runs")
+            };
+            // It goes out of the queue first, in which it is the first of its session.
+            let session = self.tasks.get(key).map(|task| task.session);
             let tasks = &self.tasks;
-            let queue = self.shared.entry(runtime).or_default();
-            let counts = |key| tasks.get(key).is_some_and(|task| task.state == State::Queued);
-            let Some(key) = queue.peek(counts) else { return };
+            self.engines.update(id, |engine| {
+                session.into_iter().for_each(|session| engine.queue.push_front(session, key));
+                session.into_iter().for_each(|session| engine.queue.note(session, tasks));
+            });
+            self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
+        }
+    }
+
+    /// Takes the next task of an engine's own queue that it can be given now.
+    fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
+        let engine = self.engines.get(id).filter(|engine| engine.class.is_some() && !engine.restarting)?;
+        let key = engine.queue.peek()?;
+        let task = self.tasks.get(key)?;
+        let limit = if task.aborts_followers() { 1 } else { self.prefetch(task) };
+        if engine.assigned_direct >= limit {
+            return None;
+        }
+        let (session, tasks) = (task.session, &self.tasks);
+        // It is still queued by its state: the line is noted when it no longer is.
+        self.engines.update(id, |engine| {
+            engine.queue.pop();
+            engine.queue.note(session, tasks);
+        });
+        Some(key)
+    }
+
+    fn dispatch_shared(&mut self, now: Time) {
+        let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
+        while let Some((at, key)) = self.first_shared(&waiting) {
             let Some(task) = self.tasks.get(key) else { return };
             let limit = self.prefetch(task);
-            let mut candidates = self.engines.by_load(limit);
-            let Some(engine) = candidates.find(|id| self.engine_runs(*id, runtime)) else { return };
-            drop(candidates);
-            self.shared.entry(runtime).or_default().pop();
-            self.shared_len -= 1;
+            let session = task.session;
+            let placement = waiting[at];
+            let Some(engine) = self.engines.idlest(self.placements.classes(placement), limit) else {
+                waiting.swap_remove(at);
+                continue;
+            };
+            self.placements.get_mut(placement).queue.pop();
+            self.placements.count_waiting(placement, false);
+            if self.placements.get(placement).waiting == 0 {
+                waiting.swap_remove(at);
+            }
+            self.shared_given += 1;
+            let served = self.shared_given;
+            self.sessions.get_mut(session).into_iter().for_each(|session| session.served = served);
             self.assign(now, key, engine);
         }
     }
 
-    fn engine_runs(&self, id: EngineId, runtime: furlong_wire::message::Runtime) -> bool {
-        let process = self.engines.get(id).and_then(|engine| engine.process);
-        process.and_then(|key| self.processes.get(&key)).is_some_and(|process| process.runs(runtime))
+    /// Of the first tasks of some queues the one whose turn it is: by priority, then whose session was served longest
+    /// ago, then by arrival.
+    fn first_shared(&mut self, waiting: &[PlacementId]) -> Option<(usize, TaskKey)> {
+        let tasks = &self.tasks;
+        let mut first = None;
+        for (at, placement) in waiting.iter().enumerate() {
+            let Some(key) = self.placements.get_mut(*placement).queue.peek(|key| tasks.is_queued(key)) else {
+                continue;
+            };
+            if waiting.len() == 1 {
+                return Some((at, key));
+            }
+            let Some(task) = tasks.get(key) else { continue };
+            let served = self.sessions.get(task.session).map_or(0, |session| session.served);
+            let rank = (std::cmp::Reverse(task.priority()), served, task.submitted, at);
+            if first.as_ref().is_none_or(|(best, _)| rank < *best) {
+                first = Some((rank, key));
+            }
+        }
+        first.map(|((.., at), key)| (at, key))
     }
 
     /// How many tasks of this one's kind an engine may have at once.
@@ -110,29 +139,69 @@ impl Core {
     fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
         self.attempts_made += 1;
         let count = self.attempts_made;
-        let attempt = self.attempt(count);
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.transition(State::Assigned { engine, attempt: count, started: false });
         task.attempts += 1;
         task.assigned = Some(now);
-        let direct = task.target.is_some();
-        self.attempts.insert(count, Given { task: key, engine, direct });
+        let direct = task.place != Place::Shared;
+        let (session, n) = (task.session, task.n);
+        if task.more().is_some() {
+            self.begin_attempt(now, key);
+        }
+        self.attempts.insert(count, Given { task: key, session, n, engine, direct, stopping: false });
         let place = self.engines.update(engine, |engine| {
-            engine.assigned.insert(count);
+            engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
+            if direct {
+                engine.lodgers.insert(session);
+            }
             (engine.process, engine.slot)
         });
         let Some((Some(process_key), slot)) = place else { return };
         self.tell_session(process_key, key);
+        self.send_work(process_key, key, slot, count);
+    }
+
+    /// Of a task that has been tried before, or has waited: what belongs to this attempt begins anew.
+    fn begin_attempt(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let attempt = task.attempts;
+        let more = task.more_mut();
+        more.started = None;
+        let freed = more.output.begin(attempt);
+        self.budget.release(freed);
+        self.set_deadline(now, key);
+    }
+
+    /// Sends a task to the process of its engine. Tasks of one submit go in one message where they follow each other.
+    fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, slot: u32, count: u64) {
+        let work = Work { slot, n: self.tasks.get(key).map_or(0, |task| task.n), attempt: self.attempt(count) };
         let (Some(task), Some(process)) = (self.tasks.get(key), self.processes.get_mut(&process_key)) else { return };
-        let (payload, transfer) = task.payload.announce(|| {
+        let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
+        let connection = process.connection;
+        if task.target().is_some()
+            && let Some(Output::ToEngine(to, ToEngine::Assign(last))) = self.outputs.back_mut()
+            && *to == connection
+            && is_same_call(last, session, task)
+        {
+            return last.work.push(work);
+        }
+        let mut next_transfer = || {
             process.next_transfer += 1;
             process.next_transfer
-        });
-        let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
-        let work = vec![Work { slot, n: task.n, attempt }];
-        let connection = process.connection;
-        let assign = Assign { work, session, runtime: task.runtime, define: task.define, share: None, payload };
+        };
+        let share = task.payload.share();
+        let is_new = share.is_some_and(|share| process.shares.insert(share));
+        let (mut payload, mut transfer) = (Payload::Inline(Bytes::new()), None);
+        if share.is_none() || is_new {
+            (payload, transfer) = task.payload.announce(&mut next_transfer);
+        }
+        let (runtime, define) = (task.runtime, task.define);
+        if let Some(share) = share.filter(|_| is_new) {
+            let payload = std::mem::replace(&mut payload, Payload::Inline(Bytes::new()));
+            self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
+        }
+        let assign = Assign { work: vec![work], session, runtime, define, share, payload };
         self.to_engine(connection, ToEngine::Assign(assign));
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
@@ -167,67 +236,133 @@ impl Core {
 
     /// An engine no longer has an attempt.
     pub(super) fn take_back(&mut self, count: u64) -> Option<Given> {
-        let given = self.attempts.remove(&count)?;
+        self.take_back_and(count, |_| ())
+    }
+
+    /// An engine has ended an attempt, after so long a run.
+    pub(super) fn take_back_ended(&mut self, count: u64, run_us: u64) {
+        self.take_back_and(count, |engine| {
+            engine.finished += 1;
+            engine.busy_us = engine.busy_us.saturating_add(run_us);
+        });
+    }
+
+    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Given> {
+        let given = self.attempts.remove(count)?;
         let waits = self.engines.update(given.engine, |engine| {
-            engine.assigned.remove(&count);
-            engine.recalled.remove(&count);
+            and(engine);
+            if let Some(at) = engine.assigned.iter().position(|assigned| *assigned == count) {
+                engine.assigned.remove(at);
+            }
+            if !engine.recalled.is_empty() {
+                engine.recalled.remove(&count);
+            }
             engine.assigned_direct -= u32::from(given.direct);
-            !engine.queue.is_empty()
+            engine.queue.has_ready()
         });
         if waits == Some(true) {
             self.direct_ready.insert(given.engine);
         }
+        self.note_stopped(&given);
         Some(given)
     }
 
-    /// A task goes back to the front of its queue.
-    pub(super) fn requeue(&mut self, key: TaskKey) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        task.transition(State::Queued);
-        let (priority, session, runtime) = (task.priority(), task.session, task.runtime);
-        if let Some(target) = task.target {
-            self.engines.update(target, |engine| engine.queue.push_front(key));
-            self.direct_ready.insert(target);
-        } else {
-            self.shared_len += 1;
-            self.shared.entry(runtime).or_default().push_front(priority, session, key);
+    /// A task that was ended while an engine had it no longer runs there: its client may want to know.
+    pub(super) fn note_stopped(&mut self, given: &Given) {
+        let connection = self.sessions.get(given.session).and_then(|session| session.connection);
+        if let Some(connection) = connection.filter(|_| given.stopping) {
+            self.to_client(connection, ToClient::Stopped(Stopped { n: given.n }));
         }
     }
 
-    /// Asks the busiest engine for half of what it has in hand, if another has nothing and could run it.
-    fn recall_for_idle(&mut self, now: Time) {
-        self.recall_at = None;
-        let Some(idle) = self.engines.by_load(1).next() else { return };
-        let busy = self.engines.busiest().take(BUSY_SCAN_MAX).find_map(|id| Some((id, self.spare(id, idle)?)));
-        let Some((id, (oldest, counts))) = busy else { return };
-        if now < oldest.after(RECALL_AFTER) {
-            self.recall_at = Some(oldest.after(RECALL_AFTER));
+    /// A task goes back to the front of its queue.
+    pub(super) fn requeue(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.transition(State::Queued);
+        let (priority, session, placement) = (task.priority(), task.session, task.placement);
+        let place = task.place;
+        if task.deadline().is_some() || task.options.is_some() {
+            self.set_deadline(now, key);
+        }
+        if let Some(engine) = place.engine() {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| {
+                engine.queue.push_front(session, key);
+                engine.queue.note(session, tasks);
+            });
+            self.direct_ready.insert(engine);
+        } else {
+            self.placements.get_mut(placement).queue.push_front(priority, session, key);
+            self.placements.count_waiting(placement, true);
+        }
+    }
+
+    /// A task that has been run goes to the end of its queue, to be run again.
+    pub(super) fn queue_again(&mut self, now: Time, key: TaskKey) {
+        self.queue(now, key);
+        self.set_deadline(now, key);
+    }
+
+    /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are for others.
+    fn recall_for_direct(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        if engine.load() - engine.assigned_direct < 2 || !engine.recalled.is_empty() {
             return;
         }
+        let shared = |count: &&u64| self.attempts.get(**count).is_some_and(|given| !given.direct);
+        // The first in hand is what it runs. The newest go first: each that comes back goes to the front of its queue.
+        let counts: Vec<u64> = engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
+        self.recall(id, counts);
+    }
+
+    fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
-        let Some(connection) = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection)
-        else {
-            return;
-        };
-        // The newest first: each one that comes back goes to the front of its queue.
+        let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
+        let connection = process.connection;
         let attempts = counts.iter().map(|count| self.attempt(*count)).collect();
         self.engines.update(id, |engine| engine.recalled.extend(counts));
         self.to_engine(connection, ToEngine::Recall(Attempts { attempts }));
     }
 
-    /// What an engine has in hand beyond what it runs, of shared work that `idle` can run: when the oldest of its tasks
-    /// was assigned, and half of the attempts, the newest first. None if there is nothing to take, or some was asked
-    /// for already.
-    fn spare(&self, id: EngineId, idle: EngineId) -> Option<(Time, Vec<u64>)> {
+    /// Asks a busy engine for half of what it has in hand, if another has nothing and could run it.
+    fn recall_for_idle(&mut self, now: Time) {
+        self.recall_at = None;
+        let idle = self.engines.idle().map(|(class, _)| class);
+        let spare =
+            |class: ClassId| self.engines.busiest(BUSY_SCAN_MAX).find_map(|id| Some((id, self.spare(id, class)?)));
+        let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
+        if now < oldest.after(RECALL_AFTER) {
+            self.recall_at = Some(oldest.after(RECALL_AFTER));
+            return;
+        }
+        self.recall(id, counts);
+    }
+
+    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when
+    /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
+    /// take, or some was asked for already.
+    fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
         let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
-        let task = |count: &u64| self.attempts.get(count).and_then(|given| self.tasks.get(given.task));
+        let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
         let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
         let movable = |count: &&u64| {
-            task(count).is_some_and(|task| task.target.is_none() && self.engine_runs(idle, task.runtime))
+            task(count).is_some_and(|task| task.place == Place::Shared && self.placements.fits(task.placement, idle))
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first in hand is what it runs.
         let counts: Vec<u64> = engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }
+}
+
+/// Whether a task is of the same submit as the work of an assignment: same payload, same everything.
+fn is_same_call(assign: &Assign, session: furlong_wire::ids::SessionId, task: &Task) -> bool {
+    let same_payload = match (&assign.payload, assign.share, &task.payload) {
+        (Payload::Inline(sent), None, Stored::Inline(of_task)) => {
+            sent.as_ptr() == of_task.as_ptr() && sent.len() == of_task.len() && !sent.is_empty()
+        }
+        (_, Some(share), stored) => stored.share() == Some(share),
+        _ => false,
+    };
+    same_payload && assign.session == session && assign.runtime == task.runtime && assign.define == task.define
 }

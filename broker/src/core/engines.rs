@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId};
-use furlong_wire::message::{AttemptFinished, Register, Runtime};
+use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
 use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
+use super::direct::DirectQueue;
 use super::payloads::{Credit, Receiving};
+use super::placement::ClassId;
 use super::sessions::SessionKey;
-use super::tasks::TaskKey;
 use super::time::Time;
 
 /// Names an engine process's connection in this broker; never given to another.
@@ -35,19 +36,25 @@ pub struct Process {
     pub definitions: BTreeSet<(SessionKey, u32)>,
     /// What it may announce.
     pub credit: Credit,
-    /// The results that it is sending.
-    pub receiving: Receiving<AttemptFinished>,
+    /// What it is sending.
+    pub receiving: Receiving<EngineWaiting>,
+    /// What its engines have in common with others; none before it has registered, and when it leaves.
+    pub class: Option<ClassId>,
+    /// Shared payloads that it has.
+    pub shares: BTreeSet<u64>,
     /// The number of the next transfer towards it.
     pub next_transfer: u64,
     /// Whether it leaves, and gets nothing new.
     pub leaving: bool,
 }
 
-impl Process {
-    /// Whether it can run tasks of a runtime.
-    pub fn runs(&self, runtime: Runtime) -> bool {
-        !self.leaving && self.register.as_ref().is_some_and(|register| register.runtimes.contains(&runtime))
-    }
+/// What waits for a payload from an engine process.
+#[derive(Debug)]
+pub enum EngineWaiting {
+    /// An attempt's end.
+    Finished(AttemptFinished),
+    /// Intermediate data.
+    Published(AttemptPublished),
 }
 
 /// One engine: a slot of a process, with a queue of its own.
@@ -61,16 +68,22 @@ pub struct Engine {
     pub process: Option<ProcessKey>,
     /// Its slot there.
     pub slot: u32,
+    /// The class of its process: none while it takes nothing.
+    pub class: Option<ClassId>,
     /// Tasks for this engine alone.
-    pub queue: VecDeque<TaskKey>,
-    /// Tasks that have ended in the queue since it was last cleaned.
-    pub ended_in_queue: u64,
-    /// Attempts that it has been given and has not ended.
-    pub assigned: BTreeSet<u64>,
+    pub queue: DirectQueue,
+    /// Attempts that it has been given and has not ended, in that order.
+    pub assigned: VecDeque<u64>,
     /// How many of them are of its own queue.
     pub assigned_direct: u32,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
+    /// Sessions that have left something in its interpreter's namespace.
+    pub lodgers: BTreeSet<SessionKey>,
+    /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
+    pub restarting: bool,
+    /// Why its last interpreter ended.
+    pub down_cause: Option<String>,
     /// When it is given up, while its process is not connected.
     pub given_up: Option<Time>,
     /// Tasks that it has ended.
@@ -87,11 +100,14 @@ impl Engine {
             instance: None,
             process: None,
             slot: 0,
-            queue: VecDeque::new(),
-            ended_in_queue: 0,
-            assigned: BTreeSet::new(),
+            class: None,
+            queue: DirectQueue::default(),
+            assigned: VecDeque::new(),
             assigned_direct: 0,
             recalled: BTreeSet::new(),
+            lodgers: BTreeSet::new(),
+            restarting: false,
+            down_cause: None,
             given_up: None,
             finished: 0,
             busy_us: 0,
@@ -111,6 +127,9 @@ pub struct Roster {
     pub next: u32,
     /// Engines by integer.
     pub engines: Vec<(EngineId, EngineUuid)>,
+    /// Smaller integers that nobody has had: larger ones were asked for.
+    #[serde(default)]
+    pub unused: BTreeSet<u32>,
 }
 
 /// All engines, connected or awaited, and the order in which shared work looks at them.
@@ -118,29 +137,37 @@ pub struct Roster {
 pub struct Engines {
     by_id: BTreeMap<EngineId, Engine>,
     by_uuid: BTreeMap<EngineUuid, EngineId>,
-    /// The connected ones, by how much they have in hand.
-    by_load: BTreeSet<(u32, EngineId)>,
+    /// Those that take work, by class and by how much they have in hand.
+    by_load: BTreeMap<ClassId, BTreeSet<(u32, EngineId)>>,
     next: u32,
+    /// Integers below `next` that nobody has had.
+    unused: BTreeSet<u32>,
 }
 
 impl Engines {
     /// Begins with what an earlier broker of this cluster knew.
     pub fn new(roster: &Roster) -> Self {
         let by_uuid = roster.engines.iter().map(|(id, uuid)| (*uuid, *id)).collect();
-        Self { by_uuid, next: roster.next, ..Self::default() }
+        Self { by_uuid, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
     }
 
     /// What a later broker should know: engines that have not been given up.
     pub fn roster(&self) -> Roster {
-        Roster { next: self.next, engines: self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect() }
+        let engines = self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect();
+        Roster { next: self.next, engines, unused: self.unused.clone() }
     }
 
     /// The integer for an engine: the one that it had, else the one that it wants if nobody ever had it, else the next.
     pub fn admit(&mut self, uuid: EngineUuid, wanted: Option<EngineId>) -> EngineId {
         let known = self.by_uuid.get(&uuid).copied();
-        let free = |id: &EngineId| id.0 >= self.next && id.0 < self.next.saturating_add(WANTED_AHEAD_MAX);
+        let ahead = |id: &EngineId| id.0 >= self.next && id.0 < self.next.saturating_add(WANTED_AHEAD_MAX);
+        let free = |id: &EngineId| ahead(id) || self.unused.contains(&id.0);
         let id = known.or_else(|| wanted.filter(free)).unwrap_or(EngineId(self.next));
-        if known.is_none() && id.0 >= self.next {
+        if known.is_none() && !self.unused.remove(&id.0) {
+            self.unused.extend(self.next..id.0);
+            while self.unused.len() > UNUSED_MAX {
+                self.unused.pop_first();
+            }
             self.next = id.0 + 1;
         }
         if known.is_none() && self.by_uuid.len() >= REMEMBERED_MAX {
@@ -166,19 +193,29 @@ impl Engines {
     /// Changes an engine, and its place in the order of loads with it.
     pub fn update<R>(&mut self, id: EngineId, change: impl FnOnce(&mut Engine) -> R) -> Option<R> {
         let engine = self.by_id.get_mut(&id)?;
-        let before = engine.process.map(|_| engine.load());
+        let before = engine.class.map(|class| (class, engine.load()));
         let result = change(engine);
-        let after = engine.process.map(|_| engine.load());
-        if before != after {
-            before.map(|load| self.by_load.remove(&(load, id)));
-            after.map(|load| self.by_load.insert((load, id)));
+        let after = engine.class.map(|class| (class, engine.load()));
+        if before == after {
+            return Some(result);
+        }
+        if let Some((class, load)) = before
+            && let Some(order) = self.by_load.get_mut(&class)
+        {
+            order.remove(&(load, id));
+            if order.is_empty() && after.is_none_or(|(other, _)| other != class) {
+                self.by_load.remove(&class);
+            }
+        }
+        if let Some((class, load)) = after {
+            self.by_load.entry(class).or_default().insert((load, id));
         }
         Some(result)
     }
 
     /// Takes an engine out. Should it come back after all, it gets its integer back.
     pub fn remove(&mut self, id: EngineId) -> Option<Engine> {
-        self.update(id, |engine| engine.process = None);
+        self.update(id, |engine| (engine.process, engine.class) = (None, None));
         self.by_id.remove(&id)
     }
 
@@ -189,14 +226,21 @@ impl Engines {
         Some(engine)
     }
 
-    /// The connected engines with fewer than `limit` attempts in hand, the idlest first.
-    pub fn by_load(&self, limit: u32) -> impl Iterator<Item = EngineId> {
-        self.by_load.range(..(limit, EngineId(0))).map(|(_, id)| *id)
+    /// The engine of these classes with the least in hand, if that is less than `limit`.
+    pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
+        let of_class = |class| self.by_load.get(&class)?.first().copied();
+        classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
     }
 
-    /// The connected engine that has most in hand.
-    pub fn busiest(&self) -> impl Iterator<Item = EngineId> {
-        self.by_load.iter().rev().map(|(_, id)| *id)
+    /// For each class with an engine that has nothing in hand, one such engine.
+    pub fn idle(&self) -> impl Iterator<Item = (ClassId, EngineId)> {
+        let first = self.by_load.iter().filter_map(|(class, order)| Some((*class, *order.first()?)));
+        first.filter(|(_, (load, _))| *load == 0).map(|(class, (_, id))| (class, id))
+    }
+
+    /// Engines that have most in hand: of each class the first few.
+    pub fn busiest(&self, of_each_class: usize) -> impl Iterator<Item = EngineId> {
+        self.by_load.values().flat_map(move |order| order.iter().rev().take(of_each_class).map(|(_, id)| *id))
     }
 
     /// All of them, by integer.
@@ -213,6 +257,8 @@ impl Engines {
 /// How far ahead of the next integer an engine may ask for one (an MPI rank): otherwise one peer could use up all of
 /// them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
+/// Integers that nobody has had and that are remembered as such.
+const UNUSED_MAX: usize = 65_536;
 /// Engines whose integer is remembered while they are away.
 const REMEMBERED_MAX: usize = 65_536;
 
@@ -235,6 +281,8 @@ mod tests {
         assert_eq!(engines.admit(uuid(2), None), EngineId(1), "who was only away gets the old one back");
         assert_eq!(engines.admit(uuid(4), Some(EngineId(7))), EngineId(7));
         assert_eq!(engines.admit(uuid(5), Some(EngineId(u32::MAX))), EngineId(8));
+        assert_eq!(engines.admit(uuid(6), Some(EngineId(5))), EngineId(5), "ranks come in any order");
+        assert_eq!(engines.admit(uuid(7), Some(EngineId(5))), EngineId(9));
     }
 
     #[test]
@@ -252,15 +300,18 @@ mod tests {
     fn the_order_of_loads_follows_every_change() {
         let mut engines = Engines::default();
         let (a, b) = (engines.admit(uuid(1), None), engines.admit(uuid(2), None));
-        assert_eq!(engines.by_load(9).count(), 0, "nobody is connected");
+        assert_eq!(engines.idle().count(), 0, "nobody takes work");
         for id in [a, b] {
-            engines.update(id, |engine| engine.process = Some(ProcessKey(1)));
+            engines.update(id, |engine| engine.class = Some(ClassId(3)));
         }
-        engines.update(a, |engine| engine.assigned.insert(5));
-        assert_eq!(engines.by_load(9).collect::<Vec<_>>(), [b, a]);
-        assert_eq!(engines.by_load(1).collect::<Vec<_>>(), [b]);
-        assert_eq!(engines.busiest().next(), Some(a));
+        engines.update(a, |engine| engine.assigned.push_back(5));
+        assert_eq!(engines.idlest([ClassId(2), ClassId(3)].into_iter(), 9), Some(b));
+        assert_eq!(engines.idle().collect::<Vec<_>>(), [(ClassId(3), b)]);
+        assert_eq!(engines.busiest(1).next(), Some(a));
+        engines.remove(b);
+        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 1), None);
+        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 2), Some(a));
         engines.remove(a);
-        assert_eq!(engines.by_load(9).collect::<Vec<_>>(), [b]);
+        assert!(engines.by_load.is_empty());
     }
 }

@@ -2,20 +2,20 @@
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelAttempts, Credit, ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, ToEngine,
+    CancelAttempts, Credit, ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, ToEngine, Unshare,
 };
 
 use super::engines::ProcessKey;
 use super::payloads::Stored;
-use super::sessions::{Done, SessionKey};
-use super::tasks::{State, TaskKey};
+use super::sessions::{Done, Ending, SessionKey, What};
+use super::tasks::{State, Task, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
 /// Entries of ended tasks that a queue may hold at least.
 const ENDED_KEPT: u64 = 64;
 
 /// How a task ended, and with what.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Ended {
     /// Its terminal state.
     pub outcome: Outcome,
@@ -45,14 +45,45 @@ impl Ended {
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
     pub(super) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
-        let Some(task) = self.tasks.remove(key) else {
+        let Some(mut task) = self.tasks.remove(key) else {
             self.release_result(ended.payload.as_ref(), ended.process);
             return;
         };
-        self.leave_queue(&task);
+        self.leave_queue(key, &mut task);
         // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
         let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });
-        let done = Done {
+        let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
+        let (session, n, payload) = (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
+        let followers = task.more_if_any().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default();
+        let done = self.done(now, task, &payload, ended);
+        let ending = done.ending();
+        self.note_end(key, ending);
+        self.finished += 1;
+        self.answer_followers(now, session, n, &done, followers);
+        self.hand_to_session(now, session, n, done, ending);
+        self.release_request(session, &payload);
+        // Tasks behind it may share its payload, which is freed with the last clone.
+        drop(payload);
+        if let Some(target) = aborts {
+            self.abort_followers(now, session, target);
+        }
+        self.tell_dependents(now);
+        self.forget_departed(session);
+    }
+
+    /// What is kept of a task that has ended.
+    fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
+        let target = task.target();
+        let what = What {
+            runtime: task.runtime,
+            target,
+            losses: task.losses,
+            request_bytes: payload.bytes(),
+            gave_way: false,
+            more: task.take_more(),
+            options: task.options,
+        };
+        Box::new(Done {
             times: TaskTimes {
                 submitted_unix_us: task.submitted.unix_us(self.config.start),
                 assigned_us: task.assigned.map(|at| at.micros_since(task.submitted)),
@@ -60,60 +91,75 @@ impl Core {
                 run_us: ended.run_us,
             },
             outcome: ended.outcome,
-            engine: ended.engine.or(task.target),
+            engine: ended.engine.or(target),
             attempts: task.attempts,
             payload: ended.payload,
             process: ended.process,
-        };
-        self.finished += 1;
-        self.results_held += 1;
-        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
-        session.tasks.remove(&task.n);
-        session.done.insert(task.n, done);
-        self.deliver(task.session, task.n);
-        self.release_request(task.session, &task.payload);
-        // Those behind it may have waited for its payload.
-        task.target.into_iter().for_each(|target| _ = self.direct_ready.insert(target));
-        let aborts = (failed && task.aborts_followers()).then_some(task.target).flatten();
-        let session = task.session;
-        // Followers may share its payload, which is freed with the last clone.
-        drop(task);
-        if let Some(target) = aborts {
-            self.abort_followers(now, session, target);
+            what,
+        })
+    }
+
+    /// Gives an ended task to its session, or keeps it if nobody will come for it.
+    fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>, ending: Ending) {
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
+        session.tasks.remove(n);
+        session.remember(n, ending);
+        let token = session.claims.token_id;
+        self.quotas.end_task(token);
+        if !session.departed {
+            session.done.insert(n, done);
+            self.results_held += 1;
+            return self.deliver(key, n);
+        }
+        if done.what.keep() {
+            self.keep(now, key, n, done, false);
+        } else {
+            self.drop_done(&done);
         }
     }
 
-    /// A task has ended while it waited. Its entry stays in the queue until there are more such than others: then all
-    /// go, so that a cancel costs little, and a loop of submits and cancels no memory.
-    fn leave_queue(&mut self, task: &super::tasks::Task) {
+    /// A task has ended: nothing waits with it or for it any longer. Its entry in a queue stays until there are more
+    /// such than others: then all go, so that a cancel costs little, and a loop of submits and cancels no memory.
+    fn leave_queue(&mut self, key: TaskKey, task: &mut Task) {
+        if let Some(at) = task.deadline() {
+            self.deadlines.remove(at, key);
+        }
+        if let Some(waits) = task.more_if_any().and_then(|more| more.waits.take()) {
+            self.forget_waits(key, &waits);
+        }
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let tasks = &self.tasks;
-        let lives = |key: TaskKey| tasks.get(key).is_some();
-        match (task.state, task.target) {
+        match (task.state, task.place.engine()) {
+            (State::Assigned { .. }, engine) => {
+                // Those behind it may have waited for its end.
+                engine.into_iter().for_each(|engine| _ = self.direct_ready.insert(engine));
+            }
+            (_, Some(engine)) => {
+                let session = task.session;
+                self.engines.update(engine, |engine| {
+                    engine.queue.count_ended(tasks);
+                    engine.queue.note(session, tasks);
+                });
+                self.direct_ready.insert(engine);
+            }
             (State::Queued, None) => {
-                self.shared_len -= 1;
-                self.shared_ended += 1;
-                if self.shared_ended > ENDED_KEPT && self.shared_ended > self.shared_len {
-                    self.shared_ended = 0;
-                    self.shared.values_mut().for_each(|queue| queue.retain(lives));
+                self.placements.count_waiting(task.placement, false);
+                let placement = self.placements.get_mut(task.placement);
+                placement.ended += 1;
+                if placement.ended > ENDED_KEPT && placement.ended > placement.waiting {
+                    placement.ended = 0;
+                    placement.queue.retain(|key| tasks.get(key).is_some());
                 }
             }
-            (State::Queued | State::Receiving, Some(target)) => {
-                self.engines.update(target, |engine| {
-                    engine.ended_in_queue += 1;
-                    if engine.ended_in_queue > ENDED_KEPT && engine.ended_in_queue * 2 > engine.queue.len() as u64 {
-                        engine.ended_in_queue = 0;
-                        engine.queue.retain(|key| lives(*key));
-                    }
-                });
-            }
-            (State::Receiving, None) | (State::Assigned { .. }, _) => {}
+            (State::Receiving | State::Waiting | State::Pausing, None) => {}
         }
+        self.placements.leave(task.placement);
     }
 
     /// Sends a result to the client, if it is connected.
     pub(super) fn deliver(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let (Some(connection), Some(done)) = (session.connection, session.done.get(&n)) else { return };
+        let (Some(connection), Some(done)) = (session.connection, session.done.get(n)) else { return };
         let transfer = || {
             session.next_transfer += 1;
             session.next_transfer
@@ -133,15 +179,23 @@ impl Core {
         }
     }
 
-    /// The client has results: they need not be kept.
-    pub(super) fn acknowledge(&mut self, key: SessionKey, ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
+    /// The client has results: they need not be held for it.
+    pub(super) fn acknowledge(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        ranges: &[(u64, u64)],
+    ) -> Result<(), PeerMisbehaved> {
         for &(first, last) in ranges.iter().filter(|(first, last)| first <= last) {
-            // Taken out in place: to split and join the map would touch every result that is held.
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-            let received: Vec<_> = session.done.extract_if(first..=last, |_, _| true).collect();
+            let received = session.done.remove_range(first, last);
             self.results_held -= received.len() as u64;
-            for (_, done) in received {
-                self.release_result(done.payload.as_ref(), done.process);
+            for (n, done) in received {
+                if done.what.keep() {
+                    self.keep(now, key, n, done, true);
+                } else {
+                    self.drop_done(&done);
+                }
             }
         }
         Ok(())
@@ -177,36 +231,69 @@ impl Core {
     /// Frees the bytes of a request, once no task needs them; the client may send as many again.
     pub(super) fn release_request(&mut self, key: SessionKey, payload: &Stored) {
         let bytes = payload.budget_bytes();
-        if bytes == 0 || payload.is_shared() {
+        if bytes == 0 || payload.is_held_elsewhere() {
             return;
         }
+        if let Some(share) = payload.share() {
+            self.end_share(share);
+        }
+        self.free_request(key, bytes);
+    }
+
+    /// Frees bytes that were reserved for a request.
+    pub(super) fn free_request(&mut self, key: SessionKey, bytes: u64) {
         self.budget.release(bytes);
+        if let Some(session) = self.sessions.get(key) {
+            self.quotas.release(session.claims.token_id, bytes);
+        }
         self.grant_to_client(key, bytes);
+    }
+
+    /// The processes that have a shared payload need it no longer.
+    fn end_share(&mut self, share: u64) {
+        for process in self.processes.values_mut() {
+            if process.shares.remove(&share) {
+                let message = ToEngine::Unshare(Unshare { share });
+                self.outputs.push_back(super::Output::ToEngine(process.connection, message));
+            }
+        }
     }
 
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
-        let text = match task.state {
-            State::Assigned { engine, attempt, .. } => {
-                let process = self.engines.get(engine).and_then(|engine| engine.process);
-                if let Some(connection) = process.and_then(|key| self.processes.get(&key)).map(|it| it.connection) {
-                    let attempts = vec![self.attempt(attempt)];
-                    self.to_engine(connection, ToEngine::Cancel(CancelAttempts { attempts, force }));
-                }
-                "cancelled while an engine had it"
-            }
-            State::Queued | State::Receiving => "cancelled before it began",
+        let text = if matches!(task.state, State::Assigned { .. }) {
+            self.stop_attempt(key, force);
+            "cancelled while an engine had it"
+        } else {
+            "cancelled before it began"
         };
         self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text));
+    }
+
+    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that
+    /// is forced, or if nobody else has left anything in it.
+    pub(super) fn stop_attempt(&mut self, key: TaskKey, force: bool) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let State::Assigned { engine, attempt: count, .. } = task.state else { return };
+        let session = task.session;
+        if let Some(given) = self.attempts.get_mut(count) {
+            given.stopping = true;
+        }
+        let Some(engine) = self.engines.get(engine) else { return };
+        let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
+        let force = force || !engine.lodgers.iter().any(others);
+        if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
+            let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
+            self.to_engine(process.connection, ToEngine::Cancel(cancel));
+        }
     }
 
     /// After an error, what the same session had already queued on that engine does not run.
     fn abort_followers(&mut self, now: Time, session: SessionKey, target: EngineId) {
         let Some(engine) = self.engines.get(target) else { return };
-        let of_session =
-            |key: &TaskKey| self.tasks.get(*key).is_some_and(|task| task.session == session && task.aborts_followers());
-        let followers: Vec<TaskKey> = engine.queue.iter().copied().filter(of_session).collect();
+        let aborts = |key: &TaskKey| self.tasks.get(*key).is_some_and(Task::aborts_followers);
+        let followers: Vec<TaskKey> = engine.queue.of_session(session).filter(aborts).collect();
         for key in followers {
             let text = format!("aborted: an earlier task of this session failed on engine {target}");
             self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text));

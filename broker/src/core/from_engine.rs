@@ -2,17 +2,19 @@
 
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, EngineId};
-use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
+use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, Attempts, CancelAttempts, ErrorKind, Event, FromEngine, Outcome,
-    Output as TaskOutput, Payload, Register, Registered, SlotDown, TaskState, ToClient, ToEngine,
+    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, ErrorKind, Event, FromEngine, Outcome,
+    Output as TaskOutput, Payload, Published, Register, Registered, SlotDown, TaskState, ToClient, ToEngine,
 };
 
-use super::engines::ProcessKey;
+use super::control::namespace_lost;
+use super::engines::{EngineWaiting, ProcessKey};
 use super::finish::Ended;
-use super::from_client::{announced_bytes, transfer_of};
 use super::payloads::Stored;
-use super::tasks::State;
+use super::placement::Class;
+use super::submit::{announced_bytes, transfer_of};
+use super::tasks::{Place, State};
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
@@ -35,18 +37,31 @@ impl Core {
         };
         match message {
             FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
-            FromEngine::Started(started) => self.attempts_started(key, &started),
+            FromEngine::Started(started) => self.attempts_started(now, key, &started),
             FromEngine::Output(output) => self.attempt_output(key, output),
             FromEngine::Chunk(announced) => {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
                 match process.receiving.handle_chunk(announced.transfer, chunk.unwrap_or_default())? {
-                    Some((finished, stored)) => self.result_is_whole(now, key, finished, Some(stored)),
+                    Some((EngineWaiting::Finished(finished), stored)) => {
+                        let given = self.given(key, finished.attempt)?;
+                        self.attempt_ended(now, key, given, finished, Some(stored));
+                        Ok(())
+                    }
+                    Some((EngineWaiting::Published(published), stored)) => {
+                        self.pass_on(key, &published, &stored);
+                        Ok(())
+                    }
                     None => Ok(()),
                 }
             }
-            FromEngine::Recalled(recalled) => self.attempts_recalled(key, &recalled),
+            FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
             FromEngine::Register(register) => self.register(now, key, *register),
-            FromEngine::SlotDown(down) => self.slot_down(key, &down),
+            FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
+            FromEngine::Published(published) => self.attempt_published(key, published),
+            FromEngine::Draining(draining) => {
+                self.drain(now, key, &draining.reason);
+                Ok(())
+            }
             FromEngine::Goodbye(_) => {
                 self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?.leaving = true;
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
@@ -54,9 +69,7 @@ impl Core {
             }
             // What the broker sends is bounded by the requests that clients may have with it.
             FromEngine::Credit(_) => Ok(()),
-            FromEngine::Published(_) | FromEngine::NeedBlob(_) | FromEngine::Draining(_) => {
-                Err(PeerMisbehaved::Unsupported)
-            }
+            FromEngine::NeedBlob(_) => Err(PeerMisbehaved::Unsupported),
         }
     }
 
@@ -74,6 +87,10 @@ impl Core {
         }
         let connection = process.connection;
         let instance = register.instance;
+        let class = self.placements.enter_class(Class {
+            runtimes: register.runtimes.iter().copied().collect(),
+            labels: register.labels.iter().cloned().collect(),
+        });
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
             let id = self.engines.admit(uuid, wanted);
@@ -82,13 +99,14 @@ impl Core {
             }
             self.engines.update(id, |engine| {
                 (engine.process, engine.slot, engine.given_up) = (Some(key), slot, None);
-                engine.instance = Some(instance);
+                (engine.instance, engine.class) = (Some(instance), Some(class));
             });
             ids.push(id);
         }
         let held = register.held.iter().map(|held| held.attempt).collect::<Vec<_>>();
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.engines.clone_from(&ids);
+        process.class = Some(class);
         process.register = Some(register);
         self.to_engine(connection, ToEngine::Registered(Registered { engines: ids.clone() }));
         self.reconcile(now, &ids, &held, connection);
@@ -109,7 +127,7 @@ impl Core {
 
     /// Compares what an engine holds with what it was given. What neither side still wants is ended.
     fn reconcile(&mut self, now: Time, ids: &[EngineId], held: &[Attempt], connection: ConnectionId) {
-        let ours = |attempt: &Attempt| attempt.start == self.config.start && self.attempts.contains_key(&attempt.count);
+        let ours = |attempt: &Attempt| attempt.start == self.config.start && self.attempts.contains(attempt.count);
         let unknown: Vec<Attempt> = held.iter().copied().filter(|attempt| !ours(attempt)).collect();
         if !unknown.is_empty() {
             let cancel = CancelAttempts { attempts: unknown, force: false };
@@ -135,7 +153,7 @@ impl Core {
         if attempt.start != self.config.start {
             return Ok(None);
         }
-        let Some(given) = self.attempts.get(&attempt.count).copied() else {
+        let Some(given) = self.attempts.get(attempt.count).copied() else {
             // It was moved elsewhere while the engine was away: a late report is normal.
             return if attempt.count <= self.attempts_made { Ok(None) } else { Err(PeerMisbehaved::Attempt) };
         };
@@ -143,13 +161,17 @@ impl Core {
         if process == Some(key) { Ok(Some(given)) } else { Err(PeerMisbehaved::Attempt) }
     }
 
-    fn attempts_started(&mut self, key: ProcessKey, started: &Attempts) -> Result<(), PeerMisbehaved> {
+    fn attempts_started(&mut self, now: Time, key: ProcessKey, started: &Attempts) -> Result<(), PeerMisbehaved> {
         for attempt in &started.attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
             let Some(task) = self.tasks.get_mut(given.task) else { continue };
             match task.state {
                 State::Assigned { engine, attempt: current, .. } if current == attempt.count => {
                     task.transition(State::Assigned { engine, attempt: current, started: true });
+                    task.more_mut().started.get_or_insert(now);
+                    if task.options.is_some() {
+                        self.set_deadline(now, given.task);
+                    }
                 }
                 _ => {}
             }
@@ -162,14 +184,73 @@ impl Core {
             return Err(PeerMisbehaved::Limit);
         }
         let Some(given) = self.given(key, output.attempt)? else { return Ok(()) };
-        let Some(task) = self.tasks.get(given.task) else { return Ok(()) };
-        let connection = self.sessions.get(task.session).and_then(|session| session.connection);
+        let Some(task) = self.tasks.get_mut(given.task) else { return Ok(()) };
+        let AttemptOutput { stream, offset, bytes, .. } = output;
+        let (attempt, session, keep) = (task.attempts, task.session, task.keep());
+        let more = task.more_mut();
+        let freed = more.output.begin(attempt);
+        more.output.count(stream, offset, bytes.len());
+        let followed = more.followers.iter().any(|follower| follower.output);
+        self.budget.release(freed);
+        if keep
+            && self.reserve(bytes.len() as u64)
+            && let Some(task) = self.tasks.get_mut(given.task)
+        {
+            task.more_mut().output.keep(stream, offset, &bytes);
+        }
+        let message = TaskOutput { n: given.n, attempt, engine: given.engine, stream, offset, bytes };
+        if followed {
+            self.tell_followers(given.task, &message);
+        }
+        let connection = self.sessions.get(session).and_then(|session| session.connection);
         if let Some(connection) = connection {
-            let AttemptOutput { stream, offset, bytes, .. } = output;
-            let message = TaskOutput { n: task.n, attempt: task.attempts, engine: given.engine, stream, offset, bytes };
             self.to_client(connection, ToClient::Output(message));
         }
         Ok(())
+    }
+
+    /// Intermediate data: passed on to the client that waits for the task, and kept for nobody.
+    fn attempt_published(&mut self, key: ProcessKey, published: AttemptPublished) -> Result<(), PeerMisbehaved> {
+        let bytes = announced_bytes(&published.payload);
+        if bytes > PUBLISHED_BYTES_MAX {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let wanted = self.given(key, published.attempt)?.is_some_and(|given| self.tasks.get(given.task).is_some());
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        process.receiving.check(&published.payload)?;
+        process.credit.announce(bytes)?;
+        if let Payload::Inline(inline) = &published.payload {
+            let stored = Stored::Inline(inline.clone());
+            self.pass_on(key, &published, &stored);
+            return Ok(());
+        }
+        let admitted = wanted && self.reserve(bytes);
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
+        process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published)))?;
+        if !admitted {
+            self.grant_to_engine(key, bytes);
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, key: ProcessKey, published: &AttemptPublished, stored: &Stored) {
+        let given = self.given(key, published.attempt).ok().flatten();
+        let task = given.and_then(|given| self.tasks.get(given.task)).map(|task| (task.session, task.n));
+        if let Some((session, n)) = task
+            && let Some(session) = self.sessions.get_mut(session)
+            && let Some(connection) = session.connection
+        {
+            let (payload, transfer) = stored.announce(|| {
+                session.next_transfer += 1;
+                session.next_transfer
+            });
+            self.to_client(connection, ToClient::Published(Published { n, payload }));
+            if let Some((number, chunks)) = transfer {
+                self.outputs.push_back(Output::Transfer(connection, number, chunks));
+            }
+        }
+        self.release_result(Some(stored), Some(key));
     }
 
     fn attempt_finished(
@@ -182,45 +263,48 @@ impl Core {
             let kept = error.text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
             error.text.truncate(kept);
         }
-        let wanted = self.given(key, finished.attempt)?.is_some_and(|given| self.tasks.get(given.task).is_some());
-        let Some(payload) = finished.payload.clone() else {
-            return self.result_is_whole(now, key, finished, None);
+        let given = self.given(key, finished.attempt)?;
+        let payload = match finished.payload.take() {
+            None => {
+                self.attempt_ended(now, key, given, finished, None);
+                return Ok(());
+            }
+            Some(Payload::Inline(bytes)) => {
+                self.attempt_ended(now, key, given, finished, Some(Stored::Inline(bytes)));
+                return Ok(());
+            }
+            Some(payload) => payload,
         };
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.check(&payload)?;
         process.credit.announce(announced_bytes(&payload))?;
-        if let Payload::Inline(bytes) = &payload {
-            let stored = Stored::Inline(bytes.clone());
-            return self.result_is_whole(now, key, finished, Some(stored));
-        }
-        if wanted && !matches!(self.admit_payload(&payload), Stored::Refused) {
+        let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
+        if wanted && self.reserve(announced_bytes(&payload)) {
             let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-            return process.receiving.expect(transfer_of(&payload), &payload, Some(finished));
+            return process.receiving.expect(transfer_of(&payload), &payload, Some(EngineWaiting::Finished(finished)));
         }
         // Nobody wants it, or there is no room: its bytes are read past, and may be sent again as others.
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.expect(transfer_of(&payload), &payload, None)?;
         self.grant_to_engine(key, announced_bytes(&payload));
-        self.result_is_whole(now, key, finished, Some(Stored::Refused))
+        self.attempt_ended(now, key, given, finished, Some(Stored::Refused));
+        Ok(())
     }
 
     /// An attempt has ended, and its result is here.
-    fn result_is_whole(
+    fn attempt_ended(
         &mut self,
         now: Time,
         key: ProcessKey,
+        given: Option<Given>,
         finished: AttemptFinished,
         payload: Option<Stored>,
-    ) -> Result<(), PeerMisbehaved> {
-        let Some(given) = self.given(key, finished.attempt)? else {
+    ) {
+        let Some(given) = given else {
             self.release_result(payload.as_ref(), Some(key));
-            return Ok(());
+            return;
         };
-        self.take_back(finished.attempt.count);
-        self.engines.update(given.engine, |engine| {
-            engine.finished += 1;
-            engine.busy_us = engine.busy_us.saturating_add(finished.run_us);
-        });
+        self.take_back_ended(finished.attempt.count, finished.run_us);
         if let Some(task) = self.tasks.get(given.task) {
             let (class, session) = (task.class, task.session);
             if let Some(session) = self.sessions.get_mut(session) {
@@ -236,31 +320,83 @@ impl Core {
             }
             _ => finished.outcome,
         };
+        if self.runs_again_after(now, given, &outcome) {
+            self.release_result(payload.as_ref(), Some(key));
+            return;
+        }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let ended = Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
         self.end(now, given.task, ended);
-        Ok(())
     }
 
-    fn attempts_recalled(&mut self, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
+    /// Whether a task that raised is run again. It is queued, or waits for that, if so.
+    fn runs_again_after(&mut self, now: Time, given: Given, outcome: &Outcome) -> bool {
+        let raised =
+            matches!(outcome.error.as_ref().map(|error| error.kind), Some(ErrorKind::Remote | ErrorKind::Exit));
+        let Some(task) = self.tasks.get_mut(given.task).filter(|_| raised) else { return false };
+        let errors = task.more().map_or(0, |more| more.errors);
+        if task.target().is_some() || errors >= task.errors_allowed() {
+            return false;
+        }
+        task.more_mut().errors += 1;
+        self.note_attempt(now, given, "it raised");
+        self.pause(now, given.task, errors + 1);
+        true
+    }
+
+    /// What had not begun goes back to its queue. Of an engine's own queue nothing is recalled: such a task comes back
+    /// because its interpreter is gone, or the engine leaves.
+    fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
         // The last one first: each goes to the front of its queue.
         for attempt in recalled.attempts.iter().rev() {
-            if self.given(key, *attempt)?.is_some()
-                && let Some(given) = self.take_back(attempt.count)
-            {
-                self.requeue(given.task);
+            let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
+            let Some(task) = self.tasks.get(given.task) else { continue };
+            let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
+            let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
+            if task.place != Place::Shared && (task.needs_namespace() || leaving) {
+                let how = if leaving { "the engine is leaving".to_owned() } else { down.unwrap_or_default() };
+                self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
+            } else {
+                self.requeue(now, given.task);
             }
         }
         Ok(())
     }
 
-    fn slot_down(&mut self, key: ProcessKey, down: &SlotDown) -> Result<(), PeerMisbehaved> {
+    fn slot_down(&mut self, now: Time, key: ProcessKey, down: &SlotDown) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?;
         let id = *process.engines.get(down.slot as usize).ok_or(PeerMisbehaved::Limit)?;
         let cause: String = down.cause.chars().take(4096).collect();
+        let was_restarting = self.engines.update(id, |engine| {
+            engine.down_cause = Some(cause.clone());
+            std::mem::take(&mut engine.restarting)
+        });
+        // What was queued before the request was ended with that; what came after is for the new interpreter.
+        if was_restarting == Some(false) {
+            self.lose_namespace(now, id, &first_line(&cause));
+        }
+        self.direct_ready.insert(id);
+        self.note_restarted(id);
         self.tell_subscribers(Event::EngineRestarted(id, cause));
         Ok(())
     }
+
+    /// A process takes nothing new: what waits for its engines alone will never run.
+    fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) {
+        self.stop_giving(key);
+        let Some(process) = self.processes.get(&key) else { return };
+        let reason: String = reason.chars().take(256).collect();
+        for id in process.engines.clone() {
+            let waiting: Vec<_> = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());
+            for task in waiting {
+                self.end(now, task, namespace_lost(id, &format!("the engine is leaving: {reason}")));
+            }
+        }
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn within_limits(register: &Register) -> bool {
@@ -273,6 +409,8 @@ fn within_limits(register: &Register) -> bool {
         && register.slots.len() <= SLOTS_PER_PROCESS_MAX
         && register.labels.len() <= 64
         && register.cwd.len() <= 4096
+        && register.environment.len() <= 64
+        && register.environment.iter().all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
         && register.python.as_ref().is_none_or(|python| python.len() <= 4096)
         && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
 }

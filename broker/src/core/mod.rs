@@ -9,16 +9,29 @@
 //!    once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
+mod authority;
 mod connect;
+mod control;
+mod deadlines;
+mod dependencies;
+mod direct;
 mod dispatch;
 mod engines;
+mod fetch;
 mod finish;
 mod from_client;
 mod from_engine;
+mod kept;
+mod numbered;
+mod output;
 mod payloads;
+mod placement;
 mod queue;
+mod quotas;
+mod records;
 mod sessions;
 mod status;
+mod submit;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -27,16 +40,23 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId};
-use furlong_wire::message::{RefusalKind, Runtime, ToClient, ToEngine};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, TokenId};
+use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
 pub use engines::Roster;
 pub use payloads::Budget;
 pub use time::Time;
 
+use authority::Authority;
+use control::Restarting;
+use deadlines::Deadlines;
+use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
-use queue::SharedQueue;
+use kept::Kept;
+use numbered::Numbered;
+use placement::Placements;
+use quotas::Quotas;
 use sessions::{SessionKey, Sessions};
 use tasks::{TaskKey, Tasks};
 
@@ -76,6 +96,10 @@ pub enum Output {
     Close(ConnectionId, &'static str),
     /// Keep the roster for a later start.
     SaveRoster(Roster),
+    /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
+    Revoke(ConnectionId, u64, Vec<TokenId>),
+    /// Stop in good order: why.
+    Stop(String),
 }
 
 /// What a peer did against the protocol. It is closed; the log says why.
@@ -121,19 +145,26 @@ pub struct Refusal {
 pub struct Core {
     config: Config,
     connections: BTreeMap<ConnectionId, Connected>,
+    authority: Authority,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
     tasks: Tasks,
     /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
-    attempts: BTreeMap<u64, Given>,
+    attempts: Numbered<Given>,
     attempts_made: u64,
-    /// The shared queue, one for each runtime.
-    shared: BTreeMap<Runtime, SharedQueue>,
-    /// How many tasks wait in the shared queue.
-    shared_len: u64,
-    /// How many have ended in it since it was last cleaned.
-    shared_ended: u64,
+    /// What tasks demand of their engines, and the shared queues.
+    placements: Placements,
+    /// Shared tasks that were given to engines so far: the clock of the sessions' turns.
+    shared_given: u64,
+    /// Tasks that wait for other tasks, or for a pause between two attempts.
+    held: u64,
+    dependents: Dependents,
+    deadlines: Deadlines,
+    kept: Kept,
+    quotas: Quotas,
+    restarting: Vec<Restarting>,
+    shares_made: u64,
     /// Engines whose own queue may have something for them.
     direct_ready: BTreeSet<EngineId>,
     budget: Budget,
@@ -157,8 +188,13 @@ enum Connected {
 #[derive(Clone, Copy, Debug)]
 struct Given {
     task: TaskKey,
+    session: SessionKey,
+    n: u64,
     engine: EngineId,
+    /// Whether it came from the engine's own queue.
     direct: bool,
+    /// Whether the task has been ended, and the engine was told to stop.
+    stopping: bool,
 }
 
 impl Core {
@@ -168,15 +204,22 @@ impl Core {
             budget: Budget::new(config.payload_bytes_max),
             config,
             connections: BTreeMap::new(),
+            authority: Authority::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
             engines: Engines::new(roster),
             tasks: Tasks::default(),
-            attempts: BTreeMap::new(),
+            attempts: Numbered::default(),
             attempts_made: 0,
-            shared: Runtime::ALL.iter().map(|runtime| (*runtime, SharedQueue::default())).collect(),
-            shared_len: 0,
-            shared_ended: 0,
+            placements: Placements::default(),
+            shared_given: 0,
+            held: 0,
+            dependents: Dependents::default(),
+            deadlines: Deadlines::default(),
+            kept: Kept::default(),
+            quotas: Quotas::default(),
+            restarting: Vec::new(),
+            shares_made: 0,
             direct_ready: BTreeSet::new(),
             outputs: VecDeque::new(),
             finished: 0,
@@ -193,18 +236,20 @@ impl Core {
 
     /// When [`Core::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.recall_at, self.expiry_at].into_iter().flatten().min()
+        let due =
+            [self.recall_at, self.expiry_at, self.deadlines.first(), self.kept.expires(), self.next_token_expiry()];
+        due.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.expire_tokens(now);
         if self.expiry_at.is_some_and(|at| at <= now) {
             self.expire(now);
         }
-        if self.recall_at.is_some_and(|at| at <= now) {
-            self.recall_at = None;
-            self.dispatch(now);
-        }
+        self.handle_deadlines(now);
+        self.expire_kept(now);
+        self.dispatch(now);
     }
 
     /// Engines that are connected.

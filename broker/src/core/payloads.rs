@@ -28,6 +28,8 @@ pub struct ChunkedPayload {
     counter: u64,
     bytes: u64,
     instance: Option<InstanceId>,
+    /// The number under which engine processes have it, if several tasks need it.
+    share: Option<u64>,
     chunks: Vec<Bytes>,
 }
 
@@ -53,9 +55,26 @@ impl Stored {
         }
     }
 
+    /// Bytes of the payload.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Chunked(payload) => payload.bytes,
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Refused => 0,
+        }
+    }
+
     /// Whether another clone of it is held elsewhere.
-    pub fn is_shared(&self) -> bool {
+    pub fn is_held_elsewhere(&self) -> bool {
         matches!(self, Self::Chunked(payload) if Arc::strong_count(payload) > 1)
+    }
+
+    /// The number under which engine processes have it, if several tasks need it.
+    pub fn share(&self) -> Option<u64> {
+        match self {
+            Self::Chunked(payload) => payload.share,
+            Self::Inline(_) | Self::Refused => None,
+        }
     }
 }
 
@@ -81,9 +100,20 @@ struct Transfer<W> {
 impl<W> Receiving<W> {
     /// Expects the chunks of an announced payload, for which `waiting` waits; none to drop them as they come.
     pub fn expect(&mut self, transfer: u64, payload: &Payload, waiting: Option<W>) -> Result<(), PeerMisbehaved> {
+        self.expect_share(transfer, payload, waiting, None)
+    }
+
+    /// The same, of a payload that engine processes will have under a number.
+    pub fn expect_share(
+        &mut self,
+        transfer: u64,
+        payload: &Payload,
+        waiting: Option<W>,
+        share: Option<u64>,
+    ) -> Result<(), PeerMisbehaved> {
         self.check(payload)?;
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
-        let payload = ChunkedPayload { counter, bytes, instance, chunks: Vec::new() };
+        let payload = ChunkedPayload { counter, bytes, instance, share, chunks: Vec::new() };
         self.transfers.insert(transfer, Transfer { payload, waiting });
         Ok(())
     }

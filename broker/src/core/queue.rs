@@ -97,17 +97,19 @@ impl Level {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
-    fn task(serial: u64) -> TaskKey {
-        TaskKey { index: serial as u32, serial }
+    fn task(serial: u32) -> TaskKey {
+        TaskKey { index: serial, serial: NonZeroU32::new(serial).unwrap() }
     }
 
-    fn drain(queue: &mut SharedQueue, counts: impl Fn(TaskKey) -> bool + Copy) -> Vec<u64> {
+    fn drain(queue: &mut SharedQueue, counts: impl Fn(TaskKey) -> bool + Copy) -> Vec<u32> {
         std::iter::from_fn(|| {
             let task = queue.peek(counts)?;
             queue.pop();
-            Some(task.serial)
+            Some(task.serial.get())
         })
         .collect()
     }
@@ -130,7 +132,7 @@ mod tests {
         let mut queue = SharedQueue::default();
         (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
         (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
-        let even = |task: TaskKey| task.serial.is_multiple_of(2);
+        let even = |task: TaskKey| task.serial.get().is_multiple_of(2);
         assert_eq!(drain(&mut queue, even), [2, 12, 4]);
         assert!(queue.levels.is_empty());
     }
@@ -142,7 +144,7 @@ mod tests {
         (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
         queue.push(0, b, task(11));
         queue.push(1, b, task(13));
-        queue.retain(|task| task.serial.is_multiple_of(2));
+        queue.retain(|task| task.serial.get().is_multiple_of(2));
         assert_eq!(drain(&mut queue, |_| true), [2, 4]);
     }
 }

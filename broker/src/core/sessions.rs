@@ -1,15 +1,18 @@
 //! Clients' sessions: they outlive connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId};
-use furlong_wire::message::{Outcome, TaskTimes};
+use furlong_wire::limits::ENDS_REMEMBERED_MAX;
+use furlong_wire::message::{Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
 use super::engines::ProcessKey;
+use super::numbered::Numbered;
 use super::payloads::{Credit, Receiving, Stored};
-use super::tasks::TaskKey;
+use super::tasks::{More, TaskKey};
 use super::time::Time;
 use super::{ConnectionId, PeerMisbehaved};
 
@@ -35,9 +38,19 @@ pub struct Session {
     /// Blobs that its tasks name.
     pub definitions: BTreeMap<u32, Definition>,
     /// Its unfinished tasks, by number.
-    pub tasks: BTreeMap<u64, TaskKey>,
+    pub tasks: Numbered<TaskKey>,
     /// Its ended tasks that it has not acknowledged.
-    pub done: BTreeMap<u64, Done>,
+    pub done: Numbered<Box<Done>>,
+    /// How its tasks ended, the last ones: for those that depend on them.
+    pub endings: Numbered<Ending>,
+    /// Whether it ends with its connection.
+    pub cancel_on_disconnect: bool,
+    /// Whether it is over but for kept tasks that have not ended.
+    pub departed: bool,
+    /// When a shared task of it was last given to an engine: a count of such.
+    pub served: u64,
+    /// Fetches that wait for an answer.
+    pub fetches: usize,
     /// The highest task number that it has submitted.
     pub submitted: u64,
     /// Unfinished and unacknowledged tasks that it may have.
@@ -71,7 +84,7 @@ pub enum ClientWaiting {
 }
 
 /// An ended task, kept until its client has acknowledged it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Done {
     /// How it ended.
     pub outcome: Outcome,
@@ -85,12 +98,74 @@ pub struct Done {
     pub payload: Option<Stored>,
     /// The engine process whose credit the result counts against.
     pub process: Option<ProcessKey>,
+    /// What the task was.
+    pub what: What,
+}
+
+/// What is still of interest of a task that has ended.
+#[derive(Debug)]
+pub struct What {
+    /// What ran it.
+    pub runtime: Runtime,
+    /// The engine that its submit named.
+    pub target: Option<EngineId>,
+    /// What was not the default.
+    pub options: Option<Arc<TaskOptions>>,
+    /// Bytes of its call and arguments.
+    pub request_bytes: u64,
+    /// How many of its attempts were lost.
+    pub losses: u32,
+    /// Whether its result and output were dropped for want of memory.
+    pub gave_way: bool,
+    /// What few tasks have.
+    pub more: Option<Box<More>>,
+}
+
+impl What {
+    /// Whether result and output are kept after the client has them.
+    pub fn keep(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Bytes of kept output.
+    pub fn output_bytes(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.output.kept_bytes())
+    }
+
+    /// Drops kept output, and says how much it was.
+    pub fn drop_output(&mut self) -> u64 {
+        self.more.as_mut().map_or(0, |more| more.output.drop_pieces())
+    }
+}
+
+impl Done {
+    /// How it ended, for those that depend on it.
+    pub fn ending(&self) -> Ending {
+        Ending { succeeded: self.outcome.state == TaskState::Succeeded, engine: self.engine }
+    }
+}
+
+/// How a task ended, for those that depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// The engine that ran it, if one did.
+    pub engine: Option<EngineId>,
 }
 
 impl Session {
     /// The owner of its tasks.
     pub fn owner(&self) -> OwnerId {
         self.claims.owner
+    }
+
+    /// Remembers how a task ended.
+    pub fn remember(&mut self, n: u64, ending: Ending) {
+        self.endings.insert(n, ending);
+        if self.endings.len() > ENDS_REMEMBERED_MAX {
+            self.endings.forget_oldest();
+        }
     }
 
     /// Checks that a submit's numbers are the next ones. False if it is a repetition, to be ignored.
@@ -188,9 +263,13 @@ impl Sessions {
         Some(session)
     }
 
-    /// From now on the session is told of engines.
-    pub fn subscribe(&mut self, key: SessionKey) {
-        self.subscribers.insert(key);
+    /// From now on the session is told of engines, or no longer.
+    pub fn subscribe(&mut self, key: SessionKey, engines: bool) {
+        if engines {
+            self.subscribers.insert(key);
+        } else {
+            self.subscribers.remove(&key);
+        }
     }
 
     /// The sessions that are told of engines.

@@ -6,10 +6,10 @@ use super::{Connected, Core, Time};
 
 impl Core {
     /// Answers a query.
-    pub(super) fn answer(&self, now: Time, query: &Query) -> ReplyBody {
+    pub(super) fn answer(&self, now: Time, key: super::SessionKey, query: &Query) -> ReplyBody {
         match query {
             Query::Engines => ReplyBody::Engines(self.engines.online()),
-            Query::Tasks(_) => ReplyBody::Tasks(Vec::new(), false),
+            Query::Tasks(query) => self.query_tasks(now, key, query),
             Query::Status => ReplyBody::Status(Box::new(self.status(now))),
         }
     }
@@ -23,8 +23,8 @@ impl Core {
             pid: self.config.pid,
             software: self.config.software.clone(),
             clients: clients as u64,
-            tasks_waiting: self.shared_len,
-            tasks_held: 0,
+            tasks_waiting: self.placements.tasks_waiting(),
+            tasks_held: self.held,
             tasks_assigned: self.attempts.len() as u64,
             results_held: self.results_held,
             tasks_finished: self.finished,
@@ -64,8 +64,13 @@ impl Core {
                 tasks_queued: engine.queue.len() as u64,
                 tasks_finished: engine.finished,
                 busy_us: engine.busy_us,
-                stuck: 0,
+                stuck: engine.assigned.iter().filter(|count| self.is_stuck(**count)).count() as u64,
             })
             .collect()
+    }
+
+    /// Whether an engine still has an attempt whose task has ended.
+    fn is_stuck(&self, count: u64) -> bool {
+        self.attempts.get(count).is_some_and(|given| self.tasks.get(given.task).is_none())
     }
 }

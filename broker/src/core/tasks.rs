@@ -1,12 +1,17 @@
 //! The table of unfinished tasks: compact records, one transition function.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Runtime, TaskOptions};
+use furlong_wire::message::{AttemptRecord, Runtime, TaskOptions};
 use slab::Slab;
 
+use super::ConnectionId;
+use super::dependencies::Waits;
+use super::output::KeptOutput;
 use super::payloads::Stored;
+use super::placement::PlacementId;
 use super::sessions::SessionKey;
 use super::time::Time;
 
@@ -14,19 +19,21 @@ use super::time::Time;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TaskKey {
     pub(super) index: u32,
-    pub(super) serial: u64,
+    pub(super) serial: NonZeroU32,
 }
 
 /// One unfinished task.
 #[derive(Debug)]
 pub struct Task {
-    serial: u64,
+    serial: NonZeroU32,
     /// Whose it is, and its number there.
     pub session: SessionKey,
     /// Its number in the session.
     pub n: u64,
-    /// The engine in whose queue it waits; none for the shared queue.
-    pub target: Option<EngineId>,
+    /// Where it may run.
+    pub place: Place,
+    /// What its engine must have.
+    pub placement: PlacementId,
     /// What runs it.
     pub runtime: Runtime,
     /// The client's number for its kind.
@@ -47,6 +54,63 @@ pub struct Task {
     pub submitted: Time,
     /// When it was last given to an engine.
     pub assigned: Option<Time>,
+    /// What few tasks have.
+    more: Option<Box<More>>,
+}
+
+/// What few tasks have.
+#[derive(Debug, Default)]
+pub struct More {
+    /// Attempts that raised and were followed by another.
+    pub errors: u32,
+    /// When it had all that it needed, if that was later than its submit.
+    pub queued: Option<Time>,
+    /// When its engine reported that it runs.
+    pub started: Option<Time>,
+    /// When something is due for it.
+    pub deadline: Option<Time>,
+    /// When a pause between two attempts ends.
+    pub pause_ends: Option<Time>,
+    /// What it waits for.
+    pub waits: Option<Box<Waits>>,
+    /// The attempts before this one.
+    pub past: Vec<AttemptRecord>,
+    /// What it has written, and what is kept of it.
+    pub output: KeptOutput,
+    /// Who waits for its end.
+    pub followers: Vec<Follower>,
+}
+
+/// A client that has asked for a task that has not ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Follower {
+    /// Where to answer.
+    pub connection: ConnectionId,
+    /// Its number for the request.
+    pub request: u64,
+    /// Whether it wants the output.
+    pub output: bool,
+}
+
+/// Where a task may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// On any engine: it is in the shared queue.
+    Shared,
+    /// It was for the shared queue, and follows another task to its engine.
+    Pinned(EngineId),
+    /// On the engine that the submit named.
+    Direct(EngineId),
+}
+
+impl Place {
+    /// The engine in whose own queue it waits.
+    pub fn engine(self) -> Option<EngineId> {
+        match self {
+            Self::Shared => None,
+            Self::Pinned(engine) | Self::Direct(engine) => Some(engine),
+        }
+    }
 }
 
 /// Where an unfinished task stands.
@@ -54,6 +118,8 @@ pub struct Task {
 pub enum State {
     /// Its payload has not come whole.
     Receiving,
+    /// It waits for other tasks.
+    Waiting,
     /// It waits in a queue.
     Queued,
     /// An engine has it.
@@ -65,9 +131,19 @@ pub enum State {
         /// Whether the engine has reported that it runs.
         started: bool,
     },
+    /// It raised, and waits before it is run again.
+    Pausing,
 }
 
 impl Task {
+    /// The engine that its submit named.
+    pub fn target(&self) -> Option<EngineId> {
+        match self.place {
+            Place::Direct(engine) => Some(engine),
+            Place::Shared | Place::Pinned(_) => None,
+        }
+    }
+
     /// Higher runs first.
     pub fn priority(&self) -> i32 {
         self.options.as_ref().map_or(0, |options| options.priority)
@@ -83,24 +159,67 @@ impl Task {
         self.options.as_ref().is_some_and(|options| options.abort_on_error)
     }
 
+    /// Whether its result and output are kept after they were acknowledged.
+    pub fn keep(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Whether it ends when its engine's interpreter is replaced: it is a direct one, which may need the namespace.
+    pub fn needs_namespace(&self) -> bool {
+        self.runtime == Runtime::Python
+            && self.place != Place::Shared
+            && !self.options.as_ref().is_some_and(|options| options.restart_safe)
+    }
+
     /// How many losses it survives: none where a second run is forbidden or tied to one engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
-        if self.target.is_some() || self.at_most_once() {
+        if self.place != Place::Shared || self.at_most_once() {
             return 0;
         }
         self.options.as_ref().and_then(|options| options.retries).unwrap_or(RETRIES_DEFAULT)
     }
 
+    /// How many errors of its own it survives.
+    pub fn errors_allowed(&self) -> u32 {
+        self.options.as_ref().map_or(0, |options| options.error_retries)
+    }
+
+    /// What few tasks have, if this one has it.
+    pub fn more(&self) -> Option<&More> {
+        self.more.as_deref()
+    }
+
+    /// What few tasks have.
+    pub fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// What few tasks have, if this one has it.
+    pub fn more_if_any(&mut self) -> Option<&mut More> {
+        self.more.as_deref_mut()
+    }
+
+    /// Takes out what few tasks have: the task has ended.
+    pub fn take_more(&mut self) -> Option<Box<More>> {
+        self.more.take()
+    }
+
+    /// When it may no longer wait in the state in which it is, if there is such a time.
+    pub fn deadline(&self) -> Option<Time> {
+        self.more.as_ref().and_then(|more| more.deadline)
+    }
+
     /// Moves the task along an edge of its life; a task that ends leaves the table instead ([`Tasks::remove`]).
     pub fn transition(&mut self, next: State) {
-        let allowed = matches!(
-            (self.state, next),
-            (State::Receiving | State::Assigned { .. }, State::Queued)
-                | (State::Queued, State::Assigned { started: false, .. })
-        ) || matches!(
-            (self.state, next),
-            (State::Assigned { attempt: old, .. }, State::Assigned { attempt: new, started: true, .. }) if old == new
-        );
+        use State::{Assigned, Pausing, Queued, Receiving, Waiting};
+        let allowed = match (self.state, next) {
+            (Receiving, Waiting | Queued)
+            | (Waiting | Pausing | Assigned { .. }, Queued)
+            | (Assigned { .. }, Pausing)
+            | (Queued, Assigned { started: false, .. }) => true,
+            (Assigned { attempt: old, .. }, Assigned { attempt: new, started: true, .. }) => old == new,
+            _ => false,
+        };
         assert!(allowed, "a task cannot go from {:?} to {next:?}", self.state);
         self.state = next;
     }
@@ -110,16 +229,23 @@ impl Task {
 const RETRIES_DEFAULT: u32 = 3;
 
 /// All unfinished tasks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tasks {
     slab: Slab<Task>,
-    serial: u64,
+    serial: NonZeroU32,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { slab: Slab::new(), serial: NonZeroU32::MIN }
+    }
 }
 
 impl Tasks {
-    /// Adds a task, whose serial number is set here.
+    /// Adds a task, whose serial number is set here. A number comes again after four billion tasks, when no key of the
+    /// first one is left.
     pub fn insert(&mut self, mut task: Task) -> TaskKey {
-        self.serial += 1;
+        self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
         task.serial = self.serial;
         TaskKey { index: self.slab.insert(task) as u32, serial: self.serial }
     }
@@ -132,6 +258,11 @@ impl Tasks {
     /// The task of a key, if it has not ended.
     pub fn get_mut(&mut self, key: TaskKey) -> Option<&mut Task> {
         self.slab.get_mut(key.index as usize).filter(|task| task.serial == key.serial)
+    }
+
+    /// Whether a task waits in a queue.
+    pub fn is_queued(&self, key: TaskKey) -> bool {
+        self.get(key).is_some_and(|task| task.state == State::Queued)
     }
 
     /// How many there are.
@@ -149,10 +280,11 @@ impl Tasks {
 /// A task that has just been submitted.
 pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: Stored, now: Time) -> Task {
     Task {
-        serial: 0,
+        serial: NonZeroU32::MIN,
         session,
         n,
-        target: submit.target,
+        place: submit.target.map_or(Place::Shared, Place::Direct),
+        placement: submit.placement,
         runtime: submit.runtime,
         class: submit.class,
         define: submit.define,
@@ -163,6 +295,7 @@ pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: St
         losses: 0,
         submitted: now,
         assigned: None,
+        more: None,
     }
 }
 
@@ -171,6 +304,8 @@ pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: St
 pub struct Submitted<'a> {
     /// The engine that it names.
     pub target: Option<EngineId>,
+    /// What its engine must have.
+    pub placement: PlacementId,
     /// What runs it.
     pub runtime: Runtime,
     /// Its kind.
@@ -179,4 +314,15 @@ pub struct Submitted<'a> {
     pub define: Option<u32>,
     /// What is not the default.
     pub options: Option<&'a Arc<TaskOptions>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_small() {
+        assert!(size_of::<Task>() <= 176, "{} bytes", size_of::<Task>());
+        assert_eq!(size_of::<Option<TaskKey>>(), 8);
+    }
 }

@@ -16,7 +16,7 @@ use furlong_wire::limits::{
 };
 use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
-use furlong_wire::token::{Role, Token, TokenError};
+use furlong_wire::token::{Claims, HolderProved, Role, Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -24,7 +24,9 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::listener::Serves;
 use super::{Shell, Stranding};
+use crate::budget::EXTRAS_QUEUE_BYTES_MAX;
 use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
 
 /// A connected peer, as the shell sees it.
@@ -115,6 +117,16 @@ impl Connection {
         }
     }
 
+    /// Whether it takes what may be left out: output and intermediate data. Who reads slowly gets a gap instead, and
+    /// is not closed for what a task writes.
+    pub(super) fn takes_extras(&self) -> bool {
+        let stored = match &*self.outgoing.borrow() {
+            Lane::Client(outgoing) => outgoing.stored_bytes(),
+            Lane::Engine(outgoing) => outgoing.stored_bytes(),
+        };
+        self.queued_bytes() + stored <= EXTRAS_QUEUE_BYTES_MAX
+    }
+
     /// Whether the socket does not take what waits.
     pub(super) fn is_stalled(&self) -> bool {
         self.writer_busy.get()
@@ -178,24 +190,32 @@ impl Lane {
     }
 }
 
-/// Serves an accepted socket to its end. `stranding` counts it among the strangers until it is proved.
-pub(super) async fn serve(shell: Rc<Shell>, socket: TcpStream, address: SocketAddr, stranding: Stranding) {
+/// Serves an accepted socket of a port to its end. `stranding` counts it among the strangers until it is proved.
+pub(super) async fn serve(
+    shell: Rc<Shell>,
+    serves: Serves,
+    socket: TcpStream,
+    address: SocketAddr,
+    stranding: Stranding,
+) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let proved = match timeout(deadline, shake_hands(&shell, socket, address)).await {
+    let proved = match timeout(deadline, shake_hands(&shell, serves, socket, address)).await {
         Ok(Ok(proved)) => proved,
         Ok(Err(error)) => return shell.log_stranger(address, &error),
         Err(_) => return shell.log_stranger(address, &BadStranger::Deadline),
     };
     drop(stranding);
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
-    let role = peer.claims.role;
+    let (role, token) = (peer.claims.role, peer.claims.token_id);
     let id = shell.next_connection();
     let welcome = shell.core.borrow_mut().handle_connected(shell.now(), id, peer);
     match welcome {
         Err(refusal) => refuse(&shell, address, &refusal, &mut socket, &mut sealer).await,
         Ok(welcome) => {
-            let name = format!("{role} {address} (connection {})", id.0);
-            if greet(&Greeting::Welcome(welcome), &mut socket, &mut sealer).await.is_err() {
+            let name = format!("{role} {address} (connection {}, token {token})", id.0);
+            let greeted = greet(&Greeting::Welcome(welcome), &mut socket, &mut sealer).await;
+            // Its token may have been revoked meanwhile, when the shell did not know it by its number.
+            if greeted.is_err() || !shell.core.borrow().is_served(id) {
                 shell.core.borrow_mut().handle_disconnected(shell.now(), id);
                 return shell.flush();
             }
@@ -213,6 +233,8 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     let connection = Rc::new(connection);
     shell.connections.borrow_mut().insert(id, connection.clone());
     tracing::info!("{} is here", connection.name);
+    // The core may want to be called earlier than before: when this peer's token expires.
+    shell.flush();
     let reason = tokio::select! {
         reason = read(&shell, id, &connection, &mut incoming) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
@@ -311,7 +333,12 @@ struct Proved {
     sealer: RecordSealer,
 }
 
-async fn shake_hands(shell: &Shell, socket: TcpStream, address: SocketAddr) -> Result<Proved, BadStranger> {
+async fn shake_hands(
+    shell: &Shell,
+    serves: Serves,
+    socket: TcpStream,
+    address: SocketAddr,
+) -> Result<Proved, BadStranger> {
     let mut stranger = Stranger::new(socket, zmtp::Role::Broker);
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
     greeted.map_err(|_| BadStranger::Deadline)??;
@@ -344,13 +371,7 @@ async fn shake_hands(shell: &Shell, socket: TcpStream, address: SocketAddr) -> R
     };
     let token = Token::from_bytes(hello.token.clone())?;
     let holder = token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?;
-    let validity = holder.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
-    let role = holder.claims().role;
-    let unauthorized = match validity {
-        Err(error) => Some(error.to_string()),
-        Ok(()) if hello.role != role => Some(format!("the token is for role {role}, not {}", hello.role)),
-        Ok(()) => None,
-    };
+    let unauthorized = unauthorized(shell, serves, &holder, hello.role);
     if let Some(text) = unauthorized {
         let refusal = Refusal { kind: RefusalKind::Unauthorized, text };
         refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
@@ -358,6 +379,22 @@ async fn shake_hands(shell: &Shell, socket: TcpStream, address: SocketAddr) -> R
     }
     let peer = Peer { claims: holder.claims().clone(), hello, address: address.to_string() };
     Ok(Proved { peer, incoming, socket, sealer })
+}
+
+/// Why a peer whose token is genuine may not come in all the same, if so.
+fn unauthorized(shell: &Shell, serves: Serves, holder: &HolderProved, claimed: Role) -> Option<String> {
+    let Claims { role, token_id, .. } = *holder.claims();
+    if claimed != role {
+        return Some(format!("the token is for role {role}, not {claimed}"));
+    }
+    if !serves.takes(role) {
+        return Some(format!(
+            "this port is for {serves}, and the capability's role is {role}; take its present file from the broker's \
+             `security` folder, which names the right port"
+        ));
+    }
+    let validity = holder.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
+    validity.err().map(|error| error.to_string()).or_else(|| shell.revocations.refusal(token_id))
 }
 
 async fn refuse(

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use furlong_link::dial::random_bytes;
 use furlong_link::home::{ClusterDir, load_broker_key, load_capability, load_issuer_key};
 use furlong_link::private_file::{ensure_private_dir, write_private};
-use furlong_wire::capability::{BrokerKey, Capability, Endpoint, IssuerKeyFile};
+use furlong_wire::capability::{BrokerKey, Capability, Endpoint, Grant, IssuerKeyFile};
 use furlong_wire::ids::{ClusterId, OwnerId, TokenId};
 use furlong_wire::keys::{AtRestKey, IssuerKey, SecretKey};
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -20,14 +20,22 @@ pub struct Identity {
     pub cluster: ClusterId,
 }
 
+/// Makes the folders of a cluster, private.
+///
+/// # Errors
+/// A folder that others can write to, or that cannot be made.
+pub fn ensure_folders(dir: &ClusterDir) -> Result<()> {
+    for folder in [dir.path().to_owned(), dir.security(), dir.run(), dir.log()] {
+        ensure_private_dir(&folder)?;
+    }
+    Ok(())
+}
+
 /// Loads the keys of a cluster, or makes them at its first start, or again with `fresh`.
 ///
 /// # Errors
 /// A file that is not private or cannot be read or written.
 pub fn load_or_create(dir: &ClusterDir, fresh: bool) -> Result<Identity> {
-    for folder in [dir.path().to_owned(), dir.security(), dir.run(), dir.log()] {
-        ensure_private_dir(&folder)?;
-    }
     if fresh {
         remove_keys(dir)?;
     }
@@ -39,15 +47,15 @@ pub fn load_or_create(dir: &ClusterDir, fresh: bool) -> Result<Identity> {
     Ok(Identity { key, cluster })
 }
 
-/// Writes a capability file for each role, or brings the endpoints of the present ones up to date. Returns their
-/// folder.
+/// Writes a capability file for each role, or brings the endpoints of the present ones up to date: `endpoints` of a
+/// role. Returns their folder.
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn write_capabilities(
+pub fn write_capabilities<'a>(
     dir: &ClusterDir,
     identity: &Identity,
-    endpoints: &[Endpoint],
+    endpoints: impl Fn(Role) -> &'a [Endpoint],
     now_s: u64,
 ) -> Result<PathBuf> {
     let issuer = dir.issuer_key().exists().then(|| load_issuer_key(&dir.issuer_key())).transpose()?;
@@ -57,17 +65,24 @@ pub fn write_capabilities(
     let owner = present.iter().find_map(|(_, it)| it.as_ref().map(|it| it.claims().owner));
     let owner = owner.unwrap_or_else(|| OwnerId(random_bytes()));
     for (role, present) in present {
+        let endpoints = endpoints(role);
         let capability = match (present, &issuer) {
             (Some(capability), _) if capability.endpoints() == endpoints => continue,
-            (Some(capability), _) => Capability::new(
-                dir.name().clone(),
-                endpoints.to_vec(),
-                capability.server_key(),
-                capability.issuer_key(),
-                capability.token().clone(),
-                capability.holder_secret().clone(),
-            )?,
-            (None, Some(issuer)) => issue(dir, identity, &issuer.issuer, role, owner, endpoints, now_s)?,
+            (Some(capability), _) => capability.at(endpoints.to_vec())?,
+            (None, Some(issuer)) => {
+                let grant = Grant {
+                    owner,
+                    role,
+                    scopes: Vec::new(),
+                    limits: TokenLimits::default(),
+                    not_before_s: now_s,
+                    expires_s: Claims::NEVER,
+                };
+                let server_key = identity.key.server_secret.public();
+                let (token_id, secret) = (TokenId(random_bytes()), SecretKey::from_bytes(random_bytes()));
+                let (name, endpoints) = (dir.name().clone(), endpoints.to_vec());
+                Capability::issue(&issuer.issuer, name, endpoints, server_key, grant, token_id, secret)?
+            }
             (None, None) => {
                 tracing::warn!("no capability file for role {role}: issuer.key.json, which signs them, is not here");
                 continue;
@@ -76,33 +91,6 @@ pub fn write_capabilities(
         write_private(&dir.capability(role), capability.to_json().as_bytes())?;
     }
     Ok(dir.security())
-}
-
-fn issue(
-    dir: &ClusterDir,
-    identity: &Identity,
-    issuer: &IssuerKey,
-    role: Role,
-    owner: OwnerId,
-    endpoints: &[Endpoint],
-    now_s: u64,
-) -> Result<Capability> {
-    let secret = SecretKey::from_bytes(random_bytes());
-    let claims = Claims {
-        cluster: identity.cluster,
-        token_id: TokenId(random_bytes()),
-        holder: secret.public(),
-        owner,
-        role,
-        scopes: Vec::new(),
-        limits: TokenLimits::default(),
-        not_before_s: now_s,
-        expires_s: Claims::NEVER,
-    };
-    let token = issuer.sign(&claims)?;
-    let server_key = identity.key.server_secret.public();
-    let issuer_key = identity.key.issuer_key;
-    Ok(Capability::new(dir.name().clone(), endpoints.to_vec(), server_key, issuer_key, token, secret)?)
 }
 
 /// The capability file of a role, if it is there and of these keys.
@@ -138,7 +126,9 @@ fn create(dir: &ClusterDir) -> Result<()> {
 
 fn remove_keys(dir: &ClusterDir) -> Result<()> {
     let capabilities = Role::ALL.into_iter().map(|role| dir.capability(role));
-    for path in [dir.broker_key(), dir.issuer_key(), dir.broker_state(), dir.roster()].into_iter().chain(capabilities) {
+    // The tokens of `revoked.json` are of no use either, signed as they are by the old key.
+    let files = [dir.broker_key(), dir.issuer_key(), dir.revoked(), dir.broker_state(), dir.roster()];
+    for path in files.into_iter().chain(capabilities) {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));

@@ -1,32 +1,67 @@
-//! The port: binding it, saying where it can be reached, accepting.
+//! The ports: binding them, saying where they can be reached, accepting.
+//!
+//! The main port serves every role. Engines, and everybody else, can have a port of their own besides, which serves
+//! nobody else and which their capability files then name. Whoever gives both wants the roles apart: then there is no
+//! main port, unless it is asked for by its number.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use furlong_link::dial::prepare_socket;
 use furlong_link::home::ClusterDir;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::BrokerStart;
+use furlong_wire::token::Role;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::port_holder::port_holder;
 use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
-use super::settings::BrokerArgs;
+use super::settings::{BrokerArgs, OwnPort};
 use super::{Shell, connection};
+
+/// Whom a port serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Serves {
+    /// Every role.
+    All,
+    /// Engines alone.
+    Engines,
+    /// Everybody but engines.
+    Clients,
+}
+
+/// The bound ports.
+#[derive(Debug)]
+pub(super) struct Listening {
+    bind: IpAddr,
+    doors: Vec<Door>,
+}
 
 /// A bound port.
 #[derive(Debug)]
-pub(super) struct Listening {
-    listener: TcpListener,
-    bind: IpAddr,
+struct Door {
+    serves: Serves,
+    listener: Rc<TcpListener>,
     port: u16,
     /// Where peers reach it, in the order in which they should try.
-    pub(super) endpoints: Vec<Endpoint>,
+    endpoints: Vec<Endpoint>,
+}
+
+/// A port to bind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Wanted {
+    serves: Serves,
+    /// 0 for any free one.
+    port: u16,
+    /// Whether it is not asked for, but that of the last start.
+    kept: bool,
 }
 
 /// Descriptors that the broker needs for itself: log, listener, epoll, files while they are written.
@@ -45,36 +80,118 @@ pub(super) fn connection_permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize))
 }
 
-/// Binds the asked port, else that of the last start, else a free one.
+/// Binds the asked ports, else those of the last start, else a free one for all roles.
 pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir) -> Result<Listening> {
-    let kept = read_state(dir).map(|state| state.port);
-    let wanted = args.port.or(kept).unwrap_or(0);
-    let address = SocketAddr::new(args.bind, wanted);
-    let listener = match TcpListener::bind(address).await {
-        Ok(listener) => listener,
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let holder = port_holder(wanted).map_or("another process".to_owned(), |holder| holder);
-            let kept = if args.port.is_none() { ", kept from the last start so that files stay good," } else { "" };
-            bail!("port {wanted}{kept} is held by {holder}: stop that, or choose another with --port N");
+    let wanted = wanted(args, read_state(dir).as_ref());
+    for (place, one) in wanted.iter().enumerate() {
+        let twice = wanted[..place].iter().find(|other| one.port != 0 && other.port == one.port);
+        if let Some(other) = twice {
+            bail!("port {} is given to {} and to {}: choose another for one", one.port, other.serves, one.serves);
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-            bail!("no interface of this machine has the address {}: choose one with --bind ADDR", args.bind);
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot listen at {address}")),
+    }
+    let mut doors = Vec::new();
+    // Those with a number first: any free one must not take it away.
+    let (named, any): (Vec<Wanted>, _) = wanted.into_iter().partition(|wanted| wanted.port != 0);
+    for wanted in named.into_iter().chain(any) {
+        doors.push(Door::open(args, wanted).await?);
+    }
+    Ok(Listening { bind: args.bind, doors })
+}
+
+/// Which ports there shall be, by the flags and the last start.
+fn wanted(args: &BrokerArgs, last: Option<&BrokerState>) -> Vec<Wanted> {
+    let own = |serves, flag: Option<OwnPort>, last: Option<u16>| match flag {
+        Some(OwnPort::None) => None,
+        Some(OwnPort::Number(port)) => Some(Wanted { serves, port, kept: false }),
+        None => last.map(|port| Wanted { serves, port, kept: true }),
     };
-    let port = listener.local_addr().context("a bound socket has an address")?.port();
-    let endpoints = endpoints(args, port)?;
-    Ok(Listening { listener, bind: args.bind, port, endpoints })
+    let engines = own(Serves::Engines, args.engine_port, last.and_then(|last| last.engine_port));
+    let clients = own(Serves::Clients, args.client_port, last.and_then(|last| last.client_port));
+    let last = last.and_then(|last| last.port);
+    let all = match args.port {
+        Some(port) => Some(Wanted { serves: Serves::All, port, kept: false }),
+        None if engines.is_some() && clients.is_some() => None,
+        None => Some(Wanted { serves: Serves::All, port: last.unwrap_or(0), kept: last.is_some() }),
+    };
+    [all, engines, clients].into_iter().flatten().collect()
+}
+
+impl Serves {
+    /// Whether a role is served.
+    pub(super) fn takes(self, role: Role) -> bool {
+        match self {
+            Self::All => true,
+            Self::Engines => role == Role::Engine,
+            Self::Clients => role != Role::Engine,
+        }
+    }
+
+    /// The flag that chooses its port.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::All => "--port",
+            Self::Engines => "--engine-port",
+            Self::Clients => "--client-port",
+        }
+    }
+}
+
+impl fmt::Display for Serves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all roles",
+            Self::Engines => "engines",
+            Self::Clients => "clients",
+        })
+    }
+}
+
+impl Door {
+    async fn open(args: &BrokerArgs, wanted: Wanted) -> Result<Self> {
+        let Wanted { serves, port, kept } = wanted;
+        let address = SocketAddr::new(args.bind, port);
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let holder = port_holder(port).map_or("another process".to_owned(), |holder| holder);
+                let kept = if kept { ", kept from the last start so that files stay good," } else { "" };
+                bail!("port {port}{kept} is held by {holder}: stop that, or choose another with {} N", serves.flag());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                bail!("no interface of this machine has the address {}: choose one with --bind ADDR", args.bind);
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot listen at {address}")),
+        };
+        let port = listener.local_addr().context("a bound socket has an address")?.port();
+        Ok(Self { serves, listener: Rc::new(listener), port, endpoints: endpoints(args, port)? })
+    }
 }
 
 impl Listening {
+    /// Where a role reaches the broker, in the order in which it should try: at the port that is for it alone, else at
+    /// that for all.
+    pub(super) fn endpoints(&self, role: Role) -> &[Endpoint] {
+        let takes = |door: &&Door| door.serves.takes(role);
+        let own = self.doors.iter().filter(takes).find(|door| door.serves != Serves::All);
+        own.or_else(|| self.doors.iter().find(takes)).map_or(&[], |door| &door.endpoints)
+    }
+
+    /// The ports, for the log.
+    pub(super) fn describe(&self) -> impl Iterator<Item = (Serves, String)> {
+        self.doors.iter().map(|door| (door.serves, endpoint_texts(&door.endpoints).join(" ")))
+    }
+
     /// Says in `run/broker.json` where the broker is, or that it has stopped.
     pub(super) fn write_state(&self, dir: &ClusterDir, start: BrokerStart, stopped: bool) -> Result<()> {
+        let port = |serves| self.doors.iter().find(|door| door.serves == serves).map(|door| door.port);
         let state = BrokerState {
             pid: std::process::id(),
             bind: self.bind,
-            port: self.port,
-            endpoints: endpoint_texts(&self.endpoints),
+            port: port(Serves::All),
+            engine_port: port(Serves::Engines),
+            client_port: port(Serves::Clients),
+            endpoints: endpoint_texts(self.endpoints(Role::Client)),
+            engine_endpoints: endpoint_texts(self.endpoints(Role::Engine)),
             start_unix_us: start.0,
             stopped,
         };
@@ -82,7 +199,7 @@ impl Listening {
     }
 }
 
-/// Where peers reach the port. For all interfaces: each address of this machine, those for others first.
+/// Where peers reach a port. For all interfaces: each address of this machine, those for others first.
 fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
     let mut hosts: Vec<String> = args.location.iter().cloned().collect();
     if args.bind.is_unspecified() {
@@ -98,17 +215,25 @@ fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
     hosts.truncate(furlong_wire::capability::ENDPOINTS_MAX);
     let endpoint =
         |host: &String| Endpoint::new(host, port).with_context(|| format!("`{host}` is no host: see --location"));
-    hosts.iter().map(endpoint).collect()
+    let endpoints: Vec<Endpoint> = hosts.iter().map(endpoint).collect::<Result<_>>()?;
+    ensure!(!endpoints.is_empty(), "this machine has no address: name one with --location HOST or --bind ADDR");
+    Ok(endpoints)
+}
+
+/// Accepts at every port, until what it returns is dropped.
+pub(super) fn open(shell: &Rc<Shell>, listening: &Listening, permits: &Arc<Semaphore>) -> JoinSet<()> {
+    let mut accepting = JoinSet::new();
+    for door in &listening.doors {
+        accepting.spawn_local(accept(shell.clone(), door.listener.clone(), door.serves, permits.clone()));
+    }
+    accepting
 }
 
 /// Accepts for ever: a permit first, so that descriptors never run out; errors back off, so that nothing spins.
-pub(super) async fn accept(shell: Rc<Shell>, listening: &Listening, permits: Arc<Semaphore>) -> anyhow::Error {
+async fn accept(shell: Rc<Shell>, listener: Rc<TcpListener>, serves: Serves, permits: Arc<Semaphore>) {
     let mut backoff = Duration::from_millis(10);
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else {
-            return anyhow::anyhow!("the listener was closed");
-        };
-        let (socket, address) = match listening.listener.accept().await {
+    while let Ok(permit) = permits.clone().acquire_owned().await {
+        let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -126,10 +251,69 @@ pub(super) async fn accept(shell: Rc<Shell>, listening: &Listening, permits: Arc
             if prepared.is_ok() {
                 let evicted = stranding.evicted();
                 tokio::select! {
-                    () = connection::serve(shell, socket, address, stranding) => {}
+                    () = connection::serve(shell, serves, socket, address, stranding) => {}
                     () = evicted.notified() => {}
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BrokerArgs,
+    }
+
+    /// The ports that these flags want after a start with those ports: main, engines', clients'; with `*` if kept.
+    fn ports(flags: &str, last: [Option<u16>; 3]) -> [String; 3] {
+        let args = Cli::parse_from(["broker"].into_iter().chain(flags.split_whitespace())).args;
+        let [port, engine_port, client_port] = last;
+        let state = BrokerState {
+            pid: 1,
+            bind: args.bind,
+            port,
+            engine_port,
+            client_port,
+            endpoints: vec![],
+            engine_endpoints: vec![],
+            start_unix_us: 1,
+            stopped: true,
+        };
+        let wanted = wanted(&args, last.iter().any(Option::is_some).then_some(&state));
+        [Serves::All, Serves::Engines, Serves::Clients].map(|serves| {
+            let wanted = wanted.iter().find(|wanted| wanted.serves == serves);
+            wanted.map_or("-".to_owned(), |wanted| format!("{}{}", wanted.port, if wanted.kept { "*" } else { "" }))
+        })
+    }
+
+    #[test]
+    fn flags_and_the_last_start_decide_which_ports_there_are() {
+        let never = [None; 3];
+        let apart = [None, Some(8), Some(9)];
+        assert_eq!(ports("", never), ["0", "-", "-"]);
+        assert_eq!(ports("--port 7", never), ["7", "-", "-"]);
+        assert_eq!(ports("--engine-port 8", never), ["0", "8", "-"]);
+        assert_eq!(ports("--engine-port 8", [Some(7), None, None]), ["7*", "8", "-"]);
+        assert_eq!(ports("--engine-port 8 --client-port 9", [Some(7), None, None]), ["-", "8", "9"]);
+        assert_eq!(ports("--port 7 --engine-port 8 --client-port 0", never), ["7", "8", "0"]);
+        assert_eq!(ports("", apart), ["-", "8*", "9*"]);
+        assert_eq!(ports("--engine-port none", apart), ["0", "-", "9*"]);
+        assert_eq!(ports("--engine-port none --client-port none", apart), ["0", "-", "-"]);
+        assert_eq!(ports("--engine-port 0", apart), ["-", "0", "9*"]);
+    }
+
+    #[test]
+    fn a_port_takes_its_roles_alone() {
+        let takes = |serves: Serves| Role::ALL.map(|role| serves.takes(role));
+        assert_eq!(takes(Serves::All), [true; 6]);
+        assert_eq!(takes(Serves::Engines), [true, false, false, false, false, false]);
+        assert_eq!(takes(Serves::Clients), [false, true, true, true, true, true]);
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod keys;
 mod listener;
 mod port_holder;
+mod revocations;
 mod run_files;
 mod settings;
 mod strangers;
@@ -19,19 +20,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use furlong_link::home::{ClusterDir, Home};
-use furlong_wire::ids::BrokerStart;
+use furlong_wire::ids::{BrokerStart, TokenId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
-use furlong_wire::message::{Goodbye, ToClient, ToEngine};
+use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
-pub use settings::{BadMemorySize, BrokerArgs, MemorySize};
+pub use settings::{BadMemorySize, BadPort, BrokerArgs, MemorySize, OwnPort};
 
 use crate::budget::{Memory, OUT_QUEUE_BYTES_MAX};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use connection::{BadStranger, Connection, End, Lane};
 use keys::Identity;
+use revocations::Revocations;
 use strangers::{Handshake, Stranding, Strangers};
 
 /// What the tasks of the shell share.
@@ -41,6 +43,7 @@ struct Shell {
     connections: RefCell<BTreeMap<ConnectionId, Rc<Connection>>>,
     strangers: Rc<Strangers>,
     identity: Identity,
+    revocations: Revocations,
     dir: ClusterDir,
     start: BrokerStart,
     began: Instant,
@@ -49,20 +52,27 @@ struct Shell {
     timer: Notify,
     timer_at: Cell<Option<Time>>,
     roster: RefCell<Option<crate::core::Roster>>,
+    /// What administrators want revoked: whose request it is, and the tokens. The core bounds how many.
+    to_revoke: RefCell<Vec<(ConnectionId, u64, Vec<TokenId>)>>,
+    /// Why an administrator wants the broker to stop.
+    to_stop: RefCell<Option<String>>,
+    /// Wakes who looks after the two.
+    administration: Notify,
 }
 
-/// Runs a broker until SIGINT or SIGTERM.
+/// Runs a broker until SIGINT or SIGTERM, or until an administrator stops it.
 ///
 /// # Errors
 /// What keeps it from starting: one line that says how to mend it.
 pub fn run(args: &BrokerArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
-    // The folders must be there, private, before the log and the lock are.
-    let identity = keys::load_or_create(&dir, false)?;
-    furlong_link::log::start(Some(&dir.log().join("broker.log")), true, args.log_level)
-        .with_context(|| format!("cannot write the log in {}", dir.log().display()))?;
+    // In this order: a second broker of a cluster must not touch the first one's log and keys.
+    keys::ensure_folders(&dir)?;
     let lock = BrokerLock::take(&dir)?;
-    let identity = if args.fresh { keys::load_or_create(&dir, true)? } else { identity };
+    let (log, level) = (dir.log().join("broker.log"), args.log_level);
+    furlong_link::log::start(Some(&log), Some(level), level, args.log_format)
+        .with_context(|| format!("cannot write the log {}", log.display()))?;
+    let identity = keys::load_or_create(&dir, args.fresh)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the network thread")?;
     let outcome = LocalSet::new().block_on(&runtime, serve(args, dir, identity));
@@ -72,10 +82,11 @@ pub fn run(args: &BrokerArgs) -> Result<()> {
 
 async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result<()> {
     let permits = listener::connection_permits();
+    let revocations = Revocations::load(&dir)?;
     let listening = listener::bind(args, &dir).await?;
     let began = Instant::now();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
-    let security = keys::write_capabilities(&dir, &identity, &listening.endpoints, unix.as_secs())?;
+    let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
     let memory = Memory::of(args.memory.bytes());
     let start = BrokerStart(unix.as_micros() as u64);
     let config = Config {
@@ -93,6 +104,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         connections: RefCell::default(),
         strangers: Rc::default(),
         identity,
+        revocations,
         dir,
         start,
         began,
@@ -100,17 +112,23 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         timer: Notify::new(),
         timer_at: Cell::new(None),
         roster: RefCell::new(None),
+        to_revoke: RefCell::default(),
+        to_stop: RefCell::default(),
+        administration: Notify::new(),
     });
-    let endpoints = run_files::endpoint_texts(&listening.endpoints).join(" ");
-    tracing::info!("broker of cluster {} listens at {endpoints}", shell.dir.name());
+    for (serves, endpoints) in listening.describe() {
+        tracing::info!("broker of cluster {} listens at {endpoints} for {serves}", shell.dir.name());
+    }
     tracing::info!("capability files are in {}", security.display());
+    let accepting = listener::open(&shell, &listening, &permits);
     let reason = tokio::select! {
-        error = listener::accept(shell.clone(), &listening, permits) => return Err(error),
-        () = shell.clone().watch() => "the timer ended",
-        () = shell.clone().tick() => "the clock ended",
-        reason = furlong_link::stop::requested(args.stop_with_stdin) => reason,
+        () = shell.clone().watch() => "the timer ended".to_owned(),
+        () = shell.clone().tick() => "the clock ended".to_owned(),
+        reason = shell.clone().administer() => reason,
+        reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),
     };
-    shell.say_goodbye(reason).await;
+    drop(accepting);
+    shell.say_goodbye(&reason).await;
     listening.write_state(&shell.dir, start, true)?;
     run_files::remove_roster(&shell.dir);
     tracing::info!("broker has stopped: {reason}");
@@ -141,10 +159,15 @@ impl Shell {
     fn flush(&self) {
         let connections = self.connections.borrow();
         let mut dirty = Vec::new();
+        let mut left_out = None;
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
+                    if is_extra(&message) && connections.get(&id).is_some_and(|connection| !connection.takes_extras()) {
+                        left_out = payload_of(&message).map(|transfer| (id, transfer));
+                        continue;
+                    }
                     queue(&connections, &mut dirty, id, |lane| match lane {
                         Lane::Client(outgoing) => outgoing.push(&message),
                         Lane::Engine(_) => debug_assert!(false, "a client's message for an engine"),
@@ -157,6 +180,7 @@ impl Shell {
                         Lane::Client(_) => debug_assert!(false, "an engine's message for a client"),
                     });
                 }
+                Output::Transfer(id, number, _) if left_out == Some((id, number)) => left_out = None,
                 Output::Transfer(id, number, chunks) => {
                     queue(&connections, &mut dirty, id, |lane| lane.transfer(number, chunks));
                 }
@@ -166,6 +190,14 @@ impl Shell {
                     }
                 }
                 Output::SaveRoster(roster) => *self.roster.borrow_mut() = Some(roster),
+                Output::Revoke(connection, request, tokens) => {
+                    self.to_revoke.borrow_mut().push((connection, request, tokens));
+                    self.administration.notify_one();
+                }
+                Output::Stop(reason) => {
+                    *self.to_stop.borrow_mut() = Some(reason);
+                    self.administration.notify_one();
+                }
             }
         }
         self.arm(core.poll_timeout());
@@ -196,7 +228,25 @@ impl Shell {
         }
     }
 
-    /// Heartbeats, dead and stalled peers, the roster: once a second for all.
+    /// Does what administrators want of the broker itself, until it shall stop: gives the reason.
+    async fn administer(self: Rc<Self>) -> String {
+        loop {
+            self.administration.notified().await;
+            let to_revoke = std::mem::take(&mut *self.to_revoke.borrow_mut());
+            for (connection, request, tokens) in to_revoke {
+                let added = self.revocations.add(tokens).await;
+                let written = added.map(|()| self.revocations.tokens());
+                let written = written.as_deref().map_err(Clone::clone);
+                self.core.borrow_mut().handle_revocation(self.now(), connection, request, written);
+                self.flush();
+            }
+            if let Some(reason) = self.to_stop.borrow_mut().take() {
+                return reason;
+            }
+        }
+    }
+
+    /// Heartbeats, dead and stalled peers, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -204,6 +254,10 @@ impl Shell {
             second.tick().await;
             for connection in self.connections.borrow().values() {
                 watch_over(connection);
+            }
+            if self.revocations.look().await {
+                self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
+                self.flush();
             }
             let roster = self.roster.borrow_mut().take();
             if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {
@@ -213,7 +267,7 @@ impl Shell {
     }
 
     /// Tells everybody, and gives the last bytes a second to leave.
-    async fn say_goodbye(&self, reason: &'static str) {
+    async fn say_goodbye(&self, reason: &str) {
         let goodbye = || Goodbye { reason: format!("the broker stops: {reason}") };
         for connection in self.connections.borrow().values() {
             connection.queue(|lane| match lane {
@@ -242,6 +296,19 @@ fn queue<'a>(
     }
     if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
         connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
+    }
+}
+
+/// What may be left out for a client that reads slowly.
+fn is_extra(message: &ToClient) -> bool {
+    matches!(message, ToClient::Output(_) | ToClient::FetchedOutput(_) | ToClient::Published(_))
+}
+
+/// The transfer that follows a message with intermediate data.
+fn payload_of(message: &ToClient) -> Option<u64> {
+    match message {
+        ToClient::Published(Published { payload: Payload::Chunked { transfer, .. }, .. }) => Some(*transfer),
+        _ => None,
     }
 }
 

@@ -18,14 +18,30 @@ pub struct BrokerState {
     pub pid: u32,
     /// The address that it listens on.
     pub bind: IpAddr,
-    /// Its port, which the next start takes again.
-    pub port: u16,
-    /// Where peers reach it.
+    /// Its port for every role, if it has one. The next start takes all of its ports again.
+    pub port: Option<u16>,
+    /// Its port for engines alone, if it has one.
+    #[serde(default)]
+    pub engine_port: Option<u16>,
+    /// Its port for everybody but engines, if it has one.
+    #[serde(default)]
+    pub client_port: Option<u16>,
+    /// Where clients reach it.
     pub endpoints: Vec<String>,
+    /// Where engines reach it.
+    #[serde(default)]
+    pub engine_endpoints: Vec<String>,
     /// Its start: microseconds since 1970.
     pub start_unix_us: u64,
     /// Whether it has stopped in good order.
     pub stopped: bool,
+}
+
+impl BrokerState {
+    /// Its ports, that for clients first.
+    pub fn ports(&self) -> Vec<u16> {
+        [self.client_port, self.port, self.engine_port].into_iter().flatten().collect()
+    }
 }
 
 /// The lock that says that a cluster has a broker; free when its process ends, however it ends.
@@ -47,8 +63,10 @@ impl BrokerLock {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         if file.try_lock().is_err() {
-            let who =
-                read_state(dir).map_or(String::new(), |state| format!(" (process {}, port {})", state.pid, state.port));
+            let who = read_state(dir).map_or(String::new(), |state| {
+                let port = state.ports().first().map_or(String::new(), |port| format!(", port {port}"));
+                format!(" (process {}{port})", state.pid)
+            });
             bail!(
                 "cluster {} already has a broker{who}; use it, stop it with `furlong cluster stop`, or choose another \
                  --cluster NAME",

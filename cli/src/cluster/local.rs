@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ pub struct LocalCluster {
 #[derive(Debug)]
 struct Member {
     child: Child,
+    pid: u32,
     /// Held open; at its end the child stops.
     stdin: Option<ChildStdin>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
@@ -112,13 +113,22 @@ impl LocalCluster {
         }
     }
 
-    /// Starts again what ends, until something ends again and again: then that is the error.
-    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState) -> Result<()>) -> anyhow::Error {
+    /// Starts again what ends otherwise than in good order, until the broker has been told to stop: gives the reason.
+    ///
+    /// # Errors
+    /// Something ends again and again.
+    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState) -> Result<()>) -> Result<&'static str> {
         loop {
-            let ended = self.next_end().await;
-            if let Err(error) = self.start_again(ended).await.and_then(|()| changed(&self.state())) {
-                return error;
+            let (ended, status) = self.next_end().await;
+            match ended {
+                None if status.is_some_and(|status| status.success()) => return Ok("its broker was told to stop"),
+                Some(place) if status.is_some_and(|status| status.success()) => {
+                    let engine = self.engines.remove(place);
+                    tracing::info!("engine process {} was told to stop, and is not started again", engine.pid);
+                }
+                _ => self.start_again(ended, status).await?,
             }
+            changed(&self.state())?;
         }
     }
 
@@ -137,12 +147,12 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until a child ends; none is the broker, else the engine's place.
-    async fn next_end(&mut self) -> Option<usize> {
+    /// Waits until a child ends: none is the broker, else the engine's place; and how it has ended.
+    async fn next_end(&mut self) -> (Option<usize>, Option<ExitStatus>) {
         let broker = self.broker.as_mut().map(|broker| &mut broker.child);
         let broker = async {
             match broker {
-                Some(child) => drop(child.wait().await),
+                Some(child) => child.wait().await.ok(),
                 None => std::future::pending().await,
             }
         };
@@ -152,21 +162,24 @@ impl LocalCluster {
             if engines.is_empty() {
                 std::future::pending::<()>().await;
             }
-            futures_util::future::select_all(engines).await.1
+            futures_util::future::select_all(engines).await
         };
         tokio::select! {
-            () = broker => None,
-            place = any_engine => Some(place),
+            status = broker => (None, status),
+            (status, place, _) = any_engine => (Some(place), status.ok()),
         }
     }
 
-    async fn start_again(&mut self, ended: Option<usize>) -> Result<()> {
+    async fn start_again(&mut self, ended: Option<usize>, status: Option<ExitStatus>) -> Result<()> {
         let member = match ended {
             None => self.broker.as_ref(),
             Some(place) => self.engines.get(place),
         };
         let (failures, said) = member.map_or((0, String::new()), |member| (member.failures_now(), member.said()));
+        let pid = member.map_or(0, |member| member.pid);
         let what = if ended.is_some() { "an engine" } else { "the broker" };
+        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
         ensure!(failures < FAILURES_MAX, "{what} ends again and again: {said}");
         tokio::time::sleep(Duration::from_millis(100) * failures * failures).await;
         match ended {
@@ -182,7 +195,7 @@ impl LocalCluster {
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
-        Member::spawn(command)
+        Member::spawn("the broker", command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {
@@ -191,7 +204,7 @@ impl LocalCluster {
         if let Some(python) = &self.options.python {
             command.arg("--python").arg(python);
         }
-        Member::spawn(command)
+        Member::spawn("an engine", command)
     }
 
     fn command(&self, program: &str) -> Result<Command> {
@@ -249,10 +262,12 @@ impl LocalCluster {
 }
 
 impl Member {
-    fn spawn(mut command: Command) -> Result<Self> {
+    fn spawn(what: &str, mut command: Command) -> Result<Self> {
         // A group of its own: Ctrl-C is for the process that looks after it, which then stops it in good order.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start this program again as a child")?;
+        let pid = child.id().unwrap_or(0);
+        tracing::info!("{what} is started, process {pid}");
         let stdin = child.stdin.take();
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(stderr) = child.stderr.take() {
@@ -268,7 +283,7 @@ impl Member {
                 }
             });
         }
-        Ok(Self { child, stdin, last_lines, started: Instant::now(), failures: 0 })
+        Ok(Self { pid, child, stdin, last_lines, started: Instant::now(), failures: 0 })
     }
 
     fn failures_now(&self) -> u32 {

@@ -3,9 +3,11 @@
 //! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
 //! is nothing left. Work goes on without a connection; what is to be said waits for the next one.
 
+mod control;
 mod output;
 mod results;
 mod sessions;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -13,16 +15,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{CallHeader, RemoteError, ReplyHeader, decode_header};
+use furlong_wire::call::{CallHeader, RemoteError, decode_header};
 use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
-use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, SlotDown, ToEngine};
+use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{SealedPayload, unpack_inline};
 
-use crate::runtime::{Job, JobOutcome, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
 use output::Kept;
 use results::{LargeResult, unreadable};
 use sessions::Sessions;
+use shares::Shared;
 
 /// What the shell is to do.
 #[derive(Debug)]
@@ -35,12 +38,16 @@ pub enum Output {
     Start(SlotIndex, Runtime, Job),
     /// End a job.
     Cancel(SlotIndex, Runtime, u64, bool),
+    /// Send a signal to a job, if it runs now.
+    Signal(SlotIndex, Runtime, u64, i32),
+    /// Replace a slot's interpreter. That the old one is gone is always said, also if there was none.
+    Restart(SlotIndex),
     /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
     Recall(SlotIndex, Runtime, u64),
     /// Tell the slots their integers.
     Registered(Vec<EngineId>),
-    /// The broker wants the process to leave.
-    Leave(String),
+    /// The broker wants the process to leave, at once or (`true`) when it has finished what it runs.
+    Leave(String, bool),
     /// The broker is leaving, or closes this connection in good order.
     Goodbye(String),
     /// Something for the log.
@@ -56,6 +63,9 @@ pub enum BrokerMisbehaved {
     /// Work of a session whose secret is not here, or for a slot that is not.
     #[error("the broker sent work that names an unknown session or slot")]
     Assign,
+    /// A shared payload that is unknown, known already, or of another session.
+    #[error("the broker named a shared payload that is unknown, known already, or of another session")]
+    Share,
 }
 
 /// The state of an engine process.
@@ -69,6 +79,7 @@ pub struct Core {
     receiving: BTreeMap<u64, Receiving>,
     /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
     last_header: Option<(Bytes, Arc<CallHeader>)>,
+    shares: BTreeMap<u64, Shared>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call)>,
     connected: bool,
@@ -81,6 +92,10 @@ pub struct Core {
     unsent: VecDeque<FromEngine>,
     /// Large results that wait for a connection, or for credit.
     large: VecDeque<LargeResult>,
+    /// What running jobs have published and was not sent.
+    published: BTreeMap<u64, Latest>,
+    /// Why it takes nothing new, if it does not.
+    draining: Option<String>,
     outputs: VecDeque<Output>,
 }
 
@@ -104,6 +119,8 @@ struct Work {
     /// What to run, once it is here and until its runtime has it.
     ready: Option<Job>,
     reported: bool,
+    /// Its end is not waited for.
+    cancelled: bool,
     stdout: Kept,
     stderr: Kept,
 }
@@ -128,6 +145,7 @@ struct Receiving {
 enum Purpose {
     Run(Call),
     Define(SessionId, u32),
+    Share(u64),
 }
 
 /// A call header up to this size is kept for the next call.
@@ -142,6 +160,7 @@ impl Core {
             by_attempt: NumberMap::default(),
             jobs_made: 0,
             receiving: BTreeMap::new(),
+            shares: BTreeMap::new(),
             last_header: None,
             undefined: Vec::new(),
             connected: false,
@@ -151,6 +170,8 @@ impl Core {
             result_bytes_max: u64::MAX,
             unsent: VecDeque::new(),
             large: VecDeque::new(),
+            published: BTreeMap::new(),
+            draining: None,
             outputs: VecDeque::new(),
         }
     }
@@ -166,6 +187,7 @@ impl Core {
         (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
         self.result_bytes_max = payload_credit_bytes;
         self.work.values_mut().for_each(|work| work.reported = false);
+        self.say_that_it_drains();
         self.send_unsent();
     }
 
@@ -175,9 +197,11 @@ impl Core {
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call)| call);
         let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
             Purpose::Run(call) => Some(call),
-            Purpose::Define(..) => None,
+            Purpose::Define(..) | Purpose::Share(_) => None,
         });
-        let incomplete: Vec<u64> = undefined.chain(receiving).flat_map(|call| call.jobs).collect();
+        let receiving: Vec<Call> = receiving.collect();
+        let incomplete: Vec<u64> =
+            undefined.chain(receiving).chain(self.forget_shares()).flat_map(|call| call.jobs).collect();
         for job in incomplete {
             let slot = self.forget(job).map(|work| work.slot);
             slot.into_iter().for_each(|slot| self.advance(slot));
@@ -207,13 +231,15 @@ impl Core {
                 self.send_unsent();
             }
             ToEngine::Registered(registered) => self.outputs.push_back(Output::Registered(registered.engines)),
-            ToEngine::Shutdown(goodbye) => self.outputs.push_back(Output::Leave(goodbye.reason)),
+            ToEngine::Share(share) => return self.share(share),
+            ToEngine::Unshare(unshare) => return self.unshare(unshare.share),
+            ToEngine::Signal(signal) => {
+                signal.attempts.iter().for_each(|attempt| self.signal(*attempt, signal.signal));
+            }
+            ToEngine::Restart(restart) => self.restart(&restart.slots),
+            ToEngine::Shutdown(leave) => self.outputs.push_back(Output::Leave(leave.reason, leave.finish)),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
-            ToEngine::Signal(_)
-            | ToEngine::Restart(_)
-            | ToEngine::Release(_)
-            | ToEngine::Share(_)
-            | ToEngine::Unshare(_) => {
+            ToEngine::Release(_) => {
                 let name = message.name();
                 self.outputs
                     .push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));
@@ -231,9 +257,12 @@ impl Core {
                 let text = String::from_utf8_lossy(&bytes);
                 self.outputs.push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
             }
-            SlotEvent::Down { cause } => {
-                self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
-                self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
+            SlotEvent::Down { cause } => self.slot_down(slot, cause),
+            SlotEvent::Recalled { attempts } => self.give_back(&attempts),
+            SlotEvent::Published { attempt, latest } => {
+                if self.work.contains_key(&attempt) {
+                    self.published.insert(attempt, latest);
+                }
             }
         }
     }
@@ -258,13 +287,6 @@ impl Core {
         }
     }
 
-    /// A job was taken back before it began.
-    pub fn handle_recalled(&mut self, job: u64) {
-        let Some(work) = self.forget(job) else { return };
-        self.send(FromEngine::Recalled(Attempts { attempts: vec![work.attempt] }));
-        self.advance(work.slot);
-    }
-
     fn unreported(&self, slot: &Slot) -> Option<u64> {
         let job = slot.running.front()?;
         self.work.get(job).filter(|work| !work.reported).map(|_| *job)
@@ -278,6 +300,13 @@ impl Core {
         let session = assign.session;
         let payload = std::mem::replace(&mut assign.payload, Payload::Inline(Bytes::new()));
         let mut call = self.line_up(&assign);
+        if self.draining.is_some() {
+            // It was on its way when the broker was told. A large payload is still received, for nobody.
+            self.give_back(&call.jobs);
+        }
+        if let Some(number) = assign.share {
+            return self.run_shared(number, call);
+        }
         match &payload {
             Payload::Inline(inline) => {
                 call.buffers = unpack_inline(inline).map_err(|error| error.to_string());
@@ -302,6 +331,7 @@ impl Core {
                 runtime: assign.runtime,
                 ready: None,
                 reported: false,
+                cancelled: false,
                 stdout: Kept::default(),
                 stderr: Kept::default(),
             };
@@ -353,6 +383,7 @@ impl Core {
         let buffers = opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
         match purpose {
             Purpose::Run(call) => self.run(Call { buffers, ..call }),
+            Purpose::Share(number) => self.shared_is_here(number, &buffers),
             Purpose::Define(session, number) => {
                 let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
                 self.defined(session, number, blob);
@@ -450,28 +481,6 @@ impl Core {
             place.waiting.retain(|waiting| *waiting != job);
         }
         Some(work)
-    }
-
-    fn cancel(&mut self, attempt: Attempt, force: bool) {
-        let Some(&job) = self.by_attempt.get(&attempt) else { return };
-        let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
-        if self.slots[slot as usize].waiting.contains(&job) {
-            let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-            self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
-        } else {
-            self.outputs.push_back(Output::Cancel(slot, runtime, job, force));
-        }
-    }
-
-    fn recall(&mut self, attempt: Attempt) {
-        let Some(&job) = self.by_attempt.get(&attempt) else { return };
-        let Some((slot, runtime)) = self.work.get(&job).map(|work| (work.slot, work.runtime)) else { return };
-        let place = &self.slots[slot as usize];
-        if place.waiting.contains(&job) {
-            self.handle_recalled(job);
-        } else if place.running.front() != Some(&job) {
-            self.outputs.push_back(Output::Recall(slot, runtime, job));
-        }
     }
 }
 

@@ -2,13 +2,15 @@
 
 use furlong_wire::call::{ReplyHeader, encode_reply};
 use furlong_wire::ids::SessionId;
+use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Stream, TaskState,
+    AttemptFinished, AttemptOutput, AttemptPublished, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Stream,
+    TaskState,
 };
 use furlong_wire::payload::{Packed, SealedPayload};
 
 use super::{Core, Output, Work, error};
-use crate::runtime::{JobOutcome, OutputStream, Reply, SlotIndex};
+use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
 
 /// A result that travels in chunks.
 #[derive(Debug)]
@@ -65,6 +67,9 @@ impl Core {
     }
 
     pub(super) fn finished(&mut self, slot: SlotIndex, job: u64, reply: Reply) {
+        if let Some(latest) = self.published.remove(&job) {
+            self.send_latest(job, &latest);
+        }
         let Some(mut work) = self.forget(job) else { return };
         for (kept, stream) in [(&mut work.stdout, Stream::Stdout), (&mut work.stderr, Stream::Stderr)] {
             for (offset, bytes) in kept.take_end() {
@@ -75,6 +80,7 @@ impl Core {
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
             JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
+            JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
             JobOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
@@ -111,6 +117,47 @@ impl Core {
         self.advance(slot);
     }
 
+    /// Sends what jobs have published. Call it when the connection takes something: until then later values replace
+    /// earlier ones.
+    pub fn send_published(&mut self) {
+        if !self.connected || self.published.is_empty() {
+            return;
+        }
+        for (job, latest) in std::mem::take(&mut self.published) {
+            if !self.send_latest(job, &latest) {
+                self.published.insert(job, latest);
+            }
+        }
+    }
+
+    /// Sends a value, if there is room for it. False if it waits on.
+    fn send_latest(&mut self, job: u64, latest: &Latest) -> bool {
+        let Some(work) = self.work.get(&job) else { return true };
+        let (attempt, session) = (work.attempt, work.session);
+        let room = if self.large.is_empty() { self.credit.saturating_sub(self.announced) } else { 0 };
+        let fits = |published: &Published| {
+            let bytes = bytes_at_most(published);
+            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes <= room || bytes > PUBLISHED_BYTES_MAX
+        };
+        let Some(Published { codec, buffers }) = latest.take_if(fits) else { return false };
+        let mut all = vec![encode_reply(&ReplyHeader::Returned { codec })];
+        all.extend(buffers);
+        match self.sessions.pack(session, all) {
+            Ok(Packed::Inline(inline)) => {
+                let payload = Payload::Inline(inline);
+                self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
+            }
+            Ok(Packed::Chunked(sealed)) if sealed.bytes() <= room.min(PUBLISHED_BYTES_MAX) && self.connected => {
+                let (transfer, payload) = self.announce(&sealed);
+                self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
+                self.outputs.push_back(Output::Transfer(transfer, sealed));
+            }
+            // Too large, or nobody wants it any more.
+            Ok(Packed::Chunked(_)) | Err(_) => {}
+        }
+        true
+    }
+
     /// Sends a message, or keeps it until there is a connection.
     pub(super) fn send(&mut self, message: FromEngine) {
         if self.connected {
@@ -136,15 +183,27 @@ impl Core {
         }
     }
 
-    fn send_large(&mut self, mut finished: AttemptFinished, sealed: SealedPayload) {
+    fn announce(&mut self, sealed: &SealedPayload) -> (u64, Payload) {
         self.announced += sealed.bytes();
         self.next_transfer += 1;
         let transfer = self.next_transfer;
         let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
-        finished.payload = Some(Payload::Chunked { transfer, counter, bytes, instance });
+        (transfer, Payload::Chunked { transfer, counter, bytes, instance })
+    }
+
+    fn send_large(&mut self, mut finished: AttemptFinished, sealed: SealedPayload) {
+        let (transfer, payload) = self.announce(&sealed);
+        finished.payload = Some(payload);
         self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
         self.outputs.push_back(Output::Transfer(transfer, sealed));
     }
+}
+
+/// Bytes of a published value's payload, at most.
+fn bytes_at_most(published: &Published) -> u64 {
+    let fixed = 64 + BUFFER_ALIGNMENT;
+    let buffers = published.buffers.iter().map(|buffer| buffer.len() + 8 + BUFFER_ALIGNMENT);
+    (fixed + buffers.sum::<usize>()) as u64
 }
 
 fn too_large(bytes: u64, bytes_max: u64) -> Outcome {

@@ -1,6 +1,6 @@
 //! Tests of the core: a process with virtual slots, to which the test speaks as the broker.
 
-use furlong_wire::call::{Call, Codec};
+use furlong_wire::call::{Call, Codec, ReplyHeader};
 use furlong_wire::ids::BrokerStart;
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
@@ -8,10 +8,13 @@ use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
-use crate::runtime::OutputStream;
+use crate::runtime::{JobOutcome, OutputStream, Reply};
 use furlong_wire::call::encode_header;
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
+
+mod control;
+mod shares;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
 const SESSION: SessionId = SessionId([2; 16]);

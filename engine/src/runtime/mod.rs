@@ -1,13 +1,14 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
+pub mod command;
 pub mod native;
 pub mod python;
 pub mod reaper;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use furlong_wire::call::{CallHeader, ReplyHeader};
+use furlong_wire::call::{CallHeader, Codec, ReplyHeader};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A slot's number within its engine process.
@@ -46,6 +47,9 @@ pub enum JobOutcome {
     Succeeded,
     /// It raised, or could not be run: the header has the error.
     Failed,
+    /// The program ended with another exit code than 0, or by a signal: the text says which, and quotes the last lines
+    /// of its stderr.
+    Exited(String),
     /// It was cancelled before its end.
     Cancelled,
     /// What ran it died; the text says how (exit code, signal, last lines of stderr).
@@ -87,11 +91,48 @@ pub enum SlotEvent {
         /// Its result.
         reply: Reply,
     },
-    /// The interpreter ended and its namespace is gone. Jobs that were given to it have each been reported lost before.
+    /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes after this.
     Down {
         /// Exit code or signal, and the last lines of stderr.
         cause: String,
     },
+    /// Jobs that had not begun when the interpreter ended: they are given back.
+    Recalled {
+        /// Which.
+        attempts: Vec<u64>,
+    },
+    /// The running job has published something.
+    Published {
+        /// The attempt.
+        attempt: u64,
+        /// What; the last word if there were several meanwhile.
+        latest: Latest,
+    },
+}
+
+/// What a running job has published: header's codec and buffers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// How the buffers are encoded.
+    pub codec: Codec,
+    /// The data.
+    pub buffers: Vec<Bytes>,
+}
+
+/// The last thing that a job published and nobody took. Who publishes faster than it is taken replaces it.
+#[derive(Clone, Debug, Default)]
+pub struct Latest(Arc<Mutex<Option<Published>>>);
+
+impl Latest {
+    /// Puts a value in. True if none waited, so that somebody must be told.
+    pub fn put(&self, published: Published) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(published).is_none()
+    }
+
+    /// Takes the value out, if it is one that can be sent now.
+    pub fn take_if(&self, can_be_sent: impl Fn(&Published) -> bool) -> Option<Published> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|published| can_be_sent(published))
+    }
 }
 
 /// Where slots send their events: the shell's one queue.

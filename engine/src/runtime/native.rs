@@ -1,20 +1,22 @@
 //! The `native` runtime: Rust functions in the engine's binary, one thread a slot.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, ReplyHeader};
+use furlong_wire::limits::PUBLISHED_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{EventSender, Job, JobOutcome, Reply, SlotEvent, SlotIndex};
+use super::{EventSender, Job, JobOutcome, Latest, Published, Reply, SlotEvent, SlotIndex};
 use crate::core::error;
 
 /// The functions of an engine, by name.
@@ -123,12 +125,16 @@ pub struct NativeSlot {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// The engine's integer; `u32::MAX` until it is known.
+    engine_id: AtomicU32,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    running: Option<(u64, Arc<AtomicBool>)>,
+    running: Option<u64>,
+    /// What the running job is asked: one of the constants below.
+    asked: Arc<AtomicU8>,
     closed: bool,
 }
 
@@ -138,7 +144,8 @@ impl NativeSlot {
     /// # Errors
     /// If the system gives no thread.
     pub fn new(slot: SlotIndex, functions: Arc<Functions>, events: EventSender) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new() });
+        let engine_id = AtomicU32::new(u32::MAX);
+        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), engine_id });
         let of_thread = shared.clone();
         let name = format!("slot {slot}");
         std::thread::Builder::new().name(name).spawn(move || work(slot, &of_thread, &functions, &events))?;
@@ -166,14 +173,33 @@ impl NativeSlot {
 
     /// Asks a running job to end ([`is_cancelled`]). A thread cannot be killed: the function must look.
     pub fn cancel(&self, job: u64) {
+        self.ask(job, CANCELLED);
+    }
+
+    /// Asks a running job to end, as SIGINT does: its error, if it returns one, is a failure and not a cancel.
+    pub fn interrupt(&self, job: u64) {
+        self.ask(job, INTERRUPTED);
+    }
+
+    /// Sets what [`engine_id`] gives.
+    pub fn set_engine_id(&self, id: u32) {
+        self.shared.engine_id.store(id, Ordering::Relaxed);
+    }
+
+    fn ask(&self, job: u64, what: u8) {
         let queue = self.shared.lock();
-        if let Some((running, cancelled)) = &queue.running
-            && *running == job
-        {
-            cancelled.store(true, Ordering::Relaxed);
+        if queue.running == Some(job) {
+            queue.asked.fetch_max(what, Ordering::Relaxed);
         }
     }
 }
+
+/// Nothing is asked of the running job.
+const UNASKED: u8 = 0;
+/// It got a SIGINT.
+const INTERRUPTED: u8 = 1;
+/// It is cancelled.
+const CANCELLED: u8 = 2;
 
 impl Drop for NativeSlot {
     fn drop(&mut self) {
@@ -188,7 +214,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self, cancelled: &Arc<AtomicBool>) -> Option<Job> {
+    fn next(&self) -> Option<Job> {
         let mut queue = self.lock();
         queue.running = None;
         loop {
@@ -196,8 +222,8 @@ impl Shared {
                 return None;
             }
             if let Some(job) = queue.jobs.pop_front() {
-                cancelled.store(false, Ordering::Relaxed);
-                queue.running = Some((job.attempt, cancelled.clone()));
+                queue.asked.store(UNASKED, Ordering::Relaxed);
+                queue.running = Some(job.attempt);
                 return Some(job);
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -205,25 +231,84 @@ impl Shared {
     }
 }
 
+/// What a thread's running job can reach.
+struct Context {
+    slot: SlotIndex,
+    shared: Arc<Shared>,
+    asked: Arc<AtomicU8>,
+    events: EventSender,
+    attempt: Cell<u64>,
+    codec: Cell<Codec>,
+    latest: RefCell<Option<Latest>>,
+}
+
 thread_local! {
-    static CANCELLED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    static CONTEXT: RefCell<Option<Rc<Context>>> = const { RefCell::new(None) };
 }
 
-/// Whether the task that runs on this thread was cancelled: a long function looks now and then, and returns early.
+/// Whether the task that runs on this thread was cancelled or interrupted: a long function looks now and then, and
+/// returns early.
 pub fn is_cancelled() -> bool {
-    CANCELLED.with_borrow(|cancelled| cancelled.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)))
+    let is_asked = |context: &Rc<Context>| context.asked.load(Ordering::Relaxed) != UNASKED;
+    CONTEXT.with_borrow(|context| context.as_ref().is_some_and(is_asked))
 }
 
-fn work(slot: SlotIndex, shared: &Shared, functions: &Functions, events: &EventSender) {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    CANCELLED.set(Some(cancelled.clone()));
-    while let Some(job) = shared.next(&cancelled) {
+/// The integer of the engine that runs this thread's task. None on other threads, and until the broker has given it.
+pub fn engine_id() -> Option<u32> {
+    let id = |context: &Rc<Context>| context.shared.engine_id.load(Ordering::Relaxed);
+    CONTEXT.with_borrow(|context| context.as_ref().map(id)).filter(|id| *id != u32::MAX)
+}
+
+/// Sends a value to the client while the task of this thread runs. It sees the latest one: a value replaces those
+/// before it that have not been sent yet.
+///
+/// # Errors
+/// [`FunctionError`] on a thread that runs no task, if the value cannot be encoded, and if it has more than 16 MiB.
+pub fn publish<T: Serialize>(value: &T) -> Result<(), FunctionError> {
+    let context = CONTEXT.with_borrow(Option::clone);
+    let outside = || FunctionError::new("RuntimeError", "publish() is for the thread that runs a task");
+    let context = context.ok_or_else(outside)?;
+    let (codec, buffers) = encode_value(context.codec.get(), value)?;
+    let bytes: usize = buffers.iter().map(Bytes::len).sum();
+    if bytes as u64 > PUBLISHED_BYTES_MAX - PUBLISHED_OVERHEAD_BYTES {
+        let text = format!("the published value has {bytes} bytes, over the limit of {PUBLISHED_BYTES_MAX}");
+        return Err(FunctionError::new("ValueError", text));
+    }
+    let latest = context.latest.borrow_mut().get_or_insert_default().clone();
+    if latest.put(Published { codec, buffers }) {
+        // Nobody listens any more when the engine ends.
+        let _ = context.events.send((context.slot, SlotEvent::Published { attempt: context.attempt.get(), latest }));
+    }
+    Ok(())
+}
+
+/// What a payload adds to its one buffer, and more.
+const PUBLISHED_OVERHEAD_BYTES: u64 = 1024;
+
+fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &EventSender) {
+    let asked = shared.lock().asked.clone();
+    let context = Rc::new(Context {
+        slot,
+        shared: shared.clone(),
+        asked: asked.clone(),
+        events: events.clone(),
+        attempt: Cell::new(0),
+        codec: Cell::new(Codec::Msgpack),
+        latest: RefCell::new(None),
+    });
+    CONTEXT.set(Some(context.clone()));
+    while let Some(job) = shared.next() {
+        context.attempt.set(job.attempt);
+        context.codec.set(job.header.codec);
         let began = Instant::now();
         let result = call(functions, &job.header, &job.data);
         let run_us = began.elapsed().as_micros() as u64;
+        context.latest.take();
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
-            Err(failure) if cancelled.load(Ordering::Relaxed) => (JobOutcome::Cancelled, raised(failure), Vec::new()),
+            Err(failure) if asked.load(Ordering::Relaxed) == CANCELLED => {
+                (JobOutcome::Cancelled, raised(failure), Vec::new())
+            }
             Err(failure) => (JobOutcome::Failed, raised(failure), Vec::new()),
         };
         let reply = Reply { outcome, header, data, run_us };
@@ -275,6 +360,17 @@ mod tests {
         let nothing = || 7u8;
         functions.insert("nothing".into(), Box::new(move |codec, data| Callable::call(&nothing, codec, data)));
         functions.insert("panics".into(), Box::new(|_, _| panic!("on purpose")));
+        let stuck: NativeFunction = Box::new(|_, _| {
+            loop {
+                std::thread::park();
+            }
+        });
+        functions.insert("stuck".into(), stuck);
+        let publishes = || {
+            (0..1000).for_each(|n| publish(&n).unwrap());
+            engine_id()
+        };
+        functions.insert("publishes".into(), Box::new(move |codec, data| Callable::call(&publishes, codec, data)));
         functions.insert(
             "waits".into(),
             Box::new(|_, _| {
@@ -326,19 +422,69 @@ mod tests {
         }
     }
 
+    fn begun(slot: &NativeSlot) {
+        while slot.shared.lock().running.is_none() {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_cancel_reaches_the_running_job_and_a_recall_the_waiting_one() {
         let (slot, mut events) = slot();
         slot.start([job(1, "waits", Codec::Msgpack, b"")]);
         slot.start([job(2, "nothing", Codec::Msgpack, &[0x90])]);
-        while slot.shared.lock().running.is_none() {
-            std::thread::yield_now();
-        }
+        begun(&slot);
         assert!(slot.recall(2) && !slot.recall(1));
         slot.cancel(2);
         slot.cancel(1);
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
         slot.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Succeeded);
+    }
+
+    #[test]
+    fn an_interrupt_reaches_the_running_job_alone_and_its_error_is_its_own() {
+        let (slot, mut events) = slot();
+        slot.start([job(1, "waits", Codec::Msgpack, b""), job(2, "waits", Codec::Msgpack, b"")]);
+        begun(&slot);
+        slot.interrupt(2);
+        slot.interrupt(1);
+        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Failed);
+        while slot.shared.lock().running != Some(2) {
+            std::thread::yield_now();
+        }
+        assert_eq!(slot.shared.lock().asked.load(Ordering::Relaxed), UNASKED);
+        slot.interrupt(2);
+        slot.cancel(2);
+        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
+    }
+
+    #[test]
+    fn a_function_publishes_and_only_its_last_word_is_kept() {
+        let (slot, mut events) = slot();
+        slot.set_engine_id(12);
+        slot.start([job(1, "publishes", Codec::Json, b"[[], {}]")]);
+        let Some((0, SlotEvent::Published { attempt: 1, latest })) = events.blocking_recv() else { panic!() };
+        assert_eq!(next_reply(&mut events).data, ["12"]);
+        let published = latest.take_if(|_| true).unwrap();
+        assert_eq!((published.codec, published.buffers), (Codec::Json, vec![Bytes::from_static(b"999")]));
+        assert_eq!(latest.take_if(|_| true), None);
+        assert_eq!(publish(&1).unwrap_err().type_name, "RuntimeError");
+        assert_eq!(engine_id(), None);
+    }
+
+    #[test]
+    fn a_slot_whose_function_heeds_nothing_is_in_nobodys_way() {
+        let (stuck, mut events) = slot();
+        stuck.start([job(1, "stuck", Codec::Msgpack, b""), job(2, "nothing", Codec::Msgpack, &[0x90])]);
+        begun(&stuck);
+        stuck.cancel(1);
+        stuck.interrupt(1);
+        assert!(stuck.recall(2), "what waits behind it can go elsewhere");
+        let (other, mut others) = slot();
+        other.start([job(3, "nothing", Codec::Msgpack, &[0x90])]);
+        assert_eq!(next_reply(&mut others).outcome, JobOutcome::Succeeded);
+        assert!(events.try_recv().is_err());
+        drop(stuck);
     }
 }

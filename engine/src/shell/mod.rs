@@ -1,5 +1,7 @@
 //! The engine's shell: the connection to the broker, made again and again, and the slots' runtimes.
 
+mod leave;
+mod register;
 mod slots;
 
 use std::path::PathBuf;
@@ -12,11 +14,12 @@ use furlong_link::home::{CapabilityFileError, load_capability};
 use furlong_link::incoming::{Incoming, ReceiveError};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::private_file::FileProblem;
+use furlong_link::stop::Stop;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_TURN_BYTES};
-use furlong_wire::message::{FromEngine, Goodbye, Register, Runtime, Slot, ToEngine};
+use furlong_wire::message::{FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
@@ -25,8 +28,11 @@ use tokio::task::JoinHandle;
 use crate::EngineError;
 use crate::core::{BrokerMisbehaved, Core, Output};
 use crate::runtime::native::Functions;
-use crate::runtime::python::PythonConfig;
+use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
 use crate::runtime::{SlotEvent, SlotIndex};
+use crate::surroundings::Variables;
+use leave::Drain;
+use register::Identity;
 use slots::Slots;
 
 /// Everything that an engine process is made of.
@@ -35,16 +41,22 @@ pub(crate) struct Setup {
     pub(crate) slots: u32,
     pub(crate) functions: Functions,
     pub(crate) python: Option<PythonConfig>,
+    pub(crate) variables: Variables,
+    pub(crate) first_id: Option<u32>,
+    pub(crate) labels: Vec<String>,
     pub(crate) software: String,
     pub(crate) stop_with_stdin: bool,
+    pub(crate) drain_timeout: Option<Duration>,
 }
 
 /// Slot events that are taken in one turn: few, so that the broker gets on with them meanwhile.
 const EVENTS_PER_TURN: usize = 128;
+/// How often is looked whether the connection lives, or whether it is time to leave.
+const TICK: Duration = Duration::from_millis(250);
 /// How long a task runs at most before the broker is told that it does.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
-/// How long the last bytes have to leave.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the first registration waits for the interpreter to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Shell {
     core: Core,
@@ -58,20 +70,13 @@ struct Shell {
     told: Option<String>,
     engines: Vec<EngineId>,
     leaving: Option<String>,
-}
-
-/// Who the process is, for as long as it lives.
-struct Identity {
-    instance: InstanceId,
-    session: SessionId,
-    uuids: Vec<EngineUuid>,
+    drain: Option<Drain>,
+    drain_timeout: Option<Duration>,
 }
 
 struct Settings {
     capability: PathBuf,
     software: String,
-    runtimes: Vec<Runtime>,
-    python: Option<String>,
 }
 
 enum Link {
@@ -97,23 +102,22 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
-        std::iter::once(Runtime::Native).chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
-    let python = setup.python.as_ref().map(|python| python.interpreter.display().to_string());
-    let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, sender);
+        [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+    let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, setup.variables, sender);
     let identity = Identity {
         instance: InstanceId(random_bytes()),
         session: SessionId(random_bytes()),
         uuids: (0..setup.slots).map(|_| EngineUuid(random_bytes())).collect(),
+        first_id: setup.first_id,
+        labels: setup.labels,
+        runtimes,
     };
-    let settings = Settings { capability: setup.capability, software: setup.software, runtimes, python };
+    let settings = Settings { capability: setup.capability, software: setup.software };
+    let dialling = connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);
     let mut shell = Shell {
         core: Core::new(identity.instance, setup.slots),
+        link: Link::Dialling(tokio::spawn(with_version(dialling, slots.python()))),
         slots,
-        link: Link::Dialling(tokio::spawn(connect(
-            settings.capability.clone(),
-            hello(&settings, &identity, 1),
-            Duration::ZERO,
-        ))),
         identity,
         setup: settings,
         incarnation: 1,
@@ -121,9 +125,11 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         told: None,
         engines: Vec::new(),
         leaving: None,
+        drain: None,
+        drain_timeout: setup.drain_timeout,
     };
-    let mut stop = std::pin::pin!(furlong_link::stop::requested(setup.stop_with_stdin));
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut stop = Stop::new(setup.stop_with_stdin);
+    let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Armed when a job begins and left as it is when that ends: a timer for each job would cost a wake of this thread.
     let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -142,14 +148,25 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
                 shell.core.report_started();
             }
             _ = tick.tick() => shell.link.watch_over(),
-            reason = &mut stop => shell.leaving = Some(reason.to_owned()),
+            reason = stop.next() => shell.handle_stop(reason),
         }
         shell.flush();
-        if let Some(reason) = shell.leaving.take() {
+        if let Some(reason) = shell.leaves_now() {
             shell.leave(&reason).await;
             return Ok(());
         }
     }
+}
+
+/// Dials, and meanwhile asks the interpreter for its version, which the registration tells.
+async fn with_version<T>(dialling: impl Future<Output = T>, python: Option<Arc<PythonShared>>) -> T {
+    let version = async {
+        if let Some(python) = python {
+            // What is wrong with it, the first task will be told.
+            let _ = tokio::time::timeout(VERSION_TIMEOUT, python.resolve()).await;
+        }
+    };
+    tokio::join!(dialling, version).0
 }
 
 /// What the link reports.
@@ -200,31 +217,16 @@ impl Shell {
     fn up(&mut self, dialed: Dialed) {
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let mut outgoing = Outgoing::new(sealer);
-        outgoing.push(&FromEngine::Register(Box::new(self.register())));
+        let python = self.slots.python();
+        let held = self.core.held();
+        let register = self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
+        outgoing.push(&FromEngine::Register(Box::new(register)));
         let (sent, received) = (Instant::now(), Instant::now());
         self.link = Link::Up(Box::new(Up { incoming, socket, outgoing, blocked: false, sent, received }));
         self.backoff.reset();
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
         self.core.handle_connected(welcome.payload_credit_bytes);
-    }
-
-    fn register(&self) -> Register {
-        let ids = self.engines.iter().map(|id| Some(*id)).chain(std::iter::repeat(None));
-        let slots = self.identity.uuids.iter().zip(ids).map(|(uuid, wanted)| Slot { uuid: *uuid, wanted }).collect();
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Register {
-            instance: self.identity.instance,
-            host,
-            pid: std::process::id(),
-            cwd: std::env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
-            slots,
-            runtimes: self.setup.runtimes.clone(),
-            python: self.setup.python.clone(),
-            environment: Vec::new(),
-            labels: Vec::new(),
-            held: self.core.held(),
-        }
     }
 
     fn down(&mut self, why: &str) {
@@ -287,6 +289,9 @@ impl Shell {
 
     /// Does what the core wants done, then writes once.
     fn flush(&mut self) {
+        if matches!(&self.link, Link::Up(up) if !up.blocked) {
+            self.core.send_published();
+        }
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send(message) => {
@@ -312,7 +317,14 @@ impl Shell {
                     }
                 }
                 Output::Registered(engines) => self.registered(engines),
-                Output::Leave(reason) => self.leaving = Some(reason),
+                Output::Signal(slot, runtime, job, signal) => self.slots.signal(slot, runtime, job, signal),
+                Output::Restart(slot) => {
+                    if !self.slots.restart(slot) {
+                        self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });
+                    }
+                }
+                Output::Leave(reason, true) => self.drain(&reason),
+                Output::Leave(reason, false) => self.leaving = Some(reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
                 Output::Log(line) => tracing::warn!("{line}"),
             }
@@ -349,21 +361,6 @@ impl Shell {
             }
             Err(error) => self.down(&format!("the connection broke: {error}")),
         }
-    }
-
-    /// Says goodbye and gives the last bytes a second to leave.
-    async fn leave(&mut self, reason: &str) {
-        tracing::info!("leaving: {reason}");
-        let Link::Up(up) = &mut self.link else { return };
-        up.outgoing.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
-        let last = async {
-            while let Ok(written) = up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
-                if written == Written::All || up.socket.writable().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
     }
 }
 

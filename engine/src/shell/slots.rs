@@ -1,21 +1,26 @@
-//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first
-//! needed.
+//! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python, all started when
+//! they are first needed.
 
 use std::sync::Arc;
 
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Runtime;
+use rustix::process::Signal;
 
 use crate::core::error;
+use crate::runtime::command::{CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+use crate::surroundings::Variables;
 
 /// All slots of the process.
 pub(super) struct Slots {
     places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
+    commands: Arc<CommandShared>,
+    variables: Variables,
     events: EventSender,
 }
 
@@ -25,6 +30,7 @@ struct Slot {
     /// Jobs that go to the thread together.
     batch: Vec<Job>,
     python: Option<PythonSlot>,
+    command: Option<CommandSlot>,
     engine_id: Option<u32>,
 }
 
@@ -33,14 +39,22 @@ impl Slots {
         count: u32,
         functions: Arc<Functions>,
         python: Option<PythonConfig>,
+        variables: Variables,
         events: EventSender,
     ) -> Self {
         let places = (0..count).map(|_| Slot::default()).collect();
-        let python = python.map(|config| {
-            let config = PythonConfig { slots_in_process: count, ..config };
-            Arc::new(PythonShared::new(config))
-        });
-        Self { places, functions, python, events }
+        let python = python.map(|config| Arc::new(PythonShared::new(config)));
+        Self { places, functions, python, commands: Arc::default(), variables, events }
+    }
+
+    /// The interpreters' common part, if there are any.
+    pub(super) fn python(&self) -> Option<Arc<PythonShared>> {
+        self.python.clone()
+    }
+
+    /// The variables that tasks find beyond the engine's own; [`Variables::of_slot`] are those of one slot's processes.
+    pub(super) fn variables(&self) -> &Variables {
+        &self.variables
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
@@ -53,14 +67,16 @@ impl Slots {
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
                 };
+                place.engine_id.into_iter().for_each(|id| native.set_engine_id(id));
                 place.native = Some(native);
                 place.batch.push(job);
                 Ok(())
             }
             (Runtime::Python, Some(shared)) => {
                 let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
+                let variables = &self.variables;
                 let python = place.python.get_or_insert_with(|| {
-                    let mut python = PythonSlot::new(slot, shared, events);
+                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(slot));
                     id.into_iter().for_each(|id| python.set_engine_id(id));
                     python
                 });
@@ -70,7 +86,19 @@ impl Slots {
             (Runtime::Python, None) => {
                 Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
             }
-            (Runtime::Command, _) => Err(cannot(job.attempt, "this version of the engine runs no commands")),
+            (Runtime::Command, _) => {
+                let command = match place.command.take() {
+                    Some(command) => command,
+                    None => {
+                        let (env, shared) = (self.variables.of_slot(slot), self.commands.clone());
+                        CommandSlot::new(slot, env, shared, self.events.clone())
+                            .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
+                    }
+                };
+                place.engine_id.into_iter().for_each(|id| command.set_engine_id(id));
+                place.command.insert(command).start(job);
+                Ok(())
+            }
         }
     }
 
@@ -89,7 +117,7 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
             Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
-            Runtime::Command => {}
+            Runtime::Command => place.command.iter().for_each(|command| command.cancel(job, force)),
         }
     }
 
@@ -100,13 +128,38 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
             Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
-            Runtime::Command => false,
+            Runtime::Command => place.command.as_ref().is_some_and(|command| command.recall(job)),
         }
+    }
+
+    /// Sends a signal to a job, if it runs now.
+    pub(super) fn signal(&mut self, slot: SlotIndex, runtime: Runtime, job: u64, number: i32) {
+        self.hand_over();
+        let Some(signal) = Signal::from_named_raw(number) else {
+            tracing::warn!("slot {slot}: there is no signal {number}");
+            return;
+        };
+        let place = &mut self.places[slot as usize];
+        match runtime {
+            Runtime::Native if signal == Signal::INT => place.native.iter().for_each(|native| native.interrupt(job)),
+            Runtime::Native => {
+                tracing::warn!("slot {slot}: a native function is no process, and gets no signal but SIGINT");
+            }
+            Runtime::Python => place.python.iter_mut().for_each(|python| python.signal(job, signal)),
+            Runtime::Command => place.command.iter().for_each(|command| command.signal(job, number)),
+        }
+    }
+
+    /// Ends a slot's interpreter. That it is gone will be reported; false if there was none that could.
+    pub(super) fn restart(&mut self, slot: SlotIndex) -> bool {
+        let python = self.places[slot as usize].python.as_mut();
+        python.map(PythonSlot::restart).is_some()
     }
 
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         let Some(place) = self.places.get_mut(slot as usize) else { return };
         place.engine_id = Some(id);
+        place.native.iter().for_each(|native| native.set_engine_id(id));
         place.python.iter_mut().for_each(|python| python.set_engine_id(id));
     }
 }

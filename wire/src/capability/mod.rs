@@ -8,20 +8,22 @@
 mod cluster_name;
 mod endpoint;
 mod key_file;
+mod revoked;
 mod text;
 
 pub use cluster_name::{BadClusterName, ClusterName};
 pub use endpoint::{Endpoint, EndpointError};
 pub use key_file::{BrokerKey, IssuerKeyFile};
+pub use revoked::{BadReason, Revocation, RevokedError, RevokedTokens, check_reason};
 pub use text::{FieldProblem, JsonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::ids::ClusterId;
-use crate::keys::{IssuerPublicKey, PublicKey, SecretKey};
-use crate::token::{Claims, HolderProved, Role, Token, TokenError};
+use crate::ids::{ClusterId, OwnerId, TokenId};
+use crate::keys::{IssuerKey, IssuerPublicKey, PublicKey, SecretKey};
+use crate::token::{Claims, HolderProved, Role, Token, TokenError, TokenLimits};
 
 /// Endpoints in one capability.
 pub const ENDPOINTS_MAX: usize = 64;
@@ -39,7 +41,53 @@ pub struct Capability {
     proved: HolderProved,
 }
 
+/// What a new capability allows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// To whom the holder's tasks and results belong.
+    pub owner: OwnerId,
+    /// What the holder may do.
+    pub role: Role,
+    /// Labels of the engines that the holder may use, ascending, each once; none means all engines.
+    pub scopes: Vec<String>,
+    /// How much of the broker the holder may occupy.
+    pub limits: TokenLimits,
+    /// The first second (of 1970) in which it is good.
+    pub not_before_s: u64,
+    /// The first second (of 1970) in which it is no longer good, or [`Claims::NEVER`].
+    pub expires_s: u64,
+}
+
 impl Capability {
+    /// Makes a new capability of a cluster. `token_id` and `holder_secret` are fresh random bytes.
+    ///
+    /// # Errors
+    /// What [`IssuerKey::sign`] and [`Capability::new`] refuse.
+    pub fn issue(
+        issuer: &IssuerKey,
+        cluster: ClusterName,
+        endpoints: Vec<Endpoint>,
+        server_key: PublicKey,
+        grant: Grant,
+        token_id: TokenId,
+        holder_secret: SecretKey,
+    ) -> Result<Self, CapabilityError> {
+        let Grant { owner, role, scopes, limits, not_before_s, expires_s } = grant;
+        let (cluster_id, holder) = (ClusterId::of(&issuer.public()), holder_secret.public());
+        let claims =
+            Claims { cluster: cluster_id, token_id, holder, owner, role, scopes, limits, not_before_s, expires_s };
+        let token = issuer.sign(&claims).map_err(CapabilityError::Token)?;
+        Self::new(cluster, endpoints, server_key, issuer.public(), token, holder_secret)
+    }
+
+    /// The same capability for a broker at other endpoints.
+    ///
+    /// # Errors
+    /// No endpoint, or more than [`ENDPOINTS_MAX`].
+    pub fn at(self, endpoints: Vec<Endpoint>) -> Result<Self, CapabilityError> {
+        Self::new(self.cluster, endpoints, self.server_key, self.issuer_key, self.token, self.holder_secret)
+    }
+
     /// Puts a capability together.
     ///
     /// # Errors Parts that do not belong together: a token that this issuer did not sign for its own cluster and for

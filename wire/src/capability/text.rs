@@ -14,9 +14,12 @@ pub(super) const VERSION: u32 = 1;
 /// Why a text is not the JSON of the file that it should be.
 #[derive(Debug, Error)]
 pub enum JsonError {
-    /// More than [`CAPABILITY_FILE_BYTES_MAX`] bytes.
-    #[error("the file is longer than {CAPABILITY_FILE_BYTES_MAX} bytes")]
-    TooLong,
+    /// More bytes than such a file may have.
+    #[error("the file is longer than {bytes_max} bytes")]
+    TooLong {
+        /// The limit.
+        bytes_max: u64,
+    },
     /// Not JSON, or not with these fields.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -51,6 +54,9 @@ pub enum FieldProblem {
     /// A key of another length than a key's.
     #[error("it has not 64 hexadecimal digits")]
     NotAKeyLength,
+    /// A token id of another length.
+    #[error("it has not 32 hexadecimal digits")]
+    NotAnId,
     /// An issuer key that is none.
     #[error(transparent)]
     IssuerKey(#[from] IssuerKeyError),
@@ -58,8 +64,17 @@ pub enum FieldProblem {
 
 /// Reads a file of one kind.
 pub(super) fn parse<T: DeserializeOwned>(kind: &'static str, text: &str) -> Result<T, JsonError> {
-    if text.len() as u64 > CAPABILITY_FILE_BYTES_MAX {
-        return Err(JsonError::TooLong);
+    parse_within(CAPABILITY_FILE_BYTES_MAX, kind, text)
+}
+
+/// Reads a file of one kind with a limit of its own.
+pub(super) fn parse_within<T: DeserializeOwned>(
+    bytes_max: u64,
+    kind: &'static str,
+    text: &str,
+) -> Result<T, JsonError> {
+    if text.len() as u64 > bytes_max {
+        return Err(JsonError::TooLong { bytes_max });
     }
     // Kind and version first: a later version's new field is not an unknown field of this one.
     let head: Head = serde_json::from_str(text)?;

@@ -33,7 +33,7 @@ pub struct TaskQuery {
     pub label: Option<String>,
     /// Only those that have not ended, or only those that have.
     pub ended: Option<bool>,
-    /// Begin after this task, the last one of an earlier answer.
+    /// Go on after this task: what an earlier answer said.
     pub after: Option<TaskId>,
     /// So many at most; the broker may give fewer at once.
     pub limit: u32,
@@ -148,8 +148,9 @@ pub enum ReplyBody {
     Done,
     /// To a cancel of tasks: how many are cancelled from now on, and how many had ended before.
     Cancelled(u64, u64),
-    /// To [`Query::Tasks`]: in the order of sessions and numbers, and whether there are more.
-    Tasks(Vec<TaskRecord>, bool),
+    /// To [`Query::Tasks`]: in the order of sessions and numbers, and where to go on if that was not all. There may be
+    /// more even if these are none: one answer looks at a bounded number of tasks.
+    Tasks(Vec<TaskRecord>, Option<TaskId>),
 }
 
 /// What happened, for subscribers.

@@ -297,3 +297,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_owner_of_a_name_is_the_same_in_its_cluster_and_another_elsewhere() {
+    let (one, other) = (ClusterId([1; 32]), ClusterId([2; 32]));
+    assert_eq!(OwnerId::named(one, "alice"), OwnerId::named(one, "alice"));
+    assert_ne!(OwnerId::named(one, "alice"), OwnerId::named(one, "bob"));
+    assert_ne!(OwnerId::named(one, "alice"), OwnerId::named(other, "alice"));
+    // For ever: files that were issued for a name long ago are of the same owner as those of today.
+    assert_eq!(OwnerId::named(one, "alice").to_string(), "86297500c13c2d8e4704c8299be88cb3");
+}
+
+#[test]
+fn ids_read_as_they_print_and_in_no_other_spelling() {
+    let id = TokenId([0x0a; 16]);
+    assert_eq!(id.to_string().parse(), Ok(id));
+    for wrong in ["", "0a", "0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", "+a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", &"0".repeat(33)] {
+        assert_eq!(wrong.parse::<TokenId>(), Err(NotAnId), "{wrong}");
+    }
+}

@@ -1,44 +1,50 @@
 //! What is true of a core after every step, whatever its peers did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use furlong_wire::ids::EngineId;
 
 use crate::core::Core;
 use crate::core::payloads::Stored;
-use crate::core::sessions::Definition;
-use crate::core::tasks::{State, Task, TaskKey};
+use crate::core::sessions::{Definition, Done};
+use crate::core::tasks::{Place, State, Task, TaskKey};
 
 /// All of them.
 pub fn hold(core: &Core) {
     each_task_is_unfinished_or_done(core);
     results_held_are_counted(core);
     attempts_and_engines_agree(core);
-    loads_are_in_order(core);
     shared_tasks_are_counted(core);
     no_shared_task_waits_while_an_engine_idles(core);
+    direct_queues_have_their_tasks(core);
     no_direct_task_waits_while_its_engine_idles(core);
     direct_queues_keep_the_order_of_submits(core);
+    who_waits_waits_for_somebody(core);
+    deadlines_are_those_of_tasks(core);
     the_budget_is_what_is_held(core);
+    kept_tasks_are_counted(core);
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {
-    let keys = core.sessions.iter().flat_map(|(_, session)| session.tasks.values().copied());
+    let keys = core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
     keys.map(|key| (key, core.tasks.get(key).expect("a session's unfinished task is in the table")))
 }
 
 fn each_task_is_unfinished_or_done(core: &Core) {
     for (key, session) in core.sessions.iter() {
-        for (n, task) in &session.tasks {
+        for (n, task) in session.tasks.iter() {
             let task = core.tasks.get(*task).expect("a session's unfinished task is in the table");
-            assert_eq!((task.session, task.n), (key, *n));
-            assert!(!session.done.contains_key(n), "task {n} is both unfinished and done");
+            assert_eq!((task.session, task.n), (key, n));
+            assert!(!session.done.contains(n), "task {n} is both unfinished and done");
+            assert!(!session.endings.contains(n), "task {n} is unfinished, and has an end");
         }
-        let last = session.tasks.keys().chain(session.done.keys()).max();
-        assert!(last.is_none_or(|last| *last <= session.submitted));
+        let numbers = session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
+        assert!(numbers.max().is_none_or(|last| last <= session.submitted));
         assert!((session.tasks.len() + session.done.len()) as u64 <= session.tasks_max);
+        assert!(!session.departed || (session.done.is_empty() && !session.tasks.is_empty()), "{key:?} should be gone");
     }
+    assert_eq!(core.tasks.len(), unfinished(core).count());
 }
 
 fn results_held_are_counted(core: &Core) {
@@ -50,56 +56,89 @@ fn attempts_and_engines_agree(core: &Core) {
     let mut assigned = 0;
     for (id, engine) in core.engines.iter() {
         assigned += engine.assigned.len();
-        let of_engine = |count: &u64| core.attempts.get(count).filter(|given| given.engine == id);
+        let of_engine = |count: &u64| core.attempts.get(*count).filter(|given| given.engine == id);
         let given: Vec<_> =
             engine.assigned.iter().map(|count| of_engine(count).expect("an attempt is given")).collect();
         let direct = given.iter().filter(|given| given.direct).count();
         assert_eq!(engine.assigned_direct as usize, direct, "engine {id}");
-        assert!(engine.recalled.is_subset(&engine.assigned), "engine {id}");
-        assert!(engine.process.is_none_or(|key| core.processes.contains_key(&key)), "engine {id} of a ghost process");
+        let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
+        assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
+        let process = engine.process.map(|key| core.processes.get(&key).expect("an engine's process is there"));
         assert_eq!(engine.process.is_none(), engine.given_up.is_some(), "engine {id} is here, or is waited for");
+        assert_eq!(engine.class, process.and_then(|process| process.class), "engine {id}");
+        assert!(process.is_none_or(|process| process.class.is_none() == process.leaving), "engine {id}");
     }
     assert_eq!(assigned, core.attempts.len());
-    for (count, given) in &core.attempts {
+    for (count, given) in core.attempts.iter() {
         let Some(task) = core.tasks.get(given.task) else { continue };
         let current = matches!(task.state, State::Assigned { engine, attempt, .. }
-            if engine == given.engine && attempt == *count);
-        assert!(current, "attempt {count} is not its task's");
+            if engine == given.engine && attempt == count);
+        assert!(current && !given.stopping, "attempt {count} is not its task's");
     }
     for (key, task) in unfinished(core) {
         let State::Assigned { attempt, .. } = task.state else { continue };
-        assert_eq!(core.attempts.get(&attempt).map(|given| given.task), Some(key));
+        assert_eq!(core.attempts.get(attempt).map(|given| given.task), Some(key));
     }
 }
 
-fn loads_are_in_order(core: &Core) {
-    let connected = core.engines.iter().filter(|(_, engine)| engine.process.is_some());
-    let mut loads: Vec<_> = connected.map(|(id, engine)| (engine.load(), id)).collect();
-    loads.sort_unstable();
-    let expected: Vec<_> = loads.into_iter().map(|(_, id)| id).collect();
-    assert_eq!(core.engines.by_load(u32::MAX).collect::<Vec<_>>(), expected);
+fn waits_in_shared_queue(task: &Task) -> bool {
+    task.state == State::Queued && task.place == Place::Shared
 }
 
 fn shared_tasks_are_counted(core: &Core) {
-    let queued = unfinished(core).filter(|(_, task)| task.state == State::Queued && task.target.is_none()).count();
-    assert_eq!(core.shared_len, queued as u64);
+    let queued = unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)).count();
+    assert_eq!(core.placements.tasks_waiting(), queued as u64);
+    let mut of_placement: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    for (_, task) in unfinished(core) {
+        let counts = of_placement.entry(task.placement).or_default();
+        counts.0 += 1;
+        counts.1 += u64::from(waits_in_shared_queue(task));
+    }
+    for (id, placement) in core.placements.iter() {
+        let expected = of_placement.get(&id).copied().unwrap_or_default();
+        assert_eq!((placement.tasks(), placement.waiting), expected, "{:?}", placement.demands);
+    }
+}
+
+fn idle(core: &Core) -> impl Iterator<Item = EngineId> {
+    core.engines.iter().filter(|(_, engine)| engine.class.is_some() && engine.load() == 0).map(|(id, _)| id)
 }
 
 fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
-    for (_, task) in unfinished(core).filter(|(_, task)| task.state == State::Queued && task.target.is_none()) {
-        let process = |id| core.processes.get(&core.engines.get(id)?.process?);
-        let runs = |id: &EngineId| process(*id).is_some_and(|process| process.runs(task.runtime));
-        let idle = core.engines.by_load(1).find(runs);
+    for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
+        let class = |id: &EngineId| core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work");
+        let idle = idle(core).find(|id| core.placements.fits(task.placement, class(id)));
         assert_eq!(idle, None, "task {} waits while that engine idles", task.n);
     }
 }
 
+/// What waits for one engine is in its queue, and nowhere else.
+fn direct_queues_have_their_tasks(core: &Core) {
+    let mut queued: BTreeMap<EngineId, BTreeSet<TaskKey>> = BTreeMap::new();
+    for (key, task) in unfinished(core) {
+        if let Some(engine) = task.place.engine().filter(|_| !matches!(task.state, State::Assigned { .. })) {
+            queued.entry(engine).or_default().insert(key);
+        }
+    }
+    for (id, engine) in core.engines.iter() {
+        let in_queue: Vec<_> = engine.queue.iter().filter(|key| core.tasks.get(*key).is_some()).collect();
+        let distinct: BTreeSet<_> = in_queue.iter().copied().collect();
+        assert_eq!(distinct.len(), in_queue.len(), "engine {id} has a task twice");
+        assert_eq!(distinct, queued.remove(&id).unwrap_or_default(), "engine {id}");
+        assert_eq!(engine.queue.len(), in_queue.len(), "engine {id} counts its queue");
+    }
+    assert!(queued.is_empty(), "tasks wait for engines that are not there: {queued:?}");
+}
+
 fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
-    for id in core.engines.by_load(1) {
+    for id in idle(core) {
         let engine = core.engines.get(id).expect("an engine with a load is there");
+        if engine.restarting {
+            continue;
+        }
         let mut blocked = Vec::new();
-        for task in engine.queue.iter().filter_map(|key| core.tasks.get(*key)) {
-            if task.state == State::Receiving {
+        for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)) {
+            if matches!(task.state, State::Receiving | State::Waiting | State::Pausing) {
                 blocked.push(task.session);
             }
             assert!(blocked.contains(&task.session), "task {} waits while engine {id} idles", task.n);
@@ -110,28 +149,57 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
 fn direct_queues_keep_the_order_of_submits(core: &Core) {
     for (id, engine) in core.engines.iter() {
         let mut last = BTreeMap::new();
-        for task in engine.queue.iter().filter_map(|key| core.tasks.get(*key)) {
+        let direct = |task: &&Task| matches!(task.place, Place::Direct(_));
+        for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)).filter(direct) {
             let before = last.insert(task.session, task.n);
             assert!(before.is_none_or(|before| before < task.n), "engine {id} has {before:?} before {}", task.n);
         }
     }
 }
 
+fn who_waits_waits_for_somebody(core: &Core) {
+    let mut held = 0;
+    let mut pairs = 0;
+    for (_, task) in unfinished(core) {
+        held += u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        let waits = task.more().and_then(|more| more.waits.as_ref());
+        let pending: BTreeSet<_> = waits.into_iter().flat_map(|waits| waits.keys()).collect();
+        pairs += pending.len();
+        assert!(pending.iter().all(|key| core.tasks.get(*key).is_some()), "task {} waits for what has ended", task.n);
+        assert!(task.state != State::Waiting || !pending.is_empty(), "task {} waits for nobody", task.n);
+    }
+    assert_eq!((core.held, core.dependents.len()), (held, pairs));
+}
+
+fn deadlines_are_those_of_tasks(core: &Core) {
+    let deadlines = unfinished(core).filter(|(_, task)| task.deadline().is_some()).count();
+    assert_eq!(core.deadlines.len(), deadlines);
+    for (_, task) in unfinished(core).filter(|(_, task)| task.state == State::Pausing) {
+        assert!(task.deadline().is_some(), "task {} pauses for ever", task.n);
+    }
+}
+
+fn done_bytes(done: &Done) -> u64 {
+    done.payload.as_ref().map_or(0, Stored::budget_bytes) + done.what.output_bytes()
+}
+
 fn the_budget_is_what_is_held(core: &Core) {
     let mut held = 0;
     for (_, session) in core.sessions.iter() {
         held += session.receiving.abandoned_bytes();
-        held += session.done.values().filter_map(|done| done.payload.as_ref()).map(Stored::budget_bytes).sum::<u64>();
+        held += session.done.iter().map(|(_, done)| done_bytes(done)).sum::<u64>();
         for definition in session.definitions.values() {
             if let Definition::Here(stored) = definition {
                 held += stored.budget_bytes();
             }
         }
     }
+    held += core.kept.iter().map(|kept| done_bytes(&kept.done)).sum::<u64>();
     held += core.processes.values().map(|process| process.receiving.abandoned_bytes()).sum::<u64>();
     // The tasks of one submit share its payload.
     let mut requests = BTreeMap::new();
     for (_, task) in unfinished(core) {
+        held += task.more().map_or(0, |more| more.output.kept_bytes());
         if let Stored::Chunked(payload) = &task.payload {
             requests.insert(Arc::as_ptr(payload), task.payload.budget_bytes());
         }
@@ -140,12 +208,19 @@ fn the_budget_is_what_is_held(core: &Core) {
     assert_eq!(core.budget.state().0, held);
 }
 
+fn kept_tasks_are_counted(core: &Core) {
+    assert_eq!(core.kept.len(), core.kept.iter().count());
+}
+
 /// Nothing is left that would occupy memory.
 pub fn is_quiet(core: &Core) {
     hold(core);
     assert_eq!(unfinished(core).count(), 0);
-    assert_eq!((core.results_held, core.shared_len, core.attempts.len()), (0, 0, 0));
+    assert_eq!((core.results_held, core.attempts.len(), core.kept.len()), (0, 0, 0));
     assert_eq!(core.budget.state().0, 0);
+    assert_eq!((core.deadlines.len(), core.dependents.len(), core.held, core.restarting.len()), (0, 0, 0, 0));
+    assert!(core.quotas.is_empty());
     assert!(core.sessions.iter().next().is_none(), "every session has ended");
     assert!(core.processes.values().all(|process| process.sessions.is_empty() && process.definitions.is_empty()));
+    assert!(core.processes.values().all(|process| process.shares.is_empty()));
 }

@@ -1,5 +1,6 @@
 //! Tests of the core: examples named for what they show, and invariants under any sequence of events.
 
+mod authority;
 mod direct_queue;
 mod engines_lost;
 mod invariants;

@@ -342,7 +342,7 @@ impl Model {
         for (_, session) in self.farm.core.sessions.iter() {
             for n in 1..=session.submitted {
                 let acknowledged = self.acknowledged.contains(&(session.id, n));
-                let places = [session.tasks.contains_key(&n), session.done.contains_key(&n), acknowledged];
+                let places = [session.tasks.contains(n), session.done.contains(n), acknowledged];
                 assert_eq!(
                     places.into_iter().filter(|it| *it).count(),
                     1,
@@ -404,6 +404,8 @@ impl Model {
             self.check();
             self.farm.goodbye(client);
         }
+        // What was kept goes after an hour.
+        self.farm.wait(Duration::from_secs(3_600));
         invariants::is_quiet(&self.farm.core);
     }
 }

@@ -184,7 +184,8 @@ impl Farm {
         self.core.handle_disconnected(self.now, connection);
     }
 
-    fn pump(&mut self) {
+    /// Carries out what the core wants done.
+    pub fn pump(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToClient(connection, message) => {
@@ -198,7 +199,7 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::Transfer(..) | Output::SaveRoster(_) => {}
+                Output::Transfer(..) | Output::SaveRoster(_) | Output::Revoke(..) | Output::Stop(_) => {}
             }
         }
     }
@@ -345,7 +346,9 @@ impl Farm {
     pub fn open_engine(&mut self, process: usize) {
         let connection = self.connection();
         let session = SessionId(self.processes[process].slots[0].uuid.0);
-        let welcome = self.core.handle_connected(self.now, connection, peer(Role::Engine, session, 1, 200)).unwrap();
+        // Each process has a token of its own, which its first engine's uuid tells.
+        let peer = peer(Role::Engine, session, 1, session.0[0]);
+        let welcome = self.core.handle_connected(self.now, connection, peer).unwrap();
         let it = &mut self.processes[process];
         it.connection = Some(connection);
         it.recalls.clear();
@@ -532,7 +535,7 @@ pub fn at_most_once() -> TaskOptions {
     TaskOptions { at_most_once: true, ..TaskOptions::default() }
 }
 
-fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Peer {
+pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Peer {
     let claims = Claims {
         cluster: ClusterId([9; 32]),
         token_id: TokenId([holder; 16]),

@@ -4,11 +4,16 @@
 //! talks with its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`),
 //! and when the interpreter dies, reports what was lost and starts the next one for the next job.
 
+mod death;
 mod held;
 mod interpreter;
+mod memory;
 mod outbox;
+mod pace;
+mod page;
 mod process;
 mod protocol;
+mod replies;
 mod session;
 mod slot;
 #[cfg(test)]
@@ -17,14 +22,19 @@ mod tests;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
 use super::reaper::Reaper;
 
+pub(crate) use death::RESTARTED;
 pub use interpreter::{ResolvedInterpreter, find_interpreter};
 pub use slot::PythonSlot;
+
+/// Variables of the environment.
+pub type Variables = Vec<(OsString, OsString)>;
 
 /// What the interpreters of one engine process have in common.
 #[derive(Clone, Debug)]
@@ -32,7 +42,7 @@ pub struct PythonConfig {
     /// The interpreter, as [`find_interpreter`] gives it; it may be a shim.
     pub interpreter: PathBuf,
     /// Variables that the interpreters see beyond the engine's own.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Variables,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
     /// How long a forced cancel waits for the interrupt to work before it kills.
@@ -54,6 +64,20 @@ impl PythonConfig {
     }
 }
 
+impl PythonConfig {
+    /// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them: the
+    /// variables that the user has not set.
+    pub fn thread_counts(&self) -> Vec<(&'static str, String)> {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let share = (cores / self.slots_in_process.max(1) as usize).max(1).to_string();
+        let is_set = |name: &str| std::env::var_os(name).is_some() || self.env.iter().any(|(set, _)| set == name);
+        THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
+    }
+}
+
+const THREAD_COUNT_VARIABLES: [&str; 4] =
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
 /// What all slots of an engine process share. Nothing is run before the first job.
 #[derive(Debug)]
 pub struct PythonShared {
@@ -66,6 +90,11 @@ impl PythonShared {
     /// Makes it; nothing is run.
     pub fn new(config: PythonConfig) -> Self {
         Self { config, resolved: OnceCell::new(), reaper: Reaper::default() }
+    }
+
+    /// What they have in common.
+    pub fn config(&self) -> &PythonConfig {
+        &self.config
     }
 
     /// The real interpreter behind the configured one, found by running that once.

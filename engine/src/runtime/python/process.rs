@@ -8,7 +8,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::thread::available_parallelism;
 
 use bytes::{Bytes, BytesMut};
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -19,8 +18,9 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::page::Page;
 use super::protocol::{Inbox, Incoming};
-use super::{PythonConfig, PythonError, PythonShared};
+use super::{PythonConfig, PythonError, PythonShared, Variables, memory};
 use crate::runtime::OutputStream;
 
 /// A running interpreter whose worker takes jobs. Its process group is killed when this is dropped.
@@ -30,35 +30,42 @@ pub(super) struct Interpreter {
     pub(super) socket: UnixStream,
     pub(super) stdout: OutputPipe,
     pub(super) stderr: OutputPipe,
+    pub(super) page: Page,
+    /// The system's kills for want of memory before it started.
+    memory_kills: Option<u64>,
     pid: Pid,
     group: Arc<ProcessGroup>,
 }
 
 impl Interpreter {
-    /// Starts an interpreter, and waits until its worker is ready.
-    pub(super) async fn start(shared: &PythonShared, group: &Arc<ProcessGroup>) -> Result<Self, PythonError> {
+    /// Starts an interpreter with these variables beside the configured ones, and waits until its worker is ready.
+    pub(super) async fn start(
+        shared: &PythonShared,
+        env: &Variables,
+        group: &Arc<ProcessGroup>,
+    ) -> Result<Self, PythonError> {
         let resolved = shared.resolve().await?;
         let path = &resolved.executable;
         let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
-        let mut interpreter = Self::spawn(path.as_os_str(), &shared.config, group).map_err(cannot_start)?;
-        shared.reaper.add(interpreter.pid).await.map_err(PythonError::Reaper)?;
+        let mut interpreter = Self::spawn(path.as_os_str(), &shared.config, env, group).map_err(cannot_start)?;
+        shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
                 interpreter.kill();
                 let status = interpreter.child.wait().await.map_err(cannot_start)?;
-                death_cause(status, &interpreter.stderr.read_tail())
+                interpreter.death_cause(status)
             }
             Err(_) => format!("its worker was not ready within {} s", shared.config.start_timeout.as_secs()),
         };
-        interpreter.bury(shared).await;
+        interpreter.bury(shared);
         // One line: of a traceback, the last line says most.
         let why = why.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
         let why = if why.len() > 1 { format!("{}: {}", why[0], why[why.len() - 1]) } else { why.concat() };
         Err(PythonError::CannotStart { path: path.clone(), why })
     }
 
-    fn spawn(path: &OsStr, config: &PythonConfig, group: &Arc<ProcessGroup>) -> io::Result<Self> {
+    fn spawn(path: &OsStr, config: &PythonConfig, env: &Variables, group: &Arc<ProcessGroup>) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a
@@ -68,7 +75,8 @@ impl Interpreter {
         command
             .args(["-c", BOOTSTRAP])
             .envs(config.env.iter().map(|(name, value)| (name, value)))
-            .envs(thread_counts(config))
+            .envs(config.thread_counts())
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
@@ -84,6 +92,8 @@ impl Interpreter {
             socket: UnixStream::from_std(ours)?,
             stdout: OutputPipe::new(OutputStream::Stdout, stdout)?,
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
+            page: Page::new()?,
+            memory_kills: memory::kills(),
             pid,
             group: Arc::clone(group),
         })
@@ -92,6 +102,7 @@ impl Interpreter {
     /// Sends the worker's files, and waits for its word.
     async fn hand_over(&mut self) -> io::Result<()> {
         self.socket.write_all(&worker_bundle()).await?;
+        self.page.send_over(&self.socket).await?;
         let mut inbox = Inbox::default();
         loop {
             self.socket.readable().await?;
@@ -109,10 +120,21 @@ impl Interpreter {
 
     /// Sends SIGINT to the interpreter alone: the worker's handler then reads its socket.
     pub(super) fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Sends a signal to the interpreter alone.
+    pub(super) fn signal(&self, signal: Signal) {
         if self.child.id().is_some() {
             // It fails if the process has ended, which its exit status tells better.
-            let _ = kill_process(self.pid, Signal::INT);
+            let _ = kill_process(self.pid, signal);
         }
+    }
+
+    /// Says how it ended, with the last lines of its standard error.
+    pub(super) fn death_cause(&mut self, status: ExitStatus) -> String {
+        let memory_ran_out = memory::kills().zip(self.memory_kills).map(|(now, before)| now > before);
+        death_cause(status, memory_ran_out, &self.stderr.read_tail())
     }
 
     /// Kills the interpreter and all that it has started.
@@ -121,10 +143,10 @@ impl Interpreter {
     }
 
     /// The interpreter has ended: kills what it left, and forgets the group.
-    pub(super) async fn bury(self, shared: &PythonShared) {
+    pub(super) fn bury(self, shared: &PythonShared) {
         self.group.kill();
         self.group.clear();
-        shared.reaper.remove(self.pid).await;
+        shared.reaper.remove(self.pid);
     }
 }
 
@@ -233,10 +255,15 @@ impl OutputPipe {
     }
 }
 
-/// Says how an interpreter ended, in a line, and then the last lines of its standard error.
-pub(super) fn death_cause(status: ExitStatus, stderr: &str) -> String {
+/// Says how an interpreter ended, in a line, and then the last lines of its standard error. Whether the system has
+/// killed something for want of memory while it lived is not always known.
+fn death_cause(status: ExitStatus, memory_ran_out: Option<bool>, stderr: &str) -> String {
     let mut cause = match (status.signal(), status.code()) {
-        (Some(9), _) => "the interpreter was killed by SIGKILL, as the system does when memory runs out".to_owned(),
+        (Some(9), _) => match memory_ran_out {
+            Some(true) => "the interpreter was killed by the system, because memory ran out".to_owned(),
+            Some(false) => "the interpreter was killed by SIGKILL".to_owned(),
+            None => "the interpreter was killed by SIGKILL, as the system does when memory runs out".to_owned(),
+        },
         (Some(signal), _) => format!("the interpreter was killed by {}", signal_name(signal)),
         (None, code) => format!("the interpreter ended with exit code {}", code.unwrap_or(-1)),
     };
@@ -267,14 +294,6 @@ fn signal_name(signal: i32) -> String {
     name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them.
-fn thread_counts(config: &PythonConfig) -> Vec<(&'static str, String)> {
-    let cores = available_parallelism().map_or(1, usize::from);
-    let share = (cores / config.slots_in_process.max(1) as usize).max(1).to_string();
-    let is_set = |name: &str| std::env::var_os(name).is_some() || config.env.iter().any(|(set, _)| set == name);
-    THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
-}
-
 /// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
 fn worker_bundle() -> Bytes {
     let mut bundle = BytesMut::from(format!("{:8}", WORKER_FILES.len()).as_bytes());
@@ -286,13 +305,15 @@ fn worker_bundle() -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 7] = [
+const WORKER_FILES: [(&str, &str); 9] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
     ("furlong_worker.errors", include_str!("furlong_worker/errors.py")),
     ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
+    ("furlong_worker.namespace", include_str!("furlong_worker/namespace.py")),
+    ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
     ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
 ];
 
@@ -318,8 +339,6 @@ for _ in range(int(read(8))):
 module.main()
 "#;
 
-const THREAD_COUNT_VARIABLES: [&str; 4] =
-    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 /// Jobs of 256 KiB, and the kernel's own record of each of their frames.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;

@@ -7,7 +7,7 @@ use furlong_wire::call::{Call, Codec};
 use furlong_wire::ids::FunctionHash;
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
-use crate::runtime::{Job, OutputStream};
+use crate::runtime::{Job, OutputStream, Published};
 
 /// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
 pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -17,6 +17,8 @@ pub(super) const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Control {
     /// The attempt is to end; an interrupt follows.
     Cancel(u64),
+    /// The attempt's code is to see an interrupt; one follows.
+    Interrupt(u64),
     /// All output of the job whose reply said `drain` has been read.
     Drained,
     /// Which attempt runs? The answer repeats the number. An interrupt follows.
@@ -29,10 +31,11 @@ impl Control {
     /// Appends the frame.
     pub(super) fn encode(self, out: &mut BytesMut) {
         let (kind, number) = match self {
-            Control::Cancel(attempt) => (4, attempt),
-            Control::Drained => (5, 0),
-            Control::Ask(question) => (6, question),
-            Control::EngineId(id) => (7, u64::from(id)),
+            Control::Cancel(attempt) => (9, attempt),
+            Control::Drained => (10, 0),
+            Control::Ask(question) => (11, question),
+            Control::EngineId(id) => (12, u64::from(id)),
+            Control::Interrupt(attempt) => (13, attempt),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }
@@ -51,7 +54,7 @@ pub(super) struct Request {
 impl Request {
     /// Lays a job out. `knows_source` says whether the interpreter still has a source of this hash, which then is left
     /// out.
-    pub(super) fn new(job: Job, knows_source: bool) -> Result<Self, SourceMissing> {
+    pub(super) fn new(job: Job, knows_source: bool) -> Result<Self, CannotAsk> {
         let codec = match job.header.codec {
             Codec::Json => 1,
             Codec::Pickle => 2,
@@ -65,13 +68,16 @@ impl Request {
                 let source = match (knows_source, source.map(Bytes::from).or(job.definition)) {
                     (true, _) => Bytes::new(),
                     (false, Some(source)) => source,
-                    (false, None) => return Err(SourceMissing),
+                    (false, None) => return Err(CannotAsk::SourceMissing),
                 };
                 (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
             }
-            Call::Run { .. } | Call::Push | Call::Pull { .. } | Call::Keys | Call::Clear | Call::Command(_) => {
-                return Err(SourceMissing);
-            }
+            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source)]),
+            Call::Push => (5, Vec::new()),
+            Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
+            Call::Keys => (7, Vec::new()),
+            Call::Clear => (8, Vec::new()),
+            Call::Command(_) => return Err(CannotAsk::Command),
         };
         buffers.extend(job.data);
         let body_bytes = 8 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
@@ -87,7 +93,9 @@ impl Request {
                 let source = source.as_ref().map(String::len).or(job.definition.as_ref().map(Bytes::len));
                 32 + file.len() + source.unwrap_or(0) + function.len()
             }
-            _ => 0,
+            Call::Run { file, source } => file.len() + source.len(),
+            Call::Pull { names } => names.iter().map(|name| 8 + name.len()).sum(),
+            Call::Push | Call::Keys | Call::Clear | Call::Command(_) => 0,
         };
         call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
     }
@@ -145,10 +153,16 @@ fn put_request_header(out: &mut BytesMut, length: usize, number: u64, kind: u8, 
     out.put_u32_le(buffers);
 }
 
-/// A call by source came without the source, and the interpreter has none of this hash.
+/// Why a job cannot be asked of an interpreter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the call names a source by its hash, but neither the call nor a definition brought the source")]
-pub(super) struct SourceMissing;
+pub(super) enum CannotAsk {
+    /// A call by source came without the source, and the interpreter has none of this hash.
+    #[error("the call names a source by its hash, but neither the call nor a definition brought the source")]
+    SourceMissing,
+    /// The call is for another runtime.
+    #[error("the call is a command, but its task was submitted for Python; submit it for the runtime `command`")]
+    Command,
+}
 
 /// A frame from the interpreter.
 #[derive(Debug)]
@@ -166,6 +180,13 @@ pub(super) enum Incoming {
     },
     /// Output of a thread whose job has ended.
     Stray(OutputStream, Bytes),
+    /// What a job has published.
+    Published {
+        /// The attempt.
+        attempt: u64,
+        /// What.
+        published: Published,
+    },
 }
 
 /// A job's end.
@@ -197,6 +218,11 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// Frames that did not come over the socket.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { buffer: BytesMut::from(bytes) }
+    }
+
     /// Where to read to: room for the rest of a frame that has begun, and at least 64 KiB.
     pub(super) fn room(&mut self) -> &mut BytesMut {
         let begun = self.begun_frame_bytes().unwrap_or(0);
@@ -300,6 +326,10 @@ impl ReplyFrame {
             7 => {
                 let stream = if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
                 return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
+            }
+            8 => {
+                let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
+                return Ok(Incoming::Published { attempt: self.attempt, published: Published { codec, buffers } });
             }
             _ => return Err(ProtocolBroken),
         };

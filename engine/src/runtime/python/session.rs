@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem;
 use std::process::ExitStatus;
 
 use bytes::Bytes;
-use furlong_wire::call::{Call, Codec, RemoteError, ReplyHeader};
+use furlong_wire::call::{Call, Codec};
+use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
@@ -14,12 +14,12 @@ use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sle
 use super::PythonShared;
 use super::held::HeldOutput;
 use super::outbox::Outbox;
-use super::process::{Interpreter, death_cause};
-use super::protocol::{
-    Control, End, Ended, Inbox, Incoming, KnownSources, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX,
-};
-use super::slot::{Command, SlotContext, cancelled_reply};
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent};
+use super::pace::Pace;
+use super::process::Interpreter;
+use super::protocol::{Control, Ended, Inbox, Incoming, KnownSources, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::replies::reply;
+use super::slot::{Command, SlotContext};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +32,15 @@ pub(super) enum SessionEnd {
 
 /// The state of one interpreter.
 pub(super) struct Session<'a> {
-    context: &'a SlotContext,
-    shared: &'a PythonShared,
+    pub(super) context: &'a SlotContext,
+    pub(super) shared: &'a PythonShared,
     engine_id: &'a mut Option<u32>,
-    interpreter: Interpreter,
-    inbox: Inbox,
+    pub(super) interpreter: Interpreter,
+    pub(super) inbox: Inbox,
     outbox: Outbox,
     sources: KnownSources,
     /// Jobs that the interpreter has, in the order in which it runs them.
-    sent: VecDeque<Sent>,
+    pub(super) sent: VecDeque<Sent>,
     sent_bytes: usize,
     pace: Pace,
     held: HeldOutput,
@@ -49,19 +49,21 @@ pub(super) struct Session<'a> {
     is_stalled: bool,
     /// A cancel or a question is on its way, and SIGINT must follow it.
     interrupt_due: bool,
-    forced: Vec<Forced>,
+    pub(super) forced: Vec<Forced>,
     /// When to kill an interpreter that has closed its socket and does not end.
-    closing: Option<Instant>,
-    /// The attempt for whose sake the interpreter was killed.
-    killed_for: Option<u64>,
+    pub(super) closing: Option<Instant>,
     /// Why the interpreter must go.
-    fault: Option<Fault>,
+    pub(super) fault: Option<Fault>,
+    /// It has ended: what is read now is what it had not sent.
+    pub(super) is_dead: bool,
+    /// What the running job has published last.
+    latest: (u64, Latest),
 }
 
 /// A job that the interpreter has.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
-    attempt: u64,
+pub(super) struct Sent {
+    pub(super) attempt: u64,
     bytes: usize,
     codec: Codec,
     is_large: bool,
@@ -70,14 +72,18 @@ struct Sent {
 
 /// A forced cancel whose grace period runs.
 #[derive(Clone, Copy, Debug)]
-struct Forced {
-    attempt: u64,
-    kill_at: Instant,
+pub(super) struct Forced {
+    pub(super) attempt: u64,
+    pub(super) kill_at: Instant,
 }
 
 /// Why an interpreter must go that has not ended by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fault {
+pub(super) enum Fault {
+    /// It was killed, because this attempt did not heed a forced cancel.
+    KilledFor(u64),
+    /// It was killed, because somebody wanted another.
+    Restarted,
     /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells how.
     SocketClosed,
     /// It sends what is no frame.
@@ -126,8 +132,9 @@ impl<'a> Session<'a> {
             interrupt_due: false,
             forced: Vec::new(),
             closing: None,
-            killed_for: None,
             fault: None,
+            is_dead: false,
+            latest: (0, Latest::default()),
         }
     }
 
@@ -154,7 +161,7 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status).await;
+                    self.handle_exit(status);
                     return SessionEnd::InterpreterDown;
                 }
             }
@@ -253,6 +260,8 @@ impl<'a> Session<'a> {
                 *self.engine_id = Some(id);
                 self.outbox.push_control(Control::EngineId(id));
             }
+            Command::Restart => self.restart(),
+            Command::Signal { attempt, signal } => self.signal(attempt, signal),
             Command::Cancel { attempt, force } => {
                 if !self.is_sent(attempt) {
                     return;
@@ -266,7 +275,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn is_sent(&self, attempt: u64) -> bool {
+    /// A signal for an attempt, if that is what runs now. It need not have said that it runs, nor those before it that
+    /// they have ended.
+    fn signal(&mut self, attempt: u64, signal: Signal) {
+        let is_first = self.sent.front().is_some_and(|sent| sent.attempt == attempt);
+        if !is_first && self.begun() != Some(attempt) {
+            return;
+        }
+        if signal == Signal::INT {
+            self.outbox.push_control(Control::Interrupt(attempt));
+            self.interrupt_due = true;
+        } else {
+            self.interpreter.signal(signal);
+        }
+    }
+
+    pub(super) fn is_sent(&self, attempt: u64) -> bool {
         self.sent.iter().any(|sent| sent.attempt == attempt)
     }
 
@@ -288,11 +312,11 @@ impl<'a> Session<'a> {
 
     /// The interpreter usually ends by itself now, and its exit status tells more.
     fn close(&mut self, fault: Fault) {
-        self.fault = Some(fault);
+        self.fault.get_or_insert(fault);
         self.closing = Some(Instant::now() + self.shared.config.kill_grace);
     }
 
-    fn handle_frames(&mut self) -> Result<(), ProtocolBroken> {
+    pub(super) fn handle_frames(&mut self) -> Result<(), ProtocolBroken> {
         while let Some(frame) = self.inbox.poll_frame()? {
             match frame {
                 Incoming::Ready => {}
@@ -308,6 +332,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 Incoming::Ended(ended) => self.handle_ended(ended)?,
+                Incoming::Published { attempt, published } => self.handle_published(attempt, published),
             }
         }
         Ok(())
@@ -316,7 +341,8 @@ impl<'a> Session<'a> {
     fn handle_ended(&mut self, ended: Ended) -> Result<(), ProtocolBroken> {
         let attempt = ended.attempt;
         let Some(sent) = self.sent.front().copied().filter(|sent| sent.attempt == attempt) else {
-            return Err(ProtocolBroken);
+            // The dead have said some things twice.
+            return if self.is_dead { Ok(()) } else { Err(ProtocolBroken) };
         };
         if ended.drain {
             self.emit_held(attempt);
@@ -332,6 +358,15 @@ impl<'a> Session<'a> {
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
         self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec) });
         Ok(())
+    }
+
+    fn handle_published(&mut self, attempt: u64, published: Published) {
+        if self.latest.0 != attempt {
+            self.latest = (attempt, Latest::default());
+        }
+        if self.latest.1.put(published) {
+            self.context.emit(SlotEvent::Published { attempt, latest: self.latest.1.clone() });
+        }
     }
 
     // Output.
@@ -374,13 +409,13 @@ impl<'a> Session<'a> {
         self.is_stalled = true;
     }
 
-    fn emit_held(&mut self, attempt: u64) {
+    pub(super) fn emit_held(&mut self, attempt: u64) {
         for (stream, bytes) in self.held.take() {
             self.emit_output(Some(attempt), stream, bytes);
         }
     }
 
-    fn emit_unread(&mut self, attempt: Option<u64>) {
+    pub(super) fn emit_unread(&mut self, attempt: Option<u64>) {
         for (stream, bytes) in self.read_unread() {
             self.emit_output(attempt, stream, bytes);
         }
@@ -403,122 +438,12 @@ impl<'a> Session<'a> {
         }
         self.context.emit_output(attempt, stream, bytes);
     }
-
-    // Ends.
-
-    fn handle_deadline(&mut self) {
-        let now = Instant::now();
-        if self.closing.is_some_and(|kill_at| kill_at <= now) {
-            self.interpreter.kill();
-            self.closing = Some(now + self.shared.config.kill_grace);
-        }
-        let running = self.sent.front().map(|sent| sent.attempt);
-        for forced in &mut self.forced {
-            if forced.kill_at > now {
-                continue;
-            }
-            forced.kill_at = now + self.shared.config.kill_grace;
-            // One that has not begun is answered when its turn comes: no reason to kill another.
-            if running == Some(forced.attempt) {
-                self.killed_for = running;
-                self.interpreter.kill();
-            }
-        }
-    }
-
-    /// Reports what the dead interpreter still had said, then what was lost, then its death.
-    async fn handle_exit(mut self, status: io::Result<ExitStatus>) {
-        while let Ok(1..) = self.interpreter.socket.try_read_buf(self.inbox.room()) {
-            if self.handle_frames().is_err() {
-                break;
-            }
-        }
-        let running = self.sent.front().map(|sent| sent.attempt);
-        if let Some(attempt) = running {
-            self.emit_held(attempt);
-        }
-        self.emit_unread(running);
-        let cause = self.cause(status);
-        for sent in mem::take(&mut self.sent) {
-            let attempt = sent.attempt;
-            if self.killed_for == Some(attempt) {
-                let reply = cancelled_reply("cancelled, and its interpreter killed");
-                self.context.emit(SlotEvent::Finished { attempt, reply });
-            } else {
-                self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause.clone());
-            }
-        }
-        self.interpreter.bury(self.shared).await;
-        self.context.emit(SlotEvent::Down { cause });
-    }
-
-    fn cause(&mut self, status: io::Result<ExitStatus>) -> String {
-        let stderr = self.interpreter.stderr.read_tail();
-        match (status, self.killed_for, self.fault) {
-            (_, Some(_), _) => "the interpreter was killed to cancel a task".to_owned(),
-            (Ok(_), None, Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
-            (Ok(status), None, Some(Fault::SocketClosed)) if status.success() => {
-                "the code has closed all files".to_owned()
-            }
-            (Ok(status), None, _) => death_cause(status, &stderr),
-            (Err(error), None, _) => format!("the interpreter is gone: {error}"),
-        }
-    }
-}
-
-fn reply(ended: Ended, codec: Codec) -> Reply {
-    let Ended { end, run_us, count, buffers, .. } = ended;
-    let text = |at: usize| buffers.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
-    let raised = || {
-        let execution = (count > 0).then_some(count);
-        ReplyHeader::Raised(RemoteError { type_name: text(0), message: text(1), traceback: text(2), execution })
-    };
-    match end {
-        End::Returned => {
-            let header = ReplyHeader::Returned { codec };
-            Reply { outcome: JobOutcome::Succeeded, header, data: buffers, run_us }
-        }
-        End::Executed => {
-            let header =
-                ReplyHeader::Executed { count, repr: (!buffers.is_empty()).then(|| text(0)), displays: Vec::new() };
-            Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), run_us }
-        }
-        End::Raised => Reply { outcome: JobOutcome::Failed, header: raised(), data: Vec::new(), run_us },
-        End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
-        End::Cancelled => Reply { outcome: JobOutcome::Cancelled, header: raised(), data: Vec::new(), run_us },
-    }
-}
-
-/// Whether recent jobs were such that the next may be sent before they end: short, so that they are rarely cancelled
-/// and never recalled, and quiet, so that output is attributed without holding it.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Jobs to see before it is brisk.
-    wanted: u32,
-}
-
-impl Pace {
-    fn note(&mut self, run_us: u64, has_output: bool) {
-        self.wanted = if has_output {
-            QUIET_JOBS_WANTED
-        } else if run_us > SHORT_JOB_US {
-            self.wanted.max(1)
-        } else {
-            self.wanted.saturating_sub(1)
-        };
-    }
-
-    fn is_brisk(&self) -> bool {
-        self.wanted == 0
-    }
 }
 
 /// As many jobs go ahead at most.
 const JOBS_AHEAD_MAX: usize = 64;
 /// And as many bytes of them: a cancel behind them must fit into the socket's buffer, as the interpreter reads it late.
 const BYTES_AHEAD_MAX: usize = 256 * 1024;
-const SHORT_JOB_US: u64 = 1000;
-const QUIET_JOBS_WANTED: u32 = 16;
 /// While several jobs are sent, output and stalled replies are looked after so often.
 const TICK: Duration = Duration::from_millis(2);
 const COMMANDS_PER_TURN: usize = 256;

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use furlong_wire::call::{RemoteError, ReplyHeader};
+use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
+use super::death::RESTARTED;
 use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
-use super::{PythonError, PythonShared};
+use super::{PythonError, PythonShared, Variables};
 use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
@@ -21,6 +23,7 @@ pub struct PythonSlot {
     context: SlotContext,
     shared: Arc<PythonShared>,
     engine_id: Option<u32>,
+    env: Variables,
     commands: UnboundedSender<Command>,
     /// Present until the task starts.
     receiver: Option<UnboundedReceiver<Command>>,
@@ -36,7 +39,14 @@ impl PythonSlot {
     pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
         let (commands, receiver) = unbounded_channel();
         let context = SlotContext { slot, events, queue: Arc::default(), group: Arc::default() };
-        Self { context, shared, engine_id: None, commands, receiver: Some(receiver), task: None }
+        Self { context, shared, engine_id: None, env: Vec::new(), commands, receiver: Some(receiver), task: None }
+    }
+
+    /// Variables of this slot's interpreters alone. Call it before the first job.
+    #[must_use]
+    pub fn with_env(mut self, env: Variables) -> Self {
+        self.env = env;
+        self
     }
 
     /// Sets `engine_id` in the namespace, from the next job on.
@@ -53,6 +63,7 @@ impl PythonSlot {
                 context: self.context.clone(),
                 shared: Arc::clone(&self.shared),
                 engine_id: self.engine_id,
+                env: self.env.clone(),
                 commands: receiver,
             };
             self.task = Some(tokio::spawn(task.run()));
@@ -68,6 +79,21 @@ impl PythonSlot {
             self.context.emit(SlotEvent::Finished { attempt, reply });
         } else {
             self.tell(Command::Cancel { attempt, force });
+        }
+    }
+
+    /// Sends a signal to the interpreter, if the attempt is what runs now. SIGINT reaches that attempt's code alone; it
+    /// sees `KeyboardInterrupt`.
+    pub fn signal(&mut self, attempt: u64, signal: Signal) {
+        self.tell(Command::Signal { attempt, signal });
+    }
+
+    /// Kills the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
+    pub fn restart(&mut self) {
+        if self.receiver.is_some() {
+            self.context.emit(SlotEvent::Down { cause: RESTARTED.into() });
+        } else {
+            self.tell(Command::Restart);
         }
     }
 
@@ -98,6 +124,10 @@ pub(super) enum Command {
     JobQueued,
     /// Cancel an attempt that is no longer in the queue.
     Cancel { attempt: u64, force: bool },
+    /// Send a signal to an attempt that runs.
+    Signal { attempt: u64, signal: Signal },
+    /// Kill the interpreter.
+    Restart,
     /// The engine's id is known.
     EngineId(u32),
 }
@@ -164,6 +194,7 @@ struct SlotTask {
     context: SlotContext,
     shared: Arc<PythonShared>,
     engine_id: Option<u32>,
+    env: Variables,
     commands: UnboundedReceiver<Command>,
 }
 
@@ -172,7 +203,8 @@ impl SlotTask {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
-                Command::Cancel { .. } => {} // it has ended with its interpreter
+                Command::Cancel { .. } | Command::Signal { .. } => {} // it has ended with its interpreter
+                Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {
                         if self.run_interpreter().await == SessionEnd::SlotDropped {
@@ -185,7 +217,7 @@ impl SlotTask {
     }
 
     async fn run_interpreter(&mut self) -> SessionEnd {
-        match Interpreter::start(&self.shared, &self.context.group).await {
+        match Interpreter::start(&self.shared, &self.env, &self.context.group).await {
             Ok(interpreter) => {
                 let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
                 session.run(&mut self.commands).await

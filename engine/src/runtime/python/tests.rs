@@ -13,7 +13,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
+
+mod control;
+mod death;
+mod operations;
+mod rich;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -31,6 +36,8 @@ struct Fixture {
     stray: String,
     replies: HashMap<u64, Reply>,
     downs: Vec<String>,
+    recalled: Vec<u64>,
+    published: HashMap<u64, Published>,
 }
 
 impl Fixture {
@@ -43,7 +50,9 @@ impl Fixture {
         let (sender, events) = unbounded_channel();
         let slot = PythonSlot::new(7, Arc::new(PythonShared::new(config)), sender);
         let (output, replies) = (HashMap::new(), HashMap::new());
-        Self { slot, events, attempts: 0, output, stray: String::new(), replies, downs: Vec::new() }
+        let (recalled, published) = (Vec::new(), HashMap::new());
+        let (stray, downs) = (String::new(), Vec::new());
+        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published }
     }
 
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
@@ -77,6 +86,11 @@ impl Fixture {
             SlotEvent::StrayOutput { bytes, .. } => self.stray.push_str(std::str::from_utf8(&bytes).unwrap()),
             SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
             SlotEvent::Down { cause } => self.downs.push(cause),
+            SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
+            SlotEvent::Published { attempt, latest } => {
+                assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
+                self.published.extend(latest.take_if(|_| true).map(|published| (attempt, published)));
+            }
         }
     }
 
@@ -373,49 +387,6 @@ async fn pickles_and_raw_buffers_travel_out_of_band() {
     }
     let attempt = python.start(Call::Named { function: "pair".into() }, Codec::Raw, Vec::new());
     assert_eq!(python.end(attempt).await.data, [Bytes::from_static(b"ab"), Bytes::from_static(b"c")]);
-}
-
-#[tokio::test]
-async fn a_death_loses_its_job_and_those_behind_with_the_cause_and_the_next_starts_anew() {
-    let mut python = Fixture::new();
-    python.eval("x = 1; y = 2").await;
-    let dies = python.start_execute("import os, sys\nprint('last words', file=sys.stderr)\nos._exit(3)");
-    let behind = python.start_execute("x");
-    let reply = python.end(dies).await;
-    assert_eq!(lost(&reply), "the interpreter ended with exit code 3\nlast words");
-    assert_eq!(python.text(dies, OutputStream::Stderr), "last words\n");
-    let after = python.end(behind).await;
-    assert!(matches!(&after.outcome, JobOutcome::Lost(_)) || error(after).type_name == "NameError");
-    python.down().await;
-    assert_eq!(error(python.execute("x").await).type_name, "NameError");
-
-    let dies = python.start_execute("import os; os.kill(os.getpid(), 9)");
-    assert!(lost(&python.end(dies).await).contains("SIGKILL"));
-    assert!(python.down().await.contains("SIGKILL"));
-    let dies = python.start_execute("import ctypes; ctypes.string_at(0)");
-    let reply = python.end(dies).await;
-    assert!(lost(&reply).starts_with("the interpreter was killed by SIGSEGV\nFatal Python error"), "{reply:?}");
-}
-
-#[tokio::test]
-async fn a_death_among_short_jobs_ends_each_of_them_once() {
-    let mut python = Fixture::new();
-    python.eval("import os\ndef f(n): n and os._exit(n)").await;
-    let warm = python.start_named("f", "[[0],{}]");
-    python.end(warm).await;
-    let argument = |n| if n == 20 { "[[4],{}]" } else { "[[0],{}]" };
-    let attempts: Vec<_> = (0..40).map(|n| python.start_named("f", argument(n))).collect();
-    for (n, attempt) in attempts.into_iter().enumerate() {
-        let outcome = python.end(attempt).await.outcome;
-        // Those before it may have ended without having been flushed; those behind it may not have been sent.
-        match outcome {
-            JobOutcome::Succeeded => assert!(n < 20),
-            JobOutcome::Lost(cause) => assert_eq!(cause, "the interpreter ended with exit code 4"),
-            JobOutcome::Failed => assert!(n > 20),
-            JobOutcome::Cancelled => panic!("nobody cancelled {n}"),
-        }
-    }
-    python.down().await;
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ It needs CPython 3.8 or later and nothing but the standard library. `process.rs`
 starts an interpreter with a short bootstrap and sends them to it; then `worker.main` takes over.
 
 Modules: `channel` has the protocol, `worker` the loop, interrupts, threads and forks, `calls` the
-codecs, `sources` the functions that came as text, `output` the two streams, `errors` how exceptions
-are told.
+codecs, `namespace` the variables, `rich` what IPython adds, `sources` the functions that came as text,
+`output` the two streams, `errors` how exceptions are told.
 """
 
 from typing import Union

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import pickle
 from typing import Any, Callable, Sequence
 
@@ -13,6 +15,11 @@ from furlong_worker.errors import type_name
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096
 BUFFERS_MAX = 4000
+# Nesting that every reader of json can follow.
+DEPTH_MAX = 100
+
+
+PUBLISHED_BYTES_MAX = 16 * 1024 * 1024
 
 
 def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> list[Buffer]:
@@ -28,6 +35,45 @@ def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> l
     if codec == RAW:
         return _value_to_raw(function(*[memoryview(buffer) for buffer in data]))
     raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")
+
+
+def encode(value: Any, codec: int) -> list[Buffer]:
+    """Encode a value of ours in the codec of a call."""
+    if codec == JSON:
+        return [_value_to_json(value)]
+    if codec == PICKLE:
+        return _value_to_pickle(value)
+    raise TypeError("this operation answers as json or pickle, not as msgpack or raw")
+
+
+def encode_published(value: Any) -> tuple[int, list[Buffer]]:
+    """Encode a value as json if that says the same, else as a pickle."""
+    codec: int = PICKLE
+    buffers: list[Buffer] = []
+    if _is_plain(value, 0):
+        with contextlib.suppress(UnicodeEncodeError):  # half of a surrogate pair
+            codec, buffers = JSON, [_json_encode(value).encode("utf-8")]
+    if codec == PICKLE:
+        buffers = _value_to_pickle(value)
+    size = 128 + sum(len(buffer) + 72 for buffer in buffers)  # with what a payload adds
+    if size > PUBLISHED_BYTES_MAX:
+        raise ValueError(
+            f"the published value has {size} bytes, over the limit of {PUBLISHED_BYTES_MAX}; "
+            "publish less, or return it as the task's result"
+        )
+    return codec, buffers
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether json gives the value back as it is."""
+    cls = type(value)
+    if cls is float:
+        return bool(math.isfinite(value))
+    if cls is dict:
+        return depth < DEPTH_MAX and all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
+    if cls is list:
+        return depth < DEPTH_MAX and all(_is_plain(item, depth + 1) for item in value)
+    return value is None or cls is str or cls is bool or (cls is int and -(2**63) <= value < 2**64)
 
 
 _json_decode = json.JSONDecoder().decode

@@ -22,8 +22,14 @@ Interrupts
 ----------
 To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says only "read your
 socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
-for another. With `ASK` and SIGINT the engine asks which attempt runs; the answer comes after all
-replies that wait.
+for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
+engine asks which attempt runs; the answer comes after all replies that wait.
+
+Death
+-----
+Small replies that wait are kept in memory that the engine can read, behind the attempt that began
+last (`page.rs`). So the engine can tell, whenever this process dies, what had ended, what ran and
+what had not begun.
 """
 
 from __future__ import annotations
@@ -48,9 +54,10 @@ REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
 # Kinds of request.
-EXECUTE, NAMED, SOURCE, CANCEL, DRAINED, ASK, ENGINE_ID = range(1, 8)
+EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR = range(1, 9)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT = range(9, 14)
 # Kinds of reply.
-READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY = range(1, 8)
+READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED = range(1, 9)
 # Codecs.
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
@@ -64,6 +71,9 @@ INBOX_BYTES = 512 * 1024
 # A reply waits for others unless so many wait, their bytes are so many, or its job took so long.
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
+# The same numbers as in `page.rs`.
+PAGE_HEAD_BYTES = 16
+PAGE_BYTES = PAGE_HEAD_BYTES + REPLY_BYTES_MAX
 SHORT_JOB_US = 1000
 
 
@@ -73,10 +83,11 @@ class Channel:
     Complete jobs come out of `jobs`; control messages take effect as they are read.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, page: mmap.mmap) -> None:
         self.sock = sock
         self.jobs: collections.deque[Job] = collections.deque()
         self.cancelled: set[int] = set()
+        self.interrupted: set[int] = set()
         self.questions: list[int] = []
         self.drained = False
         self.engine_id: int | None = None
@@ -84,9 +95,12 @@ class Channel:
         self._inbox = bytearray(INBOX_BYTES)
         self._view = memoryview(self._inbox)
         self._filled = 0
-        self._replies: list[Buffer] = []
+        self._page = page
+        self._page_view = memoryview(page)
+        # The attempt that began last, and how many bytes of replies there are.
+        self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
+        self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0
-        self._reply_bytes = 0
         self._send_lock = threading.Lock()
 
     def receive(self) -> None:
@@ -127,7 +141,7 @@ class Channel:
             end = body + length
             if end > filled:
                 break
-            if kind <= SOURCE:
+            if kind <= CLEAR:
                 buffers = []
                 at = body + 8 * count
                 for (size,) in SIZE.iter_unpack(self._view[body:at]):
@@ -171,6 +185,8 @@ class Channel:
     def _take_control(self, kind: int, number: int) -> None:
         if kind == CANCEL:
             self.cancelled.add(number)
+        elif kind == INTERRUPT:
+            self.interrupted.add(number)
         elif kind == DRAINED:
             self.drained = True
         elif kind == ASK:
@@ -188,38 +204,48 @@ class Channel:
         buffers: Sequence[Buffer],
     ) -> None:
         """Queue a reply; it is sent at once if it should not wait for others."""
-        replies = self._replies
+        page, at = self._page, self._page_end
         if len(buffers) == 1:
             (buffer,) = buffers
             size = len(buffer)
-            length = size + 8
-            head = REPLY_OF_ONE.pack(length, attempt, run_us, count, 1, kind, flags, size)
-            replies += (head, buffer)
+            body = at + REPLY_OF_ONE.size
+            end = body + size
+            if end > PAGE_BYTES:
+                self._send_alone(attempt, kind, flags, run_us, count, buffers)
+                return
+            REPLY_OF_ONE.pack_into(page, at, size + 8, attempt, run_us, count, 1, kind, flags, size)
+            page[body:end] = buffer
         else:
             sizes = [len(buffer) for buffer in buffers]
-            length = sum(sizes) + 8 * len(sizes)
-            replies.append(REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags))
-            replies += map(SIZE.pack, sizes)
-            replies += buffers
+            body = at + REPLY.size
+            end = body + 8 * len(sizes) + sum(sizes)
+            if end > PAGE_BYTES:
+                self._send_alone(attempt, kind, flags, run_us, count, buffers)
+                return
+            REPLY.pack_into(page, at, end - body, attempt, run_us, count, len(sizes), kind, flags)
+            page[body:end] = b"".join([*map(SIZE.pack, sizes), *buffers])
+        self._page_end = end
+        self.page_words[1] = end - PAGE_HEAD_BYTES  # last: from here on it is said, even by the dead
         self._reply_count += 1
-        self._reply_bytes += length
-        if (
-            flags & DRAIN
-            or run_us > SHORT_JOB_US
-            or self._reply_count > REPLIES_MAX
-            or self._reply_bytes > REPLY_BYTES_MAX
-        ):
+        if flags & DRAIN or run_us > SHORT_JOB_US or self._reply_count > REPLIES_MAX:
             self.flush()
+
+    def _send_alone(
+        self, attempt: int, kind: int, flags: int, run_us: int, count: int, buffers: Sequence[Buffer]
+    ) -> None:
+        """Send a reply that finds no room behind those that wait."""
+        self.flush()
+        sizes = [len(buffer) for buffer in buffers]
+        length = sum(sizes) + 8 * len(sizes)
+        head = REPLY.pack(length, attempt, run_us, count, len(sizes), kind, flags)
+        self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 
     def flush(self) -> None:
         """Send all queued replies."""
-        if self._replies:
-            replies = self._replies
-            self._replies, self._reply_count = [], 0
-            if self._reply_bytes <= REPLY_BYTES_MAX:
-                replies = [b"".join(replies)]
-            self._reply_bytes = 0
-            self._send(replies)
+        if self._reply_count:
+            self._send([self._page_view[PAGE_HEAD_BYTES : self._page_end]])
+            self.page_words[1] = 0
+            self._page_end, self._reply_count = PAGE_HEAD_BYTES, 0
 
     def answer_questions(self, running: int | None) -> None:
         """Tell the engine what runs now, after all replies that were queued."""
@@ -238,6 +264,13 @@ class Channel:
                 data,
             ]
         )
+
+    def send_published(self, attempt: int, codec: int, buffers: Sequence[Buffer]) -> None:
+        """Send what a job publishes; callable from any thread."""
+        sizes = [len(buffer) for buffer in buffers]
+        length = sum(sizes) + 8 * len(sizes)
+        head = REPLY.pack(length, attempt, 0, codec, len(sizes), PUBLISHED, 0)
+        self._send([b"".join([head, *map(SIZE.pack, sizes)]), *buffers])
 
     def send_ready(self) -> None:
         """Tell the engine that jobs may come."""

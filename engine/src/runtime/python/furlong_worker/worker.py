@@ -9,31 +9,42 @@ import builtins
 import fcntl
 import importlib
 import linecache
+import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 import types
 from typing import Any, Callable, NoReturn, Sequence
 
+import furlong_worker
 from furlong_worker import Buffer
-from furlong_worker.calls import apply
+from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.channel import (
     CANCELLED,
+    CLEAR,
     DRAIN,
     EXECUTE,
     EXECUTED,
+    KEYS,
     NAMED,
+    PAGE_BYTES,
+    PULL,
+    PUSH,
     RAISED,
     RETURNED,
+    RUN,
     SOURCE,
     Channel,
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output
+from furlong_worker.rich import Rich
 from furlong_worker.sources import LoadedSource
 
 # Executed cells whose lines later tracebacks can still show.
@@ -41,7 +52,6 @@ CELLS_MAX = 1000
 ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe has taken longer.
 LONG_ENOUGH_TO_REDIRECT_US = 50
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 class Worker:
@@ -61,13 +71,22 @@ class Worker:
         self._in_handler = False
         self._executions = 0
         self._functions: dict[bytes, Callable[..., Any]] = {}
-        self._namespace = _new_main_module()
+        self._names = Namespace()
+        self._namespace = self._names.variables
+        self._names.seed("publish", self.publish)
+        furlong_worker.publish = self.publish  # type: ignore[attr-defined]
+        self._rich = Rich(self._names)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
             SOURCE: self._call_source,
+            RUN: self._run_script,
+            PUSH: self._push,
+            PULL: self._pull,
+            KEYS: lambda codec, *_: encode(self._names.keys(), codec),
+            CLEAR: self._clear,
         }
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
@@ -84,6 +103,7 @@ class Worker:
                     channel.answer_questions(None)
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
+            channel.interrupted.clear()
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -92,12 +112,15 @@ class Worker:
         kind, codec, attempt, buffers, source = job
         channel = self.channel
         if channel.engine_id is not None:
-            self._namespace["engine_id"], channel.engine_id = channel.engine_id, None
+            self._names.seed("engine_id", channel.engine_id)
+            channel.engine_id = None
         if attempt in channel.cancelled:
             channel.reply(attempt, CANCELLED, 0, 0, 0, [])
             return
+        channel.page_words[0] = attempt
         count = 0
-        if kind == EXECUTE:
+        is_execution = kind in (EXECUTE, RUN)
+        if is_execution:
             self._executions = count = self._executions + 1
         parts: Sequence[Buffer] = ()
         error: BaseException | None = None
@@ -124,12 +147,12 @@ class Worker:
         if _signal.getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
         if error is None:
-            end = EXECUTED if kind == EXECUTE else RETURNED
+            end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
             parts = describe(error)
             error = None
-        drain = self.output.settle(run_us > LONG_ENOUGH_TO_REDIRECT_US or kind == EXECUTE)
+        drain = self.output.settle(run_us > LONG_ENOUGH_TO_REDIRECT_US or is_execution)
         self.attempt = None
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
@@ -144,20 +167,75 @@ class Worker:
         file = f"<furlong {self._executions}>"
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
+        return self._run_code(source, file, True)
+
+    def _run_script(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        file, source = (bytes(buffer).decode("utf-8") for buffer in buffers)
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        self._namespace["__file__"] = file
+        try:
+            return self._run_code(source, file, False)
+        finally:
+            self._namespace.pop("__file__", None)
+
+    def _run_code(self, source: str, file: str, wants_value: bool) -> list[Buffer]:
+        """Run code, and give the text of its last expression, and what it displayed."""
         self._functions.clear()  # the code may reload a module or define a name anew
-        tree: ast.Module = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
-        last = tree.body[-1] if tree.body else None
+        rich = self._rich
+        rich.displays.begin()
+        try:
+            tree = self._parse(source, file)
+            rich.announce("pre_execute")
+            try:
+                text = self._run_tree(tree, file, wants_value)
+            finally:
+                rich.announce("post_execute")
+        finally:
+            displays = rich.displays.end()
+        shown = "" if text is None else text
+        if displays:
+            return [shown.encode("utf-8", "backslashreplace"), displays]
+        return [] if text is None else [shown.encode("utf-8", "backslashreplace")]
+
+    def _parse(self, source: str, file: str) -> ast.Module:
+        tree: ast.Module
+        try:
+            tree = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
+        except SyntaxError:
+            transformed = self._rich.transform(source)
+            if transformed is None:
+                raise
+        else:
+            return tree
+        tree = compile(transformed, file, "exec", ONLY_PARSE, dont_inherit=True)
+        return tree  # noqa: RET504 - it has a type here
+
+    def _run_tree(self, tree: ast.Module, file: str, wants_value: bool) -> str | None:
+        last = tree.body[-1] if tree.body and wants_value else None
         if not isinstance(last, ast.Expr):
             exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-            return []
+            return None
         del tree.body[-1]
         expression = compile(ast.Expression(last.value), file, "eval", dont_inherit=True)
         exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
         value = eval(expression, self._namespace)
         if value is None:
-            return []
+            return None
         self._namespace["_"] = value
-        return [repr(value).encode("utf-8", "backslashreplace")]
+        text = self._rich.show_value(value)
+        return repr(value) if text is None else text
+
+    def _push(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        self._functions.clear()  # it may set a module's attribute
+        return apply(self._names.push, codec, buffers)
+
+    def _pull(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        return encode(self._names.pull([bytes(name).decode("utf-8") for name in buffers]), codec)
+
+    def _clear(self, codec: int, *_: object) -> list[Buffer]:
+        self._functions.clear()
+        self._names.clear()
+        return encode(None, codec)
 
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
@@ -210,6 +288,44 @@ class Worker:
             channel.cancelled.discard(self.armed)
             self.interrupted = self.armed
             raise KeyboardInterrupt("cancelled")
+        elif self.armed in channel.interrupted:
+            channel.interrupted.discard(self.armed)
+            raise KeyboardInterrupt
+
+    def publish(self, value: Any) -> None:
+        """Send a value to the client while the task runs.
+
+        The client sees the latest one: a value replaces those before it that have not been sent yet.
+
+        Parameters
+        ----------
+        value : object
+            Anything that json or pickle can carry, up to 16 MiB.
+
+        Raises
+        ------
+        RuntimeError
+            If no task runs here: the task that started this thread has ended, or this is a forked process.
+        ValueError
+            If the value is too large.
+        """
+        attempt = None if self.forked else self._attempt_here()
+        if attempt is None or attempt != self.attempt:
+            raise RuntimeError("publish() is for running tasks, in the task's own process")
+        codec, buffers = encode_published(value)
+        if _thread.get_ident() != MAIN_THREAD:
+            self.channel.send_published(attempt, codec, buffers)
+            return
+        if self._in_handler:
+            raise RuntimeError("publish() cannot be called while it is at work")
+        # An interrupt in the middle would leave half a frame, and its handler would wait for our lock.
+        self._in_handler = True
+        try:
+            self.channel.send_published(attempt, codec, buffers)
+        finally:
+            self._in_handler = False
+        if self._poked:
+            self._handle_interrupt(signal.SIGINT, None)
 
     def _follow_threads(self) -> None:
         """Remember in which job each thread was started."""
@@ -240,17 +356,6 @@ class Worker:
         self.channel.sock.close()
 
 
-def _new_main_module() -> dict[str, Any]:
-    """Make the lasting namespace: the module `__main__`, as which its classes can be pickled."""
-    module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
-    module.__dict__["engine_id"] = None
-    ranks = (os.environ.get(variable, "") for variable in RANK_VARIABLES)
-    module.__dict__["rank"] = next((int(rank) for rank in ranks if rank.isdecimal()), None)
-    sys.modules["__main__"] = module
-    return module.__dict__
-
-
 def _leave_fork(error: BaseException | None) -> NoReturn:
     """End a process that the job forked and that came back from the job's code.
 
@@ -269,6 +374,15 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
         os._exit(status)
 
 
+def _receive_page(sock: socket.socket) -> mmap.mmap:
+    """Take the memory that the engine reads when this process has died."""
+    _, messages, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(4))
+    (fd,) = struct.unpack("i", messages[0][2][:4])
+    page = mmap.mmap(fd, PAGE_BYTES)
+    os.close(fd)
+    return page
+
+
 def main() -> NoReturn:
     """Take the socket over from file descriptor 0, and serve."""
     sock = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 100))
@@ -277,7 +391,7 @@ def main() -> NoReturn:
     os.close(null)
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
-    channel = Channel(sock)
+    channel = Channel(sock, _receive_page(sock))
     worker = Worker(channel)
     channel.send_ready()
     worker.serve()

@@ -1,0 +1,120 @@
+//! When something is due for a task: the end of its waiting, of its run, of a pause between two attempts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{ErrorKind, TaskState};
+
+use super::finish::Ended;
+use super::tasks::{State, Task, TaskKey};
+use super::{Core, Time};
+
+/// The tasks for which something is due, in the order of the times. Each has one time at most, which its record names.
+#[derive(Debug, Default)]
+pub struct Deadlines(BTreeSet<(Time, TaskKey)>);
+
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+impl Deadlines {
+    /// When the first one is due.
+    pub fn first(&self) -> Option<Time> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    /// How many there are, for the tests.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A task has ended, or its time is another now.
+    pub fn remove(&mut self, at: Time, key: TaskKey) {
+        self.0.remove(&(at, key));
+    }
+}
+
+impl Core {
+    /// Works out when something is due for a task in the state in which it is now.
+    pub(super) fn set_deadline(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let before = task.deadline();
+        let after = due(task, now);
+        if before == after {
+            return;
+        }
+        task.more_mut().deadline = after;
+        before.into_iter().for_each(|at| self.deadlines.remove(at, key));
+        after.into_iter().for_each(|at| _ = self.deadlines.0.insert((at, key)));
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_deadlines(&mut self, now: Time) {
+        while let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) {
+            self.deadlines.0.remove(&(at, key));
+            let Some(task) = self.tasks.get_mut(key) else { continue };
+            task.more_mut().deadline = None;
+            let options = task.options.clone();
+            match task.state {
+                State::Pausing if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) => {
+                    task.more_mut().pause_ends = None;
+                    self.queue_again(now, key);
+                }
+                State::Assigned { engine, .. } => {
+                    let limit = options.and_then(|options| options.run_timeout_ms).unwrap_or_default();
+                    self.time_out_run(now, key, engine, limit);
+                }
+                _ => {
+                    let limit = options.and_then(|options| options.queue_timeout_ms).unwrap_or_default();
+                    let text = format!(
+                        "no engine could take it within its `queue_timeout` of {limit} ms; `furlong explain` shows \
+                         what a task waits for"
+                    );
+                    self.end(now, key, Ended::by_broker(TaskState::TimedOut, ErrorKind::QueueTimeout, text));
+                }
+            }
+        }
+    }
+
+    fn time_out_run(&mut self, now: Time, key: TaskKey, engine: EngineId, limit_ms: u64) {
+        self.stop_attempt(key, true);
+        let text = format!("it ran longer than its `run_timeout` of {limit_ms} ms on engine {engine}, and was stopped");
+        let ended = Ended::by_broker(TaskState::TimedOut, ErrorKind::RunTimeout, text);
+        self.end(now, key, Ended { engine: Some(engine), ..ended });
+    }
+
+    /// A task raised and may be run again: at once, or after a pause that doubles each time.
+    pub(super) fn pause(&mut self, now: Time, key: TaskKey, errors: u32) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let first_ms = task.options.as_ref().map_or(0, |options| options.backoff_ms);
+        let pause_ms = first_ms.saturating_mul(1 << (errors.saturating_sub(1)).min(30));
+        if pause_ms == 0 {
+            return self.queue_again(now, key);
+        }
+        task.transition(State::Pausing);
+        task.more_mut().pause_ends = Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
+        self.held += 1;
+        self.set_deadline(now, key);
+    }
+}
+
+/// When something is due for a task.
+fn due(task: &Task, now: Time) -> Option<Time> {
+    let options = task.options.as_deref()?;
+    let ms = |ms: u64| Duration::from_millis(ms);
+    match task.state {
+        State::Assigned { started: true, .. } => options.run_timeout_ms.map(|limit| {
+            let began = task.more().and_then(|more| more.started).unwrap_or(now);
+            began.after(ms(limit))
+        }),
+        State::Assigned { .. } => None,
+        // Of a task that was run before, the wait begins again.
+        State::Receiving | State::Waiting | State::Queued | State::Pausing => {
+            let began = if task.attempts == 0 { task.submitted } else { now };
+            let waits = options.queue_timeout_ms.map(|limit| began.after(ms(limit)));
+            let pause = task.more().and_then(|more| more.pause_ends);
+            [waits, pause].into_iter().flatten().min()
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Tasks that wait for other tasks.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use furlong_wire::ids::{EngineId, OwnerId, TaskId};
+use furlong_wire::message::{Dependency, ErrorKind, TaskOptions, TaskState};
+
+use super::finish::Ended;
+use super::sessions::Ending;
+use super::tasks::{Place, State, Task, TaskKey};
+use super::{Core, Time};
+
+/// What one task waits for.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    after: Group,
+    follow: Group,
+}
+
+/// Dependencies of one sort.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    any: bool,
+    is_met: bool,
+    pending: Vec<Pending>,
+    /// The engines of those that ended as demanded; none for one that no engine ran.
+    engines: Vec<(TaskId, Option<EngineId>)>,
+}
+
+/// A task that has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    key: TaskKey,
+    demand: Dependency,
+}
+
+/// Who waits for whom, and the ends that have not been told to those who wait.
+#[derive(Debug, Default)]
+pub struct Dependents {
+    pairs: BTreeSet<(TaskKey, TaskKey)>,
+    ends: VecDeque<(TaskKey, Ending)>,
+    /// Ends are told one after the other: a chain of a million must not be a million calls deep.
+    telling: bool,
+}
+
+#[cfg(test)]
+impl Dependents {
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+}
+
+impl Group {
+    /// Takes a dependency's end.
+    fn settle(&mut self, key: TaskKey, ending: Ending) -> Result<(), String> {
+        while let Some(at) = self.pending.iter().position(|pending| pending.key == key) {
+            let Pending { demand, .. } = self.pending.swap_remove(at);
+            self.take(demand, ending)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, demand: Dependency, ending: Ending) -> Result<(), String> {
+        let is_met = if ending.succeeded { demand.success } else { demand.failure };
+        if is_met {
+            self.engines.push((demand.task, ending.engine));
+            if self.any {
+                self.is_met = true;
+                self.pending.clear();
+            }
+            return Ok(());
+        }
+        if self.any && (self.is_met || !self.pending.is_empty()) {
+            return Ok(());
+        }
+        let how = if ending.succeeded { "succeeded" } else { "did not succeed" };
+        let demanded = match (demand.success, demand.failure) {
+            (true, false) => "after its success",
+            (false, true) => "after its failure",
+            _ => "after neither",
+        };
+        let of = if self.any { "the last of those of which one was enough, " } else { "" };
+        Err(format!("{of}{} {how}, and this task was to run {demanded}", demand.task))
+    }
+
+    fn is_open(&self) -> bool {
+        !self.pending.is_empty()
+    }
+}
+
+impl Waits {
+    /// The tasks that have not ended.
+    pub fn pending(&self) -> impl Iterator<Item = TaskId> {
+        self.after.pending.iter().chain(&self.follow.pending).map(|pending| pending.demand.task)
+    }
+
+    /// Their keys.
+    pub fn keys(&self) -> impl Iterator<Item = TaskKey> {
+        self.after.pending.iter().chain(&self.follow.pending).map(|pending| pending.key)
+    }
+
+    fn settle(&mut self, key: TaskKey, ending: Ending) -> Result<(), String> {
+        self.after.settle(key, ending)?;
+        self.follow.settle(key, ending)
+    }
+
+    fn is_open(&self) -> bool {
+        self.after.is_open() || self.follow.is_open()
+    }
+
+    /// The engine to which the task follows others, once all have ended. None if it follows nobody.
+    fn engine(&self) -> Result<Option<EngineId>, String> {
+        let Some((first, engine)) = self.follow.engines.first() else { return Ok(None) };
+        let engine = engine.ok_or_else(|| format!("no engine has run {first}, which this task was to follow"))?;
+        match self.follow.engines.iter().find(|(_, other)| *other != Some(engine)) {
+            Some((other, _)) => Err(format!("{first} and {other}, which this task was to follow, ran in two places")),
+            None => Ok(Some(engine)),
+        }
+    }
+}
+
+impl Core {
+    /// Looks up what a submit depends on. None if that has all ended well and it follows nobody.
+    ///
+    /// # Errors
+    /// Why the task can never run, for people.
+    pub(super) fn waits_of(&self, owner: OwnerId, options: &TaskOptions) -> Result<Option<Waits>, String> {
+        if options.after.is_empty() && options.follow.is_empty() {
+            return Ok(None);
+        }
+        let after = self.group(owner, &options.after, options.after_any)?;
+        let follow = self.group(owner, &options.follow, options.follow_any)?;
+        Ok(Some(Waits { after, follow }))
+    }
+
+    fn group(&self, owner: OwnerId, demands: &[Dependency], any: bool) -> Result<Group, String> {
+        let mut group = Group { any, ..Group::default() };
+        let mut ended = Vec::new();
+        for &demand in demands {
+            match self.standing(owner, demand.task) {
+                Standing::Unfinished(key) => group.pending.push(Pending { key, demand }),
+                Standing::Ended(ending) => ended.push((demand, ending)),
+                Standing::Unknown => {
+                    return Err(format!(
+                        "{} is unknown to the broker: never submitted by this owner, or it ended long ago",
+                        demand.task
+                    ));
+                }
+            }
+        }
+        // Where one is enough, those that are as demanded count first.
+        ended.sort_by_key(|(demand, ending)| if ending.succeeded { !demand.success } else { !demand.failure });
+        for (demand, ending) in ended {
+            group.take(demand, ending)?;
+        }
+        Ok(group)
+    }
+
+    fn standing(&self, owner: OwnerId, task: TaskId) -> Standing {
+        if let Some(session) = self.sessions.find(owner, task.session).and_then(|key| self.sessions.get(key)) {
+            if let Some(key) = session.tasks.get(task.n) {
+                return Standing::Unfinished(*key);
+            }
+            if let Some(ending) = session.endings.get(task.n) {
+                return Standing::Ended(*ending);
+            }
+        }
+        let kept = self.kept.find(owner, task);
+        kept.map_or(Standing::Unknown, |kept| Standing::Ended(kept.done.ending()))
+    }
+
+    /// A task has been submitted that waits for others.
+    pub(super) fn begin_to_wait(&mut self, key: TaskKey, waits: Waits) {
+        self.dependents.pairs.extend(waits.keys().map(|other| (other, key)));
+        if let Some(task) = self.tasks.get_mut(key) {
+            task.more_mut().waits = Some(Box::new(waits));
+        }
+    }
+
+    /// Whether a task that has its arguments still waits for others. It is moved to its engine if it follows somebody
+    /// there.
+    ///
+    /// # Errors
+    /// Why the task can never run, for people.
+    pub(super) fn still_waits(&mut self, key: TaskKey) -> Result<bool, String> {
+        let Some(more) = self.tasks.get_mut(key).and_then(Task::more_if_any) else { return Ok(false) };
+        match &more.waits {
+            None => Ok(false),
+            Some(waits) if waits.is_open() => Ok(true),
+            Some(waits) => {
+                let engine = waits.engine();
+                more.waits = None;
+                engine?.map_or(Ok(()), |engine| self.pin(key, engine))?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn pin(&mut self, key: TaskKey, engine: EngineId) -> Result<(), String> {
+        let Some(task) = self.tasks.get_mut(key) else { return Ok(()) };
+        let session = task.session;
+        match task.place {
+            Place::Direct(target) | Place::Pinned(target) if target == engine => Ok(()),
+            Place::Direct(target) | Place::Pinned(target) => {
+                Err(format!("it is for engine {target}, and was to follow a task that ran on engine {engine}"))
+            }
+            Place::Shared => {
+                task.place = Place::Pinned(engine);
+                let joined = self.engines.update(engine, |engine| engine.queue.push_back(session, key));
+                joined
+                    .ok_or_else(|| format!("engine {engine}, which ran the task that this one was to follow, is gone"))
+            }
+        }
+    }
+
+    /// A task has ended: remembers how, for those that wait for it.
+    pub(super) fn note_end(&mut self, key: TaskKey, ending: Ending) {
+        if self.dependents.pairs.range((key, FIRST_KEY)..).next().is_some_and(|pair| pair.0 == key) {
+            self.dependents.ends.push_back((key, ending));
+        }
+    }
+
+    /// A task that waited has ended itself.
+    pub(super) fn forget_waits(&mut self, key: TaskKey, waits: &Waits) {
+        for other in waits.keys() {
+            self.dependents.pairs.remove(&(other, key));
+        }
+    }
+
+    /// Tells those who wait of the ends that were noted.
+    pub(super) fn tell_dependents(&mut self, now: Time) {
+        if std::mem::replace(&mut self.dependents.telling, true) {
+            return;
+        }
+        while let Some((ended, ending)) = self.dependents.ends.pop_front() {
+            let pairs = self.dependents.pairs.range((ended, FIRST_KEY)..);
+            let waiting: Vec<_> = pairs.take_while(|pair| pair.0 == ended).map(|pair| pair.1).collect();
+            for key in waiting {
+                self.dependents.pairs.remove(&(ended, key));
+                self.dependency_ended(now, key, ended, ending);
+            }
+        }
+        self.dependents.telling = false;
+    }
+
+    fn dependency_ended(&mut self, now: Time, key: TaskKey, ended: TaskKey, ending: Ending) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let state = task.state;
+        let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) else { return };
+        let before: Vec<TaskKey> = waits.keys().collect();
+        let settled = waits.settle(ended, ending);
+        let left: BTreeSet<TaskKey> = waits.keys().collect();
+        for other in before.into_iter().filter(|other| !left.contains(other)) {
+            self.dependents.pairs.remove(&(other, key));
+        }
+        let waits = settled.and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
+        match waits {
+            Ok(true) => {}
+            Ok(false) => self.queue(now, key),
+            Err(text) => self.end(now, key, unmet(&text)),
+        }
+    }
+}
+
+/// The end of a task that can never run.
+pub(super) fn unmet(text: &str) -> Ended {
+    Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, format!("{text}; it was not run"))
+}
+
+/// What is known of a task on which another depends.
+enum Standing {
+    Unfinished(TaskKey),
+    Ended(Ending),
+    Unknown,
+}
+
+/// Before every other key.
+const FIRST_KEY: TaskKey = TaskKey { index: 0, serial: std::num::NonZeroU32::MIN };

@@ -1,0 +1,121 @@
+//! An engine's own queue: each session's tasks in the order of their submits, the sessions by arrival.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::sessions::SessionKey;
+use super::tasks::{TaskKey, Tasks};
+use super::time::Time;
+
+/// Tasks for one engine alone.
+///
+/// A task whose arguments or dependencies are missing holds up its own session, and no other. Which session's first
+/// task can run is worked out when something about it changes ([`DirectQueue::note`]), so that a long line that waits
+/// costs nothing. An entry whose task has ended stays until it is the first of its line, or until there are more such
+/// than others.
+#[derive(Debug, Default)]
+pub struct DirectQueue {
+    lines: BTreeMap<SessionKey, Line>,
+    /// The lines whose first task can run, by that task's submit.
+    ready: BTreeSet<(Time, SessionKey)>,
+    len: usize,
+    ended: usize,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    tasks: VecDeque<TaskKey>,
+    ready: Option<Time>,
+}
+
+/// Entries of ended tasks that a queue may hold at least.
+const ENDED_KEPT: usize = 64;
+
+impl DirectQueue {
+    /// Appends a task. [`DirectQueue::note`] follows.
+    pub fn push_back(&mut self, session: SessionKey, task: TaskKey) {
+        self.len += 1;
+        self.lines.entry(session).or_default().tasks.push_back(task);
+    }
+
+    /// Puts a task back in front: it has been here before. [`DirectQueue::note`] follows.
+    pub fn push_front(&mut self, session: SessionKey, task: TaskKey) {
+        self.len += 1;
+        self.lines.entry(session).or_default().tasks.push_front(task);
+    }
+
+    /// Something about a session's tasks here has changed.
+    pub fn note(&mut self, session: SessionKey, tasks: &Tasks) {
+        let Some(line) = self.lines.get_mut(&session) else { return };
+        while line.tasks.front().is_some_and(|task| tasks.get(*task).is_none()) {
+            line.tasks.pop_front();
+            self.len -= 1;
+            self.ended = self.ended.saturating_sub(1);
+        }
+        let first = line.tasks.front().filter(|task| tasks.is_queued(**task));
+        let ready = first.and_then(|task| tasks.get(*task)).map(|task| task.submitted);
+        if ready != line.ready {
+            line.ready.into_iter().for_each(|at| _ = self.ready.remove(&(at, session)));
+            ready.into_iter().for_each(|at| _ = self.ready.insert((at, session)));
+            line.ready = ready;
+        }
+        if line.tasks.is_empty() {
+            self.lines.remove(&session);
+        }
+    }
+
+    /// A task of the queue has ended while it waited. [`DirectQueue::note`] follows.
+    pub fn count_ended(&mut self, tasks: &Tasks) {
+        self.ended += 1;
+        if self.ended > ENDED_KEPT && self.ended * 2 > self.len {
+            self.ended = 0;
+            self.len = 0;
+            for line in self.lines.values_mut() {
+                line.tasks.retain(|task| tasks.get(*task).is_some());
+                self.len += line.tasks.len();
+            }
+            let ready = &mut self.ready;
+            self.lines.retain(|session, line| {
+                if line.tasks.is_empty() {
+                    line.ready.into_iter().for_each(|at| _ = ready.remove(&(at, *session)));
+                }
+                !line.tasks.is_empty()
+            });
+        }
+    }
+
+    /// The next task that can run.
+    pub fn peek(&self) -> Option<TaskKey> {
+        let (_, session) = self.ready.first()?;
+        self.lines.get(session)?.tasks.front().copied()
+    }
+
+    /// Takes out what [`DirectQueue::peek`] has just shown. [`DirectQueue::note`] follows.
+    pub fn pop(&mut self) {
+        let Some((_, session)) = self.ready.pop_first() else { return };
+        let Some(line) = self.lines.get_mut(&session) else { return };
+        line.ready = None;
+        if line.tasks.pop_front().is_some() {
+            self.len -= 1;
+        }
+    }
+
+    /// Whether a task waits that can run.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Entries, among them those of tasks that have ended.
+    pub fn len(&self) -> usize {
+        self.len - self.ended.min(self.len)
+    }
+
+    /// One session's tasks, in their order.
+    pub fn of_session(&self, session: SessionKey) -> impl Iterator<Item = TaskKey> {
+        self.lines.get(&session).into_iter().flat_map(|line| line.tasks.iter().copied())
+    }
+
+    /// All tasks: session by session, each in its order.
+    pub fn iter(&self) -> impl Iterator<Item = TaskKey> {
+        self.lines.values().flat_map(|line| line.tasks.iter().copied())
+    }
+}

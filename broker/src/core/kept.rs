@@ -1,0 +1,185 @@
+//! Ended tasks whose results and records are kept: for other processes of the same owner, and for those who come late.
+//!
+//! A kept result counts against the payload memory, and gives way when that is needed for what is not yet done: its
+//! record then says so. Records go after an hour, or when there are too many.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use furlong_wire::ids::{OwnerId, SessionId, TaskId};
+use furlong_wire::limits::{KEPT_MS, KEPT_RECORDS_MAX};
+use furlong_wire::payload::PayloadSecret;
+
+use super::sessions::{Done, SessionKey};
+use super::{Core, Time};
+
+/// All kept tasks.
+#[derive(Debug, Default)]
+pub struct Kept {
+    sessions: BTreeMap<SessionKey, KeptSession>,
+    by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
+    /// In the order in which they go: when, and which.
+    order: VecDeque<(Time, SessionKey, u64)>,
+    /// Those with bytes that count against the budget, the oldest first.
+    heavy: VecDeque<(SessionKey, u64)>,
+    len: usize,
+}
+
+/// The kept tasks of one session, which may be over.
+#[derive(Debug)]
+struct KeptSession {
+    id: SessionId,
+    owner: OwnerId,
+    secret: Option<PayloadSecret>,
+    tasks: BTreeMap<u64, KeptTask>,
+}
+
+/// One kept task.
+#[derive(Debug)]
+pub struct KeptTask {
+    /// What is known of it.
+    pub done: Box<Done>,
+    /// When its client had the result: microseconds since the submit.
+    pub delivered_us: Option<u64>,
+}
+
+impl Kept {
+    /// How many there are, for the tests.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A kept task of an owner.
+    pub fn find(&self, owner: OwnerId, task: TaskId) -> Option<&KeptTask> {
+        let key = self.by_id.get(&(owner, task.session))?;
+        self.sessions.get(key)?.tasks.get(&task.n)
+    }
+
+    /// The secret with which a session's results are opened.
+    pub fn secret(&self, owner: OwnerId, session: SessionId) -> Option<PayloadSecret> {
+        let key = self.by_id.get(&(owner, session))?;
+        self.sessions.get(key)?.secret.clone()
+    }
+
+    /// The sessions of an owner that have kept tasks, in the order in which they were opened.
+    pub fn sessions(&self, owner: OwnerId) -> impl Iterator<Item = (SessionKey, SessionId)> {
+        let of_owner =
+            move |(key, session): (&SessionKey, &KeptSession)| (session.owner == owner).then_some((*key, session.id));
+        self.sessions.iter().filter_map(of_owner)
+    }
+
+    /// Kept tasks of a session from a number on, in order.
+    pub fn tasks_from(&self, session: SessionKey, n: u64) -> impl Iterator<Item = (u64, &KeptTask)> {
+        let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
+        tasks.into_iter().flatten().map(|(n, task)| (*n, task))
+    }
+
+    /// When the next one goes.
+    pub fn expires(&self) -> Option<Time> {
+        self.order.front().map(|(at, ..)| *at)
+    }
+
+    fn remove(&mut self, key: SessionKey, n: u64) -> Option<KeptTask> {
+        let session = self.sessions.get_mut(&key)?;
+        let task = session.tasks.remove(&n)?;
+        self.len -= 1;
+        if session.tasks.is_empty()
+            && let Some(session) = self.sessions.remove(&key)
+        {
+            self.by_id.remove(&(session.owner, session.id));
+        }
+        Some(task)
+    }
+
+    fn contains(&self, key: SessionKey, n: u64) -> bool {
+        self.sessions.get(&key).is_some_and(|session| session.tasks.contains_key(&n))
+    }
+
+    /// Drops the entries of what was purged, when there are more of them than of others.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * self.len + 64 {
+            let mut order = std::mem::take(&mut self.order);
+            order.retain(|(_, key, n)| self.contains(*key, *n));
+            self.order = order;
+        }
+        if self.heavy.len() > 2 * self.len + 64 {
+            let mut heavy = std::mem::take(&mut self.heavy);
+            heavy.retain(|(key, n)| self.contains(*key, *n));
+            self.heavy = heavy;
+        }
+    }
+
+    /// All of them, for the tests.
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = &KeptTask> {
+        self.sessions.values().flat_map(|session| session.tasks.values())
+    }
+}
+
+impl Core {
+    /// Keeps an ended task, which its session no longer holds.
+    pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
+        let Some(session) = self.sessions.get(key) else { return self.drop_done(&done) };
+        let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
+        // What the engine may announce does not shrink by what is kept.
+        let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
+        if let Some(process) = done.process.take().filter(|_| bytes > 0) {
+            self.grant_to_engine(process, bytes);
+        }
+        let submitted_us = done.times.submitted_unix_us;
+        let delivered_us = delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
+        let expires = now.after(Duration::from_millis(KEPT_MS));
+        if bytes + done.what.output_bytes() > 0 {
+            self.kept.heavy.push_back((key, n));
+        }
+        self.kept.order.push_back((expires, key, n));
+        self.kept.by_id.insert((owner, id), key);
+        let tasks = BTreeMap::new();
+        let session = self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
+        session.tasks.insert(n, KeptTask { done, delivered_us });
+        self.kept.len += 1;
+        while self.kept.len > KEPT_RECORDS_MAX {
+            let Some((_, key, n)) = self.kept.order.pop_front() else { break };
+            self.forget_kept(key, n);
+        }
+    }
+
+    /// Takes bytes into the budget, if need be in the place of the oldest kept results.
+    pub(super) fn reserve(&mut self, bytes: u64) -> bool {
+        while !self.budget.reserve(bytes) {
+            if bytes > self.budget.state().1 {
+                return false;
+            }
+            let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
+            let kept = self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
+            let Some(kept) = kept else { continue };
+            let payload = kept.done.payload.take();
+            let freed = payload.map_or(0, |payload| payload.budget_bytes()) + kept.done.what.drop_output();
+            kept.done.what.gave_way = true;
+            self.budget.release(freed);
+        }
+        true
+    }
+
+    /// Forgets one kept task.
+    pub(super) fn forget_kept(&mut self, key: SessionKey, n: u64) -> bool {
+        let Some(kept) = self.kept.remove(key, n) else { return false };
+        self.drop_done(&kept.done);
+        self.kept.tidy();
+        true
+    }
+
+    /// Forgets kept tasks whose time has come.
+    pub(super) fn expire_kept(&mut self, now: Time) {
+        while let Some((_, key, n)) = self.kept.order.pop_front_if(|(at, ..)| *at <= now) {
+            self.forget_kept(key, n);
+        }
+    }
+
+    /// Frees what an ended task holds.
+    pub(super) fn drop_done(&mut self, done: &Done) {
+        self.release_result(done.payload.as_ref(), done.process);
+        self.budget.release(done.what.output_bytes());
+    }
+}

@@ -1,0 +1,289 @@
+//! What tasks demand of their engines, and the shared queues: one for each set of demands.
+//!
+//! A task demands a runtime, labels (`require`) and, if its session's token has scopes, one of those. Engines with the
+//! same runtimes and labels are of one class; which classes meet a set of demands is worked out once, when either is
+//! new. So an engine that nobody waits for is never looked at, however many there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::message::Runtime;
+
+use super::queue::SharedQueue;
+
+/// Names a set of demands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PlacementId(pub(super) u32);
+
+/// Names a class of engines.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClassId(pub(super) u32);
+
+/// Sets of demands that there may be at once, among all tasks.
+const PLACEMENTS_MAX: usize = 4096;
+
+/// What a task demands.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Demands {
+    /// What must run it.
+    pub runtime: Runtime,
+    /// Labels that the engine must have: ascending, each once.
+    pub require: Vec<String>,
+    /// Labels of which the engine must have one, if there are any.
+    pub scopes: Vec<String>,
+}
+
+impl Demands {
+    /// The demands of a task.
+    pub fn new(runtime: Runtime, require: &[String], scopes: &[String]) -> Self {
+        let ascending: BTreeSet<&String> = require.iter().collect();
+        Self { runtime, require: ascending.into_iter().cloned().collect(), scopes: scopes.to_vec() }
+    }
+
+    /// Whether engines of a class meet them.
+    pub fn are_met_by(&self, class: &Class) -> bool {
+        class.runtimes.contains(&self.runtime)
+            && self.require.iter().all(|label| class.labels.contains(label))
+            && self.are_in_scope(class)
+    }
+
+    /// Whether engines of a class are among those that the session may use.
+    pub fn are_in_scope(&self, class: &Class) -> bool {
+        self.scopes.is_empty() || self.scopes.iter().any(|scope| class.labels.contains(scope))
+    }
+}
+
+/// What engines of one class have in common.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Class {
+    /// What they run.
+    pub runtimes: BTreeSet<Runtime>,
+    /// Their labels.
+    pub labels: BTreeSet<String>,
+}
+
+/// One set of demands, with the shared tasks that have it.
+#[derive(Debug)]
+pub struct Placement {
+    /// The demands.
+    pub demands: Demands,
+    /// The shared tasks that wait.
+    pub queue: SharedQueue,
+    /// How many of them there are.
+    pub waiting: u64,
+    /// How many have ended in the queue since it was last cleaned.
+    pub ended: u64,
+    /// Unfinished tasks that name it.
+    tasks: u64,
+    /// The classes that meet the demands.
+    classes: BTreeSet<ClassId>,
+}
+
+#[cfg(test)]
+impl Placement {
+    /// Unfinished tasks that name it.
+    pub fn tasks(&self) -> u64 {
+        self.tasks
+    }
+}
+
+/// All sets of demands, and all classes of engines.
+#[derive(Debug)]
+pub struct Placements {
+    table: BTreeMap<PlacementId, Placement>,
+    by_demands: BTreeMap<Demands, PlacementId>,
+    ids_made: u32,
+    /// Those with waiting tasks.
+    waiting: BTreeSet<PlacementId>,
+    classes: BTreeMap<ClassId, (Class, u64)>,
+    classes_made: u32,
+}
+
+impl Default for Placements {
+    /// The plain demands, a runtime and nothing else, are always there.
+    fn default() -> Self {
+        let mut placements = Self {
+            table: BTreeMap::new(),
+            by_demands: BTreeMap::new(),
+            ids_made: 0,
+            waiting: BTreeSet::new(),
+            classes: BTreeMap::new(),
+            classes_made: 0,
+        };
+        for &runtime in Runtime::ALL {
+            placements.add(Demands { runtime, require: Vec::new(), scopes: Vec::new() });
+        }
+        placements
+    }
+}
+
+impl Placements {
+    /// The id of a task's demands, for `tasks` tasks more. None if there are too many different ones.
+    pub fn enter(
+        &mut self,
+        runtime: Runtime,
+        require: &[String],
+        scopes: &[String],
+        tasks: u64,
+    ) -> Option<PlacementId> {
+        let id = if require.is_empty() && scopes.is_empty() {
+            let plain = Runtime::ALL.iter().position(|known| *known == runtime);
+            PlacementId(plain.expect("`ALL` has all of them") as u32)
+        } else {
+            let demands = Demands::new(runtime, require, scopes);
+            match self.by_demands.get(&demands) {
+                Some(id) => *id,
+                None if self.table.len() >= PLACEMENTS_MAX => return None,
+                None => self.add(demands),
+            }
+        };
+        self.get_mut(id).tasks += tasks;
+        Some(id)
+    }
+
+    fn add(&mut self, demands: Demands) -> PlacementId {
+        let id = PlacementId(self.ids_made);
+        self.ids_made += 1;
+        let meets = |(id, (class, _)): (&ClassId, &(Class, u64))| demands.are_met_by(class).then_some(*id);
+        let classes = self.classes.iter().filter_map(meets).collect();
+        self.by_demands.insert(demands.clone(), id);
+        let placement = Placement { demands, queue: SharedQueue::default(), waiting: 0, ended: 0, tasks: 0, classes };
+        self.table.insert(id, placement);
+        id
+    }
+
+    /// A task with these demands has ended.
+    pub fn leave(&mut self, id: PlacementId) {
+        let placement = self.get_mut(id);
+        placement.tasks -= 1;
+        if placement.tasks == 0 && id.0 as usize >= Runtime::ALL.len() {
+            let placement = self.table.remove(&id).expect("it was there a moment ago");
+            self.by_demands.remove(&placement.demands);
+            self.waiting.remove(&id);
+        }
+    }
+
+    /// A set of demands that a task names.
+    pub fn get(&self, id: PlacementId) -> &Placement {
+        self.table.get(&id).expect("a placement stays while a task names it")
+    }
+
+    /// A set of demands that a task names.
+    pub fn get_mut(&mut self, id: PlacementId) -> &mut Placement {
+        self.table.get_mut(&id).expect("a placement stays while a task names it")
+    }
+
+    /// Counts a task that waits from now on, or no longer does.
+    pub fn count_waiting(&mut self, id: PlacementId, more: bool) {
+        let placement = self.get_mut(id);
+        placement.waiting = if more { placement.waiting + 1 } else { placement.waiting - 1 };
+        if placement.waiting == 0 {
+            self.waiting.remove(&id);
+        } else if placement.waiting == 1 {
+            self.waiting.insert(id);
+        }
+    }
+
+    /// The sets of demands with waiting tasks.
+    pub fn waiting(&self) -> impl Iterator<Item = PlacementId> {
+        self.waiting.iter().copied()
+    }
+
+    /// Tasks that wait in all shared queues.
+    pub fn tasks_waiting(&self) -> u64 {
+        self.waiting.iter().map(|id| self.get(*id).waiting).sum()
+    }
+
+    /// The classes whose engines can run tasks with these demands.
+    pub fn classes(&self, id: PlacementId) -> impl Iterator<Item = ClassId> {
+        self.get(id).classes.iter().copied()
+    }
+
+    /// Whether engines of a class can run tasks with these demands.
+    pub fn fits(&self, id: PlacementId, class: ClassId) -> bool {
+        self.get(id).classes.contains(&class)
+    }
+
+    /// The class of a process's engines, for one process more.
+    pub fn enter_class(&mut self, class: Class) -> ClassId {
+        let known = self.classes.iter_mut().find(|(_, (known, _))| *known == class);
+        if let Some((id, (_, processes))) = known {
+            *processes += 1;
+            return *id;
+        }
+        let id = ClassId(self.classes_made);
+        self.classes_made += 1;
+        for placement in self.table.values_mut().filter(|placement| placement.demands.are_met_by(&class)) {
+            placement.classes.insert(id);
+        }
+        self.classes.insert(id, (class, 1));
+        id
+    }
+
+    /// A process of a class is gone.
+    pub fn leave_class(&mut self, id: ClassId) {
+        let Some((_, processes)) = self.classes.get_mut(&id) else { return };
+        *processes -= 1;
+        if *processes == 0 {
+            self.classes.remove(&id);
+            self.table.values_mut().for_each(|placement| _ = placement.classes.remove(&id));
+        }
+    }
+
+    /// What engines of a class have.
+    pub fn class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(&id).map(|(class, _)| class)
+    }
+
+    /// All of them, for the tests.
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (PlacementId, &Placement)> {
+        self.table.iter().map(|(id, placement)| (*id, placement))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(runtimes: &[Runtime], labels: &[&str]) -> Class {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Class { runtimes: runtimes.iter().copied().collect(), labels }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn demands_meet_classes_whichever_comes_first() {
+        let mut placements = Placements::default();
+        let plain = placements.enter_class(class(&[Runtime::Python], &[]));
+        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 1).unwrap();
+        let both = placements.enter_class(class(&[Runtime::Python], &["gpu", "big"]));
+        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 1).unwrap();
+        let any = placements.enter(Runtime::Python, &[], &[], 1).unwrap();
+        let native = placements.enter(Runtime::Native, &[], &[], 1).unwrap();
+        let classes = |id| placements.classes(id).collect::<Vec<_>>();
+        assert_eq!(classes(gpu), [both]);
+        assert_eq!(classes(scoped), [both]);
+        assert_eq!(classes(any), [plain, both]);
+        assert!(classes(native).is_empty());
+        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 1), Some(gpu));
+        placements.leave_class(both);
+        assert!(placements.classes(gpu).next().is_none() && !placements.fits(any, both));
+    }
+
+    #[test]
+    fn demands_are_forgotten_with_their_last_task_and_bounded() {
+        let mut placements = Placements::default();
+        let plain = placements.table.len();
+        for round in 0..3 {
+            let ids: Vec<_> = (0..PLACEMENTS_MAX)
+                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 1))
+                .collect();
+            assert_eq!(ids.len(), PLACEMENTS_MAX - plain);
+            ids.into_iter().for_each(|id| placements.leave(id));
+            assert_eq!(placements.table.len(), plain);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the holders of limited tokens occupy: over all sessions of one token.
+
+use std::collections::BTreeMap;
+
+use furlong_wire::ids::TokenId;
+use furlong_wire::token::Claims;
+
+/// The use of tokens that have limits; others are not counted.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    by_token: BTreeMap<TokenId, Use>,
+}
+
+#[derive(Debug, Default)]
+struct Use {
+    sessions: u64,
+    tasks_max: u64,
+    tasks: u64,
+    bytes_max: u64,
+    bytes: u64,
+}
+
+impl Quotas {
+    /// A session with this token is there.
+    pub fn enter(&mut self, claims: &Claims) {
+        let limits = claims.limits;
+        if limits.unfinished_tasks_max == 0 && limits.payload_bytes_max == 0 {
+            return;
+        }
+        let limit = |limit: u64| if limit == 0 { u64::MAX } else { limit };
+        let held = self.by_token.entry(claims.token_id).or_default();
+        held.sessions += 1;
+        (held.tasks_max, held.bytes_max) = (limit(limits.unfinished_tasks_max), limit(limits.payload_bytes_max));
+    }
+
+    /// A session with this token is gone, and so is all that it held.
+    pub fn leave(&mut self, token: TokenId) {
+        let Some(held) = self.by_token.get_mut(&token) else { return };
+        held.sessions -= 1;
+        if held.sessions == 0 {
+            self.by_token.remove(&token);
+        }
+    }
+
+    /// Counts a task in. False if the token's limit is reached.
+    pub fn begin_task(&mut self, token: TokenId) -> bool {
+        let Some(held) = self.by_token.get_mut(&token) else { return true };
+        // Counted either way: a task that is refused ends as every task does.
+        held.tasks += 1;
+        held.tasks <= held.tasks_max
+    }
+
+    /// A task has ended.
+    pub fn end_task(&mut self, token: TokenId) {
+        if let Some(held) = self.by_token.get_mut(&token) {
+            held.tasks -= 1;
+        }
+    }
+
+    /// Counts the bytes of a request in. False if that would be beyond the token's limit.
+    pub fn reserve(&mut self, token: TokenId, bytes: u64) -> bool {
+        let Some(held) = self.by_token.get_mut(&token) else { return true };
+        let fits = held.bytes.checked_add(bytes).is_some_and(|bytes| bytes <= held.bytes_max);
+        held.bytes += if fits { bytes } else { 0 };
+        fits
+    }
+
+    /// Bytes of a request are free again.
+    pub fn release(&mut self, token: TokenId, bytes: u64) {
+        if let Some(held) = self.by_token.get_mut(&token) {
+            held.bytes -= bytes;
+        }
+    }
+
+    /// Whether nothing is counted, for the tests.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.by_token.values().all(|held| held.tasks == 0 && held.bytes == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use furlong_wire::ids::{ClusterId, OwnerId};
+    use furlong_wire::keys::PublicKey;
+    use furlong_wire::token::{Role, TokenLimits};
+
+    use super::*;
+
+    fn claims(token: u8, tasks: u64, bytes: u64) -> Claims {
+        Claims {
+            cluster: ClusterId([0; 32]),
+            token_id: TokenId([token; 16]),
+            holder: PublicKey([0; 32]),
+            owner: OwnerId([0; 16]),
+            role: Role::Client,
+            scopes: Vec::new(),
+            limits: TokenLimits { unfinished_tasks_max: tasks, payload_bytes_max: bytes },
+            not_before_s: 0,
+            expires_s: Claims::NEVER,
+        }
+    }
+
+    #[test]
+    fn sessions_of_one_token_share_its_limits() {
+        let mut quotas = Quotas::default();
+        let (limited, free) = (claims(1, 2, 100), claims(2, 0, 0));
+        [&limited, &limited, &free].into_iter().for_each(|claims| quotas.enter(claims));
+        let token = limited.token_id;
+        assert!(quotas.begin_task(token) && quotas.begin_task(token) && !quotas.begin_task(token));
+        assert!((0..9).all(|_| quotas.begin_task(free.token_id) && quotas.reserve(free.token_id, 1 << 40)));
+        (0..3).for_each(|_| quotas.end_task(token));
+        assert!(quotas.begin_task(token) && quotas.reserve(token, 60) && !quotas.reserve(token, 41));
+        quotas.release(token, 60);
+        quotas.end_task(token);
+        assert!(quotas.reserve(token, 100));
+        quotas.release(token, 100);
+        assert!(quotas.is_empty());
+        (0..2).for_each(|_| quotas.leave(token));
+        assert!(quotas.by_token.is_empty());
+    }
+}

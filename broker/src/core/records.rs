@@ -1,0 +1,195 @@
+//! Records of tasks, for people: where a task is, why it waits, what became of its attempts.
+
+use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
+
+use super::sessions::{Definition, Done};
+use super::tasks::{More, Place, State, Task, TaskKey};
+use super::{Core, Time};
+
+/// Bytes of the reason why a task waits: of many dependencies the first ones are named.
+const NAMED_MAX: usize = 4;
+
+impl Core {
+    /// The record of a task that has not ended.
+    pub(super) fn record(&self, now: Time, key: TaskKey) -> Option<TaskRecord> {
+        let task = self.tasks.get(key)?;
+        let session = self.sessions.get(task.session)?;
+        let since = |at: Time| at.micros_since(task.submitted);
+        let queued = match task.state {
+            State::Receiving | State::Waiting => None,
+            _ => Some(task.more().and_then(|more| more.queued).map_or(0, since)),
+        };
+        let times = RecordTimes {
+            submitted_unix_us: task.submitted.unix_us(self.config.start),
+            queued_us: queued,
+            assigned_us: task.assigned.map(since),
+            started_us: task.more().and_then(|more| more.started).map(since),
+            now_us: since(now),
+            ..RecordTimes::default()
+        };
+        let base = base(task.options.as_deref(), task.more());
+        Some(TaskRecord {
+            id: TaskId { session: session.id, n: task.n },
+            runtime: task.runtime,
+            target: task.target(),
+            phase: phase(task.state),
+            waits: self.why_it_waits(now, task),
+            engine: engine_of(task),
+            attempts: task.attempts,
+            losses: task.losses,
+            request_bytes: task.payload.bytes(),
+            times,
+            ..base
+        })
+    }
+
+    /// The record of a task that has ended.
+    pub(super) fn record_of_done(&self, now: Time, id: TaskId, done: &Done, delivered_us: Option<u64>) -> TaskRecord {
+        let what = &done.what;
+        let more = what.more.as_deref();
+        let submitted = done.times.submitted_unix_us;
+        // Times of the core are kept from the broker's start on.
+        let since = |at: Time| at.unix_us(self.config.start).saturating_sub(submitted);
+        let times = RecordTimes {
+            submitted_unix_us: submitted,
+            queued_us: Some(more.and_then(|more| more.queued).map_or(0, since)),
+            assigned_us: done.times.assigned_us,
+            started_us: more.and_then(|more| more.started).map(since),
+            finished_us: Some(done.times.finished_us),
+            delivered_us,
+            run_us: done.times.run_us,
+            now_us: since(now),
+        };
+        let gave_way = "its result and output gave way to other payloads; give the broker more `--memory` to keep more";
+        TaskRecord {
+            id,
+            runtime: what.runtime,
+            target: what.target,
+            phase: TaskPhase::Ended,
+            outcome: Some(done.outcome.clone()),
+            waits: what.gave_way.then(|| gave_way.to_owned()),
+            engine: done.engine,
+            attempts: done.attempts,
+            losses: what.losses,
+            request_bytes: what.request_bytes,
+            result_bytes: done.payload.as_ref().map_or(0, super::payloads::Stored::bytes),
+            kept: what.keep() && !what.gave_way,
+            times,
+            ..base(what.options.as_deref(), more)
+        }
+    }
+
+    fn why_it_waits(&self, now: Time, task: &Task) -> Option<String> {
+        match (task.state, task.place) {
+            (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
+            (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
+                let pending: Vec<TaskId> = waits.pending().collect();
+                let named: Vec<String> = pending.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+                let others = pending.len() - named.len();
+                let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+                format!("it waits for the end of {}{others}", named.join(", "))
+            }),
+            (State::Pausing, _) => task
+                .more()?
+                .pause_ends
+                .map(|at| format!("it raised, and runs again in {} ms", at.micros_since(now) / 1000)),
+            (State::Queued, Place::Shared) => Some(self.why_shared_waits(task)),
+            (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
+            (State::Assigned { engine, started: false, .. }, _) => Some(format!(
+                "engine {engine} has it, and has not said that it runs: it has just been given it, or others run first"
+            )),
+            (State::Assigned { .. }, _) => None,
+        }
+    }
+
+    fn what_has_not_come(&self, task: &Task) -> &'static str {
+        let definitions = self.sessions.get(task.session).map(|session| &session.definitions);
+        let number = task.define.unwrap_or_default();
+        match definitions.and_then(|definitions| definitions.get(&number)) {
+            Some(Definition::Receiving(_)) => "the source of its function is on the way from the client",
+            _ => "its arguments are on the way from the client",
+        }
+    }
+
+    fn why_shared_waits(&self, task: &Task) -> String {
+        let placement = self.placements.get(task.placement);
+        let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
+        let fitting =
+            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class)));
+        let fitting = fitting.count();
+        if fitting == 0 {
+            let demands = &placement.demands;
+            let labels = match demands.require.as_slice() {
+                [] => String::new(),
+                labels => format!(" and has the labels {}", labels.join(", ")),
+            };
+            let scopes = match demands.scopes.as_slice() {
+                [] => String::new(),
+                scopes => format!(" and one of the capability's labels {}", scopes.join(", ")),
+            };
+            return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
+        }
+        let others = placement.waiting - 1;
+        format!("the engines that could run it ({fitting}) are busy; {others} others wait in the same queue")
+    }
+
+    fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {
+        let Some(engine) = self.engines.get(id) else { return format!("engine {id} is gone") };
+        if engine.process.is_none() {
+            return format!("the connection of engine {id} is cut; the task waits up to 15 s for its return");
+        }
+        if engine.restarting {
+            return format!("engine {id} gets a new interpreter");
+        }
+        let before = engine
+            .queue
+            .of_session(task.session)
+            .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
+        let before = before.filter(|key| self.tasks.get(*key).is_some()).count();
+        format!("engine {id} is busy; {before} tasks of the same session come before it there")
+    }
+}
+
+fn phase(state: State) -> TaskPhase {
+    match state {
+        State::Receiving => TaskPhase::Receiving,
+        State::Waiting | State::Pausing => TaskPhase::Waiting,
+        State::Queued => TaskPhase::Queued,
+        State::Assigned { started: false, .. } => TaskPhase::Assigned,
+        State::Assigned { started: true, .. } => TaskPhase::Running,
+    }
+}
+
+/// The engine that has a task, or to which it is bound.
+pub(super) fn engine_of(task: &Task) -> Option<EngineId> {
+    match task.state {
+        State::Assigned { engine, .. } => Some(engine),
+        _ => task.place.engine(),
+    }
+}
+
+/// What records of both kinds have in common.
+fn base(options: Option<&TaskOptions>, more: Option<&More>) -> TaskRecord {
+    TaskRecord {
+        id: TaskId { session: furlong_wire::ids::SessionId::default(), n: 0 },
+        label: options.and_then(|options| options.label.clone()),
+        runtime: furlong_wire::message::Runtime::Native,
+        target: None,
+        priority: options.map_or(0, |options| options.priority),
+        phase: TaskPhase::Ended,
+        outcome: None,
+        waits: None,
+        engine: None,
+        attempts: 0,
+        losses: 0,
+        errors: more.map_or(0, |more| more.errors),
+        request_bytes: 0,
+        result_bytes: 0,
+        stdout_bytes: more.map_or(0, |more| more.output.stdout_bytes),
+        stderr_bytes: more.map_or(0, |more| more.output.stderr_bytes),
+        kept: options.is_some_and(|options| options.keep),
+        times: RecordTimes::default(),
+        past: more.map_or_else(Vec::new, |more| more.past.clone()),
+    }
+}

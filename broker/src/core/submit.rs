@@ -1,0 +1,383 @@
+//! How tasks come in: checked, numbered, with their arguments, in their queue.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::ids::EngineId;
+use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
+use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
+
+use super::dependencies::{Waits, unmet};
+use super::finish::Ended;
+use super::payloads::Stored;
+use super::sessions::{ClientWaiting, Definition, SessionKey};
+use super::tasks::{Place, State, Submitted, TaskKey, submitted};
+use super::{Core, PeerMisbehaved, Time};
+
+/// Definitions that a session may have.
+const DEFINITIONS_MAX: usize = 4096;
+
+impl Core {
+    pub(super) fn submit(&mut self, now: Time, key: SessionKey, mut submit: Submit) -> Result<(), PeerMisbehaved> {
+        let targets: &[EngineId] = match &submit.targets {
+            Targets::Shared => &[],
+            Targets::Engines(engines) => engines,
+        };
+        let shared = submit.targets == Targets::Shared;
+        let count = if shared { 1 } else { targets.len() };
+        let options = submit.options.as_deref();
+        if count > SUBMIT_TARGETS_MAX || options.is_some_and(|options| !within_limits(options)) {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        if session.secret.is_none() {
+            return Err(PeerMisbehaved::Order);
+        }
+        session.receiving.check(&submit.payload)?;
+        session.credit.announce(announced_bytes(&submit.payload))?;
+        if !session.admit(submit.n, count)? {
+            session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+            self.read_past(key, &submit.payload, &Stored::Refused);
+            return Ok(());
+        }
+        let stored = self.admit_payload(key, &submit.payload);
+        let placement = self.enter_placement(key, &submit, count as u64);
+        // The targets share the options: they may be long, and the targets many.
+        let options = submit.options.take().map(|options| Arc::new(*options));
+        let mut within_quota = true;
+        let mut tasks = Vec::with_capacity(count);
+        for (n, target) in (submit.n..).zip(targets.iter().map(|id| Some(*id)).chain(shared.then_some(None))) {
+            let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
+            let placement = placement.unwrap_or_else(|plain| plain);
+            let part = Submitted { target, placement, runtime, class, define, options };
+            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
+            let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
+            session.tasks.insert(n, task);
+            within_quota &= self.quotas.begin_task(session.claims.token_id);
+            tasks.push(task);
+        }
+        let refusal =
+            if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
+        match refusal {
+            Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
+            None => self.place(now, key, &submit.payload, options.as_deref(), stored, tasks),
+        }
+    }
+
+    /// What the tasks demand of their engines. As an error, the plain demands, if there are too many different ones.
+    fn enter_placement(
+        &mut self,
+        key: SessionKey,
+        submit: &Submit,
+        tasks: u64,
+    ) -> Result<super::placement::PlacementId, super::placement::PlacementId> {
+        let scopes = self.sessions.get(key).map_or(&[][..], |session| &session.claims.scopes);
+        let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
+        let entered = self.placements.enter(submit.runtime, require, scopes, tasks);
+        entered.ok_or_else(|| {
+            self.placements.enter(submit.runtime, &[], &[], tasks).expect("the plain demands are always there")
+        })
+    }
+
+    /// Ends tasks that cannot be accepted, and reads past their payload.
+    fn refuse(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        payload: &Payload,
+        stored: &Stored,
+        tasks: Vec<TaskKey>,
+        refusal: &Ended,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.expect(transfer_of(payload), payload, None)?;
+        self.read_past(key, payload, stored);
+        for key in tasks {
+            let Some(task) = self.tasks.get_mut(key) else { continue };
+            let engine = task.target();
+            // It has not joined its engine's queue.
+            task.place = Place::Shared;
+            let Ended { outcome, .. } = refusal;
+            self.end(now, key, Ended { outcome: outcome.clone(), engine, ..Ended::default() });
+        }
+        Ok(())
+    }
+
+    /// Queues tasks whose payload is here; others wait for theirs.
+    fn place(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        payload: &Payload,
+        options: Option<&TaskOptions>,
+        stored: Stored,
+        tasks: Vec<TaskKey>,
+    ) -> Result<(), PeerMisbehaved> {
+        let owner = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.owner();
+        let waits = match options.map(|options| self.waits_of(owner, options)) {
+            Some(Err(text)) => return self.refuse(now, key, payload, &stored, tasks, &unmet(&text)),
+            Some(Ok(waits)) => waits,
+            None => None,
+        };
+        let whole = matches!(payload, Payload::Inline(_));
+        for &task in &tasks {
+            self.join(now, task, waits.as_ref());
+            if whole {
+                self.payload_is_whole(now, task, stored.clone());
+            }
+        }
+        if whole {
+            return Ok(());
+        }
+        let share = (tasks.len() > 1).then(|| {
+            self.shares_made += 1;
+            self.shares_made
+        });
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let waiting = Some(ClientWaiting::Tasks(tasks));
+        session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
+    }
+
+    /// Why tasks cannot be accepted, if so.
+    fn refusal(&self, tasks: &[TaskKey], stored: &Stored, within_quota: bool) -> Option<Ended> {
+        let task = self.tasks.get(*tasks.first()?)?;
+        let claims = &self.sessions.get(task.session)?.claims;
+        let direct = task.place != Place::Shared;
+        let allowed = if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
+        let failed = |kind, text: String| Some(Ended::by_broker(TaskState::Failed, kind, text));
+        if !allowed {
+            let what = if direct { "engines by their ids" } else { "the shared queue" };
+            let role = claims.role;
+            let text = format!("the capability's role `{role}` may not use {what}; ask for a `client` capability");
+            return failed(ErrorKind::Forbidden, text);
+        }
+        if !within_quota {
+            let most = claims.limits.unfinished_tasks_max;
+            let text = format!("the capability allows {most} unfinished tasks at once, over all its sessions; wait");
+            return failed(ErrorKind::Busy, text);
+        }
+        if matches!(stored, Stored::Refused) {
+            return failed(ErrorKind::Busy, self.no_memory(claims.limits.payload_bytes_max));
+        }
+        if self.tasks.len() as u64 + self.results_held > self.config.session_tasks_max {
+            let text =
+                "the broker holds as many tasks as its memory takes; take results, or start it with more `--memory`";
+            return failed(ErrorKind::Busy, text.to_owned());
+        }
+        let text = contradiction(task.options.as_deref()?, direct)?;
+        failed(ErrorKind::Unsupported, text.to_owned())
+    }
+
+    fn no_memory(&self, of_token: u64) -> String {
+        let (_, total) = self.budget.state();
+        let token = match of_token {
+            0 => String::new(),
+            most => format!(" or the capability's limit of {most} bytes is reached"),
+        };
+        format!("the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more `--memory`")
+    }
+
+    /// A direct task takes its place in its engine's queue at once, so that the order is that of the submits. What
+    /// depends on others is noted.
+    fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let (target, session, placement) = (task.target(), task.session, task.placement);
+        if task.options.is_some() {
+            self.set_deadline(now, key);
+        }
+        if let Some(target) = target {
+            let Some(engine) = self.engines.get(target) else {
+                let text = format!("there is no engine {target}; `furlong ids` shows who is there");
+                return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text));
+            };
+            let class = engine.class.and_then(|class| self.placements.class(class));
+            let demands = &self.placements.get(placement).demands;
+            let out_of_scope = class.is_some_and(|class| !demands.are_in_scope(class)).then(|| {
+                format!(
+                    "the capability is for engines with one of the labels {}, which engine {target} does not have",
+                    demands.scopes.join(", ")
+                )
+            });
+            let tasks = &self.tasks;
+            self.engines.update(target, |engine| {
+                engine.queue.push_back(session, key);
+                engine.queue.note(session, tasks);
+            });
+            if let Some(text) = out_of_scope {
+                return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text));
+            }
+        }
+        waits.into_iter().for_each(|waits| self.begin_to_wait(key, waits.clone()));
+    }
+
+    /// A task has its arguments: it is queued, or waits for the definition that it names.
+    pub(super) fn payload_is_whole(&mut self, now: Time, key: TaskKey, stored: Stored) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.payload = stored;
+        let Some(number) = task.define else { return self.has_arguments(now, key) };
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
+        let text = match session.definitions.get_mut(&number) {
+            Some(Definition::Here(Stored::Refused)) => {
+                "the broker's payload memory was full when its function was sent"
+            }
+            Some(Definition::Here(_)) => return self.has_arguments(now, key),
+            Some(Definition::Receiving(waiting)) => return waiting.push(key),
+            None => "it names a definition that was never sent",
+        };
+        self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Payload, text));
+    }
+
+    /// A task has arguments and definition: it is queued, or waits for other tasks.
+    fn has_arguments(&mut self, now: Time, key: TaskKey) {
+        match self.still_waits(key) {
+            Ok(false) => self.queue(now, key),
+            Ok(true) => {
+                let Some(task) = self.tasks.get_mut(key) else { return };
+                task.transition(State::Waiting);
+                self.held += 1;
+            }
+            Err(text) => self.end(now, key, unmet(&text)),
+        }
+    }
+
+    /// A task has everything that it needs to run.
+    pub(super) fn queue(&mut self, now: Time, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        task.transition(State::Queued);
+        if now != task.submitted {
+            task.more_mut().queued = Some(now);
+        }
+        let (priority, session, placement) = (task.priority(), task.session, task.placement);
+        if let Some(engine) = task.place.engine() {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| engine.queue.note(session, tasks));
+            self.direct_ready.insert(engine);
+        } else {
+            self.placements.get_mut(placement).queue.push(priority, session, key);
+            self.placements.count_waiting(placement, true);
+        }
+    }
+
+    pub(super) fn client_chunk(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        transfer: u64,
+        chunk: Bytes,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else { return Ok(()) };
+        match waiting {
+            ClientWaiting::Definition(number) => {
+                let before = session.definitions.insert(number, Definition::Here(stored));
+                let Some(Definition::Receiving(waiting)) = before else { return Err(PeerMisbehaved::Order) };
+                for task in waiting {
+                    let payload = self.tasks.get(task).map(|task| task.payload.clone());
+                    payload.into_iter().for_each(|payload| self.payload_is_whole(now, task, payload));
+                }
+            }
+            ClientWaiting::Tasks(tasks) => {
+                let live = tasks.into_iter().filter(|task| self.tasks.get(*task).is_some()).collect::<Vec<_>>();
+                if live.is_empty() {
+                    self.release_request(key, &stored);
+                }
+                let Some((last, others)) = live.split_last() else { return Ok(()) };
+                others.iter().for_each(|task| self.payload_is_whole(now, *task, stored.clone()));
+                // The last one gets this clone: whichever task ends last must find that nobody else holds the payload.
+                self.payload_is_whole(now, *last, stored);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn define(&mut self, key: SessionKey, define: &Define) -> Result<(), PeerMisbehaved> {
+        self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.check(&define.payload)?;
+        session.credit.announce(announced_bytes(&define.payload))?;
+        if session.definitions.len() >= DEFINITIONS_MAX || session.definitions.contains_key(&define.number) {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let stored = self.admit_payload(key, &define.payload);
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let whole = matches!(define.payload, Payload::Inline(_)) || matches!(stored, Stored::Refused);
+        let waiting = (!whole).then_some(ClientWaiting::Definition(define.number));
+        let definition = if whole { Definition::Here(stored) } else { Definition::Receiving(Vec::new()) };
+        let refused = matches!(definition, Definition::Here(Stored::Refused));
+        session.definitions.insert(define.number, definition);
+        session.receiving.expect(transfer_of(&define.payload), &define.payload, waiting)?;
+        if refused {
+            self.read_past(key, &define.payload, &Stored::Refused);
+        }
+        Ok(())
+    }
+
+    /// Takes a client's payload into the budget; its chunks, if it has any, are still to come.
+    fn admit_payload(&mut self, key: SessionKey, payload: &Payload) -> Stored {
+        let Payload::Chunked { bytes, .. } = payload else {
+            let Payload::Inline(bytes) = payload else { return Stored::Refused };
+            return Stored::Inline(bytes.clone());
+        };
+        let Some(token) = self.sessions.get(key).map(|session| session.claims.token_id) else { return Stored::Refused };
+        if !self.quotas.reserve(token, *bytes) {
+            return Stored::Refused;
+        }
+        if !self.reserve(*bytes) {
+            self.quotas.release(token, *bytes);
+            return Stored::Refused;
+        }
+        Stored::Inline(Bytes::new())
+    }
+
+    /// Gives back what was reserved for a payload that is read past, and lets the client send as many bytes again.
+    fn read_past(&mut self, key: SessionKey, payload: &Payload, stored: &Stored) {
+        match announced_bytes(payload) {
+            0 => {}
+            bytes if matches!(stored, Stored::Refused) => self.grant_to_client(key, bytes),
+            bytes => self.free_request(key, bytes),
+        }
+    }
+}
+
+/// What an announcement counts against credit and budget: chunked payloads only.
+pub(super) fn announced_bytes(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Inline(_) => 0,
+        Payload::Chunked { bytes, .. } => *bytes,
+    }
+}
+
+/// The transfer of an announcement.
+pub(super) fn transfer_of(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Inline(_) => 0,
+        Payload::Chunked { transfer, .. } => *transfer,
+    }
+}
+
+fn within_limits(options: &TaskOptions) -> bool {
+    let names = options.label.iter().chain(&options.require);
+    options.after.len() + options.follow.len() <= SUBMIT_TARGETS_MAX
+        && options.require.len() <= 64
+        && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
+}
+
+/// What the options of a task say against each other, or against what this version does.
+fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
+    if options.durable {
+        return Some("`durable` needs a journal, which this version of the broker does not have");
+    }
+    if options.error_retries > 0 && options.at_most_once {
+        return Some("`at_most_once` and `error_retries` contradict each other; leave one of them out");
+    }
+    if options.error_retries > 0 && direct {
+        return Some("`error_retries` is for the shared queue: a direct task runs once, in the order of its queue");
+    }
+    None
+}
+
+fn too_many_demands() -> Ended {
+    let text = "the broker has as many different sets of required labels as it takes; use fewer of them";
+    Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)
+}

@@ -1,0 +1,111 @@
+//! What the broker asks about work that is here: to end it, to signal it, to give it back. And how a process leaves.
+
+use furlong_wire::call::ReplyHeader;
+use furlong_wire::ids::Attempt;
+use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
+
+use super::{Core, Output, error};
+use crate::runtime::{JobOutcome, Reply, SlotIndex};
+
+/// Attempts in one message.
+const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
+
+impl Core {
+    pub(super) fn cancel(&mut self, attempt: Attempt, force: bool) {
+        let Some((job, slot, runtime)) = self.find(attempt) else { return };
+        if self.slots[slot as usize].waiting.contains(&job) {
+            let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
+            self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
+        } else {
+            self.work.get_mut(&job).into_iter().for_each(|work| work.cancelled = true);
+            self.outputs.push_back(Output::Cancel(slot, runtime, job, force));
+        }
+    }
+
+    /// Whether the job runs now, its runtime must say.
+    pub(super) fn signal(&mut self, attempt: Attempt, signal: i32) {
+        let Some((job, slot, runtime)) = self.find(attempt) else { return };
+        if !self.slots[slot as usize].waiting.contains(&job) {
+            self.outputs.push_back(Output::Signal(slot, runtime, job, signal));
+        }
+    }
+
+    pub(super) fn restart(&mut self, slots: &[SlotIndex]) {
+        let known = slots.iter().filter(|slot| (**slot as usize) < self.slots.len());
+        self.outputs.extend(known.map(|slot| Output::Restart(*slot)));
+    }
+
+    pub(super) fn recall(&mut self, attempt: Attempt) {
+        let Some((job, slot, runtime)) = self.find(attempt) else { return };
+        let place = &self.slots[slot as usize];
+        if place.waiting.contains(&job) {
+            self.handle_recalled(job);
+        } else if place.running.front() != Some(&job) {
+            self.outputs.push_back(Output::Recall(slot, runtime, job));
+        }
+    }
+
+    /// A job was taken back before it began.
+    pub fn handle_recalled(&mut self, job: u64) {
+        self.give_back(&[job]);
+    }
+
+    /// Jobs have not begun, and will not: the broker may give them to another engine.
+    pub(super) fn give_back(&mut self, jobs: &[u64]) {
+        let given_back: Vec<_> = jobs.iter().filter_map(|job| self.forget(*job)).collect();
+        for some in given_back.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
+            let attempts = some.iter().map(|work| work.attempt).collect();
+            self.send(FromEngine::Recalled(Attempts { attempts }));
+        }
+        given_back.into_iter().for_each(|work| self.advance(work.slot));
+    }
+
+    /// An interpreter is gone. What waits for it here was meant for its namespace; what its runtime has, that gives
+    /// back itself.
+    pub(super) fn slot_down(&mut self, slot: SlotIndex, cause: String) {
+        self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
+        self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
+        let waiting = self.slots[slot as usize].waiting.iter().copied();
+        let is_python = |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
+        let jobs: Vec<u64> = waiting.filter(is_python).collect();
+        self.give_back(&jobs);
+    }
+
+    /// Takes nothing new from now on, and gives back what has not begun. [`Core::is_drained`] says when all is done.
+    pub fn drain(&mut self, reason: &str) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.draining = Some(reason.to_owned());
+        self.say_that_it_drains();
+        let waiting: Vec<u64> = self.slots.iter().flat_map(|slot| slot.waiting.iter().copied()).collect();
+        self.give_back(&waiting);
+        // The first ones too: one that was just handed over may not have begun.
+        for (slot, place) in (0..).zip(&self.slots) {
+            let Some(runtime) = place.runtime else { continue };
+            self.outputs.extend(place.running.iter().rev().map(|job| Output::Recall(slot, runtime, *job)));
+        }
+    }
+
+    /// Whether a process that drains has no more to do: no job but cancelled ones that do not heed it, and nothing
+    /// unsent.
+    pub fn is_drained(&self) -> bool {
+        self.draining.is_some() && !self.has_work() && self.unsent.is_empty() && self.large.is_empty()
+    }
+
+    /// Whether there is a job whose end somebody waits for.
+    pub fn has_work(&self) -> bool {
+        self.work.values().any(|work| !work.cancelled)
+    }
+
+    pub(super) fn say_that_it_drains(&mut self) {
+        if let Some(reason) = self.draining.clone().filter(|_| self.connected) {
+            self.send(FromEngine::Draining(Draining { reason }));
+        }
+    }
+
+    fn find(&self, attempt: Attempt) -> Option<(u64, SlotIndex, Runtime)> {
+        let job = *self.by_attempt.get(&attempt)?;
+        self.work.get(&job).map(|work| (job, work.slot, work.runtime))
+    }
+}

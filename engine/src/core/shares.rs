@@ -1,0 +1,90 @@
+//! Payloads that several slots' jobs have in common: received and opened once, and then shared.
+
+use bytes::Bytes;
+use furlong_wire::ids::SessionId;
+use furlong_wire::message::{Payload, Share};
+use furlong_wire::payload::unpack_inline;
+
+use super::{BrokerMisbehaved, Call, Core, Purpose};
+
+/// A shared payload, from its announcement until it is no longer needed.
+#[derive(Debug)]
+pub(super) struct Shared {
+    session: SessionId,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Its chunks come. The assignments that wait for it, and whether more may name it.
+    Coming(Vec<Call>, bool),
+    /// It is here, or was forged on the way.
+    Here(Result<Vec<Bytes>, String>),
+}
+
+impl Core {
+    pub(super) fn share(&mut self, share: Share) -> Result<(), BrokerMisbehaved> {
+        let Share { share: number, session, payload } = share;
+        if self.shares.contains_key(&number) || !self.sessions.knows(session) {
+            return Err(BrokerMisbehaved::Share);
+        }
+        let state = match &payload {
+            Payload::Inline(inline) => State::Here(unpack_inline(inline).map_err(|error| error.to_string())),
+            Payload::Chunked { .. } => {
+                self.receive(session, &payload, Purpose::Share(number))?;
+                State::Coming(Vec::new(), true)
+            }
+        };
+        self.shares.insert(number, Shared { session, state });
+        Ok(())
+    }
+
+    /// Lets an assignment run with a shared payload, at once or when it is whole.
+    pub(super) fn run_shared(&mut self, number: u64, mut call: Call) -> Result<(), BrokerMisbehaved> {
+        let shared = self.shares.get_mut(&number).filter(|shared| shared.session == call.session);
+        match shared.map(|shared| &mut shared.state) {
+            Some(State::Coming(waiting, true)) => waiting.push(call),
+            Some(State::Here(buffers)) => {
+                call.buffers.clone_from(buffers);
+                self.run(call);
+            }
+            Some(State::Coming(_, false)) | None => {
+                call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
+                return Err(BrokerMisbehaved::Share);
+            }
+        }
+        Ok(())
+    }
+
+    /// A shared payload is whole: what waited for it goes on.
+    pub(super) fn shared_is_here(&mut self, number: u64, buffers: &Result<Vec<Bytes>, String>) {
+        let Some(shared) = self.shares.get_mut(&number) else { return };
+        let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, State::Here(buffers.clone())) else {
+            return;
+        };
+        if !wanted {
+            self.shares.remove(&number);
+        }
+        waiting.into_iter().for_each(|call| self.run(Call { buffers: buffers.clone(), ..call }));
+    }
+
+    /// No later assignment names it.
+    pub(super) fn unshare(&mut self, number: u64) -> Result<(), BrokerMisbehaved> {
+        match self.shares.get_mut(&number).map(|shared| &mut shared.state) {
+            Some(State::Coming(_, wanted)) => *wanted = false,
+            Some(State::Here(_)) => drop(self.shares.remove(&number)),
+            None => return Err(BrokerMisbehaved::Share),
+        }
+        Ok(())
+    }
+
+    /// Numbers belong to a connection: forgets all, and gives the assignments that waited.
+    pub(super) fn forget_shares(&mut self) -> Vec<Call> {
+        let shares = std::mem::take(&mut self.shares).into_values();
+        let waiting = shares.map(|shared| match shared.state {
+            State::Coming(waiting, _) => waiting,
+            State::Here(_) => Vec::new(),
+        });
+        waiting.flatten().collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! Signals, restarts, deaths, drains, and what tasks publish.
+
+use furlong_wire::message::{AttemptPublished, EngineShutdown, SignalAttempts, Slots};
+
+use super::*;
+use crate::runtime::{Latest, Published};
+
+impl Process {
+    fn publishes(&mut self, job: u64, latest: &Latest, bytes: usize) {
+        let published = Published { codec: Codec::Raw, buffers: vec![vec![4; bytes].into()] };
+        if latest.put(published) {
+            let event = SlotEvent::Published { attempt: job, latest: latest.clone() };
+            self.core.handle_slot_event(0, event);
+        }
+    }
+
+    fn held_attempts(&self) -> Vec<Attempt> {
+        self.core.held().iter().map(|held| held.attempt).collect()
+    }
+}
+
+impl Done {
+    fn published(&self) -> Vec<&AttemptPublished> {
+        self.sent.iter().filter_map(|it| if let FromEngine::Published(it) = it { Some(it) } else { None }).collect()
+    }
+}
+
+#[test]
+fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
+    let mut process = Process::new(2);
+    let attempts = [process.assign(0, Native), process.assign(0, Python), process.assign(1, Python)];
+    process.done();
+    let unknown = Attempt { start: BrokerStart(0), count: 1 };
+    let attempts = attempts.into_iter().chain([unknown]).collect();
+    process.tell(ToEngine::Signal(SignalAttempts { attempts, signal: 2 }));
+    let done = process.done();
+    assert!(
+        matches!(&done.rest[..], [Output::Signal(0, Native, 1, 2), Output::Signal(1, Python, 3, 2)]),
+        "{:?}",
+        done.rest
+    );
+}
+
+#[test]
+fn a_restart_asks_each_slot_that_there_is() {
+    let mut process = Process::new(2);
+    process.tell(ToEngine::Restart(Slots { slots: vec![1, 7, 0] }));
+    assert!(matches!(&process.done().rest[..], [Output::Restart(1), Output::Restart(0)]));
+}
+
+#[test]
+fn a_death_is_told_before_the_end_and_what_had_not_begun_is_given_back() {
+    let mut process = Process::new(1);
+    let (arriving, transfer, chunk) = process.assign_large(0, Python);
+    process.chunk(transfer, &chunk).unwrap();
+    let ahead = [process.assign(0, Python), process.assign(0, Python)];
+    let (waiting, transfer, chunk) = process.assign_large(0, Python);
+    let native = process.assign(0, Native);
+    process.done();
+    process.core.handle_slot_event(0, SlotEvent::Down { cause: "signal 9".into() });
+    process.end(0, 1, JobOutcome::Lost("signal 9".into()), Vec::new());
+    process.core.handle_slot_event(0, SlotEvent::Recalled { attempts: vec![2, 3] });
+    let done = process.done();
+    let [
+        FromEngine::SlotDown(down),
+        FromEngine::Recalled(first),
+        FromEngine::Finished(lost),
+        FromEngine::Recalled(second),
+    ] = &done.sent[..]
+    else {
+        panic!("{:?}", done.sent)
+    };
+    assert_eq!((down.slot, down.cause.as_str()), (0, "signal 9"));
+    assert_eq!(first.attempts, [waiting], "it was meant for the namespace that is gone");
+    assert_eq!((lost.attempt, failure(lost)), (arriving, (TaskState::Lost, Some(ErrorKind::EngineLost))));
+    assert_eq!(second.attempts, ahead);
+    assert_eq!(done.jobs(), [(0, Native, 5)], "native work needs no interpreter");
+    assert_eq!(process.held_attempts(), [native]);
+    process.chunk(transfer, &chunk).unwrap();
+    assert!(process.done().started.is_empty(), "its payload came for nobody");
+}
+
+#[test]
+fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
+    let mut process = Process::new(2);
+    let running = process.assign(0, Native);
+    process.assign(0, Native);
+    let waiting = process.assign(0, Python);
+    process.done();
+    process.core.drain("terminated");
+    process.core.drain("once more");
+    let done = process.done();
+    assert!(matches!(&done.sent[..], [FromEngine::Draining(said), FromEngine::Recalled(back)]
+        if said.reason == "terminated" && back.attempts == [waiting]));
+    assert!(matches!(&done.rest[..], [Output::Recall(0, Native, 2), Output::Recall(0, Native, 1)]));
+    process.core.handle_recalled(2);
+    let late = process.assign(1, Native);
+    let (late_and_large, transfer, chunk) = process.assign_large(1, Native);
+    process.chunk(transfer, &chunk).unwrap();
+    let done = process.done();
+    assert_eq!(done.sent[1..], [recalled(late), recalled(late_and_large)], "they crossed our word");
+    assert!(done.started.is_empty() && !process.core.is_drained());
+    process.core.handle_disconnected();
+    process.finish(0, 1, 5_000);
+    assert!(!process.core.is_drained(), "its result is still here");
+    process.core.handle_connected(0);
+    let done = process.done();
+    assert!(matches!(&done.sent[..], [FromEngine::Draining(_)]), "a new connection is told again: {:?}", done.sent);
+    assert!(!process.core.is_drained(), "and has no credit for it");
+    process.tell(ToEngine::Credit(Credit { payload_bytes_total: CREDIT }));
+    assert_eq!(process.done().finished()[0].attempt, running);
+    assert!(process.core.is_drained());
+}
+
+#[test]
+fn a_cancelled_function_that_does_not_return_keeps_no_process() {
+    let mut process = Process::new(1);
+    let attempt = process.assign(0, Native);
+    process.core.drain("terminated");
+    assert!(!process.core.is_drained());
+    process.tell(ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force: false }));
+    assert!(process.core.is_drained());
+}
+
+#[test]
+fn the_broker_can_let_it_leave_at_once_or_when_it_has_finished() {
+    let mut process = Process::new(1);
+    for finish in [false, true] {
+        process.tell(ToEngine::Shutdown(EngineShutdown { reason: "asked".into(), finish }));
+    }
+    assert!(matches!(&process.done().rest[..], [Output::Leave(_, false), Output::Leave(_, true)]));
+}
+
+#[test]
+fn of_what_waits_the_last_word_is_published_and_before_the_end() {
+    let mut process = Process::new(1);
+    let attempt = process.assign(0, Native);
+    let latest = Latest::default();
+    process.publishes(1, &latest, 3);
+    process.publishes(1, &latest, 4);
+    process.done();
+    process.core.send_published();
+    let done = process.done();
+    let [AttemptPublished { attempt: of, payload: Payload::Inline(inline) }] = done.published()[..] else {
+        panic!("{:?}", done.sent)
+    };
+    let buffers = unpack_inline(inline).unwrap();
+    assert_eq!((*of, &buffers[1][..]), (attempt, &[4; 4][..]));
+    assert_eq!(decode_header(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
+    process.core.send_published();
+    assert!(process.done().sent.is_empty());
+    process.core.handle_disconnected();
+    process.publishes(1, &latest, 5);
+    process.core.send_published();
+    process.core.handle_connected(CREDIT);
+    process.finish(0, 1, 3);
+    assert!(matches!(process.done().sent[..], [FromEngine::Published(_), FromEngine::Finished(_)]));
+    process.publishes(1, &latest, 6);
+    process.core.send_published();
+    assert!(process.done().sent.is_empty() && process.core.published.is_empty());
+}
+
+#[test]
+fn large_published_data_take_credit_and_no_result_waits_for_them() {
+    let mut process = Process::new(1);
+    process.assign(0, Native);
+    process.assign(0, Native);
+    let latest = Latest::default();
+    process.publishes(1, &latest, 6_000);
+    process.core.send_published();
+    let done = process.done();
+    assert_eq!((done.published().len(), done.transfers.len()), (1, 1));
+    process.publishes(1, &latest, 6_000);
+    process.core.send_published();
+    assert!(process.done().sent.is_empty(), "there is no credit");
+    process.finish(0, 1, 3);
+    assert!(matches!(process.done().sent[..], [FromEngine::Finished(_)]), "it is dropped with its task");
+    process.finish(0, 2, 6_000);
+    assert!(process.done().sent.is_empty());
+    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
+    assert_eq!(process.done().finished().len(), 1);
+}

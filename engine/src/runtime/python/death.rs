@@ -1,0 +1,104 @@
+//! How a session ends: the interpreter is killed, or dies, and what it had is accounted for.
+
+use std::io;
+use std::mem;
+use std::process::ExitStatus;
+
+use tokio::time::Instant;
+
+use super::protocol::{Inbox, ProtocolBroken};
+use super::session::{Fault, Session};
+use super::slot::cancelled_reply;
+use crate::runtime::{JobOutcome, SlotEvent};
+
+impl Session<'_> {
+    /// A job that the interpreter has and has begun, as it says itself. It may just have ended.
+    pub(super) fn begun(&self) -> Option<u64> {
+        Some(self.interpreter.page.last_begun()).filter(|attempt| self.is_sent(*attempt))
+    }
+
+    /// Some grace period is over.
+    pub(super) fn handle_deadline(&mut self) {
+        let now = Instant::now();
+        if self.closing.is_some_and(|kill_at| kill_at <= now) {
+            self.interpreter.kill();
+            self.closing = Some(now + self.shared.config.kill_grace);
+        }
+        let begun = self.begun();
+        for forced in &mut self.forced {
+            if forced.kill_at > now {
+                continue;
+            }
+            forced.kill_at = now + self.shared.config.kill_grace;
+            // One that has not begun is answered when its turn comes: no reason to kill another.
+            if begun == Some(forced.attempt) {
+                self.fault = Some(Fault::KilledFor(forced.attempt));
+                self.interpreter.kill();
+            }
+        }
+    }
+
+    /// Somebody wants a new interpreter.
+    pub(super) fn restart(&mut self) {
+        self.fault = Some(Fault::Restarted);
+        self.interpreter.kill();
+        // Nothing more is sent to it.
+        self.closing = Some(Instant::now() + self.shared.config.kill_grace);
+    }
+
+    /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
+    /// what had not begun.
+    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) {
+        while let Ok(1..) = self.interpreter.socket.try_read_buf(self.inbox.room()) {
+            if self.handle_frames().is_err() {
+                break;
+            }
+        }
+        self.handle_unsent();
+        let running = self.begun();
+        if let Some(attempt) = running {
+            self.emit_held(attempt);
+        }
+        self.emit_unread(running);
+        let cause = self.cause(status);
+        let killed_for = self.fault == running.map(Fault::KilledFor);
+        self.interpreter.bury(self.shared);
+        self.context.emit(SlotEvent::Down { cause: cause.clone() });
+        match running {
+            Some(attempt) if killed_for => {
+                let reply = cancelled_reply("cancelled, and its interpreter killed");
+                self.context.emit(SlotEvent::Finished { attempt, reply });
+            }
+            Some(attempt) => self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause),
+            None => {}
+        }
+        let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
+        let mut attempts: Vec<u64> = sent.filter(|attempt| Some(*attempt) != running).collect();
+        attempts.extend(self.context.queue().drain(..).map(|job| job.attempt));
+        if !attempts.is_empty() {
+            self.context.emit(SlotEvent::Recalled { attempts });
+        }
+    }
+
+    /// Takes the replies that the worker had kept to send them together. Some may have been sent already.
+    fn handle_unsent(&mut self) {
+        self.inbox = Inbox::of(&self.interpreter.page.unsent());
+        self.is_dead = true;
+        // Code that wrote into this memory has harmed only its own slot: the rest is given back.
+        let _ = self.handle_frames();
+    }
+
+    fn cause(&mut self, status: io::Result<ExitStatus>) -> String {
+        match (status, self.fault) {
+            (_, Some(Fault::KilledFor(_))) => "the interpreter was killed to cancel a task".to_owned(),
+            (_, Some(Fault::Restarted)) => RESTARTED.to_owned(),
+            (Ok(_), Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
+            (Ok(status), Some(Fault::SocketClosed)) if status.success() => "the code has closed all files".to_owned(),
+            (Ok(status), _) => self.interpreter.death_cause(status),
+            (Err(error), _) => format!("the interpreter is gone: {error}"),
+        }
+    }
+}
+
+/// Why an interpreter is gone that was restarted.
+pub(crate) const RESTARTED: &str = "the interpreter was restarted on request";

@@ -1,0 +1,215 @@
+"""What IPython adds where it can be imported: magics and rich displays. It is loaded when it is first needed."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import types
+from typing import Any, Callable
+
+from furlong_worker.errors import type_name
+from furlong_worker.namespace import Namespace
+
+# Lines that are no Python, and mean something to IPython.
+MAGIC = re.compile(r"^[ \t]*(?:[%!?]|[\w.,\[\] \t]+=[ \t]*[%!])|\?[ \t]*$", re.MULTILINE)
+# How an object says that it can be shown as more than text.
+METHODS = {
+    "_repr_html_": "text/html",
+    "_repr_markdown_": "text/markdown",
+    "_repr_latex_": "text/latex",
+    "_repr_svg_": "image/svg+xml",
+    "_repr_png_": "image/png",
+    "_repr_jpeg_": "image/jpeg",
+    "_repr_pdf_": "application/pdf",
+    "_repr_json_": "application/json",
+    "_repr_javascript_": "application/javascript",
+}
+ALL_METHODS = (*METHODS, "_repr_mimebundle_", "_ipython_display_")
+DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Displays:
+    """What the running execution has displayed, up to a bound."""
+
+    def __init__(self) -> None:
+        self._shown: list[tuple[bool, dict[str, str]]] = []
+        self._bytes = 0
+        self._is_wanted = False
+
+    def begin(self) -> None:
+        """Collect from now on."""
+        self._is_wanted = True
+
+    def show(self, data: dict[str, Any], is_value: bool = False) -> None:
+        """Take a display; outside an execution only its text is shown."""
+        texts = {mime: _as_text(mime, value) for mime, value in data.items() if value is not None}
+        size = sum(map(len, texts.values()))
+        if not self._is_wanted:
+            print(texts.get("text/plain", ""))
+        elif self._bytes + size > DISPLAYS_BYTES_MAX:
+            print(f"a display of {size} bytes is left out: one execution has 16 MiB of them", file=sys.stderr)
+        else:
+            self._bytes += size
+            self._shown.append((is_value, texts))
+
+    def end(self) -> bytes:
+        """Give what was shown, for the engine, and collect no longer."""
+        shown, self._shown, self._bytes, self._is_wanted = self._shown, [], 0, False
+        return json.dumps(shown).encode() if shown else b""
+
+
+class Rich:
+    """IPython's shell, once it was needed."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.displays = Displays()
+        self._namespace = namespace
+        self._shell: Any = None
+        self._why_not = ""
+        sys.meta_path.insert(0, _DisplayWatcher(self.load))  # type: ignore[arg-type]
+
+    def load(self) -> bool:
+        """Load the shell; False if there is no IPython."""
+        if self._shell is None and not self._why_not:
+            earlier = dict(self._namespace.variables)
+            try:
+                self._shell = _make_shell(self._namespace, self.displays.show)
+            except ImportError:
+                self._why_not = f"which this Python does not have; install it: {sys.executable} -m pip install ipython"
+            except Exception as error:  # one that is too old, too new or broken: the plain code must go on
+                self._why_not = f"which does not load here: {type_name(type(error))}: {error}"
+            self._namespace.adopt(earlier)
+        return self._shell is not None
+
+    def transform(self, source: str) -> str | None:
+        """Give the Python that code with magics stands for; None if it has none."""
+        magic = MAGIC.search(source)
+        if magic is None:
+            return None
+        if not self.load():
+            begin = source.rfind("\n", 0, magic.end()) + 1
+            line = source[begin:].splitlines()[0].strip()
+            raise ImportError(f"`{line[:80]}` is for IPython, {self._why_not}")
+        transformed: str = self._shell.transform_cell(source)
+        return transformed
+
+    def announce(self, event: str) -> None:
+        """Tell libraries that have asked IPython for it, as for drawing figures at the end, what happens."""
+        if self._shell is not None:
+            self._shell.events.trigger(event)
+
+    def show_value(self, value: Any) -> str | None:
+        """Display a value that can be shown as more than text, and give its text; None for others."""
+        if not any(hasattr(type(value), method) for method in ALL_METHODS):
+            return None
+        data = self._shell.display_formatter.format(value)[0] if self.load() else _describe(value)
+        text: str = data.get("text/plain") or repr(value)
+        if data.keys() - {"text/plain"}:
+            self.displays.show(data, True)
+        return text
+
+
+def _describe(value: Any) -> dict[str, Any]:
+    """Ask an object how it is shown, without IPython."""
+    data: dict[str, Any] = {"text/plain": repr(value)}
+    for name, mime in METHODS.items():
+        method = getattr(value, name, None)
+        shown = method() if callable(method) else None
+        if shown is not None:
+            data[mime] = shown[0] if isinstance(shown, tuple) else shown
+    bundle = getattr(value, "_repr_mimebundle_", None)
+    if callable(bundle):
+        shown = bundle(include=None, exclude=None)
+        data.update(shown[0] if isinstance(shown, tuple) else shown or {})
+    return data
+
+
+def _as_text(mime: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if mime.endswith("json"):
+        return json.dumps(value)
+    return str(value)
+
+
+class _DisplayWatcher:
+    """Sees the import of IPython's `display`, which prints plain text unless there is a shell."""
+
+    def __init__(self, load: Callable[[], bool]) -> None:
+        self._load = load
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Let others find the module, and wrap its `display`."""
+        if name != "IPython.core.display_functions":
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_wrap(module: types.ModuleType) -> None:
+                execute(module)
+                module.display = self._with_shell(module.display)  # type: ignore[attr-defined]
+
+            spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
+        return spec
+
+    def _with_shell(self, display: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(display)
+        def display_with_shell(*args: Any, **kwargs: Any) -> Any:
+            self._load()
+            return display(*args, **kwargs)
+
+        return display_with_shell
+
+
+def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any]], None]) -> Any:
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets import Type
+    from traitlets.config import Config
+
+    class Publisher(DisplayPublisher):
+        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+            show(data)
+
+        def clear_output(self, wait: bool = False) -> None:
+            pass
+
+    class Shell(InteractiveShell):
+        display_pub_class = Type(Publisher)
+
+        def init_virtualenv(self) -> None:
+            """Say nothing about it: the interpreter was chosen."""
+
+        def system(self, command: str) -> None:
+            """Run a command with our own output."""
+            sys.stdout.flush()
+            code = subprocess.call(self.var_expand(command, depth=1), shell=True, stdin=subprocess.DEVNULL)
+            self.user_ns["_exit_code"] = code
+
+        system_piped = system_raw = system
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    config.InteractiveShell.colors = "NoColor"
+    # Not the user's own: engines write nothing there. And nobody could clean up behind an interpreter that is killed.
+    with tempfile.TemporaryDirectory(prefix="furlong-ipython-") as folder:
+        shell = Shell.instance(
+            user_module=namespace.module, user_ns=namespace.variables, config=config, ipython_dir=folder
+        )
+
+    def show_text(_shell: Any, text: Any, *_: Any, **__: Any) -> None:
+        print(text.get("text/plain", "") if isinstance(text, dict) else text)
+
+    shell.set_hook("show_in_pager", show_text, 0)
+    return shell

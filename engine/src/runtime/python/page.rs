@@ -1,0 +1,74 @@
+//! Memory that an interpreter's worker shares with us, for what it can no longer say when it dies.
+//!
+//! The worker writes there which attempt it begins, and keeps there the replies that it has not sent yet. So of many
+//! jobs that were sent ahead it is known after any death which have ended and which one ran; no other had begun. All of
+//! this costs the worker two stores in memory for a job, and us a read after a death.
+//!
+//! ```text
+//! attempt u64 LE    the last one that began
+//! bytes u64 LE      length of the replies
+//! replies           frames, as on the socket
+//! ```
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// The memory of one interpreter.
+#[derive(Debug)]
+pub(super) struct Page {
+    memory: OwnedFd,
+}
+
+impl Page {
+    /// Asks the system for it.
+    pub(super) fn new() -> io::Result<Self> {
+        let memory = memfd_create("furlong-worker", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, PAGE_BYTES as u64)?;
+        Ok(Self { memory })
+    }
+
+    /// Gives it to the worker at the other end, with one byte.
+    pub(super) async fn send_over(&self, socket: &UnixStream) -> io::Result<()> {
+        socket.async_io(Interest::WRITABLE, || self.try_send_over(socket)).await
+    }
+
+    fn try_send_over(&self, socket: &UnixStream) -> io::Result<()> {
+        let files = [self.memory.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        sendmsg(socket, &[IoSlice::new(b"p")], &mut control, SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// The attempt that began last.
+    pub(super) fn last_begun(&self) -> u64 {
+        u64::from_le_bytes(self.word(0))
+    }
+
+    /// The replies that were not sent, or of which only a part was.
+    pub(super) fn unsent(&self) -> Vec<u8> {
+        let bytes = u64::from_le_bytes(self.word(8)).min((PAGE_BYTES - HEAD_BYTES) as u64);
+        let mut replies = vec![0; bytes as usize];
+        let read = rustix::io::pread(&self.memory, &mut replies[..], HEAD_BYTES as u64).unwrap_or(0);
+        replies.truncate(read);
+        replies
+    }
+
+    fn word(&self, at: u64) -> [u8; 8] {
+        let mut word = [0; 8];
+        // Memory that is ours can be read; code that made it shorter has lost what was in it.
+        let _ = rustix::io::pread(&self.memory, &mut word[..], at);
+        word
+    }
+}
+
+/// The same numbers as in `channel.py`.
+const PAGE_BYTES: usize = HEAD_BYTES + 64 * 1024;
+const HEAD_BYTES: usize = 16;

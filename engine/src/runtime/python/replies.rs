@@ -1,0 +1,41 @@
+//! The replies of the worker, as replies of jobs.
+
+use std::collections::BTreeMap;
+
+use furlong_wire::call::{Codec, Display, RemoteError, ReplyHeader};
+
+use super::protocol::{End, Ended};
+use super::slot::cancelled_reply;
+use crate::runtime::{JobOutcome, Reply};
+
+/// A job's end, as the engine knows it. The codec is that of its call.
+pub(super) fn reply(ended: Ended, codec: Codec) -> Reply {
+    let Ended { end, run_us, count, buffers, .. } = ended;
+    let text = |at: usize| buffers.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
+    let raised = || {
+        let execution = (count > 0).then_some(count);
+        ReplyHeader::Raised(RemoteError { type_name: text(0), message: text(1), traceback: text(2), execution })
+    };
+    match end {
+        End::Returned => {
+            let header = ReplyHeader::Returned { codec };
+            Reply { outcome: JobOutcome::Succeeded, header, data: buffers, run_us }
+        }
+        End::Executed => {
+            let displays = buffers.get(1).map(|json| displays(json)).unwrap_or_default();
+            // With displays, an empty text stands for none.
+            let is_none = buffers.is_empty() || buffers.len() > 1 && buffers[0].is_empty();
+            let header = ReplyHeader::Executed { count, repr: (!is_none).then(|| text(0)), displays };
+            Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), run_us }
+        }
+        End::Raised => Reply { outcome: JobOutcome::Failed, header: raised(), data: Vec::new(), run_us },
+        End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
+        End::Cancelled => Reply { outcome: JobOutcome::Cancelled, header: raised(), data: Vec::new(), run_us },
+    }
+}
+
+/// What an execution displayed: a JSON array of whether it is the value, and the texts by their type.
+fn displays(json: &[u8]) -> Vec<Display> {
+    let displays: Vec<(bool, BTreeMap<String, String>)> = serde_json::from_slice(json).unwrap_or_default();
+    displays.into_iter().map(|(is_value, data)| Display { data, is_value }).collect()
+}

@@ -1,0 +1,98 @@
+//! Signals and restarts.
+
+use rustix::process::Signal;
+
+use super::*;
+
+#[tokio::test]
+async fn an_interrupt_is_an_exception_in_the_code_that_runs() {
+    let mut python = Fixture::new();
+    python.eval("import time; x = 5").await;
+    let sleeps = python.start_execute("print('go', flush=True)\ntime.sleep(1000)");
+    python.output_of(sleeps, "go").await;
+    python.slot.signal(sleeps, Signal::INT);
+    let reply = python.end(sleeps).await;
+    assert_eq!(reply.outcome, JobOutcome::Failed, "nobody cancelled it");
+    let failed = error(reply);
+    assert_eq!(failed.type_name, "KeyboardInterrupt");
+    assert!(failed.traceback.contains("File \"<furlong 2>\""), "{}", failed.traceback);
+    let catches = "try: print('go', flush=True); time.sleep(1000)\nexcept KeyboardInterrupt: x = 'caught'\nx";
+    let attempt = python.start_execute(catches);
+    python.output_of(attempt, "go").await;
+    python.slot.signal(attempt, Signal::INT);
+    let reply = python.end(attempt).await;
+    assert!(matches!(reply.header, ReplyHeader::Executed { repr: Some(text), .. } if text == "'caught'"));
+}
+
+#[tokio::test]
+async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
+    let mut python = Fixture::new();
+    python
+        .eval("import time\ndef victim(s): time.sleep(s)\ndef next_one():\n    for _ in range(500): pass\n    return 1")
+        .await;
+    let mut interrupted = 0;
+    for round in 0..1000_u64 {
+        let data = vec![Bytes::from(format!("[[{}],{{}}]", (round % 20) as f64 * 1e-5))];
+        let victim = python.start(Call::Named { function: "victim".into() }, Codec::Json, data);
+        let nexts = [(); 3].map(|()| python.start_named("next_one", "[[],{}]"));
+        let until = Instant::now() + Duration::from_micros(round % 37 * 10);
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        python.slot.signal(victim, Signal::INT);
+        let end = python.end(victim).await;
+        assert_ne!(end.outcome, JobOutcome::Cancelled, "an interrupt is no cancel");
+        interrupted += u32::from(end.outcome == JobOutcome::Failed);
+        for next in nexts {
+            assert_eq!(json_value(python.end(next).await).unwrap(), "1", "round {round}");
+        }
+    }
+    assert!((1..1000).contains(&interrupted), "the race was none: {interrupted} of 1000 interrupted");
+}
+
+#[tokio::test]
+async fn other_signals_go_to_the_process_of_the_running_attempt() {
+    let mut python = Fixture::new();
+    let source = "import signal, time\ngot = []\nsignal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n\
+                  def waits():\n    print('go', flush=True)\n    while not got: time.sleep(0.001)\n    return got.pop()";
+    python.eval(source).await;
+    let attempt = python.start_named("waits", "[[],{}]");
+    let behind = python.start_named("len", "[[[]],{}]");
+    python.output_of(attempt, "go").await;
+    python.slot.signal(behind, Signal::KILL);
+    python.slot.signal(attempt, Signal::USR1);
+    assert_eq!(json_value(python.end(attempt).await).unwrap(), "1");
+    assert_eq!(json_value(python.end(behind).await).unwrap(), "0");
+    python.slot.signal(behind, Signal::KILL);
+    let attempt = python.start_named("waits", "[[],{}]");
+    python.output_of(attempt, "go").await;
+    python.slot.signal(attempt, Signal::TERM);
+    assert_eq!(lost(&python.end(attempt).await), "the interpreter was killed by SIGTERM");
+}
+
+#[tokio::test]
+async fn a_restart_ends_what_runs_gives_back_the_rest_and_is_always_answered() {
+    const CAUSE: &str = "the interpreter was restarted on request";
+    let mut python = Fixture::new();
+    python.slot.restart();
+    assert_eq!(python.down().await, CAUSE, "there was none yet");
+    let long = python.start_execute("import time\nx = 1\nprint('go', flush=True)\ntime.sleep(1000)");
+    let behind = [python.start_execute("x"), python.start_execute("x")];
+    python.output_of(long, "go").await;
+    python.slot.restart();
+    assert_eq!(lost(&python.end(long).await), CAUSE);
+    while python.recalled != behind {
+        python.event().await;
+    }
+    assert_eq!(python.down().await, CAUSE);
+    assert_eq!(error(python.execute("x").await).type_name, "NameError");
+    python.slot.restart();
+    assert_eq!(python.down().await, CAUSE, "it was idle");
+    assert_eq!(error(python.execute("x").await).type_name, "NameError");
+    python.eval("import os").await;
+    let dies = python.start_execute("os._exit(1)");
+    assert!(matches!(python.end(dies).await.outcome, JobOutcome::Lost(_)));
+    python.down().await;
+    python.slot.restart();
+    assert_eq!(python.down().await, CAUSE, "it was gone");
+}

@@ -1,0 +1,83 @@
+//! How the process leaves: at once, or when it has finished what it runs.
+
+use std::time::{Duration, Instant};
+
+use furlong_link::outgoing::Written;
+use furlong_link::stop::Reason;
+use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_TURN_BYTES};
+use furlong_wire::message::{FromEngine, Goodbye};
+
+use super::{Link, Shell};
+
+/// How long the last bytes have to leave.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A process that finishes what it runs, and then leaves.
+pub(super) struct Drain {
+    reason: String,
+    ends: Option<Instant>,
+    /// Since when it has results and nobody to give them to.
+    alone: Option<Instant>,
+}
+
+impl Shell {
+    /// Somebody wants the process to end. SIGTERM, once, lets it finish.
+    pub(super) fn handle_stop(&mut self, reason: Reason) {
+        if reason == Reason::Terminated && self.drain.is_none() {
+            self.drain(reason.text());
+        } else {
+            self.leaving = Some(reason.text().to_owned());
+        }
+    }
+
+    /// Takes nothing new, and leaves when it is done.
+    pub(super) fn drain(&mut self, reason: &str) {
+        if self.drain.is_some() {
+            return;
+        }
+        tracing::info!("{reason}: finishing what runs; SIGTERM again, or SIGINT, ends it at once");
+        let ends = self.drain_timeout.map(|timeout| Instant::now() + timeout);
+        self.drain = Some(Drain { reason: reason.to_owned(), ends, alone: None });
+        self.core.drain(reason);
+    }
+
+    /// Why the process is to leave now, if it is.
+    pub(super) fn leaves_now(&mut self) -> Option<String> {
+        if let Some(reason) = self.leaving.take() {
+            return Some(reason);
+        }
+        let Drain { reason, ends, alone } = self.drain.as_mut()?;
+        let now = Instant::now();
+        if ends.is_some_and(|ends| ends <= now) {
+            return Some(format!("{reason}; what runs has not finished in time"));
+        }
+        let is_done = match &self.link {
+            Link::Up(up) => {
+                *alone = None;
+                self.core.is_drained() && up.outgoing.is_empty()
+            }
+            // There is something to say: the broker may come back, but not for ever.
+            Link::Dialling(_) if !self.core.has_work() => {
+                let waited = alone.get_or_insert(now).elapsed();
+                self.core.is_drained() || waited >= Duration::from_millis(HEARTBEAT_DEAD_MS)
+            }
+            Link::Dialling(_) => false,
+        };
+        is_done.then(|| reason.clone())
+    }
+
+    /// Says goodbye and gives the last bytes a second to leave.
+    pub(super) async fn leave(&mut self, reason: &str) {
+        tracing::info!("leaving: {reason}");
+        let Link::Up(up) = &mut self.link else { return };
+        up.outgoing.push(&FromEngine::Goodbye(Goodbye { reason: reason.to_owned() }));
+        let last = async {
+            while let Ok(written) = up.outgoing.write_to(&up.socket, WRITE_TURN_BYTES) {
+                if written == Written::All || up.socket.writable().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! Who the process is, as it tells the broker.
+
+use std::env;
+
+use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
+use furlong_wire::limits::NAME_BYTES_MAX;
+use furlong_wire::message::{HeldWork, Register, Runtime, Slot};
+
+use crate::runtime::python::PythonShared;
+use crate::surroundings::{CUDA, Variables};
+
+/// Who the process is, for as long as it lives.
+pub(super) struct Identity {
+    pub(super) instance: InstanceId,
+    pub(super) session: SessionId,
+    pub(super) uuids: Vec<EngineUuid>,
+    /// The integer that the first slot asks for before it has one.
+    pub(super) first_id: Option<u32>,
+    pub(super) labels: Vec<String>,
+    pub(super) runtimes: Vec<Runtime>,
+}
+
+impl Identity {
+    /// The first message of a connection. The slots' integers are known after the first.
+    pub(super) fn register(
+        &self,
+        engines: &[EngineId],
+        python: Option<&PythonShared>,
+        variables: &Variables,
+        held: Vec<HeldWork>,
+    ) -> Register {
+        let asked = (0..).map(|slot| Some(EngineId(self.first_id?.checked_add(slot)?)));
+        let known = engines.iter().map(|id| Some(*id)).chain(asked.skip(engines.len()));
+        let slots = self.uuids.iter().zip(known).map(|(uuid, wanted)| Slot { uuid: *uuid, wanted }).collect();
+        Register {
+            instance: self.instance,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            cwd: env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
+            slots,
+            runtimes: self.runtimes.clone(),
+            python: python.map(|python| python.config().interpreter.display().to_string()),
+            environment: environment(python, variables),
+            labels: self.labels.clone(),
+            held,
+        }
+    }
+}
+
+/// What the tasks find around them: the version of Python, and those of the variables that matter which are set.
+fn environment(python: Option<&PythonShared>, variables: &Variables) -> Vec<(String, String)> {
+    let version = python.and_then(PythonShared::resolved).map(|resolved| ("python", resolved.version.clone()));
+    let value = |name: &str| {
+        let given = variables.all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        let by_us = || {
+            let counts = python.map(|python| python.config().thread_counts()).unwrap_or_default();
+            counts.into_iter().find(|(known, _)| *known == name).map(|(_, count)| count.into())
+        };
+        let text = given.or_else(|| env::var_os(name)).or_else(by_us)?.to_string_lossy().into_owned();
+        Some(text)
+    };
+    let devices = Some(variables.devices.join(",")).filter(|devices| !devices.is_empty());
+    let of_variables = SHOWN.into_iter().filter_map(|name| {
+        let devices = devices.clone().filter(|_| name == CUDA);
+        Some((name, devices.or_else(|| value(name))?))
+    });
+    let bounded = |(name, mut text): (&str, String)| {
+        text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
+        (name.to_owned(), text)
+    };
+    version.into_iter().chain(of_variables).map(bounded).collect()
+}
+
+/// The variables that `furlong status` shows.
+const SHOWN: [&str; 6] = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "OMP_NUM_THREADS", CUDA, "SLURM_JOB_ID"];
