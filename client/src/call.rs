@@ -133,15 +133,21 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
     }
 
-    /// Runs a program, with [`Arguments::Raw`] as its standard input if there are any.
+    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments. Its standard input
+    /// are the call's arguments, as [`Arguments::Raw`].
     ///
     /// ```
-    /// use furlong_client::{CallSpec, CommandSpec};
+    /// use furlong_client::{Arguments, CallSpec};
     ///
-    /// let argv = ["sh", "-c", "echo $FURLONG_TASK"].map(str::to_owned).to_vec();
-    /// let call = CallSpec::command(CommandSpec { argv, task: Some(7), ..CommandSpec::default() });
+    /// let call = CallSpec::command(["wc", "-l"]).arguments(Arguments::Raw(vec!["one\ntwo\n".into()]));
     /// ```
-    pub fn command(command: CommandSpec) -> Self {
+    pub fn command(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let argv = argv.into_iter().map(Into::into).collect();
+        Self::command_with(CommandSpec { argv, ..CommandSpec::default() })
+    }
+
+    /// Runs a program with all that can be said of it: variables, directory, its number in an array, files for output.
+    pub fn command_with(command: CommandSpec) -> Self {
         Self::new(Runtime::Command, Function::Command(Box::new(command)))
     }
 
@@ -159,7 +165,16 @@ impl CallSpec {
     }
 
     pub(crate) fn prepare(&self, targets: Targets) -> Result<Call, ClientError> {
-        Prepared::new(self.runtime, self.function.clone(), &self.settings)?.call(targets, &self.arguments)
+        let (runtime, function) = (self.runtime, &self.function);
+        check_function(function)?;
+        Ok(Call {
+            targets,
+            runtime,
+            class: function.class(runtime),
+            definition: function.definition().map(Arc::new),
+            options: self.settings.check()?,
+            content: lay_out(runtime, function, &self.arguments, |codec| function.header(codec))?,
+        })
     }
 }
 
@@ -291,7 +306,7 @@ impl Arguments {
 
 /// A function whose header is encoded once for many calls.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     runtime: Runtime,
     function: Function,
     class: u32,
@@ -304,40 +319,55 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(runtime: Runtime, function: Function, settings: &Settings) -> Result<Self, ClientError> {
         let options = settings.check()?;
-        if matches!(&function, Function::Command(command) if command.argv.is_empty()) {
-            return Err(ClientError::NoCommand);
-        }
+        check_function(&function)?;
         let class = function.class(runtime);
         let definition = function.definition().map(Arc::new);
         Ok(Self { runtime, function, class, definition, options, header: None })
     }
 
     pub(crate) fn call(&mut self, targets: Targets, arguments: &Arguments) -> Result<Call, ClientError> {
-        let (codec, data) = match arguments {
-            Arguments::None if self.function.takes_no_data() => (Codec::Json, Vec::new()),
-            // The codec is that of the value which comes back.
-            Arguments::Pickle(none) if none.is_empty() && self.function.takes_no_data() => (Codec::Pickle, Vec::new()),
-            _ if self.function.takes_no_data() => return Err(ClientError::CodeWithArguments),
-            _ => arguments.encode(self.runtime)?,
-        };
-        let mut buffers = Vec::with_capacity(1 + data.len());
-        buffers.push(self.header(codec));
-        buffers.extend(data);
+        let known = &mut self.header;
+        let function = &self.function;
+        let content = lay_out(self.runtime, function, arguments, |codec| match known {
+            Some((of, header)) if *of == codec => header.clone(),
+            _ => known.insert((codec, function.header(codec))).1.clone(),
+        })?;
         Ok(Call {
             targets,
             runtime: self.runtime,
             class: self.class,
             definition: self.definition.clone(),
             options: self.options.clone(),
-            content: Content::Buffers(buffers),
+            content,
         })
     }
+}
 
-    fn header(&mut self, codec: Codec) -> Bytes {
-        match &self.header {
-            Some((of, header)) if *of == codec => header.clone(),
-            _ => self.header.insert((codec, self.function.header(codec))).1.clone(),
-        }
+/// A call's buffers: the header in the arguments' codec, then the arguments.
+fn lay_out(
+    runtime: Runtime,
+    function: &Function,
+    arguments: &Arguments,
+    header: impl FnOnce(Codec) -> Bytes,
+) -> Result<Content, ClientError> {
+    let takes_no_data = function.takes_no_data();
+    let (codec, data) = match arguments {
+        Arguments::None if takes_no_data => (Codec::Json, Vec::new()),
+        // The codec is that of the value which comes back.
+        Arguments::Pickle(none) if takes_no_data && none.is_empty() => (Codec::Pickle, Vec::new()),
+        _ if takes_no_data => return Err(ClientError::CodeWithArguments),
+        _ => arguments.encode(runtime)?,
+    };
+    let mut buffers = Vec::with_capacity(1 + data.len());
+    buffers.push(header(codec));
+    buffers.extend(data);
+    Ok(Content::Buffers(buffers))
+}
+
+fn check_function(function: &Function) -> Result<(), ClientError> {
+    match function {
+        Function::Command(command) if command.argv.is_empty() => Err(ClientError::NoCommand),
+        _ => Ok(()),
     }
 }
 
@@ -396,12 +426,12 @@ mod tests {
     #[test]
     fn a_command_takes_its_input_as_it_is() {
         let command = CommandSpec { argv: vec!["cat".into()], ..CommandSpec::default() };
-        let call = CallSpec::command(command.clone()).arguments(Arguments::Raw(vec!["in".into()]));
+        let call = CallSpec::command(["cat"]).arguments(Arguments::Raw(vec!["in".into()]));
         let buffers = buffers(call.prepare(Targets::Shared).unwrap());
         let expected = CallHeader { call: HeaderCall::Command(Box::new(command)), codec: Codec::Raw };
         assert_eq!(decode_header(&buffers[0]), Ok(expected));
         assert_eq!(buffers[1..], [Bytes::from("in")]);
-        let none = CallSpec::command(CommandSpec::default()).prepare(Targets::Shared);
+        let none = CallSpec::command_with(CommandSpec::default()).prepare(Targets::Shared);
         assert!(matches!(none, Err(ClientError::NoCommand)));
     }
 

@@ -1,5 +1,6 @@
 //! The async API: a session with a broker, and the two interfaces over it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
+use futures_util::{Stream, stream};
 
 use crate::builder::{ClientBuilder, retry};
 use crate::call::{Arguments, CallSpec, Function};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::error::{ClientError, ConnectError};
-use crate::map::MapBuilder;
+use crate::map::{IterMapBuilder, MapBuilder};
 use crate::multiengine::{EngineTargets, Multiengine};
 use crate::request::{engines, query, refused};
 use crate::shared::{Handle, Shared, submit, submit_shared};
@@ -169,11 +171,53 @@ impl Tasks {
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
     }
 
-    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless.
-    pub fn map<I>(&self, function: Function, items: I) -> MapBuilder<I>
+    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless: it is
+    /// asked for items as results are taken.
+    pub fn map<I>(&self, function: Function, items: I) -> IterMapBuilder<I::IntoIter>
     where
-        I: Iterator<Item = Arguments>,
+        I: IntoIterator<Item = Arguments>,
     {
-        MapBuilder::new(Arc::clone(&self.handle), function, items)
+        MapBuilder::new(Arc::clone(&self.handle), Some(function), stream::iter(items))
+    }
+
+    /// Like [`Tasks::map`] over a [`Stream`]: items that come by and by are submitted as they come.
+    pub fn map_stream<S>(&self, function: Function, items: S) -> MapBuilder<Pin<Box<S>>>
+    where
+        S: Stream<Item = Arguments>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), Some(function), Box::pin(items))
+    }
+
+    /// Submits many calls, each of which says all of it, a window of them at a time: the tasks of an array of commands,
+    /// for instance. Options are those of each call.
+    ///
+    /// ```no_run
+    /// # async fn squares(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use furlong_client::{CallSpec, CommandSpec};
+    /// use futures_util::StreamExt;
+    ///
+    /// let argv = ["sh", "-c", "echo $((FURLONG_TASK * FURLONG_TASK))"].map(str::to_owned).to_vec();
+    /// let call = move |task| CommandSpec { argv: argv.clone(), task: Some(task), ..CommandSpec::default() };
+    /// let calls = (1..=100).map(move |task| CallSpec::command_with(call(task)).error_retries(1));
+    /// let mut squares = client.tasks().map_calls(calls).ordered(true).stream()?;
+    /// while let Some((_, result)) = squares.next().await {
+    ///     print!("{}", result?.report.stdout);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_calls<I>(&self, calls: I) -> IterMapBuilder<I::IntoIter>
+    where
+        I: IntoIterator<Item = CallSpec>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), None, stream::iter(calls))
+    }
+
+    /// Like [`Tasks::map_calls`] over a [`Stream`].
+    pub fn map_calls_stream<S>(&self, calls: S) -> MapBuilder<Pin<Box<S>>>
+    where
+        S: Stream<Item = CallSpec>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), None, Box::pin(calls))
     }
 }

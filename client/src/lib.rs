@@ -62,7 +62,7 @@ pub use core::output::Output;
 pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
 pub use group::{CompositeError, GroupError, MappedGroup, TaskGroup};
 pub use live::{Events, EventsError, OutputPiece, OutputStream, PublishedStream};
-pub use map::{MapBuilder, MapItem, MapStream};
+pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
 pub use multiengine::{Distribution, EngineTargets, Multiengine};
 pub use options::{Depends, HasTaskId, OptionError};
 pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};

@@ -99,7 +99,7 @@ pub(crate) enum Outbound {
 
 /// A call, ready to be submitted. After a refusal it can be submitted again.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub struct Call {
     pub targets: Targets,
     pub runtime: Runtime,
     pub class: u32,
@@ -110,14 +110,14 @@ pub(crate) struct Call {
 
 /// Source text that is sent once a session.
 #[derive(Debug)]
-pub(crate) struct Definition {
+pub struct Definition {
     pub hash: FunctionHash,
     pub source: Bytes,
 }
 
 /// Call header and arguments.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub enum Content {
     Buffers(Vec<Bytes>),
     Packed(Packed),
 }
