@@ -9,7 +9,7 @@ use furlong_link::outgoing::Outgoing;
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId};
-use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, TaskOptions, Welcome};
+use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
 
 use crate::builder::{ClientBuilder, retry};
@@ -141,8 +141,7 @@ impl Multiengine {
     ///
     /// After an error, what this session has already queued on that engine by `execute` is aborted.
     pub async fn execute(&self, source: &str) -> Result<Vec<TaskFuture>, ClientError> {
-        let options = TaskOptions { abort_on_error: true, ..TaskOptions::default() };
-        self.call(&CallSpec::code(source).options(options)).await
+        self.call(&CallSpec::code(source).abort_on_error(true)).await
     }
 
     /// Calls a function on each engine. One future an engine, in the order of the targets.

@@ -43,6 +43,7 @@ mod connection;
 mod core;
 mod error;
 mod map;
+mod options;
 mod outcome;
 mod shared;
 mod task;
@@ -53,10 +54,11 @@ pub use client::{Client, EngineTargets, Multiengine, Tasks};
 pub use core::output::Output;
 pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
 pub use map::{MapBuilder, MapItem, MapStream};
+pub use options::{Depends, HasTaskId, OptionError};
 pub use outcome::{DecodeError, FailureKind, PayloadFailure, TaskFailure, TaskReport, TaskResult};
 pub use task::TaskFuture;
 
-pub use furlong_wire::call::{RemoteError, ReplyHeader};
+pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint};
 pub use furlong_wire::ids::{EngineId, SessionId, TaskId};
 pub use furlong_wire::message::{

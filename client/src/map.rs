@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use furlong_wire::message::{Runtime, Targets, TaskOptions};
+use furlong_wire::message::{Runtime, Targets};
 use futures_util::Stream;
 
 use crate::call::{Arguments, Function, Prepared};
@@ -13,6 +13,7 @@ use crate::core::streams::Taken;
 use crate::core::tasks::Ended;
 use crate::core::{Call, Ticket};
 use crate::error::ClientError;
+use crate::options::{Settings, option_setters};
 use crate::outcome::{TaskFailure, TaskResult};
 use crate::shared::Handle;
 
@@ -34,13 +35,13 @@ pub struct MapBuilder<I> {
     items: I,
     window: usize,
     ordered: bool,
-    options: Option<Box<TaskOptions>>,
+    pub(crate) settings: Settings,
 }
 
 impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
     pub(crate) fn new(handle: Arc<Handle>, function: Function, items: I) -> Self {
         let runtime = function.runtime();
-        Self { handle, function, runtime, items, window: WINDOW, ordered: false, options: None }
+        Self { handle, function, runtime, items, window: WINDOW, ordered: false, settings: Settings::default() }
     }
 
     /// What runs the function, if that is not plain from its name ([`Function::runtime`]).
@@ -62,20 +63,16 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
         self
     }
 
-    /// What is not the default, for each task.
-    pub fn options(mut self, options: TaskOptions) -> Self {
-        self.options = Some(Box::new(options));
-        self
-    }
+    option_setters!(settings);
 
     /// The results. Items are taken from the iterator as there is room for them, while the stream is polled.
     ///
     /// # Errors
-    /// [`ClientError::OptionTooLong`]. What goes wrong with one item is that item's failure; after the end of the
+    /// [`ClientError::Options`]. What goes wrong with one item is that item's failure; after the end of the
     /// connection there is one such failure, and no more items are taken.
     pub fn stream(self) -> Result<MapStream<I>, ClientError> {
-        let Self { handle, function, runtime, items, window, ordered, options } = self;
-        let prepared = Prepared::new(runtime, function, options)?;
+        let Self { handle, function, runtime, items, window, ordered, settings } = self;
+        let prepared = Prepared::new(runtime, function, &settings)?;
         let stream = handle.shared.with(crate::core::Core::open_stream);
         let order = ordered.then(Order::default);
         let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), is_exhausted: false };

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use furlong_wire::ids::{EngineId, TaskId};
 
 use crate::core::Submitted;
+use crate::options::HasTaskId;
 use crate::outcome::{TaskFailure, TaskResult};
 use crate::shared::Handle;
 
@@ -52,11 +53,22 @@ impl TaskFuture {
         self.cancel_with(false);
     }
 
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed.
+    pub fn cancel_force(&self) {
+        self.cancel_with(true);
+    }
+
     /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
     pub fn cancel_with(&self, force: bool) {
         if !self.is_finished() {
             self.handle.shared.with(|core| core.cancel(vec![(self.id.n, self.id.n)], force));
         }
+    }
+}
+
+impl HasTaskId for TaskFuture {
+    fn task_id(&self) -> TaskId {
+        self.id
     }
 }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
-use furlong_wire::message::{ClusterStatus, Runtime, TaskOptions, Welcome};
+use furlong_wire::message::{ClusterStatus, Runtime, Welcome};
 use futures_util::StreamExt;
 
 use self::park::{block_on, block_on_for};
@@ -36,6 +36,7 @@ use crate::call::{Arguments, CallSpec, Function};
 use crate::client::EngineTargets;
 use crate::error::{ClientError, ConnectError};
 use crate::map::MapItem;
+use crate::options::option_setters;
 use crate::outcome::{TaskFailure, TaskResult};
 
 /// A session with a broker. Clones are handles of the same session. See [`crate::Client`].
@@ -226,10 +227,7 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
         Self { builder: self.builder.ordered(ordered) }
     }
 
-    /// What is not the default, for each task.
-    pub fn options(self, options: TaskOptions) -> Self {
-        Self { builder: self.builder.options(options) }
-    }
+    option_setters!(builder.settings);
 
     /// The results. Items are taken as there is room for them, while the results are taken.
     pub fn start(self) -> Result<MapIter<I>, ClientError> {
