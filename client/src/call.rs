@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
-use furlong_wire::ids::{EngineId, FunctionHash};
-use furlong_wire::limits::SUBMIT_TARGETS_MAX;
+use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -339,16 +338,6 @@ impl Prepared {
             Some((of, header)) if *of == codec => header.clone(),
             _ => self.header.insert((codec, self.function.header(codec))).1.clone(),
         }
-    }
-}
-
-/// The engines of a direct submit.
-pub(crate) fn direct(engines: Vec<EngineId>) -> Result<Targets, ClientError> {
-    let tasks_max = SUBMIT_TARGETS_MAX as u64;
-    match engines.len() {
-        0 => Err(ClientError::NoEngines),
-        tasks if tasks > SUBMIT_TARGETS_MAX => Err(ClientError::TooManyTargets { tasks: tasks as u64, tasks_max }),
-        _ => Ok(Targets::Engines(engines)),
     }
 }
 

@@ -102,6 +102,12 @@ pub enum ClientError {
     /// A command without a program.
     #[error("a command needs a program: its `argv` is empty")]
     NoCommand,
+    /// Something else than variables was pushed.
+    #[error("what is pushed are variables: a map with names as keys, or a struct")]
+    NotVariables,
+    /// Something else than a Python function was to be mapped over engines.
+    #[error("blocks of items are for Python functions; `Tasks::map` calls Rust functions, too")]
+    NotPython,
     /// The broker refuses the request, and says why.
     #[error("{0}")]
     Refused(String),

@@ -381,7 +381,7 @@ mod tests {
             .at_most_once(true)
             .after(task(1))
             .after(Depends::all([task(2), task(3)]).on_end())
-            .follow(Depends::any(&[task(4), task(5)]).on_failure())
+            .follow(Depends::any([task(4), task(5)]).on_failure())
             .require("gpu")
             .require("large")
             .keep(true)

@@ -33,9 +33,9 @@ use futures_util::StreamExt;
 use self::park::{block_on, block_on_for};
 use crate::builder::ClientBuilder;
 use crate::call::{Arguments, CallSpec, Function};
-use crate::client::EngineTargets;
 use crate::error::{ClientError, ConnectError};
 use crate::map::MapItem;
+use crate::multiengine::EngineTargets;
 use crate::options::option_setters;
 use crate::outcome::{TaskFailure, TaskResult};
 
@@ -270,7 +270,7 @@ impl<I: Iterator<Item = Arguments>> Iterator for MapIter<I> {
     }
 }
 
-fn tasks(futures: Vec<crate::TaskFuture>) -> Vec<Task> {
+fn tasks(futures: crate::TaskGroup) -> Vec<Task> {
     futures.into_iter().map(|future| Task { future }).collect()
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::bodies;
 use super::status::{Query, ReplyBody, TaskRecord};
 use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
-use crate::ids::{EngineId, SessionId, TokenId};
+use crate::ids::{EngineId, SessionId, TaskId, TokenId};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -240,5 +240,12 @@ bodies! {
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
+    }
+}
+
+impl From<TaskId> for TaskRange {
+    /// One task alone.
+    fn from(TaskId { session, n }: TaskId) -> Self {
+        Self { session, first: n, last: n }
     }
 }
