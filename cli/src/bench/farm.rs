@@ -102,7 +102,7 @@ pub async fn run(client: &Client, load: Load) -> Result<Figures> {
 }
 
 /// Keeps `window` tasks under way until `count` have ended. Returns each one's round trip in nanoseconds.
-async fn drive(client: &Client, call: &CallSpec, count: u64, window: u64) -> Result<Vec<u64>> {
+pub(super) async fn drive(client: &Client, call: &CallSpec, count: u64, window: u64) -> Result<Vec<u64>> {
     let tasks = client.tasks();
     let mut trips = Vec::with_capacity(count as usize);
     let mut under_way = VecDeque::new();

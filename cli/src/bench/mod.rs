@@ -1,5 +1,6 @@
 //! `furlong bench`: what a farm costs, and the plain relay that it is compared with.
 
+mod command;
 pub mod farm;
 mod relay;
 
@@ -27,6 +28,9 @@ pub enum BenchCommand {
     /// Payloads there and back, one after the other
     #[command(after_help = "Example: furlong bench payload --local 1 --size 1048576 --count 100")]
     Payload(FarmArgs),
+    /// Programs that do nothing, on a private cluster, beside a bare loop that starts and awaits them
+    #[command(after_help = "Example: furlong bench command --local 2 --count 5000")]
+    Command(command::CommandArgs),
     /// The same messages through a plain TCP relay of three processes, without a farm: the baseline
     #[command(after_help = "Example: furlong bench relay --size 96 --count 200000 --window 1000")]
     Relay(RelayArgs),
@@ -113,6 +117,10 @@ pub async fn run(command: BenchCommand) -> Result<ExitCode> {
     let (json, figures) = match command {
         BenchCommand::RelayNode { role, threads, connect } => {
             relay::run_relay_node(role, threads, connect).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        BenchCommand::Command(args) => {
+            command::run(args).await?;
             return Ok(ExitCode::SUCCESS);
         }
         BenchCommand::Relay(args) => {

@@ -1,5 +1,6 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
+pub mod command;
 pub mod native;
 pub mod python;
 pub mod reaper;
@@ -44,6 +45,9 @@ pub enum JobOutcome {
     Succeeded,
     /// It raised, or could not be run: the header has the error.
     Failed,
+    /// The program ended with another exit code than 0, or by a signal: the text says which, and quotes the last lines
+    /// of its stderr.
+    Exited(String),
     /// It was cancelled before its end.
     Cancelled,
     /// What ran it died; the text says how (exit code, signal, last lines of stderr).

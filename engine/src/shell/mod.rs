@@ -97,7 +97,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
-        std::iter::once(Runtime::Native).chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+        [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
     let python = setup.python.as_ref().map(|python| python.interpreter.display().to_string());
     let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, sender);
     let identity = Identity {

@@ -1,5 +1,5 @@
-//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first
-//! needed.
+//! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python, all started when
+//! they are first needed.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Runtime;
 
 use crate::core::error;
+use crate::runtime::command::{CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
@@ -16,6 +17,7 @@ pub(super) struct Slots {
     places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
+    commands: Arc<CommandShared>,
     events: EventSender,
 }
 
@@ -25,6 +27,7 @@ struct Slot {
     /// Jobs that go to the thread together.
     batch: Vec<Job>,
     python: Option<PythonSlot>,
+    command: Option<CommandSlot>,
     engine_id: Option<u32>,
 }
 
@@ -40,7 +43,7 @@ impl Slots {
             let config = PythonConfig { slots_in_process: count, ..config };
             Arc::new(PythonShared::new(config))
         });
-        Self { places, functions, python, events }
+        Self { places, functions, python, commands: Arc::default(), events }
     }
 
     /// Lets a slot run a job. If it cannot, gives back the job's end.
@@ -70,7 +73,16 @@ impl Slots {
             (Runtime::Python, None) => {
                 Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
             }
-            (Runtime::Command, _) => Err(cannot(job.attempt, "this version of the engine runs no commands")),
+            (Runtime::Command, _) => {
+                let command = match place.command.take() {
+                    Some(command) => command,
+                    None => CommandSlot::new(slot, self.commands.clone(), self.events.clone())
+                        .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?,
+                };
+                place.engine_id.into_iter().for_each(|id| command.set_engine_id(id));
+                place.command.insert(command).start(job);
+                Ok(())
+            }
         }
     }
 
@@ -89,7 +101,7 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
             Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
-            Runtime::Command => {}
+            Runtime::Command => place.command.iter().for_each(|command| command.cancel(job, force)),
         }
     }
 
@@ -100,7 +112,7 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
             Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
-            Runtime::Command => false,
+            Runtime::Command => place.command.as_ref().is_some_and(|command| command.recall(job)),
         }
     }
 

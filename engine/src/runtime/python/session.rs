@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status).await;
+                    self.handle_exit(status);
                     return SessionEnd::InterpreterDown;
                 }
             }
@@ -427,7 +427,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reports what the dead interpreter still had said, then what was lost, then its death.
-    async fn handle_exit(mut self, status: io::Result<ExitStatus>) {
+    fn handle_exit(mut self, status: io::Result<ExitStatus>) {
         while let Ok(1..) = self.interpreter.socket.try_read_buf(self.inbox.room()) {
             if self.handle_frames().is_err() {
                 break;
@@ -448,7 +448,7 @@ impl<'a> Session<'a> {
                 self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause.clone());
             }
         }
-        self.interpreter.bury(self.shared).await;
+        self.interpreter.bury(self.shared);
         self.context.emit(SlotEvent::Down { cause });
     }
 
