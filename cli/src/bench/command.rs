@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use furlong_client::{CallSpec, Client, ClusterName};
+use furlong_client::{CallSpec, Client, CommandSpec, ClusterName};
 use serde_json::json;
 
 use super::farm::drive;
@@ -71,7 +71,7 @@ async fn on(cluster: &LocalCluster, args: &CommandArgs) -> Result<Rates> {
 }
 
 async fn measure(client: &Client, args: &CommandArgs) -> Result<Rates> {
-    let call = CallSpec::command([PROGRAM]);
+    let call = CallSpec::command_with(CommandSpec { argv: vec![PROGRAM.to_owned()], ..CommandSpec::default() });
     drive(client, &call, args.count.clamp(1, 200), args.window).await?;
     let (mut farm, mut bare) = (Duration::ZERO, Duration::ZERO);
     for round in 0..ROUNDS {
