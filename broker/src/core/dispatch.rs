@@ -315,6 +315,20 @@ impl Core {
         self.recall(id, counts);
     }
 
+    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine at that moment must
+    /// not begin in the next one. The engine itself gives back what it had.
+    pub(super) fn recall_direct(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let needs = |count: &&u64| {
+            let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
+            task.is_some_and(Task::needs_namespace)
+        };
+        let counts: Vec<u64> = engine.assigned.iter().filter(needs).copied().collect();
+        if !counts.is_empty() {
+            self.recall(id, counts);
+        }
+    }
+
     fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };

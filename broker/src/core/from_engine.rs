@@ -374,6 +374,7 @@ impl Core {
         // What was queued before the request was ended with that; what came after is for the new interpreter.
         if was_restarting == Some(false) {
             self.lose_namespace(now, id, &first_line(&cause));
+            self.recall_direct(id);
         }
         self.direct_ready.insert(id);
         self.note_restarted(id);

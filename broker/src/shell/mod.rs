@@ -246,6 +246,14 @@ impl Shell {
         }
     }
 
+    /// Ends what holders of tokens do that have been revoked since the last look at the file.
+    async fn obey_revocations(&self) {
+        if self.revocations.look().await {
+            self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
+            self.flush();
+        }
+    }
+
     /// Heartbeats, dead and stalled peers, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -255,10 +263,7 @@ impl Shell {
             for connection in self.connections.borrow().values() {
                 watch_over(connection);
             }
-            if self.revocations.look().await {
-                self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
-                self.flush();
-            }
+            self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
             if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {
                 tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
