@@ -5,11 +5,13 @@ use bytes::Bytes;
 /// Copies bytes that will be shared. `Bytes::copy_from_slice` makes a second allocation at the first clone, and inline
 /// payloads are cloned nearly always: in slices, or to be kept while they are sent.
 pub(crate) fn copy_small(bytes: &[u8]) -> Bytes {
-    match bytes.len() {
-        0 => Bytes::new(),
-        1..=SHORT => Bytes::from_owner(Small::<SHORT>::of(bytes)),
-        ..=LONG => Bytes::from_owner(Small::<LONG>::of(bytes)),
-        _ => Bytes::copy_from_slice(bytes),
+    let len = bytes.len();
+    if len == 0 || len > LONG {
+        Bytes::copy_from_slice(bytes)
+    } else if len > SHORT {
+        Bytes::from_owner(Small::<LONG>::of(bytes))
+    } else {
+        Bytes::from_owner(Small::<SHORT>::of(bytes))
     }
 }
 
