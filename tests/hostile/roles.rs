@@ -160,7 +160,7 @@ fn from_engine() -> Vec<FromEngine> {
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".into() }),
         FromEngine::Credit(Credit { payload_bytes_total: 1 }),
-        FromEngine::Register(register()),
+        FromEngine::Register(Box::new(register())),
         FromEngine::Started(attempts()),
         FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload: None }),
         FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: 0, bytes: b"x".to_vec() }),
@@ -215,7 +215,7 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
         engine.send(&[message.clone()]);
         // What comes with a goodbye may still be served before the connection closes.
         if !matches!(message, FromClient::Goodbye(_)) {
-            engine.send(&[FromEngine::Register(register())]);
+            engine.send(&[FromEngine::Register(Box::new(register()))]);
         }
         let served = engine.receive::<ToEngine>().is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
         assert_eq!(if served { Served } else { Closed }, expected, "{message:?}");

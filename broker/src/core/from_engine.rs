@@ -55,7 +55,7 @@ impl Core {
                 }
             }
             FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
-            FromEngine::Register(register) => self.register(now, key, register),
+            FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => {
@@ -353,7 +353,7 @@ impl Core {
             let Some(task) = self.tasks.get(given.task) else { continue };
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
-            if task.place != Place::Shared && (task.needs_namespace() || leaving) {
+            if task.place != Place::Shared && (task.needs_namespace() || task.runs_on_one_attempt() || leaving) {
                 let how = if leaving { "the engine is leaving".to_owned() } else { down.unwrap_or_default() };
                 self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
             } else {
@@ -374,6 +374,7 @@ impl Core {
         // What was queued before the request was ended with that; what came after is for the new interpreter.
         if was_restarting == Some(false) {
             self.lose_namespace(now, id, &first_line(&cause));
+            self.recall_direct(id);
         }
         self.direct_ready.insert(id);
         self.note_restarted(id);

@@ -134,5 +134,5 @@ fn call(load: Load) -> CallSpec {
         (_, 0) => "noop",
         _ => "echo",
     };
-    CallSpec { runtime: load.runtime, function: Function::Named(function.to_owned()), arguments, options: None }
+    CallSpec::new(load.runtime, Function::Named(function.to_owned())).arguments(arguments)
 }

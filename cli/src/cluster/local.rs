@@ -41,6 +41,7 @@ pub struct LocalCluster {
     broker: Option<Member>,
     engines: Vec<Member>,
     ids: Vec<EngineId>,
+    broker_memory: Option<u64>,
     endpoint: String,
 }
 
@@ -71,7 +72,8 @@ impl LocalCluster {
     /// A cluster that has not been started.
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
-        Self { options, dir, broker: None, engines: Vec::new(), ids: Vec::new(), endpoint: String::new() }
+        let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
+        Self { options, dir, broker: None, engines, ids, endpoint, broker_memory: None }
     }
 
     /// Starts broker and engines, and waits until all are online.
@@ -85,6 +87,16 @@ impl LocalCluster {
             self.engines.push(self.spawn_engine()?);
         }
         self.engines_come().await
+    }
+
+    /// With so many bytes of memory for the broker, instead of its default.
+    pub fn with_broker_memory(self, bytes: u64) -> Self {
+        Self { broker_memory: Some(bytes), ..self }
+    }
+
+    /// The capability file for clients.
+    pub fn capability(&self) -> PathBuf {
+        self.dir.capability(Role::Client)
     }
 
     /// Where the broker is.
@@ -102,8 +114,7 @@ impl LocalCluster {
     /// # Errors
     /// If the broker does not answer.
     pub async fn client(&self) -> Result<Client> {
-        let path = self.dir.capability(Role::Client);
-        Ok(Client::builder().capability(path).wait(START_TIMEOUT).connect().await?)
+        Ok(Client::builder().capability(self.capability()).wait(START_TIMEOUT).connect().await?)
     }
 
     /// The processes.
@@ -199,6 +210,9 @@ impl LocalCluster {
         command.args(["--bind", "127.0.0.1", "--stop-with-stdin"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
+        }
+        if let Some(bytes) = self.broker_memory {
+            command.arg("--memory").arg(bytes.to_string());
         }
         Member::spawn("the broker", command)
     }

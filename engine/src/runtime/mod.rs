@@ -20,7 +20,7 @@ pub struct Job {
     /// The broker's count of the attempt; unique in this process.
     pub attempt: u64,
     /// What to run.
-    pub header: CallHeader,
+    pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.
     pub definition: Option<Bytes>,
     /// The buffers after the header, each aligned to 64 bytes.

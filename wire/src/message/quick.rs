@@ -5,13 +5,14 @@
 //! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms that
 //! [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare both.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use serde::Serialize;
 
 use super::status::Event;
 use super::task::{Outcome, Payload, Targets, TaskError, TaskOptions, TaskTimes};
 use crate::ids::{Attempt, BrokerStart, EngineId, SessionId};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
+use crate::small::copy_small;
 
 const NIL: u8 = 0xc0;
 const BIN8: u8 = 0xc4;
@@ -171,6 +172,18 @@ impl<T: Quick> Quick for Option<T> {
     }
 }
 
+impl<T: Quick> Quick for Box<T> {
+    #[inline]
+    fn put(&self, out: &mut BytesMut) {
+        (**self).put(out);
+    }
+
+    #[inline]
+    fn take(input: &mut Input<'_>) -> Option<Self> {
+        T::take(input).map(Self::new)
+    }
+}
+
 impl<T: Quick> Quick for Vec<T> {
     #[inline]
     fn put(&self, out: &mut BytesMut) {
@@ -241,7 +254,7 @@ impl Quick for Payload {
             _ => return None,
         };
         let inline = input.bytes(len).filter(|_| len <= INLINE_PAYLOAD_BYTES_MAX)?;
-        Some(Self::Inline(Bytes::copy_from_slice(inline)))
+        Some(Self::Inline(copy_small(inline)))
     }
 }
 
@@ -262,8 +275,8 @@ impl Quick for Targets {
 
 // Rare: written and read by serde.
 impl Quick for Event {}
-impl Quick for Box<TaskOptions> {}
-impl Quick for Box<TaskError> {}
+impl Quick for TaskOptions {}
+impl Quick for TaskError {}
 
 /// Structs that travel as arrays of their fields, in this order.
 macro_rules! quick_structs {

@@ -222,7 +222,8 @@ impl SlotContext {
         });
         match started {
             Ok(running) => running.run(buffer),
-            Err(text) => Some(failed(&text)),
+            // One line, whatever a file's name has in it.
+            Err(text) => Some(failed(&text.replace('\n', "\\n"))),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The runtime with real programs.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,7 +60,7 @@ impl Fixture {
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
-        self.slot.start(Job { attempt: self.attempts, header, definition: None, data });
+        self.slot.start(Job { attempt: self.attempts, header: Arc::new(header), definition: None, data });
         self.attempts
     }
 
@@ -228,6 +230,7 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
         (&[&no_line], &[&no_line, "no `#!` line"]),
         (&[&orphan], &[&orphan, "the interpreter"]),
         (&["true", "a\0b"], &["true", "zero byte"]),
+        (&["no\nline"], &["there is no program `no\\nline`"]),
     ] {
         let text = it.refused(command(argv));
         parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
