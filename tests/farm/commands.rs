@@ -97,9 +97,9 @@ fn a_program_ends_as_its_exit_code_or_signal_says() {
     let farm = Commands::start(1);
     assert_eq!(farm.ok(sh("echo out; echo err >&2")), "out\n");
     let (kind, text) = farm.fails(sh("echo why >&2; exit 3"));
-    assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "exit: exit code 3\nwhy (engine 0)"));
+    assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "exit code 3\nwhy (engine 0)"));
     let (kind, text) = farm.fails(sh("kill -KILL $$"));
-    assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "exit: killed by SIGKILL (engine 0)"));
+    assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "killed by SIGKILL (engine 0)"));
     let argv = ["no-such-program"].map(str::to_owned).into();
     let (kind, text) = farm.fails(CommandSpec { argv, ..CommandSpec::default() });
     assert_eq!(kind, ErrorKind::Remote);

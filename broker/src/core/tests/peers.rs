@@ -199,7 +199,11 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::Transfer(..) | Output::SaveRoster(_) | Output::Revoke(..) | Output::Stop(_) => {}
+                Output::Transfer(..)
+                | Output::Discard(_)
+                | Output::SaveRoster(_)
+                | Output::Revoke(..)
+                | Output::Stop(_) => {}
             }
         }
     }
