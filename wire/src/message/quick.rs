@@ -108,16 +108,10 @@ impl std::io::Write for Appender<'_> {
 impl Quick for u64 {
     #[inline]
     fn put(&self, out: &mut BytesMut) {
-        let [.., b4, b3, b2, b1] = self.to_be_bytes();
+        // Most are small: those are stored where they are met.
         match *self {
-            0..=0x7f => out.extend_from_slice(&[b1]),
-            0x80..=0xff => out.extend_from_slice(&[UINT8, b1]),
-            0x100..=0xffff => out.extend_from_slice(&[UINT16, b2, b1]),
-            0x1_0000..=0xffff_ffff => out.extend_from_slice(&[UINT32, b4, b3, b2, b1]),
-            _ => {
-                let [b8, b7, b6, b5, ..] = self.to_be_bytes();
-                out.extend_from_slice(&[UINT64, b8, b7, b6, b5, b4, b3, b2, b1]);
-            }
+            0..=0x7f => out.extend_from_slice(&[*self as u8]),
+            _ => put_large_number(*self, out),
         }
     }
 
@@ -131,6 +125,16 @@ impl Quick for u64 {
             UINT64 => input.array().map(Self::from_be_bytes),
             _ => None,
         }
+    }
+}
+
+fn put_large_number(number: u64, out: &mut BytesMut) {
+    let [b8, b7, b6, b5, b4, b3, b2, b1] = number.to_be_bytes();
+    match number {
+        0..=0xff => out.extend_from_slice(&[UINT8, b1]),
+        0x100..=0xffff => out.extend_from_slice(&[UINT16, b2, b1]),
+        0x1_0000..=0xffff_ffff => out.extend_from_slice(&[UINT32, b4, b3, b2, b1]),
+        _ => out.extend_from_slice(&[UINT64, b8, b7, b6, b5, b4, b3, b2, b1]),
     }
 }
 
