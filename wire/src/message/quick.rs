@@ -2,8 +2,9 @@
 //!
 //! Every message can be written and read by serde alone, and what a peer may send is what serde reads. But a no-op is
 //! eight messages to encode or decode, and serde with `rmp-serde` took a fifth of the farm's processor time for them.
-//! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms that
-//! [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare both.
+//! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms
+//! that [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare
+//! both.
 
 use bytes::BytesMut;
 use serde::Serialize;
