@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use furlong_client::{Arguments, CallSpec, Client, Function};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
+use futures_util::StreamExt;
 
 use super::{FarmArgs, Figures};
 use crate::cluster::{LocalCluster, LocalOptions};
