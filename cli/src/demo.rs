@@ -113,7 +113,7 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     let mut once = Duration::ZERO;
     for document in documents {
         let arguments = Arguments::json(vec![document.text.clone().into()]);
-        let call = CallSpec { runtime: Runtime::Python, function: function.clone(), arguments, options: None };
+        let call = CallSpec::new(Runtime::Python, function.clone()).arguments(arguments);
         // The first time loads the function; the second is what a pass costs.
         client.tasks().call(&call).await?.await?;
         let result = client.tasks().call(&call).await?.await?;

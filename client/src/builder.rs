@@ -26,11 +26,19 @@ pub struct ClientBuilder {
     roles: Vec<Role>,
     wait: Duration,
     software: String,
+    cancel_on_disconnect: bool,
 }
 
 impl Default for ClientBuilder {
     fn default() -> Self {
-        Self { capability: None, cluster: None, roles: ROLES.to_vec(), wait: WAIT, software: SOFTWARE.to_owned() }
+        Self {
+            capability: None,
+            cluster: None,
+            roles: ROLES.to_vec(),
+            wait: WAIT,
+            software: SOFTWARE.to_owned(),
+            cancel_on_disconnect: false,
+        }
     }
 }
 
@@ -66,6 +74,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether the session ends with its connection, however that ends: unfinished tasks are cancelled at once, but for
+    /// those with the option [`keep`](crate::CallSpec::keep). Otherwise the broker waits for the session to come back.
+    pub fn cancel_on_disconnect(mut self, cancel: bool) -> Self {
+        self.cancel_on_disconnect = cancel;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -83,7 +98,7 @@ impl ClientBuilder {
             roles: &self.roles,
         };
         let path = Home::from_env()?.find_capability(&search)?;
-        Client::connect_once(&load_capability(&path)?, &self.software).await
+        Client::connect_once(&load_capability(&path)?, &self.software, self.cancel_on_disconnect).await
     }
 }
 

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, encode_header};
-use furlong_wire::ids::{EngineId, FunctionHash};
-use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
+use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
+use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,21 +12,29 @@ use sha2::{Digest, Sha256};
 
 use crate::core::{Call, Content, Definition};
 use crate::error::ClientError;
+use crate::options::{Settings, option_setters};
 
 /// Source text up to this size goes with each call; longer text is defined once a session.
 const SOURCE_INLINE_BYTES_MAX: usize = 512;
-/// Labels that a task may require.
-const REQUIRED_LABELS_MAX: usize = 64;
 
 /// One call: a function, its arguments, and what is not the default.
 ///
 /// ```
+/// use std::time::Duration;
+///
 /// use furlong_client::{Arguments, CallSpec};
 ///
-/// let call = CallSpec::python("math:sqrt").arguments(Arguments::json(vec![2.into()])).label("root");
-/// assert_eq!(call.options.unwrap().label.as_deref(), Some("root"));
+/// let call = CallSpec::python("math:sqrt")
+///     .arguments(Arguments::json(vec![2.into()]))
+///     .label("root")
+///     .run_timeout(Duration::from_secs(60))
+///     .error_retries(2);
+/// assert_eq!(call.task_options().unwrap().run_timeout_ms, Some(60_000));
 /// ```
+///
+/// What is wrong with an option is an error of the submit ([`ClientError::Options`]).
 #[derive(Clone, Debug)]
+#[must_use = "nothing runs before it is submitted"]
 pub struct CallSpec {
     /// What runs it.
     pub runtime: Runtime,
@@ -36,7 +43,7 @@ pub struct CallSpec {
     /// Its arguments.
     pub arguments: Arguments,
     /// What is not the default.
-    pub options: Option<Box<TaskOptions>>,
+    pub(crate) settings: Settings,
 }
 
 /// What to call.
@@ -48,6 +55,23 @@ pub enum Function {
     Source(Arc<SourceFunction>),
     /// Code to execute in the engine's lasting namespace.
     Code(String),
+    /// A whole script to run in the engine's lasting namespace.
+    Script {
+        /// Its name, for tracebacks.
+        file: String,
+        /// Its text.
+        source: String,
+    },
+    /// Sets variables in the namespace: its one argument is a dictionary of them.
+    Push,
+    /// Evaluates expressions, mostly names, in the namespace. The value is the list of theirs.
+    Pull(Vec<String>),
+    /// The names in the namespace that a user has made, sorted.
+    Keys,
+    /// Empties the namespace.
+    Clear,
+    /// A program to run. Its standard input are [`Arguments::Raw`].
+    Command(Box<CommandSpec>),
 }
 
 /// A function of a source file, which travels to the engines.
@@ -81,7 +105,7 @@ pub enum Arguments {
 impl CallSpec {
     /// A call without arguments.
     pub fn new(runtime: Runtime, function: Function) -> Self {
-        Self { runtime, function, arguments: Arguments::None, options: None }
+        Self { runtime, function, arguments: Arguments::None, settings: Settings::default() }
     }
 
     /// Calls a Rust function that the engines have registered.
@@ -104,38 +128,63 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Code(source.into()))
     }
 
+    /// Runs a whole Python script in the engine's lasting namespace; `file` is its name in tracebacks.
+    pub fn script(file: impl Into<String>, source: impl Into<String>) -> Self {
+        Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
+    }
+
+    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments. Its standard
+    /// input are the call's arguments, as [`Arguments::Raw`].
+    ///
+    /// ```
+    /// use furlong_client::{Arguments, CallSpec};
+    ///
+    /// let call = CallSpec::command(["wc", "-l"]).arguments(Arguments::Raw(vec!["one\ntwo\n".into()]));
+    /// ```
+    pub fn command(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let argv = argv.into_iter().map(Into::into).collect();
+        Self::command_with(CommandSpec { argv, ..CommandSpec::default() })
+    }
+
+    /// Runs a program with all that can be said of it: variables, directory, its number in an array, files for output.
+    pub fn command_with(command: CommandSpec) -> Self {
+        Self::new(Runtime::Command, Function::Command(Box::new(command)))
+    }
+
     /// With these arguments.
-    #[must_use]
     pub fn arguments(mut self, arguments: Arguments) -> Self {
         self.arguments = arguments;
         self
     }
 
-    /// With these options, in place of all that were set before.
-    #[must_use]
-    pub fn options(mut self, options: TaskOptions) -> Self {
-        self.options = Some(Box::new(options));
-        self
-    }
+    option_setters!(settings);
 
-    /// With a name for people and selectors.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.options.get_or_insert_default().label = Some(label.into());
-        self
+    /// What is not the default.
+    pub fn task_options(&self) -> Option<&TaskOptions> {
+        self.settings.get()
     }
 
     pub(crate) fn prepare(&self, targets: Targets) -> Result<Call, ClientError> {
-        Prepared::new(self.runtime, self.function.clone(), self.options.clone())?.call(targets, &self.arguments)
+        let (runtime, function) = (self.runtime, &self.function);
+        check_function(function)?;
+        Ok(Call {
+            targets,
+            runtime,
+            class: function.class(runtime),
+            definition: function.definition().map(Arc::new),
+            options: self.settings.check()?,
+            content: lay_out(runtime, function, &self.arguments, |codec| function.header(codec))?,
+        })
     }
 }
 
 impl Function {
-    /// The runtime that this function is for, unless one says otherwise: a name with a colon and all source text are
-    /// Python's, other names are Rust functions.
+    /// The runtime that this function is for, unless one says otherwise: a name with a colon, all source text and the
+    /// namespace are Python's, other names are Rust functions.
     pub fn runtime(&self) -> Runtime {
         match self {
             Self::Named(name) if !name.contains(':') => Runtime::Native,
+            Self::Command(_) => Runtime::Command,
             _ => Runtime::Python,
         }
     }
@@ -146,7 +195,9 @@ impl Function {
             Self::Named(name) => [b"named", name.as_bytes(), b""],
             Self::Source(source) => [b"source", &source.hash.0, source.function.as_bytes()],
             // All code is one kind: the broker tells only so many apart, and code rarely comes twice.
-            Self::Code(_) => [b"code", b"", b""],
+            Self::Code(_) | Self::Script { .. } => [b"code", b"", b""],
+            Self::Push | Self::Pull(_) | Self::Keys | Self::Clear => [b"namespace", b"", b""],
+            Self::Command(command) => [b"command", command.argv.first().map_or(b"", |program| program.as_bytes()), b""],
         };
         let bytes = runtime.as_str().bytes().chain(parts.into_iter().flatten().copied());
         bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
@@ -159,6 +210,11 @@ impl Function {
         long.then(|| Definition { hash: function.hash, source: function.source.clone() })
     }
 
+    /// Whether it is called without any data, not even an empty list of arguments.
+    fn takes_no_data(&self) -> bool {
+        matches!(self, Self::Code(_) | Self::Script { .. } | Self::Pull(_) | Self::Keys | Self::Clear)
+    }
+
     fn header(&self, codec: Codec) -> Bytes {
         let call = match self {
             Self::Named(name) => HeaderCall::Named { function: name.clone() },
@@ -169,6 +225,12 @@ impl Function {
                 function: source.function.clone(),
             },
             Self::Code(code) => HeaderCall::Execute { source: code.clone() },
+            Self::Script { file, source } => HeaderCall::Run { file: file.clone(), source: source.clone() },
+            Self::Push => HeaderCall::Push,
+            Self::Pull(names) => HeaderCall::Pull { names: names.clone() },
+            Self::Keys => HeaderCall::Keys,
+            Self::Clear => HeaderCall::Clear,
+            Self::Command(command) => HeaderCall::Command(command.clone()),
         };
         encode_header(&CallHeader { call, codec }).into()
     }
@@ -244,7 +306,7 @@ impl Arguments {
 
 /// A function whose header is encoded once for many calls.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     runtime: Runtime,
     function: Function,
     class: u32,
@@ -255,70 +317,58 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(
-        runtime: Runtime,
-        function: Function,
-        options: Option<Box<TaskOptions>>,
-    ) -> Result<Self, ClientError> {
-        options.as_deref().map_or(Ok(()), check_options)?;
+    pub(crate) fn new(runtime: Runtime, function: Function, settings: &Settings) -> Result<Self, ClientError> {
+        let options = settings.check()?;
+        check_function(&function)?;
         let class = function.class(runtime);
         let definition = function.definition().map(Arc::new);
         Ok(Self { runtime, function, class, definition, options, header: None })
     }
 
     pub(crate) fn call(&mut self, targets: Targets, arguments: &Arguments) -> Result<Call, ClientError> {
-        let (codec, data) = match (&self.function, arguments) {
-            (Function::Code(_), Arguments::None) => (Codec::Json, Vec::new()),
-            (Function::Code(_), _) => return Err(ClientError::CodeWithArguments),
-            _ => arguments.encode(self.runtime)?,
-        };
-        let mut buffers = Vec::with_capacity(1 + data.len());
-        buffers.push(self.header(codec));
-        buffers.extend(data);
+        let known = &mut self.header;
+        let function = &self.function;
+        let content = lay_out(self.runtime, function, arguments, |codec| match known {
+            Some((of, header)) if *of == codec => header.clone(),
+            _ => known.insert((codec, function.header(codec))).1.clone(),
+        })?;
         Ok(Call {
             targets,
             runtime: self.runtime,
             class: self.class,
             definition: self.definition.clone(),
             options: self.options.clone(),
-            content: Content::Buffers(buffers),
+            content,
         })
     }
-
-    fn header(&mut self, codec: Codec) -> Bytes {
-        match &self.header {
-            Some((of, header)) if *of == codec => header.clone(),
-            _ => self.header.insert((codec, self.function.header(codec))).1.clone(),
-        }
-    }
 }
 
-/// The engines of a direct submit.
-pub(crate) fn direct(engines: Vec<EngineId>) -> Result<Targets, ClientError> {
-    let tasks_max = SUBMIT_TARGETS_MAX as u64;
-    match engines.len() {
-        0 => Err(ClientError::NoEngines),
-        tasks if tasks > SUBMIT_TARGETS_MAX => Err(ClientError::TooManyTargets { tasks: tasks as u64, tasks_max }),
-        _ => Ok(Targets::Engines(engines)),
-    }
+/// A call's buffers: the header in the arguments' codec, then the arguments.
+fn lay_out(
+    runtime: Runtime,
+    function: &Function,
+    arguments: &Arguments,
+    header: impl FnOnce(Codec) -> Bytes,
+) -> Result<Content, ClientError> {
+    let takes_no_data = function.takes_no_data();
+    let (codec, data) = match arguments {
+        Arguments::None if takes_no_data => (Codec::Json, Vec::new()),
+        // The codec is that of the value which comes back.
+        Arguments::Pickle(none) if takes_no_data && none.is_empty() => (Codec::Pickle, Vec::new()),
+        _ if takes_no_data => return Err(ClientError::CodeWithArguments),
+        _ => arguments.encode(runtime)?,
+    };
+    let mut buffers = Vec::with_capacity(1 + data.len());
+    buffers.push(header(codec));
+    buffers.extend(data);
+    Ok(Content::Buffers(buffers))
 }
 
-/// The limits that the broker enforces by closing the connection.
-fn check_options(options: &TaskOptions) -> Result<(), ClientError> {
-    let too_long = |option, limit| Err(ClientError::OptionTooLong { option, limit });
-    if options.label.as_ref().is_some_and(|label| label.len() > NAME_BYTES_MAX) {
-        return too_long("label", NAME_BYTES_MAX);
+fn check_function(function: &Function) -> Result<(), ClientError> {
+    match function {
+        Function::Command(command) if command.argv.is_empty() => Err(ClientError::NoCommand),
+        _ => Ok(()),
     }
-    if options.after.len() + options.follow.len() > SUBMIT_TARGETS_MAX {
-        return too_long("after", SUBMIT_TARGETS_MAX);
-    }
-    if options.require.len() > REQUIRED_LABELS_MAX {
-        return too_long("require", REQUIRED_LABELS_MAX);
-    }
-    if options.require.iter().any(|label| label.len() > NAME_BYTES_MAX) {
-        return too_long("require", NAME_BYTES_MAX);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -367,6 +417,22 @@ mod tests {
     fn code_takes_no_arguments() {
         let call = CallSpec::code("1 + 1").arguments(Arguments::json(vec![]));
         assert!(matches!(call.prepare(Targets::Shared), Err(ClientError::CodeWithArguments)));
+        let pull = CallSpec::new(Runtime::Python, Function::Pull(vec!["x".into()]));
+        assert_eq!(buffers(pull.prepare(Targets::Shared).unwrap()).len(), 1);
+        let pickled = pull.arguments(Arguments::Pickle(vec![])).prepare(Targets::Shared).unwrap();
+        assert_eq!(header(pickled).codec, Codec::Pickle);
+    }
+
+    #[test]
+    fn a_command_takes_its_input_as_it_is() {
+        let command = CommandSpec { argv: vec!["cat".into()], ..CommandSpec::default() };
+        let call = CallSpec::command(["cat"]).arguments(Arguments::Raw(vec!["in".into()]));
+        let buffers = buffers(call.prepare(Targets::Shared).unwrap());
+        let expected = CallHeader { call: HeaderCall::Command(Box::new(command)), codec: Codec::Raw };
+        assert_eq!(decode_header(&buffers[0]), Ok(expected));
+        assert_eq!(buffers[1..], [Bytes::from("in")]);
+        let none = CallSpec::command_with(CommandSpec::default()).prepare(Targets::Shared);
+        assert!(matches!(none, Err(ClientError::NoCommand)));
     }
 
     #[test]
@@ -375,12 +441,5 @@ mod tests {
         assert_eq!(class(CallSpec::native("a")), class(CallSpec::native("a")));
         assert_ne!(class(CallSpec::native("a")), class(CallSpec::python("a")));
         assert_ne!(class(CallSpec::native("a")), class(CallSpec::native("b")));
-    }
-
-    #[test]
-    fn options_beyond_the_brokers_limits_are_refused_here() {
-        let call = CallSpec::native("a").label("l".repeat(NAME_BYTES_MAX + 1));
-        let error = call.prepare(Targets::Shared).unwrap_err();
-        assert_eq!(error.to_string(), "the option `label` is over its limit of 256");
     }
 }

@@ -1,7 +1,7 @@
 //! The async API: a session with a broker, and the two interfaces over it.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use furlong_link::dial::{Dialed, dial, random_bytes};
@@ -9,15 +9,18 @@ use furlong_link::outgoing::Outgoing;
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId};
-use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, TaskOptions, Welcome};
+use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
+use futures_util::{Stream, stream};
 
 use crate::builder::{ClientBuilder, retry};
-use crate::call::{Arguments, CallSpec, Function, direct};
+use crate::call::{Arguments, CallSpec, Function};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::error::{ClientError, ConnectError};
-use crate::map::MapBuilder;
+use crate::map::{IterMapBuilder, MapBuilder};
+use crate::multiengine::{EngineTargets, Multiengine};
+use crate::request::{engines, query, refused};
 use crate::shared::{Handle, Shared, submit, submit_shared};
 use crate::task::TaskFuture;
 
@@ -37,12 +40,12 @@ pub struct Client {
 impl Client {
     /// Connects once to the first endpoint of the capability that answers.
     pub async fn connect(capability: Capability) -> Result<Self, ConnectError> {
-        Self::connect_once(&capability, SOFTWARE).await
+        Self::connect_once(&capability, SOFTWARE, false).await
     }
 
     /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to start.
     pub async fn connect_within(capability: Capability, wait: Duration) -> Result<Self, ConnectError> {
-        retry(wait, || Self::connect_once(&capability, SOFTWARE)).await
+        retry(wait, || Self::connect_once(&capability, SOFTWARE, false)).await
     }
 
     /// Finds the capability file as all of Furlong's programs do, and waits for the broker.
@@ -50,7 +53,11 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) async fn connect_once(capability: &Capability, software: &str) -> Result<Self, ConnectError> {
+    pub(crate) async fn connect_once(
+        capability: &Capability,
+        software: &str,
+        cancel_on_disconnect: bool,
+    ) -> Result<Self, ConnectError> {
         let session = SessionId(random_bytes());
         let hello = HelloBody {
             token: capability.token().as_bytes().to_vec(),
@@ -62,7 +69,13 @@ impl Client {
         };
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dial(capability, &hello).await?;
         let secret = PayloadSecret::new(random_bytes());
-        let core = Core::new(session, secret, welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
+        let core = Core::new(
+            session,
+            secret,
+            cancel_on_disconnect,
+            welcome.unfinished_tasks_max,
+            welcome.payload_credit_bytes,
+        );
         let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
         tokio::spawn(Connection::new(Arc::clone(&shared), incoming, socket).run());
         Ok(Self { handle: Arc::new(Handle { shared }) })
@@ -98,7 +111,7 @@ impl Client {
 
     /// The interface to engines chosen by their ids.
     pub fn multiengine(&self, targets: EngineTargets) -> Multiengine {
-        Multiengine { handle: Arc::clone(&self.handle), targets }
+        Multiengine::new(Arc::clone(&self.handle), targets)
     }
 
     /// The interface to the shared queue.
@@ -113,55 +126,28 @@ impl Client {
         self.closed().await;
     }
 
+    /// Ends the session for all handles, and lets the tasks with the option [`keep`](CallSpec::keep) go on, to be
+    /// [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns when the broker
+    /// has all that was submitted, and has heard.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`] if the connection ends before the broker has everything.
+    pub async fn detach(self) -> Result<(), ClientError> {
+        let shared = &self.handle.shared;
+        std::future::poll_fn(|context| shared.with(|core| core.poll_flushed(context.waker()))).await?;
+        // Any answer says that the broker has taken what went before the question. A refusal does, too.
+        match engines(&self.handle).await {
+            Ok(_) | Err(ClientError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.close().await;
+        Ok(())
+    }
+
     /// Returns when the connection is over, however it ended.
     pub async fn closed(&self) {
         let shared = &self.handle.shared;
         std::future::poll_fn(|context| shared.poll_finished(context)).await;
-    }
-}
-
-/// Which engines a [`Multiengine`] means.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum EngineTargets {
-    /// Those that are online at each call.
-    All,
-    /// These, in this order.
-    Ids(Vec<EngineId>),
-}
-
-/// Engines chosen by their ids, each with its own queue: what one session sends to an engine runs there in that order.
-#[derive(Clone, Debug)]
-pub struct Multiengine {
-    handle: Arc<Handle>,
-    targets: EngineTargets,
-}
-
-impl Multiengine {
-    /// Executes Python code in the lasting namespace of each engine. One future an engine, in the order of the targets.
-    ///
-    /// After an error, what this session has already queued on that engine by `execute` is aborted.
-    pub async fn execute(&self, source: &str) -> Result<Vec<TaskFuture>, ClientError> {
-        let options = TaskOptions { abort_on_error: true, ..TaskOptions::default() };
-        self.call(&CallSpec::code(source).options(options)).await
-    }
-
-    /// Calls a function on each engine. One future an engine, in the order of the targets.
-    ///
-    /// Waits while the session's credit is used up.
-    pub async fn call(&self, call: &CallSpec) -> Result<Vec<TaskFuture>, ClientError> {
-        let engines = self.engines().await?;
-        let call = call.prepare(direct(engines.clone())?)?;
-        let tasks = submit(&self.handle, call, Core::submit_direct).await?;
-        let tasks = tasks.into_iter().zip(engines);
-        Ok(tasks.map(|(task, engine)| TaskFuture::new(Arc::clone(&self.handle), task, Some(engine))).collect())
-    }
-
-    /// The engines that a call would go to now.
-    pub async fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
-        match &self.targets {
-            EngineTargets::All => engines(&self.handle).await,
-            EngineTargets::Ids(ids) => Ok(ids.clone()),
-        }
     }
 }
 
@@ -185,50 +171,53 @@ impl Tasks {
         Ok(TaskFuture::new(Arc::clone(&self.handle), task, None))
     }
 
-    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless.
-    pub fn map<I>(&self, function: Function, items: I) -> MapBuilder<I>
+    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless: it is
+    /// asked for items as results are taken.
+    pub fn map<I>(&self, function: Function, items: I) -> IterMapBuilder<I::IntoIter>
     where
-        I: Iterator<Item = Arguments>,
+        I: IntoIterator<Item = Arguments>,
     {
-        MapBuilder::new(Arc::clone(&self.handle), function, items)
+        MapBuilder::new(Arc::clone(&self.handle), Some(function), stream::iter(items))
     }
-}
 
-async fn engines(handle: &Handle) -> Result<Vec<EngineId>, ClientError> {
-    match query(handle, Query::Engines).await? {
-        ReplyBody::Engines(engines) => Ok(engines),
-        body => Err(refused(body)),
+    /// Like [`Tasks::map`] over a [`Stream`]: items that come by and by are submitted as they come.
+    pub fn map_stream<S>(&self, function: Function, items: S) -> MapBuilder<Pin<Box<S>>>
+    where
+        S: Stream<Item = Arguments>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), Some(function), Box::pin(items))
     }
-}
 
-async fn query(handle: &Handle, query: Query) -> Result<ReplyBody, ClientError> {
-    let request = handle.shared.with(|core| core.query(query))?;
-    let asked = Asked { handle, request };
-    std::future::poll_fn(|context| asked.poll(context)).await
-}
-
-/// A query, forgotten when it is dropped.
-struct Asked<'a> {
-    handle: &'a Handle,
-    request: u64,
-}
-
-impl Asked<'_> {
-    fn poll(&self, context: &Context<'_>) -> Poll<Result<ReplyBody, ClientError>> {
-        let mut replaced = None;
-        self.handle.shared.with(|core| core.poll_query(self.request, context.waker(), &mut replaced))
+    /// Submits many calls, each of which says all of it, a window of them at a time: the tasks of an array of commands,
+    /// for instance. Options are those of each call.
+    ///
+    /// ```no_run
+    /// # async fn squares(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use furlong_client::{CallSpec, CommandSpec};
+    /// use futures_util::StreamExt;
+    ///
+    /// let argv = ["sh", "-c", "echo $((FURLONG_TASK * FURLONG_TASK))"].map(str::to_owned).to_vec();
+    /// let call = move |task| CommandSpec { argv: argv.clone(), task: Some(task), ..CommandSpec::default() };
+    /// let calls = (1..=100).map(move |task| CallSpec::command_with(call(task)).error_retries(1));
+    /// let mut squares = client.tasks().map_calls(calls).ordered(true).stream()?;
+    /// while let Some((_, result)) = squares.next().await {
+    ///     print!("{}", result?.report.stdout);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_calls<I>(&self, calls: I) -> IterMapBuilder<I::IntoIter>
+    where
+        I: IntoIterator<Item = CallSpec>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), None, stream::iter(calls))
     }
-}
 
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        drop(self.handle.shared.with(|core| core.forget_query(self.request)));
-    }
-}
-
-fn refused(body: ReplyBody) -> ClientError {
-    match body {
-        ReplyBody::Refused(text) => ClientError::Refused(text),
-        _ => ClientError::WrongAnswer,
+    /// Like [`Tasks::map_calls`] over a [`Stream`].
+    pub fn map_calls_stream<S>(&self, calls: S) -> MapBuilder<Pin<Box<S>>>
+    where
+        S: Stream<Item = CallSpec>,
+    {
+        MapBuilder::new(Arc::clone(&self.handle), None, Box::pin(calls))
     }
 }

@@ -10,6 +10,8 @@ use furlong_link::private_file::FileProblem;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::payload::PayloadError;
 
+use crate::options::OptionError;
+
 /// Why there is no [`crate::Client`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -88,20 +90,24 @@ pub enum ClientError {
         /// The limit.
         functions_max: usize,
     },
-    /// An option that the broker would take as a breach of the protocol.
-    #[error("the option `{option}` is over its limit of {limit}")]
-    OptionTooLong {
-        /// Its name.
-        option: &'static str,
-        /// Bytes, or entries.
-        limit: usize,
-    },
+    /// Something is wrong with an option.
+    #[error(transparent)]
+    Options(#[from] OptionError),
     /// Arguments that cannot be encoded.
     #[error("the arguments cannot be encoded: {0}")]
     Encode(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Code takes no arguments.
-    #[error("code to execute takes no arguments; name a function, or put the values into the code")]
+    #[error("code and operations on a namespace take no arguments; name a function, or put the values into the code")]
     CodeWithArguments,
+    /// A command without a program.
+    #[error("a command needs a program: its `argv` is empty")]
+    NoCommand,
+    /// Something else than variables was pushed.
+    #[error("what is pushed are variables: a map with names as keys, or a struct")]
+    NotVariables,
+    /// Something else than a Python function was to be mapped over engines.
+    #[error("blocks of items are for Python functions; `Tasks::map` calls Rust functions, too")]
+    NotPython,
     /// The broker refuses the request, and says why.
     #[error("{0}")]
     Refused(String),

@@ -40,26 +40,41 @@ mod builder;
 mod call;
 mod client;
 mod connection;
+mod control;
 mod core;
 mod error;
+mod group;
+mod live;
 mod map;
+mod multiengine;
+mod options;
 mod outcome;
+mod owner;
+mod request;
 mod shared;
 mod task;
 
 pub use builder::ClientBuilder;
 pub use call::{Arguments, CallSpec, Function, SourceFunction};
-pub use client::{Client, EngineTargets, Multiengine, Tasks};
+pub use client::{Client, Tasks};
+pub use control::{Signal, SignalError};
 pub use core::output::Output;
 pub use error::{ClientError, ConnectError, DisconnectCause, Disconnected};
-pub use map::{MapBuilder, MapItem, MapStream};
-pub use outcome::{DecodeError, FailureKind, PayloadFailure, TaskFailure, TaskReport, TaskResult};
+pub use group::{CompositeError, GroupError, MappedGroup, TaskGroup};
+pub use live::{Events, EventsError, OutputPiece, OutputStream, PublishedStream};
+pub use map::{IterMapBuilder, MapBuilder, MapInput, MapItem, MapStream};
+pub use multiengine::{Distribution, EngineTargets, Multiengine};
+pub use options::{Depends, HasTaskId, OptionError};
+pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};
+pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use task::TaskFuture;
 
-pub use furlong_wire::call::{RemoteError, ReplyHeader};
+pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint};
-pub use furlong_wire::ids::{EngineId, SessionId, TaskId};
+pub use furlong_wire::ids::{EngineId, SessionId, TaskId, TokenId};
 pub use furlong_wire::message::{
-    ClusterStatus, ErrorKind, Runtime, TaskError, TaskOptions, TaskState, TaskTimes, Welcome,
+    AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome, ProcessStatus, RecordTimes,
+    Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
+    Welcome,
 };
 pub use furlong_wire::token::Role;

@@ -5,14 +5,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use furlong_wire::message::{Runtime, Targets, TaskOptions};
-use futures_util::Stream;
+use furlong_wire::message::{Runtime, Targets};
+use futures_util::{Stream, stream};
 
-use crate::call::{Arguments, Function, Prepared};
+use self::sealed::Encode as _;
+use crate::call::{Arguments, CallSpec, Function, Prepared};
 use crate::core::streams::Taken;
 use crate::core::tasks::Ended;
 use crate::core::{Call, Ticket};
 use crate::error::ClientError;
+use crate::options::{Settings, option_setters};
 use crate::outcome::{TaskFailure, TaskResult};
 use crate::shared::Handle;
 
@@ -24,28 +26,70 @@ const BATCH: usize = 64;
 /// One item's place in the input, and what became of it.
 pub type MapItem = (usize, Result<TaskResult, TaskFailure>);
 
-/// A map, before it begins. [`MapBuilder::stream`] begins it.
-#[derive(Debug)]
-#[must_use = "nothing is submitted before the stream is polled"]
-pub struct MapBuilder<I> {
-    handle: Arc<Handle>,
-    function: Function,
-    runtime: Runtime,
-    items: I,
-    window: usize,
-    ordered: bool,
-    options: Option<Box<TaskOptions>>,
-}
+/// What a map is over: [`Arguments`] of one function, or whole calls.
+pub trait MapInput: sealed::Encode {}
 
-impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
-    pub(crate) fn new(handle: Arc<Handle>, function: Function, items: I) -> Self {
-        let runtime = function.runtime();
-        Self { handle, function, runtime, items, window: WINDOW, ordered: false, options: None }
+impl MapInput for Arguments {}
+
+impl MapInput for CallSpec {}
+
+mod sealed {
+    use super::{Arguments, Call, CallSpec, ClientError, Prepared, Targets};
+
+    /// Becomes a call.
+    pub trait Encode {
+        /// The call of this item.
+        fn encode(self, function: Option<&mut Prepared>) -> Result<Call, ClientError>;
     }
 
-    /// What runs the function, if that is not plain from its name ([`Function::runtime`]).
+    impl Encode for Arguments {
+        fn encode(self, function: Option<&mut Prepared>) -> Result<Call, ClientError> {
+            function.expect("a map over arguments has a function").call(Targets::Shared, &self)
+        }
+    }
+
+    impl Encode for CallSpec {
+        fn encode(self, _: Option<&mut Prepared>) -> Result<Call, ClientError> {
+            self.prepare(Targets::Shared)
+        }
+    }
+}
+
+/// A map over an iterator, before it begins. See [`crate::Tasks::map`].
+pub type IterMapBuilder<I> = MapBuilder<stream::Iter<I>>;
+
+/// A map, before it begins. [`MapBuilder::stream`] begins it.
+///
+/// Each item is a task of its own. Where items are so short that this costs too much, let the function take a list, and
+/// make an item of each list.
+#[derive(Debug)]
+#[must_use = "nothing is submitted before the stream is polled"]
+pub struct MapBuilder<S> {
+    handle: Arc<Handle>,
+    /// None if each item brings its own.
+    function: Option<Function>,
+    runtime: Option<Runtime>,
+    items: S,
+    window: usize,
+    ordered: bool,
+    cancel_on_drop: bool,
+    pub(crate) settings: Settings,
+}
+
+impl<S> MapBuilder<S>
+where
+    S: Stream + Unpin,
+    S::Item: MapInput,
+{
+    pub(crate) fn new(handle: Arc<Handle>, function: Option<Function>, items: S) -> Self {
+        let (window, settings) = (WINDOW, Settings::default());
+        Self { handle, function, runtime: None, items, window, ordered: false, cancel_on_drop: false, settings }
+    }
+
+    /// What runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it
+    /// themselves.
     pub fn runtime(mut self, runtime: Runtime) -> Self {
-        self.runtime = runtime;
+        self.runtime = Some(runtime);
         self
     }
 
@@ -62,48 +106,49 @@ impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
         self
     }
 
-    /// What is not the default, for each task.
-    pub fn options(mut self, options: TaskOptions) -> Self {
-        self.options = Some(Box::new(options));
+    /// Whether what is under way is cancelled when the stream of results is dropped before its end. Otherwise it goes
+    /// on, and its results are lost.
+    pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
+        self.cancel_on_drop = cancel;
         self
     }
 
-    /// The results. Items are taken from the iterator as there is room for them, while the stream is polled.
+    // Those of each task, unless the items are whole calls, which bring their own.
+    option_setters!(settings);
+
+    /// The results. Items are taken as there is room for them, while the stream is polled.
     ///
     /// # Errors
-    /// [`ClientError::OptionTooLong`]. What goes wrong with one item is that item's failure; after the end of the
+    /// [`ClientError::Options`]. What goes wrong with one item is that item's failure; after the end of the
     /// connection there is one such failure, and no more items are taken.
-    pub fn stream(self) -> Result<MapStream<I>, ClientError> {
-        let Self { handle, function, runtime, items, window, ordered, options } = self;
-        let prepared = Prepared::new(runtime, function, options)?;
+    pub fn stream(self) -> Result<MapStream<S>, ClientError> {
+        let Self { handle, function, runtime, items, window, ordered, cancel_on_drop, settings } = self;
+        let prepared = function.map(|function| {
+            let runtime = runtime.unwrap_or_else(|| function.runtime());
+            Prepared::new(runtime, function, &settings)
+        });
+        let prepared = prepared.transpose()?;
         let stream = handle.shared.with(crate::core::Core::open_stream);
         let order = ordered.then(Order::default);
-        let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), is_exhausted: false };
-        Ok(MapStream {
-            handle,
-            stream,
-            intake,
-            window,
-            taken: 0,
-            ready: VecDeque::new(),
-            failed: None,
-            order,
-            ticket: None,
-        })
+        let intake = Intake { items, prepared, next: 0, encoded: VecDeque::new(), state: IntakeState::Ready };
+        let (ready, failed, ticket) = (VecDeque::new(), None, None);
+        Ok(MapStream { handle, stream, intake, window, cancel_on_drop, taken: 0, ready, failed, order, ticket })
     }
 }
 
 /// The results of a map: a [`Stream`] of each item's place and what became of it.
 ///
-/// Dropping it does not cancel what is under way; [`MapStream::cancel`] does.
+/// Dropping it does not cancel what is under way, unless [`MapBuilder::cancel_on_drop`] says so; [`MapStream::cancel`]
+/// does.
 #[derive(Debug)]
 #[must_use = "nothing is submitted before the stream is polled"]
-pub struct MapStream<I> {
+pub struct MapStream<S> {
     handle: Arc<Handle>,
     /// Its key in the session.
     stream: usize,
-    intake: Intake<I>,
+    intake: Intake<S>,
     window: usize,
+    cancel_on_drop: bool,
     /// Items that the reader has, so that the rest up to the next one are under way.
     taken: u64,
     /// Ends that came, in the order of their coming.
@@ -116,12 +161,22 @@ pub struct MapStream<I> {
 
 /// The items, on their way to the session.
 #[derive(Debug)]
-struct Intake<I> {
-    items: I,
-    prepared: Prepared,
+struct Intake<S> {
+    items: S,
+    prepared: Option<Prepared>,
     next: u64,
     encoded: VecDeque<(u64, Result<Call, ClientError>)>,
-    is_exhausted: bool,
+    state: IntakeState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum IntakeState {
+    /// There may be items.
+    Ready,
+    /// There is no item yet; the reader is woken when there is one.
+    Pending,
+    /// There are no more.
+    Exhausted,
 }
 
 /// Results that came before their turn.
@@ -131,10 +186,7 @@ struct Order {
     early: BTreeMap<u64, Result<TaskResult, TaskFailure>>,
 }
 
-/// Nothing in it is pinned: the iterator is used by reference.
-impl<I> Unpin for MapStream<I> {}
-
-impl<I> MapStream<I> {
+impl<S> MapStream<S> {
     /// Cancels what is under way, and takes no more items. Their ends still come.
     pub fn cancel(&mut self) {
         self.cancel_with(false);
@@ -152,7 +204,11 @@ impl<I> MapStream<I> {
     }
 }
 
-impl<I: Iterator<Item = Arguments>> Stream for MapStream<I> {
+impl<S> Stream for MapStream<S>
+where
+    S: Stream + Unpin,
+    S::Item: MapInput,
+{
     type Item = MapItem;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<MapItem>> {
@@ -181,9 +237,13 @@ impl<I: Iterator<Item = Arguments>> Stream for MapStream<I> {
     }
 }
 
-impl<I: Iterator<Item = Arguments>> MapStream<I> {
+impl<S> MapStream<S>
+where
+    S: Stream + Unpin,
+    S::Item: MapInput,
+{
     /// The next end in the order of coming, without regard to `order`.
-    fn poll_any(&mut self, context: &Context<'_>) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
+    fn poll_any(&mut self, context: &mut Context<'_>) -> Poll<Option<(u64, Result<TaskResult, TaskFailure>)>> {
         let session = self.handle.shared.session;
         loop {
             // Room is used in batches: a result at a time would lock the session for each.
@@ -205,6 +265,7 @@ impl<I: Iterator<Item = Arguments>> MapStream<I> {
                 Taken::Idle if self.intake.is_done() => return Poll::Ready(None),
                 // The session's credit is used up by others: they wake this task when there is room.
                 Taken::Idle if self.ticket.is_some() => return Poll::Pending,
+                Taken::Idle if self.intake.state == IntakeState::Pending => return Poll::Pending,
                 Taken::Some | Taken::Idle => {}
             }
         }
@@ -217,10 +278,10 @@ impl<I: Iterator<Item = Arguments>> MapStream<I> {
     }
 
     /// Takes items and submits them, until window, iterator or credit are used up.
-    fn submit(&mut self, context: &Context<'_>) {
+    fn submit(&mut self, context: &mut Context<'_>) {
         while self.failed.is_none() {
             let room = self.room();
-            self.intake.encode(room.min(BATCH));
+            self.intake.encode(room.min(BATCH), context);
             if self.intake.encoded.is_empty() {
                 break;
             }
@@ -251,30 +312,40 @@ impl<I: Iterator<Item = Arguments>> MapStream<I> {
     }
 }
 
-impl<I: Iterator<Item = Arguments>> Intake<I> {
-    /// Takes items from the iterator until that many are encoded.
-    fn encode(&mut self, wanted: usize) {
-        while self.encoded.len() < wanted && !self.is_exhausted {
-            let Some(arguments) = self.items.next() else {
-                self.is_exhausted = true;
-                return;
-            };
-            self.encoded.push_back((self.next, self.prepared.call(Targets::Shared, &arguments)));
-            self.next += 1;
+impl<S> Intake<S>
+where
+    S: Stream + Unpin,
+    S::Item: MapInput,
+{
+    /// Takes items until that many are encoded, or there are none now.
+    fn encode(&mut self, wanted: usize, context: &mut Context<'_>) {
+        while self.encoded.len() < wanted && self.state != IntakeState::Exhausted {
+            match Pin::new(&mut self.items).poll_next(context) {
+                Poll::Ready(Some(item)) => {
+                    self.state = IntakeState::Ready;
+                    self.encoded.push_back((self.next, item.encode(self.prepared.as_mut())));
+                    self.next += 1;
+                }
+                Poll::Ready(None) => self.state = IntakeState::Exhausted,
+                Poll::Pending => {
+                    self.state = IntakeState::Pending;
+                    return;
+                }
+            }
         }
     }
 }
 
-impl<I> Intake<I> {
+impl<S> Intake<S> {
     /// Takes no more items, and gives up those that were not submitted.
     fn stop(&mut self) {
-        self.is_exhausted = true;
+        self.state = IntakeState::Exhausted;
         self.next -= self.encoded.len() as u64;
         self.encoded.clear();
     }
 
     fn is_done(&self) -> bool {
-        self.is_exhausted && self.encoded.is_empty()
+        self.state == IntakeState::Exhausted && self.encoded.is_empty()
     }
 }
 
@@ -285,8 +356,11 @@ impl Order {
     }
 }
 
-impl<I> Drop for MapStream<I> {
+impl<S> Drop for MapStream<S> {
     fn drop(&mut self) {
+        if self.cancel_on_drop {
+            self.cancel();
+        }
         let ticket = self.ticket.take();
         drop(self.handle.shared.with(|core| (core.forget_stream(self.stream), core.stop_waiting(ticket))));
     }

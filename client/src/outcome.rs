@@ -5,19 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_reply};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
-use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskState, TaskTimes};
+use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskRecord, TaskState, TaskTimes};
 use furlong_wire::payload::{PayloadError, unpack_inline};
 use serde::de::DeserializeOwned;
 
 use crate::core::output::Output;
 use crate::core::results::Body;
-use crate::core::tasks::{End, Ended};
+use crate::core::tasks::{End, Ended, Outputs};
 use crate::error::{ClientError, Disconnected};
 
 /// A task that succeeded.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TaskResult {
-    /// How the engine answered: `Returned` or `Executed`.
+    /// How the engine answered: `Returned`, `Executed`, or `Exited` with code 0.
     pub header: ReplyHeader,
     /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers, or raw buffers.
     pub data: Vec<Bytes>,
@@ -28,23 +28,56 @@ pub struct TaskResult {
 impl TaskResult {
     /// The value of a function that was called with JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
-        let bytes = self.value(Codec::Json)?;
-        serde_json::from_slice(bytes).map_err(DecodeError::Json)
+        from_json(&self.header, &self.data)
     }
 
     /// The value of a function that was called with msgpack.
     pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
-        let bytes = self.value(Codec::Msgpack)?;
-        rmp_serde::from_slice(bytes).map_err(DecodeError::Msgpack)
+        from_msgpack(&self.header, &self.data)
+    }
+}
+
+/// Intermediate data of a task that runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Published {
+    /// Counts what all tasks of the session publish: it rises with each, and what is kept is that with the highest.
+    pub number: u64,
+    /// How the data are encoded.
+    pub header: ReplyHeader,
+    /// The value, like a result's.
+    pub data: Vec<Bytes>,
+}
+
+impl Published {
+    /// The value, if it was published as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        from_json(&self.header, &self.data)
     }
 
-    fn value(&self, wanted: Codec) -> Result<&Bytes, DecodeError> {
-        let ReplyHeader::Returned { codec } = &self.header else { return Err(DecodeError::NoValue) };
-        if *codec != wanted {
-            return Err(DecodeError::Codec { wanted, codec: *codec });
-        }
-        self.data.first().ok_or(DecodeError::NoValue)
+    /// The value, if it was published as msgpack.
+    pub fn msgpack<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        from_msgpack(&self.header, &self.data)
     }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum()
+    }
+}
+
+fn from_json<T: DeserializeOwned>(header: &ReplyHeader, data: &[Bytes]) -> Result<T, DecodeError> {
+    serde_json::from_slice(value(header, data, Codec::Json)?).map_err(DecodeError::Json)
+}
+
+fn from_msgpack<T: DeserializeOwned>(header: &ReplyHeader, data: &[Bytes]) -> Result<T, DecodeError> {
+    rmp_serde::from_slice(value(header, data, Codec::Msgpack)?).map_err(DecodeError::Msgpack)
+}
+
+fn value<'a>(header: &ReplyHeader, data: &'a [Bytes], wanted: Codec) -> Result<&'a Bytes, DecodeError> {
+    let ReplyHeader::Returned { codec } = header else { return Err(DecodeError::NoValue) };
+    if *codec != wanted {
+        return Err(DecodeError::Codec { wanted, codec: *codec });
+    }
+    data.first().ok_or(DecodeError::NoValue)
 }
 
 /// Why a result's value cannot be had in the wanted form.
@@ -85,6 +118,7 @@ impl TaskFailure {
         match &*self.error {
             FailureKind::Remote(_) => Some(ErrorKind::Remote),
             FailureKind::Broker(error, _) => Some(error.kind),
+            FailureKind::Exit { .. } => Some(ErrorKind::Exit),
             FailureKind::Payload(_) => Some(ErrorKind::Payload),
             FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
         }
@@ -93,7 +127,7 @@ impl TaskFailure {
     /// The terminal state; none if it is unknown here.
     pub fn state(&self) -> Option<TaskState> {
         match &*self.error {
-            FailureKind::Remote(_) => Some(TaskState::Failed),
+            FailureKind::Remote(_) | FailureKind::Exit { .. } => Some(TaskState::Failed),
             FailureKind::Broker(_, state) => Some(*state),
             FailureKind::Payload(_) | FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
         }
@@ -103,6 +137,22 @@ impl TaskFailure {
     pub fn remote(&self) -> Option<&RemoteError> {
         match &*self.error {
             FailureKind::Remote(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The code that a command ended with, if it ended so.
+    pub fn exit_code(&self) -> Option<i32> {
+        match &*self.error {
+            FailureKind::Exit { code, .. } => *code,
+            _ => None,
+        }
+    }
+
+    /// The number of the signal that ended a command, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match &*self.error {
+            FailureKind::Exit { signal, .. } => *signal,
             _ => None,
         }
     }
@@ -125,6 +175,16 @@ pub enum FailureKind {
     /// The broker or the engine ended the task.
     #[error("{}: {}", .0.kind, .0.text)]
     Broker(TaskError, TaskState),
+    /// A command ended with a code other than 0, or by a signal.
+    #[error("{text}")]
+    Exit {
+        /// Its exit code; none if a signal ended it.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// What happened, for people.
+        text: String,
+    },
     /// The task ended, but what it sent cannot be read.
     #[error(transparent)]
     Payload(#[from] PayloadFailure),
@@ -150,6 +210,9 @@ pub enum PayloadFailure {
         "the task's result is announced without the engine process that sealed it: the broker speaks another version"
     )]
     NoSender,
+    /// It is of a session whose secret the broker did not tell.
+    #[error("the task's result is of another session, whose secret the broker did not tell: it speaks another version")]
+    NoSecret,
     /// It says that it succeeded, and has no result.
     #[error("the task's result is missing: its engine speaks another version")]
     Missing,
@@ -170,13 +233,29 @@ pub struct TaskReport {
     pub stdout: Output,
     /// What it wrote to standard error.
     pub stderr: Output,
+    /// The last of what it published while it ran.
+    pub published: Option<Box<Published>>,
 }
 
 impl TaskReport {
     fn unsubmitted(session: SessionId) -> Self {
         let id = TaskId { session, n: 0 };
         let (stdout, stderr) = (Output::default(), Output::default());
-        Self { id, engine: None, attempts: 0, times: TaskTimes::default(), stdout, stderr }
+        Self { id, engine: None, attempts: 0, times: TaskTimes::default(), stdout, stderr, published: None }
+    }
+
+    /// That of a task which has ended, by its record.
+    pub(crate) fn of_record(record: &TaskRecord, outputs: Option<Box<Outputs>>) -> Self {
+        let Outputs { stdout, stderr, published, .. } = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let times = TaskTimes {
+            submitted_unix_us: record.times.submitted_unix_us,
+            assigned_us: record.times.assigned_us,
+            finished_us: record.times.finished_us.unwrap_or_default(),
+            run_us: record.times.run_us,
+        };
+        let TaskRecord { id, engine, attempts, .. } = *record;
+        let published = published.map(Box::new);
+        Self { id, engine, attempts, times, stdout, stderr, published }
     }
 }
 
@@ -184,17 +263,28 @@ impl Ended {
     /// The result or the failure that a task's end amounts to.
     pub(crate) fn into_result(self, session: SessionId) -> Result<TaskResult, TaskFailure> {
         let Self { n, engine, attempts, times, outputs, end } = self;
-        let (stdout, stderr) = outputs.map_or_else(Default::default, |outputs| (outputs.stdout, outputs.stderr));
-        let report = TaskReport { id: TaskId { session, n }, engine, attempts, times, stdout, stderr };
-        let read = match end {
-            End::Finished(outcome, body) => read_end(outcome, body),
-            End::Disconnected(why) => Err(FailureKind::Disconnected(why)),
-        };
-        match read {
-            Ok((header, data)) => Ok(TaskResult { header, data, report }),
-            Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
+        let Outputs { stdout, stderr, published, .. } = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let (id, published) = (TaskId { session, n }, published.map(Box::new));
+        let report = TaskReport { id, engine, attempts, times, stdout, stderr, published };
+        match end {
+            End::Finished(outcome, body) => result_of(outcome, body, report),
+            End::Disconnected(why) => Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report }),
         }
     }
+}
+
+/// The result or the failure that an outcome amounts to.
+pub(crate) fn result_of(outcome: Outcome, body: Body, report: TaskReport) -> Result<TaskResult, TaskFailure> {
+    match read_end(outcome, body) {
+        Ok((header, data)) => Ok(TaskResult { header, data, report }),
+        Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
+    }
+}
+
+/// Reads intermediate data, which are laid out like a result.
+pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, PayloadFailure> {
+    let (header, data) = read_body(body)?.ok_or(PayloadFailure::Missing)?;
+    Ok(Published { number, header, data })
 }
 
 /// The header and data of a success, or what failed.
@@ -204,6 +294,11 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     match (state, error, read) {
         (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => {
             Err(FailureKind::Remote(error))
+        }
+        (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
+            if error.kind == ErrorKind::Exit =>
+        {
+            Err(FailureKind::Exit { code, signal, text: error.text })
         }
         (TaskState::Succeeded, _, Ok(Some(read))) => Ok(read),
         (TaskState::Succeeded, _, Ok(None)) => Err(PayloadFailure::Missing.into()),

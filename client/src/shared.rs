@@ -126,8 +126,16 @@ pub(crate) async fn submit<T>(
     mut call: Call,
     submit: impl Fn(&mut Core, &mut Call) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
+    when_room(handle, |core| submit(core, &mut call)).await
+}
+
+/// Does what may have to wait for room, as soon as there is some.
+pub(crate) async fn when_room<T>(
+    handle: &Handle,
+    mut attempt: impl FnMut(&mut Core) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let mut place = Place { handle, ticket: None };
-    std::future::poll_fn(|context| place.poll_submit(context, |core| submit(core, &mut call))).await
+    std::future::poll_fn(|context| place.poll_submit(context, &mut attempt)).await
 }
 
 /// A place among those who wait for room, given up when it is dropped.

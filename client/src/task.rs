@@ -3,12 +3,16 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use furlong_wire::ids::{EngineId, TaskId};
 
 use crate::core::Submitted;
-use crate::outcome::{TaskFailure, TaskResult};
+use crate::error::ClientError;
+use crate::live::{OutputStream, PublishedStream};
+use crate::options::HasTaskId;
+use crate::outcome::{Published, TaskFailure, TaskResult};
 use crate::shared::Handle;
 
 /// A submitted task. It resolves when the task has ended, or the connection has; dropping it does not cancel the task.
@@ -23,12 +27,14 @@ pub struct TaskFuture {
     engine: Option<EngineId>,
     /// Its place in the session's table, until its end was taken.
     key: Option<usize>,
+    /// Whether the session notes for this future if the task still runs.
+    is_stop_noted: AtomicBool,
 }
 
 impl TaskFuture {
     pub(crate) fn new(handle: Arc<Handle>, submitted: Submitted, engine: Option<EngineId>) -> Self {
         let id = TaskId { session: handle.shared.session, n: submitted.n };
-        Self { handle, id, engine, key: Some(submitted.key) }
+        Self { handle, id, engine, key: Some(submitted.key), is_stop_noted: AtomicBool::new(false) }
     }
 
     /// The task's name: its session and its number there.
@@ -47,16 +53,62 @@ impl TaskFuture {
     }
 
     /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future resolves with the
-    /// broker's answer, which is the task's end: `cancelled`, or what it was before.
+    /// broker's answer, which is the task's end: `cancelled`, or what it was before. [`TaskFuture::stopped`] tells when
+    /// nothing of it runs any longer.
     pub fn cancel(&self) {
         self.cancel_with(false);
+    }
+
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed.
+    pub fn cancel_force(&self) {
+        self.cancel_with(true);
     }
 
     /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
     pub fn cancel_with(&self, force: bool) {
         if !self.is_finished() {
-            self.handle.shared.with(|core| core.cancel(vec![(self.id.n, self.id.n)], force));
+            self.note_stop();
+            self.handle.shared.with(|core| core.cancel(&[(self.id.n, self.id.n)], force));
         }
+    }
+
+    /// Returns when nothing of the task runs any longer: when it has ended, and, if it was cancelled while an engine
+    /// had it, when the engine says so. A Rust function that does not look at its cancel may go on for long.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`]: then nobody can tell.
+    pub async fn stopped(&self) -> Result<(), ClientError> {
+        self.note_stop();
+        std::future::poll_fn(|context| self.handle.shared.with(|core| core.poll_stopped(self.id.n, context.waker())))
+            .await
+    }
+
+    fn note_stop(&self) {
+        self.is_stop_noted.store(true, Ordering::Relaxed);
+        self.handle.shared.with(|core| core.watch_stop(self.id.n, self.key));
+    }
+
+    /// What the task writes: what is kept of it so far, and then each piece as it comes, until the task's end.
+    pub fn output(&self) -> OutputStream {
+        let feed = self.handle.shared.with(|core| core.open_output(self.id.n, self.key));
+        OutputStream::new(Arc::clone(&self.handle), self.id.n, feed)
+    }
+
+    /// What the task publishes while it runs: the last that came, and then each as it comes, until the task's end.
+    pub fn published(&self) -> PublishedStream {
+        let feed = self.handle.shared.with(|core| core.open_published(self.id.n, self.key));
+        PublishedStream::new(Arc::clone(&self.handle), self.id.n, feed)
+    }
+
+    /// The last of what the task published. Once the future has resolved, it is in the report.
+    pub fn latest(&self) -> Option<Published> {
+        self.handle.shared.with(|core| core.latest_published(self.key?))
+    }
+}
+
+impl HasTaskId for TaskFuture {
+    fn task_id(&self) -> TaskId {
+        self.id
     }
 }
 
@@ -69,14 +121,19 @@ impl Future for TaskFuture {
         let shared = &self.handle.shared;
         let ended = ready!(shared.with(|core| core.poll_task(key, context.waker(), &mut replaced)));
         self.key = None;
+        if ended.is_stop_due() {
+            self.is_stop_noted.store(true, Ordering::Relaxed);
+        }
         Poll::Ready(ended.into_result(self.id.session))
     }
 }
 
 impl Drop for TaskFuture {
     fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            drop(self.handle.shared.with(|core| core.forget_task(key)));
+        let (n, key, shared) = (self.id.n, self.key.take(), &self.handle.shared);
+        if key.is_some() || *self.is_stop_noted.get_mut() {
+            // An end that nobody took may have been noted by the session itself.
+            drop(shared.with(|core| (key.map(|key| core.forget_task(key)), core.forget_stop(n))));
         }
     }
 }

@@ -172,10 +172,15 @@ impl<M: Direction> Outgoing<M> {
                 return Ok(Written::Turn);
             }
             let sent = {
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let count = self.sealed.len().min(SLICES_MAX);
-                slices.iter_mut().zip(&self.sealed).for_each(|(slice, bytes)| *slice = IoSlice::new(bytes));
-                match socket.try_write_vectored(&slices[..count]) {
+                let sent = if self.sealed.len() == 1 {
+                    socket.try_write(&self.sealed[0])
+                } else {
+                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                    let count = self.sealed.len().min(SLICES_MAX);
+                    slices.iter_mut().zip(&self.sealed).for_each(|(slice, bytes)| *slice = IoSlice::new(bytes));
+                    socket.try_write_vectored(&slices[..count])
+                };
+                match sent {
                     Ok(sent) => sent,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
                     Err(error) => return Err(error),

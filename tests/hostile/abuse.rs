@@ -36,7 +36,7 @@ fn submit_to(targets: Targets) -> FromClient {
 fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
     let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
     let slots = uuids.iter().map(|uuid| Slot { uuid: EngineUuid([*uuid; 16]), wanted: None }).collect();
-    session.send(&[FromEngine::Register(Register {
+    let register = Register {
         instance: InstanceId([uuids[0]; 16]),
         host: "host".to_owned(),
         pid: 1,
@@ -47,7 +47,8 @@ fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
         environment: Vec::new(),
         labels: vec![],
         held: vec![],
-    })]);
+    };
+    session.send(&[FromEngine::Register(Box::new(register))]);
     session
 }
 
@@ -128,7 +129,7 @@ fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
             labels: vec![],
             held: vec![],
         };
-        liar.send(&[FromEngine::Register(again)]);
+        liar.send(&[FromEngine::Register(Box::new(again))]);
         assert!(liar.peer.is_closed_within(CLOSED), "still open after a second registration");
     }
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);

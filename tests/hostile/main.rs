@@ -6,6 +6,7 @@
 mod abuse;
 mod handshake;
 mod records;
+mod roles;
 mod strangers;
 mod tokens;
 mod zmtp;

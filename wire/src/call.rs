@@ -171,9 +171,14 @@ impl std::fmt::Display for RemoteError {
     }
 }
 
+/// Bytes of nearly every header: room that need not grow.
+const HEADER_BYTES: usize = 64;
+
 /// Encodes a header as the first buffer of a payload.
 pub fn encode_header<H: Serialize>(header: &H) -> Vec<u8> {
-    rmp_serde::to_vec(header).expect("a header has no type that msgpack cannot hold")
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    rmp_serde::encode::write(&mut bytes, header).expect("a header has no type that msgpack cannot hold");
+    bytes
 }
 
 /// Decodes the first buffer of a payload.

@@ -515,7 +515,7 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromEngine::Credit(Credit { payload_bytes_total: 1_000 }),
-        FromEngine::Register(register()),
+        FromEngine::Register(register().into()),
         FromEngine::Started(attempts()),
         FromEngine::Finished(finished),
         FromEngine::Output(AttemptOutput {

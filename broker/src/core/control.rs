@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::message::{
-    CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal, SignalAttempts, Slots,
-    TaskRange, TaskState, ToClient, ToEngine,
+    CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal,
+    SignalAttempts, Slots, TaskRange, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::token::Role;
 

@@ -197,6 +197,10 @@ impl Core {
         if share.is_none() || is_new {
             (payload, transfer) = task.payload.announce(&mut next_transfer);
         }
+        if share.is_none() && transfer.is_some() {
+            self.let_go(key);
+        }
+        let Some(task) = self.tasks.get(key) else { return };
         let (runtime, define) = (task.runtime, task.define);
         if let Some(share) = share.filter(|_| is_new) {
             let payload = std::mem::replace(&mut payload, Payload::Inline(Bytes::new()));
@@ -207,6 +211,12 @@ impl Core {
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
         }
+    }
+
+    /// A large payload of a task that no other engine will ever run need not be held once it is on its way.
+    fn let_go(&mut self, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key).filter(|task| task.runs_on_one_attempt()) else { return };
+        task.payload = Stored::Sent(task.payload.budget_bytes());
     }
 
     /// Tells a process what it must know before a task: the session's secret, the definition.
@@ -319,6 +329,20 @@ impl Core {
         // The first in hand is what it runs. The newest go first: each that comes back goes to the front of its queue.
         let counts: Vec<u64> = engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
+    }
+
+    /// An engine's interpreter is gone: what needs its namespace and was on its way to the engine at that moment must
+    /// not begin in the next one. The engine itself gives back what it had.
+    pub(super) fn recall_direct(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id) else { return };
+        let needs = |count: &&u64| {
+            let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
+            task.is_some_and(Task::needs_namespace)
+        };
+        let counts: Vec<u64> = engine.assigned.iter().filter(needs).copied().collect();
+        if !counts.is_empty() {
+            self.recall(id, counts);
+        }
     }
 
     fn recall(&mut self, id: EngineId, counts: Vec<u64>) {

@@ -11,6 +11,8 @@ use super::sessions::{Done, Ending, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, PeerMisbehaved, Stopping, Time};
 
+/// Chunks that are freed at once.
+const DISCARDED_AT_ONCE_MAX: usize = 8;
 /// Entries of ended tasks that a queue may hold at least.
 const ENDED_KEPT: u64 = 64;
 
@@ -63,7 +65,7 @@ impl Core {
         self.hand_to_session(now, session, n, done, ending);
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
-        drop(payload);
+        self.discard(Some(payload));
         if let Some(target) = aborts {
             self.abort_followers(now, session, target);
         }
@@ -114,7 +116,7 @@ impl Core {
         if done.what.keep() {
             self.keep(now, key, n, done, false);
         } else {
-            self.drop_done(&done);
+            self.drop_done(*done);
         }
     }
 
@@ -197,7 +199,7 @@ impl Core {
                 if done.what.keep() {
                     self.keep(now, key, n, done, true);
                 } else {
-                    self.drop_done(&done);
+                    self.drop_done(*done);
                 }
             }
         }
@@ -212,6 +214,14 @@ impl Core {
         }
         self.budget.release(bytes);
         process.into_iter().for_each(|key| self.grant_to_engine(key, bytes));
+    }
+
+    /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
+    pub(super) fn discard(&mut self, payload: Option<Stored>) {
+        let chunks = payload.map_or_else(Vec::new, Stored::into_chunks);
+        if chunks.len() > DISCARDED_AT_ONCE_MAX {
+            self.outputs.push_back(super::Output::Discard(chunks));
+        }
     }
 
     /// An engine process may announce so many bytes more.

@@ -55,7 +55,7 @@ impl Core {
                 }
             }
             FromEngine::Recalled(recalled) => self.attempts_recalled(now, key, &recalled),
-            FromEngine::Register(register) => self.register(now, key, register),
+            FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
@@ -358,13 +358,15 @@ impl Core {
     /// What had not begun goes back to its queue. Of an engine's own queue nothing is recalled: such a task comes back
     /// because its interpreter is gone, or the engine leaves.
     fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
-        // The last one first: each goes to the front of its queue.
-        for attempt in recalled.attempts.iter().rev() {
+        // The one that was given last comes first: each goes to the front of its queue.
+        let mut attempts = recalled.attempts.clone();
+        attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
+        for attempt in &attempts {
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
             let Some(task) = self.tasks.get(given.task) else { continue };
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
-            if task.place != Place::Shared && (task.needs_namespace() || leaving) {
+            if task.place != Place::Shared && (task.needs_namespace() || task.runs_on_one_attempt() || leaving) {
                 let how = if leaving { "the engine is leaving".to_owned() } else { down.unwrap_or_default() };
                 self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
             } else {
@@ -385,6 +387,7 @@ impl Core {
         // What was queued before the request was ended with that; what came after is for the new interpreter.
         if was_restarting == Some(false) {
             self.lose_namespace(now, id, &first_line(&cause));
+            self.recall_direct(id);
         }
         let returns = |count: &u64| {
             let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));

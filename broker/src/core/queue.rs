@@ -41,11 +41,7 @@ impl SharedQueue {
 
     /// The next task that counts. A session that was served from another queue since it came to stand in the row, by
     /// the count that `served` gives, goes to its end.
-    pub fn peek(
-        &mut self,
-        counts: impl Fn(TaskKey) -> bool,
-        served: impl Fn(SessionKey) -> u64,
-    ) -> Option<TaskKey> {
+    pub fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
         while let Some(mut entry) = self.levels.first_entry() {
             if let Some(task) = entry.get_mut().peek(&counts, &served) {
                 return Some(task);
@@ -92,11 +88,7 @@ impl SharedQueue {
 }
 
 impl Level {
-    fn peek(
-        &mut self,
-        counts: impl Fn(TaskKey) -> bool,
-        served: impl Fn(SessionKey) -> u64,
-    ) -> Option<TaskKey> {
+    fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
         while let Some(&Turn { session, since }) = self.turns.front() {
             let at = served(session);
             if at > since {

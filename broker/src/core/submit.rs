@@ -148,8 +148,8 @@ impl Core {
         let own = TaskId { session: session.id, n: first };
         let waits = self.waits_of(session.owner(), own, options).map_err(|text| Box::new(unmet(&text)))?;
         if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
-            let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait for \
-                        others at once, or start it with more `--memory`";
+            let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait \
+                        for others, or start it with more `--memory`";
             return Err(Box::new(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)));
         }
         Ok(waits)

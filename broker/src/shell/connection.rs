@@ -35,6 +35,8 @@ pub(super) struct Connection {
     pub(super) name: String,
     socket: OwnedWriteHalf,
     outgoing: RefCell<Lane>,
+    /// Whether something was queued since the last inline write.
+    dirty: Cell<bool>,
     /// Wakes the writer task: there is more than an inline write takes.
     more: Notify,
     writer_busy: Cell<bool>,
@@ -67,6 +69,7 @@ impl Connection {
             name,
             socket,
             outgoing: RefCell::new(lane),
+            dirty: Cell::new(false),
             more: Notify::new(),
             writer_busy: Cell::new(false),
             ended: Notify::new(),
@@ -76,13 +79,15 @@ impl Connection {
         }
     }
 
-    /// Changes what waits to be sent. Nothing is written here.
-    pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) {
+    /// Changes what waits to be sent. Nothing is written here. True the first time since the last inline write.
+    pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) -> bool {
         change(&mut self.outgoing.borrow_mut());
+        !self.dirty.replace(true)
     }
 
     /// Writes what waits, as far as it goes at once; the writer task does the rest.
     pub(super) fn write_inline(&self) {
+        self.dirty.set(false);
         if self.writer_busy.get() {
             return;
         }
@@ -228,6 +233,8 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     let connection = Rc::new(connection);
     shell.connections.borrow_mut().insert(id, connection.clone());
     tracing::info!("{} is here", connection.name);
+    // The core may want to be called earlier than before: when this peer's token expires.
+    shell.flush();
     let reason = tokio::select! {
         reason = read(&shell, id, &connection, &mut incoming) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
@@ -364,6 +371,8 @@ async fn shake_hands(
     };
     let token = Token::from_bytes(hello.token.clone())?;
     let holder = token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?;
+    // Also here, so that nobody comes in with a token that was revoked a moment ago.
+    shell.obey_revocations().await;
     let unauthorized = unauthorized(shell, serves, &holder, hello.role);
     if let Some(text) = unauthorized {
         let refusal = Refusal { kind: RefusalKind::Unauthorized, text };

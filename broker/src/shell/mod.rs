@@ -13,7 +13,7 @@ mod settings;
 mod strangers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,6 +36,9 @@ use keys::Identity;
 use revocations::Revocations;
 use strangers::{Handshake, Stranding, Strangers};
 
+/// Chunks that are freed in one turn.
+const DISCARDED_PER_TURN: usize = 4;
+
 /// What the tasks of the shell share.
 #[derive(Debug)]
 struct Shell {
@@ -52,6 +55,9 @@ struct Shell {
     timer: Notify,
     timer_at: Cell<Option<Time>>,
     roster: RefCell<Option<crate::core::Roster>>,
+    /// Chunks that nobody needs any longer, and what wakes who frees them.
+    discarded: RefCell<VecDeque<bytes::Bytes>>,
+    sweep: Notify,
     /// What administrators want revoked: whose request it is, and the tokens. The core bounds how many.
     to_revoke: RefCell<Vec<(ConnectionId, u64, Vec<TokenId>)>>,
     /// Why an administrator wants the broker to stop.
@@ -112,6 +118,8 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         timer: Notify::new(),
         timer_at: Cell::new(None),
         roster: RefCell::new(None),
+        discarded: RefCell::default(),
+        sweep: Notify::new(),
         to_revoke: RefCell::default(),
         to_stop: RefCell::default(),
         administration: Notify::new(),
@@ -123,6 +131,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let accepting = listener::open(&shell, &listening, &permits);
     let reason = tokio::select! {
         () = shell.clone().watch() => "the timer ended".to_owned(),
+        () = shell.clone().free_discarded() => "the broom ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
         reason = shell.clone().administer() => reason,
         reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),
@@ -158,7 +167,7 @@ impl Shell {
     /// Does what the core wants done: queues everything first, then writes to each peer once.
     fn flush(&self) {
         let connections = self.connections.borrow();
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Vec::new();
         let mut left_out = None;
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
@@ -189,6 +198,10 @@ impl Shell {
                         connection.end(End::InGoodOrder(reason));
                     }
                 }
+                Output::Discard(chunks) => {
+                    self.discarded.borrow_mut().extend(chunks);
+                    self.sweep.notify_one();
+                }
                 Output::SaveRoster(roster) => *self.roster.borrow_mut() = Some(roster),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
@@ -202,9 +215,7 @@ impl Shell {
         }
         self.arm(core.poll_timeout());
         drop(core);
-        for id in dirty {
-            connections.get(&id).into_iter().for_each(|connection| connection.write_inline());
-        }
+        dirty.into_iter().for_each(Connection::write_inline);
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -248,6 +259,34 @@ impl Shell {
         }
     }
 
+    /// Ends what holders of tokens do that have been revoked since the last look at the file.
+    async fn obey_revocations(&self) {
+        if self.revocations.look().await {
+            self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
+            self.flush();
+        }
+    }
+
+    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take back 256 MiB, in
+    /// which nobody would be served.
+    async fn free_discarded(self: Rc<Self>) {
+        loop {
+            self.sweep.notified().await;
+            loop {
+                let few: Vec<bytes::Bytes> = {
+                    let mut discarded = self.discarded.borrow_mut();
+                    let few = discarded.len().min(DISCARDED_PER_TURN);
+                    discarded.drain(..few).collect()
+                };
+                if few.is_empty() {
+                    break;
+                }
+                drop(few);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Heartbeats, dead and stalled peers, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -257,10 +296,7 @@ impl Shell {
             for connection in self.connections.borrow().values() {
                 watch_over(connection);
             }
-            if self.revocations.look().await {
-                self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
-                self.flush();
-            }
+            self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
             if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {
                 tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
@@ -286,15 +322,16 @@ impl Shell {
 }
 
 /// Queues something for a connection, and remembers to write to it.
-fn queue(
-    connections: &BTreeMap<ConnectionId, Rc<Connection>>,
-    dirty: &mut BTreeSet<ConnectionId>,
+fn queue<'a>(
+    connections: &'a BTreeMap<ConnectionId, Rc<Connection>>,
+    dirty: &mut Vec<&'a Connection>,
     id: ConnectionId,
     change: impl FnOnce(&mut Lane),
 ) {
     let Some(connection) = connections.get(&id) else { return };
-    connection.queue(change);
-    dirty.insert(id);
+    if connection.queue(change) {
+        dirty.push(connection);
+    }
     if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
         connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use super::state::ClusterState;
 
@@ -40,6 +41,7 @@ pub struct LocalCluster {
     broker: Option<Member>,
     engines: Vec<Member>,
     ids: Vec<EngineId>,
+    broker_memory: Option<u64>,
     endpoint: String,
 }
 
@@ -47,9 +49,12 @@ pub struct LocalCluster {
 #[derive(Debug)]
 struct Member {
     child: Child,
+    pid: u32,
     /// Held open; at its end the child stops.
     stdin: Option<ChildStdin>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// Collects them until its standard error ends.
+    reader: Option<JoinHandle<()>>,
     started: Instant,
     failures: u32,
 }
@@ -67,7 +72,8 @@ impl LocalCluster {
     /// A cluster that has not been started.
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
-        Self { options, dir, broker: None, engines: Vec::new(), ids: Vec::new(), endpoint: String::new() }
+        let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
+        Self { options, dir, broker: None, engines, ids, endpoint, broker_memory: None }
     }
 
     /// Starts broker and engines, and waits until all are online.
@@ -81,6 +87,16 @@ impl LocalCluster {
             self.engines.push(self.spawn_engine()?);
         }
         self.engines_come().await
+    }
+
+    /// With so many bytes of memory for the broker, instead of its default.
+    pub fn with_broker_memory(self, bytes: u64) -> Self {
+        Self { broker_memory: Some(bytes), ..self }
+    }
+
+    /// The capability file for clients.
+    pub fn capability(&self) -> PathBuf {
+        self.dir.capability(Role::Client)
     }
 
     /// Where the broker is.
@@ -98,8 +114,7 @@ impl LocalCluster {
     /// # Errors
     /// If the broker does not answer.
     pub async fn client(&self) -> Result<Client> {
-        let path = self.dir.capability(Role::Client);
-        Ok(Client::builder().capability(path).wait(START_TIMEOUT).connect().await?)
+        Ok(Client::builder().capability(self.capability()).wait(START_TIMEOUT).connect().await?)
     }
 
     /// The processes.
@@ -112,13 +127,22 @@ impl LocalCluster {
         }
     }
 
-    /// Starts again what ends, until something ends again and again: then that is the error.
-    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState) -> Result<()>) -> anyhow::Error {
+    /// Starts again what ends otherwise than in good order, until the broker has been told to stop: gives the reason.
+    ///
+    /// # Errors
+    /// Something ends again and again.
+    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState) -> Result<()>) -> Result<&'static str> {
         loop {
-            let ended = self.next_end().await;
-            if let Err(error) = self.start_again(ended).await.and_then(|()| changed(&self.state())) {
-                return error;
+            let (ended, status) = self.next_end().await;
+            match ended {
+                None if status.is_some_and(|status| status.success()) => return Ok("its broker was told to stop"),
+                Some(place) if status.is_some_and(|status| status.success()) => {
+                    let engine = self.engines.remove(place);
+                    tracing::info!("engine process {} was told to stop, and is not started again", engine.pid);
+                }
+                _ => self.start_again(ended, status).await?,
             }
+            changed(&self.state())?;
         }
     }
 
@@ -137,12 +161,12 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until a child ends; none is the broker, else the engine's place.
-    async fn next_end(&mut self) -> Option<usize> {
+    /// Waits until a child ends: none is the broker, else the engine's place; and how it has ended.
+    async fn next_end(&mut self) -> (Option<usize>, Option<ExitStatus>) {
         let broker = self.broker.as_mut().map(|broker| &mut broker.child);
         let broker = async {
             match broker {
-                Some(child) => drop(child.wait().await),
+                Some(child) => child.wait().await.ok(),
                 None => std::future::pending().await,
             }
         };
@@ -152,21 +176,26 @@ impl LocalCluster {
             if engines.is_empty() {
                 std::future::pending::<()>().await;
             }
-            futures_util::future::select_all(engines).await.1
+            futures_util::future::select_all(engines).await
         };
         tokio::select! {
-            () = broker => None,
-            place = any_engine => Some(place),
+            status = broker => (None, status),
+            (status, place, _) = any_engine => (Some(place), status.ok()),
         }
     }
 
-    async fn start_again(&mut self, ended: Option<usize>) -> Result<()> {
+    async fn start_again(&mut self, ended: Option<usize>, status: Option<ExitStatus>) -> Result<()> {
         let member = match ended {
-            None => self.broker.as_ref(),
-            Some(place) => self.engines.get(place),
+            None => self.broker.as_mut(),
+            Some(place) => self.engines.get_mut(place),
         };
-        let (failures, said) = member.map_or((0, String::new()), |member| (member.failures_now(), member.said()));
+        let (pid, failures, said) = match member {
+            Some(member) => (member.pid, member.failures_now(), member.said_at_its_end().await),
+            None => (0, 0, String::new()),
+        };
         let what = if ended.is_some() { "an engine" } else { "the broker" };
+        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
         ensure!(failures < FAILURES_MAX, "{what} ends again and again: {said}");
         tokio::time::sleep(Duration::from_millis(100) * failures * failures).await;
         match ended {
@@ -182,7 +211,10 @@ impl LocalCluster {
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
-        Member::spawn(command)
+        if let Some(bytes) = self.broker_memory {
+            command.arg("--memory").arg(bytes.to_string());
+        }
+        Member::spawn("the broker", command)
     }
 
     fn spawn_engine(&self) -> Result<Member> {
@@ -191,7 +223,7 @@ impl LocalCluster {
         if let Some(python) = &self.options.python {
             command.arg("--python").arg(python);
         }
-        Member::spawn(command)
+        Member::spawn("an engine", command)
     }
 
     fn command(&self, program: &str) -> Result<Command> {
@@ -249,13 +281,15 @@ impl LocalCluster {
 }
 
 impl Member {
-    fn spawn(mut command: Command) -> Result<Self> {
+    fn spawn(what: &str, mut command: Command) -> Result<Self> {
         // A group of its own: Ctrl-C is for the process that looks after it, which then stops it in good order.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start this program again as a child")?;
+        let pid = child.id().unwrap_or(0);
+        tracing::info!("{what} is started, process {pid}");
         let stdin = child.stdin.take();
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
-        if let Some(stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|stderr| {
             let last_lines = last_lines.clone();
             tokio::spawn(async move {
                 let mut lines = BufReader::new(stderr).lines();
@@ -266,9 +300,9 @@ impl Member {
                         kept.pop_front();
                     }
                 }
-            });
-        }
-        Ok(Self { child, stdin, last_lines, started: Instant::now(), failures: 0 })
+            })
+        });
+        Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now(), failures: 0 })
     }
 
     fn failures_now(&self) -> u32 {
@@ -282,11 +316,11 @@ impl Member {
         line.trim_start_matches("broker: ").trim_start_matches("engine: ").trim_start_matches("furlong: ").to_owned()
     }
 
-    /// The same, of a child that has ended: its last line may still be on the way.
-    async fn said_at_its_end(&self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while self.last_lines.lock().unwrap_or_else(PoisonError::into_inner).is_empty() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    /// The same, of a child that has ended: its last line may still be on the way. What it has started may hold its
+    /// standard error open for longer than anybody waits here.
+    async fn said_at_its_end(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
         }
         self.said()
     }

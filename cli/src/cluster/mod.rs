@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use furlong_broker::BrokerLock;
 use furlong_link::home::{ClusterDir, Home};
+use furlong_link::log::{self, Format, Level};
+use furlong_link::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -86,6 +88,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     let home = Home::from_env()?;
     let dir = home.cluster(&args.cluster);
     let lock = ClusterLock::take(&dir)?;
+    start_log(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let options = LocalOptions {
         home: home.path().to_owned(),
@@ -102,19 +105,39 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     };
     if let Err(error) = started {
         local.stop().await;
+        tracing::error!("cluster {} does not stand: {error:#}", args.cluster);
         return Err(error);
     }
     ClusterLock::write(&dir, &local.state())?;
+    tracing::info!(
+        "cluster {} stands: broker {}, {}",
+        args.cluster,
+        local.endpoint(),
+        print::counted(local.engine_ids().len() as u64, "engine")
+    );
     announce(&args, &local)?;
-    let reason = tokio::select! {
-        error = local.look_after(|state| ClusterLock::write(&dir, state)) => Err(error),
+    let ended = tokio::select! {
+        ended = local.look_after(|state| ClusterLock::write(&dir, state)) => ended,
         reason = &mut stop => Ok(reason),
     };
+    match &ended {
+        Ok(reason) => tracing::info!("cluster {} stops: {reason}", args.cluster),
+        Err(error) => tracing::error!("cluster {} stops: {error:#}", args.cluster),
+    }
     local.stop().await;
     ClusterLock::remove(&dir);
     drop(lock);
-    reason?;
+    ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is
+/// said there once.
+fn start_log(dir: &ClusterDir) -> Result<()> {
+    ensure_private_dir(&dir.log())?;
+    let path = dir.log().join("cluster.log");
+    log::start(Some(&path), None, Level::INFO, Format::Text)
+        .with_context(|| format!("cannot write the log {}", path.display()))
 }
 
 fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {

@@ -18,7 +18,12 @@
 //! One background thread serves the connection, so it stays alive whatever the calling threads do. All types can be
 //! used from any thread. Inside a tokio runtime, calls are an error (`InsideAsync`), as they would stop it.
 
+mod group;
+mod iter;
+mod map;
+mod multiengine;
 mod park;
+mod task;
 
 use std::io;
 use std::sync::mpsc;
@@ -26,17 +31,22 @@ use std::thread;
 use std::time::Duration;
 
 use furlong_wire::capability::{Capability, Endpoint};
-use furlong_wire::ids::{EngineId, SessionId, TaskId};
-use furlong_wire::message::{ClusterStatus, Runtime, TaskOptions, Welcome};
-use futures_util::StreamExt;
+use furlong_wire::ids::{EngineId, SessionId, TokenId};
+use furlong_wire::message::{ClusterStatus, TaskQuery, TaskRange, TaskRecord, Welcome};
 
 use self::park::{block_on, block_on_for};
 use crate::builder::ClientBuilder;
-use crate::call::{Arguments, CallSpec, Function};
-use crate::client::EngineTargets;
 use crate::error::{ClientError, ConnectError};
-use crate::map::MapItem;
-use crate::outcome::{TaskFailure, TaskResult};
+use crate::live::Events;
+use crate::multiengine::EngineTargets;
+use crate::options::HasTaskId;
+use crate::owner::{Cancelled, Fetched, TaskRecords};
+
+pub use self::group::{MappedGroup, TaskGroup};
+pub use self::iter::{Follow, Iter};
+pub use self::map::{MapBuilder, MapIter};
+pub use self::multiengine::Multiengine;
+pub use self::task::{Task, Tasks};
 
 /// A session with a broker. Clones are handles of the same session. See [`crate::Client`].
 #[derive(Clone, Debug)]
@@ -89,191 +99,103 @@ impl Client {
 
     /// The interface to engines chosen by their ids.
     pub fn multiengine(&self, targets: EngineTargets) -> Multiengine {
-        Multiengine { multiengine: self.client.multiengine(targets) }
+        Multiengine::new(self.client.multiengine(targets))
     }
 
     /// The interface to the shared queue.
     pub fn tasks(&self) -> Tasks {
-        Tasks { tasks: self.client.tasks() }
+        Tasks::new(self.client.tasks())
+    }
+
+    /// The owner's tasks, of all its sessions. See [`crate::Client::query_tasks`].
+    pub fn query_tasks(&self, query: TaskQuery) -> Result<Iter<TaskRecords>, ClientError> {
+        check_outside()?;
+        Ok(Iter::new(self.client.query_tasks(query)))
+    }
+
+    /// All tasks that a query means, at once.
+    pub fn all_tasks(&self, query: TaskQuery) -> Result<Vec<TaskRecord>, ClientError> {
+        check_outside()?;
+        block_on(self.client.query_tasks(query).all())
+    }
+
+    /// A task as it is now. See [`crate::Client::fetch`].
+    pub fn fetch(&self, task: impl HasTaskId) -> Result<Fetched, ClientError> {
+        check_outside()?;
+        block_on(self.client.fetch(task))
+    }
+
+    /// A task as it ended: waits until it does. See [`crate::Client::wait_for`].
+    pub fn wait_for(&self, task: impl HasTaskId) -> Result<Fetched, ClientError> {
+        check_outside()?;
+        block_on(self.client.wait_for(task))
+    }
+
+    /// Waits like [`Client::wait_for`], but not longer than `timeout`; none if the task has not ended by then.
+    pub fn wait_for_timeout(&self, task: impl HasTaskId, timeout: Duration) -> Result<Option<Fetched>, ClientError> {
+        check_outside()?;
+        block_on_for(self.client.wait_for(task), timeout).transpose()
+    }
+
+    /// A task's output, as much as is kept of it and then as it comes, and its end. See [`crate::Client::follow`].
+    pub fn follow(&self, task: impl HasTaskId) -> Result<Follow, ClientError> {
+        check_outside()?;
+        Ok(Follow::new(block_on(self.client.follow(task))?))
+    }
+
+    /// Ends tasks of any session of the same owner. See [`crate::Client::cancel_tasks`].
+    pub fn cancel_tasks(&self, tasks: &[TaskRange], force: bool) -> Result<Cancelled, ClientError> {
+        check_outside()?;
+        block_on(self.client.cancel_tasks(tasks, force))
+    }
+
+    /// Forgets kept results, of any session of the same owner.
+    pub fn purge(&self, tasks: &[TaskRange]) -> Result<(), ClientError> {
+        check_outside()?;
+        block_on(self.client.purge(tasks))
+    }
+
+    /// Makes tokens invalid. For the role `admin`.
+    pub fn revoke(&self, tokens: &[TokenId]) -> Result<(), ClientError> {
+        check_outside()?;
+        block_on(self.client.revoke(tokens))
+    }
+
+    /// Stops engines. For the role `admin`. See [`crate::Client::shutdown`].
+    pub fn shutdown(&self, engines: EngineTargets, finish: bool) -> Result<(), ClientError> {
+        check_outside()?;
+        block_on(self.client.shutdown(engines, finish))
+    }
+
+    /// Stops all engines and the broker. For the role `admin`. See [`crate::Client::shutdown_cluster`].
+    pub fn shutdown_cluster(&self, finish: bool) -> Result<(), ClientError> {
+        check_outside()?;
+        block_on(self.client.shutdown_cluster(finish))
+    }
+
+    /// What happens in the cluster from now on. See [`crate::Client::subscribe`].
+    pub fn subscribe(&self) -> Result<Iter<Events>, ClientError> {
+        check_outside()?;
+        Ok(Iter::new(self.client.subscribe()?))
     }
 
     /// Ends the session for all handles, and returns when the broker has heard, after 3 s at the latest.
     pub fn close(self) {
         block_on(self.client.close());
     }
-}
 
-/// Engines chosen by their ids. See [`crate::Multiengine`].
-#[derive(Clone, Debug)]
-pub struct Multiengine {
-    multiengine: crate::Multiengine,
-}
-
-impl Multiengine {
-    /// Executes Python code in the lasting namespace of each engine. One task an engine, in the order of the targets.
-    pub fn execute(&self, source: &str) -> Result<Vec<Task>, ClientError> {
+    /// Ends the session, and lets the tasks with the option `keep` go on. See [`crate::Client::detach`].
+    pub fn detach(self) -> Result<(), ClientError> {
         check_outside()?;
-        Ok(tasks(block_on(self.multiengine.execute(source))?))
+        block_on(self.client.detach())
     }
 
-    /// Calls a function on each engine. One task an engine, in the order of the targets.
-    pub fn call(&self, call: &CallSpec) -> Result<Vec<Task>, ClientError> {
+    /// Returns when the connection is over, however it ended.
+    pub fn closed(&self) -> Result<(), ClientError> {
         check_outside()?;
-        Ok(tasks(block_on(self.multiengine.call(call))?))
+        block_on(self.client.closed());
+        Ok(())
     }
-
-    /// The engines that a call would go to now.
-    pub fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
-        check_outside()?;
-        block_on(self.multiengine.engines())
-    }
-}
-
-/// The shared queue. See [`crate::Tasks`].
-#[derive(Clone, Debug)]
-pub struct Tasks {
-    tasks: crate::Tasks,
-}
-
-impl Tasks {
-    /// Submits a call. Waits while the session's credit is used up.
-    pub fn call(&self, call: &CallSpec) -> Result<Task, ClientError> {
-        check_outside()?;
-        Ok(Task { future: block_on(self.tasks.call(call))? })
-    }
-
-    /// Submits a call, or says [`ClientError::Busy`] where [`Tasks::call`] would wait.
-    pub fn try_call(&self, call: &CallSpec) -> Result<Task, ClientError> {
-        Ok(Task { future: self.tasks.try_call(call)? })
-    }
-
-    /// Calls one function with each of many arguments, a window of them at a time. The iterator may be endless.
-    pub fn map<I>(&self, function: Function, items: I) -> MapBuilder<I>
-    where
-        I: Iterator<Item = Arguments>,
-    {
-        MapBuilder { builder: self.tasks.map(function, items) }
-    }
-}
-
-/// A submitted task. Dropping it does not cancel it.
-#[derive(Debug)]
-#[must_use = "a task's result is lost with it; the task itself goes on"]
-pub struct Task {
-    future: crate::TaskFuture,
-}
-
-impl Task {
-    /// The task's name: its session and its number there.
-    pub fn id(&self) -> TaskId {
-        self.future.id()
-    }
-
-    /// The engine that it was submitted to; none for the shared queue.
-    pub fn engine(&self) -> Option<EngineId> {
-        self.future.engine()
-    }
-
-    /// Whether the task has ended, so that [`Task::wait`] returns at once.
-    pub fn is_finished(&self) -> bool {
-        self.future.is_finished()
-    }
-
-    /// Cancels the task. [`Task::wait`] returns the broker's answer.
-    pub fn cancel(&self) {
-        self.future.cancel();
-    }
-
-    /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
-    pub fn cancel_with(&self, force: bool) {
-        self.future.cancel_with(force);
-    }
-
-    /// Waits for the task's end, or the connection's.
-    ///
-    /// # Panics
-    /// If it is called again after it returned.
-    pub fn wait(&mut self) -> Result<TaskResult, TaskFailure> {
-        block_on(&mut self.future)
-    }
-
-    /// Waits like [`Task::wait`], but not longer than `timeout`; none if the task has not ended by then.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<TaskResult, TaskFailure>> {
-        block_on_for(&mut self.future, timeout)
-    }
-}
-
-/// A map, before it begins. See [`crate::MapBuilder`].
-#[derive(Debug)]
-#[must_use = "nothing is submitted before the iterator is used"]
-pub struct MapBuilder<I> {
-    builder: crate::MapBuilder<I>,
-}
-
-impl<I: Iterator<Item = Arguments>> MapBuilder<I> {
-    /// What runs the function, if that is not plain from its name.
-    pub fn runtime(self, runtime: Runtime) -> Self {
-        Self { builder: self.builder.runtime(runtime) }
-    }
-
-    /// How many items are under way at most.
-    pub fn window(self, window: usize) -> Self {
-        Self { builder: self.builder.window(window) }
-    }
-
-    /// Whether results come in the order of the items.
-    pub fn ordered(self, ordered: bool) -> Self {
-        Self { builder: self.builder.ordered(ordered) }
-    }
-
-    /// What is not the default, for each task.
-    pub fn options(self, options: TaskOptions) -> Self {
-        Self { builder: self.builder.options(options) }
-    }
-
-    /// The results. Items are taken as there is room for them, while the results are taken.
-    pub fn start(self) -> Result<MapIter<I>, ClientError> {
-        check_outside()?;
-        Ok(MapIter { stream: self.builder.stream()? })
-    }
-}
-
-/// The results of a map. See [`crate::MapStream`].
-#[derive(Debug)]
-#[must_use = "nothing is submitted before the iterator is used"]
-pub struct MapIter<I> {
-    stream: crate::MapStream<I>,
-}
-
-impl<I> MapIter<I> {
-    /// Cancels what is under way, and takes no more items. Their ends still come.
-    pub fn cancel(&mut self) {
-        self.stream.cancel();
-    }
-
-    /// Cancels; with `force`, an interpreter that does not heed the interrupt is killed.
-    pub fn cancel_with(&mut self, force: bool) {
-        self.stream.cancel_with(force);
-    }
-}
-
-impl<I: Iterator<Item = Arguments>> MapIter<I> {
-    /// The next result like [`Iterator::next`], but waits not longer than `timeout`; none if none has come by then.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Option<MapItem>> {
-        block_on_for(self.stream.next(), timeout)
-    }
-}
-
-impl<I: Iterator<Item = Arguments>> Iterator for MapIter<I> {
-    type Item = MapItem;
-
-    fn next(&mut self) -> Option<MapItem> {
-        block_on(self.stream.next())
-    }
-}
-
-fn tasks(futures: Vec<crate::TaskFuture>) -> Vec<Task> {
-    futures.into_iter().map(|future| Task { future }).collect()
 }
 
 /// Connects on a thread of its own, which serves the connection until its end.

@@ -9,11 +9,14 @@
 //! which may come back here.
 
 mod acks;
+pub(crate) mod feeds;
 pub(crate) mod output;
+pub(crate) mod requests;
 pub(crate) mod results;
 mod room;
 pub(crate) mod streams;
 pub(crate) mod tasks;
+pub(crate) mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,21 +24,33 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use furlong_wire::ids::{FunctionHash, SessionId};
+use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    Cancel, Define, FromClient, Goodbye, Open, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets,
-    TaskOptions, TaskTimes, ToClient,
+    self, Cancel, Define, Event, FromClient, Goodbye, Open, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes,
+    ToClient,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
-use self::results::{Received, Results};
+use self::feeds::Feeds;
+use self::requests::Requests;
+use self::results::{Received, Recipient, Results};
 use self::room::Room;
 use self::streams::{Streams, Taken};
 use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Tasks};
+use self::watches::{Piece, Publication, Watches};
 use crate::error::{ClientError, Disconnected};
 
 /// Functions that a session defines at most; the broker bounds them at 4096.
 const DEFINITIONS_MAX: usize = 4000;
+/// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is new.
+const OUTPUT_FEED_BYTES: usize = 8 * OUTPUT_KEPT_BYTES;
+/// Bytes of intermediate data that wait for one reader.
+const PUBLISHED_FEED_BYTES: usize = 4 * PUBLISHED_BYTES_MAX as usize;
+/// Bytes of events that wait for one reader: some thousands of them.
+const EVENT_FEED_BYTES: usize = 256 * 1024;
+/// Ranges in one cancel, so that it fits a message.
+const CANCEL_RANGES_MAX: usize = 4096;
 
 /// One session on one connection.
 #[derive(Debug)]
@@ -56,10 +71,16 @@ pub(crate) struct Core {
     streams: Streams,
     results: Results,
     definitions: BTreeMap<FunctionHash, u32>,
-    queries: BTreeMap<u64, Pending>,
+    requests: Requests,
+    watches: Watches,
+    outputs: Feeds<Piece>,
+    published: Feeds<Publication>,
+    events: Feeds<Event>,
     outbound: VecDeque<Outbound>,
     /// Who waits for room, in the order of their first try.
     waiting: BTreeMap<u64, Waker>,
+    /// Who waits until everything is with the kernel.
+    flushing: Vec<Waker>,
     /// Who waits for the connection's end.
     closing: Vec<Waker>,
     wakes: Vec<Waker>,
@@ -78,7 +99,7 @@ pub(crate) enum Outbound {
 
 /// A call, ready to be submitted. After a refusal it can be submitted again.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub struct Call {
     pub targets: Targets,
     pub runtime: Runtime,
     pub class: u32,
@@ -89,14 +110,14 @@ pub(crate) struct Call {
 
 /// Source text that is sent once a session.
 #[derive(Debug)]
-pub(crate) struct Definition {
+pub struct Definition {
     pub hash: FunctionHash,
     pub source: Bytes,
 }
 
 /// Call header and arguments.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub enum Content {
     Buffers(Vec<Bytes>),
     Packed(Packed),
 }
@@ -111,16 +132,16 @@ pub(crate) struct Submitted {
 /// A place in the order of those who wait for room; none before the first refusal.
 pub(crate) type Ticket = Option<u64>;
 
-#[derive(Debug)]
-enum Pending {
-    Asked(Option<Waker>),
-    Answered(ReplyBody),
-}
-
 impl Core {
     /// A new session, which begins with its payload secret: fresh random bytes.
-    pub fn new(session: SessionId, secret: PayloadSecret, tasks_max: u64, credit_bytes: u64) -> Self {
-        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false });
+    pub fn new(
+        session: SessionId,
+        secret: PayloadSecret,
+        cancel_on_disconnect: bool,
+        tasks_max: u64,
+        credit_bytes: u64,
+    ) -> Self {
+        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect });
         Self {
             over: None,
             is_finished: false,
@@ -135,9 +156,14 @@ impl Core {
             streams: Streams::default(),
             results: Results::new(session, secret),
             definitions: BTreeMap::new(),
-            queries: BTreeMap::new(),
+            requests: Requests::default(),
+            watches: Watches::default(),
+            outputs: Feeds::new(OUTPUT_FEED_BYTES),
+            published: Feeds::new(PUBLISHED_FEED_BYTES),
+            events: Feeds::new(EVENT_FEED_BYTES),
             outbound: VecDeque::from([Outbound::Message(open)]),
             waiting: BTreeMap::new(),
+            flushing: Vec::new(),
             closing: Vec::new(),
             wakes: Vec::new(),
         }
@@ -220,52 +246,20 @@ impl Core {
     }
 
     /// Ends tasks, by ranges of their numbers. The broker's answer is their end.
-    pub fn cancel(&mut self, ranges: Vec<(u64, u64)>, force: bool) {
-        let Some(last) = ranges.iter().map(|(_, last)| *last).max().filter(|_| self.over.is_none()) else { return };
-        let cancel = FromClient::Cancel(Cancel { ranges, force });
-        // A cancel that overtakes its own submit would find nothing.
-        let outbound = if last <= self.flushed_n { Outbound::Control(cancel) } else { Outbound::Message(cancel) };
-        self.outbound.push_back(outbound);
+    pub fn cancel(&mut self, ranges: &[(u64, u64)], force: bool) {
+        for ranges in ranges.chunks(CANCEL_RANGES_MAX).filter(|_| self.over.is_none()) {
+            let last = ranges.iter().map(|(_, last)| *last).max().unwrap_or_default();
+            let cancel = FromClient::Cancel(Cancel { ranges: ranges.to_vec(), force });
+            // A cancel that overtakes its own submit would find nothing.
+            let is_flushed = last <= self.flushed_n;
+            let outbound = if is_flushed { Outbound::Control(cancel) } else { Outbound::Message(cancel) };
+            self.outbound.push_back(outbound);
+        }
     }
 
     /// Cancels what is unfinished of a stream.
     pub fn cancel_stream(&mut self, stream: usize, force: bool) {
-        self.cancel(self.tasks.ranges_of_stream(stream), force);
-    }
-
-    /// Asks the broker. The answer comes from [`Core::poll_query`].
-    pub fn query(&mut self, query: Query) -> Result<u64, ClientError> {
-        self.check_open()?;
-        let request = self.new_ticket();
-        self.queries.insert(request, Pending::Asked(None));
-        self.outbound.push_back(Outbound::Message(FromClient::Query(Request { request, query })));
-        Ok(request)
-    }
-
-    /// The answer to a query. A waker that it replaces is given back in `replaced`.
-    pub fn poll_query(
-        &mut self,
-        request: u64,
-        waker: &Waker,
-        replaced: &mut Option<Waker>,
-    ) -> Poll<Result<ReplyBody, ClientError>> {
-        match self.queries.remove(&request) {
-            Some(Pending::Answered(body)) => Poll::Ready(Ok(body)),
-            Some(Pending::Asked(before)) => {
-                *replaced = before;
-                self.queries.insert(request, Pending::Asked(Some(waker.clone())));
-                Poll::Pending
-            }
-            None => Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::WrongAnswer))),
-        }
-    }
-
-    /// Nobody waits for an answer any longer. The waker is given back, to be dropped by the caller.
-    pub fn forget_query(&mut self, request: u64) -> Option<Waker> {
-        match self.queries.remove(&request)? {
-            Pending::Asked(waker) => waker,
-            Pending::Answered(_) => None,
-        }
+        self.cancel(&self.tasks.ranges_of_stream(stream), force);
     }
 
     /// Takes a task's end, or keeps the waker until it comes.
@@ -324,55 +318,58 @@ impl Core {
             ToClient::Finished(finished) => {
                 let Some(key) = self.tasks.begin_end(finished.n) else { return };
                 let (ended, payload) = Ended::of(finished);
-                if let Some(received) = self.results.handle_payload(key, ended, payload) {
-                    self.end(received);
+                if let Some(received) = self.results.handle_payload(Recipient::Task(key, ended), payload) {
+                    self.receive(received);
                 }
             }
             ToClient::Chunk(announced) => {
                 if let Some(received) = self.results.handle_chunk(announced.transfer, chunk.unwrap_or_default()) {
-                    self.end(received);
+                    self.receive(received);
                 }
             }
             ToClient::Output(output) => {
-                self.tasks.handle_output(output.n, output.engine, output.stream, output.offset, &output.bytes);
+                let message::Output { n, attempt, engine, stream, offset, bytes } = output;
+                self.handle_output(n, Piece { attempt, engine, stream, offset, bytes: bytes.into() });
             }
+            ToClient::Published(published) => self.handle_published(published),
+            ToClient::Stopped(stopped) => self.handle_stopped(stopped.n),
+            ToClient::Event(event) => self.handle_event(&event),
+            ToClient::Fetched(fetched) => self.handle_fetched(fetched),
+            ToClient::FetchedOutput(output) => self.handle_fetched_output(output),
             ToClient::Credit(credit) => {
                 self.room.handle_credit(credit.payload_bytes_total);
                 self.wake_waiting();
             }
-            ToClient::Reply(reply) => {
-                let Some(pending) = self.queries.get_mut(&reply.request) else { return };
-                if let Pending::Asked(Some(waker)) = std::mem::replace(pending, Pending::Answered(reply.body)) {
-                    self.wakes.push(waker);
-                }
-            }
-            // The shell closes after a goodbye; nobody has asked for the others.
-            ToClient::Goodbye(_)
-            | ToClient::Accepted(_)
-            | ToClient::Published(_)
-            | ToClient::Event(_)
-            | ToClient::Stopped(_)
-            | ToClient::Fetched(_)
-            | ToClient::FetchedOutput(_) => {}
+            ToClient::Reply(reply) => self.handle_reply(reply.request, reply.body),
+            // The shell closes after a goodbye; a session of one connection repeats nothing.
+            ToClient::Goodbye(_) | ToClient::Accepted(_) => {}
         }
     }
 
-    fn end(&mut self, received: Received) {
-        let Received { task, mut ended, body } = received;
-        self.acks.push(ended.n, body.bytes());
-        if let End::Finished(_, empty) = &mut ended.end {
-            *empty = body;
+    fn receive(&mut self, received: Received) {
+        let Received { to, body } = received;
+        match to {
+            Recipient::Task(task, mut ended) => {
+                self.acks.push(ended.n, body.bytes());
+                if let End::Finished(_, empty) = &mut ended.end {
+                    *empty = body;
+                }
+                self.deliver(task, ended);
+            }
+            Recipient::Published(n, number) => self.publish(n, number, body),
+            Recipient::Request(request, record) => self.answer_fetch(request, *record, body),
         }
-        self.deliver(task, ended);
     }
 
     fn deliver(&mut self, key: usize, ended: Ended) {
-        let woken = match self.tasks.end(key, ended) {
-            Delivery::Kept(waker) => waker,
-            Delivery::Stream(stream, index, ended) => self.streams.push(stream, index, ended),
-            Delivery::Dropped => None,
+        let (n, is_stop_due) = (ended.n, ended.is_stop_due());
+        let (woken, has_future) = match self.tasks.end(key, ended) {
+            Delivery::Kept(waker) => (waker, true),
+            Delivery::Stream(stream, index, ended) => (self.streams.push(stream, index, ended), false),
+            Delivery::Dropped => (None, false),
         };
         self.wakes.extend(woken);
+        self.end_watch(n, is_stop_due, has_future);
     }
 
     /// The acknowledgement of what has arrived, if it is to be sent now: with other messages always, alone when it is
@@ -410,6 +407,19 @@ impl Core {
     /// Everything that was handed out is with the kernel.
     pub fn handle_flushed(&mut self) {
         self.flushed_n = self.next_n - 1;
+        self.wakes.append(&mut self.flushing);
+    }
+
+    /// Waits until every task that was submitted so far is with the kernel.
+    pub fn poll_flushed(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
+        if self.flushed_n == self.next_n - 1 {
+            return Poll::Ready(Ok(()));
+        }
+        self.check_open()?;
+        if !self.flushing.iter().any(|known| known.will_wake(waker)) {
+            self.flushing.push(waker.clone());
+        }
+        Poll::Pending
     }
 
     /// Whom to wake now, without the lock.
@@ -438,11 +448,9 @@ impl Core {
             let end = End::Disconnected(Arc::clone(why));
             self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
         }
-        for pending in std::mem::take(&mut self.queries).into_values() {
-            if let Pending::Asked(Some(waker)) = pending {
-                self.wakes.push(waker);
-            }
-        }
+        self.end_requests();
+        self.end_watches();
+        self.wakes.append(&mut self.flushing);
         self.wake_waiting();
     }
 
@@ -466,6 +474,11 @@ impl Core {
             self.closing.push(waker.clone());
         }
         Poll::Pending
+    }
+
+    /// Why the session is over, if it is.
+    pub fn why_over(&self) -> Option<Arc<Disconnected>> {
+        self.over.clone()
     }
 
     fn check_open(&self) -> Result<(), ClientError> {

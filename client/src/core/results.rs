@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use furlong_wire::ids::{InstanceId, SessionId};
-use furlong_wire::message::Payload;
+use furlong_wire::message::{Payload, TaskRecord};
 use furlong_wire::payload::{PayloadKey, PayloadOpener, PayloadSecret};
 
 use super::tasks::Ended;
@@ -12,21 +12,33 @@ use crate::outcome::PayloadFailure;
 
 /// Keys that are kept; beyond, all are made anew when they are needed.
 const KEYS_MAX: usize = 1024;
+/// Sessions whose results can be opened here. The broker tells each secret once.
+const SECRETS_MAX: usize = 65_536;
 
 /// The payloads that the broker is sending, by its transfer numbers.
 #[derive(Debug)]
 pub struct Results {
     session: SessionId,
-    secret: PayloadSecret,
-    keys: BTreeMap<InstanceId, PayloadKey>,
+    secrets: BTreeMap<SessionId, PayloadSecret>,
+    keys: BTreeMap<(SessionId, InstanceId), PayloadKey>,
     transfers: BTreeMap<u64, Receiving>,
 }
 
 #[derive(Debug)]
 struct Receiving {
-    task: usize,
-    ended: Ended,
+    to: Recipient,
     opener: PayloadOpener,
+}
+
+/// Whom a payload is for.
+#[derive(Debug)]
+pub enum Recipient {
+    /// A task, by its key, and how it ended.
+    Task(usize, Ended),
+    /// Who follows a task, by its number: intermediate data, which are numbered, too.
+    Published(u64, u64),
+    /// Who asked for a task, by the request's number.
+    Request(u64, Box<TaskRecord>),
 }
 
 /// What a task's payload turned out to be.
@@ -53,40 +65,56 @@ impl Body {
     }
 }
 
-/// A task whose payload is complete, or broken.
+/// A payload that is complete, or broken.
 #[derive(Debug)]
 pub struct Received {
-    /// The task's key.
-    pub task: usize,
-    /// How it ended, without its payload.
-    pub ended: Ended,
-    /// Its payload.
+    /// Whom it is for.
+    pub to: Recipient,
+    /// The payload.
     pub body: Body,
 }
 
 impl Results {
     /// Opens what is sealed for this session.
     pub fn new(session: SessionId, secret: PayloadSecret) -> Self {
-        Self { session, secret, keys: BTreeMap::new(), transfers: BTreeMap::new() }
+        let secrets = BTreeMap::from([(session, secret)]);
+        Self { session, secrets, keys: BTreeMap::new(), transfers: BTreeMap::new() }
     }
 
-    /// Takes a payload as a message carries or announces it. Returns the task if nothing more has to come.
-    pub fn handle_payload(&mut self, task: usize, ended: Ended, payload: Option<Payload>) -> Option<Received> {
+    /// Opens what is sealed for that session as well.
+    pub fn learn(&mut self, session: SessionId, secret: PayloadSecret) {
+        if self.secrets.len() < SECRETS_MAX {
+            self.secrets.entry(session).or_insert(secret);
+        }
+    }
+
+    /// Takes a payload of this session as a message carries or announces it. Gives it back if nothing more has to come.
+    pub fn handle_payload(&mut self, to: Recipient, payload: Option<Payload>) -> Option<Received> {
+        self.handle_payload_of(self.session, to, payload)
+    }
+
+    /// Takes a payload of any session.
+    pub fn handle_payload_of(
+        &mut self,
+        session: SessionId,
+        to: Recipient,
+        payload: Option<Payload>,
+    ) -> Option<Received> {
         let body = match payload {
             None => Body::None,
             Some(Payload::Inline(bytes)) => Body::Inline(bytes),
             Some(Payload::Chunked { transfer, counter, bytes, instance }) => {
-                match self.opener(counter, bytes, instance) {
+                match self.opener(session, counter, bytes, instance) {
                     Ok(opener) if opener.is_complete() => open(opener),
                     Ok(opener) => {
-                        self.transfers.insert(transfer, Receiving { task, ended, opener });
+                        self.transfers.insert(transfer, Receiving { to, opener });
                         return None;
                     }
                     Err(failure) => Body::Failed(failure),
                 }
             }
         };
-        Some(Received { task, ended, body })
+        Some(Received { to, body })
     }
 
     /// Takes a chunk. Chunks of transfers that are unknown here, or have failed, are read past.
@@ -96,9 +124,9 @@ impl Results {
         if opened.is_ok() && !receiving.opener.is_complete() {
             return None;
         }
-        let Receiving { task, ended, opener } = self.transfers.remove(&transfer)?;
+        let Receiving { to, opener } = self.transfers.remove(&transfer)?;
         let body = opened.map_or_else(|error| Body::Failed(error.into()), |()| open(opener));
-        Some(Received { task, ended, body })
+        Some(Received { to, body })
     }
 
     /// Nothing more will come.
@@ -108,15 +136,17 @@ impl Results {
 
     fn opener(
         &mut self,
+        session: SessionId,
         counter: u64,
         bytes: u64,
         instance: Option<InstanceId>,
     ) -> Result<PayloadOpener, PayloadFailure> {
         let instance = instance.ok_or(PayloadFailure::NoSender)?;
-        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&instance) {
+        let secret = self.secrets.get(&session).ok_or(PayloadFailure::NoSecret)?;
+        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&(session, instance)) {
             self.keys.clear();
         }
-        let key = self.keys.entry(instance).or_insert_with(|| self.secret.result_key(&self.session, &instance));
+        let key = self.keys.entry((session, instance)).or_insert_with(|| secret.result_key(&session, &instance));
         Ok(PayloadOpener::new(key.clone(), counter, bytes)?)
     }
 }

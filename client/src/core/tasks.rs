@@ -1,18 +1,22 @@
 //! The session's unfinished tasks, and those whose end has not been taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Finished, Outcome, Payload, Stream, TaskTimes};
+use furlong_wire::numbers::NumberMap;
 use slab::Slab;
 
 use super::output::Output;
 use super::results::Body;
+use super::watches::Piece;
 use crate::error::Disconnected;
+use crate::outcome::Published;
 
-/// Bytes of output that the unfinished tasks of a session hold together; beyond, output counts as left out.
+/// Bytes of output and intermediate data that the unfinished tasks of a session hold together; beyond, output counts as
+/// left out, and intermediate data are not kept.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A task's end, as it came.
@@ -41,15 +45,17 @@ pub enum End {
     Disconnected(Arc<Disconnected>),
 }
 
-/// The two streams of a task.
+/// What a task wrote and published.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
-    /// The engine that wrote it.
-    engine: Option<EngineId>,
+    /// The attempt that wrote it, and the engine that ran that.
+    written_by: Option<(u32, EngineId)>,
     /// Standard output.
     pub stdout: Output,
     /// Standard error.
     pub stderr: Output,
+    /// The last intermediate data.
+    pub published: Option<Published>,
 }
 
 /// Who waits for a task's end.
@@ -94,7 +100,7 @@ pub enum Delivery {
 #[derive(Debug, Default)]
 pub struct Tasks {
     slab: Slab<Task>,
-    unfinished: BTreeMap<u64, usize>,
+    unfinished: NumberMap<u64, usize>,
     output_bytes: usize,
 }
 
@@ -147,24 +153,33 @@ impl Tasks {
     }
 
     /// Takes a piece of output, unless the task is unknown.
-    pub fn handle_output(&mut self, n: u64, engine: EngineId, stream: Stream, offset: u64, bytes: &[u8]) {
+    pub fn handle_output(&mut self, n: u64, piece: &Piece) {
         let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else { return };
-        let outputs = task.outputs.get_or_insert_default();
-        self.output_bytes -= outputs.kept_bytes();
-        if outputs.engine != Some(engine) {
-            // Another attempt, whose output replaces that of the one that was lost.
-            **outputs = Outputs { engine: Some(engine), ..Outputs::default() };
+        task.outputs.get_or_insert_default().handle_piece(&mut self.output_bytes, piece);
+    }
+
+    /// Takes intermediate data, unless the task is unknown, or later ones have come.
+    pub fn handle_published(&mut self, n: u64, published: &Published) {
+        let Some(task) = self.unfinished.get(&n).and_then(|key| self.slab.get_mut(*key)) else { return };
+        task.outputs.get_or_insert_default().handle_published(&mut self.output_bytes, published);
+    }
+
+    /// What is kept of a task's output, as pieces.
+    pub fn kept_output(&self, key: usize) -> Vec<Piece> {
+        self.outputs(key).map_or_else(Vec::new, Outputs::pieces)
+    }
+
+    /// A task's last intermediate data.
+    pub fn published(&self, key: usize) -> Option<Published> {
+        self.outputs(key)?.published.clone()
+    }
+
+    fn outputs(&self, key: usize) -> Option<&Outputs> {
+        let task = self.slab.get(key)?;
+        match &task.state {
+            State::Ended(ended) => ended.outputs.as_deref(),
+            State::Unfinished(_) => task.outputs.as_deref(),
         }
-        let output = match stream {
-            Stream::Stdout => &mut outputs.stdout,
-            Stream::Stderr => &mut outputs.stderr,
-        };
-        if self.output_bytes + bytes.len() > OUTPUT_BYTES_MAX {
-            output.skip_to(offset.saturating_add(bytes.len() as u64));
-        } else {
-            output.handle_piece(offset, bytes);
-        }
-        self.output_bytes += outputs.kept_bytes();
     }
 
     /// Takes a task's end, if it has come. Else `waker` is kept for then, and the one before is given back.
@@ -201,7 +216,7 @@ impl Tasks {
     /// The numbers of a stream's unfinished tasks, as sorted ranges.
     pub fn ranges_of_stream(&self, stream: usize) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (&n, &key) in &self.unfinished {
+        for (n, key) in self.unfinished() {
             let state = self.slab.get(key).map(|task| &task.state);
             if !matches!(state, Some(State::Unfinished(Listener::Stream(of, _))) if *of == stream) {
                 continue;
@@ -216,7 +231,9 @@ impl Tasks {
 
     /// The keys and numbers of all unfinished tasks, in order.
     pub fn unfinished(&self) -> VecDeque<(u64, usize)> {
-        self.unfinished.iter().map(|(n, key)| (*n, *key)).collect()
+        let mut unfinished: Vec<(u64, usize)> = self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
+        unfinished.sort_unstable();
+        unfinished.into()
     }
 }
 
@@ -231,7 +248,51 @@ pub enum Forgotten {
 }
 
 impl Outputs {
-    fn kept_bytes(&self) -> usize {
-        self.stdout.kept_bytes() + self.stderr.kept_bytes()
+    /// Takes a piece of output. `held_bytes` is what all tasks hold together.
+    pub fn handle_piece(&mut self, held_bytes: &mut usize, piece: &Piece) {
+        *held_bytes -= self.kept_bytes();
+        let written_by = Some((piece.attempt, piece.engine));
+        if self.written_by != written_by {
+            // Another attempt, whose output replaces that of the one before.
+            *self = Self { written_by, published: self.published.take(), ..Self::default() };
+        }
+        let output = match piece.stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        if *held_bytes + piece.bytes.len() > OUTPUT_BYTES_MAX {
+            output.skip_to(piece.offset.saturating_add(piece.bytes.len() as u64));
+        } else {
+            output.handle_piece(piece.offset, &piece.bytes);
+        }
+        *held_bytes += self.kept_bytes();
+    }
+
+    fn handle_published(&mut self, held_bytes: &mut usize, published: &Published) {
+        let is_late = self.published.as_ref().is_some_and(|last| last.number > published.number);
+        *held_bytes -= self.kept_bytes();
+        if !is_late && *held_bytes + published.bytes() <= OUTPUT_BYTES_MAX {
+            self.published = Some(published.clone());
+        }
+        *held_bytes += self.kept_bytes();
+    }
+
+    /// What is kept, as pieces of the two streams.
+    fn pieces(&self) -> Vec<Piece> {
+        let Some((attempt, engine)) = self.written_by else { return Vec::new() };
+        let streams = [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)];
+        let parts = streams.into_iter().flat_map(|(stream, output)| {
+            let end = output.end();
+            let end_offset = output.total_bytes() - end.len() as u64;
+            [(stream, 0, output.start().to_vec()), (stream, end_offset, end)]
+        });
+        let parts = parts.filter(|(_, _, bytes)| !bytes.is_empty());
+        parts.map(|(stream, offset, bytes)| Piece { attempt, engine, stream, offset, bytes: bytes.into() }).collect()
+    }
+
+    /// Bytes that are held here.
+    pub fn kept_bytes(&self) -> usize {
+        let published = self.published.as_ref().map_or(0, Published::bytes);
+        self.stdout.kept_bytes() + self.stderr.kept_bytes() + published
     }
 }

@@ -6,8 +6,9 @@ use std::task::Wake;
 use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_header};
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{EngineId, InstanceId};
-use furlong_wire::message::{self, ErrorKind, Finished, Outcome, Reply, Stream, TaskState};
+use furlong_wire::message::{ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState};
 
+use super::requests::Answer;
 use super::*;
 use crate::error::DisconnectCause;
 use crate::outcome::{FailureKind, PayloadFailure, TaskFailure, TaskResult};
@@ -22,7 +23,7 @@ fn secret() -> PayloadSecret {
 }
 
 fn core() -> Core {
-    let mut core = Core::new(SESSION, secret(), TASKS_MAX, CREDIT_BYTES);
+    let mut core = Core::new(SESSION, secret(), false, TASKS_MAX, CREDIT_BYTES);
     assert!(matches!(core.poll_outbound(), Some(Outbound::Message(FromClient::Open(_)))));
     core
 }
@@ -35,6 +36,10 @@ fn call(bytes: usize) -> Call {
 
 fn submit(core: &mut Core) -> Submitted {
     core.submit_shared(&mut call(8), Listener::Future(None)).unwrap()
+}
+
+fn query(core: &mut Core, query: Query) -> Result<u64, ClientError> {
+    core.request(|request| FromClient::Query(Request { request, query }))
 }
 
 /// Everything that is to be sent, by name, with the numbers that matter.
@@ -286,12 +291,12 @@ fn output_comes_with_the_report_and_another_attempt_begins_anew() {
 fn a_cancel_overtakes_others_but_not_its_own_submit() {
     let mut core = core();
     submit(&mut core);
-    core.cancel(vec![(1, 1)], false);
+    core.cancel(&[(1, 1)], false);
     assert_eq!(sent(&mut core), ["submit 1 None", "message Cancel"]);
     core.handle_flushed();
     submit(&mut core);
-    core.cancel(vec![(1, 1)], true);
-    core.cancel(vec![(2, 2)], true);
+    core.cancel(&[(1, 1)], true);
+    core.cancel(&[(2, 2)], true);
     assert_eq!(sent(&mut core), ["submit 2 None", "control Cancel", "message Cancel"]);
 }
 
@@ -319,17 +324,16 @@ fn a_stream_takes_ends_in_batches_and_knows_when_it_is_idle() {
 #[test]
 fn an_answer_resolves_its_query_and_a_forgotten_one_is_ignored() {
     let mut core = core();
-    let request = core.query(Query::Engines).unwrap();
-    let forgotten = core.query(Query::Engines).unwrap();
-    assert!(core.poll_query(request, Waker::noop(), &mut None).is_pending());
-    core.forget_query(forgotten);
+    let request = query(&mut core, Query::Engines).unwrap();
+    let forgotten = query(&mut core, Query::Engines).unwrap();
+    assert!(core.poll_answer(request, Waker::noop(), &mut None).is_pending());
+    core.forget_request(forgotten);
     for request in [forgotten, request] {
         let body = ReplyBody::Engines(vec![EngineId(0)]);
         core.handle_message(ToClient::Reply(Reply { request, body }), None);
     }
-    let Poll::Ready(Ok(ReplyBody::Engines(engines))) = core.poll_query(request, Waker::noop(), &mut None) else {
-        panic!("the answer has come")
-    };
+    let answer = core.poll_answer(request, Waker::noop(), &mut None);
+    let Poll::Ready(Ok(Answer::Reply(ReplyBody::Engines(engines)))) = answer else { panic!("the answer has come") };
     assert_eq!(engines, [EngineId(0)]);
 }
 
@@ -339,7 +343,7 @@ fn the_end_of_the_connection_ends_everything_once() {
     let (done, pending) = (submit(&mut core), submit(&mut core));
     let stream = core.open_stream();
     core.submit_streamed(&mut call(8), stream, 0).unwrap();
-    let request = core.query(Query::Status).unwrap();
+    let request = query(&mut core, Query::Status).unwrap();
     core.handle_message(returned(1), None);
     core.disconnect(&why());
     core.disconnect(&why());
@@ -348,7 +352,7 @@ fn the_end_of_the_connection_ends_everything_once() {
     assert!(matches!(*failure.error, FailureKind::Disconnected(_)));
     assert!(failure.to_string().starts_with("the connection to the broker at tcp://head:7000 was lost"), "{failure}");
     assert!(matches!(core.poll_stream(stream, &mut VecDeque::new(), Waker::noop()), Taken::Some));
-    let answer = core.poll_query(request, Waker::noop(), &mut None);
+    let answer = core.poll_answer(request, Waker::noop(), &mut None);
     assert!(matches!(answer, Poll::Ready(Err(ClientError::Disconnected(_)))));
     let refused = core.submit_shared(&mut call(8), Listener::Nobody);
     assert!(matches!(refused, Err(ClientError::Disconnected(_))));

@@ -52,14 +52,14 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
         payload_credit_bytes: 10_000,
         resumed: false,
     };
-    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), tasks_max, 10_000);
+    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, tasks_max, 10_000);
     let endpoint = Endpoint::new("head", 7000).unwrap();
     let shared = Arc::new(Shared::new(core, Outgoing::new(sealer()), welcome, endpoint, SESSION));
     Arc::new(Handle { shared })
 }
 
-fn builder<I: Iterator<Item = Arguments>>(handle: &Arc<Handle>, items: I) -> MapBuilder<I> {
-    MapBuilder::new(Arc::clone(handle), Function::Named("noop".into()), items)
+fn builder<I: Iterator<Item = Arguments>>(handle: &Arc<Handle>, items: I) -> IterMapBuilder<I> {
+    MapBuilder::new(Arc::clone(handle), Some(Function::Named("noop".into())), stream::iter(items))
 }
 
 /// The broker ends a task. It fails, so that the test needs no payload: the map does not care.
@@ -71,7 +71,7 @@ fn end(handle: &Handle, n: u64) {
 }
 
 /// The places of the items that come without waiting; none at the end for a map that is over.
-fn drain<I: Iterator<Item = Arguments>>(map: &mut MapStream<I>) -> Vec<Option<usize>> {
+fn drain(map: &mut (impl Stream<Item = MapItem> + Unpin)) -> Vec<Option<usize>> {
     let mut context = Context::from_waker(Waker::noop());
     let mut places = Vec::new();
     while let Poll::Ready(item) = map.poll_next_unpin(&mut context) {
@@ -186,4 +186,54 @@ fn a_cancelled_map_takes_no_more_and_ends_with_what_was_under_way() {
     (1..=10).for_each(|n| end(&handle, n));
     assert_eq!(drain(&mut map).len(), 11);
     assert_eq!(taken.get(), 10);
+}
+
+#[test]
+fn items_of_a_stream_are_submitted_as_they_come() {
+    let (handle, there) = (handle(1_000), Cell::new(0));
+    let items = stream::poll_fn(|_| match there.get() {
+        0 => Poll::Pending,
+        5 => Poll::Ready(None),
+        left => {
+            there.set(left - 1);
+            Poll::Ready(Some(Arguments::None))
+        }
+    });
+    let mut map = MapBuilder::new(Arc::clone(&handle), Some(Function::Named("noop".into())), items).stream().unwrap();
+    assert_eq!(drain(&mut map), []);
+    there.set(2);
+    assert_eq!(drain(&mut map), []);
+    end(&handle, 2);
+    assert_eq!(drain(&mut map), [Some(1)], "a result comes though there are no items now");
+    end(&handle, 1);
+    assert_eq!(drain(&mut map), [Some(0)]);
+    there.set(5);
+    assert_eq!(drain(&mut map), [None]);
+}
+
+#[test]
+fn whole_calls_bring_their_own_options_and_mistakes() {
+    let handle = handle(1_000);
+    let calls = [CallSpec::native("a"), CallSpec::native("b").label("l".repeat(1_000)), CallSpec::python("m:c")];
+    let mut map = MapBuilder::new(Arc::clone(&handle), None, stream::iter(calls)).stream().unwrap();
+    assert_eq!(drain(&mut map), [Some(1)]);
+    for n in [1, 2] {
+        end(&handle, n);
+    }
+    assert_eq!(drain(&mut map), [Some(0), Some(2), None]);
+}
+
+#[test]
+fn a_dropped_map_cancels_what_is_under_way_if_it_shall() {
+    for cancels in [false, true] {
+        let handle = handle(1_000);
+        let items = std::iter::repeat_n(Arguments::None, 5);
+        let mut map = builder(&handle, items).cancel_on_drop(cancels).stream().unwrap();
+        assert_eq!(drain(&mut map), []);
+        end(&handle, 3);
+        let queued = handle.shared.lock().outgoing.queued_bytes();
+        drop(map);
+        let more = handle.shared.lock().outgoing.queued_bytes() - queued;
+        assert_eq!(more > 0, cancels, "{more} bytes more are queued");
+    }
 }

@@ -12,11 +12,13 @@ mod shares;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, RemoteError, decode_header};
 use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
+use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{SealedPayload, unpack_inline};
 
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
@@ -71,12 +73,12 @@ pub enum BrokerMisbehaved {
 pub struct Core {
     slots: Vec<Slot>,
     sessions: Sessions,
-    work: BTreeMap<u64, Work>,
-    by_attempt: BTreeMap<Attempt, u64>,
+    work: NumberMap<u64, Work>,
+    by_attempt: NumberMap<Attempt, u64>,
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
     /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
-    last_header: Option<(Bytes, CallHeader)>,
+    last_header: Option<(Bytes, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call)>,
@@ -154,8 +156,8 @@ impl Core {
         Self {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             sessions: Sessions::new(instance),
-            work: BTreeMap::new(),
-            by_attempt: BTreeMap::new(),
+            work: NumberMap::default(),
+            by_attempt: NumberMap::default(),
             jobs_made: 0,
             receiving: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -290,12 +292,13 @@ impl Core {
         self.work.get(job).filter(|work| !work.reported).map(|_| *job)
     }
 
-    fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
+    fn assign(&mut self, mut assign: Assign) -> Result<(), BrokerMisbehaved> {
         let known = assign.work.iter().all(|work| (work.slot as usize) < self.slots.len());
         if !known || !self.sessions.knows(assign.session) {
             return Err(BrokerMisbehaved::Assign);
         }
-        let (session, payload) = (assign.session, assign.payload.clone());
+        let session = assign.session;
+        let payload = std::mem::replace(&mut assign.payload, Payload::Inline(Bytes::new()));
         let mut call = self.line_up(&assign);
         if self.draining.is_some() {
             // It was on its way when the broker was told. A large payload is still received, for nobody.
@@ -405,17 +408,18 @@ impl Core {
             return self.undefined.push((call.session, number, call));
         }
         let prepared = self.prepare(call.session, call.define, call.buffers);
-        for attempt in call.jobs {
+        // The last one gets `prepared` itself: mostly it is the only one.
+        let parts = std::iter::repeat_n(prepared, call.jobs.len());
+        for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
             // One that was cancelled or recalled meanwhile is no longer there.
             let Some(work) = self.work.get_mut(&attempt) else { continue };
             let slot = work.slot;
-            match &prepared {
+            match prepared {
                 Ok((header, definition, data)) => {
-                    let (header, definition, data) = (header.clone(), definition.clone(), data.clone());
                     work.ready = Some(Job { attempt, header, definition, data });
                     self.advance(slot);
                 }
-                Err(text) => self.finished(slot, attempt, unreadable(text)),
+                Err(text) => self.finished(slot, attempt, unreadable(&text)),
             }
         }
     }
@@ -434,7 +438,7 @@ impl Core {
         let header = match &self.last_header {
             Some((last, header)) if *last == bytes => header.clone(),
             _ => {
-                let header = decode_header::<CallHeader>(&bytes).map_err(|error| error.to_string())?;
+                let header = Arc::new(decode_header::<CallHeader>(&bytes).map_err(|error| error.to_string())?);
                 // A short one of its own: a slice of a large payload would keep all of that.
                 if bytes.len() <= HEADER_KEPT_BYTES {
                     self.last_header = Some((Bytes::copy_from_slice(&bytes), header.clone()));
@@ -480,7 +484,7 @@ impl Core {
     }
 }
 
-type Prepared = (CallHeader, Option<Bytes>, Vec<Bytes>);
+type Prepared = (Arc<CallHeader>, Option<Bytes>, Vec<Bytes>);
 
 /// An error that the engine itself raises, in the form of a remote exception.
 pub fn error(type_name: &str, message: &str) -> RemoteError {

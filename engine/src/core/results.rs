@@ -80,6 +80,7 @@ impl Core {
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
             JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
+            JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
             JobOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
@@ -88,9 +89,8 @@ impl Core {
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
         if with_payload {
-            let mut buffers = Vec::with_capacity(1 + data.len());
-            buffers.push(encode_reply(&header));
-            buffers.extend(data);
+            let mut buffers = data;
+            buffers.insert(0, encode_reply(&header));
             match self.sessions.pack(work.session, buffers) {
                 Ok(Packed::Inline(inline)) => {
                     finished.payload = Some(Payload::Inline(inline));

@@ -194,7 +194,7 @@ fn small_and_large_arguments_arrive() {
     let jobs = process.done().started;
     assert_eq!(jobs[0].2.data, [&b"small"[..]]);
     assert_eq!(jobs[1].2.data, [vec![7; 5_000]]);
-    assert!(jobs.iter().all(|(_, _, job)| job.header == header() && job.definition.is_none()));
+    assert!(jobs.iter().all(|(_, _, job)| *job.header == header() && job.definition.is_none()));
 }
 
 #[test]

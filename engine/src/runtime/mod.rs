@@ -1,5 +1,6 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
+pub mod command;
 pub mod native;
 pub mod python;
 pub mod reaper;
@@ -19,7 +20,7 @@ pub struct Job {
     /// The broker's count of the attempt; unique in this process.
     pub attempt: u64,
     /// What to run.
-    pub header: CallHeader,
+    pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.
     pub definition: Option<Bytes>,
     /// The buffers after the header, each aligned to 64 bytes.
@@ -46,6 +47,9 @@ pub enum JobOutcome {
     Succeeded,
     /// It raised, or could not be run: the header has the error.
     Failed,
+    /// The program ended with another exit code than 0, or by a signal: the text says which, and quotes the last lines
+    /// of its stderr.
+    Exited(String),
     /// It was cancelled before its end.
     Cancelled,
     /// What ran it died; the text says how (exit code, signal, last lines of stderr).

@@ -112,7 +112,10 @@ fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Byt
         _ => rmp_serde::to_vec_named(value).map_err(|error| wrong(&error))?,
     };
     let codec = if codec == Codec::Json { Codec::Json } else { Codec::Msgpack };
-    Ok((codec, vec![bytes.into()]))
+    // With room for the header before it.
+    let mut data = Vec::with_capacity(2);
+    data.push(bytes.into());
+    Ok((codec, data))
 }
 
 /// One slot: a queue and the thread that works on it.
@@ -385,7 +388,7 @@ mod tests {
 
     fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
         let header = CallHeader { call: Call::Named { function: function.into() }, codec };
-        Job { attempt, header, definition: None, data: vec![Bytes::copy_from_slice(data)] }
+        Job { attempt, header: header.into(), definition: None, data: vec![Bytes::copy_from_slice(data)] }
     }
 
     fn next_reply(events: &mut Events) -> Reply {

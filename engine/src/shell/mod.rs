@@ -53,7 +53,7 @@ pub(crate) struct Setup {
 const EVENTS_PER_TURN: usize = 128;
 /// How often is looked whether the connection lives, or whether it is time to leave.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a task runs before the broker is told that it does.
+/// How long a task runs at most before the broker is told that it does.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// How long the first registration waits for the interpreter to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -102,7 +102,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     )]
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
-        std::iter::once(Runtime::Native).chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+        [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
     let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, setup.variables, sender);
     let identity = Identity {
         instance: InstanceId(random_bytes()),
@@ -131,13 +131,22 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Armed when a job begins and left as it is when that ends: a timer for each job would cost a wake of this thread.
+    let mut report = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut reports = false;
     loop {
-        let report = shell.core.has_unreported();
+        if !reports && shell.core.has_unreported() {
+            report.as_mut().reset(tokio::time::Instant::now() + REPORT_AFTER);
+            reports = true;
+        }
         tokio::select! {
             biased;
             happened = shell.link.next() => shell.handle_link(happened)?,
             event = events.recv() => shell.handle_events(event, &mut events),
-            () = tokio::time::sleep(REPORT_AFTER), if report => shell.core.report_started(),
+            () = &mut report, if reports => {
+                reports = false;
+                shell.core.report_started();
+            }
             _ = tick.tick() => shell.link.watch_over(),
             reason = stop.next() => shell.handle_stop(reason),
         }
@@ -211,7 +220,7 @@ impl Shell {
         let python = self.slots.python();
         let held = self.core.held();
         let register = self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
-        outgoing.push(&FromEngine::Register(register));
+        outgoing.push(&FromEngine::Register(Box::new(register)));
         let (sent, received) = (Instant::now(), Instant::now());
         self.link = Link::Up(Box::new(Up { incoming, socket, outgoing, blocked: false, sent, received }));
         self.backoff.reset();

@@ -1,5 +1,5 @@
-//! The slots: each is a thread for Rust functions and an interpreter for Python, both started when they are first
-//! needed.
+//! The slots: each is a thread for Rust functions, one for programs and an interpreter for Python, all started when
+//! they are first needed.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
 use crate::core::error;
+use crate::runtime::command::{CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
@@ -18,6 +19,7 @@ pub(super) struct Slots {
     places: Vec<Slot>,
     functions: Arc<Functions>,
     python: Option<Arc<PythonShared>>,
+    commands: Arc<CommandShared>,
     variables: Variables,
     events: EventSender,
 }
@@ -28,6 +30,7 @@ struct Slot {
     /// Jobs that go to the thread together.
     batch: Vec<Job>,
     python: Option<PythonSlot>,
+    command: Option<CommandSlot>,
     engine_id: Option<u32>,
 }
 
@@ -41,7 +44,7 @@ impl Slots {
     ) -> Self {
         let places = (0..count).map(|_| Slot::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
-        Self { places, functions, python, variables, events }
+        Self { places, functions, python, commands: Arc::default(), variables, events }
     }
 
     /// The interpreters' common part, if there are any.
@@ -83,7 +86,19 @@ impl Slots {
             (Runtime::Python, None) => {
                 Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
             }
-            (Runtime::Command, _) => Err(cannot(job.attempt, "this version of the engine runs no commands")),
+            (Runtime::Command, _) => {
+                let command = match place.command.take() {
+                    Some(command) => command,
+                    None => {
+                        let (env, shared) = (self.variables.of_slot(slot), self.commands.clone());
+                        CommandSlot::new(slot, env, shared, self.events.clone())
+                            .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
+                    }
+                };
+                place.engine_id.into_iter().for_each(|id| command.set_engine_id(id));
+                place.command.insert(command).start(job);
+                Ok(())
+            }
         }
     }
 
@@ -102,7 +117,7 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.iter().for_each(|native| native.cancel(job)),
             Runtime::Python => place.python.iter_mut().for_each(|python| python.cancel(job, force)),
-            Runtime::Command => {}
+            Runtime::Command => place.command.iter().for_each(|command| command.cancel(job, force)),
         }
     }
 
@@ -113,7 +128,7 @@ impl Slots {
         match runtime {
             Runtime::Native => place.native.as_ref().is_some_and(|native| native.recall(job)),
             Runtime::Python => place.python.as_mut().is_some_and(|python| python.recall(job)),
-            Runtime::Command => false,
+            Runtime::Command => place.command.as_ref().is_some_and(|command| command.recall(job)),
         }
     }
 
@@ -131,7 +146,7 @@ impl Slots {
                 tracing::warn!("slot {slot}: a native function is no process, and gets no signal but SIGINT");
             }
             Runtime::Python => place.python.iter_mut().for_each(|python| python.signal(job, signal)),
-            Runtime::Command => {}
+            Runtime::Command => place.command.iter().for_each(|command| command.signal(job, number)),
         }
     }
 

@@ -42,15 +42,15 @@ pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), Messag
     if let Some(message) = M::take(&mut input) {
         return Some(Ok((message, batch.len() - input.0.len())));
     }
-    decode_by_serde(batch)
+    Some(decode_by_serde(batch))
 }
 
 /// The same without [`Quick`]: what may come is what this reads.
 #[cold]
-pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), MessageError>> {
+pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Result<(M, usize), MessageError> {
     let mut rest = batch;
     let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
-    Some(message.map(|message| (message, batch.len() - rest.len())).map_err(|_| MessageError))
+    message.map(|message| (message, batch.len() - rest.len())).map_err(|_| MessageError)
 }
 
 /// A batch has bytes that are no message of this direction: its sender is broken, or speaks another version.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{bodies, body, hot_bodies};
 use super::status::{Query, ReplyBody, TaskRecord};
 use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
-use crate::ids::{EngineId, SessionId, TokenId};
+use crate::ids::{EngineId, SessionId, TaskId, TokenId};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -242,5 +242,12 @@ hot_bodies! {
         times: TaskTimes,
         /// The result: reply header and data. None if there is none.
         payload: Option<Payload>,
+    }
+}
+
+impl From<TaskId> for TaskRange {
+    /// One task alone.
+    fn from(TaskId { session, n }: TaskId) -> Self {
+        Self { session, first: n, last: n }
     }
 }

@@ -171,7 +171,7 @@ messages! {
         /// More payload bytes may come.
         5 Credit(Credit),
         /// Who the process is and what it still holds; its first message on each connection.
-        64 Register(Register),
+        64 Register(Box<Register>),
         /// Attempts that run now. One that ends before it could be said is not announced.
         65 Started(Attempts),
         /// An attempt's end.

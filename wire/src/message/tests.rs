@@ -23,7 +23,7 @@ fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
 fn reads_as_serde_does<M: Message + PartialEq>(bytes: &[u8]) -> bool {
     let mut input = Input(bytes);
     let Some(message) = M::take(&mut input) else { return false };
-    assert_eq!(decode_by_serde(bytes), Some(Ok((message, bytes.len() - input.0.len()))));
+    assert_eq!(decode_by_serde(bytes), Ok((message, bytes.len() - input.0.len())));
     true
 }
 
@@ -86,7 +86,8 @@ proptest! {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = SessionId([3; 16]);
         let work = vec![Work { slot, n, attempt }];
-        let assign = Assign { work, session, runtime: Runtime::Native, define: None, share: None, payload: payload.clone() };
+        let (runtime, payload_again) = (Runtime::Native, payload.clone());
+        let assign = Assign { work, session, runtime, define: None, share: None, payload: payload_again };
         crosses(&[ToEngine::Assign(assign)]);
         let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };

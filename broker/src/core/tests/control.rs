@@ -48,8 +48,7 @@ fn cancels(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
 }
 
 fn signals(farm: &Farm, process: usize) -> Vec<usize> {
-    let attempts =
-        |message: &ToEngine| if let ToEngine::Signal(it) = message { Some(it.attempts.len()) } else { None };
+    let attempts = |message: &ToEngine| if let ToEngine::Signal(it) = message { Some(it.attempts.len()) } else { None };
     farm.processes[process].received.iter().filter_map(attempts).collect()
 }
 

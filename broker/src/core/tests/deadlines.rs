@@ -5,7 +5,7 @@ use std::time::Duration;
 use furlong_wire::message::{ErrorKind, FromEngine, TaskOptions, TaskState, ToEngine};
 
 use super::invariants;
-use super::peers::{Farm, after, direct, shared, with};
+use super::peers::{Farm, direct, shared, with};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const WAITED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::TimedOut, Some(ErrorKind::QueueTimeout)));
@@ -21,31 +21,6 @@ fn run_timeout(ms: u64) -> TaskOptions {
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
-}
-
-#[test]
-fn a_task_that_no_engine_takes_within_its_queue_timeout_ends() {
-    let mut farm = Farm::default();
-    let (client, engine) = (farm.client(), farm.engine());
-    farm.submit(client, shared());
-    farm.submit(client, with(shared(), queue_timeout(100)));
-    farm.submit(client, with(direct(&[farm.id(engine)]), queue_timeout(200)));
-    let options = TaskOptions { queue_timeout_ms: Some(300), ..after(&[farm.task(client, 1)]) };
-    farm.submit(client, with(shared(), options));
-    farm.submit(client, shared());
-    // The direct one waits for its engine while that is away.
-    farm.start(engine);
-    farm.finish(engine);
-    farm.disconnect_engine(engine);
-    farm.wait(ms(99));
-    assert_eq!(farm.end_of(client, 2), None);
-    farm.wait(ms(1));
-    assert_eq!(farm.end_of(client, 2), WAITED);
-    farm.wait(ms(100));
-    assert_eq!([farm.end_of(client, 3), farm.end_of(client, 4)], [WAITED, None]);
-    farm.wait(ms(100));
-    assert_eq!([farm.end_of(client, 4), farm.end_of(client, 5)], [WAITED, None]);
-    invariants::hold(&farm.core);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_task_that_may_run_once_only_is_not_given_again_because_its_start_was_not_re
 fn a_process_registers_once() {
     let mut farm = Farm::default();
     let engine = farm.engine();
-    let again = FromEngine::Register(farm.processes[engine].register());
+    let again = FromEngine::Register(farm.processes[engine].register().into());
     assert_eq!(farm.report(engine, again), Err(PeerMisbehaved::Order));
     invariants::hold(&farm.core);
 }
@@ -176,7 +176,7 @@ fn a_process_with_two_slots_of_one_uuid_is_refused() {
     let slot: Slot = farm.processes[engine].slots[0].clone();
     farm.processes[engine].slots.push(slot);
     farm.open_engine(engine);
-    let register = FromEngine::Register(farm.processes[engine].register());
+    let register = FromEngine::Register(farm.processes[engine].register().into());
     assert!(farm.report(engine, register).is_err());
     assert_eq!(farm.core.engines_online(), 0);
     invariants::hold(&farm.core);

@@ -209,7 +209,11 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::Transfer(..) | Output::SaveRoster(_) | Output::Revoke(..) | Output::Stop(_) => {}
+                Output::Transfer(..)
+                | Output::Discard(_)
+                | Output::SaveRoster(_)
+                | Output::Revoke(..)
+                | Output::Stop(_) => {}
             }
         }
     }
@@ -410,7 +414,7 @@ impl Farm {
     pub fn connect_engine(&mut self, process: usize) {
         self.open_engine(process);
         let register = self.processes[process].register();
-        self.report(process, FromEngine::Register(register)).unwrap();
+        self.report(process, FromEngine::Register(register.into())).unwrap();
     }
 
     /// Connects, and does not register.

@@ -1,7 +1,5 @@
 //! What tasks demand of their engines: runtimes, labels, scopes. And what engines are given too early.
 
-use std::time::Duration;
-
 use furlong_wire::message::{ErrorKind, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
 
@@ -90,21 +88,6 @@ fn priority_goes_before_turns_over_different_demands() {
     assert_eq!(order, [2, 3, 1]);
 }
 
-#[test]
-fn different_demands_are_bounded() {
-    let mut farm = Farm::default();
-    let client = farm.client();
-    for label in 0..4_200 {
-        farm.submit(client, with(shared(), require(&[&label.to_string()])));
-    }
-    let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
-    let refused = farm.clients[client].finished.len();
-    assert!(refused > 100 && farm.end_of(client, 4_200) == busy, "{refused}");
-    farm.cancel(client, 1, 1);
-    let n = farm.submit(client, with(shared(), require(&["another"])));
-    assert_eq!(farm.end_of(client, n), None);
-}
-
 /// An engine with several short shared tasks in hand.
 fn prefetched(farm: &mut Farm, client: usize) -> usize {
     let engine = farm.engine();
@@ -122,7 +105,9 @@ fn a_direct_task_recalls_prefetched_shared_work() {
     let n = farm.submit(client, direct(&[farm.id(engine)]));
     assert_eq!(farm.answer_recalls(engine).len(), 4);
     assert_eq!([farm.finish(engine), farm.finish(engine)], [2, n], "what ran was not interrupted");
-    assert_eq!((0..4).map(|_| farm.finish(engine)).collect::<Vec<_>>(), [3, 4, 5, 6]);
+    let mut others: Vec<u64> = (0..4).map(|_| farm.finish(engine)).collect();
+    others.sort_unstable();
+    assert_eq!(others, [3, 4, 5, 6]);
 }
 
 #[test]
@@ -139,29 +124,6 @@ fn a_direct_task_recalls_the_one_shared_task_behind_another_direct_one() {
     }
     assert_eq!(farm.answer_recalls(engine), [4]);
     assert_eq!(farm.in_hand(engine)[..2], [3, 5]);
-}
-
-#[test]
-fn what_runs_although_it_was_recalled_does_not_prevent_other_recalls() {
-    let mut farm = Farm::default();
-    let client = farm.client();
-    let busy = prefetched(&mut farm, client);
-    let idle = farm.engine_labelled(1, Runtime::ALL, &["gpu"]);
-    farm.wait(Duration::from_millis(3));
-    // The recall crosses with the ends of the tasks before.
-    let recalled = farm.processes[busy].recalls[0];
-    while farm.processes[busy].jobs[0].attempt != recalled {
-        farm.finish_after(busy, 400);
-        farm.disconnect_engine(idle);
-    }
-    farm.start(busy);
-    (0..6).for_each(|_| _ = farm.submit(client, shared()));
-    farm.processes[busy].recalls.clear();
-    assert!(farm.in_hand(busy).len() > 1);
-    farm.connect_engine(idle);
-    farm.wait(Duration::from_millis(3));
-    assert!(!farm.answer_recalls(busy).is_empty());
-    invariants::hold(&farm.core);
 }
 
 #[test]

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{
-    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskState, ToClient, ToEngine,
-};
+use furlong_wire::message::{Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskState, ToClient, ToEngine};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 

@@ -48,7 +48,7 @@ impl Session<'_> {
 
     /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
     /// what had not begun.
-    pub(super) async fn handle_exit(mut self, status: io::Result<ExitStatus>) {
+    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) {
         while let Ok(1..) = self.interpreter.socket.try_read_buf(self.inbox.room()) {
             if self.handle_frames().is_err() {
                 break;
@@ -62,7 +62,7 @@ impl Session<'_> {
         self.emit_unread(running);
         let cause = self.cause(status);
         let killed_for = self.fault == running.map(Fault::KilledFor);
-        self.interpreter.bury(self.shared).await;
+        self.interpreter.bury(self.shared);
         self.context.emit(SlotEvent::Down { cause: cause.clone() });
         match running {
             Some(attempt) if killed_for => {

@@ -48,7 +48,7 @@ impl Interpreter {
         let path = &resolved.executable;
         let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
         let mut interpreter = Self::spawn(path.as_os_str(), &shared.config, env, group).map_err(cannot_start)?;
-        shared.reaper.add(interpreter.pid).await.map_err(PythonError::Reaper)?;
+        shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
@@ -58,7 +58,7 @@ impl Interpreter {
             }
             Err(_) => format!("its worker was not ready within {} s", shared.config.start_timeout.as_secs()),
         };
-        interpreter.bury(shared).await;
+        interpreter.bury(shared);
         // One line: of a traceback, the last line says most.
         let why = why.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
         let why = if why.len() > 1 { format!("{}: {}", why[0], why[why.len() - 1]) } else { why.concat() };
@@ -143,10 +143,10 @@ impl Interpreter {
     }
 
     /// The interpreter has ended: kills what it left, and forgets the group.
-    pub(super) async fn bury(self, shared: &PythonShared) {
+    pub(super) fn bury(self, shared: &PythonShared) {
         self.group.kill();
         self.group.clear();
-        shared.reaper.remove(self.pid).await;
+        shared.reaper.remove(self.pid);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The frames between the engine and its interpreter; `furlong_worker/channel.py` is the other side and describes them.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use furlong_wire::call::{Call, Codec};
 use furlong_wire::ids::FunctionHash;
@@ -59,7 +61,7 @@ impl Request {
             Codec::Msgpack => 3,
             Codec::Raw => 4,
         };
-        let (kind, mut buffers) = match job.header.call {
+        let (kind, mut buffers) = match Arc::unwrap_or_clone(job.header).call {
             Call::Execute { source } => (1, vec![Bytes::from(source)]),
             Call::Named { function } => (2, vec![Bytes::from(function)]),
             Call::Source { file, hash, source, function } => {

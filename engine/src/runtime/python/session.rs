@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status).await;
+                    self.handle_exit(status);
                     return SessionEnd::InterpreterDown;
                 }
             }
@@ -275,11 +275,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A signal for an attempt, if that is what runs now. It need not have said that it runs, nor those before it that
-    /// they have ended.
+    /// A signal for an attempt, if that is what runs now. Those before it need not have said that they have ended, and
+    /// the first one, on its way to the interpreter, is taken to run.
     fn signal(&mut self, attempt: u64, signal: Signal) {
-        let is_first = self.sent.front().is_some_and(|sent| sent.attempt == attempt);
-        if !is_first && self.begun() != Some(attempt) {
+        let running = self.begun().or_else(|| self.sent.front().map(|sent| sent.attempt));
+        if running != Some(attempt) {
             return;
         }
         if signal == Signal::INT {

@@ -1,0 +1,167 @@
+//! Bounded queues to readers who may be slow: output, intermediate data, events.
+
+use std::collections::VecDeque;
+use std::task::{Poll, Waker};
+
+use slab::Slab;
+
+/// Bytes that each item counts beyond its own, so that many empty ones are bounded as well.
+const ITEM_BYTES: usize = 64;
+
+/// What lies in a queue.
+pub trait Weigh {
+    /// Bytes that it holds.
+    fn bytes(&self) -> usize;
+}
+
+/// Queues of one kind, each with one reader.
+#[derive(Debug)]
+pub struct Feeds<T> {
+    slab: Slab<Feed<T>>,
+    /// Bytes in one queue, beyond which its oldest items go.
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Feed<T> {
+    items: VecDeque<T>,
+    bytes: usize,
+    /// Items that went because the reader was slow, since it was last told.
+    missed: u64,
+    waker: Option<Waker>,
+    is_over: bool,
+}
+
+/// What came of asking for the next item.
+#[derive(Debug)]
+pub enum Fed<T> {
+    /// Here it is.
+    Item(T),
+    /// So many went before the next one.
+    Missed(u64),
+    /// Nothing will come any longer.
+    Over,
+}
+
+impl<T: Weigh> Feeds<T> {
+    /// No queues yet.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { slab: Slab::new(), bytes_max }
+    }
+
+    /// Whether nobody reads.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// A new queue's key.
+    pub fn open(&mut self) -> usize {
+        self.slab.insert(Feed { items: VecDeque::new(), bytes: 0, missed: 0, waker: None, is_over: false })
+    }
+
+    /// Adds an item; the oldest go if the reader is slow. Returns whom to wake.
+    pub fn push(&mut self, key: usize, item: T) -> Option<Waker> {
+        let feed = self.slab.get_mut(key).filter(|feed| !feed.is_over)?;
+        feed.bytes += item.bytes() + ITEM_BYTES;
+        feed.items.push_back(item);
+        // The newest stays, however large it is.
+        while feed.bytes > self.bytes_max && feed.items.len() > 1 {
+            let oldest = feed.items.pop_front().map_or(0, |oldest| oldest.bytes() + ITEM_BYTES);
+            feed.bytes -= oldest;
+            feed.missed += 1;
+        }
+        feed.waker.take()
+    }
+
+    /// Nothing more comes. Returns whom to wake.
+    pub fn finish(&mut self, key: usize) -> Option<Waker> {
+        let feed = self.slab.get_mut(key)?;
+        feed.is_over = true;
+        feed.waker.take()
+    }
+
+    /// Nothing more comes to anybody. Returns whom to wake.
+    pub fn finish_all(&mut self) -> Vec<Waker> {
+        let feeds = self.slab.iter_mut().map(|(_, feed)| feed);
+        feeds
+            .filter_map(|feed| {
+                feed.is_over = true;
+                feed.waker.take()
+            })
+            .collect()
+    }
+
+    /// Every queue's key.
+    pub fn keys(&self) -> Vec<usize> {
+        self.slab.iter().map(|(key, _)| key).collect()
+    }
+
+    /// The next item, or the waker is kept until there is one. The waker that it replaces is given back.
+    pub fn poll(&mut self, key: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<T>> {
+        let Some(feed) = self.slab.get_mut(key) else { return Poll::Ready(Fed::Over) };
+        if feed.missed > 0 {
+            return Poll::Ready(Fed::Missed(std::mem::take(&mut feed.missed)));
+        }
+        if let Some(item) = feed.items.pop_front() {
+            feed.bytes -= item.bytes() + ITEM_BYTES;
+            return Poll::Ready(Fed::Item(item));
+        }
+        if feed.is_over {
+            return Poll::Ready(Fed::Over);
+        }
+        *replaced = feed.waker.replace(waker.clone());
+        Poll::Pending
+    }
+
+    /// Nobody reads it any longer. The waker is given back.
+    pub fn forget(&mut self, key: usize) -> Option<Waker> {
+        self.slab.try_remove(key).and_then(|feed| feed.waker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Weigh for usize {
+        fn bytes(&self) -> usize {
+            *self
+        }
+    }
+
+    fn poll(feeds: &mut Feeds<usize>, key: usize) -> Option<String> {
+        match feeds.poll(key, Waker::noop(), &mut None) {
+            Poll::Ready(fed) => Some(format!("{fed:?}")),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_how_many_it_missed() {
+        let mut feeds = Feeds::new(1_000);
+        let key = feeds.open();
+        assert_eq!(poll(&mut feeds, key), None);
+        for _ in 0..5 {
+            feeds.push(key, 300);
+        }
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Missed(3)");
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Item(300)");
+        feeds.finish(key);
+        feeds.push(key, 1);
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Item(300)");
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Over");
+    }
+
+    #[test]
+    fn empty_items_are_bounded_and_the_newest_is_kept_whatever_its_size() {
+        let mut feeds = Feeds::new(1_000);
+        let key = feeds.open();
+        (0..1_000).for_each(|_| drop(feeds.push(key, 0)));
+        assert_eq!(feeds.slab[key].items.len(), 1_000 / ITEM_BYTES);
+        feeds.push(key, 5_000);
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Missed(1000)");
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Item(5000)");
+        assert!(feeds.forget(key).is_none());
+        assert_eq!(poll(&mut feeds, key).unwrap(), "Over");
+    }
+}

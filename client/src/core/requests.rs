@@ -1,0 +1,167 @@
+//! Requests that the broker answers one by one: questions, controls, and fetches of any session's tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::{Poll, Waker};
+
+use furlong_wire::ids::TaskId;
+use furlong_wire::limits::FETCHES_WAITING_MAX;
+use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, TaskRecord};
+
+use super::results::{Body, Recipient};
+use super::tasks::Outputs;
+use super::watches::Piece;
+use super::{Core, Outbound};
+use crate::error::ClientError;
+
+/// The broker's answer to a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// In so many words.
+    Reply(ReplyBody),
+    /// A task.
+    Task(Box<FetchedTask>),
+}
+
+/// A task as it was fetched.
+#[derive(Debug)]
+pub(crate) struct FetchedTask {
+    pub record: TaskRecord,
+    pub body: Body,
+    pub outputs: Option<Box<Outputs>>,
+}
+
+/// The requests of which the answer was not taken, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pending: BTreeMap<u64, Pending>,
+    /// Fetches that wait at the broker, though perhaps nobody waits here any longer.
+    at_broker: BTreeSet<u64>,
+    /// Bytes of output that fetches hold together.
+    output_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    answer: Option<Answer>,
+    waker: Option<Waker>,
+    /// What a fetched task wrote.
+    outputs: Option<Box<Outputs>>,
+    /// Who follows what it writes.
+    follower: Option<usize>,
+}
+
+impl Core {
+    /// Sends a request, made for its number. The answer comes from [`Core::poll_answer`].
+    pub fn request(&mut self, message: impl FnOnce(u64) -> FromClient) -> Result<u64, ClientError> {
+        self.check_open()?;
+        let request = self.new_ticket();
+        self.requests.pending.insert(request, Pending::default());
+        self.outbound.push_back(Outbound::Message(message(request)));
+        Ok(request)
+    }
+
+    /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`, its output is also
+    /// fed to a reader, whose key comes second.
+    ///
+    /// # Errors
+    /// [`ClientError::Busy`] if too many wait.
+    pub fn fetch(&mut self, task: TaskId, wait: bool, follow: bool) -> Result<(u64, Option<usize>), ClientError> {
+        if wait && self.requests.at_broker.len() >= FETCHES_WAITING_MAX {
+            return Err(ClientError::Busy);
+        }
+        let TaskId { session, n } = task;
+        let request = self.request(|request| FromClient::Fetch(Fetch { request, session, n, wait, output: true }))?;
+        if wait {
+            self.requests.at_broker.insert(request);
+        }
+        let follower = follow.then(|| self.outputs.open());
+        if let Some(pending) = self.requests.pending.get_mut(&request) {
+            pending.follower = follower;
+        }
+        Ok((request, follower))
+    }
+
+    /// The answer to a request. A waker that it replaces is given back in `replaced`.
+    pub fn poll_answer(
+        &mut self,
+        request: u64,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Result<Answer, ClientError>> {
+        let Some(pending) = self.requests.pending.get_mut(&request) else {
+            return Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::WrongAnswer)));
+        };
+        let Some(answer) = pending.answer.take() else {
+            *replaced = pending.waker.replace(waker.clone());
+            return Poll::Pending;
+        };
+        self.requests.pending.remove(&request);
+        Poll::Ready(Ok(answer))
+    }
+
+    /// Nobody waits for an answer any longer; a follower of the output is to be forgotten by itself. The waker is given
+    /// back, to be dropped by the caller.
+    pub fn forget_request(&mut self, request: u64) -> Option<Waker> {
+        let pending = self.requests.pending.remove(&request)?;
+        self.requests.output_bytes -= pending.outputs.map_or(0, |outputs| outputs.kept_bytes());
+        pending.waker
+    }
+
+    pub(super) fn handle_reply(&mut self, request: u64, body: ReplyBody) {
+        self.end_wait(request);
+        self.answer(request, Answer::Reply(body));
+    }
+
+    pub(super) fn handle_fetched(&mut self, fetched: Fetched) {
+        let Fetched { request, record, secret, payload } = fetched;
+        self.end_wait(request);
+        let session = record.id.session;
+        if let Some(secret) = secret {
+            self.results.learn(session, secret);
+        }
+        let to = Recipient::Request(request, record);
+        if let Some(received) = self.results.handle_payload_of(session, to, payload) {
+            self.receive(received);
+        }
+    }
+
+    pub(super) fn handle_fetched_output(&mut self, output: FetchedOutput) {
+        let FetchedOutput { request, attempt, engine, stream, offset, bytes } = output;
+        let Requests { pending, output_bytes, .. } = &mut self.requests;
+        let Some(pending) = pending.get_mut(&request) else { return };
+        let piece = Piece { attempt, engine, stream, offset, bytes: bytes.into() };
+        pending.outputs.get_or_insert_default().handle_piece(output_bytes, &piece);
+        if let Some(follower) = pending.follower {
+            self.wakes.extend(self.outputs.push(follower, piece));
+        }
+    }
+
+    /// A fetched task is here, with its result.
+    pub(super) fn answer_fetch(&mut self, request: u64, record: TaskRecord, body: Body) {
+        let outputs = self.requests.pending.get_mut(&request).and_then(|pending| pending.outputs.take());
+        self.requests.output_bytes -= outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
+        self.answer(request, Answer::Task(Box::new(FetchedTask { record, body, outputs })));
+    }
+
+    fn answer(&mut self, request: u64, answer: Answer) {
+        let Some(pending) = self.requests.pending.get_mut(&request) else { return };
+        pending.answer = Some(answer);
+        let follower = pending.follower.and_then(|follower| self.outputs.finish(follower));
+        self.wakes.extend(pending.waker.take().into_iter().chain(follower));
+    }
+
+    /// The broker has one waiting fetch less.
+    fn end_wait(&mut self, request: u64) {
+        if self.requests.at_broker.remove(&request) {
+            self.wake_waiting();
+        }
+    }
+
+    /// The connection is over: who waits learns it. Answers that have come can still be taken.
+    pub(super) fn end_requests(&mut self) {
+        let requests = &mut self.requests;
+        requests.at_broker.clear();
+        self.wakes.extend(requests.pending.values_mut().filter_map(|pending| pending.waker.take()));
+        requests.pending.retain(|_, pending| pending.answer.is_some());
+    }
+}

@@ -1,0 +1,310 @@
+//! What handles of single tasks want to know beyond the end: output and intermediate data as they come, and whether a
+//! cancelled task still runs. Most tasks have no such handle, and cost nothing here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{Event, FromClient, Published as PublishedMessage, Stream, Subscribe, TaskState};
+
+use super::feeds::{Fed, Weigh};
+use super::results::{Body, Recipient};
+use super::tasks::{End, Ended};
+use super::{Core, Outbound};
+use crate::error::ClientError;
+use crate::outcome::{PayloadFailure, Published, read_published};
+
+/// A piece of output, as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub attempt: u32,
+    pub engine: EngineId,
+    pub stream: Stream,
+    pub offset: u64,
+    pub bytes: Bytes,
+}
+
+/// Intermediate data, or why they cannot be read.
+pub(crate) type Publication = Result<Published, PayloadFailure>;
+
+/// Who follows which task, by the task's number.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    watched: BTreeMap<u64, Watch>,
+    stops: BTreeMap<u64, Stop>,
+    /// Intermediate data of all tasks are numbered together.
+    publications: u64,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    outputs: Vec<usize>,
+    published: Vec<usize>,
+    /// Intermediate data that are on the way, by their numbers.
+    arriving: BTreeSet<u64>,
+    has_ended: bool,
+}
+
+/// Whether a task still runs somewhere.
+#[derive(Debug, Default)]
+struct Stop {
+    /// It has ended, and an engine has to say that it has stopped.
+    is_due: bool,
+    has_stopped: bool,
+    wakers: Vec<Waker>,
+}
+
+impl Weigh for Piece {
+    fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Weigh for Publication {
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, Published::bytes)
+    }
+}
+
+impl Weigh for Event {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::EngineRestarted(_, cause) => cause.len(),
+            Self::EngineOnline(_) | Self::EngineOffline(_) => 0,
+        }
+    }
+}
+
+impl Watches {
+    fn is_idle(&self) -> bool {
+        self.watched.is_empty() && self.stops.is_empty()
+    }
+
+    fn settle(&mut self, n: u64) {
+        if self.watched.get(&n).is_some_and(|watch| watch.outputs.is_empty() && watch.published.is_empty()) {
+            self.watched.remove(&n);
+        }
+    }
+}
+
+impl Ended {
+    /// Whether the broker will say that the task has stopped: it ended the task while an engine had it.
+    pub(crate) fn is_stop_due(&self) -> bool {
+        let End::Finished(outcome, _) = &self.end else { return false };
+        matches!(outcome.state, TaskState::Cancelled | TaskState::TimedOut) && self.times.assigned_us.is_some()
+    }
+}
+
+impl Core {
+    /// A reader of a task's output: of what is kept of it so far, then of what comes.
+    pub fn open_output(&mut self, n: u64, key: Option<usize>) -> usize {
+        let feed = self.outputs.open();
+        for piece in key.map_or_else(Vec::new, |key| self.tasks.kept_output(key)) {
+            self.outputs.push(feed, piece);
+        }
+        if self.is_unfinished(key) {
+            self.watches.watched.entry(n).or_default().outputs.push(feed);
+        } else {
+            self.outputs.finish(feed);
+        }
+        feed
+    }
+
+    /// A reader of a task's intermediate data: of the last that came, then of what comes.
+    pub fn open_published(&mut self, n: u64, key: Option<usize>) -> usize {
+        let feed = self.published.open();
+        if let Some(last) = key.and_then(|key| self.latest_published(key)) {
+            self.published.push(feed, Ok(last));
+        }
+        if self.is_unfinished(key) {
+            self.watches.watched.entry(n).or_default().published.push(feed);
+        } else {
+            self.published.finish(feed);
+        }
+        feed
+    }
+
+    fn is_unfinished(&self, key: Option<usize>) -> bool {
+        self.over.is_none() && key.is_some_and(|key| !self.tasks.has_ended(key))
+    }
+
+    /// The last intermediate data of a task whose end was not taken.
+    pub fn latest_published(&self, key: usize) -> Option<Published> {
+        self.tasks.published(key)
+    }
+
+    pub fn poll_output(&mut self, feed: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<Piece>> {
+        self.outputs.poll(feed, waker, replaced)
+    }
+
+    pub fn poll_published(
+        &mut self,
+        feed: usize,
+        waker: &Waker,
+        replaced: &mut Option<Waker>,
+    ) -> Poll<Fed<Publication>> {
+        self.published.poll(feed, waker, replaced)
+    }
+
+    /// Nobody reads this output any longer.
+    pub fn forget_output(&mut self, n: u64, feed: usize) -> Option<Waker> {
+        if let Some(watch) = self.watches.watched.get_mut(&n) {
+            watch.outputs.retain(|of| *of != feed);
+            self.watches.settle(n);
+        }
+        self.outputs.forget(feed)
+    }
+
+    /// Nobody reads the output of a fetched task any longer.
+    pub fn forget_follower(&mut self, feed: usize) -> Option<Waker> {
+        self.outputs.forget(feed)
+    }
+
+    /// Nobody reads these intermediate data any longer.
+    pub fn forget_published(&mut self, n: u64, feed: usize) -> Option<Waker> {
+        if let Some(watch) = self.watches.watched.get_mut(&n) {
+            watch.published.retain(|of| *of != feed);
+            self.watches.settle(n);
+        }
+        self.published.forget(feed)
+    }
+
+    pub(super) fn handle_output(&mut self, n: u64, piece: Piece) {
+        self.tasks.handle_output(n, &piece);
+        if let Some(watch) = self.watches.watched.get(&n) {
+            for feed in &watch.outputs {
+                self.wakes.extend(self.outputs.push(*feed, piece.clone()));
+            }
+        }
+    }
+
+    pub(super) fn handle_published(&mut self, published: PublishedMessage) {
+        let PublishedMessage { n, payload } = published;
+        self.watches.publications += 1;
+        let number = self.watches.publications;
+        match self.results.handle_payload(Recipient::Published(n, number), Some(payload)) {
+            Some(received) => self.publish(n, number, received.body),
+            None => {
+                if let Some(watch) = self.watches.watched.get_mut(&n) {
+                    watch.arriving.insert(number);
+                }
+            }
+        }
+    }
+
+    /// Intermediate data are here, or cannot be read. `number` is their place in the order in which they were
+    /// announced.
+    pub(super) fn publish(&mut self, n: u64, number: u64, body: Body) {
+        let publication = read_published(number, body);
+        if let Ok(published) = &publication {
+            self.tasks.handle_published(n, published);
+        }
+        let Some(watch) = self.watches.watched.get_mut(&n) else { return };
+        watch.arriving.remove(&number);
+        let is_over = watch.has_ended && watch.arriving.is_empty();
+        for feed in &watch.published {
+            self.wakes.extend(self.published.push(*feed, publication.clone()));
+            if is_over {
+                self.wakes.extend(self.published.finish(*feed));
+            }
+        }
+    }
+
+    /// A task has ended: nothing more comes for who follows it, but what is on the way.
+    pub(super) fn end_watch(&mut self, n: u64, is_stop_due: bool, has_future: bool) {
+        if is_stop_due && has_future {
+            self.watches.stops.entry(n).or_default();
+        }
+        if self.watches.is_idle() {
+            return;
+        }
+        if let Some(stop) = self.watches.stops.get_mut(&n) {
+            stop.is_due = is_stop_due;
+            stop.has_stopped |= !is_stop_due;
+            if stop.has_stopped {
+                self.wakes.append(&mut stop.wakers);
+            }
+        }
+        let Some(watch) = self.watches.watched.get_mut(&n) else { return };
+        watch.has_ended = true;
+        for feed in &watch.outputs {
+            self.wakes.extend(self.outputs.finish(*feed));
+        }
+        for feed in watch.published.iter().filter(|_| watch.arriving.is_empty()) {
+            self.wakes.extend(self.published.finish(*feed));
+        }
+    }
+
+    pub(super) fn handle_stopped(&mut self, n: u64) {
+        if let Some(stop) = self.watches.stops.get_mut(&n) {
+            stop.has_stopped = true;
+            self.wakes.append(&mut stop.wakers);
+        }
+    }
+
+    /// From now on it is noted whether the task still runs, until [`Core::forget_stop`].
+    pub fn watch_stop(&mut self, n: u64, key: Option<usize>) {
+        if self.is_unfinished(key) {
+            self.watches.stops.entry(n).or_default();
+        }
+    }
+
+    /// Waits until nothing of a task runs any longer.
+    pub fn poll_stopped(&mut self, n: u64, waker: &Waker) -> Poll<Result<(), ClientError>> {
+        // What nobody noted had ended in some other way than by a cancel.
+        let Some(stop) = self.watches.stops.get_mut(&n).filter(|stop| !stop.has_stopped) else {
+            return Poll::Ready(Ok(()));
+        };
+        if let Some(why) = &self.over {
+            return Poll::Ready(Err(ClientError::Disconnected(std::sync::Arc::clone(why))));
+        }
+        if !stop.wakers.iter().any(|known| known.will_wake(waker)) {
+            stop.wakers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Nobody wants to know any longer whether a task runs. The wakers are given back.
+    pub fn forget_stop(&mut self, n: u64) -> Vec<Waker> {
+        self.watches.stops.remove(&n).map_or_else(Vec::new, |stop| stop.wakers)
+    }
+
+    /// A reader of events, the first of which asks the broker for them.
+    pub fn subscribe(&mut self) -> Result<usize, ClientError> {
+        self.check_open()?;
+        if self.events.is_empty() {
+            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
+        }
+        Ok(self.events.open())
+    }
+
+    pub fn poll_event(&mut self, feed: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<Event>> {
+        self.events.poll(feed, waker, replaced)
+    }
+
+    /// Nobody reads these events any longer.
+    pub fn unsubscribe(&mut self, feed: usize) -> Option<Waker> {
+        let waker = self.events.forget(feed);
+        if self.events.is_empty() && self.over.is_none() {
+            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: false })));
+        }
+        waker
+    }
+
+    pub(super) fn handle_event(&mut self, event: &Event) {
+        for feed in self.events.keys() {
+            self.wakes.extend(self.events.push(feed, event.clone()));
+        }
+    }
+
+    /// The connection is over: nothing more comes to any reader, and nobody learns any longer what runs.
+    pub(super) fn end_watches(&mut self) {
+        self.wakes.extend(self.outputs.finish_all());
+        self.wakes.extend(self.published.finish_all());
+        self.wakes.extend(self.events.finish_all());
+        for stop in self.watches.stops.values_mut() {
+            self.wakes.append(&mut stop.wakers);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! How a program ended, as a reply.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use furlong_wire::call::ReplyHeader;
+use rustix::process::Signal;
+
+use crate::core::error;
+use crate::runtime::{JobOutcome, Reply};
+
+/// The reply of a program that has ended.
+pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, stderr_tail: &[u8], began: Instant) -> Reply {
+    let run_us = began.elapsed().as_micros() as u64;
+    let status = match status {
+        Ok(status) => status,
+        // The system tells nobody if the engine was started with SIGCHLD ignored.
+        Err(error) => return Reply { run_us, ..failed(&format!("how the program ended is not known: {error}")) },
+    };
+    let outcome = match status.code() {
+        _ if cancelled => JobOutcome::Cancelled,
+        Some(0) => JobOutcome::Succeeded,
+        _ => JobOutcome::Exited(describe(status, stderr_tail)),
+    };
+    let header = ReplyHeader::Exited { code: status.code(), signal: status.signal() };
+    Reply { outcome, header, data: Vec::new(), run_us }
+}
+
+/// The reply of a command that could not be run.
+pub(super) fn failed(text: &str) -> Reply {
+    let header = ReplyHeader::Raised(error("CommandError", text));
+    Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
+}
+
+/// The reply of a command that was cancelled before it began.
+pub(super) fn cancelled_before() -> Reply {
+    let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
+    Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 }
+}
+
+/// How it ended in a line, and then the last lines of standard error.
+fn describe(status: ExitStatus, stderr_tail: &[u8]) -> String {
+    let mut text = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, signal) => format!("killed by {}", signal_name(signal.unwrap_or_default())),
+    };
+    let lines = last_lines(stderr_tail);
+    if !lines.is_empty() {
+        text.push('\n');
+        text.push_str(&lines);
+    }
+    text
+}
+
+/// The last whole lines of as many bytes as are shown; the end of the last one, if that alone is longer.
+fn last_lines(tail: &[u8]) -> String {
+    let shown = &tail[tail.len().saturating_sub(STDERR_SHOWN_BYTES)..];
+    let is_cut = shown.len() < tail.len();
+    let text = String::from_utf8_lossy(shown);
+    let text = text.trim_end();
+    match text.split_once('\n') {
+        Some((_, rest)) if is_cut => rest.trim().to_owned(),
+        _ => text.trim_start_matches('\u{fffd}').trim().to_owned(),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = NAMES.iter().find(|(known, _)| known.as_raw() == signal);
+    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
+const NAMES: [(Signal, &str); 20] = [
+    (Signal::ABORT, "SIGABRT"),
+    (Signal::ALARM, "SIGALRM"),
+    (Signal::BUS, "SIGBUS"),
+    (Signal::FPE, "SIGFPE"),
+    (Signal::HUP, "SIGHUP"),
+    (Signal::ILL, "SIGILL"),
+    (Signal::INT, "SIGINT"),
+    (Signal::KILL, "SIGKILL"),
+    (Signal::PIPE, "SIGPIPE"),
+    (Signal::PROF, "SIGPROF"),
+    (Signal::QUIT, "SIGQUIT"),
+    (Signal::SEGV, "SIGSEGV"),
+    (Signal::SYS, "SIGSYS"),
+    (Signal::TERM, "SIGTERM"),
+    (Signal::TRAP, "SIGTRAP"),
+    (Signal::USR1, "SIGUSR1"),
+    (Signal::USR2, "SIGUSR2"),
+    (Signal::VTALARM, "SIGVTALRM"),
+    (Signal::XCPU, "SIGXCPU"),
+    (Signal::XFSZ, "SIGXFSZ"),
+];
+
+/// Bytes of standard error that an error's text quotes.
+pub(super) const STDERR_SHOWN_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn an_error_quotes_the_last_whole_lines_that_fit() {
+        assert_eq!(last_lines(b""), "");
+        assert_eq!(last_lines(b"one\ntwo\n"), "one\ntwo");
+        let long = ["x".repeat(STDERR_SHOWN_BYTES), "the last line\n".to_owned()].join("\n");
+        assert_eq!(last_lines(long.as_bytes()), "the last line");
+        assert_eq!(last_lines("é".repeat(STDERR_SHOWN_BYTES).as_bytes()).len(), STDERR_SHOWN_BYTES);
+        let odd = format!("{}x", "é".repeat(STDERR_SHOWN_BYTES));
+        assert_eq!(last_lines(odd.as_bytes()).len(), STDERR_SHOWN_BYTES - 1, "no half of a letter");
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(describe(ExitStatus::from_raw(11), b""), "killed by SIGSEGV");
+        assert_eq!(describe(ExitStatus::from_raw(40), b""), "killed by signal 40");
+        assert_eq!(describe(ExitStatus::from_raw(3 << 8), b"no\n"), "exit code 3\nno");
+    }
+}

@@ -1,0 +1,240 @@
+//! Every role against every message: what its holder gets.
+
+use bytes::Bytes;
+use furlong_tests::farm::Farm;
+use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_tests::wait::SOON;
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
+use furlong_wire::message::{
+    Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
+    Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye, NeedBlob, Open, Outcome, Payload, Purge,
+    Query, Register, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit,
+    Subscribe, Targets, TaskQuery, ToClient, ToEngine,
+};
+use furlong_wire::payload::PayloadSecret;
+use furlong_wire::token::Role;
+
+use crate::STRANGER_GROWTH_BYTES_MAX;
+
+/// What becomes of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// It is served.
+    Served,
+    /// It is answered with a refusal that names the role.
+    Refused,
+    /// Its task ends as failed and forbidden.
+    Forbidden,
+    /// The connection is closed.
+    Closed,
+}
+
+use Fate::{Closed, Forbidden, Refused, Served};
+
+/// The number of the request that is tried.
+const REQUEST: u64 = 7;
+/// The number of the question after it, whose answer says that it was served.
+const PROBE: u64 = 8;
+
+fn inline() -> Payload {
+    Payload::Inline(Bytes::from_static(b"call"))
+}
+
+fn submit(targets: Targets) -> FromClient {
+    let (runtime, payload) = (Runtime::Native, inline());
+    FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
+}
+
+fn query(query: Query) -> FromClient {
+    FromClient::Query(Request { request: REQUEST, query })
+}
+
+/// Each message of a client, with what becomes of it for multiengine, task, client, observer and admin. None of them
+/// does anything to the farm.
+fn from_client() -> Vec<(FromClient, [Fate; 5])> {
+    let everybody = [Served; 5];
+    let nobody = [Closed; 5];
+    let submitters = |otherwise| [Served, Served, Served, otherwise, Served];
+    let direct = |otherwise| [Served, otherwise, Served, otherwise, Served];
+    let admin = [Refused, Refused, Refused, Refused, Served];
+    let (request, engines, session) = (REQUEST, Vec::new(), SessionId([9; 16]));
+    vec![
+        // A chunk of a payload that was not announced, and the end of the session.
+        (FromClient::Chunk(Chunk { transfer: 1 }), nobody),
+        (FromClient::Goodbye(Goodbye { reason: "done".into() }), nobody),
+        (FromClient::Credit(Credit { payload_bytes_total: 1 }), everybody),
+        // The same secret again.
+        (FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false }), everybody),
+        (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
+        (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
+        (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
+        (FromClient::Cancel(Cancel { ranges: vec![(1, 9)], force: false }), submitters(Closed)),
+        (FromClient::Signal(Signal { request, engines: vec![], signal: 2 }), direct(Refused)),
+        (FromClient::Restart(Restart { request, engines: vec![] }), direct(Refused)),
+        (FromClient::CancelTasks(CancelTasks { request, tasks: vec![], force: false }), submitters(Refused)),
+        (query(Query::Engines), everybody),
+        (query(Query::Status), everybody),
+        (query(Query::Tasks(Box::new(TaskQuery { limit: 9, ..TaskQuery::default() }))), everybody),
+        (FromClient::Subscribe(Subscribe { engines: true }), everybody),
+        (FromClient::Fetch(Fetch { request, session, n: 1, wait: false, output: false }), submitters(Refused)),
+        // Also for an observer: the ends of tasks that were forbidden are acknowledged.
+        (FromClient::Ack(Ack { ranges: vec![(1, 9)] }), everybody),
+        (FromClient::Purge(Purge { request, tasks: vec![] }), submitters(Refused)),
+        (FromClient::Revoke(Revoke { request, tokens: vec![TokenId([1; 16])] }), admin),
+        (FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: false }), admin),
+    ]
+}
+
+/// Fails to compile when there is a new message: it belongs into the table above.
+fn name(message: &FromClient) -> &'static str {
+    match message {
+        FromClient::Chunk(_) => "chunk",
+        FromClient::Goodbye(_) => "goodbye",
+        FromClient::Credit(_) => "credit",
+        FromClient::Open(_) => "open",
+        FromClient::Submit(_) => "submit",
+        FromClient::Define(_) => "define",
+        FromClient::Cancel(_) => "cancel",
+        FromClient::Signal(_) => "signal",
+        FromClient::Restart(_) => "restart",
+        FromClient::CancelTasks(_) => "cancel tasks",
+        FromClient::Query(_) => "query",
+        FromClient::Subscribe(_) => "subscribe",
+        FromClient::Fetch(_) => "fetch",
+        FromClient::Ack(_) => "ack",
+        FromClient::Purge(_) => "purge",
+        FromClient::Revoke(_) => "revoke",
+        FromClient::Shutdown(_) => "shutdown",
+    }
+}
+
+/// How many names the function above has.
+const NAMES: usize = 17;
+
+/// What becomes of a message of an open session: of what the broker sends until the answer to a question after it.
+fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {
+    let mut session = RawSession::client(farm.port(), &farm.capability(role));
+    session.send(&[message]);
+    session.send(&[FromClient::Query(Request { request: PROBE, query: Query::Engines })]);
+    let named = format!("the capability's role `{role}` may not");
+    let mut fate = Served;
+    while let Ok(messages) = session.receive::<ToClient>() {
+        for message in messages {
+            match message {
+                ToClient::Reply(reply) if reply.request == PROBE => return fate,
+                ToClient::Reply(reply) => match reply.body {
+                    ReplyBody::Refused(text) if text.starts_with(&named) => fate = Refused,
+                    _ => {}
+                },
+                ToClient::Finished(finished) => {
+                    let kind = finished.outcome.error.map(|error| error.kind);
+                    fate = if kind == Some(ErrorKind::Forbidden) { Forbidden } else { fate };
+                }
+                _ => {}
+            }
+        }
+    }
+    Closed
+}
+
+#[test]
+fn every_role_gets_for_every_message_what_the_table_says() {
+    let mut farm = Farm::start();
+    let roles = [Role::Multiengine, Role::Task, Role::Client, Role::Observer, Role::Admin];
+    let mut names: Vec<&str> = from_client().iter().map(|(message, _)| name(message)).collect();
+    names.dedup();
+    assert_eq!(names.len(), NAMES, "a message is missing: {names:?}");
+    for (message, expected) in from_client() {
+        for (role, expected) in roles.into_iter().zip(expected) {
+            assert_eq!(fate(&farm, role, message.clone()), expected, "{role}: {message:?}");
+        }
+    }
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+/// Each message of an engine.
+fn from_engine() -> Vec<FromEngine> {
+    let attempt = Attempt { start: BrokerStart(1), count: 1 };
+    let attempts = || Attempts { attempts: vec![attempt] };
+    vec![
+        FromEngine::Chunk(Chunk { transfer: 1 }),
+        FromEngine::Goodbye(Goodbye { reason: "done".into() }),
+        FromEngine::Credit(Credit { payload_bytes_total: 1 }),
+        FromEngine::Register(Box::new(register())),
+        FromEngine::Started(attempts()),
+        FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload: None }),
+        FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: 0, bytes: b"x".to_vec() }),
+        FromEngine::Published(AttemptPublished { attempt, payload: inline() }),
+        FromEngine::Recalled(attempts()),
+        FromEngine::NeedBlob(NeedBlob { session: SessionId([9; 16]), number: 1 }),
+        FromEngine::SlotDown(SlotDown { slot: 0, cause: "exit code 1".into() }),
+        FromEngine::Draining(Draining { reason: "terminated".into() }),
+    ]
+}
+
+fn register() -> Register {
+    Register {
+        instance: InstanceId([1; 16]),
+        host: "host".to_owned(),
+        pid: 1,
+        cwd: "/".to_owned(),
+        slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
+        runtimes: vec![Runtime::Native],
+        python: None,
+        environment: Vec::new(),
+        labels: vec![],
+        held: vec![],
+    }
+}
+
+/// Credit is one message for both, and does nothing here; a chunk of nothing and a goodbye close as from an engine.
+fn is_credit(message: &FromEngine) -> bool {
+    matches!(message, FromEngine::Credit(_))
+}
+
+#[test]
+fn a_client_that_speaks_as_an_engine_is_closed() {
+    let mut farm = Farm::start();
+    for role in Role::ALL.into_iter().filter(|role| *role != Role::Engine) {
+        for message in from_engine() {
+            let expected = if is_credit(&message) { Served } else { Closed };
+            assert_eq!(fate(&farm, role, message.clone()), expected, "{role}: {message:?}");
+        }
+    }
+    let mut good = farm.good(Role::Client);
+    assert_eq!(good.engines(), Ok(vec![]), "a client has registered engines");
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_engine_that_speaks_as_a_client_is_closed() {
+    let mut farm = Farm::start();
+    for (message, _) in from_client() {
+        let expected = if matches!(message, FromClient::Credit(_)) { Served } else { Closed };
+        let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+        engine.send(&[message.clone()]);
+        // What comes with a goodbye may still be served before the connection closes.
+        if !matches!(message, FromClient::Goodbye(_)) {
+            engine.send(&[FromEngine::Register(Box::new(register()))]);
+        }
+        let served = engine.receive::<ToEngine>().is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
+        assert_eq!(if served { Served } else { Closed }, expected, "{message:?}");
+    }
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_administrator_stops_the_broker_in_good_order_and_hears_of_it() {
+    let mut farm = Farm::start();
+    let mut session = RawSession::client(farm.port(), &farm.capability(Role::Admin));
+    session.send(&[FromClient::Shutdown(Shutdown { request: REQUEST, engines: None, finish: true, broker: true })]);
+    let mut received = Vec::new();
+    while let Ok(messages) = session.receive::<ToClient>() {
+        received.extend(messages);
+    }
+    let done = |message: &ToClient| matches!(message, ToClient::Reply(reply) if reply.body == ReplyBody::Done);
+    assert!(received.iter().any(done), "{received:?}");
+    assert!(matches!(received.last(), Some(ToClient::Goodbye(_))), "{received:?}");
+    assert_eq!(farm.broker().wait_exit(SOON).code(), Some(0));
+    assert!(farm.home().broker_state().unwrap().stopped);
+}
