@@ -272,13 +272,13 @@ impl Core {
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
-        let text = if matches!(task.state, State::Assigned { .. }) {
-            self.stop_attempt(key, force);
-            "cancelled while an engine had it"
-        } else {
-            "cancelled before it began"
+        let (engine, text) = match task.state {
+            State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
+            _ => (None, "cancelled before it began"),
         };
-        self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text));
+        self.stop_attempt(key, force);
+        let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
+        self.end(now, key, Ended { engine, ..ended });
     }
 
     /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that

@@ -7,8 +7,8 @@ const PAGE: u64 = 32;
 /// Pages that are found by counting. Older ones that still have something go to a map.
 const RECENT_MAX: u64 = 1024;
 
-/// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each is found by its place,
-/// without a search; an older one that stays keeps its page alone. Its order is that of the numbers.
+/// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each is found by its
+/// place, without a search; an older one that stays keeps its page alone. Its order is that of the numbers.
 #[derive(Debug)]
 pub struct Numbered<T> {
     /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is missing.

@@ -267,8 +267,8 @@ impl Shell {
         }
     }
 
-    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take back 256 MiB, in which
-    /// nobody would be served.
+    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take back 256 MiB, in
+    /// which nobody would be served.
     async fn free_discarded(self: Rc<Self>) {
         loop {
             self.sweep.notified().await;
