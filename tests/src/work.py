@@ -85,3 +85,8 @@ def write(count):
             for _ in range(count // len(line)):
                 stream.write(line)
             stream.write(name + b"-last\n")
+
+
+def hold_if(item, held, begun, release):
+    """Holds its engine if it is that item, and is short otherwise."""
+    return hold(begun, release) if item == held else item
