@@ -234,7 +234,7 @@ impl Core {
             if done.what.keep() {
                 self.keep(now, key, n, done, false);
             } else {
-                self.drop_done(&done);
+                self.drop_done(*done);
             }
         }
         for task in tasks {

@@ -196,6 +196,10 @@ impl Core {
         if share.is_none() || is_new {
             (payload, transfer) = task.payload.announce(&mut next_transfer);
         }
+        if share.is_none() && transfer.is_some() {
+            self.let_go(key);
+        }
+        let Some(task) = self.tasks.get(key) else { return };
         let (runtime, define) = (task.runtime, task.define);
         if let Some(share) = share.filter(|_| is_new) {
             let payload = std::mem::replace(&mut payload, Payload::Inline(Bytes::new()));
@@ -206,6 +210,12 @@ impl Core {
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
         }
+    }
+
+    /// A large payload of a task that no other engine will ever run need not be held once it is on its way.
+    fn let_go(&mut self, key: TaskKey) {
+        let Some(task) = self.tasks.get_mut(key).filter(|task| task.runs_on_one_attempt()) else { return };
+        task.payload = Stored::Sent(task.payload.budget_bytes());
     }
 
     /// Tells a process what it must know before a task: the session's secret, the definition.

@@ -11,6 +11,8 @@ use super::sessions::{Done, Ending, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
+/// Chunks that are freed at once.
+const DISCARDED_AT_ONCE_MAX: usize = 8;
 /// Entries of ended tasks that a queue may hold at least.
 const ENDED_KEPT: u64 = 64;
 
@@ -63,7 +65,7 @@ impl Core {
         self.hand_to_session(now, session, n, done, ending);
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
-        drop(payload);
+        self.discard(Some(payload));
         if let Some(target) = aborts {
             self.abort_followers(now, session, target);
         }
@@ -114,7 +116,7 @@ impl Core {
         if done.what.keep() {
             self.keep(now, key, n, done, false);
         } else {
-            self.drop_done(&done);
+            self.drop_done(*done);
         }
     }
 
@@ -194,7 +196,7 @@ impl Core {
                 if done.what.keep() {
                     self.keep(now, key, n, done, true);
                 } else {
-                    self.drop_done(&done);
+                    self.drop_done(*done);
                 }
             }
         }
@@ -209,6 +211,14 @@ impl Core {
         }
         self.budget.release(bytes);
         process.into_iter().for_each(|key| self.grant_to_engine(key, bytes));
+    }
+
+    /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
+    pub(super) fn discard(&mut self, payload: Option<Stored>) {
+        let chunks = payload.map_or_else(Vec::new, Stored::into_chunks);
+        if chunks.len() > DISCARDED_AT_ONCE_MAX {
+            self.outputs.push_back(super::Output::Discard(chunks));
+        }
     }
 
     /// An engine process may announce so many bytes more.
@@ -262,13 +272,13 @@ impl Core {
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
-        let text = if matches!(task.state, State::Assigned { .. }) {
-            self.stop_attempt(key, force);
-            "cancelled while an engine had it"
-        } else {
-            "cancelled before it began"
+        let (engine, text) = match task.state {
+            State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
+            _ => (None, "cancelled before it began"),
         };
-        self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text));
+        self.stop_attempt(key, force);
+        let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
+        self.end(now, key, Ended { engine, ..ended });
     }
 
     /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that

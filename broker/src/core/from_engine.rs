@@ -353,7 +353,7 @@ impl Core {
             let Some(task) = self.tasks.get(given.task) else { continue };
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
-            if task.place != Place::Shared && (task.needs_namespace() || leaving) {
+            if task.place != Place::Shared && (task.needs_namespace() || task.runs_on_one_attempt() || leaving) {
                 let how = if leaving { "the engine is leaving".to_owned() } else { down.unwrap_or_default() };
                 self.end(now, given.task, namespace_lost(given.engine, &first_line(&how)));
             } else {

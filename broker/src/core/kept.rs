@@ -120,7 +120,7 @@ impl Kept {
 impl Core {
     /// Keeps an ended task, which its session no longer holds.
     pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
-        let Some(session) = self.sessions.get(key) else { return self.drop_done(&done) };
+        let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
         let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
         // What the engine may announce does not shrink by what is kept.
         let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
@@ -155,9 +155,11 @@ impl Core {
             let kept = self.kept.sessions.get_mut(&key).and_then(|session| session.tasks.get_mut(&n));
             let Some(kept) = kept else { continue };
             let payload = kept.done.payload.take();
-            let freed = payload.map_or(0, |payload| payload.budget_bytes()) + kept.done.what.drop_output();
+            let bytes = payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
+            let freed = bytes + kept.done.what.drop_output();
             kept.done.what.gave_way = true;
             self.budget.release(freed);
+            self.discard(payload);
         }
         true
     }
@@ -165,7 +167,7 @@ impl Core {
     /// Forgets one kept task.
     pub(super) fn forget_kept(&mut self, key: SessionKey, n: u64) -> bool {
         let Some(kept) = self.kept.remove(key, n) else { return false };
-        self.drop_done(&kept.done);
+        self.drop_done(*kept.done);
         self.kept.tidy();
         true
     }
@@ -178,8 +180,9 @@ impl Core {
     }
 
     /// Frees what an ended task holds.
-    pub(super) fn drop_done(&mut self, done: &Done) {
+    pub(super) fn drop_done(&mut self, done: Done) {
         self.release_result(done.payload.as_ref(), done.process);
         self.budget.release(done.what.output_bytes());
+        self.discard(done.payload);
     }
 }

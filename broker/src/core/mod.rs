@@ -98,6 +98,8 @@ pub enum Output {
     SaveRoster(Roster),
     /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
     Revoke(ConnectionId, u64, Vec<TokenId>),
+    /// Free these chunks, a few at a time.
+    Discard(Vec<Bytes>),
     /// Stop in good order: why.
     Stop(String),
 }

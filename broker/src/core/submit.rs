@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
 
@@ -113,11 +113,9 @@ impl Core {
         stored: Stored,
         tasks: Vec<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
-        let owner = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.owner();
-        let waits = match options.map(|options| self.waits_of(owner, options)) {
-            Some(Err(text)) => return self.refuse(now, key, payload, &stored, tasks, &unmet(&text)),
-            Some(Ok(waits)) => waits,
-            None => None,
+        let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
+            Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
+            Ok(waits) => waits,
         };
         let whole = matches!(payload, Payload::Inline(_));
         for &task in &tasks {
@@ -136,6 +134,25 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let waiting = Some(ClientWaiting::Tasks(tasks));
         session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
+    }
+
+    /// What the tasks of a submit wait for. As an error, why they cannot be accepted.
+    fn waits_for(
+        &self,
+        key: SessionKey,
+        tasks: &[TaskKey],
+        options: &TaskOptions,
+    ) -> Result<Option<Waits>, Box<Ended>> {
+        let session = self.sessions.get(key).expect("a session outlives its tasks");
+        let first = tasks.first().and_then(|task| self.tasks.get(*task)).map_or(0, |task| task.n);
+        let own = TaskId { session: session.id, n: first };
+        let waits = self.waits_of(session.owner(), own, options).map_err(|text| Box::new(unmet(&text)))?;
+        if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
+            let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait \
+                        for others, or start it with more `--memory`";
+            return Err(Box::new(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)));
+        }
+        Ok(waits)
     }
 
     /// Why tasks cannot be accepted, if so.

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use furlong_client::{CallSpec, Client, CommandSpec, ClusterName};
+use furlong_client::{CallSpec, Client, ClusterName, CommandSpec};
 use serde_json::json;
 
 use super::farm::drive;

@@ -11,7 +11,8 @@ use crate::print;
 #[derive(Clone, Debug, clap::Args)]
 pub struct QueueArgs {
     /// No-ops that wait
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(2_000..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(2_000..=10_000_000))]
     count: u64,
     /// Print a JSON document
     #[arg(long)]

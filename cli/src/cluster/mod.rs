@@ -131,8 +131,8 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is said
-/// there once.
+/// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is
+/// said there once.
 fn start_log(dir: &ClusterDir) -> Result<()> {
     ensure_private_dir(&dir.log())?;
     let path = dir.log().join("cluster.log");

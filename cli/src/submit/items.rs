@@ -175,7 +175,8 @@ fn open(path: &Path) -> Result<(PathBuf, Input)> {
 
 fn send_lines(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
     let name = name.display();
-    // One byte more than the longest item and its line's end tells that a line is too long, and no memory is lost to it.
+    // One byte more than the longest item and its line's end tells that a line is too long, and no memory is lost to
+    // it.
     let most = ITEM_BYTES_MAX as u64 + 3;
     for number in 1.. {
         let mut line = Vec::new();

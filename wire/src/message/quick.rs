@@ -2,8 +2,9 @@
 //!
 //! Every message can be written and read by serde alone, and what a peer may send is what serde reads. But a no-op is
 //! eight messages to encode or decode, and serde with `rmp-serde` took a fifth of the farm's processor time for them.
-//! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms that
-//! [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare both.
+//! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms
+//! that [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare
+//! both.
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -108,16 +109,10 @@ impl std::io::Write for Appender<'_> {
 impl Quick for u64 {
     #[inline]
     fn put(&self, out: &mut BytesMut) {
-        let [.., b4, b3, b2, b1] = self.to_be_bytes();
+        // Most are small: those are stored where they are met.
         match *self {
-            0..=0x7f => out.extend_from_slice(&[b1]),
-            0x80..=0xff => out.extend_from_slice(&[UINT8, b1]),
-            0x100..=0xffff => out.extend_from_slice(&[UINT16, b2, b1]),
-            0x1_0000..=0xffff_ffff => out.extend_from_slice(&[UINT32, b4, b3, b2, b1]),
-            _ => {
-                let [b8, b7, b6, b5, ..] = self.to_be_bytes();
-                out.extend_from_slice(&[UINT64, b8, b7, b6, b5, b4, b3, b2, b1]);
-            }
+            0..=0x7f => out.extend_from_slice(&[*self as u8]),
+            _ => put_large_number(*self, out),
         }
     }
 
@@ -131,6 +126,16 @@ impl Quick for u64 {
             UINT64 => input.array().map(Self::from_be_bytes),
             _ => None,
         }
+    }
+}
+
+fn put_large_number(number: u64, out: &mut BytesMut) {
+    let [b8, b7, b6, b5, b4, b3, b2, b1] = number.to_be_bytes();
+    match number {
+        0..=0xff => out.extend_from_slice(&[UINT8, b1]),
+        0x100..=0xffff => out.extend_from_slice(&[UINT16, b2, b1]),
+        0x1_0000..=0xffff_ffff => out.extend_from_slice(&[UINT32, b4, b3, b2, b1]),
+        _ => out.extend_from_slice(&[UINT64, b8, b7, b6, b5, b4, b3, b2, b1]),
     }
 }
 

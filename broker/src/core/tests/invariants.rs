@@ -200,8 +200,9 @@ fn the_budget_is_what_is_held(core: &Core) {
     let mut requests = BTreeMap::new();
     for (_, task) in unfinished(core) {
         held += task.more().map_or(0, |more| more.output.kept_bytes());
-        if let Stored::Chunked(payload) = &task.payload {
-            requests.insert(Arc::as_ptr(payload), task.payload.budget_bytes());
+        match &task.payload {
+            Stored::Chunked(payload) => _ = requests.insert(Arc::as_ptr(payload), task.payload.budget_bytes()),
+            sent => held += sent.budget_bytes(),
         }
     }
     held += requests.values().sum::<u64>();

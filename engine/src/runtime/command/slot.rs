@@ -66,8 +66,8 @@ impl Asked {
 }
 
 impl CommandSlot {
-    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these variables beyond the engine's
-    /// own; a command's own ones go before them.
+    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these variables beyond the
+    /// engine's own; a command's own ones go before them.
     ///
     /// # Errors
     /// If the system gives no thread, or `/bin/sh` cannot be started.
