@@ -301,3 +301,44 @@ fn tasks_that_wait_for_a_cancelled_one_end_with_the_reason() {
     }
     work.within(cleanup).unwrap();
 }
+
+#[test]
+fn a_cancel_right_behind_large_arguments_harms_nobody() {
+    let work = Work::start(1);
+    let large = json!("x".repeat(100_000));
+    let mut count = Count::default();
+    for _ in 0..300 {
+        let call = python("busy", [large.clone()]);
+        work.within(race(work.client(), &call, 4_000, &mut count));
+    }
+    assert!(count.succeeded > 10 && count.cancelled > 10, "no race: {count:?}");
+    assert_eq!(work.run(&python("square", [json!(4)])).unwrap().json::<u32>().unwrap(), 16);
+    let log = std::fs::read_dir(work.farm().home().cluster().log()).unwrap().flatten();
+    let logs: Vec<String> = log.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect();
+    assert!(logs.iter().all(|log| !log.contains("interpreter of slot")), "an interpreter has ended: {logs:?}");
+}
+
+#[test]
+fn a_cancel_that_an_interpreter_reads_together_with_large_arguments_is_understood() {
+    let work = Work::start_with(&[], &[&["-n", "2"]]);
+    let [first, second] = [0, 1].map(|id| work.client().multiengine(EngineTargets::Ids(vec![EngineId(id)])));
+    let direct = |view: &furlong_client::Multiengine, call: &CallSpec| {
+        work.within(view.call(call)).unwrap().into_iter().next().unwrap()
+    };
+    let who = work.within(direct(&first, &python("who", [json!(1)]))).unwrap().json::<(u32, i32)>().unwrap();
+    let interpreter = rustix::process::Pid::from_raw(who.1).unwrap();
+    for bytes in [70_000, 100_000, 300_000] {
+        rustix::process::kill_process(interpreter, rustix::process::Signal::STOP).unwrap();
+        let mut task = direct(&first, &python("busy", [json!("x".repeat(bytes))]));
+        // What the same connection brings later says that the arguments have come.
+        work.wait_for_phase(task.id(), TaskPhase::Assigned);
+        work.within(direct(&second, &noop())).unwrap();
+        task.cancel();
+        assert_cancelled(&work.within(&mut task).unwrap_err());
+        work.within(direct(&second, &noop())).unwrap();
+        rustix::process::kill_process(interpreter, rustix::process::Signal::CONT).unwrap();
+        work.within(task.stopped()).unwrap();
+        let again = work.within(direct(&first, &python("who", [json!(2)]))).unwrap().json::<(u32, i32)>().unwrap();
+        assert_eq!(again, (2, who.1), "{bytes} bytes: another interpreter");
+    }
+}

@@ -7,7 +7,7 @@ All numbers are little-endian.
 * To the worker: ``length u64, attempt u64, kind u8, codec u8, flags u8, zero u8, buffers u32``,
   then a ``u64`` size for each buffer, then the buffers. `length` counts what comes after the
   header. With the flag `LARGE`, each buffer begins at a multiple of 64 bytes within the body,
-  and nothing comes before or after the frame while its job is unfinished.
+  and no other job is with the worker while its job is unfinished.
 * To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
   zero u16``, then sizes and buffers as above, without gaps.
 
@@ -135,9 +135,10 @@ class Channel:
             length, attempt, kind, codec, flags, count = REQUEST.unpack_from(inbox, start)
             body = start + REQUEST.size
             if flags & LARGE:
-                self._take_large(kind, codec, attempt, count, length, memoryview(inbox)[body:filled])
-                start = filled
-                break
+                # Control messages may be right behind it.
+                start = min(body + length, filled)
+                self._take_large(kind, codec, attempt, count, length, memoryview(inbox)[body:start])
+                continue
             end = body + length
             if end > filled:
                 break
