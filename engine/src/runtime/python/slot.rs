@@ -211,7 +211,8 @@ impl SlotTask {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
-                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {} // it has ended with its interpreter
+                // It has ended with its interpreter.
+                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {}
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {
