@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use furlong_client::Client;
+use furlong_client::{Client, EngineTargets};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
@@ -21,6 +21,26 @@ pub struct ConnectArgs {
     /// Seconds to wait for the broker
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     pub wait: f64,
+}
+
+/// The same for a command whose `--wait` is about something else.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct BrokerArgs {
+    /// Capability file; by default `FURLONG_CAP`, else that of the cluster
+    #[arg(long, value_name = "FILE")]
+    cap: Option<PathBuf>,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME", default_value_t)]
+    cluster: ClusterName,
+    /// Seconds to wait for the broker
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    broker_wait: f64,
+}
+
+impl From<BrokerArgs> for ConnectArgs {
+    fn from(BrokerArgs { cap, cluster, broker_wait }: BrokerArgs) -> Self {
+        Self { cap, cluster, wait: broker_wait }
+    }
 }
 
 impl ConnectArgs {
@@ -50,6 +70,15 @@ pub enum TargetsArg {
     All,
     /// These.
     Ids(Vec<EngineId>),
+}
+
+impl From<TargetsArg> for EngineTargets {
+    fn from(targets: TargetsArg) -> Self {
+        match targets {
+            TargetsArg::All => Self::All,
+            TargetsArg::Ids(ids) => Self::Ids(ids),
+        }
+    }
 }
 
 /// Reads `all`, `3`, `0,2` or `1-3,7`.

@@ -1,166 +1,131 @@
-//! `furlong execute`: Python code on engines.
+//! `furlong execute` and `furlong run`: Python code on engines.
+
+mod live;
+mod shown;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use furlong_client::{EngineTargets, ErrorKind, TaskFailure, TaskResult};
-use furlong_wire::call::ReplyHeader;
-use furlong_wire::token::Role;
-use serde_json::json;
+use furlong_client::{CallSpec, Client, EngineTargets};
 
-use crate::connect::{ConnectArgs, TargetsArg, targets};
-use crate::print;
+use crate::durations::limit;
+use crate::namespace::{DIRECT, DirectArgs};
+use crate::{ended, interrupt, print};
+
+const AFTER_HELP: &str = "\
+Each engine runs the code in its namespace, which lasts until its interpreter ends. `[i] Out[n]:` heads what engine i
+printed and then the value of the last expression, where n counts the executions on that engine; `[i] Err[n]:` heads
+standard error and the traceback, on standard error; `[i] Display[n]:` names what has more to show than text.
+
+On a terminal, what a single engine prints is shown while it runs, if that takes longer than a moment: then under
+`[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code.
+
+Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; 2 wrong usage; 130 Ctrl-C.";
+
+const EXECUTE_EXAMPLES: &str = "\
+Examples:
+  furlong execute 'print(\"Hello World\")'
+  furlong execute --targets 0,2 'import os; os.getpid()'
+  furlong execute --timeout 10m --json - < steps.py | jq -r .value";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  furlong run setup.py
+  furlong run --targets 0 --timeout 1h train.py";
 
 /// Flags of `execute`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: furlong execute --targets 0,2 'import os; os.getpid()'")]
+#[command(
+    after_long_help = format!("{AFTER_HELP}\n\n{EXECUTE_EXAMPLES}"),
+    after_help = "`--help` says more, with examples."
+)]
 pub struct ExecuteArgs {
     /// The code; `-` reads it from standard input
     code: String,
-    /// Which engines: `all`, `3`, `0,2` or `1-3`
-    #[arg(short, long, value_name = "ENGINES", default_value = "all", value_parser = targets)]
-    targets: TargetsArg,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// Flags of `run`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = format!("{AFTER_HELP}\n\n{RUN_EXAMPLES}"),
+    after_help = "`--help` says more, with examples."
+)]
+pub struct RunArgs {
+    /// The script, a file on this machine; its text is sent
+    #[arg(value_name = "FILE.py")]
+    file: PathBuf,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// How code runs, and what is printed of it.
+#[derive(Debug, clap::Args)]
+struct HowArgs {
+    /// Stop the code on an engine where it runs for this long
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    timeout: Option<Duration>,
+    /// Show what a single engine prints while it runs, also if that is not on a terminal
+    #[arg(long, conflicts_with = "json")]
+    live: bool,
     /// Print one JSON document for each engine, on a line of its own
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    connect: ConnectArgs,
+    direct: DirectArgs,
 }
 
 /// Runs the code, and prints what each engine printed and the value of its last expression.
-pub async fn run(args: ExecuteArgs) -> Result<ExitCode> {
+pub async fn execute(args: ExecuteArgs) -> Result<ExitCode> {
     let code = if args.code == "-" { read_stdin()? } else { args.code };
-    let targets = match args.targets {
-        TargetsArg::All => EngineTargets::All,
-        TargetsArg::Ids(ids) => EngineTargets::Ids(ids),
-    };
-    let client = args.connect.connect(&[Role::Client, Role::Multiengine, Role::Admin]).await?;
-    let futures = client.multiengine(targets).execute(&code).await?;
-    let mut failed = false;
-    let mut refused = BTreeSet::new();
-    for future in futures {
-        let result = future.await;
-        failed |= result.is_err();
-        match &result {
-            _ if args.json => print::line(as_json(&result).to_string())?,
-            // The broker did not let it begin: one line, however many engines there are.
-            Err(failure) if never_began(failure) => {
-                let text = failure.error.to_string();
-                if !refused.contains(&text) {
-                    eprintln!("furlong: {text}");
-                    refused.insert(text);
-                }
-            }
-            _ => print_result(&code, &result)?,
-        }
-    }
-    client.close().await;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let call = CallSpec::code(&code);
+    on_engines(call, &code, &args.how).await
 }
 
-fn never_began(failure: &TaskFailure) -> bool {
-    let kinds = [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
-    failure.kind().is_some_and(|kind| kinds.contains(&kind))
+/// Runs a script, and prints what each engine printed.
+pub async fn run(args: RunArgs) -> Result<ExitCode> {
+    let file = args.file.display().to_string();
+    let source = std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {file}"))?;
+    let name = args.file.file_name().map_or_else(|| file.clone(), |name| Path::new(name).display().to_string());
+    on_engines(CallSpec::script(name, source), &format!("run {file}"), &args.how).await
+}
+
+async fn on_engines(call: CallSpec, code: &str, how: &HowArgs) -> Result<ExitCode> {
+    let call = call.abort_on_error(true);
+    let call = how.timeout.map_or(call.clone(), |timeout| call.run_timeout(timeout));
+    let client = how.direct.connect.connect(DIRECT).await?;
+    interrupt::or_cancel(&client, show_all(&client, &call, code, how)).await
+}
+
+async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -> Result<ExitCode> {
+    let targets = EngineTargets::from(how.direct.targets.clone());
+    let tasks = client.multiengine(targets).call(call).await?;
+    let is_live = tasks.len() == 1 && !how.json && (how.live || std::io::stdout().is_terminal());
+    let mut failed = false;
+    let mut refused = BTreeSet::new();
+    for task in tasks {
+        let (end, live) = if is_live { live::until_end(task, code).await? } else { (task.await, None) };
+        failed |= end.is_err();
+        match &end {
+            _ if how.json => print::line(shown::as_json(&end).to_string())?,
+            // The broker did not let it begin: one line, however many engines there are.
+            Err(failure) if ended::never_began(failure) => ended::print_direct_failure(failure, &mut refused),
+            _ => match live {
+                Some(printed) => shown::print_after_live(&end, printed)?,
+                None => shown::print(code, &end)?,
+            },
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn read_stdin() -> Result<String> {
     let mut code = String::new();
     std::io::stdin().read_to_string(&mut code).context("cannot read the code from standard input")?;
     Ok(code)
-}
-
-/// What is shown of an execution, whether it failed or not.
-struct Shown {
-    engine: String,
-    count: Option<u64>,
-    stdout: String,
-    stderr: String,
-    value: Option<String>,
-    error: Option<String>,
-}
-
-impl Shown {
-    fn of(result: &Result<TaskResult, TaskFailure>) -> Self {
-        let report = match result {
-            Ok(result) => &result.report,
-            Err(failure) => &failure.report,
-        };
-        let (count, value, error) = match result {
-            Ok(result) => match &result.header {
-                ReplyHeader::Executed { count, repr, .. } => (Some(*count), repr.clone(), None),
-                _ => (None, None, None),
-            },
-            Err(failure) => match failure.remote() {
-                Some(remote) if remote.traceback.is_empty() => (remote.execution, None, Some(remote.to_string())),
-                Some(remote) => (remote.execution, None, Some(remote.traceback.clone())),
-                None => (None, None, Some(failure.to_string())),
-            },
-        };
-        Self {
-            engine: report.engine.map_or("?".to_owned(), |id| id.to_string()),
-            count,
-            stdout: report.stdout.text(),
-            stderr: report.stderr.text(),
-            value,
-            error,
-        }
-    }
-}
-
-fn print_result(code: &str, result: &Result<TaskResult, TaskFailure>) -> Result<()> {
-    let shown = Shown::of(result);
-    let count = shown.count.map_or("?".to_owned(), |count| count.to_string());
-    let engine = &shown.engine;
-    print::line(format!("[{engine}] In [{count}]: {}", code.trim_end_matches('\n')))?;
-    let mut out = shown.stdout.clone();
-    if let Some(value) = &shown.value {
-        separate(&mut out);
-        out.push_str(value);
-    }
-    if !out.is_empty() {
-        print::line(format!("[{engine}] Out[{count}]: {}", out.trim_end_matches('\n')))?;
-    }
-    let mut errors = shown.stderr.clone();
-    if let Some(error) = &shown.error {
-        separate(&mut errors);
-        errors.push_str(error);
-    }
-    if !errors.is_empty() {
-        std::io::stdout().flush()?;
-        eprintln!("[{engine}] Err[{count}]: {}", errors.trim_end_matches('\n'));
-    }
-    Ok(())
-}
-
-/// What follows begins on a line of its own.
-fn separate(text: &mut String) {
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-}
-
-fn as_json(result: &Result<TaskResult, TaskFailure>) -> serde_json::Value {
-    let shown = Shown::of(result);
-    let report = match result {
-        Ok(result) => &result.report,
-        Err(failure) => &failure.report,
-    };
-    json!({
-        "engine": report.engine.map(|id| id.0),
-        "task": report.id.to_string(),
-        "ok": result.is_ok(),
-        "count": shown.count,
-        "stdout": shown.stdout,
-        "stderr": shown.stderr,
-        "value": shown.value,
-        "error": result.as_ref().err().map(|failure| json!({
-            "kind": failure.kind().map_or("disconnected", |kind| kind.as_str()),
-            "type": failure.remote().map(|remote| remote.type_name.clone()),
-            "message": failure.remote().map_or_else(|| failure.to_string(), |remote| remote.message.clone()),
-            "traceback": failure.remote().map(|remote| remote.traceback.clone()),
-        })),
-        "run_us": report.times.run_us,
-    })
 }

@@ -1,19 +1,33 @@
 //! The `furlong` command: start a farm, run work on it, look at it, measure it.
 
 mod bench;
+mod cancel;
 mod cap;
 mod cluster;
+mod completions;
 mod connect;
 mod demo;
+mod durations;
+mod ended;
+mod engines;
 mod execute;
+mod explain;
+mod interrupt;
 mod map;
+mod namespace;
 mod print;
+mod queue;
+mod record;
+mod result;
+mod select;
+mod selected;
 mod status;
+mod submit;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A low-latency task farm and interactive parallel computing
 #[derive(Parser)]
@@ -21,7 +35,8 @@ use clap::{Parser, Subcommand};
     name = "furlong",
     version,
     after_help = "A first session:\n  furlong cluster start -n 4\n  furlong execute 'print(\"Hello World\")'\n  \
-                  furlong map examples/wordcount.py:count docs/*.md"
+                  furlong map examples/wordcount.py:count docs/*.md\n  \
+                  furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -38,7 +53,7 @@ enum Command {
     /// Run a broker: the controller to which engines and clients connect
     #[command(after_help = "Example: furlong broker --cluster lab --port 7077")]
     Broker(furlong_broker::BrokerArgs),
-    /// Run engines: they execute Python and Rust functions
+    /// Run engines: they execute programs, Python and Rust functions
     #[command(after_help = "Example: furlong engine --cap engine.cap.json -n 8")]
     Engine(furlong_engine::EngineArgs),
     /// List the engines that are online
@@ -47,14 +62,44 @@ enum Command {
     Status(status::StatusArgs),
     /// Run Python code on engines, each in its own lasting namespace
     Execute(execute::ExecuteArgs),
+    /// Run a Python script on engines, each in its own lasting namespace
+    Run(execute::RunArgs),
+    /// Set variables in the namespaces of engines
+    Push(namespace::PushArgs),
+    /// Print variables of the namespaces of engines, as JSON
+    Pull(namespace::PullArgs),
+    /// List the names in the namespaces of engines
+    Keys(namespace::KeysArgs),
+    /// Empty the namespaces of engines
+    Clear(namespace::ClearArgs),
     /// Call a Python function for each item, wherever an engine is free
     Map(map::MapArgs),
+    /// Run a program as a task, or as many: for numbers, for lines, for JSON items
+    Submit(Box<submit::SubmitArgs>),
+    /// Print output and value of tasks whose results are kept
+    Result(result::ResultArgs),
+    /// List tasks and where they stand
+    Queue(queue::QueueArgs),
+    /// Show where a task is, why it waits, and where its time went
+    Explain(explain::ExplainArgs),
+    /// Cancel tasks
+    Cancel(cancel::CancelArgs),
+    /// Forget kept results
+    Purge(cancel::PurgeArgs),
+    /// Send a signal to what your tasks run on engines
+    Signal(engines::SignalArgs),
+    /// Give engines new interpreters
+    Restart(engines::RestartArgs),
+    /// Stop engines, or the broker with all of them
+    Shutdown(engines::ShutdownArgs),
     /// Issue, show, list and revoke capability files
     #[command(subcommand)]
     Cap(cap::CapCommand),
     /// Measure latency, throughput and payloads, and the plain relay that they are compared with
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Print what makes a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
 }
 
 /// A task is a handful of small allocations in each program on its way: with the system's allocator they were a sixth
@@ -82,11 +127,31 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cluster(command) => on_runtime(cluster::run(command)),
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
-        Command::Execute(args) => on_runtime(execute::run(args)),
+        Command::Execute(args) => on_runtime(execute::execute(args)),
+        Command::Run(args) => on_runtime(execute::run(args)),
+        Command::Push(args) => on_runtime(namespace::push(args)),
+        Command::Pull(args) => on_runtime(namespace::pull(args)),
+        Command::Keys(args) => on_runtime(namespace::keys(args)),
+        Command::Clear(args) => on_runtime(namespace::clear(args)),
         Command::Map(args) => on_runtime(map::run(args)),
+        Command::Submit(args) => on_runtime(submit::run(*args)),
+        Command::Result(args) => on_runtime(result::run(args)),
+        Command::Queue(args) => on_runtime(queue::run(args)),
+        Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Cancel(args) => on_runtime(cancel::cancel(args)),
+        Command::Purge(args) => on_runtime(cancel::purge(args)),
+        Command::Signal(args) => on_runtime(engines::signal(args)),
+        Command::Restart(args) => on_runtime(engines::restart(args)),
+        Command::Shutdown(args) => on_runtime(engines::shutdown(args)),
         Command::Cap(command) => cap::run(command),
         Command::Bench(command) => on_runtime(bench::run(command)),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
     }
+}
+
+/// Ends with what clap says of wrong usage, for what it cannot see by itself.
+fn usage_error(text: &str) -> ! {
+    Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
 }
 
 /// Runs a command on a runtime of one thread: nothing is handed from thread to thread on the way of a task.
@@ -95,4 +160,26 @@ fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCod
     let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those whose subcommands, or whose programs, are described elsewhere.
+    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "bench"];
+
+    #[test]
+    fn every_command_says_what_it_does_its_exit_codes_and_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            if !GROUPS.contains(&name.as_str()) {
+                assert!(help.contains("Exit codes: "), "{name}:\n{help}");
+                assert!(help.contains("Example"), "{name}:\n{help}");
+                assert!(help.contains(&format!("furlong {name}")), "{name}:\n{help}");
+            }
+        }
+    }
 }

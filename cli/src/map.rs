@@ -1,6 +1,6 @@
 //! `furlong map`: a Python function for each item.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::BufRead;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -12,15 +12,27 @@ use furlong_client::{Arguments, Client, Function, SourceFunction};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
 use futures_util::{Stream, StreamExt};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::connect::ConnectArgs;
-use crate::print;
+use crate::durations::limit;
+use crate::{interrupt, print};
+
+const AFTER_HELP: &str = "\
+Each item is a string, and one task. Results are JSON, one document a line, in the order of the items. A file's function
+is sent with its source, so an edited file is used at once; a module's is imported by the engines.
+
+An item that fails prints its error to standard error, and the others go on. Ctrl-C cancels what has not ended.
+
+Exit codes: 0 all items succeeded; 1 some failed, or an error; 2 wrong usage; 130 Ctrl-C.
+
+Examples:
+  furlong map examples/wordcount.py:count docs/*.md
+  ls *.json | furlong map --unordered --time-limit 1m check.py:check -";
 
 /// Flags of `map`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: furlong map examples/wordcount.py:count docs/*.md\n\n\
-    Each item is a string, and one task. Results are JSON, one document a line, in the order of the items.")]
+#[command(after_long_help = AFTER_HELP, after_help = "`--help` says more, with examples.")]
 pub struct MapArgs {
     /// `FILE.py:FUNCTION`, whose source is sent, or `MODULE:FUNCTION`, which the engines import
     #[arg(value_name = "FILE:FUNC", value_parser = function_name)]
@@ -34,6 +46,15 @@ pub struct MapArgs {
     /// Tasks that are under way at once, at most
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     window: u32,
+    /// Run an item again after it failed, so many times
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    error_retries: u32,
+    /// End an item that runs for this long
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    time_limit: Option<Duration>,
+    /// A name by which the items' tasks can be found
+    #[arg(long)]
+    label: Option<String>,
     /// No progress bar
     #[arg(long)]
     no_progress: bool,
@@ -47,22 +68,31 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     let total = (args.items != ["-"]).then_some(args.items.len() as u64);
     let items = items(args.items);
     let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
-    let results = client
+    let mut map = client
         .tasks()
         .map(function, items.map(|item| Arguments::json(vec![item.into()])))
         .runtime(Runtime::Python)
         .window(args.window as usize)
         .ordered(!args.unordered)
-        .stream()?;
-    let progress = progress(total, args.no_progress);
-    let failed = print_results(&client, results, &progress).await?;
-    progress.finish_and_clear();
-    client.close().await;
-    if failed > 0 {
-        eprintln!("furlong: {} failed", print::counted(failed, "item"));
-        return Ok(ExitCode::FAILURE);
+        .error_retries(args.error_retries);
+    if let Some(limit) = args.time_limit {
+        map = map.run_timeout(limit);
     }
-    Ok(ExitCode::SUCCESS)
+    if let Some(label) = args.label {
+        map = map.label(label);
+    }
+    let results = map.stream()?;
+    let work = async {
+        let progress = print::progress(total, !args.no_progress);
+        let failed = print_results(&client, results, &progress).await?;
+        progress.finish_and_clear();
+        if failed == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("furlong: {} failed", print::counted(failed, "item"));
+        Ok(ExitCode::FAILURE)
+    };
+    interrupt::or_cancel(&client, work).await
 }
 
 /// Prints results as they come; says why if none does.
@@ -127,13 +157,4 @@ fn items(items: Vec<String>) -> Box<dyn Iterator<Item = String> + Send> {
         return Box::new(std::io::BufReader::new(std::io::stdin()).lines().map_while(Result::ok));
     }
     Box::new(items.into_iter())
-}
-
-fn progress(total: Option<u64>, none: bool) -> ProgressBar {
-    let bar = ProgressBar::new(total.unwrap_or(0));
-    if none || !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let style = if total.is_some() { "{bar:40} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
-    bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant and valid"))
 }

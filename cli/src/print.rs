@@ -1,8 +1,9 @@
 //! Printing that survives a reader who leaves.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Prints to standard output, with a newline.
 pub fn line(text: impl AsRef<str>) -> Result<()> {
@@ -63,6 +64,24 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A text of at most so many characters.
+pub fn clipped(text: &str, characters_max: usize) -> String {
+    match text.char_indices().nth(characters_max) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(characters_max - 3).chain("...".chars()).collect(),
+    }
+}
+
+/// A progress bar on standard error, if it is wanted and that is a terminal: of so many steps, or of any number.
+pub fn progress(total: Option<u64>, is_wanted: bool) -> ProgressBar {
+    let bar = ProgressBar::new(total.unwrap_or(0));
+    if !is_wanted || !io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let style = if total.is_some() { "{bar:40} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
+    bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant and valid"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +92,7 @@ mod tests {
             (micros(12.34), micros(12_345.0), micros(2_500_000.0)),
             ("12.3 us".into(), "12.3 ms".into(), "2.50 s".into())
         );
+        assert_eq!((clipped("night", 5), clipped("nights", 5)), ("night".into(), "ni...".into()));
         assert_eq!((grouped(1), grouped(1_000), grouped(1_234_567)), ("1".into(), "1 000".into(), "1 234 567".into()));
         assert_eq!((bytes(10), bytes(1536), bytes(3 << 30)), ("10 B".into(), "1.5 KiB".into(), "3.0 GiB".into()));
     }

@@ -1,5 +1,6 @@
 //! `furlong ids` and `furlong status`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -15,7 +16,10 @@ const OBSERVERS: &[Role] = &[Role::Observer, Role::Client, Role::Multiengine, Ro
 
 /// Flags of `ids`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: furlong ids")]
+#[command(after_help = "\
+Exit codes: 0 also if there are none; 1 an error; 2 wrong usage.
+
+Example: furlong ids --json | jq length")]
 pub struct IdsArgs {
     /// Print a JSON array
     #[arg(long)]
@@ -39,7 +43,13 @@ pub async fn ids(args: IdsArgs) -> Result<ExitCode> {
 
 /// Flags of `status`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: furlong status --json | jq .engines")]
+#[command(after_help = "\
+`held` tasks wait for other tasks, or for a pause between two attempts; `stuck` counts what an engine still runs although
+its task has ended: Rust functions that do not look at their cancel.
+
+Exit codes: 0 the broker has answered; 1 an error; 2 wrong usage.
+
+Example: furlong status --json | jq .engines")]
 pub struct StatusArgs {
     /// Print a JSON document
     #[arg(long)]
@@ -69,7 +79,7 @@ fn as_json(status: &ClusterStatus, endpoint: &str) -> Value {
         "broker": { "pid": status.pid, "software": status.software, "uptime_ms": status.uptime_ms,
                     "start_unix_us": status.start.0 },
         "clients": status.clients,
-        "tasks": { "waiting": status.tasks_waiting, "assigned": status.tasks_assigned,
+        "tasks": { "waiting": status.tasks_waiting, "held": status.tasks_held, "assigned": status.tasks_assigned,
                    "finished": status.tasks_finished, "results_held": status.results_held },
         "payload_bytes": { "held": status.payload_bytes.0, "max": status.payload_bytes.1 },
         "engines": status.engines.iter().map(engine_json).collect::<Vec<_>>(),
@@ -82,13 +92,15 @@ fn engine_json(engine: &EngineStatus) -> Value {
         "id": engine.id.0, "uuid": engine.uuid.to_string(), "online": engine.online,
         "tasks_assigned": engine.tasks_assigned, "tasks_queued": engine.tasks_queued,
         "tasks_finished": engine.tasks_finished, "busy_us": engine.busy_us,
+        "stuck": engine.stuck,
     })
 }
 
 fn process_json(process: &ProcessStatus) -> Value {
     json!({
         "host": process.host, "pid": process.pid, "cwd": process.cwd, "software": process.software,
-        "address": process.address, "python": process.python, "labels": process.labels,
+        "address": process.address, "python": process.python, "labels": process.labels, "leaving": process.leaving,
+        "environment": process.environment.iter().cloned().collect::<BTreeMap<_, _>>(),
         "runtimes": process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>(),
         "engines": process.engines.iter().map(|id| id.0).collect::<Vec<_>>(),
     })
@@ -101,8 +113,9 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     print::line(format!("cluster   {} at {endpoint}", status.cluster_name))?;
     print::line(format!("broker    {}, pid {}, up {uptime}, {}", status.software, status.pid, clients))?;
     print::line(format!(
-        "tasks     {} waiting, {} with engines, {} finished, {} results held",
+        "tasks     {} waiting, {} held, {} with engines, {} finished, {} results held",
         print::grouped(status.tasks_waiting),
+        print::grouped(status.tasks_held),
         print::grouped(status.tasks_assigned),
         print::grouped(status.tasks_finished),
         print::grouped(status.results_held)
@@ -112,22 +125,45 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     print::line(format!("engines   {online} online"))?;
     if !status.engines.is_empty() {
         print::line(format!(
-            "{:>6} {:<20} {:>8} {:>8} {:>9} {:>10}  python",
-            "id", "host:pid", "assigned", "queued", "finished", "busy"
+            "{:>6} {:<20} {:>8} {:>8} {:>9} {:>10} {:>5}  python",
+            "id", "host:pid", "assigned", "queued", "finished", "busy", "stuck"
         ))?;
     }
-    for engine in &status.engines {
-        let process = status.processes.iter().find(|process| process.engines.contains(&engine.id));
-        let place = process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
-        let python = process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
-        print::line(format!(
-            "{:>6} {place:<20} {:>8} {:>8} {:>9} {:>10}  {python}",
-            engine.id.0,
-            engine.tasks_assigned,
-            engine.tasks_queued,
-            engine.tasks_finished,
-            print::micros(engine.busy_us as f64)
-        ))?;
+    status.engines.iter().try_for_each(|engine| print_engine(status, engine))?;
+    if !status.processes.is_empty() {
+        print::line(format!("processes {}", status.processes.len()))?;
+    }
+    status.processes.iter().try_for_each(print_process)
+}
+
+fn print_engine(status: &ClusterStatus, engine: &EngineStatus) -> Result<()> {
+    let process = status.processes.iter().find(|process| process.engines.contains(&engine.id));
+    let place = process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
+    let python = process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
+    print::line(format!(
+        "{:>6} {place:<20} {:>8} {:>8} {:>9} {:>10} {:>5}  {python}",
+        engine.id.0,
+        engine.tasks_assigned,
+        engine.tasks_queued,
+        engine.tasks_finished,
+        print::micros(engine.busy_us as f64),
+        engine.stuck
+    ))
+}
+
+/// Where a process runs, what it can run, and what its tasks find around them.
+fn print_process(process: &ProcessStatus) -> Result<()> {
+    let runtimes = process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>().join(" ");
+    let engines = process.engines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let leaving = if process.leaving { ", leaving: it takes nothing new" } else { "" };
+    print::line(format!("  {}:{}  engines {engines}, runs {runtimes}{leaving}", process.host, process.pid))?;
+    print::line(format!("    in      {}", process.cwd))?;
+    if !process.labels.is_empty() {
+        print::line(format!("    labels  {}", process.labels.join(" ")))?;
+    }
+    let environment: Vec<String> = process.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if !environment.is_empty() {
+        print::line(format!("    has     {}", environment.join(" ")))?;
     }
     Ok(())
 }

@@ -133,8 +133,8 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
     }
 
-    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments. Its standard input
-    /// are the call's arguments, as [`Arguments::Raw`].
+    /// Runs a program: its name, found in the engine's `PATH` where it has no slash, and its arguments. Its standard
+    /// input are the call's arguments, as [`Arguments::Raw`].
     ///
     /// ```
     /// use furlong_client::{Arguments, CallSpec};

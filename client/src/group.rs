@@ -11,8 +11,8 @@ use crate::task::TaskFuture;
 
 /// Tasks that were submitted together: one for each engine, in the order of the engines.
 ///
-/// It is a list of [`TaskFuture`]s, to be awaited one by one, or together by its own methods. Dropping it does not cancel
-/// them.
+/// It is a list of [`TaskFuture`]s, to be awaited one by one, or together by its own methods. Dropping it does not
+/// cancel them.
 #[derive(Debug, Default)]
 #[must_use = "the tasks' results are lost with it; the tasks themselves go on"]
 pub struct TaskGroup {

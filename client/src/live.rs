@@ -120,7 +120,8 @@ pub(crate) fn poll_output(
 
 /// What a task publishes as it comes: a [`Stream`] which ends with the task, or the connection.
 ///
-/// What waits for a slow reader is bounded at 64 MiB; beyond, the oldest go. A task that is tried again publishes again.
+/// What waits for a slow reader is bounded at 64 MiB; beyond, the oldest go. A task that is tried again publishes
+/// again.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
 pub struct PublishedStream {

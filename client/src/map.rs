@@ -86,7 +86,8 @@ where
         Self { handle, function, runtime: None, items, window, ordered: false, cancel_on_drop: false, settings }
     }
 
-    /// What runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it themselves.
+    /// What runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it
+    /// themselves.
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = Some(runtime);
         self
@@ -105,8 +106,8 @@ where
         self
     }
 
-    /// Whether what is under way is cancelled when the stream of results is dropped before its end. Otherwise it goes on,
-    /// and its results are lost.
+    /// Whether what is under way is cancelled when the stream of results is dropped before its end. Otherwise it goes
+    /// on, and its results are lost.
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
         self

@@ -39,8 +39,8 @@ pub enum Distribution {
 
 /// Engines chosen by their ids, each with its own queue: what one session sends to an engine runs there in that order.
 ///
-/// The methods submit one task to each engine and return when that is done; the [`TaskGroup`] waits for their ends. They
-/// wait while the session's credit is used up. Values go and come as JSON. After an error of code, a script or an
+/// The methods submit one task to each engine and return when that is done; the [`TaskGroup`] waits for their ends.
+/// They wait while the session's credit is used up. Values go and come as JSON. After an error of code, a script or an
 /// operation on the namespace, what this session has already queued by these on that engine is aborted.
 ///
 /// ```no_run
@@ -125,8 +125,8 @@ impl Multiengine {
         self.submit_each(calls, engines).await
     }
 
-    /// Collects what [`Multiengine::scatter`] dealt in the same way, or what became of it: the lists of that name, as one.
-    /// The name may be any expression whose value is a list.
+    /// Collects what [`Multiengine::scatter`] dealt in the same way, or what became of it: the lists of that name, as
+    /// one. The name may be any expression whose value is a list.
     pub async fn gather<T: DeserializeOwned>(
         &self,
         name: &str,
@@ -136,8 +136,8 @@ impl Multiengine {
         Ok(collect(parts.into_iter().map(|(part,)| part).collect(), distribution))
     }
 
-    /// Calls a Python function with each item, one block of items on each engine: one task an engine, and so one message
-    /// each way. [`crate::Tasks::map`] is for items that take long, or unequally long, and for Rust functions.
+    /// Calls a Python function with each item, one block of items on each engine: one task an engine, and so one
+    /// message each way. [`crate::Tasks::map`] is for items that take long, or unequally long, and for Rust functions.
     ///
     /// # Errors
     /// [`ClientError::NotPython`] for a Rust function, a command or code.

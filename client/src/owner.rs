@@ -28,9 +28,9 @@ use crate::shared::{Handle, when_room};
 const RANGES_MAX: usize = 2048;
 
 impl Client {
-    /// The owner's tasks, of all its sessions: those that have not ended, and those whose record is kept. The stream asks
-    /// for them as it is read, so it holds one page at a time. The query's `limit` is that of the whole stream; 0 is
-    /// none.
+    /// The owner's tasks, of all its sessions: those that have not ended, and those whose record is kept. The stream
+    /// asks for them as it is read, so it holds one page at a time. The query's `limit` is that of the whole stream; 0
+    /// is none.
     ///
     /// ```no_run
     /// # async fn show(client: &furlong_client::Client) -> Result<(), furlong_client::ClientError> {
@@ -137,7 +137,8 @@ pub struct Cancelled {
 pub struct Fetched {
     /// What the broker knows of it.
     pub record: TaskRecord,
-    /// How it ended, with its value and output. None if it has not ended, or if it succeeded and its result is not kept.
+    /// How it ended, with its value and output. None if it has not ended, or if it succeeded and its result is not
+    /// kept.
     pub result: Option<Result<TaskResult, TaskFailure>>,
     /// What is known of the run so far, its output included.
     pub report: TaskReport,

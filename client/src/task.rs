@@ -72,8 +72,8 @@ impl TaskFuture {
         }
     }
 
-    /// Returns when nothing of the task runs any longer: when it has ended, and, if it was cancelled while an engine had
-    /// it, when the engine says so. A Rust function that does not look at its cancel may go on for long.
+    /// Returns when nothing of the task runs any longer: when it has ended, and, if it was cancelled while an engine
+    /// had it, when the engine says so. A Rust function that does not look at its cancel may go on for long.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`]: then nobody can tell.

@@ -80,8 +80,12 @@ impl Incoming {
     /// The socket's: the connection is over.
     pub async fn read(&mut self) -> std::io::Result<usize> {
         let wanted = self.zmtp.bytes_wanted();
-        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive than its own.
-        self.buffer.reserve(wanted.max(READ_BYTES));
+        // A large frame gets a buffer of its own size, so that its chunk keeps no more memory alive than its own. The
+        // rest of a frame whose room is there already is read into that.
+        let room = self.buffer.capacity() - self.buffer.len();
+        if wanted == 0 || room < wanted {
+            self.buffer.reserve(if wanted > READ_BYTES { wanted } else { READ_BYTES });
+        }
         self.socket.read_buf(&mut self.buffer).await
     }
 

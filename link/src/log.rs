@@ -2,7 +2,7 @@
 //!
 //! Every program logs into the folder `log/` of its cluster: `broker.log`, `engine-PID.log`, and `cluster.log` of
 //! `furlong cluster start`. A file that has reached [`ROTATE_BYTES`] becomes `NAME.log.1`, that one `NAME.log.2`, and
-//! so on; the oldest of [`ROTATED_KEPT`] goes. No log has a secret in it.
+//! so on; of these [`ROTATED_KEPT`] are kept. No log has a secret in it.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

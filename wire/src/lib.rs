@@ -20,5 +20,6 @@ pub mod message;
 pub mod numbers;
 pub mod payload;
 pub mod record;
+mod small;
 pub mod token;
 pub mod zmtp;

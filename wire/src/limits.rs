@@ -36,8 +36,9 @@ pub const BATCH_BYTES_TARGET: usize = 8 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = 160 * 1024;
 /// Bytes of chunks in one record, so that control never waits behind more than this.
 pub const RECORD_CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of plaintext in one chunk: with its tag a full chunk fills a record's share exactly.
-pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 16;
+/// Bytes of plaintext in one chunk. With its tag and its frame's header a full chunk fits 256 KiB: a buffer of one byte
+/// more takes a quarter more memory of an allocator with classes of sizes, and a broker may hold very many of them.
+pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 64;
 /// A payload up to this size travels inside its message.
 pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 /// Bytes of one payload, all buffers together.

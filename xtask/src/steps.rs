@@ -47,6 +47,7 @@ fn venv(workspace: &Workspace) -> anyhow::Result<()> {
 fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     require_c_compiler(workspace)?;
     let python = python::ensure(workspace)?;
+    want_mpi(workspace);
     build_programs(workspace)?;
     let mut test = workspace.cargo("test --workspace --locked");
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
@@ -81,6 +82,15 @@ fn require_component(workspace: &Workspace, subcommand: &str, component: &str) -
         bail!("`cargo {subcommand}` is missing; install it: rustup component add {component}");
     }
     Ok(())
+}
+
+/// One test starts engines with `mpirun`. It leaves itself out where there is none and we may not install it.
+fn want_mpi(workspace: &Workspace) {
+    if !works(workspace.program("mpirun").arg("--version"))
+        && let Err(error) = apt_install(&["openmpi-bin"], "there is no `mpirun`")
+    {
+        println!("{error}. The test of engines under MPI is left out.");
+    }
 }
 
 /// ring compiles C and assembly. A compiler named by `CC` is taken as it is.

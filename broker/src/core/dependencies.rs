@@ -62,6 +62,10 @@ impl Group {
     }
 
     fn take(&mut self, demand: Dependency, ending: Ending) -> Result<(), String> {
+        // Where one is enough, the first one counts: also for the engine to which it is followed.
+        if self.any && self.is_met {
+            return Ok(());
+        }
         let is_met = if ending.succeeded { demand.success } else { demand.failure };
         if is_met {
             self.engines.push((demand.task, ending.engine));
@@ -71,7 +75,7 @@ impl Group {
             }
             return Ok(());
         }
-        if self.any && (self.is_met || !self.pending.is_empty()) {
+        if self.any && !self.pending.is_empty() {
             return Ok(());
         }
         let how = if ending.succeeded { "succeeded" } else { "did not succeed" };
@@ -109,6 +113,11 @@ impl Waits {
         self.after.is_open() || self.follow.is_open()
     }
 
+    /// Whether the end of one task can make others unimportant.
+    fn has_choices(&self) -> bool {
+        self.after.any || self.follow.any
+    }
+
     /// The engine to which the task follows others, once all have ended. None if it follows nobody.
     fn engine(&self) -> Result<Option<EngineId>, String> {
         let Some((first, engine)) = self.follow.engines.first() else { return Ok(None) };
@@ -121,13 +130,18 @@ impl Waits {
 }
 
 impl Core {
-    /// Looks up what a submit depends on. None if that has all ended well and it follows nobody.
+    /// Looks up what a submit depends on, whose first task is `own`. None if it depends on nothing.
     ///
     /// # Errors
     /// Why the task can never run, for people.
-    pub(super) fn waits_of(&self, owner: OwnerId, options: &TaskOptions) -> Result<Option<Waits>, String> {
+    pub(super) fn waits_of(&self, owner: OwnerId, own: TaskId, options: &TaskOptions) -> Result<Option<Waits>, String> {
         if options.after.is_empty() && options.follow.is_empty() {
             return Ok(None);
+        }
+        // Only a later submit can name it and be meant: so there is no circle.
+        let itself = |demand: &&Dependency| demand.task.session == own.session && demand.task.n >= own.n;
+        if let Some(demand) = options.after.iter().chain(&options.follow).find(itself) {
+            return Err(format!("{} was not submitted before this task, which was to wait for it", demand.task));
         }
         let after = self.group(owner, &options.after, options.after_any)?;
         let follow = self.group(owner, &options.follow, options.follow_any)?;
@@ -162,12 +176,19 @@ impl Core {
             if let Some(key) = session.tasks.get(task.n) {
                 return Standing::Unfinished(*key);
             }
-            if let Some(ending) = session.endings.get(task.n) {
-                return Standing::Ended(*ending);
+            let held = || session.done.get(task.n).map(|done| done.ending());
+            if let Some(ending) = session.endings.get(task.n).copied().or_else(held) {
+                return Standing::Ended(ending);
             }
         }
         let kept = self.kept.find(owner, task);
         kept.map_or(Standing::Unknown, |kept| Standing::Ended(kept.done.ending()))
+    }
+
+    /// Whether so many tasks with the same dependencies can be noted.
+    pub(super) fn has_room_for_waits(&self, waits: &Waits, tasks: usize) -> bool {
+        let pairs = self.dependents.pairs.len() as u64 + waits.keys().count() as u64 * tasks as u64;
+        pairs <= self.config.session_tasks_max.saturating_mul(DEPENDENCIES_PER_TASK)
     }
 
     /// A task has been submitted that waits for others.
@@ -248,11 +269,13 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let state = task.state;
         let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) else { return };
-        let before: Vec<TaskKey> = waits.keys().collect();
+        let before: Vec<TaskKey> = if waits.has_choices() { waits.keys().collect() } else { Vec::new() };
         let settled = waits.settle(ended, ending);
-        let left: BTreeSet<TaskKey> = waits.keys().collect();
-        for other in before.into_iter().filter(|other| !left.contains(other)) {
-            self.dependents.pairs.remove(&(other, key));
+        if !before.is_empty() {
+            let left: BTreeSet<TaskKey> = waits.keys().collect();
+            for other in before.into_iter().filter(|other| !left.contains(other)) {
+                self.dependents.pairs.remove(&(other, key));
+            }
         }
         let waits = settled.and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
         match waits {
@@ -274,6 +297,9 @@ enum Standing {
     Ended(Ending),
     Unknown,
 }
+
+/// Unfinished dependencies that there may be in all, for each task that there may be.
+const DEPENDENCIES_PER_TASK: u64 = 4;
 
 /// Before every other key.
 const FIRST_KEY: TaskKey = TaskKey { index: 0, serial: std::num::NonZeroU32::MIN };

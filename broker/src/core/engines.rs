@@ -78,6 +78,9 @@ pub struct Engine {
     pub assigned_direct: u32,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
+    /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
+    /// own queue overtakes them.
+    pub returning: BTreeSet<u64>,
     /// Sessions that have left something in its interpreter's namespace.
     pub lodgers: BTreeSet<SessionKey>,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
@@ -105,6 +108,7 @@ impl Engine {
             assigned: VecDeque::new(),
             assigned_direct: 0,
             recalled: BTreeSet::new(),
+            returning: BTreeSet::new(),
             lodgers: BTreeSet::new(),
             restarting: false,
             down_cause: None,
@@ -112,6 +116,11 @@ impl Engine {
             finished: 0,
             busy_us: 0,
         }
+    }
+
+    /// Whether it can be given work of its own queue.
+    pub fn takes_direct(&self) -> bool {
+        self.class.is_some() && !self.restarting && self.returning.is_empty()
     }
 
     /// How much it has in hand.
@@ -137,8 +146,9 @@ pub struct Roster {
 pub struct Engines {
     by_id: BTreeMap<EngineId, Engine>,
     by_uuid: BTreeMap<EngineUuid, EngineId>,
-    /// Those that take work, by class and by how much they have in hand.
-    by_load: BTreeMap<ClassId, BTreeSet<(u32, EngineId)>>,
+    /// Those that take work, by class and by how much they have in hand. Flat: an engine moves a few places at most
+    /// times, and for a few hundred engines that is far cheaper than a tree.
+    by_load: Vec<(ClassId, Vec<(u32, EngineId)>)>,
     next: u32,
     /// Integers below `next` that nobody has had.
     unused: BTreeSet<u32>,
@@ -181,8 +191,12 @@ impl Engines {
 
     /// Whether a uuid is that of an engine of another process.
     pub fn belongs_to_another(&self, uuid: EngineUuid, instance: InstanceId) -> bool {
-        let engine = self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id));
-        engine.and_then(|engine| engine.instance).is_some_and(|of| of != instance)
+        self.find(uuid).and_then(|engine| engine.instance).is_some_and(|of| of != instance)
+    }
+
+    /// The engine of a uuid.
+    pub fn find(&self, uuid: EngineUuid) -> Option<&Engine> {
+        self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id))
     }
 
     /// An engine.
@@ -199,18 +213,53 @@ impl Engines {
         if before == after {
             return Some(result);
         }
-        if let Some((class, load)) = before
-            && let Some(order) = self.by_load.get_mut(&class)
-        {
-            order.remove(&(load, id));
-            if order.is_empty() && after.is_none_or(|(other, _)| other != class) {
-                self.by_load.remove(&class);
+        match (before, after) {
+            (Some((class, load)), Some((same, other))) if class == same => self.move_in_order(class, id, load, other),
+            _ => {
+                before.into_iter().for_each(|(class, load)| self.leave_order(class, (load, id)));
+                after.into_iter().for_each(|(class, load)| self.join_order(class, (load, id)));
             }
         }
-        if let Some((class, load)) = after {
-            self.by_load.entry(class).or_default().insert((load, id));
-        }
         Some(result)
+    }
+
+    /// A session is over: what it has left in interpreters is nobody's any longer.
+    pub fn forget_lodger(&mut self, session: SessionKey) {
+        self.by_id.values_mut().for_each(|engine| _ = engine.lodgers.remove(&session));
+    }
+
+    fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {
+        self.by_load.iter_mut().find(|(of, _)| *of == class).map(|(_, order)| order)
+    }
+
+    fn move_in_order(&mut self, class: ClassId, id: EngineId, before: u32, after: u32) {
+        let Some(order) = self.order(class) else { return };
+        let Ok(from) = order.binary_search(&(before, id)) else { return };
+        let to = order.partition_point(|place| *place < (after, id));
+        if to > from {
+            order[from..to].rotate_left(1);
+            order[to - 1] = (after, id);
+        } else {
+            order[to..=from].rotate_right(1);
+            order[to] = (after, id);
+        }
+    }
+
+    fn leave_order(&mut self, class: ClassId, place: (u32, EngineId)) {
+        let Some(order) = self.order(class) else { return };
+        if let Ok(at) = order.binary_search(&place) {
+            order.remove(at);
+        }
+        self.by_load.retain(|(_, order)| !order.is_empty());
+    }
+
+    fn join_order(&mut self, class: ClassId, place: (u32, EngineId)) {
+        if self.order(class).is_none() {
+            self.by_load.push((class, Vec::new()));
+        }
+        let order = self.order(class).expect("it was just made if it was not there");
+        let at = order.partition_point(|other| *other < place);
+        order.insert(at, place);
     }
 
     /// Takes an engine out. Should it come back after all, it gets its integer back.
@@ -228,7 +277,7 @@ impl Engines {
 
     /// The engine of these classes with the least in hand, if that is less than `limit`.
     pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
-        let of_class = |class| self.by_load.get(&class)?.first().copied();
+        let of_class = |class| self.by_load.iter().find(|(of, _)| *of == class)?.1.first().copied();
         classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
     }
 
@@ -240,7 +289,7 @@ impl Engines {
 
     /// Engines that have most in hand: of each class the first few.
     pub fn busiest(&self, of_each_class: usize) -> impl Iterator<Item = EngineId> {
-        self.by_load.values().flat_map(move |order| order.iter().rev().take(of_each_class).map(|(_, id)| *id))
+        self.by_load.iter().flat_map(move |(_, order)| order.iter().rev().take(of_each_class).map(|(_, id)| *id))
     }
 
     /// All of them, by integer.

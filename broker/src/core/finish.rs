@@ -9,8 +9,10 @@ use super::engines::ProcessKey;
 use super::payloads::Stored;
 use super::sessions::{Done, Ending, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
-use super::{Core, PeerMisbehaved, Time};
+use super::{Core, PeerMisbehaved, Stopping, Time};
 
+/// Chunks that are freed at once.
+const DISCARDED_AT_ONCE_MAX: usize = 8;
 /// Entries of ended tasks that a queue may hold at least.
 const ENDED_KEPT: u64 = 64;
 
@@ -63,7 +65,7 @@ impl Core {
         self.hand_to_session(now, session, n, done, ending);
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
-        drop(payload);
+        self.discard(Some(payload));
         if let Some(target) = aborts {
             self.abort_followers(now, session, target);
         }
@@ -104,7 +106,7 @@ impl Core {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
         session.remember(n, ending);
-        let token = session.claims.token_id;
+        let token = session.counted_by;
         self.quotas.end_task(token);
         if !session.departed {
             session.done.insert(n, done);
@@ -114,7 +116,7 @@ impl Core {
         if done.what.keep() {
             self.keep(now, key, n, done, false);
         } else {
-            self.drop_done(&done);
+            self.drop_done(*done);
         }
     }
 
@@ -133,6 +135,9 @@ impl Core {
             (State::Assigned { .. }, engine) => {
                 // Those behind it may have waited for its end.
                 engine.into_iter().for_each(|engine| _ = self.direct_ready.insert(engine));
+            }
+            (State::Pausing, Some(engine)) => {
+                self.engines.update(engine, |engine| engine.queue.forget_apart(key));
             }
             (_, Some(engine)) => {
                 let session = task.session;
@@ -194,7 +199,7 @@ impl Core {
                 if done.what.keep() {
                     self.keep(now, key, n, done, true);
                 } else {
-                    self.drop_done(&done);
+                    self.drop_done(*done);
                 }
             }
         }
@@ -209,6 +214,14 @@ impl Core {
         }
         self.budget.release(bytes);
         process.into_iter().for_each(|key| self.grant_to_engine(key, bytes));
+    }
+
+    /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
+    pub(super) fn discard(&mut self, payload: Option<Stored>) {
+        let chunks = payload.map_or_else(Vec::new, Stored::into_chunks);
+        if chunks.len() > DISCARDED_AT_ONCE_MAX {
+            self.outputs.push_back(super::Output::Discard(chunks));
+        }
     }
 
     /// An engine process may announce so many bytes more.
@@ -244,7 +257,7 @@ impl Core {
     pub(super) fn free_request(&mut self, key: SessionKey, bytes: u64) {
         self.budget.release(bytes);
         if let Some(session) = self.sessions.get(key) {
-            self.quotas.release(session.claims.token_id, bytes);
+            self.quotas.release(session.counted_by, bytes);
         }
         self.grant_to_client(key, bytes);
     }
@@ -262,13 +275,13 @@ impl Core {
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
-        let text = if matches!(task.state, State::Assigned { .. }) {
-            self.stop_attempt(key, force);
-            "cancelled while an engine had it"
-        } else {
-            "cancelled before it began"
+        let (engine, text) = match task.state {
+            State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
+            _ => (None, "cancelled before it began"),
         };
-        self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text));
+        self.stop_attempt(key, force);
+        let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
+        self.end(now, key, Ended { engine, ..ended });
     }
 
     /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that
@@ -277,12 +290,12 @@ impl Core {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
         let session = task.session;
-        if let Some(given) = self.attempts.get_mut(count) {
-            given.stopping = true;
-        }
         let Some(engine) = self.engines.get(engine) else { return };
         let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
         let force = force || !engine.lodgers.iter().any(others);
+        if let Some(given) = self.attempts.get_mut(count) {
+            given.stopping = Some(Stopping { force });
+        }
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));

@@ -98,6 +98,8 @@ pub enum Output {
     SaveRoster(Roster),
     /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
     Revoke(ConnectionId, u64, Vec<TokenId>),
+    /// Free these chunks, a few at a time.
+    Discard(Vec<Bytes>),
     /// Stop in good order: why.
     Stop(String),
 }
@@ -193,8 +195,15 @@ struct Given {
     engine: EngineId,
     /// Whether it came from the engine's own queue.
     direct: bool,
-    /// Whether the task has been ended, and the engine was told to stop.
-    stopping: bool,
+    /// If the task has been ended: how the engine was told to stop, or will be when it is back.
+    stopping: Option<Stopping>,
+}
+
+/// How an attempt is stopped.
+#[derive(Clone, Copy, Debug)]
+struct Stopping {
+    /// Whether an interpreter that does not heed the interrupt is killed.
+    force: bool,
 }
 
 impl Core {

@@ -1,15 +1,20 @@
 //! A map whose keys are given one after the other and mostly taken out in about that order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Entries of one page.
 const PAGE: u64 = 32;
+/// Pages that are found by counting. Older ones that still have something go to a map.
+const RECENT_MAX: u64 = 1024;
 
-/// A map from numbers to values, in pages of consecutive numbers: to add, find and remove one costs a look-up among the
-/// pages, and an old number that stays keeps its page alone. Its order is that of the numbers.
+/// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each is found by its
+/// place, without a search; an older one that stays keeps its page alone. Its order is that of the numbers.
 #[derive(Debug)]
 pub struct Numbered<T> {
-    pages: BTreeMap<u64, Page<T>>,
+    /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is missing.
+    recent: VecDeque<Option<Page<T>>>,
+    first_recent: u64,
+    old: BTreeMap<u64, Page<T>>,
     len: usize,
     /// The last page that became empty, for the next one that is needed.
     spare: Option<Page<T>>,
@@ -29,7 +34,7 @@ impl<T> Default for Page<T> {
 
 impl<T> Default for Numbered<T> {
     fn default() -> Self {
-        Self { pages: BTreeMap::new(), len: 0, spare: None }
+        Self { recent: VecDeque::new(), first_recent: 0, old: BTreeMap::new(), len: 0, spare: None }
     }
 }
 
@@ -46,23 +51,23 @@ impl<T> Numbered<T> {
 
     /// The value of a number.
     pub fn get(&self, number: u64) -> Option<&T> {
-        self.pages.get(&(number / PAGE))?.slots[(number % PAGE) as usize].as_ref()
+        self.page(number / PAGE)?.slots[(number % PAGE) as usize].as_ref()
     }
 
     /// The value of a number.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
-        self.pages.get_mut(&(number / PAGE))?.slots[(number % PAGE) as usize].as_mut()
+        self.page_mut(number / PAGE)?.slots[(number % PAGE) as usize].as_mut()
     }
 
     /// Whether a number has a value.
+    #[cfg(test)]
     pub fn contains(&self, number: u64) -> bool {
         self.get(number).is_some()
     }
 
     /// Gives a number a value, in place of the one that it had.
     pub fn insert(&mut self, number: u64, value: T) -> Option<T> {
-        let spare = &mut self.spare;
-        let page = self.pages.entry(number / PAGE).or_insert_with(|| spare.take().unwrap_or_default());
+        let page = self.page_or_new(number / PAGE);
         let before = page.slots[(number % PAGE) as usize].replace(value);
         if before.is_none() {
             page.live += 1;
@@ -73,12 +78,13 @@ impl<T> Numbered<T> {
 
     /// Takes a number's value out.
     pub fn remove(&mut self, number: u64) -> Option<T> {
-        let page = self.pages.get_mut(&(number / PAGE))?;
+        let page = self.page_mut(number / PAGE)?;
         let value = page.slots[(number % PAGE) as usize].take()?;
         page.live -= 1;
+        let is_empty = page.live == 0;
         self.len -= 1;
-        if page.live == 0 {
-            self.spare = self.pages.remove(&(number / PAGE));
+        if is_empty {
+            self.spare = self.take_page(number / PAGE);
         }
         Some(value)
     }
@@ -96,9 +102,13 @@ impl<T> Numbered<T> {
 
     /// Those whose numbers are from `first` to `last`, in order.
     pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &T)> {
-        // A map refuses a range that ends before it begins.
-        let pages = first / PAGE..=(last / PAGE).max(first / PAGE);
-        let in_pages = self.pages.range(pages).flat_map(|(page, content)| {
+        let (first_page, last_page) = (first / PAGE, (last / PAGE).max(first / PAGE));
+        let old = self.old.range(first_page..=last_page).map(|(page, content)| (*page, content));
+        let skipped = usize::try_from(first_page.saturating_sub(self.first_recent)).unwrap_or(usize::MAX);
+        let recent = (self.first_recent..).zip(&self.recent).skip(skipped.min(self.recent.len()));
+        let recent = recent.filter_map(|(page, content)| Some((page, content.as_ref()?)));
+        let pages = old.chain(recent).take_while(move |(page, _)| *page <= last_page);
+        let in_pages = pages.flat_map(|(page, content)| {
             let slots = content.slots.iter().enumerate();
             slots.filter_map(move |(at, value)| value.as_ref().map(|value| (page * PAGE + at as u64, value)))
         });
@@ -116,8 +126,68 @@ impl<T> Numbered<T> {
 
     /// Takes the page of the smallest numbers out, whatever is in it.
     pub fn forget_oldest(&mut self) {
-        if let Some((_, page)) = self.pages.pop_first() {
+        let oldest = self.old.keys().next().copied().or_else(|| (!self.recent.is_empty()).then_some(self.first_recent));
+        if let Some(page) = oldest.and_then(|page| self.take_page(page)) {
             self.len -= page.live as usize;
+        }
+    }
+
+    fn page(&self, page: u64) -> Option<&Page<T>> {
+        match page.checked_sub(self.first_recent) {
+            Some(place) => self.recent.get(usize::try_from(place).ok()?)?.as_ref(),
+            None => self.old.get(&page),
+        }
+    }
+
+    fn page_mut(&mut self, page: u64) -> Option<&mut Page<T>> {
+        match page.checked_sub(self.first_recent) {
+            Some(place) => self.recent.get_mut(usize::try_from(place).ok()?)?.as_mut(),
+            None => self.old.get_mut(&page),
+        }
+    }
+
+    fn page_or_new(&mut self, page: u64) -> &mut Page<T> {
+        if self.recent.is_empty() {
+            // The old ones are all before the recent ones.
+            self.first_recent = self.old.keys().next_back().map_or(page, |last| page.max(last + 1));
+        }
+        if page < self.first_recent {
+            let spare = &mut self.spare;
+            return self.old.entry(page).or_insert_with(|| spare.take().unwrap_or_default());
+        }
+        while !self.recent.is_empty() && page - self.first_recent >= RECENT_MAX {
+            if let Some(Some(aged)) = self.recent.pop_front() {
+                self.old.insert(self.first_recent, aged);
+            }
+            self.first_recent += 1;
+            self.trim();
+        }
+        if self.recent.is_empty() {
+            self.first_recent = page;
+        }
+        let place = (page - self.first_recent) as usize;
+        while self.recent.len() <= place {
+            self.recent.push_back(None);
+        }
+        let spare = &mut self.spare;
+        self.recent[place].get_or_insert_with(|| spare.take().unwrap_or_default())
+    }
+
+    fn take_page(&mut self, page: u64) -> Option<Page<T>> {
+        let Some(place) = page.checked_sub(self.first_recent) else { return self.old.remove(&page) };
+        let taken = self.recent.get_mut(usize::try_from(place).ok()?)?.take();
+        self.trim();
+        taken
+    }
+
+    /// Lets the recent pages begin and end with one that is there.
+    fn trim(&mut self) {
+        while let Some(None) = self.recent.front() {
+            self.recent.pop_front();
+            self.first_recent += 1;
+        }
+        while let Some(None) = self.recent.back() {
+            self.recent.pop_back();
         }
     }
 }
@@ -149,6 +219,23 @@ mod tests {
                 prop_assert_eq!(numbered.get(number), model.get(&number));
             }
         }
+    }
+
+    #[test]
+    fn numbers_far_apart_are_found_too() {
+        let mut numbered = Numbered::default();
+        let numbers = [5, 40_000, 40_001, 7, 90_000, 10_000_000_000, 6, 9_999_999_999, u64::MAX, 0];
+        for number in numbers {
+            numbered.insert(number, number);
+        }
+        let mut sorted = numbers;
+        sorted.sort_unstable();
+        assert_eq!(numbered.iter().map(|(number, _)| number).collect::<Vec<_>>(), sorted);
+        assert!(numbers.iter().all(|number| numbered.get(*number) == Some(number)));
+        assert!(numbered.recent.len() as u64 <= RECENT_MAX);
+        assert_eq!(numbered.range(6, 40_000).count(), 3);
+        assert!(numbers.iter().all(|number| numbered.remove(*number) == Some(*number)));
+        assert!(numbered.is_empty() && numbered.recent.is_empty() && numbered.old.is_empty());
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub enum Stored {
     Inline(Bytes),
     /// It came in chunks; all of them, once its task is queued.
     Chunked(Arc<ChunkedPayload>),
+    /// It came in chunks, which have gone to the one engine that will ever run the task. Its bytes count until the task
+    /// has ended, as those on the way do.
+    Sent(u64),
     /// It did not fit the budget; what was to happen with it fails.
     Refused,
 }
@@ -38,7 +41,7 @@ impl Stored {
     pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Vec<Bytes>)>) {
         match self {
             Self::Inline(bytes) => (Payload::Inline(bytes.clone()), None),
-            Self::Refused => (Payload::Inline(Bytes::new()), None),
+            Self::Sent(_) | Self::Refused => (Payload::Inline(Bytes::new()), None),
             Self::Chunked(payload) => {
                 let transfer = transfer();
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;
@@ -51,6 +54,7 @@ impl Stored {
     pub fn budget_bytes(&self) -> u64 {
         match self {
             Self::Chunked(payload) => payload.bytes,
+            Self::Sent(bytes) => *bytes,
             Self::Inline(_) | Self::Refused => 0,
         }
     }
@@ -59,6 +63,7 @@ impl Stored {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Chunked(payload) => payload.bytes,
+            Self::Sent(bytes) => *bytes,
             Self::Inline(bytes) => bytes.len() as u64,
             Self::Refused => 0,
         }
@@ -73,7 +78,15 @@ impl Stored {
     pub fn share(&self) -> Option<u64> {
         match self {
             Self::Chunked(payload) => payload.share,
-            Self::Inline(_) | Self::Refused => None,
+            Self::Inline(_) | Self::Sent(_) | Self::Refused => None,
+        }
+    }
+
+    /// The chunks, if nobody else holds them.
+    pub fn into_chunks(self) -> Vec<Bytes> {
+        match self {
+            Self::Chunked(payload) => Arc::into_inner(payload).map_or_else(Vec::new, |payload| payload.chunks),
+            Self::Inline(_) | Self::Sent(_) | Self::Refused => Vec::new(),
         }
     }
 }

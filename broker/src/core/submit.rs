@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
 
@@ -53,7 +53,7 @@ impl Core {
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
-            within_quota &= self.quotas.begin_task(session.claims.token_id);
+            within_quota &= self.quotas.begin_task(session.counted_by);
             tasks.push(task);
         }
         let refusal =
@@ -113,11 +113,9 @@ impl Core {
         stored: Stored,
         tasks: Vec<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
-        let owner = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.owner();
-        let waits = match options.map(|options| self.waits_of(owner, options)) {
-            Some(Err(text)) => return self.refuse(now, key, payload, &stored, tasks, &unmet(&text)),
-            Some(Ok(waits)) => waits,
-            None => None,
+        let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
+            Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
+            Ok(waits) => waits,
         };
         let whole = matches!(payload, Payload::Inline(_));
         for &task in &tasks {
@@ -136,6 +134,25 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let waiting = Some(ClientWaiting::Tasks(tasks));
         session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
+    }
+
+    /// What the tasks of a submit wait for. As an error, why they cannot be accepted.
+    fn waits_for(
+        &self,
+        key: SessionKey,
+        tasks: &[TaskKey],
+        options: &TaskOptions,
+    ) -> Result<Option<Waits>, Box<Ended>> {
+        let session = self.sessions.get(key).expect("a session outlives its tasks");
+        let first = tasks.first().and_then(|task| self.tasks.get(*task)).map_or(0, |task| task.n);
+        let own = TaskId { session: session.id, n: first };
+        let waits = self.waits_of(session.owner(), own, options).map_err(|text| Box::new(unmet(&text)))?;
+        if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
+            let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait \
+                        for others, or start it with more `--memory`";
+            return Err(Box::new(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)));
+        }
+        Ok(waits)
     }
 
     /// Why tasks cannot be accepted, if so.
@@ -244,6 +261,7 @@ impl Core {
     pub(super) fn queue(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
         if now != task.submitted {
             task.more_mut().queued = Some(now);
@@ -251,10 +269,15 @@ impl Core {
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
         if let Some(engine) = task.place.engine() {
             let tasks = &self.tasks;
-            self.engines.update(engine, |engine| engine.queue.note(session, tasks));
+            self.engines.update(engine, |engine| {
+                if has_run {
+                    engine.queue.queue_again(session, key);
+                }
+                engine.queue.note(session, tasks);
+            });
             self.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push(priority, session, key);
+            self.placements.get_mut(placement).queue.push(priority, session, key, self.shared_given);
             self.placements.count_waiting(placement, true);
         }
     }
@@ -319,7 +342,7 @@ impl Core {
             let Payload::Inline(bytes) = payload else { return Stored::Refused };
             return Stored::Inline(bytes.clone());
         };
-        let Some(token) = self.sessions.get(key).map(|session| session.claims.token_id) else { return Stored::Refused };
+        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else { return Stored::Refused };
         if !self.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }

@@ -171,6 +171,12 @@ impl Task {
             && !self.options.as_ref().is_some_and(|options| options.restart_safe)
     }
 
+    /// Whether it will never be given to an engine a second time.
+    pub fn runs_on_one_attempt(&self) -> bool {
+        let restart_safe = self.options.as_ref().is_some_and(|options| options.restart_safe);
+        matches!(self.place, Place::Direct(_)) && !restart_safe
+    }
+
     /// How many losses it survives: none where a second run is forbidden or tied to one engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
         if self.place != Place::Shared || self.at_most_once() {

@@ -371,6 +371,8 @@ async fn shake_hands(
     };
     let token = Token::from_bytes(hello.token.clone())?;
     let holder = token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?;
+    // Also here, so that nobody comes in with a token that was revoked a moment ago.
+    shell.obey_revocations().await;
     let unauthorized = unauthorized(shell, serves, &holder, hello.role);
     if let Some(text) = unauthorized {
         let refusal = Refusal { kind: RefusalKind::Unauthorized, text };

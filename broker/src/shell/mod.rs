@@ -13,7 +13,7 @@ mod settings;
 mod strangers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,6 +36,9 @@ use keys::Identity;
 use revocations::Revocations;
 use strangers::{Handshake, Stranding, Strangers};
 
+/// Chunks that are freed in one turn.
+const DISCARDED_PER_TURN: usize = 4;
+
 /// What the tasks of the shell share.
 #[derive(Debug)]
 struct Shell {
@@ -52,6 +55,9 @@ struct Shell {
     timer: Notify,
     timer_at: Cell<Option<Time>>,
     roster: RefCell<Option<crate::core::Roster>>,
+    /// Chunks that nobody needs any longer, and what wakes who frees them.
+    discarded: RefCell<VecDeque<bytes::Bytes>>,
+    sweep: Notify,
     /// What administrators want revoked: whose request it is, and the tokens. The core bounds how many.
     to_revoke: RefCell<Vec<(ConnectionId, u64, Vec<TokenId>)>>,
     /// Why an administrator wants the broker to stop.
@@ -112,6 +118,8 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         timer: Notify::new(),
         timer_at: Cell::new(None),
         roster: RefCell::new(None),
+        discarded: RefCell::default(),
+        sweep: Notify::new(),
         to_revoke: RefCell::default(),
         to_stop: RefCell::default(),
         administration: Notify::new(),
@@ -123,6 +131,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let accepting = listener::open(&shell, &listening, &permits);
     let reason = tokio::select! {
         () = shell.clone().watch() => "the timer ended".to_owned(),
+        () = shell.clone().free_discarded() => "the broom ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
         reason = shell.clone().administer() => reason,
         reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),
@@ -189,6 +198,10 @@ impl Shell {
                         connection.end(End::InGoodOrder(reason));
                     }
                 }
+                Output::Discard(chunks) => {
+                    self.discarded.borrow_mut().extend(chunks);
+                    self.sweep.notify_one();
+                }
                 Output::SaveRoster(roster) => *self.roster.borrow_mut() = Some(roster),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
@@ -246,6 +259,34 @@ impl Shell {
         }
     }
 
+    /// Ends what holders of tokens do that have been revoked since the last look at the file.
+    async fn obey_revocations(&self) {
+        if self.revocations.look().await {
+            self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
+            self.flush();
+        }
+    }
+
+    /// Frees what large payloads have left, a few chunks at a time: the system takes 50 ms to take back 256 MiB, in
+    /// which nobody would be served.
+    async fn free_discarded(self: Rc<Self>) {
+        loop {
+            self.sweep.notified().await;
+            loop {
+                let few: Vec<bytes::Bytes> = {
+                    let mut discarded = self.discarded.borrow_mut();
+                    let few = discarded.len().min(DISCARDED_PER_TURN);
+                    discarded.drain(..few).collect()
+                };
+                if few.is_empty() {
+                    break;
+                }
+                drop(few);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Heartbeats, dead and stalled peers, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -255,10 +296,7 @@ impl Shell {
             for connection in self.connections.borrow().values() {
                 watch_over(connection);
             }
-            if self.revocations.look().await {
-                self.core.borrow_mut().handle_revoked(self.now(), &self.revocations.tokens());
-                self.flush();
-            }
+            self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
             if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {
                 tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");

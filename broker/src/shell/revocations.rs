@@ -1,4 +1,5 @@
-//! `security/revoked.json` while the broker runs: it is looked at every second, and obeyed when it changes.
+//! `security/revoked.json` while the broker runs: it is looked at every second and at each handshake, and obeyed when
+//! it changes.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,10 +1,11 @@
 //! Commands through the farm beside a bare loop that starts the same program and waits for it.
 
+use std::ops::RangeInclusive;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use furlong_client::{CallSpec, Client, ClusterName};
+use furlong_client::{CallSpec, Client, ClusterName, CommandSpec};
 use serde_json::json;
 
 use super::farm::drive;
@@ -18,7 +19,7 @@ pub struct CommandArgs {
     #[arg(long, value_name = "ENGINES", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     local: u32,
     /// Commands that are measured, on either side
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(COUNTS))]
     count: u64,
     /// Tasks under way at once
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -30,6 +31,8 @@ pub struct CommandArgs {
 
 /// The two sides are measured in turn, so many times: a machine that is busy with other things is so for both.
 const ROUNDS: u64 = 5;
+/// What can be measured in a lifetime.
+const COUNTS: RangeInclusive<u64> = 1..=100_000_000;
 /// A program that does nothing.
 const PROGRAM: &str = "true";
 
@@ -68,7 +71,7 @@ async fn on(cluster: &LocalCluster, args: &CommandArgs) -> Result<Rates> {
 }
 
 async fn measure(client: &Client, args: &CommandArgs) -> Result<Rates> {
-    let call = CallSpec::command([PROGRAM]);
+    let call = CallSpec::command_with(CommandSpec { argv: vec![PROGRAM.to_owned()], ..CommandSpec::default() });
     drive(client, &call, args.count.clamp(1, 200), args.window).await?;
     let (mut farm, mut bare) = (Duration::ZERO, Duration::ZERO);
     for round in 0..ROUNDS {

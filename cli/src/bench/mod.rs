@@ -2,6 +2,10 @@
 
 mod command;
 pub mod farm;
+mod kill;
+mod large;
+mod private;
+mod queue;
 mod relay;
 
 use std::net::SocketAddr;
@@ -31,6 +35,15 @@ pub enum BenchCommand {
     /// Programs that do nothing, on a private cluster, beside a bare loop that starts and awaits them
     #[command(after_help = "Example: furlong bench command --local 2 --count 5000")]
     Command(command::CommandArgs),
+    /// One large payload there and back as a direct task: time, the broker's memory, and no-ops beside it
+    #[command(after_help = "Example: furlong bench large --size 268435456 --json")]
+    Large(large::LargeArgs),
+    /// A long queue: the broker's memory for each task, and what one more costs
+    #[command(after_help = "Example: furlong bench queue --count 1000000 --json")]
+    Queue(queue::QueueArgs),
+    /// Kills an engine process that runs a shared task: how soon that runs elsewhere
+    #[command(after_help = "Example: furlong bench kill --rounds 5 --json")]
+    Kill(kill::KillArgs),
     /// The same messages through a plain TCP relay of three processes, without a farm: the baseline
     #[command(after_help = "Example: furlong bench relay --size 96 --count 200000 --window 1000")]
     Relay(RelayArgs),
@@ -114,30 +127,26 @@ pub struct Figures {
 
 /// Runs a `bench` command.
 pub async fn run(command: BenchCommand) -> Result<ExitCode> {
-    let (json, figures) = match command {
-        BenchCommand::RelayNode { role, threads, connect } => {
-            relay::run_relay_node(role, threads, connect).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        BenchCommand::Command(args) => {
-            command::run(args).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
+    match command {
+        BenchCommand::RelayNode { role, threads, connect } => relay::run_relay_node(role, threads, connect).await?,
+        BenchCommand::Command(args) => command::run(args).await?,
+        BenchCommand::Large(args) => large::run(args).await?,
+        BenchCommand::Queue(args) => queue::run(args).await?,
+        BenchCommand::Kill(args) => kill::run(args).await?,
         BenchCommand::Relay(args) => {
             let RelayArgs { size, count, window, threads, json } = args;
             let options = RelayOptions { size, count, window, threads };
-            (json, of_relay(&relay::measure(&options).await?))
+            print(json, &of_relay(&relay::measure(&options).await?))?;
         }
-        BenchCommand::Latency(args) => (args.json, farm::measure(&args, farm::Kind::Latency).await?),
-        BenchCommand::Throughput(args) => (args.json, farm::measure(&args, farm::Kind::Throughput).await?),
-        BenchCommand::Payload(args) => (args.json, farm::measure(&args, farm::Kind::Payload).await?),
-    };
-    if json {
-        print::json(&as_json(&figures))?;
-    } else {
-        print_figures(&figures)?;
+        BenchCommand::Latency(args) => print(args.json, &farm::measure(&args, farm::Kind::Latency).await?)?,
+        BenchCommand::Throughput(args) => print(args.json, &farm::measure(&args, farm::Kind::Throughput).await?)?,
+        BenchCommand::Payload(args) => print(args.json, &farm::measure(&args, farm::Kind::Payload).await?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(json: bool, figures: &Figures) -> Result<()> {
+    if json { print::json(&as_json(figures)) } else { print_figures(figures) }
 }
 
 fn of_relay(figures: &relay::RelayFigures) -> Figures {

@@ -161,11 +161,12 @@ pub fn local(unix_s: u64) -> String {
     zoned.map_or_else(|| format!("second {unix_s} of 1970"), |zoned| zoned.strftime("%a %Y-%m-%d %H:%M %Z").to_string())
 }
 
-/// A span in the largest unit of which there are two.
+/// A span in the largest unit of which there are two, to the nearest: what was issued for 30 days a moment ago has 30
+/// days left.
 fn span(seconds: u64) -> String {
     let units = [(86_400 * 365, "year"), (86_400 * 30, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
-    let fitting = units.into_iter().find(|(unit, _)| seconds >= 2 * unit);
-    fitting.map_or_else(|| print::counted(seconds, "second"), |(unit, noun)| print::counted(seconds / unit, noun))
+    let (unit, noun) = units.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "second"));
+    print::counted((seconds + unit / 2) / unit, noun)
 }
 
 /// What a token's holder may occupy.
@@ -279,8 +280,8 @@ mod tests {
         assert!(words.starts_with("expired ") && words.ends_with("(24 hours ago)"), "{words}");
         assert!(validity(&claims(10 * day, Claims::NEVER), day).ends_with("(in 9 days)"));
         assert_eq!(
-            [1, 119, 120, 7_200, 86_400 * 800].map(span),
-            ["1 second", "119 seconds", "2 minutes", "2 hours", "2 years"]
+            [1, 119, 120, 7_199, 86_400 * 30 - 1, 86_400 * 800].map(span),
+            ["1 second", "119 seconds", "2 minutes", "120 minutes", "30 days", "2 years"]
         );
     }
 }

@@ -14,6 +14,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use super::state::ClusterState;
 
@@ -40,6 +41,7 @@ pub struct LocalCluster {
     broker: Option<Member>,
     engines: Vec<Member>,
     ids: Vec<EngineId>,
+    broker_memory: Option<u64>,
     endpoint: String,
 }
 
@@ -51,6 +53,8 @@ struct Member {
     /// Held open; at its end the child stops.
     stdin: Option<ChildStdin>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// Collects them until its standard error ends.
+    reader: Option<JoinHandle<()>>,
     started: Instant,
     failures: u32,
 }
@@ -68,7 +72,8 @@ impl LocalCluster {
     /// A cluster that has not been started.
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
-        Self { options, dir, broker: None, engines: Vec::new(), ids: Vec::new(), endpoint: String::new() }
+        let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
+        Self { options, dir, broker: None, engines, ids, endpoint, broker_memory: None }
     }
 
     /// Starts broker and engines, and waits until all are online.
@@ -82,6 +87,16 @@ impl LocalCluster {
             self.engines.push(self.spawn_engine()?);
         }
         self.engines_come().await
+    }
+
+    /// With so many bytes of memory for the broker, instead of its default.
+    pub fn with_broker_memory(self, bytes: u64) -> Self {
+        Self { broker_memory: Some(bytes), ..self }
+    }
+
+    /// The capability file for clients.
+    pub fn capability(&self) -> PathBuf {
+        self.dir.capability(Role::Client)
     }
 
     /// Where the broker is.
@@ -99,8 +114,7 @@ impl LocalCluster {
     /// # Errors
     /// If the broker does not answer.
     pub async fn client(&self) -> Result<Client> {
-        let path = self.dir.capability(Role::Client);
-        Ok(Client::builder().capability(path).wait(START_TIMEOUT).connect().await?)
+        Ok(Client::builder().capability(self.capability()).wait(START_TIMEOUT).connect().await?)
     }
 
     /// The processes.
@@ -172,11 +186,13 @@ impl LocalCluster {
 
     async fn start_again(&mut self, ended: Option<usize>, status: Option<ExitStatus>) -> Result<()> {
         let member = match ended {
-            None => self.broker.as_ref(),
-            Some(place) => self.engines.get(place),
+            None => self.broker.as_mut(),
+            Some(place) => self.engines.get_mut(place),
         };
-        let (failures, said) = member.map_or((0, String::new()), |member| (member.failures_now(), member.said()));
-        let pid = member.map_or(0, |member| member.pid);
+        let (pid, failures, said) = match member {
+            Some(member) => (member.pid, member.failures_now(), member.said_at_its_end().await),
+            None => (0, 0, String::new()),
+        };
         let what = if ended.is_some() { "an engine" } else { "the broker" };
         let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
         tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
@@ -194,6 +210,9 @@ impl LocalCluster {
         command.args(["--bind", "127.0.0.1", "--stop-with-stdin"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
+        }
+        if let Some(bytes) = self.broker_memory {
+            command.arg("--memory").arg(bytes.to_string());
         }
         Member::spawn("the broker", command)
     }
@@ -270,7 +289,7 @@ impl Member {
         tracing::info!("{what} is started, process {pid}");
         let stdin = child.stdin.take();
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
-        if let Some(stderr) = child.stderr.take() {
+        let reader = child.stderr.take().map(|stderr| {
             let last_lines = last_lines.clone();
             tokio::spawn(async move {
                 let mut lines = BufReader::new(stderr).lines();
@@ -281,9 +300,9 @@ impl Member {
                         kept.pop_front();
                     }
                 }
-            });
-        }
-        Ok(Self { pid, child, stdin, last_lines, started: Instant::now(), failures: 0 })
+            })
+        });
+        Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now(), failures: 0 })
     }
 
     fn failures_now(&self) -> u32 {
@@ -297,11 +316,11 @@ impl Member {
         line.trim_start_matches("broker: ").trim_start_matches("engine: ").trim_start_matches("furlong: ").to_owned()
     }
 
-    /// The same, of a child that has ended: its last line may still be on the way.
-    async fn said_at_its_end(&self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while self.last_lines.lock().unwrap_or_else(PoisonError::into_inner).is_empty() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    /// The same, of a child that has ended: its last line may still be on the way. What it has started may hold its
+    /// standard error open for longer than anybody waits here.
+    async fn said_at_its_end(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
         }
         self.said()
     }

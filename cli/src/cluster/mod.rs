@@ -88,7 +88,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     let home = Home::from_env()?;
     let dir = home.cluster(&args.cluster);
     let lock = ClusterLock::take(&dir)?;
-    start_log(&dir, args.detached)?;
+    start_log(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let options = LocalOptions {
         home: home.path().to_owned(),
@@ -110,10 +110,10 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     }
     ClusterLock::write(&dir, &local.state())?;
     tracing::info!(
-        "cluster {} stands: broker {}, {} engines",
+        "cluster {} stands: broker {}, {}",
         args.cluster,
         local.endpoint(),
-        local.engine_ids().len()
+        print::counted(local.engine_ids().len() as u64, "engine")
     );
     announce(&args, &local)?;
     let ended = tokio::select! {
@@ -131,12 +131,12 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What becomes of the cluster's processes goes to `cluster.log`; what is bad of it to the terminal too, if there is
-/// one.
-fn start_log(dir: &ClusterDir, detached: bool) -> Result<()> {
+/// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is
+/// said there once.
+fn start_log(dir: &ClusterDir) -> Result<()> {
     ensure_private_dir(&dir.log())?;
-    let (path, terminal) = (dir.log().join("cluster.log"), (!detached).then_some(Level::WARN));
-    log::start(Some(&path), terminal, Level::INFO, Format::Text)
+    let path = dir.log().join("cluster.log");
+    log::start(Some(&path), None, Level::INFO, Format::Text)
         .with_context(|| format!("cannot write the log {}", path.display()))
 }
 

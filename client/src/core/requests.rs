@@ -60,8 +60,8 @@ impl Core {
         Ok(request)
     }
 
-    /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`, its output is also fed
-    /// to a reader, whose key comes second.
+    /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`, its output is also
+    /// fed to a reader, whose key comes second.
     ///
     /// # Errors
     /// [`ClientError::Busy`] if too many wait.

@@ -194,7 +194,8 @@ impl Core {
         }
     }
 
-    /// Intermediate data are here, or cannot be read. `number` is their place in the order in which they were announced.
+    /// Intermediate data are here, or cannot be read. `number` is their place in the order in which they were
+    /// announced.
     pub(super) fn publish(&mut self, n: u64, number: u64, body: Body) {
         let publication = read_published(number, body);
         if let Ok(published) = &publication {

@@ -98,6 +98,11 @@ impl Core {
         self.work.values().any(|work| !work.cancelled)
     }
 
+    /// Whether a job's end was not sent yet.
+    pub fn has_results(&self) -> bool {
+        !self.large.is_empty() || self.unsent.iter().any(|message| matches!(message, FromEngine::Finished(_)))
+    }
+
     pub(super) fn say_that_it_drains(&mut self) {
         if let Some(reason) = self.draining.clone().filter(|_| self.connected) {
             self.send(FromEngine::Draining(Draining { reason }));

@@ -89,9 +89,8 @@ impl Core {
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
         if with_payload {
-            let mut buffers = Vec::with_capacity(1 + data.len());
-            buffers.push(encode_reply(&header));
-            buffers.extend(data);
+            let mut buffers = data;
+            buffers.insert(0, encode_reply(&header));
             match self.sessions.pack(work.session, buffers) {
                 Ok(Packed::Inline(inline)) => {
                     finished.payload = Some(Payload::Inline(inline));

@@ -56,10 +56,10 @@ impl Shell {
                 *alone = None;
                 self.core.is_drained() && up.outgoing.is_empty()
             }
-            // There is something to say: the broker may come back, but not for ever.
+            // With results that nobody has: the broker may come back, but not for ever.
             Link::Dialling(_) if !self.core.has_work() => {
                 let waited = alone.get_or_insert(now).elapsed();
-                self.core.is_drained() || waited >= Duration::from_millis(HEARTBEAT_DEAD_MS)
+                !self.core.has_results() || waited >= Duration::from_millis(HEARTBEAT_DEAD_MS)
             }
             Link::Dialling(_) => false,
         };

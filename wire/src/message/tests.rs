@@ -86,7 +86,8 @@ proptest! {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = SessionId([3; 16]);
         let work = vec![Work { slot, n, attempt }];
-        let assign = Assign { work, session, runtime: Runtime::Native, define: None, share: None, payload: payload.clone() };
+        let (runtime, define, share) = (Runtime::Native, None, None);
+        let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
         let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };

@@ -196,7 +196,7 @@ impl SealedPayload {
 
 /// How many chunks a payload of that many bytes has.
 pub fn chunk_count(payload_bytes: u64) -> u32 {
-    u32::try_from(payload_bytes.div_ceil(CHUNK_BYTES_MAX as u64)).expect("16 GiB are 65 541 chunks")
+    u32::try_from(payload_bytes.div_ceil(CHUNK_BYTES_MAX as u64)).expect("16 GiB are 65 553 chunks")
 }
 
 /// How many bytes chunk `index` of a payload of that many bytes has, its tag included; none if there is no such chunk.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TokenId,
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId,
 };
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, Attempts, Cancel, Chunk, ErrorKind, Finished, FromClient, FromEngine, Goodbye, HeldWork,
-    Open, Outcome, Payload, Register, Runtime, Slot, Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine,
+    Ack, AttemptFinished, Attempts, Cancel, Chunk, Dependency, ErrorKind, Fetch, Fetched, Finished, FromClient,
+    FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown, Submit,
+    Targets, TaskOptions, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -39,9 +40,17 @@ pub struct Client {
     pub session: SessionId,
     pub role: Role,
     pub holder: u8,
+    pub owner: u8,
+    /// Its token's id.
+    pub token: u8,
+    pub scopes: Vec<String>,
+    pub limits: TokenLimits,
+    pub cancel_on_disconnect: bool,
     pub incarnation: u64,
     pub connection: Option<ConnectionId>,
     pub submitted: u64,
+    /// Requests that it has made.
+    pub requests: u64,
     /// Every message of every connection.
     pub received: Vec<ToClient>,
     /// The first end of each task.
@@ -54,6 +63,7 @@ pub struct Client {
 pub struct EngineProcess {
     pub slots: Vec<Slot>,
     pub runtimes: Vec<Runtime>,
+    pub labels: Vec<String>,
     pub connection: Option<ConnectionId>,
     pub ids: Vec<EngineId>,
     /// What its slots have in hand, in the order in which it came.
@@ -199,7 +209,11 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::Transfer(..) | Output::SaveRoster(_) | Output::Revoke(..) | Output::Stop(_) => {}
+                Output::Transfer(..)
+                | Output::Discard(_)
+                | Output::SaveRoster(_)
+                | Output::Revoke(..)
+                | Output::Stop(_) => {}
             }
         }
     }
@@ -225,9 +239,15 @@ impl Farm {
             session: SessionId([id; 16]),
             role,
             holder: id,
+            owner: 7,
+            token: id,
+            scopes: Vec::new(),
+            limits: TokenLimits::default(),
+            cancel_on_disconnect: false,
             incarnation: 0,
             connection: None,
             submitted: 0,
+            requests: 0,
             received: Vec::new(),
             finished: BTreeMap::new(),
             sending: Sending::default(),
@@ -240,14 +260,16 @@ impl Farm {
         let connection = self.connection();
         let it = &mut self.clients[client];
         it.incarnation += 1;
-        let peer = peer(it.role, it.session, it.incarnation, it.holder);
+        let mut peer = peer(it.role, it.session, it.incarnation, it.holder);
+        (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
+        (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
         let welcome = self.core.handle_connected(self.now, connection, peer)?;
         self.pump();
         let it = &mut self.clients[client];
         it.connection = Some(connection);
         it.sending.begin(welcome.payload_credit_bytes);
-        let secret = PayloadSecret::new([it.holder; 32]);
-        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect: false })).unwrap();
+        let (secret, cancel_on_disconnect) = (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
+        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect })).unwrap();
         Ok(welcome.resumed)
     }
 
@@ -296,6 +318,54 @@ impl Farm {
         self.say(client, FromClient::Goodbye(Goodbye { reason: "done".into() })).unwrap();
     }
 
+    /// Asks something under a new number, and gives that.
+    pub fn ask(&mut self, client: usize, question: impl FnOnce(u64) -> FromClient) -> u64 {
+        let it = &mut self.clients[client];
+        it.requests += 1;
+        let request = it.requests;
+        self.say(client, question(request)).unwrap();
+        request
+    }
+
+    /// The reply to a request, if it has come.
+    pub fn reply(&self, client: usize, request: u64) -> Option<ReplyBody> {
+        self.clients[client].received.iter().find_map(|message| match message {
+            ToClient::Reply(reply) if reply.request == request => Some(reply.body.clone()),
+            _ => None,
+        })
+    }
+
+    /// Asks for a task of a client's session.
+    pub fn fetch(&mut self, client: usize, of: usize, n: u64, wait: bool, output: bool) -> u64 {
+        let session = self.clients[of].session;
+        self.ask(client, |request| FromClient::Fetch(Fetch { request, session, n, wait, output }))
+    }
+
+    /// What a fetch has brought.
+    pub fn fetched(&self, client: usize, request: u64) -> Option<Fetched> {
+        self.clients[client].received.iter().find_map(|message| match message {
+            ToClient::Fetched(fetched) if fetched.request == request => Some(fetched.clone()),
+            _ => None,
+        })
+    }
+
+    /// The id of a task.
+    pub fn task(&self, client: usize, n: u64) -> TaskId {
+        TaskId { session: self.clients[client].session, n }
+    }
+
+    /// Why a task did not succeed.
+    pub fn error_of(&self, client: usize, n: u64) -> String {
+        let finished = &self.clients[client].finished[&n];
+        finished.outcome.error.as_ref().map_or_else(String::new, |error| error.text.clone())
+    }
+
+    /// The tasks of which a client was told that nothing of them runs.
+    pub fn stopped(&self, client: usize) -> Vec<u64> {
+        let stopped = |message: &ToClient| if let ToClient::Stopped(it) = message { Some(it.n) } else { None };
+        self.clients[client].received.iter().filter_map(stopped).collect()
+    }
+
     /// How a task ended, if it has.
     pub fn end_of(&self, client: usize, n: u64) -> Option<(TaskState, Option<ErrorKind>)> {
         let outcome = &self.clients[client].finished.get(&n)?.outcome;
@@ -317,11 +387,16 @@ impl Farm {
     }
 
     pub fn engine_with(&mut self, slots: usize, runtimes: &[Runtime]) -> usize {
+        self.engine_labelled(slots, runtimes, &[])
+    }
+
+    pub fn engine_labelled(&mut self, slots: usize, runtimes: &[Runtime], labels: &[&str]) -> usize {
         let uuids = (0..slots).map(|_| EngineUuid([self.fresh_id(); 16]));
         let slots = uuids.map(|uuid| Slot { uuid, wanted: None }).collect();
         self.processes.push(EngineProcess {
             slots,
             runtimes: runtimes.to_vec(),
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             connection: None,
             ids: Vec::new(),
             jobs: Vec::new(),
@@ -405,6 +480,25 @@ impl Farm {
         self.finish_with(process, Outcome::SUCCEEDED, run_us, payload)
     }
 
+    /// Gives back a job that has not begun.
+    pub fn give_back(&mut self, process: usize, places: &[usize]) {
+        let jobs = &self.processes[process].jobs;
+        let attempts: Vec<Attempt> = places.iter().map(|place| jobs[*place].attempt).collect();
+        self.processes[process].jobs.retain(|job| !attempts.contains(&job.attempt));
+        self.report(process, FromEngine::Recalled(Attempts { attempts })).unwrap();
+    }
+
+    /// Says that the interpreter of a slot is gone.
+    pub fn slot_down(&mut self, process: usize, slot: u32) {
+        self.report(process, FromEngine::SlotDown(SlotDown { slot, cause: "signal 9".into() })).unwrap();
+    }
+
+    /// How often the broker asked for a new interpreter.
+    pub fn restarts(&self, process: usize) -> usize {
+        let is_restart = |message: &&ToEngine| matches!(message, ToEngine::Restart(_));
+        self.processes[process].received.iter().filter(is_restart).count()
+    }
+
     pub fn fail(&mut self, process: usize) -> u64 {
         self.finish_with(process, Outcome::error(TaskState::Failed, ErrorKind::Remote, ""), 1_000_000, None)
     }
@@ -481,7 +575,7 @@ impl EngineProcess {
             runtimes: self.runtimes.clone(),
             python: None,
             environment: Vec::new(),
-            labels: Vec::new(),
+            labels: self.labels.clone(),
             held: self.jobs.iter().map(held).collect(),
         }
     }
@@ -529,6 +623,29 @@ pub fn direct(engines: &[EngineId]) -> Submit {
 /// The same with options.
 pub fn with(submit: Submit, options: TaskOptions) -> Submit {
     Submit { options: Some(Box::new(options)), ..submit }
+}
+
+/// A python task.
+pub fn python(submit: Submit) -> Submit {
+    Submit { runtime: Runtime::Python, ..submit }
+}
+
+/// Options of a task that runs after the success of others.
+pub fn after(tasks: &[TaskId]) -> TaskOptions {
+    TaskOptions { after: tasks.iter().map(|task| on_success(*task)).collect(), ..TaskOptions::default() }
+}
+
+/// Options of a task that runs after the success of others, where they ran.
+pub fn follow(tasks: &[TaskId]) -> TaskOptions {
+    TaskOptions { follow: tasks.iter().map(|task| on_success(*task)).collect(), ..TaskOptions::default() }
+}
+
+pub fn on_success(task: TaskId) -> Dependency {
+    Dependency { task, success: true, failure: false }
+}
+
+pub fn on_failure(task: TaskId) -> Dependency {
+    Dependency { task, success: false, failure: true }
 }
 
 pub fn at_most_once() -> TaskOptions {

@@ -160,7 +160,7 @@ impl Launch<'_> {
                 format!("cannot start {shown}: its {arguments} arguments and variables are too long for the system")
             }
             None if error.kind() == io::ErrorKind::InvalidInput => {
-                format!("cannot start {shown}: an argument, or the directory, has a zero byte in it")
+                format!("cannot start {shown}: an argument, the item or the directory has a zero byte in it")
             }
             _ => format!("cannot start {shown}: {error}"),
         }

@@ -26,7 +26,8 @@ pub(super) struct Running<'a> {
     outputs: [Option<OutputPipe>; 2],
     stderr_tail: Vec<u8>,
     began: Instant,
-    registered: bool,
+    /// When the reaper is told of it; none when it has been.
+    register_at: Option<Instant>,
     cancelled: bool,
     kill_at: Option<Instant>,
 }
@@ -62,7 +63,7 @@ impl<'a> Running<'a> {
             outputs: [None, None],
             stderr_tail: Vec::new(),
             began,
-            registered: false,
+            register_at: Some(Instant::now() + REGISTER_AFTER),
             cancelled: false,
             kill_at: None,
         };
@@ -149,15 +150,14 @@ impl<'a> Running<'a> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let register = (!self.registered).then(|| self.began + REGISTER_AFTER);
         let look = self.exit.is_none().then(|| Instant::now() + LOOK_EVERY);
-        [register, self.kill_at, look].into_iter().flatten().min()
+        [self.register_at, self.kill_at, look].into_iter().flatten().min()
     }
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
-        if !self.registered && now >= self.began + REGISTER_AFTER {
-            self.registered = true;
+        if self.register_at.is_some_and(|at| now >= at) {
+            self.register_at = None;
             if let Err(error) = self.context.shared.reaper.add(self.group) {
                 tracing::warn!(slot = self.context.slot, %error, "commands may outlive the engine: no reaper");
             }
@@ -227,7 +227,7 @@ impl<'a> Running<'a> {
     /// number is the program's, and is nobody else's until then.
     fn bury(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::KILL);
-        if self.registered {
+        if self.register_at.is_none() {
             self.context.shared.reaper.remove(self.group);
         }
         self.child.wait()

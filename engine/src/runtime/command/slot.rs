@@ -66,8 +66,8 @@ impl Asked {
 }
 
 impl CommandSlot {
-    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these variables beyond the engine's
-    /// own; a command's own ones go before them.
+    /// Starts the slot's thread, and the reaper if it is the first. Its programs see these variables beyond the
+    /// engine's own; a command's own ones go before them.
     ///
     /// # Errors
     /// If the system gives no thread, or `/bin/sh` cannot be started.
@@ -222,7 +222,8 @@ impl SlotContext {
         });
         match started {
             Ok(running) => running.run(buffer),
-            Err(text) => Some(failed(&text)),
+            // One line, whatever a file's name has in it.
+            Err(text) => Some(failed(&text.replace('\n', "\\n"))),
         }
     }
 }

@@ -230,6 +230,7 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
         (&[&no_line], &[&no_line, "no `#!` line"]),
         (&[&orphan], &[&orphan, "the interpreter"]),
         (&["true", "a\0b"], &["true", "zero byte"]),
+        (&["no\nline"], &["there is no program `no\\nline`"]),
     ] {
         let text = it.refused(command(argv));
         parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in {text}"));
@@ -356,7 +357,7 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
     let (child, rest) = printed.split_once('\n').unwrap();
     assert_eq!(rest, "bye\n");
     assert!(is_gone(child));
-    let mut it = Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50), ..config() }, Vec::new());
+    let mut it = Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50) }, Vec::new());
     let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; while :; do sleep 1; done";
     for force in [false, true] {
         let attempt = it.start(sh(deaf));

@@ -25,6 +25,8 @@ pub(super) enum Control {
     Ask(u64),
     /// The engine's id, for the namespace.
     EngineId(u32),
+    /// The attempt is wanted back, if it has not begun; an interrupt follows.
+    Recall(u64),
 }
 
 impl Control {
@@ -36,6 +38,7 @@ impl Control {
             Control::Ask(question) => (11, question),
             Control::EngineId(id) => (12, u64::from(id)),
             Control::Interrupt(attempt) => (13, attempt),
+            Control::Recall(attempt) => (14, attempt),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }
@@ -178,6 +181,8 @@ pub(super) enum Incoming {
         /// The attempt whose code runs, if any does.
         attempt: Option<u64>,
     },
+    /// A job that was asked for with [`Control::Recall`]: it has not begun, and will not.
+    Recalled(u64),
     /// Output of a thread whose job has ended.
     Stray(OutputStream, Bytes),
     /// What a job has published.
@@ -327,6 +332,7 @@ impl ReplyFrame {
                 let stream = if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
                 return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
             }
+            9 => return Ok(Incoming::Recalled(self.attempt)),
             8 => {
                 let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
                 return Ok(Incoming::Published { attempt: self.attempt, published: Published { codec, buffers } });

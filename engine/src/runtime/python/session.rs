@@ -262,6 +262,12 @@ impl<'a> Session<'a> {
             }
             Command::Restart => self.restart(),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
+            Command::Recall(attempt) => {
+                if self.is_sent(attempt) && self.begun() != Some(attempt) {
+                    self.outbox.push_control(Control::Recall(attempt));
+                    self.interrupt_due = true;
+                }
+            }
             Command::Cancel { attempt, force } => {
                 if !self.is_sent(attempt) {
                     return;
@@ -275,11 +281,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A signal for an attempt, if that is what runs now. It need not have said that it runs, nor those before it that
-    /// they have ended.
+    /// A signal for an attempt, if that is what runs now. Those before it need not have said that they have ended, and
+    /// the first one, on its way to the interpreter, is taken to run.
     fn signal(&mut self, attempt: u64, signal: Signal) {
-        let is_first = self.sent.front().is_some_and(|sent| sent.attempt == attempt);
-        if !is_first && self.begun() != Some(attempt) {
+        let running = self.begun().or_else(|| self.sent.front().map(|sent| sent.attempt));
+        if running != Some(attempt) {
             return;
         }
         if signal == Signal::INT {
@@ -331,6 +337,7 @@ impl<'a> Session<'a> {
                         self.emit_held(attempt);
                     }
                 }
+                Incoming::Recalled(attempt) => self.handle_recalled(attempt),
                 Incoming::Ended(ended) => self.handle_ended(ended)?,
                 Incoming::Published { attempt, published } => self.handle_published(attempt, published),
             }
@@ -358,6 +365,14 @@ impl<'a> Session<'a> {
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
         self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec) });
         Ok(())
+    }
+
+    /// A job has not begun, and will not. It may be any of those that were sent.
+    fn handle_recalled(&mut self, attempt: u64) {
+        let Some(at) = self.sent.iter().position(|sent| sent.attempt == attempt) else { return };
+        self.sent_bytes -= self.sent.remove(at).map_or(0, |sent| sent.bytes);
+        self.forced.retain(|forced| forced.attempt != attempt);
+        self.context.emit(SlotEvent::Recalled { attempts: vec![attempt] });
     }
 
     fn handle_published(&mut self, attempt: u64, published: Published) {

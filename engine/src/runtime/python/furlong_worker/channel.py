@@ -7,7 +7,7 @@ All numbers are little-endian.
 * To the worker: ``length u64, attempt u64, kind u8, codec u8, flags u8, zero u8, buffers u32``,
   then a ``u64`` size for each buffer, then the buffers. `length` counts what comes after the
   header. With the flag `LARGE`, each buffer begins at a multiple of 64 bytes within the body,
-  and nothing comes before or after the frame while its job is unfinished.
+  and no other job is with the worker while its job is unfinished.
 * To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
   zero u16``, then sizes and buffers as above, without gaps.
 
@@ -23,7 +23,8 @@ Interrupts
 To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says only "read your
 socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
 for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
-engine asks which attempt runs; the answer comes after all replies that wait.
+engine asks which attempt runs; the answer comes after all replies that wait. `RECALL` and SIGINT
+take back a job that has not begun: the answer is `RECALLED`, or its end, if it has.
 
 Death
 -----
@@ -55,9 +56,9 @@ SIZE = struct.Struct("<Q")
 
 # Kinds of request.
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR = range(1, 9)
-CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT = range(9, 14)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(9, 15)
 # Kinds of reply.
-READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED = range(1, 9)
+READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED = range(1, 10)
 # Codecs.
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
@@ -88,7 +89,8 @@ class Channel:
         self.jobs: collections.deque[Job] = collections.deque()
         self.cancelled: set[int] = set()
         self.interrupted: set[int] = set()
-        self.questions: list[int] = []
+        # What the engine wants an answer to: the answer's kind, and the question's number or the attempt.
+        self.questions: list[tuple[int, int]] = []
         self.drained = False
         self.engine_id: int | None = None
         self.sources = Sources()
@@ -135,9 +137,10 @@ class Channel:
             length, attempt, kind, codec, flags, count = REQUEST.unpack_from(inbox, start)
             body = start + REQUEST.size
             if flags & LARGE:
-                self._take_large(kind, codec, attempt, count, length, memoryview(inbox)[body:filled])
-                start = filled
-                break
+                # Control messages may be right behind it.
+                start = min(body + length, filled)
+                self._take_large(kind, codec, attempt, count, length, memoryview(inbox)[body:start])
+                continue
             end = body + length
             if end > filled:
                 break
@@ -190,9 +193,19 @@ class Channel:
         elif kind == DRAINED:
             self.drained = True
         elif kind == ASK:
-            self.questions.append(number)
+            self.questions.append((RUNNING, number))
+        elif kind == RECALL:
+            self._recall(number)
         elif kind == ENGINE_ID:
             self.engine_id = number
+
+    def _recall(self, attempt: int) -> None:
+        """Give a job back, unless it has begun."""
+        for job in self.jobs:
+            if job[2] == attempt:
+                self.jobs.remove(job)
+                self.questions.append((RECALLED, attempt))
+                return
 
     def reply(
         self,
@@ -248,12 +261,15 @@ class Channel:
             self._page_end, self._reply_count = PAGE_HEAD_BYTES, 0
 
     def answer_questions(self, running: int | None) -> None:
-        """Tell the engine what runs now, after all replies that were queued."""
+        """Tell the engine what runs now, and what was taken back, after all replies that were queued."""
         self.flush()
         while self.questions:
-            question = self.questions.pop(0)
-            attempt = NO_ATTEMPT if running is None else running
-            self._send([REPLY.pack(0, attempt, 0, question, 0, RUNNING, 0)])
+            kind, number = self.questions.pop(0)
+            if kind == RECALLED:
+                self._send([REPLY.pack(0, number, 0, 0, 0, RECALLED, 0)])
+            else:
+                attempt = NO_ATTEMPT if running is None else running
+                self._send([REPLY.pack(0, attempt, 0, number, 0, RUNNING, 0)])
 
     def send_stray(self, stream: int, data: bytes) -> None:
         """Send output that belongs to no job; callable from any thread."""

@@ -1,0 +1,224 @@
+//! A task's end, for people and for programs: its output as it was written, its value, its exit code.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use furlong_client::{ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
+use furlong_wire::call::{Codec, ReplyHeader};
+use furlong_wire::message::Stream;
+use serde_json::{Value, json};
+
+use crate::print;
+
+/// How a task ended.
+pub type End = Result<TaskResult, TaskFailure>;
+
+/// The report of a task, however it ended.
+pub fn report(end: &End) -> &TaskReport {
+    match end {
+        Ok(result) => &result.report,
+        Err(failure) => &failure.report,
+    }
+}
+
+/// What one task has printed so far: of each stream, how many bytes.
+#[derive(Debug, Default)]
+pub struct Printed {
+    attempt: u32,
+    stdout: u64,
+    stderr: u64,
+    /// Whether standard output is in the middle of a line.
+    is_in_line: bool,
+}
+
+impl Printed {
+    /// Prints a piece of a task's output as it was written.
+    pub fn piece(&mut self, name: &str, piece: &OutputPiece) -> Result<()> {
+        if self.attempt != 0 && self.attempt != piece.attempt && self.stdout + self.stderr > 0 {
+            eprintln!("furlong: {name} begins again: what it wrote so far was of an attempt that came to nothing");
+            *self = Self::default();
+        }
+        self.attempt = piece.attempt;
+        let printed = match piece.stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let known = usize::try_from(printed.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
+        let fresh = piece.bytes.get(known..).unwrap_or_default();
+        let gap = piece.offset.saturating_sub(*printed);
+        *printed = (*printed).max(piece.offset + piece.bytes.len() as u64);
+        say_gap(name, gap);
+        self.write(piece.stream, fresh)
+    }
+
+    /// Ends the line that standard output is in.
+    pub fn end_line(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_in_line) { print::line("") } else { Ok(()) }
+    }
+
+    fn write(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
+        if let Some(last) = bytes.last().filter(|_| stream == Stream::Stdout) {
+            self.is_in_line = *last != b'\n';
+        }
+        write_to(stream, bytes)
+    }
+
+    /// Prints what has not been printed of a task that has ended.
+    pub fn rest(&mut self, name: &str, report: &TaskReport) -> Result<()> {
+        if self.attempt != 0 && self.attempt != report.attempts {
+            *self = Self::default();
+        }
+        for (stream, output, from) in
+            [(Stream::Stdout, &report.stdout, self.stdout), (Stream::Stderr, &report.stderr, self.stderr)]
+        {
+            let (gap, parts) = after(output, from);
+            self.write(stream, &parts[0])?;
+            say_gap(name, gap);
+            self.write(stream, &parts[1])?;
+        }
+        Ok(())
+    }
+}
+
+fn say_gap(name: &str, gap: u64) {
+    if gap > 0 {
+        let gap = print::bytes(gap);
+        eprintln!("furlong: {name}: {gap} of its output were left out: 1 MiB is kept of each end");
+    }
+}
+
+/// What comes after the first `from` bytes: how much is left out, and what is kept before and after that.
+fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
+    let skip = |bytes: &[u8], known: u64| {
+        bytes.get(usize::try_from(known).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec()
+    };
+    let end_at = output.total_bytes() - output.end().len() as u64;
+    let start_bytes = output.start().len() as u64;
+    let gap = end_at.saturating_sub(from.max(start_bytes));
+    (gap, [skip(output.start(), from), skip(&output.end(), from.saturating_sub(end_at))])
+}
+
+fn write_to(stream: Stream, bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush());
+    match stream {
+        Stream::Stdout => write(&mut io::stdout().lock())?,
+        Stream::Stderr => write(&mut io::stderr().lock())?,
+    }
+    Ok(())
+}
+
+/// Prints the value of a function that returned, or of code that was executed; a command has none.
+pub fn print_value(result: &TaskResult) -> Result<()> {
+    match &result.header {
+        ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => Ok(()),
+        ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::line),
+        ReplyHeader::Returned { codec: Codec::Pickle } => {
+            eprintln!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
+            Ok(())
+        }
+        ReplyHeader::Returned { codec: Codec::Raw } => {
+            result.data.iter().try_for_each(|buffer| write_to(Stream::Stdout, buffer))
+        }
+        ReplyHeader::Returned { .. } => print::line(value(result).to_string()),
+    }
+}
+
+/// A result's value as JSON, as far as it can be had so.
+fn value(result: &TaskResult) -> Value {
+    match &result.header {
+        ReplyHeader::Returned { codec: Codec::Json } => result.json().unwrap_or(Value::Null),
+        ReplyHeader::Returned { codec: Codec::Msgpack } => result.msgpack().unwrap_or(Value::Null),
+        ReplyHeader::Executed { repr, .. } => json!(repr),
+        _ => Value::Null,
+    }
+}
+
+/// Says on one line, and with the traceback if there is one, why a task did not succeed.
+pub fn print_failure(name: &str, failure: &TaskFailure) {
+    // A traceback of one line says only what the line before it has said.
+    let traceback = failure.remote().map(|remote| remote.traceback.trim_end()).unwrap_or_default();
+    let traceback = if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
+    let text = failure.to_string();
+    // What a command wrote to standard error is printed as it was written.
+    let line = if is_exit(failure) { text.lines().next().unwrap_or_default().to_owned() } else { text };
+    let engine = failure.report.engine.filter(|_| is_exit(failure)).map(|id| format!(" (engine {id})"));
+    let engine = engine.filter(|engine| !line.ends_with(engine)).unwrap_or_default();
+    eprintln!("furlong: {name}: {line}{engine}{traceback}");
+}
+
+/// Says once why the broker let a task for an engine not begin, or why the task failed there.
+pub fn print_direct_failure(failure: &TaskFailure, refused: &mut BTreeSet<String>) {
+    if !never_began(failure) {
+        let name = failure.report.engine.map_or("engine ?".to_owned(), |id| format!("engine {id}"));
+        return print_failure(&name, failure);
+    }
+    let text = failure.error.to_string();
+    if !refused.contains(&text) {
+        eprintln!("furlong: {text}");
+        refused.insert(text);
+    }
+}
+
+/// Whether the broker refused a task: what it says is about the user, and the same for every engine.
+pub fn never_began(failure: &TaskFailure) -> bool {
+    let kinds = [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
+    failure.kind().is_some_and(|kind| kinds.contains(&kind))
+}
+
+/// Whether a command ended with a code other than 0, or by a signal.
+pub fn is_exit(failure: &TaskFailure) -> bool {
+    failure.kind() == Some(ErrorKind::Exit)
+}
+
+/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1.
+pub fn exit_code(end: &End) -> ExitCode {
+    let Err(failure) = end else { return ExitCode::SUCCESS };
+    let code = failure.exit_code().or_else(|| failure.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// A task's end as JSON, without what names the task.
+pub fn as_json(end: &End) -> Value {
+    let report = report(end);
+    let (state, failure) = match end {
+        Ok(_) => ("succeeded", None),
+        Err(failure) => (failure.state().map_or("unknown", |state| state.as_str()), Some(failure)),
+    };
+    let code = failure.map_or_else(|| succeeded_code(end), TaskFailure::exit_code);
+    json!({
+        "task": report.id.to_string(),
+        "ok": end.is_ok(),
+        "state": state,
+        "exit_code": code,
+        "signal": failure.and_then(TaskFailure::signal),
+        "engine": report.engine.map(|id| id.0),
+        "attempts": report.attempts,
+        "stdout": report.stdout.text(),
+        "stderr": report.stderr.text(),
+        "value": end.as_ref().map_or(Value::Null, value),
+        "error": failure.map(error_json),
+        "run_us": report.times.run_us,
+    })
+}
+
+fn succeeded_code(end: &End) -> Option<i32> {
+    match end {
+        Ok(TaskResult { header: ReplyHeader::Exited { code, .. }, .. }) => *code,
+        _ => None,
+    }
+}
+
+/// Why a task did not succeed, as JSON.
+pub fn error_json(failure: &TaskFailure) -> Value {
+    json!({
+        "kind": failure.kind().map_or("disconnected", |kind| kind.as_str()),
+        "type": failure.remote().map(|remote| remote.type_name.clone()),
+        "message": failure.remote().map_or_else(|| failure.to_string(), |remote| remote.message.clone()),
+        "traceback": failure.remote().map(|remote| remote.traceback.clone()),
+    })
+}

@@ -1,0 +1,143 @@
+//! What is shown of an execution, whether it failed or not.
+
+use std::io::Write;
+
+use anyhow::Result;
+use furlong_client::Display;
+use furlong_wire::call::ReplyHeader;
+use serde_json::{Value, json};
+
+use crate::ended::{self, End, Printed};
+use crate::print;
+
+struct Shown {
+    engine: String,
+    count: Option<u64>,
+    stdout: String,
+    stderr: String,
+    value: Option<String>,
+    displays: Vec<Display>,
+    error: Option<String>,
+}
+
+impl Shown {
+    fn of(end: &End) -> Self {
+        let report = ended::report(end);
+        let (count, value, displays, error) = match end {
+            Ok(result) => match &result.header {
+                ReplyHeader::Executed { count, repr, displays } => (Some(*count), repr.clone(), displays.clone(), None),
+                _ => (None, None, Vec::new(), None),
+            },
+            Err(failure) => match failure.remote() {
+                Some(remote) if remote.traceback.is_empty() => {
+                    (remote.execution, None, Vec::new(), Some(remote.to_string()))
+                }
+                Some(remote) => (remote.execution, None, Vec::new(), Some(remote.traceback.clone())),
+                None => (None, None, Vec::new(), Some(failure.to_string())),
+            },
+        };
+        Self {
+            engine: report.engine.map_or("?".to_owned(), |id| id.to_string()),
+            count,
+            stdout: report.stdout.text(),
+            stderr: report.stderr.text(),
+            value,
+            displays,
+            error,
+        }
+    }
+
+    fn count(&self) -> String {
+        self.count.map_or("?".to_owned(), |count| count.to_string())
+    }
+
+    /// What has more to show than text: its text, if it is not the value's, its types and their sizes.
+    fn print_displays(&self) -> Result<()> {
+        for display in &self.displays {
+            let rich: Vec<String> = display
+                .data
+                .iter()
+                .filter(|(kind, _)| *kind != "text/plain")
+                .map(|(kind, data)| format!("{kind}, {}", print::bytes(data.len() as u64)))
+                .collect();
+            let text = display.data.get("text/plain").filter(|_| !display.is_value);
+            let text = text.map_or(String::new(), |text| text.trim_end_matches('\n').to_owned());
+            let line = match (text.as_str(), rich.join("; ")) {
+                ("", rich) if rich.is_empty() => continue,
+                ("", rich) => format!("({rich})"),
+                (text, rich) if rich.is_empty() => text.to_owned(),
+                (text, rich) => format!("{text} ({rich})"),
+            };
+            print::line(format!("[{}] Display[{}]: {line}", self.engine, self.count()))?;
+        }
+        Ok(())
+    }
+
+    fn print_errors(&self, mut errors: String) -> Result<()> {
+        if let Some(error) = &self.error {
+            separate(&mut errors);
+            errors.push_str(error);
+        }
+        if !errors.is_empty() {
+            std::io::stdout().flush()?;
+            eprintln!("[{}] Err[{}]: {}", self.engine, self.count(), errors.trim_end_matches('\n'));
+        }
+        Ok(())
+    }
+}
+
+/// Prints all of it, in the format of the documents.
+pub fn print(code: &str, end: &End) -> Result<()> {
+    let shown = Shown::of(end);
+    let (engine, count) = (&shown.engine, shown.count());
+    print::line(format!("[{engine}] In [{count}]: {}", code.trim_end_matches('\n')))?;
+    let mut out = shown.stdout.clone();
+    if let Some(value) = &shown.value {
+        separate(&mut out);
+        out.push_str(value);
+    }
+    if !out.is_empty() {
+        print::line(format!("[{engine}] Out[{count}]: {}", out.trim_end_matches('\n')))?;
+    }
+    shown.print_displays()?;
+    shown.print_errors(shown.stderr.clone())
+}
+
+/// Prints what has not been printed while it ran.
+pub fn print_after_live(end: &End, mut printed: Printed) -> Result<()> {
+    let shown = Shown::of(end);
+    printed.rest(&format!("engine {}", shown.engine), ended::report(end))?;
+    printed.end_line()?;
+    if let Some(value) = &shown.value {
+        print::line(format!("[{}] Out[{}]: {value}", shown.engine, shown.count()))?;
+    }
+    shown.print_displays()?;
+    shown.print_errors(String::new())
+}
+
+/// What follows begins on a line of its own.
+fn separate(text: &mut String) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+}
+
+/// The same for programs.
+pub fn as_json(end: &End) -> Value {
+    let shown = Shown::of(end);
+    let report = ended::report(end);
+    json!({
+        "engine": report.engine.map(|id| id.0),
+        "task": report.id.to_string(),
+        "ok": end.is_ok(),
+        "count": shown.count,
+        "stdout": shown.stdout,
+        "stderr": shown.stderr,
+        "value": shown.value,
+        "displays": shown.displays.iter().map(|display| json!({
+            "data": display.data, "is_value": display.is_value,
+        })).collect::<Vec<_>>(),
+        "error": end.as_ref().err().map(ended::error_json),
+        "run_us": report.times.run_us,
+    })
+}

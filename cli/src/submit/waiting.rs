@@ -1,0 +1,224 @@
+//! A submit that waits: output in the order of the tasks, a window of them at a time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use anyhow::Result;
+use furlong_client::{Output, OutputStream, TaskFuture, TaskState};
+use futures_util::StreamExt;
+use futures_util::stream::{Fuse, FuturesUnordered};
+use indicatif::ProgressBar;
+
+use super::items::Items;
+use super::{SubmitArgs, Submitted, Submitter};
+use crate::ended::{self, End, Printed};
+use crate::print::{self, progress};
+
+/// Tasks that are under way or wait for their turn to be printed: those behind a long one go on meanwhile.
+const WINDOW: usize = 10_000;
+/// Bytes of output that wait for their turn, beyond which no more tasks are submitted.
+const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Submits the tasks, and prints what they write, until all have ended.
+pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs) -> Result<ExitCode> {
+    let bar = progress(items.total(), args.progress);
+    let mut submits = pin!(submitter.submits(items).fuse());
+    let mut waiting = Waiting::new(args, bar);
+    loop {
+        waiting.print_ended()?;
+        let wants_more = waiting.wants_more();
+        if waiting.slots.is_empty() && (submits.is_done() || !wants_more) {
+            break;
+        }
+        tokio::select! {
+            made = submits.next(), if wants_more && !submits.is_done() => match made {
+                Some(Ok(made)) => waiting.add(made),
+                Some(Err(error)) => waiting.stop_for(error),
+                None => {}
+            },
+            Some((place, end)) = waiting.under_way.next() => waiting.ended(place, end),
+            Some(piece) = next_piece(&mut waiting.live) => {
+                let name = waiting.slots.front().map(|slot| slot.name.clone()).unwrap_or_default();
+                let printed = &mut waiting.printed;
+                waiting.bar.suspend(|| printed.piece(&name, &piece))?;
+            }
+        }
+    }
+    waiting.finish()
+}
+
+async fn next_piece(live: &mut Option<Fuse<OutputStream>>) -> Option<furlong_client::OutputPiece> {
+    match live {
+        Some(live) => live.next().await,
+        None => None,
+    }
+}
+
+/// The tasks from the first one that is not printed on.
+struct Waiting<'a> {
+    args: &'a SubmitArgs,
+    bar: ProgressBar,
+    slots: VecDeque<Slot>,
+    /// The place of the first slot, counted from the first task of all.
+    first: u64,
+    under_way: FuturesUnordered<UnderWay>,
+    /// The output of the first slot's task, while it runs.
+    live: Option<Fuse<OutputStream>>,
+    printed: Printed,
+    held_bytes: u64,
+    failures: u64,
+    ended: u64,
+    is_cancelled: bool,
+    /// What ended the submits before their time.
+    error: Option<anyhow::Error>,
+    /// The end of the last task that was printed.
+    last: Option<ExitCode>,
+}
+
+/// A task whose output has not been printed, or not all of it.
+struct Slot {
+    name: String,
+    number: u64,
+    item: Option<String>,
+    task: Rc<RefCell<TaskFuture>>,
+    end: Option<End>,
+}
+
+/// A task and its place. The slot shares it, to cancel it and to see its output.
+struct UnderWay(u64, Rc<RefCell<TaskFuture>>);
+
+impl Future for UnderWay {
+    type Output = (u64, End);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<(u64, End)> {
+        Pin::new(&mut *self.1.borrow_mut()).poll(context).map(|end| (self.0, end))
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn new(args: &'a SubmitArgs, bar: ProgressBar) -> Self {
+        Self {
+            args,
+            bar,
+            slots: VecDeque::new(),
+            first: 0,
+            under_way: FuturesUnordered::new(),
+            live: None,
+            printed: Printed::default(),
+            held_bytes: 0,
+            failures: 0,
+            ended: 0,
+            is_cancelled: false,
+            error: None,
+            last: None,
+        }
+    }
+
+    fn wants_more(&self) -> bool {
+        let has_room = self.slots.len() < WINDOW && self.held_bytes < HELD_BYTES_MAX;
+        has_room && !self.is_cancelled && self.error.is_none()
+    }
+
+    fn add(&mut self, submitted: Submitted) {
+        for task in submitted.tasks {
+            let (name, task) = (task.id().to_string(), Rc::new(RefCell::new(task)));
+            self.under_way.push(UnderWay(self.first + self.slots.len() as u64, Rc::clone(&task)));
+            let item = submitted.item.clone();
+            self.slots.push_back(Slot { name, number: submitted.number, item, task, end: None });
+        }
+    }
+
+    /// An item is wrong, or the connection is over: what was submitted goes on to its end.
+    fn stop_for(&mut self, error: anyhow::Error) {
+        self.error = Some(error);
+    }
+
+    fn ended(&mut self, place: u64, end: End) {
+        self.ended += 1;
+        self.bar.inc(1);
+        self.held_bytes += held_bytes(&end);
+        self.failures += u64::from(end.is_err() && !(self.is_cancelled && is_cancelled(&end)));
+        let place = usize::try_from(place - self.first).expect("a slot stays until its task has ended");
+        self.slots[place].end = Some(end);
+        if self.args.max_fails.is_some_and(|most| self.failures >= most) && !self.is_cancelled {
+            self.is_cancelled = true;
+            self.slots.iter().filter(|slot| slot.end.is_none()).for_each(|slot| slot.task.borrow().cancel());
+        }
+    }
+
+    /// Prints the tasks that have ended, up to the first one that has not; its output comes live from now on.
+    fn print_ended(&mut self) -> Result<()> {
+        while self.slots.front().is_some_and(|slot| slot.end.is_some()) {
+            let slot = self.slots.pop_front().expect("there is one");
+            let end = slot.end.as_ref().expect("it has ended");
+            self.first += 1;
+            self.held_bytes -= held_bytes(end);
+            let (bar, printed, args) = (&self.bar, &mut self.printed, self.args);
+            let tells = !self.is_cancelled || !is_cancelled(end);
+            bar.suspend(|| print_end(&slot, end, printed, args, tells))?;
+            self.last = Some(ended::exit_code(end));
+            (self.live, self.printed) = (None, Printed::default());
+        }
+        if self.live.is_none() && !self.args.json {
+            self.live = self.slots.front().map(|slot| slot.task.borrow().output().fuse());
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<ExitCode> {
+        self.bar.finish_and_clear();
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        if let Some(code) = self.last.filter(|_| self.ended == 1) {
+            return Ok(code);
+        }
+        if self.failures == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let tasks = print::counted(self.ended, "task");
+        let rest = if self.is_cancelled { "; the rest is cancelled, as --max-fails says" } else { "" };
+        eprintln!("furlong: {} of {tasks} failed{rest}", print::grouped(self.failures));
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn held_bytes(end: &End) -> u64 {
+    let report = ended::report(end);
+    let kept = |output: &Output| output.total_bytes() - output.left_out_bytes();
+    kept(&report.stdout) + kept(&report.stderr)
+}
+
+fn is_cancelled(end: &End) -> bool {
+    end.as_ref().is_err_and(|failure| failure.state() == Some(TaskState::Cancelled))
+}
+
+fn print_end(slot: &Slot, end: &End, printed: &mut Printed, args: &SubmitArgs, tells: bool) -> Result<()> {
+    if args.json {
+        let mut document = ended::as_json(end);
+        document["number"] = slot.number.into();
+        document["item"] = slot.item.clone().into();
+        return print::line(document.to_string());
+    }
+    printed.rest(&slot.name, ended::report(end))?;
+    match end {
+        // A lone command that fails speaks for itself, as it would without a farm.
+        Err(failure) if tells && !(args.is_single() && ended::is_exit(failure)) => {
+            ended::print_failure(&slot.name, failure);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+impl SubmitArgs {
+    /// Whether it makes one task.
+    fn is_single(&self) -> bool {
+        let source = &self.source;
+        source.array.is_none() && source.each_line.is_none() && source.from_json.is_none() && self.targets.is_none()
+    }
+}

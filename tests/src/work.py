@@ -1,0 +1,93 @@
+"""What the tests let engines do."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def note(path, text):
+    """Add a line to a file, whole."""
+    with Path(path).open("ab", buffering=0) as file:
+        file.write(f"{text}\n".encode())
+
+
+def square(item, ms=0):
+    """Square the item, after some milliseconds."""
+    time.sleep(ms / 1000)
+    return item * item
+
+
+def noted(path, item, ms=0):
+    """Say that it runs, and give the item back."""
+    note(path, item)
+    time.sleep(ms / 1000)
+    return item
+
+
+def who(item, ms=0):
+    """Return the item and the process that had it."""
+    time.sleep(ms / 1000)
+    return [item, os.getpid()]
+
+
+def busy(item):
+    """Count in pure Python, so that an interrupt would be met at once."""
+    count = 0
+    for _ in range(5_000):
+        count += 1
+    return [item, count]
+
+
+def hold(begun, release):
+    """Say that it runs, and do so until there is a file."""
+    note(begun, os.getpid())
+    while not Path(release).exists():
+        time.sleep(0.002)
+    return "released"
+
+
+def stubborn(begun, release):
+    """Do the same, whatever interrupts it."""
+    note(begun, os.getpid())
+    while not Path(release).exists():
+        try:
+            time.sleep(0.002)
+        except KeyboardInterrupt:
+            note(begun, "interrupted")
+    return "released"
+
+
+def die(path, how):
+    """End its interpreter."""
+    note(path, how)
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(60)
+
+
+def fail_first(path, failures):
+    """Raise so many times, and then return how often it was run."""
+    note(path, time.monotonic())
+    with Path(path).open("rb") as file:
+        runs = len(file.readlines())
+    if runs <= failures:
+        raise ValueError(f"run {runs}")
+    return runs
+
+
+def write(count):
+    """Write so many bytes to each stream."""
+    line = b"0123456789abcde\n"
+    for descriptor, name in ((1, b"out"), (2, b"err")):
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(name + b"-first\n")
+            for _ in range(count // len(line)):
+                stream.write(line)
+            stream.write(name + b"-last\n")
+
+
+def hold_if(item, held, begun, release):
+    """Hold its engine if it is that item, and be short otherwise."""
+    return hold(begun, release) if item == held else item
