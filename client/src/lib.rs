@@ -33,7 +33,70 @@
 //! # }
 //! ```
 //!
-//! [`blocking`] has the same without async. What a connection's end means is in [`TaskFailure`]: every future resolves.
+//! # Tasks with conditions
+//!
+//! A [`CallSpec`] says what to call, and by a method for each option how: limits, retries, labels, which tasks must
+//! have ended before ([`Depends`]). A [`TaskFuture`] is more than a future: it cancels, it tells when nothing of the
+//! task runs any longer, and it has what the task writes and publishes while it runs.
+//!
+//! ```no_run
+//! # async fn build(client: &furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use furlong_client::{CallSpec, Depends};
+//! use futures_util::StreamExt;
+//!
+//! let tasks = client.tasks();
+//! let fetch = CallSpec::command(["git", "fetch"]).error_retries(3).backoff(Duration::from_secs(1));
+//! let sources = tasks.call(&fetch).await?;
+//! let build = CallSpec::command(["make"]).after(&sources).require("large").run_timeout(Duration::from_secs(3600));
+//! let mut build = tasks.call(&build).await?;
+//! let clean = tasks.call(&CallSpec::command(["make", "clean"]).follow(Depends::on(&build).on_end())).await?;
+//! let mut output = build.output();
+//! while let Some(piece) = output.next().await {
+//!     if piece.bytes.starts_with(b"fatal") {
+//!         build.cancel();
+//!         build.stopped().await?;
+//!     }
+//! }
+//! match (&mut build).await {
+//!     Ok(result) => println!("built in {} us", result.report.times.run_us),
+//!     Err(failure) => println!("{failure}, exit code {:?}", failure.exit_code()),
+//! }
+//! clean.await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Work that outlives its client
+//!
+//! Tasks with the option [`keep`](CallSpec::keep) go on when the session that submitted them
+//! [detaches](Client::detach), and every process of the same owner can list them ([`Client::query_tasks`]),
+//! [`Client::fetch`] their results, [`Client::follow`] what they write, and end them ([`Client::cancel_tasks`]).
+//!
+//! ```no_run
+//! # async fn night(client: furlong_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use furlong_client::{CallSpec, Client};
+//!
+//! let id = client.tasks().call(&CallSpec::python("night:run").keep(true).label("night")).await?.id();
+//! client.detach().await?;
+//!
+//! // In the morning, in another process.
+//! let client = Client::builder().connect().await?;
+//! let fetched = client.wait_for(id).await?;
+//! println!("{} attempts, {}", fetched.record.attempts, fetched.report.stdout);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! Every wait ends. [`ConnectError`] says why there is no session, [`ClientError`] why a request could not be made,
+//! [`TaskFailure`] why a task has no result, [`CompositeError`] which of several engines failed. All are enums, or have
+//! one, and each text is one line that says what to do. A future resolves also when the connection ends
+//! ([`FailureKind::Disconnected`]).
+//!
+//! [`blocking`] has the same without async.
 
 pub mod blocking;
 mod builder;

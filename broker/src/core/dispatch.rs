@@ -16,7 +16,7 @@ use super::engines::Engine;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
-use super::sessions::Definition;
+use super::sessions::{Definition, SessionKey};
 use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Given, Output, Time};
 
@@ -283,9 +283,15 @@ impl Core {
 
     /// A task that was ended while an engine had it no longer runs there: its client may want to know.
     pub(super) fn note_stopped(&mut self, given: &Given) {
-        let connection = self.sessions.get(given.session).and_then(|session| session.connection);
-        if let Some(connection) = connection.filter(|_| given.stopping.is_some()) {
-            self.to_client(connection, ToClient::Stopped(Stopped { n: given.n }));
+        if given.stopping.is_some() {
+            self.tell_stopped(given.session, given.n);
+        }
+    }
+
+    /// Nothing of a cancelled task runs any longer.
+    pub(super) fn tell_stopped(&mut self, session: SessionKey, n: u64) {
+        if let Some(connection) = self.sessions.get(session).and_then(|session| session.connection) {
+            self.to_client(connection, ToClient::Stopped(Stopped { n }));
         }
     }
 

@@ -275,13 +275,19 @@ impl Core {
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
+        let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
             State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
             _ => (None, "cancelled before it began"),
         };
+        // An engine had it, and has it no longer: it waits for another attempt.
+        let is_back = engine.is_none() && task.assigned.is_some();
         self.stop_attempt(key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
         self.end(now, key, Ended { engine, ..ended });
+        if is_back {
+            self.tell_stopped(session, n);
+        }
     }
 
     /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Event, FromClient, Published as PublishedMessage, Stream, Subscribe, TaskState};
+use furlong_wire::message::{ErrorKind, Event, FromClient, Published as PublishedMessage, Stream, Subscribe};
 
 use super::feeds::{Fed, Weigh};
 use super::results::{Body, Recipient};
@@ -89,11 +89,13 @@ impl Watches {
 }
 
 impl Ended {
-    /// Whether the broker has still to say that the task has stopped: it ended the task while an engine had it. After the
-    /// end of the connection it is due for ever, as nobody can tell.
+    /// Whether the broker has still to say that the task has stopped: it ended a task that an engine had been given.
+    /// After the end of the connection it is due for ever, as nobody can tell.
     pub(crate) fn is_stop_due(&self) -> bool {
         let End::Finished(outcome, _) = &self.end else { return true };
-        matches!(outcome.state, TaskState::Cancelled | TaskState::TimedOut) && self.times.assigned_us.is_some()
+        let kind = outcome.error.as_ref().map(|error| error.kind);
+        let by_broker = matches!(kind, Some(ErrorKind::Cancelled | ErrorKind::RunTimeout));
+        by_broker && self.times.assigned_us.is_some()
     }
 }
 
