@@ -44,7 +44,11 @@ async fn race(client: &Client, call: &CallSpec, longest_us: u64, count: &mut Cou
 
 #[track_caller]
 fn assert_cancelled(failure: &TaskFailure) {
-    assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled)), "{failure}");
+    assert_eq!(
+        (failure.state(), failure.kind()),
+        (Some(TaskState::Cancelled), Some(ErrorKind::Cancelled)),
+        "{failure}"
+    );
 }
 
 /// Races in several sessions at once.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furlong_client::{
-    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, TaskFuture, TaskId, TaskPhase,
-    TaskQuery, TaskRecord, TaskState,
+    Arguments, CallSpec, Client, Depends, EngineId, EngineTargets, ErrorKind, TaskFuture, TaskId, TaskPhase, TaskQuery,
+    TaskRecord, TaskState,
 };
 use furlong_tests::command::furlong;
 use furlong_tests::wait::{SOON, eventually};

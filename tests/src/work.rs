@@ -120,7 +120,10 @@ impl Work {
     }
 
     /// Lets something run beside the test.
-    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> impl Future<Output = T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> impl Future<Output = T> {
         let task = self.runtime.spawn(future);
         async { task.await.expect("what runs beside does not panic") }
     }

@@ -336,6 +336,7 @@ impl ReplyFrame {
                 let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
                 return Ok(Incoming::Published { attempt: self.attempt, published: Published { codec, buffers } });
             }
+            9 => return Ok(Incoming::Recalled(self.attempt)),
             _ => return Err(ProtocolBroken),
         };
         let Self { attempt, run_us, count, .. } = self;
