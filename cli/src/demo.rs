@@ -165,8 +165,7 @@ async fn farm_out(
     let bar = bar.with_style(style.expect("the template is a constant and valid"));
     let mut counts = Counts::new();
     let mut shares = Shares::new();
-    let results =
-        client.tasks().map(function.clone(), items.into_iter()).runtime(Runtime::Python).ordered(false).stream()?;
+    let results = client.tasks().map(function.clone(), items).runtime(Runtime::Python).ordered(false).stream()?;
     let mut results = std::pin::pin!(results);
     while let Some((_, result)) = results.next().await {
         let result = result?;

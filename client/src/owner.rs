@@ -145,7 +145,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    fn of(task: Box<FetchedTask>) -> Self {
+    pub(crate) fn of(task: Box<FetchedTask>) -> Self {
         let FetchedTask { record, body, outputs } = *task;
         let report = TaskReport::of_record(&record, outputs);
         let is_gone = matches!(body, Body::None);

@@ -7,8 +7,9 @@ use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
+use furlong_wire::aead::TAG_BYTES;
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId};
-use furlong_wire::limits::{CHUNK_BYTES_MAX, RECORD_CHUNK_BYTES_MAX};
+use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Register, Request, Runtime,
     Slot, Submit, Targets, ToClient, ToEngine,
@@ -277,7 +278,7 @@ fn the_payloads_of_all_sessions_together_keep_to_the_memory_that_was_given() {
     let mut farm = Farm::start_with(&["--memory", "64M"]);
     let capability = farm.capability(Role::Client);
     let each = CHUNK_BYTES_MAX as u64;
-    let chunk = vec![5; RECORD_CHUNK_BYTES_MAX];
+    let chunk = vec![5; CHUNK_BYTES_MAX + TAG_BYTES];
     for _ in 0..6 {
         let mut session = RawSession::client(farm.port(), &capability);
         for n in 1..=session.welcome.payload_credit_bytes / each {

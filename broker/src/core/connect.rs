@@ -51,6 +51,8 @@ impl Core {
         } else {
             let tasks_max = self.session_tasks_max(&peer.claims);
             let (session, resumed) = self.admit_session(now, connection, peer, tasks_max)?;
+            // A session that is resumed with another token goes on under the limits with which it was opened.
+            let tasks_max = self.sessions.get(session).map_or(tasks_max, |session| session.tasks_max);
             (Connected::Client(session), resumed, tasks_max)
         };
         self.connections.insert(connection, connected);
@@ -122,13 +124,16 @@ impl Core {
                     "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
                 return Err(Refusal { kind: RefusalKind::Busy, text });
             }
+            if self.kept.is_known(peer.claims.owner, peer.hello.session) {
+                // Its tasks would have the names of those that are kept.
+                return Err(session_is_over());
+            }
             self.quotas.enter(&peer.claims);
             return Ok((self.sessions.insert(self.new_session(connection, peer, tasks_max)), false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
         if session.departed {
-            let text = "this session has ended; start a session of your own".to_owned();
-            return Err(Refusal { kind: RefusalKind::Superseded, text });
+            return Err(session_is_over());
         }
         if session.claims.holder != peer.claims.holder {
             let text = "this session belongs to another capability of the same owner".to_owned();
@@ -141,7 +146,7 @@ impl Core {
         if let Some(old) = session.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
             self.connections.remove(&old);
-            self.client_disconnected(now, old, key);
+            self.abandon_transfers(now, key);
         }
         let credit = Credit::new(self.budget.peer_credit());
         let session = self.sessions.get_mut(key).expect("a session that was found is there");
@@ -158,6 +163,7 @@ impl Core {
     fn new_session(&self, connection: ConnectionId, peer: Peer, tasks_max: u64) -> Session {
         Session {
             id: peer.hello.session,
+            counted_by: peer.claims.token_id,
             claims: peer.claims,
             connection: Some(connection),
             incarnation: peer.hello.incarnation,
@@ -191,11 +197,18 @@ impl Core {
         }
         let expires = now.after(SESSION_GRACE);
         session.expires = Some(expires);
+        self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
+        self.abandon_transfers(now, key);
+    }
+
+    /// What a session was sending will not come whole: its connection is gone.
+    fn abandon_transfers(&mut self, now: Time, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.connection = None;
         let abandoned_bytes = session.receiving.abandoned_bytes();
         let abandoned = session.receiving.abandon();
         self.budget.release(abandoned_bytes);
-        self.quotas.release(session.claims.token_id, abandoned_bytes);
-        self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
+        self.quotas.release(session.counted_by, abandoned_bytes);
         for waiting in abandoned {
             let tasks = match waiting {
                 ClientWaiting::Tasks(tasks) => tasks,
@@ -222,7 +235,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         // What goes on is not for this client any longer.
         (session.connection, session.expires, session.departed) = (None, None, true);
-        let token = session.claims.token_id;
+        let token = session.counted_by;
         let abandoned_bytes = session.receiving.abandoned_bytes();
         session.receiving.abandon();
         let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
@@ -260,12 +273,14 @@ impl Core {
             return;
         }
         let Some(session) = self.sessions.remove(key) else { return };
-        self.quotas.leave(session.claims.token_id);
         for definition in session.definitions.into_values() {
             if let Definition::Here(blob) = definition {
                 self.budget.release(blob.budget_bytes());
+                self.quotas.release(session.counted_by, blob.budget_bytes());
             }
         }
+        self.quotas.leave(session.counted_by);
+        self.engines.forget_lodger(key);
         for process in self.processes.values_mut() {
             process.definitions.retain(|(of, _)| *of != key);
             if process.sessions.remove(&key) {
@@ -290,6 +305,7 @@ impl Core {
             self.engines.update(id, |engine| {
                 (engine.process, engine.class, engine.given_up) = (None, None, Some(given_up));
                 engine.restarting = false;
+                engine.returning.clear();
             });
             self.note_restarted(id);
             self.expiry_at = Some(self.expiry_at.map_or(given_up, |at| at.min(given_up)));
@@ -312,7 +328,8 @@ impl Core {
             let Some(given) = self.attempts.get(count).copied() else { continue };
             let movable = match self.tasks.get(given.task) {
                 Some(task) => task.place == Place::Shared && !task.at_most_once(),
-                None => true,
+                // It was ended, and may still run there: that is said to have stopped when it has.
+                None => false,
             };
             if movable {
                 self.take_back(count);
@@ -350,7 +367,7 @@ impl Core {
         if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
             if started {
                 let given =
-                    Given { task: key, session: task.session, n: task.n, engine, direct: false, stopping: false };
+                    Given { task: key, session: task.session, n: task.n, engine, direct: false, stopping: None };
                 self.note_attempt(now, given, how);
             }
             self.requeue(now, key);
@@ -419,4 +436,9 @@ impl Core {
             }
         }
     }
+}
+
+fn session_is_over() -> Refusal {
+    let text = "this session has ended; start a session of your own".to_owned();
+    Refusal { kind: RefusalKind::Superseded, text }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::message::{
-    CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal, SignalAttempts, Slots,
-    TaskRange, TaskState, ToClient, ToEngine,
+    CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal,
+    SignalAttempts, Slots, TaskRange, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -118,8 +118,10 @@ impl Core {
         }
         for id in &engines {
             self.lose_namespace(now, *id, "its interpreter was restarted on request");
-            self.engines.update(*id, |engine| engine.restarting = true);
-            self.tell_slot(*id, |slots| ToEngine::Restart(Slots { slots }));
+            // A restart that is under way serves this request too.
+            if self.engines.update(*id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
+                self.tell_slot(*id, |slots| ToEngine::Restart(Slots { slots }));
+            }
         }
         self.restarting.push(Restarting { connection, request: restart.request, engines });
         None
@@ -182,7 +184,14 @@ impl Core {
             if process.is_some_and(|process| process.leaving) {
                 continue;
             }
+            let process = process.map(|process| process.connection);
             self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
+            // What needs no interpreter is not ended by that.
+            let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
+            let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();
+            if let Some(process) = process.filter(|_| !attempts.is_empty()) {
+                self.to_engine(process, ToEngine::Cancel(CancelAttempts { attempts, force: true }));
+            }
             let engine = self.engines.remove_for_ever(id);
             self.lose_engine(now, id, engine, "the engine was stopped on request");
             self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));

@@ -93,8 +93,10 @@ impl Core {
             return self.queue_again(now, key);
         }
         task.transition(State::Pausing);
+        let engine = task.place.engine();
         task.more_mut().pause_ends = Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
         self.held += 1;
+        engine.into_iter().for_each(|id| _ = self.engines.update(id, |engine| engine.queue.set_apart(key)));
         self.set_deadline(now, key);
     }
 }
@@ -110,11 +112,11 @@ fn due(task: &Task, now: Time) -> Option<Time> {
         }),
         State::Assigned { .. } => None,
         // Of a task that was run before, the wait begins again.
-        State::Receiving | State::Waiting | State::Queued | State::Pausing => {
+        State::Receiving | State::Waiting | State::Queued => {
             let began = if task.attempts == 0 { task.submitted } else { now };
-            let waits = options.queue_timeout_ms.map(|limit| began.after(ms(limit)));
-            let pause = task.more().and_then(|more| more.pause_ends);
-            [waits, pause].into_iter().flatten().min()
+            options.queue_timeout_ms.map(|limit| began.after(ms(limit)))
         }
+        // It does not wait for an engine.
+        State::Pausing => task.more().and_then(|more| more.pause_ends),
     }
 }

@@ -17,6 +17,8 @@ pub struct DirectQueue {
     lines: BTreeMap<SessionKey, Line>,
     /// The lines whose first task can run, by that task's submit.
     ready: BTreeSet<(Time, SessionKey)>,
+    /// Those that pause between two attempts: they stand in no line, and hold nobody up.
+    apart: BTreeSet<TaskKey>,
     len: usize,
     ended: usize,
 }
@@ -37,10 +39,39 @@ impl DirectQueue {
         self.lines.entry(session).or_default().tasks.push_back(task);
     }
 
-    /// Puts a task back in front: it has been here before. [`DirectQueue::note`] follows.
-    pub fn push_front(&mut self, session: SessionKey, task: TaskKey) {
+    /// Puts a task back that has been here before: in front, but behind what was submitted for this engine before it.
+    /// [`DirectQueue::note`] follows.
+    pub fn put_back(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
         self.len += 1;
-        self.lines.entry(session).or_default().tasks.push_front(task);
+        let direct = |key: TaskKey| tasks.get(key).filter(|task| task.target().is_some()).map(|task| task.n);
+        let line = &mut self.lines.entry(session).or_default().tasks;
+        let mut at = 0;
+        if let Some(n) = direct(key) {
+            for (place, other) in line.iter().enumerate() {
+                match direct(*other) {
+                    Some(before) if before < n => at = place + 1,
+                    Some(_) => break,
+                    None => {}
+                }
+            }
+        }
+        line.insert(at, key);
+    }
+
+    /// A task pauses between two attempts.
+    pub fn set_apart(&mut self, task: TaskKey) {
+        self.apart.insert(task);
+    }
+
+    /// A task has ended in its pause.
+    pub fn forget_apart(&mut self, task: TaskKey) {
+        self.apart.remove(&task);
+    }
+
+    /// A task is run again, after a pause or without. [`DirectQueue::note`] follows.
+    pub fn queue_again(&mut self, session: SessionKey, task: TaskKey) {
+        self.apart.remove(&task);
+        self.push_back(session, task);
     }
 
     /// Something about a session's tasks here has changed.
@@ -104,9 +135,9 @@ impl DirectQueue {
         !self.ready.is_empty()
     }
 
-    /// Entries, among them those of tasks that have ended.
+    /// How many tasks there are.
     pub fn len(&self) -> usize {
-        self.len - self.ended.min(self.len)
+        self.len - self.ended.min(self.len) + self.apart.len()
     }
 
     /// One session's tasks, in their order.
@@ -114,8 +145,8 @@ impl DirectQueue {
         self.lines.get(&session).into_iter().flat_map(|line| line.tasks.iter().copied())
     }
 
-    /// All tasks: session by session, each in its order.
+    /// All tasks: session by session, each in its order, and then those that pause.
     pub fn iter(&self) -> impl Iterator<Item = TaskKey> {
-        self.lines.values().flat_map(|line| line.tasks.iter().copied())
+        self.lines.values().flat_map(|line| line.tasks.iter().copied()).chain(self.apart.iter().copied())
     }
 }

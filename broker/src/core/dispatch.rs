@@ -58,7 +58,7 @@ impl Core {
             let session = self.tasks.get(key).map(|task| task.session);
             let tasks = &self.tasks;
             self.engines.update(id, |engine| {
-                session.into_iter().for_each(|session| engine.queue.push_front(session, key));
+                session.into_iter().for_each(|session| engine.queue.put_back(session, key, tasks));
                 session.into_iter().for_each(|session| engine.queue.note(session, tasks));
             });
             self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
@@ -67,7 +67,7 @@ impl Core {
 
     /// Takes the next task of an engine's own queue that it can be given now.
     fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
-        let engine = self.engines.get(id).filter(|engine| engine.class.is_some() && !engine.restarting)?;
+        let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
         let limit = if task.aborts_followers() { 1 } else { self.prefetch(task) };
@@ -94,13 +94,13 @@ impl Core {
                 waiting.swap_remove(at);
                 continue;
             };
-            self.placements.get_mut(placement).queue.pop();
+            self.shared_given += 1;
+            let served = self.shared_given;
+            self.placements.get_mut(placement).queue.pop(served);
             self.placements.count_waiting(placement, false);
             if self.placements.get(placement).waiting == 0 {
                 waiting.swap_remove(at);
             }
-            self.shared_given += 1;
-            let served = self.shared_given;
             self.sessions.get_mut(session).into_iter().for_each(|session| session.served = served);
             self.assign(now, key, engine);
         }
@@ -109,18 +109,19 @@ impl Core {
     /// Of the first tasks of some queues the one whose turn it is: by priority, then whose session was served longest
     /// ago, then by arrival.
     fn first_shared(&mut self, waiting: &[PlacementId]) -> Option<(usize, TaskKey)> {
-        let tasks = &self.tasks;
+        let (tasks, sessions) = (&self.tasks, &self.sessions);
+        // Turns in one queue alone need no look at the sessions.
+        let is_one = waiting.len() == 1;
+        let served = |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
         let mut first = None;
         for (at, placement) in waiting.iter().enumerate() {
-            let Some(key) = self.placements.get_mut(*placement).queue.peek(|key| tasks.is_queued(key)) else {
-                continue;
-            };
-            if waiting.len() == 1 {
+            let queue = &mut self.placements.get_mut(*placement).queue;
+            let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { continue };
+            if is_one {
                 return Some((at, key));
             }
             let Some(task) = tasks.get(key) else { continue };
-            let served = self.sessions.get(task.session).map_or(0, |session| session.served);
-            let rank = (std::cmp::Reverse(task.priority()), served, task.submitted, at);
+            let rank = (std::cmp::Reverse(task.priority()), served(task.session), task.submitted, at);
             if first.as_ref().is_none_or(|(best, _)| rank < *best) {
                 first = Some((rank, key));
             }
@@ -148,7 +149,7 @@ impl Core {
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
-        self.attempts.insert(count, Given { task: key, session, n, engine, direct, stopping: false });
+        self.attempts.insert(count, Given { task: key, session, n, engine, direct, stopping: None });
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
@@ -267,6 +268,9 @@ impl Core {
             if !engine.recalled.is_empty() {
                 engine.recalled.remove(&count);
             }
+            if !engine.returning.is_empty() {
+                engine.returning.remove(&count);
+            }
             engine.assigned_direct -= u32::from(given.direct);
             engine.queue.has_ready()
         });
@@ -280,7 +284,7 @@ impl Core {
     /// A task that was ended while an engine had it no longer runs there: its client may want to know.
     pub(super) fn note_stopped(&mut self, given: &Given) {
         let connection = self.sessions.get(given.session).and_then(|session| session.connection);
-        if let Some(connection) = connection.filter(|_| given.stopping) {
+        if let Some(connection) = connection.filter(|_| given.stopping.is_some()) {
             self.to_client(connection, ToClient::Stopped(Stopped { n: given.n }));
         }
     }
@@ -297,12 +301,12 @@ impl Core {
         if let Some(engine) = place.engine() {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
-                engine.queue.push_front(session, key);
+                engine.queue.put_back(session, key, tasks);
                 engine.queue.note(session, tasks);
             });
             self.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push_front(priority, session, key);
+            self.placements.get_mut(placement).queue.push_front(priority, session, key, self.shared_given);
             self.placements.count_waiting(placement, true);
         }
     }
@@ -316,10 +320,12 @@ impl Core {
     /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are for others.
     fn recall_for_direct(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
-        if engine.load() - engine.assigned_direct < 2 || !engine.recalled.is_empty() {
+        let shared = |count: &&u64| self.attempts.get(**count).is_some_and(|given| !given.direct);
+        let in_hand = engine.load() - engine.assigned_direct;
+        let runs_the_only_one = in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
+        if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
             return;
         }
-        let shared = |count: &&u64| self.attempts.get(**count).is_some_and(|given| !given.direct);
         // The first in hand is what it runs. The newest go first: each that comes back goes to the front of its queue.
         let counts: Vec<u64> = engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
@@ -360,6 +366,8 @@ impl Core {
             return;
         }
         self.recall(id, counts);
+        // Others may be idle too, and this engine may have nothing left to give.
+        self.recall_at = Some(now.after(RECALL_AFTER));
     }
 
     /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when

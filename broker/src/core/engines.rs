@@ -78,6 +78,9 @@ pub struct Engine {
     pub assigned_direct: u32,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
+    /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
+    /// own queue overtakes them.
+    pub returning: BTreeSet<u64>,
     /// Sessions that have left something in its interpreter's namespace.
     pub lodgers: BTreeSet<SessionKey>,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
@@ -105,6 +108,7 @@ impl Engine {
             assigned: VecDeque::new(),
             assigned_direct: 0,
             recalled: BTreeSet::new(),
+            returning: BTreeSet::new(),
             lodgers: BTreeSet::new(),
             restarting: false,
             down_cause: None,
@@ -112,6 +116,11 @@ impl Engine {
             finished: 0,
             busy_us: 0,
         }
+    }
+
+    /// Whether it can be given work of its own queue.
+    pub fn takes_direct(&self) -> bool {
+        self.class.is_some() && !self.restarting && self.returning.is_empty()
     }
 
     /// How much it has in hand.
@@ -182,8 +191,12 @@ impl Engines {
 
     /// Whether a uuid is that of an engine of another process.
     pub fn belongs_to_another(&self, uuid: EngineUuid, instance: InstanceId) -> bool {
-        let engine = self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id));
-        engine.and_then(|engine| engine.instance).is_some_and(|of| of != instance)
+        self.find(uuid).and_then(|engine| engine.instance).is_some_and(|of| of != instance)
+    }
+
+    /// The engine of a uuid.
+    pub fn find(&self, uuid: EngineUuid) -> Option<&Engine> {
+        self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id))
     }
 
     /// An engine.
@@ -208,6 +221,11 @@ impl Engines {
             }
         }
         Some(result)
+    }
+
+    /// A session is over: what it has left in interpreters is nobody's any longer.
+    pub fn forget_lodger(&mut self, session: SessionKey) {
+        self.by_id.values_mut().for_each(|engine| _ = engine.lodgers.remove(&session));
     }
 
     fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {

@@ -9,7 +9,7 @@ use super::engines::ProcessKey;
 use super::payloads::Stored;
 use super::sessions::{Done, Ending, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
-use super::{Core, PeerMisbehaved, Time};
+use super::{Core, PeerMisbehaved, Stopping, Time};
 
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
@@ -106,7 +106,7 @@ impl Core {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
         session.remember(n, ending);
-        let token = session.claims.token_id;
+        let token = session.counted_by;
         self.quotas.end_task(token);
         if !session.departed {
             session.done.insert(n, done);
@@ -135,6 +135,9 @@ impl Core {
             (State::Assigned { .. }, engine) => {
                 // Those behind it may have waited for its end.
                 engine.into_iter().for_each(|engine| _ = self.direct_ready.insert(engine));
+            }
+            (State::Pausing, Some(engine)) => {
+                self.engines.update(engine, |engine| engine.queue.forget_apart(key));
             }
             (_, Some(engine)) => {
                 let session = task.session;
@@ -254,7 +257,7 @@ impl Core {
     pub(super) fn free_request(&mut self, key: SessionKey, bytes: u64) {
         self.budget.release(bytes);
         if let Some(session) = self.sessions.get(key) {
-            self.quotas.release(session.claims.token_id, bytes);
+            self.quotas.release(session.counted_by, bytes);
         }
         self.grant_to_client(key, bytes);
     }
@@ -287,12 +290,12 @@ impl Core {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
         let session = task.session;
-        if let Some(given) = self.attempts.get_mut(count) {
-            given.stopping = true;
-        }
         let Some(engine) = self.engines.get(engine) else { return };
         let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
         let force = force || !engine.lodgers.iter().any(others);
+        if let Some(given) = self.attempts.get_mut(count) {
+            given.stopping = Some(Stopping { force });
+        }
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));

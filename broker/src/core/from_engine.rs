@@ -5,7 +5,7 @@ use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, ErrorKind, Event, FromEngine, Outcome,
-    Output as TaskOutput, Payload, Published, Register, Registered, SlotDown, TaskState, ToClient, ToEngine,
+    Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, TaskState, ToClient, ToEngine,
 };
 
 use super::control::namespace_lost;
@@ -15,7 +15,7 @@ use super::payloads::Stored;
 use super::placement::Class;
 use super::submit::{announced_bytes, transfer_of};
 use super::tasks::{Place, State};
-use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
+use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Stopping, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
@@ -58,12 +58,9 @@ impl Core {
             FromEngine::Register(register) => self.register(now, key, *register),
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
-            FromEngine::Draining(draining) => {
-                self.drain(now, key, &draining.reason);
-                Ok(())
-            }
+            FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
             FromEngine::Goodbye(_) => {
-                self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?.leaving = true;
+                self.stop_giving(key);
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
                 Ok(())
             }
@@ -75,7 +72,7 @@ impl Core {
 
     fn register(&mut self, now: Time, key: ProcessKey, register: Register) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        if process.register.is_some() {
+        if process.register.is_some() || process.leaving {
             return Err(PeerMisbehaved::Order);
         }
         if !within_limits(&register) {
@@ -87,6 +84,12 @@ impl Core {
         }
         let connection = process.connection;
         let instance = register.instance;
+        // First, so that an engine that was leaving on its old connection is gone before it is admitted as another one.
+        for slot in &register.slots {
+            if let Some(old) = self.engines.find(slot.uuid).and_then(|engine| engine.process) {
+                self.take_over(now, old);
+            }
+        }
         let class = self.placements.enter_class(Class {
             runtimes: register.runtimes.iter().copied().collect(),
             labels: register.labels.iter().cloned().collect(),
@@ -94,9 +97,6 @@ impl Core {
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
             let id = self.engines.admit(uuid, wanted);
-            if let Some(old) = self.engines.get(id).and_then(|engine| engine.process) {
-                self.take_over(now, old);
-            }
             self.engines.update(id, |engine| {
                 (engine.process, engine.slot, engine.given_up) = (Some(key), slot, None);
                 (engine.instance, engine.class) = (Some(instance), Some(class));
@@ -127,11 +127,18 @@ impl Core {
 
     /// Compares what an engine holds with what it was given. What neither side still wants is ended.
     fn reconcile(&mut self, now: Time, ids: &[EngineId], held: &[Attempt], connection: ConnectionId) {
-        let ours = |attempt: &Attempt| attempt.start == self.config.start && self.attempts.contains(attempt.count);
-        let unknown: Vec<Attempt> = held.iter().copied().filter(|attempt| !ours(attempt)).collect();
-        if !unknown.is_empty() {
-            let cancel = CancelAttempts { attempts: unknown, force: false };
-            self.to_engine(connection, ToEngine::Cancel(cancel));
+        let ours = |attempt: &Attempt| attempt.start == self.config.start;
+        // What is unknown here, and tasks that were ended while their engine was away: without force, and with it.
+        let mut to_stop = [Vec::new(), Vec::new()];
+        for attempt in held {
+            let given = self.attempts.get(attempt.count).filter(|_| ours(attempt));
+            let stopping = given.map_or(Some(Stopping { force: false }), |given| given.stopping);
+            stopping.into_iter().for_each(|it| to_stop[usize::from(it.force)].push(*attempt));
+        }
+        for (attempts, force) in to_stop.into_iter().zip([false, true]) {
+            if !attempts.is_empty() {
+                self.to_engine(connection, ToEngine::Cancel(CancelAttempts { attempts, force }));
+            }
         }
         for &id in ids {
             let Some(engine) = self.engines.get(id) else { continue };
@@ -164,6 +171,10 @@ impl Core {
     fn attempts_started(&mut self, now: Time, key: ProcessKey, started: &Attempts) -> Result<(), PeerMisbehaved> {
         for attempt in &started.attempts {
             let Some(given) = self.given(key, *attempt)? else { continue };
+            // What runs does not come back, if it was recalled.
+            if self.engines.get(given.engine).is_some_and(|engine| !engine.recalled.is_empty()) {
+                self.engines.update(given.engine, |engine| engine.recalled.remove(&attempt.count));
+            }
             let Some(task) = self.tasks.get_mut(given.task) else { continue };
             match task.state {
                 State::Assigned { engine, attempt: current, .. } if current == attempt.count => {
@@ -347,8 +358,10 @@ impl Core {
     /// What had not begun goes back to its queue. Of an engine's own queue nothing is recalled: such a task comes back
     /// because its interpreter is gone, or the engine leaves.
     fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
-        // The last one first: each goes to the front of its queue.
-        for attempt in recalled.attempts.iter().rev() {
+        // The one that was given last comes first: each goes to the front of its queue.
+        let mut attempts = recalled.attempts.clone();
+        attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
+        for attempt in &attempts {
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
             let Some(task) = self.tasks.get(given.task) else { continue };
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
@@ -376,6 +389,15 @@ impl Core {
             self.lose_namespace(now, id, &first_line(&cause));
             self.recall_direct(id);
         }
+        let returns = |count: &u64| {
+            let task = self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
+            task.is_some_and(|task| {
+                task.runtime == Runtime::Python && task.place != Place::Shared && !task.needs_namespace()
+            })
+        };
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let returning = assigned.copied().filter(returns).collect();
+        self.engines.update(id, |engine| engine.returning = returning);
         self.direct_ready.insert(id);
         self.note_restarted(id);
         self.tell_subscribers(Event::EngineRestarted(id, cause));
@@ -383,16 +405,18 @@ impl Core {
     }
 
     /// A process takes nothing new: what waits for its engines alone will never run.
-    fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) {
+    fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) -> Result<(), PeerMisbehaved> {
+        let process = self.processes.get(&key).filter(|process| process.register.is_some());
+        let engines = process.ok_or(PeerMisbehaved::Order)?.engines.clone();
         self.stop_giving(key);
-        let Some(process) = self.processes.get(&key) else { return };
         let reason: String = reason.chars().take(256).collect();
-        for id in process.engines.clone() {
+        for id in engines {
             let waiting: Vec<_> = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());
             for task in waiting {
                 self.end(now, task, namespace_lost(id, &format!("the engine is leaving: {reason}")));
             }
         }
+        Ok(())
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Kept {
     order: VecDeque<(Time, SessionKey, u64)>,
     /// Those with bytes that count against the budget, the oldest first.
     heavy: VecDeque<(SessionKey, u64)>,
+    /// How many such bytes there are.
+    heavy_bytes: u64,
     len: usize,
 }
 
@@ -48,6 +50,11 @@ impl Kept {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether anything of a session is kept.
+    pub fn is_known(&self, owner: OwnerId, session: SessionId) -> bool {
+        self.by_id.contains_key(&(owner, session))
     }
 
     /// A kept task of an owner.
@@ -84,6 +91,7 @@ impl Kept {
         let session = self.sessions.get_mut(&key)?;
         let task = session.tasks.remove(&n)?;
         self.len -= 1;
+        self.heavy_bytes -= task.done.budget_bytes();
         if session.tasks.is_empty()
             && let Some(session) = self.sessions.remove(&key)
         {
@@ -110,6 +118,12 @@ impl Kept {
         }
     }
 
+    /// Bytes that count against the budget, for the tests.
+    #[cfg(test)]
+    pub fn heavy_bytes(&self) -> u64 {
+        self.heavy_bytes
+    }
+
     /// All of them, for the tests.
     #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = &KeptTask> {
@@ -130,8 +144,9 @@ impl Core {
         let submitted_us = done.times.submitted_unix_us;
         let delivered_us = delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
         let expires = now.after(Duration::from_millis(KEPT_MS));
-        if bytes + done.what.output_bytes() > 0 {
+        if done.budget_bytes() > 0 {
             self.kept.heavy.push_back((key, n));
+            self.kept.heavy_bytes += done.budget_bytes();
         }
         self.kept.order.push_back((expires, key, n));
         self.kept.by_id.insert((owner, id), key);
@@ -148,7 +163,9 @@ impl Core {
     /// Takes bytes into the budget, if need be in the place of the oldest kept results.
     pub(super) fn reserve(&mut self, bytes: u64) -> bool {
         while !self.budget.reserve(bytes) {
-            if bytes > self.budget.state().1 {
+            // Nothing is given away in vain.
+            let (held, total) = self.budget.state();
+            if (held - self.kept.heavy_bytes).saturating_add(bytes) > total {
                 return false;
             }
             let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
@@ -158,6 +175,7 @@ impl Core {
             let bytes = payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
             let freed = bytes + kept.done.what.drop_output();
             kept.done.what.gave_way = true;
+            self.kept.heavy_bytes -= freed;
             self.budget.release(freed);
             self.discard(payload);
         }

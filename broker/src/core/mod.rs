@@ -195,8 +195,15 @@ struct Given {
     engine: EngineId,
     /// Whether it came from the engine's own queue.
     direct: bool,
-    /// Whether the task has been ended, and the engine was told to stop.
-    stopping: bool,
+    /// If the task has been ended: how the engine was told to stop, or will be when it is back.
+    stopping: Option<Stopping>,
+}
+
+/// How an attempt is stopped.
+#[derive(Clone, Copy, Debug)]
+struct Stopping {
+    /// Whether an interpreter that does not heed the interrupt is killed.
+    force: bool,
 }
 
 impl Core {

@@ -16,25 +16,34 @@ pub struct SharedQueue {
 /// Tasks of one priority: the sessions take turns.
 #[derive(Debug, Default)]
 struct Level {
-    turns: VecDeque<SessionKey>,
+    turns: VecDeque<Turn>,
     tasks: BTreeMap<SessionKey, VecDeque<TaskKey>>,
 }
 
+/// A session that stands in the row.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    session: SessionKey,
+    /// The count of shared tasks given so far when it came to stand there.
+    since: u64,
+}
+
 impl SharedQueue {
-    /// Appends a task.
-    pub fn push(&mut self, priority: i32, session: SessionKey, task: TaskKey) {
-        self.of_session(priority, session).push_back(task);
+    /// Appends a task. `given` counts the shared tasks that engines were given so far, of all queues.
+    pub fn push(&mut self, priority: i32, session: SessionKey, task: TaskKey, given: u64) {
+        self.of_session(priority, session, given).push_back(task);
     }
 
     /// Puts a task back in front: it has been here before.
-    pub fn push_front(&mut self, priority: i32, session: SessionKey, task: TaskKey) {
-        self.of_session(priority, session).push_front(task);
+    pub fn push_front(&mut self, priority: i32, session: SessionKey, task: TaskKey, given: u64) {
+        self.of_session(priority, session, given).push_front(task);
     }
 
-    /// The next task that counts.
-    pub fn peek(&mut self, counts: impl Fn(TaskKey) -> bool) -> Option<TaskKey> {
+    /// The next task that counts. A session that was served from another queue since it came to stand in the row, by
+    /// the count that `served` gives, goes to its end.
+    pub fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
         while let Some(mut entry) = self.levels.first_entry() {
-            if let Some(task) = entry.get_mut().peek(&counts) {
+            if let Some(task) = entry.get_mut().peek(&counts, &served) {
                 return Some(task);
             }
             entry.remove();
@@ -43,16 +52,16 @@ impl SharedQueue {
     }
 
     /// Takes what [`SharedQueue::peek`] has just shown; the next turn is another session's.
-    pub fn pop(&mut self) {
+    pub fn pop(&mut self, given: u64) {
         let Some(mut entry) = self.levels.first_entry() else { return };
         let level = entry.get_mut();
-        let Some(session) = level.turns.pop_front() else { return };
+        let Some(Turn { session, .. }) = level.turns.pop_front() else { return };
         let tasks = level.tasks.get_mut(&session).expect("a session that has a turn has a queue");
         tasks.pop_front();
         if tasks.is_empty() {
             level.tasks.remove(&session);
         } else {
-            level.turns.push_back(session);
+            level.turns.push_back(Turn { session, since: given });
         }
     }
 
@@ -64,23 +73,29 @@ impl SharedQueue {
                 !tasks.is_empty()
             });
             let Level { turns, tasks } = level;
-            turns.retain(|session| tasks.contains_key(session));
+            turns.retain(|turn| tasks.contains_key(&turn.session));
             !turns.is_empty()
         });
     }
 
-    fn of_session(&mut self, priority: i32, session: SessionKey) -> &mut VecDeque<TaskKey> {
+    fn of_session(&mut self, priority: i32, session: SessionKey, given: u64) -> &mut VecDeque<TaskKey> {
         let level = self.levels.entry(Reverse(priority)).or_default();
         level.tasks.entry(session).or_insert_with(|| {
-            level.turns.push_back(session);
+            level.turns.push_back(Turn { session, since: given });
             VecDeque::new()
         })
     }
 }
 
 impl Level {
-    fn peek(&mut self, counts: impl Fn(TaskKey) -> bool) -> Option<TaskKey> {
-        while let Some(&session) = self.turns.front() {
+    fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
+        while let Some(&Turn { session, since }) = self.turns.front() {
+            let at = served(session);
+            if at > since {
+                self.turns.pop_front();
+                self.turns.push_back(Turn { session, since: at });
+                continue;
+            }
             let tasks = self.tasks.get_mut(&session).expect("a session that has a turn has a queue");
             while let Some(&task) = tasks.front() {
                 if counts(task) {
@@ -107,8 +122,8 @@ mod tests {
 
     fn drain(queue: &mut SharedQueue, counts: impl Fn(TaskKey) -> bool + Copy) -> Vec<u32> {
         std::iter::from_fn(|| {
-            let task = queue.peek(counts)?;
-            queue.pop();
+            let task = queue.peek(counts, |_| 0)?;
+            queue.pop(0);
             Some(task.serial.get())
         })
         .collect()
@@ -118,11 +133,11 @@ mod tests {
     fn priority_first_then_sessions_in_turn_then_arrival() {
         let (a, b) = (SessionKey(0), SessionKey(1));
         let mut queue = SharedQueue::default();
-        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
-        (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
-        queue.push(5, b, task(20));
-        queue.push(-1, a, task(30));
-        queue.push_front(0, b, task(10));
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial), 0));
+        (11..=12).for_each(|serial| queue.push(0, b, task(serial), 0));
+        queue.push(5, b, task(20), 0);
+        queue.push(-1, a, task(30), 0);
+        queue.push_front(0, b, task(10), 0);
         assert_eq!(drain(&mut queue, |_| true), [20, 1, 10, 2, 11, 3, 12, 4, 30]);
     }
 
@@ -130,8 +145,8 @@ mod tests {
     fn what_no_longer_counts_is_passed_over() {
         let (a, b) = (SessionKey(0), SessionKey(1));
         let mut queue = SharedQueue::default();
-        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
-        (11..=12).for_each(|serial| queue.push(0, b, task(serial)));
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial), 0));
+        (11..=12).for_each(|serial| queue.push(0, b, task(serial), 0));
         let even = |task: TaskKey| task.serial.get().is_multiple_of(2);
         assert_eq!(drain(&mut queue, even), [2, 12, 4]);
         assert!(queue.levels.is_empty());
@@ -141,10 +156,20 @@ mod tests {
     fn what_no_longer_counts_can_be_dropped_at_once() {
         let (a, b) = (SessionKey(0), SessionKey(1));
         let mut queue = SharedQueue::default();
-        (1..=4).for_each(|serial| queue.push(0, a, task(serial)));
-        queue.push(0, b, task(11));
-        queue.push(1, b, task(13));
+        (1..=4).for_each(|serial| queue.push(0, a, task(serial), 0));
+        queue.push(0, b, task(11), 0);
+        queue.push(1, b, task(13), 0);
         queue.retain(|task| task.serial.get().is_multiple_of(2));
         assert_eq!(drain(&mut queue, |_| true), [2, 4]);
+    }
+
+    #[test]
+    fn a_session_that_was_served_elsewhere_waits_for_its_turn_again() {
+        let (a, b, c) = (SessionKey(0), SessionKey(1), SessionKey(2));
+        let mut queue = SharedQueue::default();
+        [a, b, c].into_iter().zip(1..).for_each(|(session, serial)| queue.push(0, session, task(serial), 5));
+        let served = |session| if session == a { 7 } else { 5 };
+        assert_eq!(queue.peek(|_| true, served), Some(task(2)));
+        assert_eq!(drain(&mut queue, |_| true), [2, 3, 1]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use furlong_wire::ids::{EngineId, OwnerId, SessionId};
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
 use furlong_wire::payload::PayloadSecret;
@@ -27,6 +27,8 @@ pub struct Session {
     pub id: SessionId,
     /// What its token allows.
     pub claims: Claims,
+    /// The token against whose limits it counts: that with which it was opened.
+    pub counted_by: TokenId,
     /// The connection of the highest incarnation, while there is one.
     pub connection: Option<ConnectionId>,
     /// That connection's incarnation.
@@ -139,6 +141,11 @@ impl What {
 }
 
 impl Done {
+    /// Bytes that count against the payload budget: of its result and its output.
+    pub fn budget_bytes(&self) -> u64 {
+        self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes()
+    }
+
     /// How it ended, for those that depend on it.
     pub fn ending(&self) -> Ending {
         Ending { succeeded: self.outcome.state == TaskState::Succeeded, engine: self.engine }

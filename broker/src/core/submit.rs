@@ -53,7 +53,7 @@ impl Core {
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
-            within_quota &= self.quotas.begin_task(session.claims.token_id);
+            within_quota &= self.quotas.begin_task(session.counted_by);
             tasks.push(task);
         }
         let refusal =
@@ -261,6 +261,7 @@ impl Core {
     pub(super) fn queue(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
         if now != task.submitted {
             task.more_mut().queued = Some(now);
@@ -268,10 +269,15 @@ impl Core {
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
         if let Some(engine) = task.place.engine() {
             let tasks = &self.tasks;
-            self.engines.update(engine, |engine| engine.queue.note(session, tasks));
+            self.engines.update(engine, |engine| {
+                if has_run {
+                    engine.queue.queue_again(session, key);
+                }
+                engine.queue.note(session, tasks);
+            });
             self.direct_ready.insert(engine);
         } else {
-            self.placements.get_mut(placement).queue.push(priority, session, key);
+            self.placements.get_mut(placement).queue.push(priority, session, key, self.shared_given);
             self.placements.count_waiting(placement, true);
         }
     }
@@ -336,7 +342,7 @@ impl Core {
             let Payload::Inline(bytes) = payload else { return Stored::Refused };
             return Stored::Inline(bytes.clone());
         };
-        let Some(token) = self.sessions.get(key).map(|session| session.claims.token_id) else { return Stored::Refused };
+        let Some(token) = self.sessions.get(key).map(|session| session.counted_by) else { return Stored::Refused };
         if !self.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }

@@ -11,7 +11,8 @@ pub struct Time(pub u64);
 impl Time {
     /// The moment that much later.
     pub fn after(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(wait.as_micros() as u64))
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
     }
 
     /// Microseconds from an earlier moment to this one.

@@ -56,7 +56,7 @@ async fn measure(cluster: &LocalCluster, size: u64) -> Result<Large> {
     let call = CallSpec::native("echo").arguments(Arguments::Raw(vec![data.clone()]));
 
     let noops = Noops::start(cluster.capability(), second);
-    noops.has_begun().await?;
+    noops.is_under_way().await?;
     let (broker_before_bytes, _) = resident_bytes(broker)?;
     noops.is_beside.store(true, Ordering::Relaxed);
     let began = Instant::now();
@@ -76,20 +76,20 @@ async fn measure(cluster: &LocalCluster, size: u64) -> Result<Large> {
 struct Noops {
     is_beside: Arc<AtomicBool>,
     ends: Arc<AtomicBool>,
-    begun: Arc<AtomicBool>,
+    is_warm: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<Result<(Vec<u64>, Vec<u64>)>>,
 }
 
 impl Noops {
     fn start(capability: PathBuf, engine: EngineId) -> Self {
-        let [is_beside, ends, begun] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
-        let flags = (is_beside.clone(), ends.clone(), begun.clone());
+        let [is_beside, ends, is_warm] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let flags = (is_beside.clone(), ends.clone(), is_warm.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let client = Client::builder().capability(capability).connect().await?;
                 let engine = client.multiengine(EngineTargets::Ids(vec![engine]));
-                let (is_beside, ends, begun) = flags;
+                let (is_beside, ends, is_warm) = flags;
                 let (mut before, mut beside) = (Vec::new(), Vec::new());
                 while !ends.load(Ordering::Relaxed) {
                     let trips = if is_beside.load(Ordering::Relaxed) { &mut beside } else { &mut before };
@@ -98,7 +98,7 @@ impl Noops {
                         task.await?;
                     }
                     trips.push(began.elapsed().as_nanos() as u64);
-                    begun.store(before.len() >= NOOPS_BEFORE, Ordering::Relaxed);
+                    is_warm.store(before.len() >= NOOPS_BEFORE, Ordering::Relaxed);
                 }
                 client.close().await;
                 before.sort_unstable();
@@ -106,11 +106,11 @@ impl Noops {
                 Ok((before, beside))
             })
         });
-        Self { is_beside, ends, begun, thread }
+        Self { is_beside, ends, is_warm, thread }
     }
 
-    async fn has_begun(&self) -> Result<()> {
-        while !self.begun.load(Ordering::Relaxed) {
+    async fn is_under_way(&self) -> Result<()> {
+        while !self.is_warm.load(Ordering::Relaxed) {
             ensure!(!self.thread.is_finished(), "the no-ops ended before the payload went");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -11,12 +11,15 @@ use crate::print;
 #[derive(Clone, Debug, clap::Args)]
 pub struct QueueArgs {
     /// No-ops that wait
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(2_000..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = count())]
     count: u64,
     /// Print a JSON document
     #[arg(long)]
     json: bool,
+}
+
+fn count() -> impl clap::builder::TypedValueParser<Value = u64> {
+    clap::value_parser!(u64).range(2_000..=10_000_000)
 }
 
 /// The short queue that the long one is compared with.

@@ -77,7 +77,7 @@ impl Weigh for Event {
 }
 
 impl Watches {
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.watched.is_empty() && self.stops.is_empty()
     }
 

@@ -87,13 +87,12 @@ impl Slots {
                 Err(cannot(job.attempt, "no Python interpreter was found; start it with --python"))
             }
             (Runtime::Command, _) => {
-                let command = match place.command.take() {
-                    Some(command) => command,
-                    None => {
-                        let (env, shared) = (self.variables.of_slot(slot), self.commands.clone());
-                        CommandSlot::new(slot, env, shared, self.events.clone())
-                            .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
-                    }
+                let command = if let Some(command) = place.command.take() {
+                    command
+                } else {
+                    let (env, shared) = (self.variables.of_slot(slot), self.commands.clone());
+                    CommandSlot::new(slot, env, shared, self.events.clone())
+                        .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
                 };
                 place.engine_id.into_iter().for_each(|id| command.set_engine_id(id));
                 place.command.insert(command).start(job);

@@ -1,7 +1,7 @@
-//! The messages of a task's way, without serde: the same bytes, for a fifth of the work.
+//! The messages of a task's way, without serde: the same bytes, for a quarter of the work.
 //!
 //! Every message can be written and read by serde alone, and what a peer may send is what serde reads. But a no-op is
-//! eight messages to encode or decode, and serde with `rmp-serde` took a fifth of the farm's processor time for them.
+//! eight messages to encode or decode, and serde with `rmp-serde` took a fifth of all its instructions for them.
 //! So what such a task needs is written and read here as well, field by field. [`Quick::take`] knows only the forms
 //! that [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare
 //! both.

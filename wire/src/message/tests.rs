@@ -86,8 +86,8 @@ proptest! {
         let attempt = Attempt { start: BrokerStart(n), count };
         let session = SessionId([3; 16]);
         let work = vec![Work { slot, n, attempt }];
-        let (runtime, payload_again) = (Runtime::Native, payload.clone());
-        let assign = Assign { work, session, runtime, define: None, share: None, payload: payload_again };
+        let (runtime, define, share) = (Runtime::Native, None, None);
+        let assign = Assign { work, session, runtime, define, share, payload: payload.clone() };
         crosses(&[ToEngine::Assign(assign)]);
         let finished = AttemptFinished { attempt, outcome: outcome.clone(), run_us: n, payload: Some(payload) };
         let output = AttemptOutput { attempt, stream: Stream::Stderr, offset: n, bytes };

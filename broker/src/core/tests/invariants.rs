@@ -7,7 +7,7 @@ use furlong_wire::ids::EngineId;
 
 use crate::core::Core;
 use crate::core::payloads::Stored;
-use crate::core::sessions::{Definition, Done};
+use crate::core::sessions::Definition;
 use crate::core::tasks::{Place, State, Task, TaskKey};
 
 /// All of them.
@@ -73,7 +73,7 @@ fn attempts_and_engines_agree(core: &Core) {
         let Some(task) = core.tasks.get(given.task) else { continue };
         let current = matches!(task.state, State::Assigned { engine, attempt, .. }
             if engine == given.engine && attempt == count);
-        assert!(current && !given.stopping, "attempt {count} is not its task's");
+        assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
     }
     for (key, task) in unfinished(core) {
         let State::Assigned { attempt, .. } = task.state else { continue };
@@ -133,7 +133,7 @@ fn direct_queues_have_their_tasks(core: &Core) {
 fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
     for id in idle(core) {
         let engine = core.engines.get(id).expect("an engine with a load is there");
-        if engine.restarting {
+        if !engine.takes_direct() {
             continue;
         }
         let mut blocked = Vec::new();
@@ -179,22 +179,18 @@ fn deadlines_are_those_of_tasks(core: &Core) {
     }
 }
 
-fn done_bytes(done: &Done) -> u64 {
-    done.payload.as_ref().map_or(0, Stored::budget_bytes) + done.what.output_bytes()
-}
-
 fn the_budget_is_what_is_held(core: &Core) {
     let mut held = 0;
     for (_, session) in core.sessions.iter() {
         held += session.receiving.abandoned_bytes();
-        held += session.done.iter().map(|(_, done)| done_bytes(done)).sum::<u64>();
+        held += session.done.iter().map(|(_, done)| done.budget_bytes()).sum::<u64>();
         for definition in session.definitions.values() {
             if let Definition::Here(stored) = definition {
                 held += stored.budget_bytes();
             }
         }
     }
-    held += core.kept.iter().map(|kept| done_bytes(&kept.done)).sum::<u64>();
+    held += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
     held += core.processes.values().map(|process| process.receiving.abandoned_bytes()).sum::<u64>();
     // The tasks of one submit share its payload.
     let mut requests = BTreeMap::new();
@@ -211,6 +207,7 @@ fn the_budget_is_what_is_held(core: &Core) {
 
 fn kept_tasks_are_counted(core: &Core) {
     assert_eq!(core.kept.len(), core.kept.iter().count());
+    assert_eq!(core.kept.heavy_bytes(), core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>());
 }
 
 /// Nothing is left that would occupy memory.

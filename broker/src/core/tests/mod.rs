@@ -1,12 +1,18 @@
 //! Tests of the core: examples named for what they show, and invariants under any sequence of events.
 
 mod authority;
+mod control;
+mod deadlines;
 mod dependencies;
 mod direct_queue;
 mod engines_lost;
 mod invariants;
+mod kept;
 mod model;
 mod payloads;
 mod peers;
+mod placement;
+mod retries;
 mod sessions;
 mod shared_queue;
+mod shares;

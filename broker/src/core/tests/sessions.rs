@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{ErrorKind, FromClient, Open, RefusalKind, Submit, TaskState, ToClient, ToEngine};
+use furlong_wire::message::{Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskState, ToClient, ToEngine};
 use furlong_wire::payload::PayloadSecret;
+use furlong_wire::token::{Role, TokenLimits};
 
 use super::invariants;
 use super::peers::{Farm, direct, shared};
@@ -153,4 +154,79 @@ fn cancelled_tasks_leave_no_trace_in_a_queue() {
         }
     }
     assert!(farm.core.engines.get(id).unwrap().queue.len() < 500);
+}
+
+#[test]
+fn a_session_that_ends_with_its_connection_does_not_end_with_a_superseded_one() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.absent_client(Role::Client), farm.engine());
+    farm.clients[client].cancel_on_disconnect = true;
+    farm.connect_client(client).unwrap();
+    farm.submit(client, shared());
+    assert!(farm.connect_client(client).unwrap(), "it is the same session");
+    farm.finish(engine);
+    assert_eq!(farm.end_of(client, 1), SUCCEEDED);
+    farm.submit(client, shared());
+    farm.disconnect_client(client);
+    assert_eq!(farm.processes[engine].cancelled.len(), 1, "now it ends");
+    farm.finish(engine);
+    invariants::is_quiet(&farm.core);
+}
+
+/// Two sessions of one token, which allows 3 unfinished tasks and 5,000 bytes.
+fn two_of_one_token(farm: &mut Farm) -> [usize; 2] {
+    [0; 2].map(|_| {
+        let client = farm.absent_client(Role::Client);
+        farm.clients[client].token = 99;
+        farm.clients[client].limits = TokenLimits { unfinished_tasks_max: 3, payload_bytes_max: 5_000 };
+        farm.connect_client(client).unwrap();
+        client
+    })
+}
+
+#[test]
+fn sessions_of_one_token_share_its_limits() {
+    let mut farm = Farm::default();
+    let [one, two] = two_of_one_token(&mut farm);
+    (0..2).for_each(|_| _ = farm.submit(one, shared()));
+    (0..2).for_each(|_| _ = farm.submit(two, shared()));
+    let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
+    assert_eq!([farm.end_of(two, 1), farm.end_of(two, 2)], [None, busy]);
+    farm.cancel(one, 1, 1);
+    let n = farm.submit(two, shared());
+    assert_eq!(farm.end_of(two, n), None);
+}
+
+#[test]
+fn a_session_that_ends_gives_back_what_its_definitions_took_of_its_tokens_limit() {
+    let mut farm = Farm::default();
+    let [one, two] = two_of_one_token(&mut farm);
+    for bytes in [3_000, 2_000] {
+        let payload = farm.clients[one].sending.chunked(bytes);
+        farm.say(one, FromClient::Define(Define { number: bytes as u32, payload })).unwrap();
+    }
+    farm.send_chunk(one);
+    farm.goodbye(one);
+    let payload = farm.clients[two].sending.chunked(5_000);
+    let n = farm.submit(two, Submit { payload, ..shared() });
+    assert_eq!(farm.end_of(two, n), None);
+    farm.goodbye(two);
+    invariants::is_quiet(&farm.core);
+}
+
+#[test]
+fn a_session_that_is_resumed_with_another_token_stays_within_the_limits_of_the_first() {
+    let mut farm = Farm::default();
+    let [one, two] = two_of_one_token(&mut farm);
+    (0..2).for_each(|_| _ = farm.submit(one, shared()));
+    farm.clients[one].token = 98;
+    farm.connect_client(one).unwrap();
+    let engine = farm.engine();
+    (0..2).for_each(|_| _ = farm.finish(engine));
+    assert_eq!([farm.end_of(one, 1), farm.end_of(one, 2)], [SUCCEEDED, SUCCEEDED]);
+    (0..3).for_each(|_| _ = farm.submit(two, shared()));
+    assert!((1..=3).all(|n| farm.end_of(two, n).is_none()));
+    [one, two].into_iter().for_each(|client| farm.goodbye(client));
+    farm.finish(engine);
+    invariants::is_quiet(&farm.core);
 }

@@ -1,5 +1,7 @@
 //! The session against a broker that the test plays.
 
+mod handles;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 

@@ -1,0 +1,331 @@
+//! What clients ask about tasks of other sessions, and about engines.
+
+use std::time::Duration;
+
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::{
+    CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime, Shutdown, Signal,
+    TaskOptions, TaskRange, TaskState, ToEngine,
+};
+use furlong_wire::token::Role;
+
+use super::invariants;
+use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::PeerMisbehaved;
+
+const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
+const CANCELLED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
+const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
+
+fn restart_safe() -> TaskOptions {
+    TaskOptions { restart_safe: true, ..TaskOptions::default() }
+}
+
+fn stranger(farm: &mut Farm, role: Role) -> usize {
+    let stranger = farm.absent_client(role);
+    farm.clients[stranger].owner = 8;
+    farm.connect_client(stranger).unwrap();
+    stranger
+}
+
+fn restart(farm: &mut Farm, client: usize, engines: &[EngineId]) -> u64 {
+    let engines = engines.to_vec();
+    farm.ask(client, |request| FromClient::Restart(Restart { request, engines }))
+}
+
+fn shutdown(farm: &mut Farm, engines: Option<Vec<EngineId>>) -> Option<ReplyBody> {
+    let admin = farm.client_as(Role::Admin);
+    let ask = |request| FromClient::Shutdown(Shutdown { request, engines, finish: true, broker: false });
+    let request = farm.ask(admin, ask);
+    farm.reply(admin, request)
+}
+
+fn cancels(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
+    let tasks = vec![TaskRange { session: farm.clients[of].session, first: 1, last: u64::MAX }];
+    let ask = |request| FromClient::CancelTasks(CancelTasks { request, tasks, force: false });
+    let request = farm.ask(client, ask);
+    farm.reply(client, request)
+}
+
+fn signals(farm: &Farm, process: usize) -> Vec<usize> {
+    let attempts = |message: &ToEngine| if let ToEngine::Signal(it) = message { Some(it.attempts.len()) } else { None };
+    farm.processes[process].received.iter().filter_map(attempts).collect()
+}
+
+#[test]
+fn the_owner_cancels_tasks_of_any_of_its_sessions_and_nobody_else_does() {
+    let mut farm = Farm::default();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let stranger = stranger(&mut farm, Role::Client);
+    (0..3).for_each(|_| _ = farm.submit(client, shared()));
+    farm.finish(engine);
+    assert_eq!(cancels(&mut farm, stranger, client), Some(ReplyBody::Cancelled(0, 0)));
+    assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(2, 1)));
+    assert_eq!([1, 2, 3].map(|n| farm.end_of(client, n)), [SUCCEEDED, CANCELLED, CANCELLED]);
+    assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(0, 3)));
+}
+
+#[test]
+fn a_cancelled_task_is_said_to_have_stopped_once_when_its_engine_has_ended_it() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    (0..2).for_each(|_| _ = farm.submit(client, shared()));
+    farm.cancel(client, 1, 2);
+    assert!(farm.stopped(client).is_empty());
+    farm.finish(engine);
+    assert_eq!(farm.stopped(client), [1], "the other one was not given to an engine");
+}
+
+#[test]
+fn a_cut_does_not_say_that_a_cancelled_task_has_stopped() {
+    for comes_back in [true, false] {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        farm.submit(client, shared());
+        farm.cancel(client, 1, 1);
+        farm.disconnect_engine(engine);
+        assert!(farm.stopped(client).is_empty(), "it may still run behind the cut");
+        if comes_back {
+            farm.connect_engine(engine);
+            assert!(farm.stopped(client).is_empty());
+            farm.finish(engine);
+        } else {
+            farm.wait(Duration::from_secs(15));
+        }
+        assert_eq!(farm.stopped(client), [1]);
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn a_task_that_is_cancelled_while_its_engine_is_away_is_ended_when_that_is_back() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, direct(&[farm.id(engine)]));
+    farm.start(engine);
+    farm.disconnect_engine(engine);
+    farm.cancel(client, 1, 1);
+    assert_eq!(farm.end_of(client, 1), CANCELLED);
+    farm.connect_engine(engine);
+    assert_eq!(farm.processes[engine].cancelled.len(), 1);
+    farm.finish(engine);
+    assert_eq!(farm.stopped(client), [1]);
+}
+
+#[test]
+fn an_interpreter_is_killed_for_a_cancel_only_if_nobody_else_has_anything_in_it() {
+    let mut farm = Farm::default();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let force = |farm: &Farm| {
+        let force = |message: &ToEngine| if let ToEngine::Cancel(it) = message { Some(it.force) } else { None };
+        farm.processes[engine].received.iter().rev().find_map(force)
+    };
+    for others in [false, true] {
+        let n = farm.submit(client, shared());
+        farm.cancel(client, n, n);
+        assert_eq!(force(&farm), Some(!others));
+        farm.finish(engine);
+        farm.submit(other, direct(&[farm.id(engine)]));
+        farm.finish(engine);
+    }
+    farm.goodbye(other);
+    let n = farm.submit(client, shared());
+    farm.cancel(client, n, n);
+    assert_eq!(force(&farm), Some(true), "the other one has left");
+    assert!(farm.core.engines.get(farm.id(engine)).unwrap().lodgers.is_empty());
+}
+
+#[test]
+fn a_signal_reaches_what_its_owners_tasks_run_there() {
+    let mut farm = Farm::default();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let stranger = stranger(&mut farm, Role::Client);
+    let engines = vec![farm.id(engine)];
+    farm.submit(client, shared());
+    let ask = |farm: &mut Farm, client, signal, engines: &[EngineId]| {
+        let engines = engines.to_vec();
+        let request = farm.ask(client, |request| FromClient::Signal(Signal { request, engines, signal }));
+        farm.reply(client, request)
+    };
+    assert_eq!(ask(&mut farm, stranger, 2, &engines), Some(ReplyBody::Done));
+    assert!(signals(&farm, engine).is_empty(), "it has nothing there");
+    assert_eq!(ask(&mut farm, other, 2, &engines), Some(ReplyBody::Done));
+    assert_eq!(signals(&farm, engine), [1]);
+    assert!(matches!(ask(&mut farm, other, 65, &engines), Some(ReplyBody::Refused(_))));
+    assert!(matches!(ask(&mut farm, other, 2, &[EngineId(9)]), Some(ReplyBody::Refused(_))));
+}
+
+#[test]
+fn a_restart_is_answered_when_the_old_interpreter_is_gone() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = python(direct(&[farm.id(engine)]));
+    (0..2).for_each(|_| _ = farm.submit(client, to_engine.clone()));
+    farm.submit(client, with(to_engine.clone(), restart_safe()));
+    let id = farm.id(engine);
+    let request = restart(&mut farm, client, &[id]);
+    assert_eq!(farm.end_of(client, 2), LOST, "it was queued for the old one");
+    farm.submit(client, to_engine);
+    assert_eq!((farm.in_hand(engine), farm.restarts(engine), farm.reply(client, request)), (vec![1], 1, None));
+    farm.slot_down(engine, 0);
+    assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
+    farm.fail(engine);
+    assert_eq!([farm.finish(engine), farm.finish(engine)], [3, 4], "what came later is for the new one");
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_restart_is_answered_when_the_engine_is_gone() {
+    let mut farm = Farm::default();
+    let (client, one, two) = (farm.client(), farm.engine(), farm.engine());
+    let both = [farm.id(one), farm.id(two)];
+    let request = restart(&mut farm, client, &both);
+    farm.slot_down(one, 0);
+    assert_eq!(farm.reply(client, request), None);
+    farm.disconnect_engine(two);
+    assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
+    let request = restart(&mut farm, client, &both);
+    assert!(matches!(farm.reply(client, request), Some(ReplyBody::Refused(text)) if text.contains("not connected")));
+}
+
+#[test]
+fn two_requests_for_one_restart_are_one_restart() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let id = farm.id(engine);
+    let requests = [restart(&mut farm, client, &[id]), restart(&mut farm, client, &[id])];
+    farm.submit(client, python(direct(&[id])));
+    assert_eq!(farm.restarts(engine), 1);
+    farm.slot_down(engine, 0);
+    assert!(requests.iter().all(|request| farm.reply(client, *request) == Some(ReplyBody::Done)));
+    farm.finish(engine);
+    assert_eq!(farm.end_of(client, 1), SUCCEEDED);
+}
+
+#[test]
+fn nobody_restarts_an_engine_that_works_for_another_owner_but_an_administrator() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let (other, admin) = (stranger(&mut farm, Role::Client), stranger(&mut farm, Role::Admin));
+    farm.submit(client, shared());
+    let id = farm.id(engine);
+    let request = restart(&mut farm, other, &[id]);
+    assert!(matches!(farm.reply(other, request), Some(ReplyBody::Refused(_))));
+    assert_eq!(farm.restarts(engine), 0);
+    restart(&mut farm, admin, &[id]);
+    assert_eq!(farm.restarts(engine), 1);
+}
+
+#[test]
+fn a_dead_interpreter_loses_what_waits_for_its_namespace_and_nothing_else() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = python(direct(&[farm.id(engine)]));
+    farm.submit(client, to_engine.clone());
+    farm.submit(client, to_engine.clone());
+    farm.submit(client, with(to_engine.clone(), restart_safe()));
+    farm.submit(client, direct(&[farm.id(engine)]));
+    let moved = farm.submit(client, python(shared()));
+    farm.slot_down(engine, 0);
+    assert_eq!(farm.end_of(client, 2), LOST);
+    assert!(farm.error_of(client, 2).contains("signal 9"), "{}", farm.error_of(client, 2));
+    farm.fail(engine);
+    assert_eq!((0..3).map(|_| farm.finish(engine)).collect::<Vec<_>>(), [3, 4, moved]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_comes_back_from_a_dead_interpreter_keeps_its_order() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = with(python(direct(&[farm.id(engine)])), restart_safe());
+    farm.submit(client, to_engine.clone());
+    farm.finish_after(engine, 400);
+    (0..6).for_each(|_| _ = farm.submit(client, to_engine.clone()));
+    assert_eq!(farm.in_hand(engine), [2, 3, 4, 5, 6]);
+    farm.slot_down(engine, 0);
+    // Those that had been sent ahead come back in any order, one after the other.
+    farm.fail(engine);
+    farm.give_back(engine, &[2, 3]);
+    farm.give_back(engine, &[1]);
+    assert_eq!(farm.in_hand(engine), [3], "nothing overtakes what is to come back");
+    farm.give_back(engine, &[0]);
+    assert_eq!((0..5).map(|_| farm.finish(engine)).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_engine_that_drains_is_given_nothing_and_finishes_what_it_has() {
+    let mut farm = Farm::default();
+    let (client, leaving) = (farm.client(), farm.engine());
+    let running = farm.submit(client, shared());
+    let queued = farm.submit(client, direct(&[farm.id(leaving)]));
+    let behind = farm.submit(client, direct(&[farm.id(leaving)]));
+    farm.submit(client, shared());
+    farm.report(leaving, FromEngine::Draining(Draining { reason: "SIGTERM".into() })).unwrap();
+    assert_eq!(farm.end_of(client, behind), LOST);
+    assert_eq!([farm.finish(leaving), farm.finish(leaving)], [running, queued]);
+    assert_eq!([farm.end_of(client, running), farm.end_of(client, queued)], [SUCCEEDED, SUCCEEDED]);
+    assert!(farm.in_hand(leaving).is_empty());
+    farm.engine_goodbye(leaving);
+    let other = farm.engine();
+    assert_eq!(farm.in_hand(other), [4]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_process_drains_only_after_it_has_registered_and_does_not_register_afterwards() {
+    let mut farm = Farm::default();
+    let engine = farm.engine();
+    farm.disconnect_engine(engine);
+    farm.open_engine(engine);
+    let draining = || FromEngine::Draining(Draining { reason: "SIGTERM".into() });
+    assert_eq!(farm.report(engine, draining()), Err(PeerMisbehaved::Order));
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_leaving_process_that_connects_again_has_engines_that_are_new_and_work() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine_with(2, Runtime::ALL));
+    let old = farm.processes[engine].ids.clone();
+    farm.report(engine, FromEngine::Draining(Draining { reason: "SIGTERM".into() })).unwrap();
+    // The old connection has not been found dead.
+    farm.connect_engine(engine);
+    assert!(farm.processes[engine].ids.iter().all(|id| !old.contains(id)));
+    (0..2).for_each(|_| _ = farm.submit(client, shared()));
+    assert_eq!(farm.in_hand(engine).len(), 2);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_process_whose_engines_are_all_stopped_is_told_to_leave() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine_with(2, Runtime::ALL));
+    let n = farm.submit(client, shared());
+    assert_eq!(shutdown(&mut farm, None), Some(ReplyBody::Done));
+    let told = |message: &ToEngine| matches!(message, ToEngine::Shutdown(it) if it.finish);
+    assert!(farm.processes[engine].received.iter().any(told));
+    farm.submit(client, shared());
+    assert_eq!(farm.in_hand(engine), [n]);
+    farm.finish(engine);
+    assert_eq!(farm.end_of(client, n), SUCCEEDED);
+}
+
+#[test]
+fn one_engine_of_a_process_can_be_stopped() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine_with(2, Runtime::ALL));
+    let ids = farm.processes[engine].ids.clone();
+    farm.submit(client, direct(&ids[..1]));
+    farm.submit(client, shared());
+    farm.submit(client, with(shared(), at_most_once()));
+    let attempt = farm.processes[engine].jobs[0].attempt;
+    assert_eq!(shutdown(&mut farm, Some(ids[..1].to_vec())), Some(ReplyBody::Done));
+    assert_eq!(farm.end_of(client, 1), LOST);
+    assert!(farm.processes[engine].cancelled.contains(&attempt), "also what needs no interpreter is ended");
+    assert_eq!(farm.core.engines_online(), 1);
+    farm.finish(engine);
+    assert!(farm.processes[engine].jobs.iter().all(|job| job.slot == 1));
+    assert!(matches!(shutdown(&mut farm, Some(ids)), Some(ReplyBody::Refused(_))));
+    invariants::hold(&farm.core);
+}
