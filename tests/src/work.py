@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+from furlong_worker import publish
+
 
 def note(path, text):
     """Adds a line to a file, whole."""
@@ -90,3 +92,13 @@ def write(count):
 def hold_if(item, held, begun, release):
     """Holds its engine if it is that item, and is short otherwise."""
     return hold(begun, release) if item == held else item
+
+
+def show(release, count):
+    """Prints and publishes, step by step: each when the file of the step before is there."""
+    for step in range(count):
+        print(f"step {step}", flush=True)
+        publish({"step": step})
+        while not os.path.exists(f"{release}-{step}"):
+            time.sleep(0.002)
+    return count
