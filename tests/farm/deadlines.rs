@@ -72,7 +72,10 @@ fn python_that_runs_too_long_is_interrupted_and_what_ignores_that_is_killed() {
     work.within(task.stopped()).unwrap();
     assert_eq!(work.lines("stubborn.begun").len(), 2, "begun, and interrupted once");
     // A neighbour in the queue is not harmed, and one within its limit ends as it would.
-    assert_eq!(work.run(&python("square", [json!(5), json!(20)]).run_timeout(SOON)).unwrap().json::<u32>().unwrap(), 25);
+    assert_eq!(
+        work.run(&python("square", [json!(5), json!(20)]).run_timeout(SOON)).unwrap().json::<u32>().unwrap(),
+        25
+    );
 }
 
 #[test]
