@@ -25,12 +25,11 @@ struct Count {
 async fn race(client: &Client, call: &CallSpec, longest_us: u64, count: &mut Count) {
     let mut task = client.tasks().call(call).await.unwrap();
     let moment = Duration::from_micros(rand::random_range(0..=longest_us));
-    let end = match tokio::time::timeout(moment, &mut task).await {
-        Ok(end) => end,
-        Err(_) => {
-            task.cancel();
-            (&mut task).await
-        }
+    let end = if let Ok(end) = tokio::time::timeout(moment, &mut task).await {
+        end
+    } else {
+        task.cancel();
+        (&mut task).await
     };
     match end {
         Ok(_) => count.succeeded += 1,

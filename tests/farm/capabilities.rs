@@ -90,7 +90,7 @@ fn an_issued_file_is_private_and_lets_its_holder_in_with_what_it_says() {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 #[test]

@@ -97,8 +97,9 @@ fn only_what_ran_is_lost_with_an_interpreter() {
     let results = map.window(300).stream().unwrap();
     let mut killed = BTreeSet::new();
     let ends = take_all(&mut work, results, 50, |_, ends| {
-        let pids = ends.values().filter_map(|end| end.as_ref().ok()?.json::<(usize, i32)>().ok().map(|(_, pid)| pid));
-        let alive = pids.filter(|pid| !killed.contains(pid)).last();
+        let mut pids =
+            ends.values().filter_map(|end| end.as_ref().ok()?.json::<(usize, i32)>().ok().map(|(_, pid)| pid));
+        let alive = pids.rfind(|pid| !killed.contains(pid));
         if let Some(pid) = alive {
             killed.insert(pid);
             sigkill(pid);

@@ -75,7 +75,7 @@ fn no_log_has_a_secret_in_it_at_any_level() {
     shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Task)).with_role(Role::Admin));
     let _session = RawSession::client(farm.port(), &farm.capability(Role::Client));
     let dir = farm.home().cluster();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let mut secrets: Vec<[u8; 32]> = Role::ALL.map(|role| *farm.capability(role).holder_secret().expose()).to_vec();
     let key = load_broker_key(&dir.broker_key()).unwrap();
     secrets.extend([*key.server_secret.expose(), *key.at_rest_key.expose()]);

@@ -212,7 +212,7 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
     for (message, _) in from_client() {
         let expected = if matches!(message, FromClient::Credit(_)) { Served } else { Closed };
         let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
-        engine.send(&[message.clone()]);
+        engine.send(std::slice::from_ref(&message));
         // What comes with a goodbye may still be served before the connection closes.
         if !matches!(message, FromClient::Goodbye(_)) {
             engine.send(&[FromEngine::Register(Box::new(register()))]);

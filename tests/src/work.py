@@ -3,37 +3,38 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from furlong_worker import publish
 
 
 def note(path, text):
-    """Adds a line to a file, whole."""
-    with open(path, "ab", buffering=0) as file:
+    """Add a line to a file, whole."""
+    with Path(path).open("ab", buffering=0) as file:
         file.write(f"{text}\n".encode())
 
 
 def square(item, ms=0):
-    """The item squared, after some milliseconds."""
+    """Square the item, after some milliseconds."""
     time.sleep(ms / 1000)
     return item * item
 
 
 def noted(path, item, ms=0):
-    """Says that it runs, and gives the item back."""
+    """Say that it runs, and give the item back."""
     note(path, item)
     time.sleep(ms / 1000)
     return item
 
 
 def who(item, ms=0):
-    """The item and the process that had it."""
+    """Return the item and the process that had it."""
     time.sleep(ms / 1000)
     return [item, os.getpid()]
 
 
 def busy(item):
-    """Counts in pure Python, so that an interrupt would be met at once."""
+    """Count in pure Python, so that an interrupt would be met at once."""
     count = 0
     for _ in range(5_000):
         count += 1
@@ -41,17 +42,17 @@ def busy(item):
 
 
 def hold(begun, release):
-    """Says that it runs, and does so until there is a file."""
+    """Say that it runs, and do so until there is a file."""
     note(begun, os.getpid())
-    while not os.path.exists(release):
+    while not Path(release).exists():
         time.sleep(0.002)
     return "released"
 
 
 def stubborn(begun, release):
-    """The same, whatever interrupts it."""
+    """Do the same, whatever interrupts it."""
     note(begun, os.getpid())
-    while not os.path.exists(release):
+    while not Path(release).exists():
         try:
             time.sleep(0.002)
         except KeyboardInterrupt:
@@ -60,7 +61,7 @@ def stubborn(begun, release):
 
 
 def die(path, how):
-    """Ends its interpreter."""
+    """End its interpreter."""
     note(path, how)
     if how == "exit":
         os._exit(3)
@@ -69,9 +70,9 @@ def die(path, how):
 
 
 def fail_first(path, failures):
-    """Raises so many times, and then returns how often it was run."""
+    """Raise so many times, and then return how often it was run."""
     note(path, time.monotonic())
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         runs = len(file.readlines())
     if runs <= failures:
         raise ValueError(f"run {runs}")
@@ -79,7 +80,7 @@ def fail_first(path, failures):
 
 
 def write(count):
-    """Writes so many bytes to each stream."""
+    """Write so many bytes to each stream."""
     line = b"0123456789abcde\n"
     for descriptor, name in ((1, b"out"), (2, b"err")):
         with open(descriptor, "wb", closefd=False) as stream:
@@ -90,15 +91,15 @@ def write(count):
 
 
 def hold_if(item, held, begun, release):
-    """Holds its engine if it is that item, and is short otherwise."""
+    """Hold its engine if it is that item, and be short otherwise."""
     return hold(begun, release) if item == held else item
 
 
 def show(release, count):
-    """Prints and publishes, step by step: each when the file of the step before is there."""
+    """Print and publish, step by step: each when the file of the step before is there."""
     for step in range(count):
         print(f"step {step}", flush=True)
         publish({"step": step})
-        while not os.path.exists(f"{release}-{step}"):
+        while not Path(f"{release}-{step}").exists():
             time.sleep(0.002)
     return count

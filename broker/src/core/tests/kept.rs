@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::message::{
     AttemptOutput, ErrorKind, FromClient, FromEngine, Outcome, Purge, Query, RefusalKind, ReplyBody, Request, Stream,
-    Submit, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskState, ToClient,
+    Submit, TaskOptions, TaskPhase, TaskRange, TaskState, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -83,7 +83,7 @@ fn nobody_else_learns_anything_of_a_task() {
         let task = |n| farm.task(client, n).to_string();
         assert_eq!(text.replace(&task(n), ""), never.replace(&task(99), ""), "as if it had never been");
     }
-    let query = |request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(TaskQuery::default())) });
+    let query = |request| FromClient::Query(Request { request, query: Query::Tasks(Box::default()) });
     let request = farm.ask(stranger, query);
     assert_eq!(farm.reply(stranger, request), Some(ReplyBody::Tasks(Vec::new(), None)));
     let tasks = vec![TaskRange { session: farm.clients[client].session, first: 0, last: u64::MAX }];

@@ -323,8 +323,8 @@ fn the_end_of_the_connection_ends_every_wait() {
     let events = core.subscribe().unwrap();
     core.watch_stop(1, Some(task.key));
     let (request, follower) = core.fetch(TaskId { session: SESSION, n: 1 }, true, true).unwrap();
-    let wakes = Arc::new(Wakes::default());
-    let waker = Arc::clone(&wakes).into();
+    let counted = Arc::new(Wakes::default());
+    let waker = Arc::clone(&counted).into();
     assert!(core.poll_output(output, &waker, &mut None).is_pending());
     assert!(core.poll_published(published, &waker, &mut None).is_pending());
     assert!(core.poll_event(events, &waker, &mut None).is_pending());
@@ -334,7 +334,7 @@ fn the_end_of_the_connection_ends_every_wait() {
     assert!(core.poll_flushed(&waker).is_pending());
     core.disconnect(&why());
     wake_all(&mut core);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 7);
+    assert_eq!(counted.0.load(Ordering::Relaxed), 7);
     assert_eq!(read(&mut core, output), [None]);
     assert_eq!(read(&mut core, follower.unwrap()), [None]);
     assert_eq!(read_published(&mut core, published), [None]);
@@ -406,8 +406,8 @@ fn step() -> impl Strategy<Value = (u64, Step)> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: each task has one end, nothing panics, and when the broker has ended all and all
-    /// handles are gone, nothing is left behind.
+    /// Whatever comes in whatever order: each task has one end, nothing panics, and when the broker has ended all and
+    /// all handles are gone, nothing is left behind.
     #[test]
     fn every_history_ends_each_task_once_and_leaves_nothing(steps in prop::collection::vec(step(), 0..60)) {
         let mut core = core();

@@ -357,7 +357,7 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
     let (child, rest) = printed.split_once('\n').unwrap();
     assert_eq!(rest, "bye\n");
     assert!(is_gone(child));
-    let mut it = Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50), ..config() }, Vec::new());
+    let mut it = Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50) }, Vec::new());
     let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; while :; do sleep 1; done";
     for force in [false, true] {
         let attempt = it.start(sh(deaf));

@@ -332,11 +332,11 @@ impl ReplyFrame {
                 let stream = if self.count == 1 { OutputStream::Stdout } else { OutputStream::Stderr };
                 return Ok(Incoming::Stray(stream, buffers.into_iter().next().unwrap_or_default()));
             }
+            9 => return Ok(Incoming::Recalled(self.attempt)),
             8 => {
                 let codec = if self.count == 1 { Codec::Json } else { Codec::Pickle };
                 return Ok(Incoming::Published { attempt: self.attempt, published: Published { codec, buffers } });
             }
-            9 => return Ok(Incoming::Recalled(self.attempt)),
             _ => return Err(ProtocolBroken),
         };
         let Self { attempt, run_us, count, .. } = self;

@@ -97,9 +97,9 @@ impl PythonSlot {
         }
     }
 
-    /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says whether it did. Else the
-    /// interpreter is asked for it: [`SlotEvent::Recalled`] comes if it had not begun, before its turn if the code that
-    /// runs can be interrupted.
+    /// Takes an attempt back without an event, if it was not yet given to the interpreter. Says whether it did. Else
+    /// the interpreter is asked for it: [`SlotEvent::Recalled`] comes if it had not begun, before its turn if the code
+    /// that runs can be interrupted.
     pub fn recall(&mut self, attempt: u64) -> bool {
         let is_queued = self.context.take_queued(attempt).is_some();
         if !is_queued {
@@ -211,7 +211,8 @@ impl SlotTask {
         while let Some(command) = self.commands.recv().await {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
-                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {} // it has ended with its interpreter
+                // It has ended with its interpreter.
+                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {}
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {
