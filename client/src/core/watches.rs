@@ -221,8 +221,10 @@ impl Core {
         }
         if let Some(stop) = self.watches.stops.get_mut(&n) {
             stop.is_due = is_stop_due;
-            stop.has_stopped |= !is_stop_due;
-            if stop.has_stopped {
+            // Of a task that ends with the connection nobody knows whether it still runs.
+            let is_over = self.over.is_some();
+            stop.has_stopped |= !is_stop_due && !is_over;
+            if stop.has_stopped || is_over {
                 self.wakes.append(&mut stop.wakers);
             }
         }
