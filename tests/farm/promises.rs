@@ -148,33 +148,6 @@ fn direct_tasks_are_lost_with_the_namespace_unless_they_do_not_need_it() {
 }
 
 #[test]
-fn direct_work_of_a_killed_engine_is_lost_after_the_grace_and_its_integer_stays_its_own() {
-    let mut work = Work::start(2);
-    let mut events = work.client().subscribe().unwrap();
-    let view = engine(&work, 0);
-    let running = one(&work, &view, &work.hold("held"));
-    work.wait_for_lines("held.begun", 1);
-    let waits = one(&work, &view, &noop());
-    work.engines()[0].kill();
-    work.add_engine(&[]);
-    // Shared work does not wait for it.
-    assert_eq!(work.run(&python("square", [json!(7)])).unwrap().json::<u32>().unwrap(), 49);
-    for task in [running, waits] {
-        let failure = work.within(task).unwrap_err();
-        assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)));
-    }
-    let ids = work.within(work.client().engines()).unwrap();
-    assert_eq!(ids, [EngineId(1), EngineId(2)], "a new process is a new engine");
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        seen.push(work.within(events.next()).unwrap().unwrap());
-    }
-    assert!(seen.contains(&Event::EngineOffline(EngineId(0))) && seen.contains(&Event::EngineOnline(EngineId(2))));
-    let failure = work.within(one(&work, &view, &noop())).unwrap_err();
-    assert_eq!(failure.kind(), Some(ErrorKind::UnknownEngine), "{failure}");
-}
-
-#[test]
 fn each_slot_sees_a_gpu_of_its_own_when_that_is_asked_for() {
     let work = Work::start_with(&[], &[&["-n", "3", "--cuda", "--env", "COLOUR=blue"]]);
     let all = work.client().multiengine(EngineTargets::All);
