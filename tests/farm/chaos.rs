@@ -6,10 +6,11 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, ErrorKind, Function, MapItem, TaskFailure, TaskFuture, TaskResult, TaskState,
+    Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFailure, TaskFuture,
+    TaskResult, TaskState,
 };
 use furlong_tests::wait::{SOON, eventually};
-use furlong_tests::work::{Work, python, python_function};
+use furlong_tests::work::{Work, noop, python, python_function};
 use futures_util::{Stream, StreamExt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -209,5 +210,33 @@ fn a_task_that_takes_its_engine_along_ends_after_its_retries() {
     assert_eq!((record.losses, record.errors, record.past.len()), (2, 0, 1), "{record:?}");
     assert_eq!(work.lines("held.begun").len(), 2);
     // The third engine lives.
-    work.run(&CallSpec::native("noop").arguments(Arguments::json(Vec::new()))).unwrap();
+    work.run(&noop()).unwrap();
+}
+
+#[test]
+fn direct_work_of_a_killed_engine_is_lost_after_the_grace_and_its_integer_stays_its_own() {
+    let mut work = Work::start(2);
+    let mut events = work.client().subscribe().unwrap();
+    let view = work.client().multiengine(EngineTargets::Ids(vec![EngineId(0)]));
+    let direct = |work: &Work, call: &CallSpec| work.within(view.call(call)).unwrap().into_iter().next().unwrap();
+    let running = direct(&work, &work.hold("held"));
+    work.wait_for_lines("held.begun", 1);
+    let waits = direct(&work, &noop());
+    work.engines()[0].kill();
+    work.add_engine(&[]);
+    // Shared work does not wait for it.
+    assert_eq!(work.run(&python("square", [json!(7)])).unwrap().json::<u32>().unwrap(), 49);
+    for task in [running, waits] {
+        let failure = work.within(task).unwrap_err();
+        assert_eq!((failure.state(), failure.kind()), (Some(TaskState::Lost), Some(ErrorKind::EngineLost)));
+    }
+    let ids = work.within(work.client().engines()).unwrap();
+    assert_eq!(ids, [EngineId(1), EngineId(2)], "a new process is a new engine");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.push(work.within(events.next()).unwrap().unwrap());
+    }
+    assert!(seen.contains(&Event::EngineOffline(EngineId(0))) && seen.contains(&Event::EngineOnline(EngineId(2))));
+    let failure = work.within(direct(&work, &noop())).unwrap_err();
+    assert_eq!(failure.kind(), Some(ErrorKind::UnknownEngine), "{failure}");
 }

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from furlong_worker import publish
+
 
 def note(path, text):
     """Add a line to a file, whole."""
@@ -91,3 +93,13 @@ def write(count):
 def hold_if(item, held, begun, release):
     """Hold its engine if it is that item, and be short otherwise."""
     return hold(begun, release) if item == held else item
+
+
+def show(release, count):
+    """Print and publish, step by step: each when the file of the step before is there."""
+    for step in range(count):
+        print(f"step {step}", flush=True)
+        publish({"step": step})
+        while not Path(f"{release}-{step}").exists():
+            time.sleep(0.002)
+    return count

@@ -55,6 +55,7 @@ impl Core {
         }
         let Some(owner) = self.owner(key) else { return ReplyBody::Done };
         for range in &purge.tasks {
+            self.keep_no_longer(owner, range);
             let of_range = |(_, id): &(SessionKey, _)| *id == range.session;
             let Some((session, _)) = self.kept.sessions(owner).find(of_range) else { continue };
             let tasks = self.kept.tasks_from(session, range.first).take_while(|(n, _)| *n <= range.last);
@@ -62,6 +63,17 @@ impl Core {
             numbers.into_iter().for_each(|n| _ = self.forget_kept(session, n));
         }
         ReplyBody::Done
+    }
+
+    /// Tasks that have ended and whose session has not said that it knows are not kept when it does.
+    fn keep_no_longer(&mut self, owner: OwnerId, range: &TaskRange) {
+        let session = self.sessions.find(owner, range.session).and_then(|key| self.sessions.get_mut(key));
+        let Some(session) = session else { return };
+        let ended = session.done.range(range.first, range.last).filter(|(_, done)| done.what.keep());
+        let ended: Vec<u64> = ended.map(|(n, _)| n).collect();
+        for n in ended {
+            session.done.get_mut(n).into_iter().for_each(|done| done.what.keep_no_longer());
+        }
     }
 
     /// Sends a signal to what the owner's tasks run on engines.

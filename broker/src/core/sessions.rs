@@ -129,6 +129,11 @@ impl What {
         self.options.as_ref().is_some_and(|options| options.keep)
     }
 
+    /// Nobody wants it kept.
+    pub fn keep_no_longer(&mut self) {
+        self.options.iter_mut().for_each(|options| Arc::make_mut(options).keep = false);
+    }
+
     /// Bytes of kept output.
     pub fn output_bytes(&self) -> u64 {
         self.more.as_ref().map_or(0, |more| more.output.kept_bytes())

@@ -201,9 +201,9 @@ class Channel:
 
     def _recall(self, attempt: int) -> None:
         """Give a job back, unless it has begun."""
-        for job in self.jobs:
+        for at, job in enumerate(self.jobs):
             if job[2] == attempt:
-                self.jobs.remove(job)
+                del self.jobs[at]
                 self.questions.append((RECALLED, attempt))
                 return
 

@@ -96,3 +96,35 @@ async fn a_restart_ends_what_runs_gives_back_the_rest_and_is_always_answered() {
     python.slot.restart();
     assert_eq!(python.down().await, CAUSE, "it was gone");
 }
+
+#[tokio::test]
+async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_once() {
+    let mut python = Fixture::new();
+    python.eval("ran = []\ndef f(n):\n    ran.append(n)\n    for _ in range(50): pass\n    return n").await;
+    let mut returned = Vec::new();
+    for round in 0..300_u64 {
+        let start = |n: u64| {
+            let data = vec![Bytes::from(format!("[[{}],{{}}]", round * 20 + n))];
+            python.start(Call::Named { function: "f".into() }, Codec::Json, data)
+        };
+        let jobs: Vec<u64> = (0..20).map(start).collect();
+        let until = Instant::now() + Duration::from_micros(round % 41 * 10);
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        let mut taken: Vec<u64> = jobs.iter().copied().filter(|job| python.slot.recall(*job)).collect();
+        let asked = python.recalled.len();
+        let ended = |python: &Fixture, job: &u64| python.replies.contains_key(job);
+        while jobs.iter().any(|job| !taken.contains(job) && !ended(&python, job) && !python.recalled.contains(job)) {
+            python.event().await;
+        }
+        taken.extend(&python.recalled[asked..]);
+        for (n, job) in (0..).zip(jobs) {
+            assert_ne!(taken.contains(&job), ended(&python, &job), "round {round}, job {n}");
+            returned.extend(ended(&python, &job).then_some(round * 20 + n));
+        }
+    }
+    let expected = format!("{returned:?}");
+    assert_eq!(python.eval("ran").await, Some(expected));
+    assert!((1_000..5_900).contains(&returned.len()), "the race was none: {} of 6000 ran", returned.len());
+}
