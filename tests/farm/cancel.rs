@@ -79,7 +79,8 @@ fn a_cancel_races_thousands_of_short_rust_functions() {
     let work = Work::start_with(&[], &[&["-n", "2"]]);
     let count = races(&work, 4, 1_000, 1_000, |_| noop());
     assert_eq!(count.succeeded + count.cancelled, 4_000);
-    assert!(count.succeeded > 100 && count.cancelled > 100, "no race: {count:?}");
+    // How many of each depends on the machine and on what else it does: both must have happened.
+    assert!(count.succeeded > 0 && count.cancelled > 0, "no race: {count:?}");
     assert!(eventually(SOON, || work.status().engines.iter().all(|engine| engine.tasks_assigned == 0)));
     assert!(work.status().engines.iter().all(|engine| engine.stuck == 0));
 }
