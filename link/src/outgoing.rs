@@ -171,24 +171,30 @@ impl<M: Direction> Outgoing<M> {
             if written >= turn_bytes {
                 return Ok(Written::Turn);
             }
-            let sent = {
-                let sent = if self.sealed.len() == 1 {
-                    socket.try_write(&self.sealed[0])
-                } else {
-                    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let count = self.sealed.len().min(SLICES_MAX);
-                    slices.iter_mut().zip(&self.sealed).for_each(|(slice, bytes)| *slice = IoSlice::new(bytes));
-                    socket.try_write_vectored(&slices[..count])
-                };
-                match sent {
-                    Ok(sent) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
-                    Err(error) => return Err(error),
-                }
+            let sent = match self.write_once(socket, turn_bytes - written) {
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Blocked),
+                Err(error) => return Err(error),
             };
             self.advance(sent);
             written += sent;
         }
+    }
+
+    /// One call of the socket, with `bytes_max` of what is sealed at most.
+    fn write_once(&self, socket: &OwnedWriteHalf, bytes_max: usize) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let (mut count, mut room) = (0, bytes_max);
+        for (slice, bytes) in slices.iter_mut().zip(&self.sealed) {
+            let part = &bytes[..bytes.len().min(room)];
+            *slice = IoSlice::new(part);
+            count += 1;
+            room -= part.len();
+            if room == 0 {
+                break;
+            }
+        }
+        if count == 1 { socket.try_write(&slices[0]) } else { socket.try_write_vectored(&slices[..count]) }
     }
 
     fn advance(&mut self, mut sent: usize) {

@@ -54,10 +54,8 @@ pub const HEARTBEAT_IDLE_MS: u64 = 5_000;
 pub const HEARTBEAT_DEAD_MS: u64 = 15_000;
 /// A peer that takes nothing of what waits for it for this long is closed.
 pub const WRITE_STALL_MS: u64 = 10_000;
-/// Bytes written to one peer in one turn of the broker's loop.
-pub const WRITE_TURN_BYTES: usize = 256 * 1024;
-/// Bytes written inline, before the peer's writer task takes over.
-pub const WRITE_INLINE_BYTES: usize = 64 * 1024;
+/// Bytes written to one peer before all others have their turn: inline, and by the peer's writer task after that.
+pub const WRITE_TURN_BYTES: usize = 64 * 1024;
 
 /// Unfinished tasks that one broker holds.
 pub const UNFINISHED_TASKS_MAX: u64 = 10_000_000;

@@ -12,7 +12,7 @@ use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
 use furlong_wire::limits::{
-    GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_INLINE_BYTES, WRITE_TURN_BYTES,
+    GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES,
 };
 use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -91,7 +91,7 @@ impl Connection {
         if self.writer_busy.get() {
             return;
         }
-        match self.write(WRITE_INLINE_BYTES) {
+        match self.write(WRITE_TURN_BYTES) {
             Ok(Written::All) => {}
             Ok(Written::Blocked | Written::Turn) => {
                 self.writer_busy.set(true);
