@@ -11,9 +11,7 @@ use furlong_link::incoming::{Incoming, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
-use furlong_wire::limits::{
-    GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES,
-};
+use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
 use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::token::{Claims, HolderProved, Role, Token, TokenError};
