@@ -12,6 +12,7 @@ mod ended;
 mod engines;
 mod execute;
 mod explain;
+mod help;
 mod interrupt;
 mod map;
 mod namespace;
@@ -27,7 +28,7 @@ mod submit;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A low-latency task farm and interactive parallel computing
 #[derive(Parser)]
@@ -108,7 +109,9 @@ enum Command {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let matches = help::flowing(Cli::command()).get_matches();
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    match run(command) {
         Ok(code) => code,
         // Who reads our output has had enough: `| head` is no error.
         Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -59,14 +59,16 @@ impl TaskFuture {
         self.cancel_with(false);
     }
 
-    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed.
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed; also
+    /// one that has not heeded an earlier [`TaskFuture::cancel`].
     pub fn cancel_force(&self) {
         self.cancel_with(true);
     }
 
     /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
     pub fn cancel_with(&self, force: bool) {
-        if !self.is_finished() {
+        let still_runs = || self.handle.shared.with(|core| core.is_stopping(self.id.n));
+        if !self.is_finished() || force && still_runs() {
             self.note_stop();
             self.handle.shared.with(|core| core.cancel(&[(self.id.n, self.id.n)], force));
         }

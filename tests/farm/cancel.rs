@@ -242,8 +242,10 @@ fn force_kills_what_ignores_the_interrupt() {
     let files = [".begun", ".release"].map(|end| json!(work.path(&format!("b{end}"))));
     let mut task = work.submit(&python("stubborn", files));
     work.wait_for_lines("b.begun", 1);
-    task.cancel_force();
+    task.cancel();
     assert_cancelled(&work.within(&mut task).unwrap_err());
+    work.wait_for_lines("b.begun", 2);
+    task.cancel_force();
     work.within(task.stopped()).unwrap();
     pull().expect_err("the namespace is gone with the interpreter");
 }

@@ -27,7 +27,7 @@ fn assert_nothing_runs_in(home: &Home) {
 }
 
 #[test]
-fn the_first_session_prints_what_the_issue_shows() {
+fn the_first_session_prints_what_the_guide_shows() {
     let mut cluster = Cluster::start(4);
     let port = cluster.home().broker_state().unwrap().port;
     let expected = format!(
@@ -261,4 +261,13 @@ fn a_private_cluster_of_bench_leaves_nothing() {
     assert_eq!(json_of(&bench.stdout())["count"], 5);
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     assert_nothing_runs_in(&home);
+}
+
+#[test]
+fn engines_share_the_cores_among_their_numerical_libraries() {
+    let cluster = Cluster::start(2);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = std::env::var("OMP_NUM_THREADS").unwrap_or_else(|_| (cores / 2).max(1).to_string());
+    let outcome = cluster.furlong(&["execute", "-t", "0", "import os; os.environ['OMP_NUM_THREADS']"]);
+    assert!(outcome.ok().ends_with(&format!("[0] Out[1]: '{share}'")));
 }

@@ -1,5 +1,6 @@
 //! Peers come and go: letting in, resuming, giving up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use furlong_wire::handshake::HelloBody;
@@ -173,6 +174,7 @@ impl Core {
             tasks: Numbered::default(),
             done: Numbered::default(),
             endings: Numbered::default(),
+            stopping: BTreeSet::new(),
             cancel_on_disconnect: false,
             departed: false,
             served: self.shared_given,
@@ -345,7 +347,7 @@ impl Core {
         self.note_restarted(id);
         for count in engine.assigned.iter().rev() {
             let Some(given) = self.attempts.remove(*count) else { continue };
-            self.note_stopped(&given);
+            self.note_stopped(*count, &given);
             self.retry_or_lose(now, given.task, *count, how);
         }
         for task in engine.queue.iter() {

@@ -39,6 +39,9 @@ impl Core {
         let mut ended = 0;
         for range in &cancel.tasks {
             let Some((session, _)) = self.session_of(key, range) else { continue };
+            if cancel.force {
+                self.force_stopping(session, range.first, range.last);
+            }
             let Some(session) = self.sessions.get(session) else { continue };
             unfinished.extend(session.tasks.range(range.first, range.last).map(|(_, task)| *task));
             ended += session.endings.range(range.first, range.last).count() as u64;

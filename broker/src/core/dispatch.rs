@@ -277,13 +277,15 @@ impl Core {
         if waits == Some(true) {
             self.direct_ready.insert(given.engine);
         }
-        self.note_stopped(&given);
+        self.note_stopped(count, &given);
         Some(given)
     }
 
     /// A task that was ended while an engine had it no longer runs there: its client may want to know.
-    pub(super) fn note_stopped(&mut self, given: &Given) {
+    pub(super) fn note_stopped(&mut self, count: u64, given: &Given) {
         if given.stopping.is_some() {
+            let session = self.sessions.get_mut(given.session);
+            session.into_iter().for_each(|session| _ = session.stopping.remove(&(given.n, count)));
             self.tell_stopped(given.session, given.n);
         }
     }

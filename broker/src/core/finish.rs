@@ -295,13 +295,26 @@ impl Core {
     pub(super) fn stop_attempt(&mut self, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
-        let session = task.session;
+        let (session, n) = (task.session, task.n);
         let Some(engine) = self.engines.get(engine) else { return };
         let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
         let force = force || !engine.lodgers.iter().any(others);
-        if let Some(given) = self.attempts.get_mut(count) {
-            given.stopping = Some(Stopping { force });
-        }
+        self.sessions.get_mut(session).into_iter().for_each(|session| _ = session.stopping.insert((n, count)));
+        self.tell_to_stop(count, force);
+    }
+
+    /// Of tasks that have been ended, kills what still runs and does not heed its interrupt.
+    pub(super) fn force_stopping(&mut self, session: SessionKey, first: u64, last: u64) {
+        let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
+        let attempts = session.stopping.range((first, 0)..=(last, u64::MAX));
+        let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
+        attempts.into_iter().for_each(|count| self.tell_to_stop(count, true));
+    }
+
+    fn tell_to_stop(&mut self, count: u64, force: bool) {
+        let Some(given) = self.attempts.get_mut(count) else { return };
+        given.stopping = Some(Stopping { force });
+        let Some(engine) = self.engines.get(given.engine) else { return };
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));

@@ -45,6 +45,8 @@ pub struct Session {
     pub done: Numbered<Box<Done>>,
     /// How its tasks ended, the last ones: for those that depend on them.
     pub endings: Numbered<Ending>,
+    /// Its tasks that were ended while an engine had them, with the attempts that have not stopped yet.
+    pub stopping: BTreeSet<(u64, u64)>,
     /// Whether it ends with its connection.
     pub cancel_on_disconnect: bool,
     /// Whether it is over but for kept tasks that have not ended.

@@ -78,8 +78,9 @@ impl LocalCluster {
 
     /// Starts broker and engines, and waits until all are online.
     ///
-    /// # Errors What the broker or an engine said before it ended, or that they took too long. Call
-    /// [`LocalCluster::stop`] then too.
+    /// # Errors
+    /// What the broker or an engine said before it ended, or that they took too long. Call [`LocalCluster::stop`] then
+    /// too.
     pub async fn start(&mut self) -> Result<()> {
         self.broker = Some(self.spawn_broker()?);
         self.broker_listens().await?;
@@ -220,6 +221,8 @@ impl LocalCluster {
     fn spawn_engine(&self) -> Result<Member> {
         let mut command = self.command("engine")?;
         command.arg("--stop-with-stdin").arg("--cap").arg(self.dir.capability(Role::Engine));
+        // They are one process each, and know nothing of one another.
+        command.envs(furlong_engine::runtime::python::thread_counts(self.options.engines));
         if let Some(python) = &self.options.python {
             command.arg("--python").arg(python);
         }

@@ -253,6 +253,11 @@ impl Core {
         }
     }
 
+    /// Whether a task that was cancelled still runs.
+    pub fn is_stopping(&self, n: u64) -> bool {
+        self.watches.stops.get(&n).is_some_and(|stop| !stop.has_stopped)
+    }
+
     /// Waits until nothing of a task runs any longer.
     pub fn poll_stopped(&mut self, n: u64, waker: &Waker) -> Poll<Result<(), ClientError>> {
         // What nobody noted had ended in some other way than by a cancel.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime, Shutdown, Signal,
+    Cancel, CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime, Shutdown, Signal,
     TaskOptions, TaskRange, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
@@ -133,6 +133,28 @@ fn an_interpreter_is_killed_for_a_cancel_only_if_nobody_else_has_anything_in_it(
     farm.cancel(client, n, n);
     assert_eq!(force(&farm), Some(true), "the other one has left");
     assert!(farm.core.engines.get(farm.id(engine)).unwrap().lodgers.is_empty());
+}
+
+#[test]
+fn a_cancel_that_was_not_heeded_can_be_forced_afterwards() {
+    let mut farm = Farm::default();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    farm.submit(other, direct(&[farm.id(engine)]));
+    farm.finish(engine);
+    let n = farm.submit(client, shared());
+    let force = |farm: &mut Farm, of, first, last| {
+        let ranges = vec![(first, last)];
+        farm.say(of, FromClient::Cancel(Cancel { ranges, force: true })).unwrap();
+        let force = |message: &ToEngine| if let ToEngine::Cancel(it) = message { Some(it.force) } else { None };
+        farm.processes[engine].received.iter().filter_map(force).collect::<Vec<_>>()
+    };
+    farm.cancel(client, n, n);
+    assert_eq!(force(&mut farm, other, 1, u64::MAX), [false], "another session's");
+    assert_eq!(force(&mut farm, client, n + 1, u64::MAX), [false], "another task");
+    assert_eq!(force(&mut farm, client, 1, n), [false, true]);
+    farm.finish(engine);
+    assert_eq!(farm.stopped(client), [n]);
+    assert_eq!(force(&mut farm, client, 1, n), [false, true], "it has stopped");
 }
 
 #[test]

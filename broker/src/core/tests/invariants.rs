@@ -75,6 +75,12 @@ fn attempts_and_engines_agree(core: &Core) {
             if engine == given.engine && attempt == count);
         assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
     }
+    for (_, session) in core.sessions.iter() {
+        for (n, count) in &session.stopping {
+            let given = core.attempts.get(*count).expect("what stops is still with an engine");
+            assert!(given.n == *n && given.stopping.is_some(), "attempt {count}");
+        }
+    }
     for (key, task) in unfinished(core) {
         let State::Assigned { attempt, .. } = task.state else { continue };
         assert_eq!(core.attempts.get(attempt).map(|given| given.task), Some(key));

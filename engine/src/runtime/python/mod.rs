@@ -65,14 +65,21 @@ impl PythonConfig {
 }
 
 impl PythonConfig {
-    /// One slot's share of the cores, for the numerical libraries that would otherwise each take all of them: the
-    /// variables that the user has not set.
+    /// One slot's share of the cores: [`thread_counts`] but for what this configuration sets.
     pub fn thread_counts(&self) -> Vec<(&'static str, String)> {
-        let cores = available_parallelism().map_or(1, usize::from);
-        let share = (cores / self.slots_in_process.max(1) as usize).max(1).to_string();
-        let is_set = |name: &str| std::env::var_os(name).is_some() || self.env.iter().any(|(set, _)| set == name);
-        THREAD_COUNT_VARIABLES.into_iter().filter(|name| !is_set(name)).map(|name| (name, share.clone())).collect()
+        let mut counts = thread_counts(self.slots_in_process);
+        counts.retain(|(name, _)| !self.env.iter().any(|(set, _)| set == name));
+        counts
     }
+}
+
+/// The share of the cores of each of so many interpreters, for the numerical libraries that would otherwise each take
+/// all of them: the variables that the user has not set.
+pub fn thread_counts(interpreters: u32) -> Vec<(&'static str, String)> {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let share = (cores / interpreters.max(1) as usize).max(1).to_string();
+    let unset = THREAD_COUNT_VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_none());
+    unset.map(|name| (name, share.clone())).collect()
 }
 
 const THREAD_COUNT_VARIABLES: [&str; 4] =
