@@ -407,6 +407,7 @@ mod tests {
             abort_on_error: true,
             restart_safe: true,
             durable: true,
+            repeated: false,
         };
         assert_eq!(call.settings.check(), Ok(Some(Box::new(expected))));
     }

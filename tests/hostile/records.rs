@@ -195,7 +195,11 @@ fn a_stream_cut_within_a_record_delivers_nothing_of_it() {
 fn bytes_that_are_no_messages_end_the_session() {
     let mut farm = Farm::start();
     expect_refused(&mut farm, "a welcome to the broker", |session| {
-        session.send(&[furlong_wire::message::ToClient::Accepted(furlong_wire::message::Accepted { n: 1 })]);
+        session.send(&[furlong_wire::message::ToClient::Accepted(furlong_wire::message::Accepted {
+            n: 1,
+            missing: vec![],
+            definitions: vec![],
+        })]);
     });
     expect_refused(&mut farm, "an engine's message from a client", |session| {
         let attempts = furlong_wire::message::Attempts { attempts: vec![] };

@@ -64,7 +64,10 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Goodbye(Goodbye { reason: "done".into() }), nobody),
         (FromClient::Credit(Credit { payload_bytes_total: 1 }), everybody),
         // The same secret again.
-        (FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false }), everybody),
+        (
+            FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false, submitted: 0 }),
+            everybody,
+        ),
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),

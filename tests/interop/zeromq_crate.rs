@@ -50,7 +50,11 @@ async fn ask_for_engines(farm: &Farm) {
 
     let mut envelope = BytesMut::zeroed(SEQ_BYTES);
     encode_message(
-        &FromClient::Open(Open { secret: PayloadSecret::new(random_bytes()), cancel_on_disconnect: false }),
+        &FromClient::Open(Open {
+            secret: PayloadSecret::new(random_bytes()),
+            cancel_on_disconnect: false,
+            submitted: 0,
+        }),
         &mut envelope,
     );
     encode_message(&FromClient::Query(Request { request: 7, query: Query::Engines }), &mut envelope);

@@ -48,7 +48,11 @@ impl Good {
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
         let (received, outgoing) = (VecDeque::new(), Outgoing::new(sealer));
         let mut good = Self { runtime, incoming, received, socket, outgoing, welcome, requests: 0 };
-        good.send(&FromClient::Open(Open { secret: PayloadSecret::new(random_bytes()), cancel_on_disconnect: false }))?;
+        good.send(&FromClient::Open(Open {
+            secret: PayloadSecret::new(random_bytes()),
+            cancel_on_disconnect: false,
+            submitted: 0,
+        }))?;
         Ok(good)
     }
 

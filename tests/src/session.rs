@@ -148,7 +148,11 @@ impl RawSession {
     /// If it is not let in.
     pub fn client(port: u16, capability: &Capability) -> Self {
         let mut session = shake_hands(port, &Credentials::of(capability)).session();
-        session.send(&[FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false })]);
+        session.send(&[FromClient::Open(Open {
+            secret: PayloadSecret::new([7; 32]),
+            cancel_on_disconnect: false,
+            submitted: 0,
+        })]);
         session
     }
 

@@ -14,7 +14,7 @@ use furlong_wire::ids::{
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
-    Accepted, Ack, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
+    Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
     CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
     EngineShutdown, EngineStatus, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient,
     FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus,
@@ -155,7 +155,7 @@ fn records(vectors: &mut Vectors, to_broker: &mut RecordSealer, to_peer: &mut Re
     vectors.add("record 0 of the broker: Welcome, batch", &batch(&[&welcome]));
     vectors.add("record 0 of the broker: Welcome, envelope", &seal(to_peer, &batch(&[&welcome]), &[]));
     let secret = PayloadSecret::new(PAYLOAD_SECRET);
-    let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false });
+    let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: false, submitted: 0 });
     let mut sealer = secret.request_key(&SESSION).into_sealer();
     let inline = inline_payload(&mut sealer);
     vectors.add("inline payload", &inline);
@@ -322,7 +322,11 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Chunk(Chunk { transfer: 1 }),
         FromClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         FromClient::Credit(Credit { payload_bytes_total: 1_000 }),
-        FromClient::Open(Open { secret: PayloadSecret::new(PAYLOAD_SECRET), cancel_on_disconnect: false }),
+        FromClient::Open(Open {
+            secret: PayloadSecret::new(PAYLOAD_SECRET),
+            cancel_on_disconnect: false,
+            submitted: 0,
+        }),
         FromClient::Submit(submit(1, Targets::Shared, inline())),
         FromClient::Submit(options),
         FromClient::Define(Define { number: 1, payload: inline() }),
@@ -367,7 +371,7 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Chunk(Chunk { transfer: 1 }),
         ToClient::Goodbye(Goodbye { reason: "done".to_owned() }),
         ToClient::Credit(Credit { payload_bytes_total: 1_000 }),
-        ToClient::Accepted(Accepted { n: 2 }),
+        ToClient::Accepted(Accepted { n: 2, missing: vec![(1, 1)], definitions: vec![1] }),
         ToClient::Finished(finished(Outcome::SUCCEEDED, Some(chunked))),
         ToClient::Finished(finished(failed, None)),
         ToClient::Output(Output {
@@ -503,6 +507,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Shutdown(EngineShutdown { reason: "done".to_owned(), finish: true }),
         ToEngine::Share(Share { share: 1, session: SESSION, payload: inline() }),
         ToEngine::Unshare(Unshare { share: 1 }),
+        ToEngine::Adopt(Adopt { attempts: vec![(attempt(), attempt())] }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }

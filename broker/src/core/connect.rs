@@ -51,7 +51,7 @@ impl Core {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)
         } else {
             let tasks_max = self.session_tasks_max(&peer.claims);
-            let (session, resumed) = self.admit_session(now, connection, peer, tasks_max)?;
+            let (session, resumed) = self.admit_session(connection, peer, tasks_max)?;
             // A session that is resumed with another token goes on under the limits with which it was opened.
             let tasks_max = self.sessions.get(session).map_or(tasks_max, |session| session.tasks_max);
             (Connected::Client(session), resumed, tasks_max)
@@ -114,7 +114,6 @@ impl Core {
 
     fn admit_session(
         &mut self,
-        now: Time,
         connection: ConnectionId,
         peer: Peer,
         tasks_max: u64,
@@ -147,7 +146,7 @@ impl Core {
         if let Some(old) = session.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
             self.connections.remove(&old);
-            self.abandon_transfers(now, key);
+            self.abandon_transfers(key);
         }
         let credit = Credit::new(self.budget.peer_credit());
         let session = self.sessions.get_mut(key).expect("a session that was found is there");
@@ -180,6 +179,8 @@ impl Core {
             served: self.shared_given,
             fetches: 0,
             submitted: 0,
+            before: 0,
+            missing: BTreeSet::new(),
             tasks_max,
             credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),
@@ -200,11 +201,11 @@ impl Core {
         let expires = now.after(SESSION_GRACE);
         session.expires = Some(expires);
         self.expiry_at = Some(self.expiry_at.map_or(expires, |at| at.min(expires)));
-        self.abandon_transfers(now, key);
+        self.abandon_transfers(key);
     }
 
-    /// What a session was sending will not come whole: its connection is gone.
-    fn abandon_transfers(&mut self, now: Time, key: SessionKey) {
+    /// What a session was sending does not come whole: its connection is gone. It sends it again on the next one.
+    fn abandon_transfers(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
         let abandoned_bytes = session.receiving.abandoned_bytes();
@@ -212,23 +213,17 @@ impl Core {
         self.budget.release(abandoned_bytes);
         self.quotas.release(session.counted_by, abandoned_bytes);
         for waiting in abandoned {
-            let tasks = match waiting {
-                ClientWaiting::Tasks(tasks) => tasks,
-                ClientWaiting::Definition(number) => self.forget_definition(key, number),
-            };
-            for task in tasks {
-                let text = "its arguments did not arrive whole before the client's connection was cut; submit it again";
-                self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::Payload, text));
+            match waiting {
+                ClientWaiting::Tasks(tasks) => {
+                    let unfinished = tasks.iter().filter_map(|task| self.tasks.get(*task));
+                    session.missing.extend(unfinished.map(|task| task.n));
+                }
+                ClientWaiting::Definition(number) => {
+                    if let Some(Definition::Receiving(waiting)) = session.definitions.remove(&number) {
+                        session.definitions.insert(number, Definition::Missing(waiting));
+                    }
+                }
             }
-        }
-    }
-
-    /// A definition did not arrive whole: it may be sent again. Gives the tasks that waited for it.
-    fn forget_definition(&mut self, key: SessionKey, number: u32) -> Vec<super::TaskKey> {
-        let definition = self.sessions.get_mut(key).and_then(|session| session.definitions.remove(&number));
-        match definition {
-            Some(Definition::Receiving(waiting)) => waiting,
-            Some(Definition::Here(_)) | None => Vec::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What clients say.
 
 use bytes::Bytes;
-use furlong_wire::message::{Accepted, Cancel, FromClient, Open, Reply, Request, ToClient};
+use furlong_wire::message::{Cancel, FromClient, Open, Reply, Request, ToClient};
 use furlong_wire::token::Role;
 
 use super::sessions::SessionKey;
@@ -28,7 +28,7 @@ impl Core {
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
             FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges),
             FromClient::Open(open) => self.open(key, connection, open),
-            FromClient::Define(define) => self.define(key, &define),
+            FromClient::Define(define) => self.define(now, key, &define),
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;
@@ -96,13 +96,9 @@ impl Core {
     /// The first message of a connection. What the client has not acknowledged is delivered again.
     fn open(&mut self, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        session.cancel_on_disconnect = open.cancel_on_disconnect;
-        if session.secret.get_or_insert_with(|| open.secret.clone()) != &open.secret {
-            return Err(PeerMisbehaved::Order);
-        }
-        let accepted = session.submitted;
+        let accepted = session.open(open)?;
         let undelivered: Vec<u64> = session.done.iter().map(|(n, _)| n).collect();
-        self.to_client(connection, ToClient::Accepted(Accepted { n: accepted }));
+        self.to_client(connection, ToClient::Accepted(accepted));
         undelivered.into_iter().for_each(|n| self.deliver(key, n));
         Ok(())
     }

@@ -107,7 +107,9 @@ impl Core {
         let definitions = self.sessions.get(task.session).map(|session| &session.definitions);
         let number = task.define.unwrap_or_default();
         match definitions.and_then(|definitions| definitions.get(&number)) {
-            Some(Definition::Receiving(_)) => "the source of its function is on the way from the client",
+            Some(Definition::Receiving(_) | Definition::Missing(_)) => {
+                "the source of its function is on the way from the client"
+            }
             _ => "its arguments are on the way from the client",
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
-use furlong_wire::message::{Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
+use furlong_wire::message::{Accepted, Open, Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
@@ -57,6 +57,11 @@ pub struct Session {
     pub fetches: usize,
     /// The highest task number that it has submitted.
     pub submitted: u64,
+    /// Up to this number its tasks were submitted to an earlier start of the broker; those that it still waits for it
+    /// submits again.
+    pub before: u64,
+    /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
+    pub missing: BTreeSet<u64>,
     /// Unfinished and unacknowledged tasks that it may have.
     pub tasks_max: u64,
     /// What it may announce.
@@ -74,6 +79,8 @@ pub struct Session {
 pub enum Definition {
     /// It has not come whole: these tasks wait for it.
     Receiving(Vec<TaskKey>),
+    /// The connection was cut before it was whole: the client sends it again. These tasks wait for it.
+    Missing(Vec<TaskKey>),
     /// It is here, or was refused.
     Here(Stored),
 }
@@ -174,6 +181,25 @@ impl Session {
         self.claims.owner
     }
 
+    /// Begins a connection. Gives what the client need not submit again.
+    pub fn open(&mut self, open: Open) -> Result<Accepted, PeerMisbehaved> {
+        self.cancel_on_disconnect = open.cancel_on_disconnect;
+        if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
+            return Err(PeerMisbehaved::Order);
+        }
+        if self.secret.replace(open.secret).is_none() {
+            if open.submitted > TASKS_BEFORE_MAX {
+                return Err(PeerMisbehaved::TaskNumber);
+            }
+            (self.submitted, self.before) = (open.submitted, open.submitted);
+            return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
+        }
+        let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
+        let here = self.definitions.iter().filter(|(_, definition)| matches!(definition, Definition::Here(_)));
+        let definitions = here.map(|(number, _)| *number).collect();
+        Ok(Accepted { n: self.submitted, missing, definitions })
+    }
+
     /// Remembers how a task ended.
     pub fn remember(&mut self, n: u64, ending: Ending) {
         self.endings.insert(n, ending);
@@ -182,20 +208,65 @@ impl Session {
         }
     }
 
-    /// Checks that a submit's numbers are the next ones. False if it is a repetition, to be ignored.
-    pub fn admit(&mut self, n: u64, count: usize) -> Result<bool, PeerMisbehaved> {
-        if n <= self.submitted {
-            return Ok(false);
+    /// Checks that a submit's numbers are the next ones, or those of one that is repeated.
+    pub fn admit(&mut self, n: u64, count: usize, repeated: bool) -> Result<Admission, PeerMisbehaved> {
+        if count == 0 || (repeated && count > 1) {
+            return Err(PeerMisbehaved::TaskNumber);
         }
-        if n != self.submitted + 1 || count == 0 {
+        if n <= self.submitted {
+            if !repeated {
+                return Ok(Admission::Known);
+            }
+            if self.missing.remove(&n)
+                && let Some(task) = self.tasks.get(n)
+            {
+                return Ok(Admission::Missing(*task));
+            }
+            if n == 0 || n > self.before || self.knows(n) {
+                return Ok(Admission::Known);
+            }
+        } else if n != self.submitted + 1 {
             return Err(PeerMisbehaved::TaskNumber);
         }
         if (self.tasks.len() + self.done.len() + count) as u64 > self.tasks_max {
             return Err(PeerMisbehaved::Credit);
         }
-        self.submitted += count as u64;
-        Ok(true)
+        self.submitted = self.submitted.max(n + count as u64 - 1);
+        Ok(Admission::New)
     }
+
+    fn knows(&self, n: u64) -> bool {
+        self.tasks.get(n).is_some() || self.done.get(n).is_some() || self.endings.get(n).is_some()
+    }
+}
+
+/// Tasks that a session can have had at an earlier start of the broker.
+const TASKS_BEFORE_MAX: u64 = u64::MAX / 2;
+/// Ranges of missing tasks in one message. Beyond, one range says it: what is repeated and known is read past.
+const MISSING_RANGES_MAX: usize = 4096;
+
+/// Ascending numbers as ranges.
+fn ranges(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for n in numbers {
+        let is_full = ranges.len() >= MISSING_RANGES_MAX;
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == n || is_full => *last = n,
+            _ => ranges.push((n, n)),
+        }
+    }
+    ranges
+}
+
+/// What a submit is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// New tasks.
+    New,
+    /// A repetition, to be ignored.
+    Known,
+    /// The arguments of a task that is here, once more.
+    Missing(TaskKey),
 }
 
 /// How long a session's kinds of tasks take: for each, a moving average of the last ones.

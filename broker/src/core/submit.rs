@@ -10,7 +10,7 @@ use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOpt
 use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
 use super::payloads::Stored;
-use super::sessions::{ClientWaiting, Definition, SessionKey};
+use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
 use super::tasks::{Place, State, Submitted, TaskKey, submitted};
 use super::{Core, PeerMisbehaved, Time};
 
@@ -35,10 +35,14 @@ impl Core {
         }
         session.receiving.check(&submit.payload)?;
         session.credit.announce(announced_bytes(&submit.payload))?;
-        if !session.admit(submit.n, count)? {
-            session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
-            self.read_past(key, &submit.payload, &Stored::Refused);
-            return Ok(());
+        match session.admit(submit.n, count, options.is_some_and(|options| options.repeated))? {
+            Admission::New => {}
+            Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
+            Admission::Known => {
+                session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
+                self.read_past(key, &submit.payload, &Stored::Refused);
+                return Ok(());
+            }
         }
         let stored = self.admit_payload(key, &submit.payload);
         let placement = self.enter_placement(key, &submit, count as u64);
@@ -62,6 +66,29 @@ impl Core {
             Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
             None => self.place(now, key, &submit.payload, options.as_deref(), stored, tasks),
         }
+    }
+
+    /// Takes the arguments of a task that is here without them: the connection was cut when they were on the way.
+    fn receive_again(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        task: TaskKey,
+        payload: &Payload,
+    ) -> Result<(), PeerMisbehaved> {
+        let stored = self.admit_payload(key, payload);
+        let refused = matches!(stored, Stored::Refused);
+        let waits = (!refused).then(|| ClientWaiting::Tasks(vec![task]));
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        session.receiving.expect(transfer_of(payload), payload, waits)?;
+        if refused {
+            self.read_past(key, payload, &stored);
+            let text = self.no_memory(0);
+            self.end(now, task, Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
+        } else if matches!(payload, Payload::Inline(_)) {
+            self.payload_is_whole(now, task, stored);
+        }
+        Ok(())
     }
 
     /// What the tasks demand of their engines. As an error, the plain demands, if there are too many different ones.
@@ -238,7 +265,7 @@ impl Core {
                 "the broker's payload memory was full when its function was sent"
             }
             Some(Definition::Here(_)) => return self.has_arguments(now, key),
-            Some(Definition::Receiving(waiting)) => return waiting.push(key),
+            Some(Definition::Receiving(waiting) | Definition::Missing(waiting)) => return waiting.push(key),
             None => "it names a definition that was never sent",
         };
         self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Payload, text));
@@ -292,14 +319,7 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else { return Ok(()) };
         match waiting {
-            ClientWaiting::Definition(number) => {
-                let before = session.definitions.insert(number, Definition::Here(stored));
-                let Some(Definition::Receiving(waiting)) = before else { return Err(PeerMisbehaved::Order) };
-                for task in waiting {
-                    let payload = self.tasks.get(task).map(|task| task.payload.clone());
-                    payload.into_iter().for_each(|payload| self.payload_is_whole(now, task, payload));
-                }
-            }
+            ClientWaiting::Definition(number) => return self.definition_is_whole(now, key, number, stored),
             ClientWaiting::Tasks(tasks) => {
                 let live = tasks.into_iter().filter(|task| self.tasks.get(*task).is_some()).collect::<Vec<_>>();
                 if live.is_empty() {
@@ -314,24 +334,43 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn define(&mut self, key: SessionKey, define: &Define) -> Result<(), PeerMisbehaved> {
+    pub(super) fn define(&mut self, now: Time, key: SessionKey, define: &Define) -> Result<(), PeerMisbehaved> {
         self.may(key, |role| role.may_submit_direct() || role.may_submit_shared())?;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         session.receiving.check(&define.payload)?;
         session.credit.announce(announced_bytes(&define.payload))?;
-        if session.definitions.len() >= DEFINITIONS_MAX || session.definitions.contains_key(&define.number) {
-            return Err(PeerMisbehaved::Limit);
-        }
+        let waiting = match session.definitions.remove(&define.number) {
+            None if session.definitions.len() < DEFINITIONS_MAX => Vec::new(),
+            Some(Definition::Missing(waiting)) => waiting,
+            _ => return Err(PeerMisbehaved::Limit),
+        };
         let stored = self.admit_payload(key, &define.payload);
+        let refused = matches!(stored, Stored::Refused);
+        let whole = refused || matches!(define.payload, Payload::Inline(_));
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let whole = matches!(define.payload, Payload::Inline(_)) || matches!(stored, Stored::Refused);
-        let waiting = (!whole).then_some(ClientWaiting::Definition(define.number));
-        let definition = if whole { Definition::Here(stored) } else { Definition::Receiving(Vec::new()) };
-        let refused = matches!(definition, Definition::Here(Stored::Refused));
-        session.definitions.insert(define.number, definition);
-        session.receiving.expect(transfer_of(&define.payload), &define.payload, waiting)?;
+        session.definitions.insert(define.number, Definition::Receiving(waiting));
+        let waits = (!whole).then_some(ClientWaiting::Definition(define.number));
+        session.receiving.expect(transfer_of(&define.payload), &define.payload, waits)?;
         if refused {
             self.read_past(key, &define.payload, &Stored::Refused);
+        }
+        if whole { self.definition_is_whole(now, key, define.number, stored) } else { Ok(()) }
+    }
+
+    /// A definition is here, or was refused: what waited for it goes on.
+    fn definition_is_whole(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        number: u32,
+        stored: Stored,
+    ) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        let before = session.definitions.insert(number, Definition::Here(stored));
+        let Some(Definition::Receiving(waiting)) = before else { return Err(PeerMisbehaved::Order) };
+        for task in waiting {
+            let payload = self.tasks.get(task).map(|task| task.payload.clone());
+            payload.into_iter().for_each(|payload| self.payload_is_whole(now, task, payload));
         }
         Ok(())
     }

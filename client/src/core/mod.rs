@@ -141,7 +141,7 @@ impl Core {
         tasks_max: u64,
         credit_bytes: u64,
     ) -> Self {
-        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect });
+        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect, submitted: 0 });
         Self {
             over: None,
             is_finished: false,

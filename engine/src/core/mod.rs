@@ -239,7 +239,7 @@ impl Core {
             ToEngine::Restart(restart) => self.restart(&restart.slots),
             ToEngine::Shutdown(leave) => self.outputs.push_back(Output::Leave(leave.reason, leave.finish)),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
-            ToEngine::Release(_) => {
+            ToEngine::Release(_) | ToEngine::Adopt(_) => {
                 let name = message.name();
                 self.outputs
                     .push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));

@@ -15,6 +15,8 @@ bodies! {
         secret: PayloadSecret,
         /// Whether the session ends with its connection: its tasks are cancelled at once, kept ones excepted.
         cancel_on_disconnect: bool,
+        /// The highest task number that the session has given, on any connection and to any start of the broker.
+        submitted: u64,
     }
 
     /// A blob for a whole session.
@@ -127,10 +129,14 @@ bodies! {
         broker: bool,
     }
 
-    /// Submits that the broker knows.
+    /// What the broker knows of a session.
     Accepted {
-        /// Every task up to this number.
+        /// It knows every task up to this number, or has forgotten it after its end,
         n: u64,
+        /// but for these: first and last number of each range. Their payloads did not come whole.
+        missing: Vec<(u64, u64)>,
+        /// The definitions that it has.
+        definitions: Vec<u32>,
     }
 
     /// A piece of a task's output.

@@ -78,6 +78,13 @@ bodies! {
         finish: bool,
     }
 
+    /// Work that the process holds, and which is wanted.
+    Adopt {
+        /// Under which attempt it holds each, and as which it is reported from now on. Of what has ended, the result
+        /// is sent again.
+        attempts: Vec<(Attempt, Attempt)>,
+    }
+
     /// Slots of a process.
     Slots {
         /// Which.

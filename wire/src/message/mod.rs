@@ -27,7 +27,7 @@ pub use client::{
     Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TaskRange,
 };
 pub use engine::{
-    Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
+    Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
     EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Secret, Share, SignalAttempts, Slot, SlotDown,
     Slots, Unshare, Work,
 };
@@ -102,7 +102,7 @@ messages! {
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
-        /// Submits up to this task are known: after a cut they need not be repeated.
+        /// Which submits are known: after a cut they need not be repeated.
         32 Accepted(Accepted),
         /// A task's end.
         33 Finished(Finished),
@@ -158,6 +158,8 @@ messages! {
         59 Share(Share),
         /// A shared payload is no longer needed.
         60 Unshare(Unshare),
+        /// Work that outlived a connection, or the broker, is wanted.
+        61 Adopt(Adopt),
     }
 }
 

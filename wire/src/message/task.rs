@@ -225,6 +225,8 @@ pub struct TaskOptions {
     pub restart_safe: bool,
     /// Whether the journal must have it before it is accepted.
     pub durable: bool,
+    /// Whether this is the submit of an earlier connection once more: its task may be known, or may have run.
+    pub repeated: bool,
 }
 
 /// A condition on another task.

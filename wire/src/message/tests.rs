@@ -205,7 +205,8 @@ fn a_declared_length_beyond_the_batch_takes_no_memory() {
 
 #[test]
 fn debug_output_shows_no_secret_and_no_content() {
-    let open = Open { secret: crate::payload::PayloadSecret::new([0x77; 32]), cancel_on_disconnect: false };
+    let open =
+        Open { secret: crate::payload::PayloadSecret::new([0x77; 32]), cancel_on_disconnect: false, submitted: 0 };
     let payload = Payload::Inline(Bytes::from_static(b"private"));
     let shown = format!("{open:?} {payload:?} {:?}", FunctionHash([1; 32]));
     assert!(!shown.contains("119") && !shown.contains("private"), "{shown}");

@@ -1,13 +1,15 @@
 //! Payloads in chunks: definitions, credit and the budget.
 
 use furlong_wire::message::{
-    Define, ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToClient, ToEngine,
+    CancelTasks, Define, ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskRange, TaskState, ToClient,
+    ToEngine,
 };
 
 use super::invariants;
 use super::peers::{Farm, direct, shared, with};
 use crate::core::PeerMisbehaved;
 
+const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const BUSY: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Busy)));
 
 /// A farm with a budget of 1 MiB: each peer may announce a quarter of it.
@@ -179,7 +181,7 @@ fn a_payload_whose_task_names_no_definition_is_freed() {
 }
 
 #[test]
-fn a_definition_that_was_cut_off_ends_its_tasks_and_may_be_sent_again() {
+fn a_definition_that_was_cut_off_is_sent_again() {
     let mut farm = small_farm();
     let (client, engine) = (farm.client(), farm.engine());
     let payload = farm.clients[client].sending.chunked(2_000);
@@ -187,23 +189,49 @@ fn a_definition_that_was_cut_off_ends_its_tasks_and_may_be_sent_again() {
     farm.submit(client, Submit { define: Some(5), ..shared() });
     farm.disconnect_client(client);
     farm.connect_client(client).unwrap();
-    assert_eq!(farm.end_of(client, 1), Some((TaskState::Lost, Some(ErrorKind::Payload))));
+    let accepted = farm.accepted(client);
+    assert_eq!((accepted.n, accepted.missing, accepted.definitions), (1, vec![], vec![]));
     let payload = farm.clients[client].sending.chunked(2_000);
     farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
-    farm.send_chunk(client);
     farm.submit(client, Submit { define: Some(5), ..shared() });
-    assert_eq!(farm.in_hand(engine), [2]);
+    farm.send_chunk(client);
+    assert_eq!([farm.finish(engine), farm.finish(engine)], [1, 2]);
+    farm.disconnect_client(client);
+    farm.connect_client(client).unwrap();
+    assert_eq!(farm.accepted(client).definitions, [5]);
 }
 
 #[test]
-fn a_request_that_was_cut_off_ends_its_task() {
+fn a_request_that_was_cut_off_is_sent_again() {
     let mut farm = small_farm();
-    let client = farm.client();
+    let (client, engine) = (farm.client(), farm.engine());
+    submit_chunked(&mut farm, client, 2_000, shared());
+    for _ in 0..3 {
+        farm.disconnect_client(client);
+        assert_eq!(held(&farm), 0);
+        farm.connect_client(client).unwrap();
+        assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (1, vec![(1, 1)]));
+    }
+    farm.send_chunk(client);
+    assert_eq!(farm.finish(engine), 1);
+    assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
+}
+
+#[test]
+fn a_task_that_was_cut_off_and_then_cancelled_takes_no_arguments_any_longer() {
+    let mut farm = small_farm();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
     submit_chunked(&mut farm, client, 2_000, shared());
     farm.disconnect_client(client);
-    assert_eq!(held(&farm), 0);
+    let tasks = vec![TaskRange::from(farm.task(client, 1))];
+    farm.ask(other, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force: false }));
     farm.connect_client(client).unwrap();
-    assert_eq!(farm.end_of(client, 1), Some((TaskState::Lost, Some(ErrorKind::Payload))));
+    assert_eq!(farm.accepted(client).missing, []);
+    let payload = farm.clients[client].sending.chunked(2_000);
+    let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
+    farm.say(client, FromClient::Submit(Submit { n: 1, payload, options, ..shared() })).unwrap();
+    farm.send_chunk(client);
+    assert_eq!((held(&farm), farm.in_hand(engine), farm.deliveries(client, 1)), (0, vec![], 1));
 }
 
 #[test]
@@ -226,7 +254,7 @@ fn a_transfer_number_that_is_in_use_costs_no_memory() {
     assert_eq!(farm.say(client, again), Err(PeerMisbehaved::Transfer));
     assert_eq!(held(&farm), 0);
     farm.connect_client(client).unwrap();
-    assert!(farm.end_of(client, 1).is_some(), "the first one's payload was cut off");
+    assert_eq!(farm.accepted(client).missing, [(1, 1)], "the first one's payload was cut off");
     invariants::hold(&farm.core);
 }
 

@@ -11,9 +11,9 @@ use furlong_wire::ids::{
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, Attempts, Cancel, Chunk, Dependency, ErrorKind, Fetch, Fetched, Finished, FromClient,
-    FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown, Submit,
-    Targets, TaskOptions, TaskState, ToClient, ToEngine,
+    Accepted, Ack, AttemptFinished, Attempts, Cancel, Chunk, Dependency, ErrorKind, Fetch, Fetched, Finished,
+    FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown,
+    Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -232,6 +232,14 @@ impl Farm {
         client
     }
 
+    /// A client whose session an earlier start of the broker had, with that many tasks.
+    pub fn client_that_had_submitted(&mut self, tasks: u64) -> usize {
+        let client = self.absent_client(Role::Client);
+        self.clients[client].submitted = tasks;
+        self.connect_client(client).unwrap();
+        client
+    }
+
     /// A client that is not connected yet.
     pub fn absent_client(&mut self, role: Role) -> usize {
         let id = self.fresh_id();
@@ -269,8 +277,29 @@ impl Farm {
         it.connection = Some(connection);
         it.sending.begin(welcome.payload_credit_bytes);
         let (secret, cancel_on_disconnect) = (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
-        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect })).unwrap();
+        let submitted = it.submitted;
+        self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted })).unwrap();
+        self.repeat_missing(client);
         Ok(welcome.resumed)
+    }
+
+    /// Announces anew what did not come whole on the last connection.
+    fn repeat_missing(&mut self, client: usize) {
+        let missing: Vec<u64> = self.accepted(client).missing.iter().flat_map(|(first, last)| *first..=*last).collect();
+        for n in missing {
+            let payload = self.clients[client].sending.chunked(2_000);
+            let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
+            self.say(client, FromClient::Submit(Submit { n, payload, options, ..shared() })).unwrap();
+        }
+    }
+
+    /// What the broker knew when the client last connected.
+    pub fn accepted(&self, client: usize) -> Accepted {
+        let accepted = self.clients[client].received.iter().rev().find_map(|message| match message {
+            ToClient::Accepted(accepted) => Some(accepted.clone()),
+            _ => None,
+        });
+        accepted.expect("it has opened its session")
     }
 
     pub fn disconnect_client(&mut self, client: usize) {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskState, ToClient, ToEngine};
+use furlong_wire::message::{
+    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToEngine,
+};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
@@ -36,11 +38,30 @@ fn a_resuming_client_learns_which_submits_are_known() {
     (0..3).for_each(|_| _ = farm.submit(client, shared()));
     farm.disconnect_client(client);
     farm.connect_client(client).unwrap();
-    let accepted = farm.clients[client].received.iter().rev().find_map(|message| match message {
-        ToClient::Accepted(accepted) => Some(accepted.n),
-        _ => None,
-    });
-    assert_eq!(accepted, Some(3));
+    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (3, vec![]));
+}
+
+#[test]
+fn a_session_of_an_earlier_start_submits_again_what_it_waits_for() {
+    let mut farm = Farm::default();
+    let client = farm.client_that_had_submitted(10);
+    assert_eq!((farm.accepted(client).n, farm.accepted(client).missing), (0, vec![]));
+    let engine = farm.engine();
+    let repeated = |n| {
+        let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
+        FromClient::Submit(Submit { n, options, ..shared() })
+    };
+    for n in [4, 9, 4] {
+        farm.say(client, repeated(n)).unwrap();
+    }
+    farm.say(client, FromClient::Submit(Submit { n: 5, ..shared() })).unwrap();
+    assert_eq!(farm.submit(client, shared()), 11);
+    assert_eq!([farm.finish(engine), farm.finish(engine), farm.finish(engine)], [4, 9, 11]);
+    farm.say(client, repeated(4)).unwrap();
+    farm.ack(client, 1, 11);
+    farm.say(client, repeated(9)).unwrap();
+    assert!(farm.in_hand(engine).is_empty(), "what has run is not run again");
+    assert_eq!(farm.say(client, repeated(13)), Err(PeerMisbehaved::TaskNumber));
 }
 
 #[test]
@@ -124,7 +145,8 @@ fn another_holder_of_the_same_owner_may_not_resume_a_session() {
 fn a_session_keeps_its_secret() {
     let mut farm = Farm::default();
     let client = farm.client();
-    let other = FromClient::Open(Open { secret: PayloadSecret::new([99; 32]), cancel_on_disconnect: false });
+    let other =
+        FromClient::Open(Open { secret: PayloadSecret::new([99; 32]), cancel_on_disconnect: false, submitted: 0 });
     assert_eq!(farm.say(client, other), Err(PeerMisbehaved::Order));
 }
 
