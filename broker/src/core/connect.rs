@@ -45,7 +45,7 @@ impl Core {
     ///
     /// # Errors
     /// The refusal that it is told.
-    pub fn handle_connected(&mut self, now: Time, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
+    pub fn handle_connected(&mut self, connection: ConnectionId, peer: Peer) -> Result<Welcome, Refusal> {
         let claims = peer.claims.clone();
         let (connected, resumed, tasks_max) = if peer.claims.role.may_register_engines() {
             (Connected::Engine(self.admit_process(connection, peer)), false, 0)

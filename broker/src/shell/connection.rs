@@ -206,7 +206,7 @@ pub(super) async fn serve(
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
     let (role, token) = (peer.claims.role, peer.claims.token_id);
     let id = shell.next_connection();
-    let welcome = shell.core.borrow_mut().handle_connected(shell.now(), id, peer);
+    let welcome = shell.core.borrow_mut().handle_connected(id, peer);
     match welcome {
         Err(refusal) => refuse(&shell, address, &refusal, &mut socket, &mut sealer).await,
         Ok(welcome) => {

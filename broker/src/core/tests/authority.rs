@@ -84,7 +84,7 @@ fn a_token_that_expires_ends_its_session_at_its_second_and_not_before() {
     let connection = ConnectionId(1_000);
     let mut guest = peer(Role::Client, SessionId([99; 16]), 1, 99);
     guest.claims.expires_s = 50;
-    farm.core.handle_connected(farm.now, connection, guest).unwrap();
+    farm.core.handle_connected(connection, guest).unwrap();
     // The broker started in second 1 of 1970.
     let left = Duration::from_secs(50 + CLOCK_TOLERANCE_S - 1);
     let due = farm.core.poll_timeout().expect("an expiry is waited for");
@@ -106,7 +106,7 @@ fn who_has_left_is_not_waited_for() {
     let mut farm = Farm::default();
     let mut guest = peer(Role::Engine, SessionId([99; 16]), 1, 99);
     guest.claims.expires_s = 50;
-    farm.core.handle_connected(farm.now, ConnectionId(1_000), guest).unwrap();
+    farm.core.handle_connected(ConnectionId(1_000), guest).unwrap();
     farm.core.handle_disconnected(farm.now, ConnectionId(1_000));
     assert_eq!(farm.core.poll_timeout(), None);
 }

@@ -271,7 +271,7 @@ impl Farm {
         let mut peer = peer(it.role, it.session, it.incarnation, it.holder);
         (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
         (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
-        let welcome = self.core.handle_connected(self.now, connection, peer)?;
+        let welcome = self.core.handle_connected(connection, peer)?;
         self.pump();
         let it = &mut self.clients[client];
         it.connection = Some(connection);
@@ -452,7 +452,7 @@ impl Farm {
         let session = SessionId(self.processes[process].slots[0].uuid.0);
         // Each process has a token of its own, which its first engine's uuid tells.
         let peer = peer(Role::Engine, session, 1, session.0[0]);
-        let welcome = self.core.handle_connected(self.now, connection, peer).unwrap();
+        let welcome = self.core.handle_connected(connection, peer).unwrap();
         let it = &mut self.processes[process];
         it.connection = Some(connection);
         it.recalls.clear();
