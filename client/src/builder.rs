@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use furlong_link::backoff::Backoff;
-use furlong_link::home::{CapabilitySearch, Home, capability_from_env, load_capability};
+use furlong_link::home::{CapabilitySearch, Home, capability_from_env};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::token::Role;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, SOFTWARE};
 use crate::error::ConnectError;
+use crate::way::{LinkEvent, RETURNS_WITHIN, Told, Way};
 
 /// How long a client waits for capability file and broker, unless it is told otherwise.
 const WAIT: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ pub struct ClientBuilder {
     wait: Duration,
     software: String,
     cancel_on_disconnect: bool,
+    returns_within: Duration,
+    told: Option<Told>,
 }
 
 impl Default for ClientBuilder {
@@ -38,6 +41,8 @@ impl Default for ClientBuilder {
             wait: WAIT,
             software: SOFTWARE.to_owned(),
             cancel_on_disconnect: false,
+            returns_within: RETURNS_WITHIN,
+            told: None,
         }
     }
 }
@@ -81,6 +86,20 @@ impl ClientBuilder {
         self
     }
 
+    /// How long the session seeks its broker after a cut before everything that is unfinished ends as disconnected, ten
+    /// minutes if nothing is said: as long as the broker keeps it. Not at all if it is zero; then less memory is needed,
+    /// as nothing is kept to be submitted again.
+    pub fn returns_within(mut self, limit: Duration) -> Self {
+        self.returns_within = limit;
+        self
+    }
+
+    /// Calls this function when the connection is cut, and when the session goes on. It must not block.
+    pub fn on_link(mut self, tell: impl Fn(&LinkEvent) + Send + Sync + 'static) -> Self {
+        self.told = Some(Told::new(tell));
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -98,7 +117,8 @@ impl ClientBuilder {
             roles: &self.roles,
         };
         let path = Home::from_env()?.find_capability(&search)?;
-        Client::connect_once(&load_capability(&path)?, &self.software, self.cancel_on_disconnect).await
+        let Self { software, cancel_on_disconnect, returns_within, told, .. } = self.clone();
+        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, told, ..Way::by_file(path)? }).await
     }
 }
 

@@ -4,10 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use furlong_link::dial::{Dialed, dial, random_bytes};
+use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::outgoing::Outgoing;
 use furlong_wire::capability::{Capability, Endpoint};
-use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
@@ -23,11 +22,16 @@ use crate::multiengine::{EngineTargets, Multiengine};
 use crate::request::{engines, query, refused};
 use crate::shared::{Handle, Shared, submit, submit_shared};
 use crate::task::TaskFuture;
+use crate::way::Way;
 
 /// The program that a broker is told, unless the user names another.
 pub(crate) const SOFTWARE: &str = concat!("furlong-client ", env!("CARGO_PKG_VERSION"));
 
 /// A session with a broker. Clones are handles of the same session.
+///
+/// If the connection is cut, or the broker starts again, the session comes back by itself within ten minutes
+/// ([`ClientBuilder::returns_within`]): what the broker does not know is submitted again, and futures resolve as if
+/// nothing had happened. Until then new submits wait.
 ///
 /// The connection is served by a task of the tokio runtime in which the client was connected, so code that blocks a
 /// current-thread runtime blocks the connection as well: use [`crate::blocking`] then. When the last of clients,
@@ -40,12 +44,13 @@ pub struct Client {
 impl Client {
     /// Connects once to the first endpoint of the capability that answers.
     pub async fn connect(capability: Capability) -> Result<Self, ConnectError> {
-        Self::connect_once(&capability, SOFTWARE, false).await
+        Self::connect_once(Way::to(capability)).await
     }
 
     /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to start.
     pub async fn connect_within(capability: Capability, wait: Duration) -> Result<Self, ConnectError> {
-        retry(wait, || Self::connect_once(&capability, SOFTWARE, false)).await
+        let way = Way::to(capability);
+        retry(wait, || Self::connect_once(way.clone())).await
     }
 
     /// Finds the capability file as all of Furlong's programs do, and waits for the broker.
@@ -53,31 +58,20 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) async fn connect_once(
-        capability: &Capability,
-        software: &str,
-        cancel_on_disconnect: bool,
-    ) -> Result<Self, ConnectError> {
+    pub(crate) async fn connect_once(way: Way) -> Result<Self, ConnectError> {
         let session = SessionId(random_bytes());
-        let hello = HelloBody {
-            token: capability.token().as_bytes().to_vec(),
-            session,
-            incarnation: 1,
-            role: capability.role(),
-            software: software.to_owned(),
-            payload_credit_bytes: 0,
-        };
-        let Dialed { incoming, socket, sealer, welcome, endpoint } = dial(capability, &hello).await?;
-        let secret = PayloadSecret::new(random_bytes());
+        let dialed = way.dial(session, 1).await?;
         let core = Core::new(
             session,
-            secret,
-            cancel_on_disconnect,
-            welcome.unfinished_tasks_max,
-            welcome.payload_credit_bytes,
+            PayloadSecret::new(random_bytes()),
+            way.cancel_on_disconnect,
+            !way.returns_within.is_zero(),
+            dialed.welcome.unfinished_tasks_max,
+            dialed.welcome.payload_credit_bytes,
         );
+        let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
-        tokio::spawn(Connection::new(Arc::clone(&shared), incoming, socket).run());
+        tokio::spawn(Connection::new(Arc::clone(&shared), way, incoming, socket).run());
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 

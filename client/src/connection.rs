@@ -3,25 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use furlong_link::backoff::Backoff;
+use furlong_link::dial::Dialed;
 use furlong_link::incoming::Incoming;
-use furlong_link::outgoing::Written;
+use furlong_link::outgoing::{Outgoing, Written};
+use furlong_wire::ids::{BrokerStart, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::ToClient;
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::error::DisconnectCause;
+use crate::core::Core;
+use crate::error::{ConnectError, DisconnectCause};
 use crate::shared::{Shared, unlock};
+use crate::way::{LinkEvent, Way};
 
 /// How often heartbeats are looked after, and acknowledgements sent that nothing else takes along.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a goodbye may take to reach the broker.
 const GOODBYE_TICKS: u32 = 2;
 
-/// The connection, before its task runs.
+/// A session's connections, one after the other.
 #[derive(Debug)]
 pub(crate) struct Connection {
     shared: Arc<Shared>,
+    way: Way,
+    /// The session's highest incarnation, and the start of the broker that has it.
+    incarnation: u64,
+    start: BrokerStart,
     incoming: Incoming,
     socket: OwnedWriteHalf,
     last_read: Instant,
@@ -30,19 +40,63 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, incoming: Incoming, socket: OwnedWriteHalf) -> Self {
+    pub fn new(shared: Arc<Shared>, way: Way, incoming: Incoming, socket: OwnedWriteHalf) -> Self {
         let now = Instant::now();
-        Self { shared, incoming, socket, last_read: now, last_write: now, goodbye_ticks: 0 }
+        let start = shared.welcome.start;
+        let goodbye_ticks = 0;
+        Self { shared, way, incarnation: 1, start, incoming, socket, last_read: now, last_write: now, goodbye_ticks }
     }
 
-    /// Runs until the connection is over, and ends the session with it.
+    /// Runs until the session is over: it comes back after each cut.
     pub async fn run(mut self) {
         let end = EndWithRuntime(Arc::clone(&self.shared));
-        let cause = self.serve().await.err().unwrap_or(DisconnectCause::Closed);
-        tracing::debug!(endpoint = %self.shared.endpoint, %cause, "the connection to the broker is over");
+        let cause = loop {
+            let Err(cause) = self.serve().await else { break DisconnectCause::Closed };
+            tracing::debug!(endpoint = %self.shared.endpoint, %cause, "the connection to the broker is over");
+            let _ = self.socket.shutdown().await;
+            if let Err(cause) = self.come_back(cause).await {
+                break cause;
+            }
+        };
         drop(self.socket);
         self.shared.finish(cause);
         drop(end);
+    }
+
+    /// Seeks the broker until the session goes on. As an error, why it does not.
+    async fn come_back(&mut self, cause: DisconnectCause) -> Result<(), DisconnectCause> {
+        let can_come_back = cause.is_cut() && self.shared.with(|core| core.can_come_back());
+        if !can_come_back {
+            return Err(cause);
+        }
+        self.shared.with(Core::handle_cut);
+        self.way.tell(&LinkEvent::Cut(cause.to_string()));
+        let deadline = Instant::now() + self.way.returns_within;
+        let mut backoff = Backoff::default();
+        let dialed = loop {
+            self.incarnation += 1;
+            tokio::select! {
+                dialed = dial_after(backoff.next_wait(), &mut self.way, self.shared.session, self.incarnation) => match dialed {
+                    Ok(dialed) => break dialed,
+                    Err(error) if !error.is_transient() => return Err(DisconnectCause::SessionOver(error.to_string())),
+                    Err(error) => tracing::debug!(%error, "not connected again yet"),
+                },
+                () = is_over(&self.shared) => return Err(DisconnectCause::Closed),
+                () = sleep_until(deadline) => return Err(cause),
+            }
+        };
+        let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
+        if !welcome.resumed && welcome.start == self.start {
+            return Err(DisconnectCause::SessionOver("the broker has ended it meanwhile".into()));
+        }
+        (self.start, self.incoming, self.socket) = (welcome.start, incoming, socket);
+        (self.last_read, self.last_write) = (Instant::now(), Instant::now());
+        let mut state = self.shared.lock();
+        state.outgoing = Outgoing::new(sealer);
+        state.core.handle_reconnected(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
+        unlock(state);
+        self.way.tell(&LinkEvent::Back);
+        Ok(())
     }
 
     /// Returns without error once a goodbye is said and heard.
@@ -88,7 +142,9 @@ impl Connection {
             self.last_write = Instant::now();
         }
         if matches!(written, Ok(Written::All)) {
-            state.core.handle_flushed();
+            // What is said again after a cut comes in parts.
+            state.queue_outbound();
+            if state.outgoing.is_empty() { state.core.handle_flushed() } else { written = Ok(Written::Turn) }
         }
         unlock(state);
         Ok(written?)
@@ -140,6 +196,24 @@ impl Connection {
         unlock(state);
         self.incoming.shrink();
         Ok(self.goodbye_ticks > GOODBYE_TICKS)
+    }
+}
+
+async fn dial_after(
+    wait: Duration,
+    way: &mut Way,
+    session: SessionId,
+    incarnation: u64,
+) -> Result<Dialed, ConnectError> {
+    sleep(wait).await;
+    way.look_again()?;
+    way.dial(session, incarnation).await
+}
+
+/// Returns when this side has closed the session.
+async fn is_over(shared: &Shared) {
+    while !shared.with(|core| core.is_over()) {
+        shared.over.notified().await;
     }
 }
 

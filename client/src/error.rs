@@ -111,6 +111,12 @@ pub enum ClientError {
     /// The broker refuses the request, and says why.
     #[error("{0}")]
     Refused(String),
+    /// The connection was cut before the broker answered, and what was asked must not be done twice.
+    #[error(
+        "the connection to the broker was cut before it answered, and is sought again; whether it was done is not \
+         known: look with `status`, and ask again"
+    )]
+    Interrupted,
     /// The broker answered something else than what was asked.
     #[error("the broker's answer is not to what was asked: it speaks another version")]
     WrongAnswer,
@@ -130,6 +136,16 @@ pub struct Disconnected {
     pub endpoint: Endpoint,
     /// What ended the connection.
     pub cause: DisconnectCause,
+}
+
+impl DisconnectCause {
+    /// Whether the session can go on, on another connection.
+    pub(crate) fn is_cut(&self) -> bool {
+        match self {
+            Self::ClosedByBroker | Self::Socket(_) | Self::Silent { .. } | Self::Unsound(_) => true,
+            Self::Closed | Self::Goodbye(_) | Self::SessionOver(_) | Self::RuntimeEnded => false,
+        }
+    }
 }
 
 /// What ended a connection.
@@ -153,6 +169,9 @@ pub enum DisconnectCause {
         /// For how long.
         silent_ms: u128,
     },
+    /// The broker is there, and the session is not: it had been away for too long, or was ended.
+    #[error("is there again, but not the session: {0}; connect anew, and submit what had not finished")]
+    SessionOver(String),
     /// The broker broke the protocol.
     #[error("was cut, as what came is unsound: {0}")]
     Unsound(#[from] ReceiveError),

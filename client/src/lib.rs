@@ -116,6 +116,7 @@ mod owner;
 mod request;
 mod shared;
 mod task;
+mod way;
 
 pub use builder::ClientBuilder;
 pub use call::{Arguments, CallSpec, Function, SourceFunction};
@@ -131,6 +132,7 @@ pub use options::{Depends, HasTaskId, OptionError};
 pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use task::TaskFuture;
+pub use way::LinkEvent;
 
 pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint};

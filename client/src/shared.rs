@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// There is something to write, and the connection's task has not been told before.
     pub work: Notify,
+    /// The session is over.
+    pub over: Notify,
     pub welcome: Welcome,
     pub endpoint: Endpoint,
     pub session: SessionId,
@@ -40,7 +42,7 @@ impl Shared {
         session: SessionId,
     ) -> Self {
         let state = Mutex::new(State { core, outgoing, is_told: false });
-        Self { state, work: Notify::new(), welcome, endpoint, session }
+        Self { state, work: Notify::new(), over: Notify::new(), welcome, endpoint, session }
     }
 
     /// Runs a command or an event of the core, queues what it wants sent, and wakes whom it wants woken.
@@ -76,6 +78,7 @@ impl Shared {
     pub fn close(&self) {
         let why = self.why(DisconnectCause::Closed);
         self.with(|core| core.close(&why));
+        self.over.notify_one();
     }
 
     fn why(&self, cause: DisconnectCause) -> Arc<Disconnected> {
@@ -97,14 +100,20 @@ pub(crate) fn unlock(mut state: MutexGuard<'_, State>) {
 impl State {
     /// Moves what the core wants sent to the queue.
     pub fn queue_outbound(&mut self) {
-        while let Some(outbound) = self.core.poll_outbound() {
+        let mut next = self.core.poll_outbound();
+        while let Some(outbound) = next {
             match outbound {
                 Outbound::Message(message) => self.outgoing.push(&message),
                 Outbound::Control(message) => self.outgoing.push_control(&message),
                 Outbound::Transfer(number, payload) => self.outgoing.push_transfer(number, Chunks::Sealed(payload)),
             }
+            next = self.core.poll_outbound();
+            if next.is_none() {
+                // There may be more, now that it is known how much waits.
+                self.core.handle_backlog(self.outgoing.queued_bytes());
+                next = self.core.poll_outbound();
+            }
         }
-        self.core.handle_backlog(self.outgoing.queued_bytes());
     }
 }
 

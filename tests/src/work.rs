@@ -72,6 +72,11 @@ impl Work {
         connected.unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The broker, to be restarted or stopped.
+    pub fn farm_mut(&mut self) -> &mut Farm {
+        &mut self.farm
+    }
+
     /// The broker.
     pub fn farm(&self) -> &Farm {
         &self.farm

@@ -13,6 +13,7 @@ pub(crate) mod feeds;
 pub(crate) mod output;
 pub(crate) mod requests;
 pub(crate) mod results;
+mod resume;
 mod room;
 pub(crate) mod streams;
 pub(crate) mod tasks;
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use furlong_wire::ids::{FunctionHash, SessionId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    self, Cancel, Define, Event, FromClient, Goodbye, Open, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes,
+    self, Cancel, Define, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes,
     ToClient,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
@@ -35,9 +36,10 @@ use self::acks::Acks;
 use self::feeds::Feeds;
 use self::requests::Requests;
 use self::results::{Received, Recipient, Results};
+use self::resume::{Link, Opening};
 use self::room::Room;
 use self::streams::{Streams, Taken};
-use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Tasks};
+use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Sent, SentCall, Tasks};
 use self::watches::{Piece, Publication, Watches};
 use crate::error::{ClientError, Disconnected};
 
@@ -49,16 +51,24 @@ const OUTPUT_FEED_BYTES: usize = 8 * OUTPUT_KEPT_BYTES;
 const PUBLISHED_FEED_BYTES: usize = 4 * PUBLISHED_BYTES_MAX as usize;
 /// Bytes of events that wait for one reader: some thousands of them.
 const EVENT_FEED_BYTES: usize = 256 * 1024;
+/// While fewer bytes wait to be sent, more is said again after a cut.
+const REPEATED_BACKLOG_BYTES: usize = 1024 * 1024;
 /// Ranges in one cancel, so that it fits a message.
 const CANCEL_RANGES_MAX: usize = 4096;
 
-/// One session on one connection.
+/// One session, on one connection after the other.
 #[derive(Debug)]
 pub(crate) struct Core {
     /// Why it is over, once it is.
     over: Option<Arc<Disconnected>>,
     /// Whether the connection itself is gone, too.
     is_finished: bool,
+    opening: Opening,
+    link: Link,
+    /// Whether what is unfinished is kept, to be submitted again after a cut.
+    keeps_calls: bool,
+    /// Whether there was a connection before this one: results may come that have come before.
+    was_cut: bool,
     next_n: u64,
     /// Tasks up to this number are with the kernel, so that a cancel may go before what is queued.
     flushed_n: u64,
@@ -70,7 +80,8 @@ pub(crate) struct Core {
     tasks: Tasks,
     streams: Streams,
     results: Results,
-    definitions: BTreeMap<FunctionHash, u32>,
+    /// Their numbers, and what was sent.
+    definitions: BTreeMap<FunctionHash, (u32, Packed)>,
     requests: Requests,
     watches: Watches,
     outputs: Feeds<Piece>,
@@ -133,18 +144,25 @@ pub(crate) struct Submitted {
 pub(crate) type Ticket = Option<u64>;
 
 impl Core {
-    /// A new session, which begins with its payload secret: fresh random bytes.
+    /// A new session, which begins with its payload secret: fresh random bytes. It can go on after a cut if it
+    /// `comes_back`, and if it does not end with its connection.
     pub fn new(
         session: SessionId,
         secret: PayloadSecret,
         cancel_on_disconnect: bool,
+        comes_back: bool,
         tasks_max: u64,
         credit_bytes: u64,
     ) -> Self {
-        let open = FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect, submitted: 0 });
+        let opening = Opening { secret: secret.clone(), cancel_on_disconnect };
+        let open = opening.open(0);
         Self {
             over: None,
             is_finished: false,
+            opening,
+            link: Link::Up,
+            keeps_calls: comes_back && !cancel_on_disconnect,
+            was_cut: false,
             next_n: 1,
             flushed_n: 0,
             next_transfer: 1,
@@ -171,15 +189,20 @@ impl Core {
 
     /// Submits a call for the shared queue.
     pub fn submit_shared(&mut self, call: &mut Call, listener: Listener) -> Result<Submitted, ClientError> {
-        let n = self.send_submit(call)?;
-        Ok(Submitted { n, key: self.tasks.insert(n, listener) })
+        let (n, call) = self.send_submit(call)?;
+        let sent = call.map(|call| Sent { target: None, call, repeated: false, cancelled: None });
+        Ok(Submitted { n, key: self.tasks.insert(n, listener, sent) })
     }
 
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
-        let count = task_count(&call.targets);
-        let first = self.send_submit(call)?;
-        let tasks = (first..first + count).map(|n| Submitted { n, key: self.tasks.insert(n, Listener::Future(None)) });
+        let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
+        let (first, call) = self.send_submit(call)?;
+        let tasks = (first..).zip(engines).map(|(n, engine)| {
+            let call = call.clone();
+            let sent = call.map(|call| Sent { target: Some(engine), call, repeated: false, cancelled: None });
+            Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent) }
+        });
         Ok(tasks.collect())
     }
 
@@ -190,9 +213,13 @@ impl Core {
         Ok(())
     }
 
-    /// Checks a call against the session's credit, and sends it. Returns the number of its first task.
-    fn send_submit(&mut self, call: &mut Call) -> Result<u64, ClientError> {
+    /// Checks a call against the session's credit, and sends it. Returns the number of its first task, and what is kept
+    /// of it for the next connection.
+    fn send_submit(&mut self, call: &mut Call) -> Result<(u64, Option<Arc<SentCall>>), ClientError> {
         self.check_open()?;
+        if !self.is_up() {
+            return Err(ClientError::Busy);
+        }
         let count = task_count(&call.targets);
         let announced = call.content.pack(&mut self.sealer)?;
         let defined = call.definition.as_ref().map(|definition| self.define(definition)).transpose()?;
@@ -205,23 +232,31 @@ impl Core {
         self.room.check(count, announced + lasting)?;
         self.room.take(count, announced + lasting, lasting);
         if let (Some(number), Some(packed), Some(definition)) = (define, packed, &call.definition) {
-            self.definitions.insert(definition.hash, number);
-            self.send_payload(packed, |payload| FromClient::Define(Define { number, payload }));
+            self.definitions.insert(definition.hash, (number, packed.clone()));
+            self.send_definition(number, packed);
         }
         let n = self.next_n;
         self.next_n += count;
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
         let (runtime, class, options) = (call.runtime, call.class, call.options.take());
         let packed = call.content.take(&mut self.sealer)?;
+        let kept = self.keeps_calls.then(|| {
+            let (options, packed) = (options.clone(), packed.clone());
+            Arc::new(SentCall { runtime, class, define, options, packed })
+        });
         self.send_payload(packed, |payload| {
             FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
         });
-        Ok(n)
+        Ok((n, kept))
+    }
+
+    fn send_definition(&mut self, number: u32, packed: Packed) {
+        self.send_payload(packed, |payload| FromClient::Define(Define { number, payload }));
     }
 
     /// The number of a definition, and what is to be sent if the broker does not have it.
     fn define(&mut self, definition: &Definition) -> Result<(u32, Option<Packed>), ClientError> {
-        if let Some(number) = self.definitions.get(&definition.hash) {
+        if let Some((number, _)) = self.definitions.get(&definition.hash) {
             return Ok((*number, None));
         }
         if self.definitions.len() >= DEFINITIONS_MAX {
@@ -247,7 +282,16 @@ impl Core {
 
     /// Ends tasks, by ranges of their numbers. The broker's answer is their end.
     pub fn cancel(&mut self, ranges: &[(u64, u64)], force: bool) {
-        for ranges in ranges.chunks(CANCEL_RANGES_MAX).filter(|_| self.over.is_none()) {
+        for n in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+            if let Some(sent) = self.tasks.sent_mut(n) {
+                sent.cancelled = Some(force || sent.cancelled == Some(true));
+            }
+        }
+        if self.over.is_some() || !self.is_up() {
+            // The next connection begins with what was cancelled.
+            return;
+        }
+        for ranges in ranges.chunks(CANCEL_RANGES_MAX) {
             let last = ranges.iter().map(|(_, last)| *last).max().unwrap_or_default();
             let cancel = FromClient::Cancel(Cancel { ranges: ranges.to_vec(), force });
             // A cancel that overtakes its own submit would find nothing.
@@ -316,7 +360,7 @@ impl Core {
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
             ToClient::Finished(finished) => {
-                let Some(key) = self.tasks.begin_end(finished.n) else { return };
+                let Some(key) = self.tasks.begin_end(finished.n) else { return self.has_come_before(finished.n) };
                 let (ended, payload) = Ended::of(finished);
                 if let Some(received) = self.results.handle_payload(Recipient::Task(key, ended), payload) {
                     self.receive(received);
@@ -338,11 +382,21 @@ impl Core {
             ToClient::FetchedOutput(output) => self.handle_fetched_output(output),
             ToClient::Credit(credit) => {
                 self.room.handle_credit(credit.payload_bytes_total);
+                self.repeat();
                 self.wake_waiting();
             }
             ToClient::Reply(reply) => self.handle_reply(reply.request, reply.body),
-            // The shell closes after a goodbye; a session of one connection repeats nothing.
-            ToClient::Goodbye(_) | ToClient::Accepted(_) => {}
+            ToClient::Accepted(accepted) => self.handle_accepted(&accepted),
+            // The shell closes after a goodbye.
+            ToClient::Goodbye(_) => {}
+        }
+    }
+
+    /// A result that had arrived before a cut, and of which the broker had not been told.
+    fn has_come_before(&mut self, n: u64) {
+        if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
+            self.room.take(1, 0, 0);
+            self.acks.push(n, 0);
         }
     }
 
@@ -402,10 +456,16 @@ impl Core {
         if self.room.handle_backlog(bytes) {
             self.wake_waiting();
         }
+        if bytes < REPEATED_BACKLOG_BYTES {
+            self.repeat();
+        }
     }
 
     /// Everything that was handed out is with the kernel.
     pub fn handle_flushed(&mut self) {
+        if !self.is_up() {
+            return;
+        }
         self.flushed_n = self.next_n - 1;
         self.wakes.append(&mut self.flushing);
     }

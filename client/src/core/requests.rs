@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Poll, Waker};
 
+use bytes::Buf;
 use furlong_wire::ids::TaskId;
 use furlong_wire::limits::FETCHES_WAITING_MAX;
-use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, TaskRecord};
+use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord};
 
 use super::results::{Body, Recipient};
 use super::tasks::Outputs;
@@ -43,11 +44,15 @@ pub(crate) struct Requests {
 #[derive(Debug, Default)]
 struct Pending {
     answer: Option<Answer>,
+    /// What is asked again after a cut; none if it must not be done twice.
+    message: Option<FromClient>,
     waker: Option<Waker>,
     /// What a fetched task wrote.
     outputs: Option<Box<Outputs>>,
     /// Who follows what it writes.
     follower: Option<usize>,
+    /// How far the follower has each stream of each attempt: after a cut it begins anew.
+    fed: BTreeMap<(u32, Stream), u64>,
 }
 
 impl Core {
@@ -55,8 +60,15 @@ impl Core {
     pub fn request(&mut self, message: impl FnOnce(u64) -> FromClient) -> Result<u64, ClientError> {
         self.check_open()?;
         let request = self.new_ticket();
-        self.requests.pending.insert(request, Pending::default());
-        self.outbound.push_back(Outbound::Message(message(request)));
+        let message = message(request);
+        let repeats = !matches!(message, FromClient::Signal(_) | FromClient::Restart(_) | FromClient::Shutdown(_));
+        if self.is_up() {
+            self.outbound.push_back(Outbound::Message(message.clone()));
+        } else if !repeats {
+            return Err(ClientError::Interrupted);
+        }
+        let message = (repeats && self.keeps_calls).then_some(message);
+        self.requests.pending.insert(request, Pending { message, ..Pending::default() });
         Ok(request)
     }
 
@@ -89,7 +101,7 @@ impl Core {
         replaced: &mut Option<Waker>,
     ) -> Poll<Result<Answer, ClientError>> {
         let Some(pending) = self.requests.pending.get_mut(&request) else {
-            return Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::WrongAnswer)));
+            return Poll::Ready(Err(self.check_open().err().unwrap_or(ClientError::Interrupted)));
         };
         let Some(answer) = pending.answer.take() else {
             *replaced = pending.waker.replace(waker.clone());
@@ -129,9 +141,15 @@ impl Core {
         let FetchedOutput { request, attempt, engine, stream, offset, bytes } = output;
         let Requests { pending, output_bytes, .. } = &mut self.requests;
         let Some(pending) = pending.get_mut(&request) else { return };
-        let piece = Piece { attempt, engine, stream, offset, bytes: bytes.into() };
+        let mut piece = Piece { attempt, engine, stream, offset, bytes: bytes.into() };
         pending.outputs.get_or_insert_default().handle_piece(output_bytes, &piece);
-        if let Some(follower) = pending.follower {
+        let Some(follower) = pending.follower else { return };
+        let fed = pending.fed.entry((attempt, stream)).or_default();
+        let known = fed.saturating_sub(offset).min(piece.bytes.len() as u64);
+        piece.bytes.advance(known as usize);
+        piece.offset += known;
+        *fed = (*fed).max(piece.offset + piece.bytes.len() as u64);
+        if !piece.bytes.is_empty() {
             self.wakes.extend(self.outputs.push(follower, piece));
         }
     }
@@ -154,6 +172,30 @@ impl Core {
     fn end_wait(&mut self, request: u64) {
         if self.requests.at_broker.remove(&request) {
             self.wake_waiting();
+        }
+    }
+
+    /// The connection was cut: what must not be done twice has no answer any longer, the rest is asked again.
+    pub(super) fn cut_requests(&mut self) {
+        let Requests { pending, at_broker, output_bytes } = &mut self.requests;
+        at_broker.clear();
+        for it in pending.values_mut().filter(|it| it.answer.is_none()) {
+            *output_bytes -= it.outputs.take().map_or(0, |outputs| outputs.kept_bytes());
+            if it.message.is_none() {
+                self.wakes.extend(it.waker.take());
+            }
+        }
+        pending.retain(|_, it| it.answer.is_some() || it.message.is_some());
+    }
+
+    /// Asks again what was not answered before a cut.
+    pub(super) fn repeat_requests(&mut self) {
+        for (request, pending) in self.requests.pending.iter().filter(|(_, it)| it.answer.is_none()) {
+            let Some(message) = pending.message.clone() else { continue };
+            if matches!(&message, FromClient::Fetch(fetch) if fetch.wait) {
+                self.requests.at_broker.insert(*request);
+            }
+            self.outbound.push_back(Outbound::Message(message));
         }
     }
 

@@ -36,8 +36,18 @@ impl Room {
         if bytes > self.usable {
             return Err(ClientError::PayloadTooLarge { bytes, credit_bytes: self.usable });
         }
-        let fits = bytes <= self.granted - self.announced && self.backlog < BACKLOG_BYTES_MAX;
-        if fits && self.has_tasks(tasks) { Ok(()) } else { Err(ClientError::Busy) }
+        if self.has_bytes(bytes) && self.has_tasks(tasks) { Ok(()) } else { Err(ClientError::Busy) }
+    }
+
+    /// A new connection: what was announced on the last one is announced anew.
+    pub fn begin(&mut self, tasks_max: u64, credit_bytes: u64) {
+        let Self { tasks, backlog, .. } = *self;
+        *self = Self { tasks, backlog, ..Self::new(tasks_max, credit_bytes) };
+    }
+
+    /// Whether that many bytes can be announced again now.
+    pub fn has_bytes(&self, bytes: u64) -> bool {
+        bytes <= self.granted - self.announced && self.backlog < BACKLOG_BYTES_MAX
     }
 
     /// Whether that many tasks are within the bound of tasks.

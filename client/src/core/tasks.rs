@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Finished, Outcome, Payload, Stream, TaskTimes};
+use furlong_wire::message::{Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskTimes};
 use furlong_wire::numbers::NumberMap;
+use furlong_wire::payload::Packed;
 use slab::Slab;
 
 use super::output::Output;
@@ -74,8 +75,38 @@ struct Task {
     n: u64,
     /// Whether its end has come and its payload is on the way.
     is_receiving: bool,
+    /// What is sent again after a cut.
+    sent: Option<Sent>,
     outputs: Option<Box<Outputs>>,
     state: State,
+}
+
+/// What the broker has to hear once more of an unfinished task, if the connection was cut.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The engine that it is for, if it is for one.
+    pub target: Option<EngineId>,
+    /// What to run.
+    pub call: Arc<SentCall>,
+    /// Whether it was sent again already: nobody knows whether that has arrived.
+    pub repeated: bool,
+    /// Whether it was cancelled, and with force.
+    pub cancelled: Option<bool>,
+}
+
+/// A call as it was submitted, for one task or several.
+#[derive(Debug)]
+pub struct SentCall {
+    /// What runs it.
+    pub runtime: Runtime,
+    /// Its kind.
+    pub class: u32,
+    /// The definition that it needs.
+    pub define: Option<u32>,
+    /// What is not the default.
+    pub options: Option<Box<TaskOptions>>,
+    /// Call header and arguments.
+    pub packed: Packed,
 }
 
 #[derive(Debug)]
@@ -115,8 +146,8 @@ impl Ended {
 
 impl Tasks {
     /// Adds a task and returns its key.
-    pub fn insert(&mut self, n: u64, listener: Listener) -> usize {
-        let task = Task { n, is_receiving: false, outputs: None, state: State::Unfinished(listener) };
+    pub fn insert(&mut self, n: u64, listener: Listener, sent: Option<Sent>) -> usize {
+        let task = Task { n, is_receiving: false, sent, outputs: None, state: State::Unfinished(listener) };
         let key = self.slab.insert(task);
         self.unfinished.insert(n, key);
         key
@@ -133,6 +164,7 @@ impl Tasks {
     pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery {
         let Some(task) = self.slab.get_mut(key) else { return Delivery::Dropped };
         self.unfinished.remove(&task.n);
+        task.sent = None;
         ended.outputs = task.outputs.take();
         self.output_bytes -= ended.outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());
         match &mut task.state {
@@ -150,6 +182,24 @@ impl Tasks {
         }
         self.slab.remove(key);
         Delivery::Dropped
+    }
+
+    /// Whether a task of that number is unfinished.
+    pub fn knows(&self, n: u64) -> bool {
+        self.unfinished.contains_key(&n)
+    }
+
+    /// What is to be sent again of an unfinished task.
+    pub fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
+        let key = *self.unfinished.get(&n)?;
+        self.slab.get_mut(key)?.sent.as_mut()
+    }
+
+    /// The connection is gone: ends whose payload was on the way come again.
+    pub fn handle_cut(&mut self) {
+        for key in self.unfinished.values() {
+            self.slab.get_mut(*key).into_iter().for_each(|task| task.is_receiving = false);
+        }
     }
 
     /// Takes a piece of output, unless the task is unknown.

@@ -52,6 +52,8 @@ struct Stop {
     /// It has ended, and an engine has to say that it has stopped.
     is_due: bool,
     has_stopped: bool,
+    /// The connection was cut when it was due: whether it has been said nobody knows.
+    is_unknown: bool,
     wakers: Vec<Waker>,
 }
 
@@ -267,6 +269,9 @@ impl Core {
         if let Some(why) = &self.over {
             return Poll::Ready(Err(ClientError::Disconnected(std::sync::Arc::clone(why))));
         }
+        if stop.is_unknown {
+            return Poll::Ready(Err(ClientError::Interrupted));
+        }
         if !stop.wakers.iter().any(|known| known.will_wake(waker)) {
             stop.wakers.push(waker.clone());
         }
@@ -303,6 +308,22 @@ impl Core {
     pub(super) fn handle_event(&mut self, event: &Event) {
         for feed in self.events.keys() {
             self.wakes.extend(self.events.push(feed, event.clone()));
+        }
+    }
+
+    /// The connection was cut: intermediate data that were on the way are lost, and so may be the word that something
+    /// has stopped.
+    pub(super) fn cut_watches(&mut self) {
+        for watch in self.watches.watched.values_mut() {
+            let were_awaited = watch.has_ended && !watch.arriving.is_empty();
+            watch.arriving.clear();
+            for feed in watch.published.iter().filter(|_| were_awaited) {
+                self.wakes.extend(self.published.finish(*feed));
+            }
+        }
+        for stop in self.watches.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped) {
+            stop.is_unknown = true;
+            self.wakes.append(&mut stop.wakers);
         }
     }
 

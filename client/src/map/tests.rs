@@ -52,7 +52,7 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
         payload_credit_bytes: 10_000,
         resumed: false,
     };
-    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, tasks_max, 10_000);
+    let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, tasks_max, 10_000);
     let endpoint = Endpoint::new("head", 7000).unwrap();
     let shared = Arc::new(Shared::new(core, Outgoing::new(sealer()), welcome, endpoint, SESSION));
     Arc::new(Handle { shared })

@@ -143,8 +143,8 @@ impl PayloadSealer {
     }
 }
 
-/// Buffers, ready for the wire.
-#[derive(Debug)]
+/// Buffers, ready for the wire. Clones are the same payload, for sending it again: their sealed chunks are equal.
+#[derive(Clone, Debug)]
 pub enum Packed {
     /// Small: for the message itself.
     Inline(Bytes),

@@ -25,7 +25,7 @@ fn secret() -> PayloadSecret {
 }
 
 fn core() -> Core {
-    let mut core = Core::new(SESSION, secret(), false, TASKS_MAX, CREDIT_BYTES);
+    let mut core = Core::new(SESSION, secret(), false, true, TASKS_MAX, CREDIT_BYTES);
     assert!(matches!(core.poll_outbound(), Some(Outbound::Message(FromClient::Open(_)))));
     core
 }

@@ -1,0 +1,188 @@
+//! The session on its next connection, after one was cut: what is said again, and in which order.
+//!
+//! The client opens its session, the broker says what it knows of it (`Accepted`), and the client submits the rest once
+//! more: first definitions, then tasks in the order of their numbers, as far as the credit goes. Then come cancels and
+//! requests. Until that is done, new submits wait.
+
+use std::collections::VecDeque;
+
+use furlong_wire::message::{
+    Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions, TaskState, TaskTimes,
+};
+use furlong_wire::payload::PayloadSecret;
+
+use super::acks::Acks;
+use super::results::Body;
+use super::tasks::{End, Ended};
+use super::{Core, Outbound, announced_bytes};
+use crate::error::ClientError;
+
+/// Where the session stands with the broker.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// Everything that was said has gone out on this connection.
+    Up,
+    /// There is no connection.
+    Away,
+    /// There is one again, and the broker has not said what it knows.
+    Opening,
+    /// What is left to be said again: definitions, then tasks.
+    Repeating(VecDeque<u32>, VecDeque<u64>),
+}
+
+/// How a session is opened on each of its connections.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub secret: PayloadSecret,
+    pub cancel_on_disconnect: bool,
+}
+
+/// Submits that are said again in one go.
+const REPEATED_AT_ONCE: usize = 1024;
+
+impl Core {
+    /// Whether the session can go on, on another connection.
+    pub fn can_come_back(&self) -> bool {
+        self.keeps_calls && self.over.is_none()
+    }
+
+    /// The connection was cut. What it was about to carry is given up, to be said again on the next one.
+    pub fn handle_cut(&mut self) {
+        self.link = Link::Away;
+        self.was_cut = true;
+        self.outbound.clear();
+        self.results.clear();
+        self.tasks.handle_cut();
+        // The broker delivers again what it does not know to have arrived.
+        let results = self.acks.results();
+        self.acks = Acks::default();
+        self.room.handle_acknowledged(results);
+        self.cut_requests();
+        self.cut_watches();
+    }
+
+    /// There is a connection again, with a broker that takes so much.
+    pub fn handle_reconnected(&mut self, tasks_max: u64, credit_bytes: u64) {
+        self.link = Link::Opening;
+        self.next_transfer = 1;
+        self.room.begin(tasks_max, credit_bytes);
+        let open = self.opening.open(self.next_n - 1);
+        self.outbound.push_back(Outbound::Message(open));
+    }
+
+    /// The broker says what it knows of the session.
+    pub(super) fn handle_accepted(&mut self, accepted: &Accepted) {
+        if !matches!(self.link, Link::Opening) {
+            return;
+        }
+        let is_missing = |n| accepted.missing.iter().any(|(first, last)| (*first..=*last).contains(&n));
+        let mut tasks = VecDeque::new();
+        for (n, _) in self.tasks.unfinished() {
+            let Some(sent) = self.tasks.sent_mut(n) else { continue };
+            sent.repeated |= n > accepted.n || is_missing(n);
+            if sent.repeated {
+                tasks.push_back(n);
+            }
+        }
+        let numbers = self.definitions.values().map(|(number, _)| *number);
+        let definitions = numbers.filter(|number| !accepted.definitions.contains(number)).collect();
+        self.link = Link::Repeating(definitions, tasks);
+        self.repeat();
+    }
+
+    /// Says again what is left, as far as there is room for it.
+    pub(super) fn repeat(&mut self) {
+        for _ in 0..REPEATED_AT_ONCE {
+            let Link::Repeating(definitions, tasks) = &self.link else { return };
+            let (definition, task) = (definitions.front().copied(), tasks.front().copied());
+            let went = match (definition, task) {
+                (Some(number), _) => self.repeat_definition(number),
+                (None, Some(n)) => self.repeat_task(n),
+                (None, None) => return self.has_repeated(),
+            };
+            let Link::Repeating(definitions, tasks) = &mut self.link else { return };
+            match definition {
+                _ if !went => return,
+                Some(_) => _ = definitions.pop_front(),
+                None => _ = tasks.pop_front(),
+            }
+        }
+    }
+
+    fn repeat_definition(&mut self, number: u32) -> bool {
+        let Some((_, packed)) = self.definitions.values().find(|(of, _)| *of == number).cloned() else { return true };
+        let bytes = announced_bytes(&packed);
+        if !self.room.has_bytes(bytes) {
+            return false;
+        }
+        self.room.take(0, bytes, bytes);
+        self.send_definition(number, packed);
+        true
+    }
+
+    fn repeat_task(&mut self, n: u64) -> bool {
+        // It may have ended meanwhile.
+        let Some(sent) = self.tasks.sent_mut(n).map(|sent| sent.clone()) else { return true };
+        let call = &sent.call;
+        let bytes = announced_bytes(&call.packed);
+        if let Err(ClientError::PayloadTooLarge { .. }) = self.room.check(1, bytes) {
+            self.end_too_large(n, bytes);
+            return true;
+        }
+        if !self.room.has_bytes(bytes) {
+            return false;
+        }
+        self.room.take(0, bytes, 0);
+        let options = call.options.as_deref().cloned().unwrap_or_default();
+        let options = Some(Box::new(TaskOptions { repeated: true, ..options }));
+        let targets = sent.target.map_or(Targets::Shared, |engine| Targets::Engines(vec![engine]));
+        let (runtime, class, define) = (call.runtime, call.class, call.define);
+        self.send_payload(call.packed.clone(), |payload| {
+            FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
+        });
+        true
+    }
+
+    /// The broker that is there now takes less than the one to which this was submitted.
+    fn end_too_large(&mut self, n: u64, bytes: u64) {
+        let Some(key) = self.tasks.begin_end(n) else { return };
+        let text = format!(
+            "its arguments have {bytes} bytes, more than the broker takes since it was started again; start it with \
+             more `--memory`"
+        );
+        let end = End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
+        let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
+        self.room.handle_acknowledged(1);
+        self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
+    }
+
+    /// Everything that the broker did not know was said again: the rest follows, and the session goes on.
+    fn has_repeated(&mut self) {
+        self.link = Link::Up;
+        let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
+        for (n, _) in self.tasks.unfinished() {
+            let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);
+            force.into_iter().for_each(|force| cancelled[usize::from(force)].push((n, n)));
+        }
+        for (ranges, force) in cancelled.into_iter().zip([false, true]) {
+            self.cancel(&ranges, force);
+        }
+        if !self.events.is_empty() {
+            self.outbound.push_back(Outbound::Message(FromClient::Subscribe(Subscribe { engines: true })));
+        }
+        self.repeat_requests();
+        self.wake_waiting();
+    }
+
+    /// Whether what is said now goes out on this connection.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up)
+    }
+}
+
+impl Opening {
+    pub(super) fn open(&self, submitted: u64) -> FromClient {
+        let Self { secret, cancel_on_disconnect } = self;
+        FromClient::Open(Open { secret: secret.clone(), cancel_on_disconnect: *cancel_on_disconnect, submitted })
+    }
+}
