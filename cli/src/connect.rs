@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use furlong_client::{Client, EngineTargets};
+use furlong_client::{Client, EngineTargets, LinkEvent};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
@@ -50,11 +50,22 @@ impl ConnectArgs {
             .cluster(self.cluster.clone())
             .roles(roles)
             .wait(Duration::from_secs_f64(self.wait))
-            .software(concat!("furlong ", env!("CARGO_PKG_VERSION")));
+            .software(concat!("furlong ", env!("CARGO_PKG_VERSION")))
+            .on_link(tell);
         if let Some(path) = &self.cap {
             builder = builder.capability(path);
         }
         Ok(builder.connect().await?)
+    }
+}
+
+/// Says that the command waits, and for what.
+fn tell(event: &LinkEvent) {
+    match event {
+        LinkEvent::Cut(cause) => {
+            eprintln!("furlong: the connection to the broker {cause}; seeking it again, Ctrl-C ends");
+        }
+        LinkEvent::Back => eprintln!("furlong: the session goes on"),
     }
 }
 

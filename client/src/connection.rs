@@ -75,8 +75,9 @@ impl Connection {
         let mut backoff = Backoff::default();
         let dialed = loop {
             self.incarnation += 1;
+            let (wait, session) = (backoff.next_wait(), self.shared.session);
             tokio::select! {
-                dialed = dial_after(backoff.next_wait(), &mut self.way, self.shared.session, self.incarnation) => match dialed {
+                dialed = dial_after(wait, &mut self.way, session, self.incarnation) => match dialed {
                     Ok(dialed) => break dialed,
                     Err(error) if !error.is_transient() => return Err(DisconnectCause::SessionOver(error.to_string())),
                     Err(error) => tracing::debug!(%error, "not connected again yet"),

@@ -130,7 +130,7 @@ pub enum ClientError {
 
 /// The connection to the broker is over, and with it what had not finished.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection to the broker at {endpoint} {cause}")]
+#[error("the connection to the broker at {endpoint} {cause}{}", cause.advice())]
 pub struct Disconnected {
     /// Where the broker was.
     pub endpoint: Endpoint,
@@ -139,6 +139,14 @@ pub struct Disconnected {
 }
 
 impl DisconnectCause {
+    /// What to do about it.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Closed | Self::RuntimeEnded => "",
+            _ => "; connect again, and submit what had not finished",
+        }
+    }
+
     /// Whether the session can go on, on another connection.
     pub(crate) fn is_cut(&self) -> bool {
         match self {
@@ -155,22 +163,22 @@ pub enum DisconnectCause {
     #[error("was closed by this client")]
     Closed,
     /// The broker said goodbye.
-    #[error("was ended by the broker: {0}; connect again, and submit what had not finished")]
+    #[error("was ended by the broker: {0}")]
     Goodbye(String),
     /// The broker's end of the stream.
-    #[error("was lost: the broker closed it; connect again, and submit what had not finished (its log says why)")]
+    #[error("was lost: the broker closed it (its log says why)")]
     ClosedByBroker,
     /// The socket's error.
-    #[error("was lost: {0}; connect again, and submit what had not finished")]
+    #[error("was lost: {0}")]
     Socket(#[from] io::Error),
     /// Nothing came for too long.
-    #[error("was lost: nothing came for {silent_ms} ms; connect again, and submit what had not finished")]
+    #[error("was lost: nothing came for {silent_ms} ms")]
     Silent {
         /// For how long.
         silent_ms: u128,
     },
     /// The broker is there, and the session is not: it had been away for too long, or was ended.
-    #[error("is there again, but not the session: {0}; connect anew, and submit what had not finished")]
+    #[error("is there again, but not the session: {0}")]
     SessionOver(String),
     /// The broker broke the protocol.
     #[error("was cut, as what came is unsound: {0}")]

@@ -59,8 +59,8 @@ impl TaskFuture {
         self.cancel_with(false);
     }
 
-    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed; also
-    /// one that has not heeded an earlier [`TaskFuture::cancel`].
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed. It
+    /// can follow a plain cancel that was not heeded.
     pub fn cancel_force(&self) {
         self.cancel_with(true);
     }

@@ -11,8 +11,8 @@ use tokio::net::tcp::OwnedReadHalf;
 /// read itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client,
 /// broker and engines worked by turns, and a farm of two engines ran a third fewer no-ops a second.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes read from one peer before all others have their turn, however much more of it is there. Tokio alone lets a task
-/// go on for 128 reads of a socket that is always ready: 32 MiB of large chunks, a tenth of a second for who waits.
+/// Bytes read from one peer before all others have their turn, however much more of it is there. Tokio alone lets a
+/// task go on for 128 reads of a socket that is always ready: 32 MiB of large chunks, a tenth of a second.
 const READ_TURN_BYTES: usize = 64 * 1024;
 
 /// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.

@@ -1,7 +1,7 @@
 //! What clients say.
 
 use bytes::Bytes;
-use furlong_wire::message::{Cancel, FromClient, Open, Reply, Request, ToClient};
+use furlong_wire::message::{Cancel, FromClient, Open, Reply, Request, TaskState, ToClient};
 use furlong_wire::token::Role;
 
 use super::sessions::SessionKey;
@@ -97,9 +97,17 @@ impl Core {
     fn open(&mut self, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let accepted = session.open(open)?;
-        let undelivered: Vec<u64> = session.done.iter().map(|(n, _)| n).collect();
+        let undelivered: Vec<(u64, TaskState)> = session.done.iter().map(|(n, done)| (n, done.outcome.state)).collect();
         self.to_client(connection, ToClient::Accepted(accepted));
-        undelivered.into_iter().for_each(|n| self.deliver(key, n));
+        for (n, state) in undelivered {
+            self.deliver(key, n);
+            let was_stopped = matches!(state, TaskState::Cancelled | TaskState::TimedOut);
+            let still_runs = self.sessions.get(key).is_some_and(|session| session.is_stopping(n));
+            if was_stopped && !still_runs {
+                // It may have been said when nobody was there to hear it.
+                self.tell_stopped(key, n);
+            }
+        }
         Ok(())
     }
 

@@ -200,6 +200,11 @@ impl Session {
         Ok(Accepted { n: self.submitted, missing, definitions })
     }
 
+    /// Whether a task that was ended still runs on an engine.
+    pub fn is_stopping(&self, n: u64) -> bool {
+        self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
+    }
+
     /// Remembers how a task ended.
     pub fn remember(&mut self, n: u64, ending: Ending) {
         self.endings.insert(n, ending);

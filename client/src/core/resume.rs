@@ -50,6 +50,8 @@ impl Core {
     pub fn handle_cut(&mut self) {
         self.link = Link::Away;
         self.was_cut = true;
+        // A cancel must not overtake a submit that is said again.
+        self.flushed_n = 0;
         self.outbound.clear();
         self.results.clear();
         self.tasks.handle_cut();

@@ -158,6 +158,25 @@ fn a_cancel_that_was_not_heeded_can_be_forced_afterwards() {
 }
 
 #[test]
+fn a_client_that_was_away_learns_that_its_cancelled_task_has_stopped() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    for n in 1..=2 {
+        farm.submit(client, shared());
+        farm.cancel(client, n, n);
+        farm.disconnect_client(client);
+        if n == 1 {
+            farm.finish(engine);
+        }
+        farm.connect_client(client).unwrap();
+        assert_eq!(farm.stopped(client), [1], "the second one still runs");
+        farm.ack(client, 1, 1);
+    }
+    farm.finish(engine);
+    assert_eq!(farm.stopped(client), [1, 2]);
+}
+
+#[test]
 fn a_signal_reaches_what_its_owners_tasks_run_there() {
     let mut farm = Farm::default();
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());

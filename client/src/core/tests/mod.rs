@@ -1,6 +1,7 @@
 //! The session against a broker that the test plays.
 
 mod handles;
+mod resume;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;

@@ -1,0 +1,198 @@
+//! Cuts, and the connections after them.
+
+use std::task::Poll;
+
+use furlong_wire::ids::TaskId;
+use furlong_wire::message::{Accepted, Reply, ReplyBody, Restart, Stopped};
+
+use super::*;
+
+fn reconnected(core: &mut Core) {
+    core.handle_cut();
+    assert_eq!(sent(core), [""; 0], "nothing is said without a connection");
+    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert_eq!(sent(core), ["message Open"]);
+}
+
+fn accepted(core: &mut Core, n: u64, missing: &[(u64, u64)], definitions: &[u32]) -> Vec<String> {
+    let accepted = Accepted { n, missing: missing.to_vec(), definitions: definitions.to_vec() };
+    core.handle_message(ToClient::Accepted(accepted), None);
+    sent(core)
+}
+
+#[test]
+fn only_what_the_broker_does_not_know_is_submitted_again() {
+    let mut core = core();
+    let tasks: Vec<Submitted> = (0..4).map(|_| submit(&mut core)).collect();
+    core.handle_message(returned(2), None);
+    sent(&mut core);
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 3, &[(1, 1)], &[]), ["submit 1 None", "submit 4 None"]);
+    for n in [1, 3, 4] {
+        core.handle_message(returned(n), None);
+    }
+    assert!(tasks.into_iter().all(|task| take(&mut core, task).unwrap().is_ok()));
+}
+
+#[test]
+fn a_broker_that_knows_nothing_gets_definitions_and_tasks_again_and_so_does_the_next_one() {
+    let mut core = core();
+    let source = Arc::new(Definition { hash: FunctionHash([1; 32]), source: Bytes::from_static(b"def f(): pass") });
+    for definition in [None, Some(source)] {
+        core.submit_shared(&mut Call { definition, ..call(8) }, Listener::Future(None)).unwrap();
+    }
+    sent(&mut core);
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["define 1", "submit 1 None", "submit 2 Some(1)"]);
+    // That they have arrived nobody has said.
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 2, &[], &[1]), ["submit 1 None", "submit 2 Some(1)"]);
+}
+
+#[test]
+fn what_is_submitted_again_says_so_and_is_the_same_payload() {
+    let mut core = core();
+    core.submit_direct(&mut Call { targets: Targets::Engines(vec![EngineId(4), EngineId(6)]), ..call(2_000) }).unwrap();
+    let payloads = |core: &mut Core| {
+        let all: Vec<Outbound> = std::iter::from_fn(|| core.poll_outbound()).collect();
+        all.into_iter()
+            .filter_map(|it| if let Outbound::Transfer(_, sealed) = it { Some(sealed.chunk(0)) } else { None })
+            .collect::<Vec<_>>()
+    };
+    let first = payloads(&mut core);
+    reconnected(&mut core);
+    let nothing = Accepted { n: 0, missing: vec![], definitions: vec![] };
+    core.handle_message(ToClient::Accepted(nothing), None);
+    let Some(Outbound::Message(FromClient::Submit(submit))) = core.poll_outbound() else { panic!("a submit is first") };
+    assert!(submit.options.unwrap().repeated);
+    assert_eq!(submit.targets, Targets::Engines(vec![EngineId(4)]));
+    assert_eq!(payloads(&mut core), [first[0].clone(), first[0].clone()]);
+}
+
+#[test]
+fn large_payloads_are_sent_again_as_the_credit_goes() {
+    let mut core = core();
+    for _ in 0..2 {
+        core.submit_shared(&mut call(4_000), Listener::Future(None)).unwrap();
+    }
+    sent(&mut core);
+    core.handle_cut();
+    core.handle_reconnected(TASKS_MAX, 5_000);
+    sent(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["submit 1 None", "transfer 1"]);
+    assert!(
+        matches!(core.submit_shared(&mut call(8), Listener::Future(None)), Err(ClientError::Busy)),
+        "its turn is later"
+    );
+    core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 10_000 }), None);
+    assert_eq!(sent(&mut core), ["submit 2 None", "transfer 2"]);
+    submit(&mut core);
+}
+
+#[test]
+fn what_a_smaller_broker_cannot_take_ends_with_the_reason() {
+    let mut core = core();
+    let task = core.submit_shared(&mut call(4_000), Listener::Future(None)).unwrap();
+    core.handle_cut();
+    core.handle_reconnected(TASKS_MAX, 3_000);
+    accepted(&mut core, 0, &[], &[]);
+    let failure = take(&mut core, task).unwrap().unwrap_err();
+    assert!(failure.to_string().contains("--memory"), "{failure}");
+    submit(&mut core);
+}
+
+#[test]
+fn results_that_come_a_second_time_are_acknowledged_and_nothing_else() {
+    let mut core = core();
+    let task = submit(&mut core);
+    let (announcement, piece) = announced(1, &[1; 2_000]);
+    core.handle_message(announcement.clone(), None);
+    reconnected(&mut core);
+    accepted(&mut core, 1, &[], &[]);
+    core.handle_message(announcement.clone(), None);
+    core.handle_message(chunk(), Some(&piece));
+    assert!(take(&mut core, task).unwrap().is_ok());
+    assert!(core.poll_ack(true).is_some());
+    reconnected(&mut core);
+    accepted(&mut core, 1, &[], &[]);
+    core.handle_message(announcement, None);
+    core.handle_message(chunk(), Some(&piece));
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)] })));
+    (0..TASKS_MAX).for_each(|_| _ = submit(&mut core));
+}
+
+#[test]
+fn cancels_are_said_again_until_the_task_has_ended() {
+    let mut core = core();
+    (0..3).for_each(|_| _ = submit(&mut core));
+    sent(&mut core);
+    core.handle_flushed();
+    core.cancel(&[(1, 1)], false);
+    sent(&mut core);
+    core.handle_cut();
+    core.cancel(&[(2, 3)], true);
+    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    sent(&mut core);
+    let said = accepted(&mut core, 3, &[], &[]);
+    assert_eq!(said, ["message Cancel", "message Cancel"]);
+    core.handle_message(finished(1, None), None);
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 3, &[], &[]), ["message Cancel"]);
+}
+
+#[test]
+fn questions_are_asked_again_and_what_must_not_be_done_twice_is_not() {
+    let mut core = core();
+    let question = query(&mut core, Query::Engines).unwrap();
+    let restart = core.request(|request| FromClient::Restart(Restart { request, engines: vec![] })).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
+    assert!(matches!(answer(&mut core, restart), Poll::Ready(Err(ClientError::Interrupted))));
+    assert!(answer(&mut core, question).is_pending());
+    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    sent(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query"]);
+    core.handle_message(ToClient::Reply(Reply { request: question, body: ReplyBody::Done }), None);
+    assert!(matches!(answer(&mut core, question), Poll::Ready(Ok(Answer::Reply(ReplyBody::Done)))));
+}
+
+#[test]
+fn whether_something_has_stopped_is_unknown_if_the_connection_was_cut_before_it_was_said() {
+    let mut core = core();
+    let (known, unknown) = (submit(&mut core), submit(&mut core));
+    for task in [known, unknown] {
+        core.watch_stop(task.n, Some(task.key));
+        core.cancel(&[(task.n, task.n)], false);
+        let outcome = Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "");
+        let times = TaskTimes { assigned_us: Some(1), ..TaskTimes::default() };
+        let (n, engine, attempts, payload) = (task.n, None, 1, None);
+        core.handle_message(ToClient::Finished(Finished { n, outcome, engine, attempts, times, payload }), None);
+    }
+    core.handle_message(ToClient::Stopped(Stopped { n: known.n }), None);
+    core.handle_cut();
+    assert!(matches!(core.poll_stopped(known.n, Waker::noop()), Poll::Ready(Ok(()))));
+    assert!(matches!(core.poll_stopped(unknown.n, Waker::noop()), Poll::Ready(Err(ClientError::Interrupted))));
+}
+
+#[test]
+fn a_follower_of_fetched_output_sees_each_byte_once() {
+    let mut core = core();
+    let task = TaskId { session: SESSION, n: 1 };
+    let (request, follower) = core.fetch(task, true, true).unwrap();
+    let follower = follower.unwrap();
+    let piece = |offset, bytes: &[u8]| {
+        let (attempt, engine, stream) = (1, EngineId(0), Stream::Stdout);
+        let bytes = bytes.to_vec();
+        ToClient::FetchedOutput(message::FetchedOutput { request, attempt, engine, stream, offset, bytes })
+    };
+    core.handle_message(piece(0, b"abc"), None);
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Fetch"]);
+    core.handle_message(piece(0, b"abcde"), None);
+    let mut seen = Vec::new();
+    while let Poll::Ready(feeds::Fed::Item(piece)) = core.poll_output(follower, Waker::noop(), &mut None) {
+        seen.extend_from_slice(&piece.bytes);
+    }
+    assert_eq!(seen, b"abcde");
+}
