@@ -20,4 +20,4 @@ pub mod budget;
 pub mod core;
 mod shell;
 
-pub use shell::{BadMemorySize, BadPort, BrokerArgs, BrokerLock, BrokerState, MemorySize, OwnPort, read_state, run};
+pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, OwnPort, read_state, run};

@@ -40,6 +40,7 @@ use furlong_wire::token::Role;
 pub use program::{EngineArgs, run};
 pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
+use runtime::command::CommandConfig;
 use runtime::native::Functions;
 use runtime::python::{PythonConfig, PythonError, find_interpreter};
 use surroundings::{Rank, Variables};
@@ -70,6 +71,7 @@ impl Engine {
             working_dir: None,
             first_id: None,
             gpu_for_each_slot: false,
+            memory_bytes: None,
             drain_timeout: None,
         }
     }
@@ -95,6 +97,7 @@ pub struct EngineBuilder {
     working_dir: Option<PathBuf>,
     first_id: Option<u32>,
     gpu_for_each_slot: bool,
+    memory_bytes: Option<u64>,
     drain_timeout: Option<Duration>,
 }
 
@@ -210,6 +213,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How much memory each process of a task may take, in bytes: its interpreter, or any process of a command. Beyond
+    /// it the system gives no more, and Python raises `MemoryError`. Rust functions are not bounded by it.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
     /// How long the process may finish what it runs after SIGTERM; otherwise as long as that takes.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -246,6 +257,7 @@ impl EngineBuilder {
         let python = python.map(absolute).map(|interpreter| PythonConfig {
             env: self.env.clone(),
             slots_in_process: slots.saturating_mul(rank.map_or(1, |rank| rank.local_size)),
+            memory_bytes: self.memory_bytes,
             ..PythonConfig::new(interpreter)
         });
         if let Some(path) = self.working_dir {
@@ -262,6 +274,7 @@ impl EngineBuilder {
             slots,
             functions: self.functions,
             python,
+            commands: CommandConfig { memory_bytes: self.memory_bytes, ..CommandConfig::default() },
             variables,
             first_id: self.first_id.or(rank.map(|rank| rank.global.saturating_mul(slots))),
             labels: checked(self.labels)?,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use furlong_link::home::Home;
 use furlong_link::log::{self, Format, Level};
+use furlong_link::memory_size::MemorySize;
 use furlong_link::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 
@@ -44,6 +45,10 @@ pub struct EngineArgs {
     /// else by the engine's place in this process
     #[arg(long)]
     pub cuda: bool,
+    /// Memory that each process of an engine's tasks may take, as `4G`, `512M` or `10%` of the machine's: its interpreter,
+    /// or any process of a command. Rust functions are not bounded by it
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<MemorySize>,
     /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Option<Duration>,
@@ -73,6 +78,9 @@ pub fn run(args: EngineArgs) -> Result<()> {
     engine = args.labels.into_iter().fold(engine, crate::EngineBuilder::label);
     engine = args.env.into_iter().fold(engine, |engine, (name, value)| engine.env(name, value));
     engine = engine.gpu_for_each_slot(args.cuda);
+    if let Some(size) = args.memory {
+        engine = engine.memory(size.bytes());
+    }
     if let Some(path) = args.cwd {
         engine = engine.working_dir(path);
     }

@@ -10,6 +10,7 @@ pub mod dial;
 pub mod home;
 pub mod incoming;
 pub mod log;
+pub mod memory_size;
 pub mod outgoing;
 pub mod private_file;
 pub mod revoked;

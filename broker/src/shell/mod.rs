@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
-pub use settings::{BadMemorySize, BadPort, BrokerArgs, MemorySize, OwnPort};
+pub use settings::{BadPort, BrokerArgs, OwnPort};
 
 use crate::budget::{Memory, OUT_QUEUE_BYTES_MAX};
 use crate::core::{Config, ConnectionId, Core, Output, Time};

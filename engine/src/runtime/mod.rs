@@ -1,6 +1,7 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
 pub mod command;
+mod memory;
 pub mod native;
 pub mod python;
 pub mod reaper;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::EngineError;
 use crate::core::{BrokerMisbehaved, Core, Output};
+use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
 use crate::runtime::{SlotEvent, SlotIndex};
@@ -41,6 +42,7 @@ pub(crate) struct Setup {
     pub(crate) slots: u32,
     pub(crate) functions: Functions,
     pub(crate) python: Option<PythonConfig>,
+    pub(crate) commands: CommandConfig,
     pub(crate) variables: Variables,
     pub(crate) first_id: Option<u32>,
     pub(crate) labels: Vec<String>,
@@ -103,7 +105,8 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
         [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
-    let slots = Slots::new(setup.slots, Arc::new(setup.functions), setup.python, setup.variables, sender);
+    let slots =
+        Slots::new(setup.slots, Arc::new(setup.functions), (setup.python, setup.commands), setup.variables, sender);
     let identity = Identity {
         instance: InstanceId(random_bytes()),
         session: SessionId(random_bytes()),

@@ -8,7 +8,7 @@ use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
 use crate::core::error;
-use crate::runtime::command::{CommandShared, CommandSlot};
+use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
 use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
@@ -38,13 +38,14 @@ impl Slots {
     pub(super) fn new(
         count: u32,
         functions: Arc<Functions>,
-        python: Option<PythonConfig>,
+        (python, commands): (Option<PythonConfig>, CommandConfig),
         variables: Variables,
         events: EventSender,
     ) -> Self {
         let places = (0..count).map(|_| Slot::default()).collect();
         let python = python.map(|config| Arc::new(PythonShared::new(config)));
-        Self { places, functions, python, commands: Arc::default(), variables, events }
+        let commands = Arc::new(CommandShared::new(commands));
+        Self { places, functions, python, commands, variables, events }
     }
 
     /// The interpreters' common part, if there are any.

@@ -13,9 +13,11 @@ use bytes::Bytes;
 use furlong_wire::call::{Call, Codec, CommandSpec};
 use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::slot::SlotContext;
 use crate::runtime::Job;
+use crate::runtime::memory::limit_memory;
 use crate::runtime::reaper::MARK_VARIABLE;
 
 /// Starts a job's program. The second part is its input, if it has any: then its standard input is a pipe.
@@ -36,6 +38,9 @@ pub(super) fn launch(job: Job, context: &SlotContext, engine_id: Option<u32>) ->
     let mut command = launch.command(&program)?;
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     let child = command.spawn().map_err(|error| launch.cannot_start(&program, &error))?;
+    if let Some(bytes) = context.shared.config.memory_bytes {
+        limit_memory(Pid::from_child(&child), bytes);
+    }
     Ok((child, input))
 }
 

@@ -357,7 +357,8 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
     let (child, rest) = printed.split_once('\n').unwrap();
     assert_eq!(rest, "bye\n");
     assert!(is_gone(child));
-    let mut it = Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50) }, Vec::new());
+    let mut it =
+        Fixture::with(CommandConfig { kill_grace: Duration::from_millis(50), ..CommandConfig::default() }, Vec::new());
     let deaf = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & wait; while :; do sleep 1; done";
     for force in [false, true] {
         let attempt = it.start(sh(deaf));
@@ -367,6 +368,17 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
         assert_eq!((reply.outcome, reply.header), (JobOutcome::Cancelled, killed(9)));
         assert!(is_gone(&it.stdout(attempt)));
     }
+}
+
+#[test]
+fn a_command_gets_no_more_memory_than_it_may_take() {
+    let mut it = Fixture::with(CommandConfig { memory_bytes: Some(64 << 20), ..CommandConfig::default() }, Vec::new());
+    // The bound is set right after the start; then the shell reads a line that does not fit.
+    let reads =
+        |megabytes| format!("read go < /dev/null; x=$(head -c {megabytes}000000 /dev/zero | tr '\\0' x); echo ${{#x}}");
+    assert_eq!(it.ok(sh(&reads(1))), "1000000\n");
+    let attempt = it.start(sh(&reads(200)));
+    assert!(!matches!(it.end(attempt).outcome, JobOutcome::Succeeded));
 }
 
 #[test]

@@ -7,7 +7,6 @@
 mod death;
 mod held;
 mod interpreter;
-mod memory;
 mod outbox;
 mod pace;
 mod page;
@@ -45,6 +44,8 @@ pub struct PythonConfig {
     pub env: Variables,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
+    /// Memory that each interpreter, and each process that it starts, may take, if that is bounded.
+    pub memory_bytes: Option<u64>,
     /// How long a forced cancel waits for the interrupt to work before it kills.
     pub kill_grace: Duration,
     /// How long an interpreter may take to start.
@@ -52,12 +53,14 @@ pub struct PythonConfig {
 }
 
 impl PythonConfig {
-    /// The defaults for an interpreter: no variables, one slot, a grace of 1 s, 60 s to start.
+    /// The defaults for an interpreter: no variables, one slot, as much memory as there is, a grace of
+    /// 1 s, 60 s to start.
     pub fn new(interpreter: PathBuf) -> Self {
         Self {
             interpreter,
             env: Vec::new(),
             slots_in_process: 1,
+            memory_bytes: None,
             kill_grace: Duration::from_secs(1),
             start_timeout: Duration::from_mins(1),
         }

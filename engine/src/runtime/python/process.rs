@@ -1,6 +1,7 @@
 //! One interpreter as a process: its start, its pipes, its death.
 
 use std::ffi::OsStr;
+use std::fmt::Write;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -20,8 +21,9 @@ use tokio::time::timeout;
 
 use super::page::Page;
 use super::protocol::{Inbox, Incoming};
-use super::{PythonConfig, PythonError, PythonShared, Variables, memory};
+use super::{PythonConfig, PythonError, PythonShared, Variables};
 use crate::runtime::OutputStream;
+use crate::runtime::memory::{self, limit_memory};
 
 /// A running interpreter whose worker takes jobs. Its process group is killed when this is dropped.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Interpreter {
     pub(super) page: Page,
     /// The system's kills for want of memory before it started.
     memory_kills: Option<u64>,
+    /// What it may take.
+    memory_bytes: Option<u64>,
     pid: Pid,
     group: Arc<ProcessGroup>,
 }
@@ -85,6 +89,7 @@ impl Interpreter {
         let mut child = command.spawn()?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
         group.set(pid);
+        config.memory_bytes.into_iter().for_each(|bytes| limit_memory(pid, bytes));
         let stdout = child.stdout.take().expect("it was asked for as a pipe").into_owned_fd()?;
         let stderr = child.stderr.take().expect("it was asked for as a pipe").into_owned_fd()?;
         Ok(Self {
@@ -94,6 +99,7 @@ impl Interpreter {
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
             page: Page::new()?,
             memory_kills: memory::kills(),
+            memory_bytes: config.memory_bytes,
             pid,
             group: Arc::clone(group),
         })
@@ -134,7 +140,7 @@ impl Interpreter {
     /// Says how it ended, with the last lines of its standard error.
     pub(super) fn death_cause(&mut self, status: ExitStatus) -> String {
         let memory_ran_out = memory::kills().zip(self.memory_kills).map(|(now, before)| now > before);
-        death_cause(status, memory_ran_out, &self.stderr.read_tail())
+        death_cause(status, memory_ran_out, self.memory_bytes, &self.stderr.read_tail())
     }
 
     /// Kills the interpreter and all that it has started.
@@ -256,8 +262,9 @@ impl OutputPipe {
 }
 
 /// Says how an interpreter ended, in a line, and then the last lines of its standard error. Whether the system has
-/// killed something for want of memory while it lived is not always known.
-fn death_cause(status: ExitStatus, memory_ran_out: Option<bool>, stderr: &str) -> String {
+/// killed something for want of memory while it lived is not always known. What it may take is said with a signal, as
+/// code that gets no memory mostly ends by one.
+fn death_cause(status: ExitStatus, memory_ran_out: Option<bool>, memory_bytes: Option<u64>, stderr: &str) -> String {
     let mut cause = match (status.signal(), status.code()) {
         (Some(9), _) => match memory_ran_out {
             Some(true) => "the interpreter was killed by the system, because memory ran out".to_owned(),
@@ -267,6 +274,9 @@ fn death_cause(status: ExitStatus, memory_ran_out: Option<bool>, stderr: &str) -
         (Some(signal), _) => format!("the interpreter was killed by {}", signal_name(signal)),
         (None, code) => format!("the interpreter ended with exit code {}", code.unwrap_or(-1)),
     };
+    if let Some(bytes) = memory_bytes.filter(|_| status.signal().is_some()) {
+        let _ = write!(cause, "; it may take {} MiB (`engine --memory`)", bytes >> 20);
+    }
     if !stderr.is_empty() {
         cause.push('\n');
         cause.push_str(stderr);

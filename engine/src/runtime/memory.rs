@@ -1,6 +1,16 @@
-//! Whether the system has killed processes because memory ran out.
+//! The memory of the processes that run tasks: its bound, and whether the system has killed some because it ran out.
 
 use std::fs;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+/// Bounds the memory that a process that was just started, and each that it starts, may take: what is its own and can
+/// be written to (`RLIMIT_DATA`). Programs and libraries that are mapped do not count.
+pub(super) fn limit_memory(pid: Pid, bytes: u64) {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    // It fails if the process has ended already, or if this one has a smaller bound itself, which then holds.
+    let _ = prlimit(Some(pid), Resource::Data, limit);
+}
 
 /// How many processes the system has killed for want of memory so far: in our control group, or, where that does not
 /// say, on the machine. None if it cannot be known.
