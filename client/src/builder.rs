@@ -86,8 +86,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long the session seeks its broker after a cut, before everything that is unfinished ends as disconnected: ten
-    /// minutes if nothing is said, which is as long as the broker keeps it. Not at all if it is zero; then nothing is
+    /// How long the session seeks its broker after a cut, before everything that is unfinished ends as disconnected:
+    /// ten minutes if nothing is said, which is as long as the broker keeps it. Not at all if it is zero; then nothing is
     /// kept to be submitted again.
     pub fn returns_within(mut self, limit: Duration) -> Self {
         self.returns_within = limit;
