@@ -58,7 +58,7 @@ impl Core {
             let session = self.tasks.get(key).map(|task| task.session);
             let tasks = &self.tasks;
             self.engines.update(id, |engine| {
-                session.into_iter().for_each(|session| engine.queue.put_back(session, key, tasks));
+                session.into_iter().for_each(|session| engine.queue.put_in_order(session, key, tasks));
                 session.into_iter().for_each(|session| engine.queue.note(session, tasks));
             });
             self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
@@ -307,7 +307,7 @@ impl Core {
         if let Some(engine) = place.engine() {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
-                engine.queue.put_back(session, key, tasks);
+                engine.queue.put_in_order(session, key, tasks);
                 engine.queue.note(session, tasks);
             });
             self.direct_ready.insert(engine);
