@@ -84,7 +84,10 @@ pub struct Job {
     pub session: SessionId,
     pub n: u64,
     pub attempt: Attempt,
+    pub runtime: Runtime,
     pub started: bool,
+    /// Whether it will not begin here, and goes back.
+    pub returns: bool,
 }
 
 /// The payloads that a peer sends, and its credit.
@@ -517,14 +520,19 @@ impl Farm {
         true
     }
 
-    /// Gives back what was asked for and has not started, one by one as the engine does. The numbers of these tasks.
+    /// Gives back what was asked for and has not started, one by one as the engine does, and what returns anyhow. The
+    /// numbers of these tasks.
     pub fn answer_recalls(&mut self, process: usize) -> Vec<u64> {
         let mut returned = Vec::new();
-        for attempt in std::mem::take(&mut self.processes[process].recalls) {
+        let it = &mut self.processes[process];
+        let mut attempts = std::mem::take(&mut it.recalls);
+        attempts.extend(it.jobs.iter().filter(|job| job.returns).map(|job| job.attempt));
+        for attempt in attempts {
             let jobs = &mut self.processes[process].jobs;
             let Some(place) = jobs.iter().position(|job| job.attempt == attempt && !job.started) else { continue };
             // The oldest job of a slot runs, whether or not that was reported.
-            if jobs.iter().position(|job| job.slot == jobs[place].slot) == Some(place) {
+            let runs = jobs.iter().position(|job| job.slot == jobs[place].slot && !job.returns);
+            if runs == Some(place) {
                 continue;
             }
             returned.push(jobs.remove(place).n);
@@ -589,7 +597,9 @@ impl EngineProcess {
                     session: assign.session,
                     n: work.n,
                     attempt: work.attempt,
+                    runtime: assign.runtime,
                     started: false,
+                    returns: false,
                 };
                 self.jobs.extend(assign.work.iter().map(job));
             }
