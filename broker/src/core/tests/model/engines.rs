@@ -5,8 +5,8 @@ use furlong_wire::message::{
     AttemptOutput, Draining, ErrorKind, FromEngine, Outcome, Payload, Runtime, Stream, TaskState,
 };
 
-use super::Model;
 use super::events::{End, Lost};
+use super::{Model, Name};
 use crate::core::tests::peers::Job;
 
 impl Model {
@@ -23,8 +23,22 @@ impl Model {
         if lost.end && !jobs.is_empty() {
             jobs.remove(0);
         }
+        let waits_for_it = !self.processes[process].drains;
         self.loses_touch(process);
+        let held = self.held_for_this_engine_alone(process);
         self.farm.disconnect_engine(process);
+        let goes_on = |name: &Name| self.is_unfinished(*name);
+        assert!(!waits_for_it || held.iter().all(goes_on), "what it holds goes on if it is back in time");
+    }
+
+    /// Unfinished tasks of a process that no other engine may run.
+    fn held_for_this_engine_alone(&self, process: usize) -> Vec<Name> {
+        let names = self.farm.processes[process].jobs.iter().map(|job| (job.session, job.n));
+        let is_bound = |name: &Name| {
+            let task = &self.tasks[name];
+            self.is_unfinished(*name) && (task.target.is_some() || task.options.at_most_once)
+        };
+        names.filter(is_bound).collect()
     }
 
     /// The connection of a process is gone, or will be: what it had given back was on the way.

@@ -74,6 +74,7 @@ impl Model {
         let Submitted { target, ref options, at, .. } = *task;
         let was_given = self.given.contains_key(&name) || finished.attempts > 0;
         let direct = target.is_some();
+        let may_be_bound = direct || !options.follow.is_empty();
         let contradicts = options.error_retries > 0 && (options.at_most_once || direct);
         let waited_ms = self.farm.now.micros_since(at) / 1000;
         let kind = finished.outcome.error.as_ref().map(|error| error.kind);
@@ -81,10 +82,10 @@ impl Model {
             None | Some(ErrorKind::Remote) => was_given,
             Some(ErrorKind::RunTimeout) => options.run_timeout_ms.is_some() && self.runs.contains_key(&name),
             Some(ErrorKind::QueueTimeout) => options.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit),
-            Some(ErrorKind::EngineLost) => was_given || direct || !options.follow.is_empty(),
-            Some(ErrorKind::Aborted) => options.abort_on_error && direct,
+            Some(ErrorKind::EngineLost) => was_given || may_be_bound,
+            Some(ErrorKind::Aborted) => options.abort_on_error && may_be_bound,
             Some(ErrorKind::Cancelled) => self.cancelled.contains(&name),
-            Some(ErrorKind::Unsupported) => contradicts || direct || !options.follow.is_empty(),
+            Some(ErrorKind::Unsupported) => contradicts || may_be_bound,
             Some(ErrorKind::Forbidden | ErrorKind::UnknownEngine) => direct,
             Some(ErrorKind::Dependency) => {
                 let impossible = self.is_impossible(&options.after, options.after_any)
