@@ -80,8 +80,8 @@ impl Model {
         }
     }
 
-    /// Each task of a living session is unfinished, or done, or acknowledged: exactly one of these. Of one that is over,
-    /// only what is to be kept goes on.
+    /// Each task of a living session is unfinished, or done, or acknowledged: exactly one of these. Of a session that
+    /// is over, only what is to be kept goes on.
     fn every_task_is_somewhere(&self) {
         for (_, session) in self.farm.core.sessions.iter() {
             for n in 1..=session.submitted {

@@ -141,8 +141,12 @@ prop_compose! {
     fn demand()(
         of in prop_oneof![3 => Just(None), 1 => (0..CLIENTS).prop_map(Some)],
         back in prop_oneof![1 => 0u64..2, 25 => 2u64..6],
-        (success, failure) in
-            prop_oneof![6 => Just((true, false)), 2 => Just((false, true)), 4 => Just((true, true)), 1 => Just((false, false))],
+        (success, failure) in prop_oneof![
+            6 => Just((true, false)),
+            2 => Just((false, true)),
+            4 => Just((true, true)),
+            1 => Just((false, false)),
+        ],
     ) -> Demand {
         Demand { of, back, success, failure }
     }
