@@ -7,8 +7,8 @@
 //! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
 //!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own
 //!   code.
-//! - [`work::Work`] is a broker with engines and a session of the client library, and [`proxy::Proxy`] a line between
-//!   peers that can be cut.
+//! - [`work::Work`] is a broker with engines and a session of the client library, and [`proxy::Proxy`] a line to a
+//!   broker that can be cut.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
 //! - [`measure`] reads what a process costs.
 

@@ -228,7 +228,8 @@ impl Core {
             }
             Place::Shared => {
                 task.place = Place::Pinned(engine);
-                let joined = self.engines.update(engine, |engine| engine.queue.push_back(session, key));
+                let tasks = &self.tasks;
+                let joined = self.engines.update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
                 joined
                     .ok_or_else(|| format!("engine {engine}, which ran the task that this one was to follow, is gone"))
             }

@@ -39,23 +39,18 @@ impl DirectQueue {
         self.lines.entry(session).or_default().tasks.push_back(task);
     }
 
-    /// Puts a task back that has been here before: in front, but behind what was submitted for this engine before it.
+    /// Puts a task in its place by its number: it has been here before, and was the first, or has followed another task
+    /// to this engine. So whatever a task waits for, here or elsewhere, was submitted before it: no circle.
     /// [`DirectQueue::note`] follows.
-    pub fn put_back(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
+    pub fn put_in_order(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
+        let Some(n) = tasks.get(key).map(|task| task.n) else { return };
         self.len += 1;
-        let direct = |key: TaskKey| tasks.get(key).filter(|task| task.target().is_some()).map(|task| task.n);
         let line = &mut self.lines.entry(session).or_default().tasks;
-        let mut at = 0;
-        if let Some(n) = direct(key) {
-            for (place, other) in line.iter().enumerate() {
-                match direct(*other) {
-                    Some(before) if before < n => at = place + 1,
-                    Some(_) => break,
-                    None => {}
-                }
-            }
-        }
-        line.insert(at, key);
+        let is_later = |other: &TaskKey| tasks.get(*other).is_some_and(|other| other.n > n);
+        // Mostly at one of the ends: what comes back was the first, and what is new here is often the last.
+        let last = line.iter().rev().find(|other| tasks.get(**other).is_some());
+        let at = last.filter(|last| is_later(last)).and_then(|_| line.iter().position(is_later));
+        line.insert(at.unwrap_or(line.len()), key);
     }
 
     /// A task pauses between two attempts.
@@ -69,9 +64,9 @@ impl DirectQueue {
     }
 
     /// A task is run again, after a pause or without. [`DirectQueue::note`] follows.
-    pub fn queue_again(&mut self, session: SessionKey, task: TaskKey) {
+    pub fn queue_again(&mut self, session: SessionKey, task: TaskKey, tasks: &Tasks) {
         self.apart.remove(&task);
-        self.push_back(session, task);
+        self.put_in_order(session, task, tasks);
     }
 
     /// Something about a session's tasks here has changed.

@@ -4,6 +4,7 @@
 //! get more than one task only of kinds that were short lately; when an engine has nothing while another still has such
 //! tasks in hand, it is asked to give some back.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::engines::Engine;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
-use super::sessions::{Definition, SessionKey};
+use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Given, Output, Time};
 
@@ -58,7 +59,7 @@ impl Core {
             let session = self.tasks.get(key).map(|task| task.session);
             let tasks = &self.tasks;
             self.engines.update(id, |engine| {
-                session.into_iter().for_each(|session| engine.queue.put_back(session, key, tasks));
+                session.into_iter().for_each(|session| engine.queue.put_in_order(session, key, tasks));
                 session.into_iter().for_each(|session| engine.queue.note(session, tasks));
             });
             self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
@@ -70,7 +71,7 @@ impl Core {
         let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
-        let limit = if task.aborts_followers() { 1 } else { self.prefetch(task) };
+        let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
         if engine.assigned_direct >= limit {
             return None;
         }
@@ -85,56 +86,41 @@ impl Core {
 
     fn dispatch_shared(&mut self, now: Time) {
         let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
-        while let Some((at, key)) = self.first_shared(&waiting) {
-            let Some(task) = self.tasks.get(key) else { return };
-            let limit = self.prefetch(task);
-            let session = task.session;
-            let placement = waiting[at];
-            let Some(engine) = self.engines.idlest(self.placements.classes(placement), limit) else {
-                waiting.swap_remove(at);
-                continue;
-            };
+        while let Some((placement, key, engine)) = self.next_shared(&mut waiting) {
             self.shared_given += 1;
             let served = self.shared_given;
             self.placements.get_mut(placement).queue.pop(served);
             self.placements.count_waiting(placement, false);
-            if self.placements.get(placement).waiting == 0 {
-                waiting.swap_remove(at);
-            }
-            self.sessions.get_mut(session).into_iter().for_each(|session| session.served = served);
+            let session = self.tasks.get(key).map(|task| task.session);
+            let session = session.and_then(|session| self.sessions.get_mut(session));
+            session.into_iter().for_each(|session| session.served = served);
             self.assign(now, key, engine);
         }
     }
 
-    /// Of the first tasks of some queues the one whose turn it is: by priority, then whose session was served longest
-    /// ago, then by arrival.
-    fn first_shared(&mut self, waiting: &[PlacementId]) -> Option<(usize, TaskKey)> {
-        let (tasks, sessions) = (&self.tasks, &self.sessions);
+    /// Of the first tasks of some queues the one whose turn it is, and the engine for it: by priority, then whose
+    /// session was served longest ago, then by arrival. Drops the queues whose first task no engine can take now. They
+    /// stay dropped, since engines only get more in hand: so many demands that wait for few engines are looked at once
+    /// for each task that is given, and not once for each other.
+    fn next_shared(&mut self, waiting: &mut Vec<PlacementId>) -> Option<(PlacementId, TaskKey, EngineId)> {
+        let (tasks, sessions, engines, placements) = (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
         // Turns in one queue alone need no look at the sessions.
         let is_one = waiting.len() == 1;
         let served = |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
-        let mut first = None;
-        for (at, placement) in waiting.iter().enumerate() {
-            let queue = &mut self.placements.get_mut(*placement).queue;
-            let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { continue };
-            if is_one {
-                return Some((at, key));
+        let mut first: Option<(Rank, TaskKey, EngineId)> = None;
+        waiting.retain(|placement| {
+            let queue = &mut placements.get_mut(*placement).queue;
+            let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { return false };
+            let Some(task) = tasks.get(key) else { return false };
+            let limit = prefetch(sessions, task);
+            let Some(engine) = engines.idlest(placements.classes(*placement), limit) else { return false };
+            let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
+            if first.as_ref().is_none_or(|(best, ..)| rank < *best) {
+                first = Some((rank, key, engine));
             }
-            let Some(task) = tasks.get(key) else { continue };
-            let rank = (std::cmp::Reverse(task.priority()), served(task.session), task.submitted, at);
-            if first.as_ref().is_none_or(|(best, _)| rank < *best) {
-                first = Some((rank, key));
-            }
-        }
-        first.map(|((.., at), key)| (at, key))
-    }
-
-    /// How many tasks of this one's kind an engine may have at once.
-    fn prefetch(&self, task: &Task) -> u32 {
-        if task.at_most_once() {
-            return 1;
-        }
-        self.sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
+            true
+        });
+        first.map(|((.., placement), key, engine)| (placement, key, engine))
     }
 
     fn assign(&mut self, now: Time, key: TaskKey, engine: EngineId) {
@@ -309,7 +295,7 @@ impl Core {
         if let Some(engine) = place.engine() {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
-                engine.queue.put_back(session, key, tasks);
+                engine.queue.put_in_order(session, key, tasks);
                 engine.queue.note(session, tasks);
             });
             self.direct_ready.insert(engine);
@@ -393,6 +379,17 @@ impl Core {
         let counts: Vec<u64> = engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }
+}
+
+/// Who goes first, the least: priority, when the session was served, arrival.
+type Rank = (Reverse<i32>, u64, Time, PlacementId);
+
+/// How many tasks of this one's kind an engine may have at once.
+fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
+    if task.at_most_once() {
+        return 1;
+    }
+    sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
 }
 
 /// Whether a task is of the same submit as the work of an assignment: same payload, same everything.

@@ -234,6 +234,12 @@ impl Credit {
         if self.announced <= self.granted { Ok(()) } else { Err(PeerMisbehaved::Credit) }
     }
 
+    /// What may still be announced, for the tests.
+    #[cfg(test)]
+    pub fn left(&self) -> u64 {
+        self.granted - self.announced
+    }
+
     /// Grants more. Returns the new total, which the peer must be told: it may be waiting for just that.
     pub fn grant(&mut self, bytes: u64) -> u64 {
         self.granted += bytes;

@@ -298,7 +298,7 @@ impl Core {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {
                 if has_run {
-                    engine.queue.queue_again(session, key);
+                    engine.queue.queue_again(session, key, tasks);
                 }
                 engine.queue.note(session, tasks);
             });

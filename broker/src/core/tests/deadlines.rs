@@ -35,6 +35,24 @@ fn a_queue_timeout_does_not_touch_what_an_engine_has() {
 }
 
 #[test]
+fn a_queue_timeout_passes_while_the_engine_is_away() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = direct(&[farm.id(engine)]);
+    farm.submit(client, to_engine.clone());
+    farm.disconnect_engine(engine);
+    farm.submit(client, with(to_engine.clone(), queue_timeout(5_000)));
+    farm.submit(client, with(to_engine, queue_timeout(60_000)));
+    farm.wait(ms(4_999));
+    assert_eq!(farm.end_of(client, 2), None);
+    farm.wait(ms(1));
+    assert_eq!(farm.end_of(client, 2), WAITED, "nobody asks whether the engine will be back");
+    farm.connect_engine(engine);
+    assert_eq!([farm.finish(engine), farm.finish(engine)], [1, 3], "the others go on when it is");
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn the_wait_for_an_engine_begins_anew_after_a_loss() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());

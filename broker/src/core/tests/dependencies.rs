@@ -146,6 +146,23 @@ fn a_task_that_follows_runs_where_the_other_ran() {
 }
 
 #[test]
+fn a_task_that_follows_goes_before_what_waits_for_it_there() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    let options = TaskOptions { error_retries: 1, ..follow(&[farm.task(client, 1)]) };
+    farm.submit(client, with(shared(), options));
+    let options = after(&[farm.task(client, 2)]);
+    farm.submit(client, with(direct(&[farm.id(engine)]), options));
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [2], "it was submitted before the one that has its place there already");
+    farm.fail(engine);
+    assert_eq!(farm.in_hand(engine), [2], "also when it is run again");
+    assert_eq!([farm.finish(engine), farm.finish(engine)], [2, 3]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn a_task_that_follows_others_to_two_engines_is_an_error() {
     let mut farm = Farm::default();
     let (client, one, two) = (farm.client(), farm.engine(), farm.engine());

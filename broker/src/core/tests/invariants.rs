@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, TokenId};
+use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
 use crate::core::Core;
 use crate::core::payloads::Stored;
@@ -24,6 +25,10 @@ pub fn hold(core: &Core) {
     deadlines_are_those_of_tasks(core);
     the_budget_is_what_is_held(core);
     kept_tasks_are_counted(core);
+    quotas_are_what_is_held(core);
+    who_waits_for_an_end_is_counted(core);
+    processes_know_what_is_still_there(core);
+    records_are_bounded(core);
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {
@@ -63,6 +68,8 @@ fn attempts_and_engines_agree(core: &Core) {
         assert_eq!(engine.assigned_direct as usize, direct, "engine {id}");
         let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
         assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
+        assert!(engine.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
+        assert!(engine.lodgers.iter().all(|key| core.sessions.get(*key).is_some()), "engine {id}");
         let process = engine.process.map(|key| core.processes.get(&key).expect("an engine's process is there"));
         assert_eq!(engine.process.is_none(), engine.given_up.is_some(), "engine {id} is here, or is waited for");
         assert_eq!(engine.class, process.and_then(|process| process.class), "engine {id}");
@@ -155,8 +162,9 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
 fn direct_queues_keep_the_order_of_submits(core: &Core) {
     for (id, engine) in core.engines.iter() {
         let mut last = BTreeMap::new();
-        let direct = |task: &&Task| matches!(task.place, Place::Direct(_));
-        for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)).filter(direct) {
+        // Those that pause stand in no line.
+        let in_line = |task: &&Task| task.state != State::Pausing;
+        for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)).filter(in_line) {
             let before = last.insert(task.session, task.n);
             assert!(before.is_none_or(|before| before < task.n), "engine {id} has {before:?} before {}", task.n);
         }
@@ -180,8 +188,16 @@ fn who_waits_waits_for_somebody(core: &Core) {
 fn deadlines_are_those_of_tasks(core: &Core) {
     let deadlines = unfinished(core).filter(|(_, task)| task.deadline().is_some()).count();
     assert_eq!(core.deadlines.len(), deadlines);
-    for (_, task) in unfinished(core).filter(|(_, task)| task.state == State::Pausing) {
-        assert!(task.deadline().is_some(), "task {} pauses for ever", task.n);
+    for (_, task) in unfinished(core) {
+        let options = task.options.as_deref();
+        let is_limited = match task.state {
+            State::Pausing => true,
+            State::Receiving | State::Waiting | State::Queued => {
+                options.is_some_and(|it| it.queue_timeout_ms.is_some())
+            }
+            State::Assigned { started, .. } => started && options.is_some_and(|it| it.run_timeout_ms.is_some()),
+        };
+        assert_eq!(task.deadline().is_some(), is_limited, "task {} in {:?}", task.n, task.state);
     }
 }
 
@@ -190,11 +206,7 @@ fn the_budget_is_what_is_held(core: &Core) {
     for (_, session) in core.sessions.iter() {
         held += session.receiving.abandoned_bytes();
         held += session.done.iter().map(|(_, done)| done.budget_bytes()).sum::<u64>();
-        for definition in session.definitions.values() {
-            if let Definition::Here(stored) = definition {
-                held += stored.budget_bytes();
-            }
-        }
+        held += session.definitions.values().map(definition_bytes).sum::<u64>();
     }
     held += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
     held += core.processes.values().map(|process| process.receiving.abandoned_bytes()).sum::<u64>();
@@ -214,6 +226,67 @@ fn the_budget_is_what_is_held(core: &Core) {
 fn kept_tasks_are_counted(core: &Core) {
     assert_eq!(core.kept.len(), core.kept.iter().count());
     assert_eq!(core.kept.heavy_bytes(), core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>());
+}
+
+/// Bytes of a definition that count against the budget.
+pub fn definition_bytes(definition: &Definition) -> u64 {
+    if let Definition::Here(stored) = definition { stored.budget_bytes() } else { 0 }
+}
+
+/// Each limited token is charged for the tasks of its sessions, their requests and definitions.
+fn quotas_are_what_is_held(core: &Core) {
+    let mut held: BTreeMap<TokenId, (u64, u64, u64)> = BTreeMap::new();
+    let mut requests = BTreeMap::new();
+    for (_, session) in core.sessions.iter() {
+        let (sessions, tasks, bytes) = held.entry(session.counted_by).or_default();
+        *sessions += 1;
+        *tasks += session.tasks.len() as u64;
+        *bytes += session.receiving.abandoned_bytes();
+        *bytes += session.definitions.values().map(definition_bytes).sum::<u64>();
+        for task in session.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)) {
+            match &task.payload {
+                Stored::Chunked(payload) => {
+                    _ = requests.insert(Arc::as_ptr(payload), (session.counted_by, task.payload.budget_bytes()));
+                }
+                sent => *bytes += sent.budget_bytes(),
+            }
+        }
+    }
+    for (token, bytes) in requests.into_values() {
+        held.entry(token).or_default().2 += bytes;
+    }
+    for (token, counted) in core.quotas.iter() {
+        assert_eq!(held.get(&token).copied(), Some(counted), "what {token:?} is charged for: sessions, tasks, bytes");
+    }
+}
+
+fn who_waits_for_an_end_is_counted(core: &Core) {
+    for (_, session) in core.sessions.iter() {
+        let Some(connection) = session.connection else { continue };
+        let more = unfinished(core).filter_map(|(_, task)| task.more());
+        let waiting = more.flat_map(|more| &more.followers).filter(|follower| follower.connection == connection);
+        assert_eq!(session.fetches, waiting.count());
+    }
+}
+
+/// What a process was told of sessions and payloads is of such as are still there: else it would hold them for ever.
+fn processes_know_what_is_still_there(core: &Core) {
+    let shares: BTreeSet<u64> = unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
+    for process in core.processes.values() {
+        assert!(process.sessions.iter().all(|key| core.sessions.get(*key).is_some()));
+        assert!(process.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));
+        assert!(process.shares.is_subset(&shares), "a shared payload is held for nobody");
+    }
+}
+
+fn records_are_bounded(core: &Core) {
+    assert!(core.kept.len() <= KEPT_RECORDS_MAX);
+    assert!(core.sessions.iter().all(|(_, session)| session.endings.len() <= ENDS_REMEMBERED_MAX));
+    assert!(unfinished(core).all(|(_, task)| task.more().is_none_or(|more| more.past.len() <= 16)));
+    for (id, engine) in core.engines.iter() {
+        let (entries, waiting) = (engine.queue.iter().count(), engine.queue.len());
+        assert!(entries <= 2 * waiting + 65, "engine {id} has {entries} entries for {waiting} tasks");
+    }
 }
 
 /// Nothing is left that would occupy memory.

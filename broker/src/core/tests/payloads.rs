@@ -191,8 +191,6 @@ fn a_definition_that_was_cut_off_is_sent_again() {
     farm.connect_client(client).unwrap();
     let accepted = farm.accepted(client);
     assert_eq!((accepted.n, accepted.missing, accepted.definitions), (1, vec![], vec![]));
-    let payload = farm.clients[client].sending.chunked(2_000);
-    farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
     farm.submit(client, Submit { define: Some(5), ..shared() });
     farm.send_chunk(client);
     assert_eq!([farm.finish(engine), farm.finish(engine)], [1, 2]);

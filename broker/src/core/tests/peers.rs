@@ -11,7 +11,7 @@ use furlong_wire::ids::{
 use furlong_wire::keys::PublicKey;
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Accepted, Ack, AttemptFinished, Attempts, Cancel, Chunk, Dependency, ErrorKind, Fetch, Fetched, Finished,
+    Accepted, Ack, AttemptFinished, Attempts, Cancel, Chunk, Define, Dependency, ErrorKind, Fetch, Fetched, Finished,
     FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown,
     Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine,
 };
@@ -56,6 +56,8 @@ pub struct Client {
     /// The first end of each task.
     pub finished: BTreeMap<u64, Finished>,
     pub sending: Sending,
+    /// The definitions that it has sent on any connection.
+    defined: BTreeSet<u32>,
 }
 
 /// An engine process: it runs nothing unless a test says so.
@@ -84,7 +86,10 @@ pub struct Job {
     pub session: SessionId,
     pub n: u64,
     pub attempt: Attempt,
+    pub runtime: Runtime,
     pub started: bool,
+    /// Whether it will not begin here, and goes back.
+    pub returns: bool,
 }
 
 /// The payloads that a peer sends, and its credit.
@@ -259,6 +264,7 @@ impl Farm {
             received: Vec::new(),
             finished: BTreeMap::new(),
             sending: Sending::default(),
+            defined: BTreeSet::new(),
         });
         self.clients.len() - 1
     }
@@ -279,13 +285,22 @@ impl Farm {
         let (secret, cancel_on_disconnect) = (PayloadSecret::new([it.holder; 32]), it.cancel_on_disconnect);
         let submitted = it.submitted;
         self.say(client, FromClient::Open(Open { secret, cancel_on_disconnect, submitted })).unwrap();
+        if !welcome.resumed {
+            self.clients[client].defined.clear();
+        }
         self.repeat_missing(client);
         Ok(welcome.resumed)
     }
 
     /// Announces anew what did not come whole on the last connection.
     fn repeat_missing(&mut self, client: usize) {
-        let missing: Vec<u64> = self.accepted(client).missing.iter().flat_map(|(first, last)| *first..=*last).collect();
+        let accepted = self.accepted(client);
+        let missing: Vec<u64> = accepted.missing.iter().flat_map(|(first, last)| *first..=*last).collect();
+        let here = BTreeSet::from_iter(accepted.definitions);
+        for number in self.clients[client].defined.difference(&here).copied().collect::<Vec<_>>() {
+            let payload = self.clients[client].sending.chunked(2_000);
+            self.say(client, FromClient::Define(Define { number, payload })).unwrap();
+        }
         for n in missing {
             let payload = self.clients[client].sending.chunked(2_000);
             let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
@@ -314,6 +329,9 @@ impl Farm {
     }
 
     fn say_with(&mut self, client: usize, message: FromClient, chunk: Option<Bytes>) -> Result<(), PeerMisbehaved> {
+        if let FromClient::Define(define) = &message {
+            self.clients[client].defined.insert(define.number);
+        }
         let connection = self.clients[client].connection.expect("a client that says something is connected");
         let result = self.core.handle_from_client(self.now, connection, message, chunk);
         self.settle(connection, result)
@@ -546,14 +564,19 @@ impl Farm {
         true
     }
 
-    /// Gives back what was asked for and has not started, one by one as the engine does. The numbers of these tasks.
+    /// Gives back what was asked for and has not started, one by one as the engine does, and what returns anyhow. The
+    /// numbers of these tasks.
     pub fn answer_recalls(&mut self, process: usize) -> Vec<u64> {
         let mut returned = Vec::new();
-        for attempt in std::mem::take(&mut self.processes[process].recalls) {
+        let it = &mut self.processes[process];
+        let mut attempts = std::mem::take(&mut it.recalls);
+        attempts.extend(it.jobs.iter().filter(|job| job.returns).map(|job| job.attempt));
+        for attempt in attempts {
             let jobs = &mut self.processes[process].jobs;
             let Some(place) = jobs.iter().position(|job| job.attempt == attempt && !job.started) else { continue };
             // The oldest job of a slot runs, whether or not that was reported.
-            if jobs.iter().position(|job| job.slot == jobs[place].slot) == Some(place) {
+            let runs = jobs.iter().position(|job| job.slot == jobs[place].slot && !job.returns);
+            if runs == Some(place) {
                 continue;
             }
             returned.push(jobs.remove(place).n);
@@ -618,7 +641,9 @@ impl EngineProcess {
                     session: assign.session,
                     n: work.n,
                     attempt: work.attempt,
+                    runtime: assign.runtime,
                     started: false,
+                    returns: false,
                 };
                 self.jobs.extend(assign.work.iter().map(job));
             }

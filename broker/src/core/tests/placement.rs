@@ -1,6 +1,6 @@
 //! What tasks demand of their engines: runtimes, labels, scopes. And what engines are given too early.
 
-use furlong_wire::message::{ErrorKind, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
+use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
 
 use super::invariants;
@@ -86,6 +86,32 @@ fn priority_goes_before_turns_over_different_demands() {
     let engine = farm.engine_labelled(1, Runtime::ALL, &["gpu"]);
     let order: Vec<u64> = (0..3).map(|_| farm.finish(engine)).collect();
     assert_eq!(order, [2, 3, 1]);
+}
+
+#[test]
+fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
+    const DEMANDS_MAX: usize = 4096;
+    let mut farm = Farm::default();
+    let client = farm.client();
+    let demands = |farm: &mut Farm, label: &str| farm.submit(client, with(shared(), require(&[label])));
+    let plain = farm.core.placements.iter().count();
+    let connection = farm.clients[client].connection.unwrap();
+    // One batch of messages, after which the shell dispatches once.
+    for label in plain..DEMANDS_MAX {
+        farm.clients[client].submitted += 1;
+        let n = farm.clients[client].submitted;
+        let submit = FromClient::Submit(Submit { n, ..with(shared(), require(&[&label.to_string()])) });
+        farm.core.handle_from_client(farm.now, connection, submit, None).unwrap();
+    }
+    assert_eq!((farm.core.placements.iter().count(), farm.core.tasks.len()), (DEMANDS_MAX, DEMANDS_MAX - plain));
+    let refused = demands(&mut farm, "one more");
+    assert_eq!(farm.end_of(client, refused), Some((TaskState::Failed, Some(ErrorKind::Busy))));
+    let taken = [demands(&mut farm, &plain.to_string()), farm.submit(client, shared())];
+    assert!(taken.iter().all(|n| farm.end_of(client, *n).is_none()), "these demands are there already");
+    farm.cancel(client, 2, 2);
+    let taken = demands(&mut farm, "one more");
+    assert_eq!(farm.end_of(client, taken), None, "the last task with other demands has ended");
+    invariants::hold(&farm.core);
 }
 
 /// An engine with several short shared tasks in hand.

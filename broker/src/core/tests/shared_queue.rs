@@ -120,6 +120,23 @@ fn recalled_tasks_keep_their_order() {
 }
 
 #[test]
+fn a_task_that_begins_although_it_was_recalled_does_not_prevent_that_others_are() {
+    let (mut farm, _, busy, idle) = one_busy_one_idle();
+    farm.wait(Duration::from_millis(3));
+    farm.disconnect_engine(idle);
+    // The recall meets the engine when it has just begun the first of the tasks that are wanted back.
+    let recalled = farm.processes[busy].recalls.clone();
+    while !recalled.contains(&farm.processes[busy].jobs[0].attempt) {
+        farm.finish_after(busy, 1);
+    }
+    farm.start(busy);
+    assert_eq!((farm.answer_recalls(busy).len(), farm.in_hand(busy).len()), (5, 6), "nobody else is there now");
+    farm.connect_engine(idle);
+    farm.wait(Duration::from_millis(3));
+    assert_eq!((farm.answer_recalls(busy).len(), farm.in_hand(idle).len()), (3, 3));
+}
+
+#[test]
 fn tasks_behind_a_cancelled_one_that_does_not_stop_are_recalled() {
     let (mut farm, client, busy, _) = one_busy_one_idle();
     let first = farm.in_hand(busy)[0];
