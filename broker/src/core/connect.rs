@@ -100,6 +100,7 @@ impl Core {
             register: None,
             engines: Vec::new(),
             sessions: std::collections::BTreeSet::new(),
+            assigned_session: None,
             definitions: std::collections::BTreeSet::new(),
             credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),

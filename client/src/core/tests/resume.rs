@@ -117,7 +117,7 @@ fn results_that_come_a_second_time_are_acknowledged_and_nothing_else() {
     accepted(&mut core, 1, &[], &[]);
     core.handle_message(announcement, None);
     core.handle_message(chunk(), Some(&piece));
-    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)] })));
+    assert_eq!(core.poll_ack(true), Some(FromClient::Ack(message::Ack { ranges: vec![(1, 1)].into() })));
     (0..TASKS_MAX).for_each(|_| _ = submit(&mut core));
 }
 

@@ -184,7 +184,8 @@ impl Model {
     }
 
     fn assignment_is_allowed(&mut self, process: usize, assign: &Assign) -> Vec<EngineId> {
-        let (session, told) = (assign.session, &self.processes[process]);
+        let session = assign.session.expect("it was noted when it came");
+        let told = &self.processes[process];
         assert!(!told.drains, "a process that drains is given nothing");
         assert!(told.sessions.contains(&session), "the secret comes before the first task");
         let is_defined = |number| told.definitions.contains(&(session, number));
