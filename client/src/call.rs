@@ -358,10 +358,7 @@ fn lay_out(
         _ if takes_no_data => return Err(ClientError::CodeWithArguments),
         _ => arguments.encode(runtime)?,
     };
-    let mut buffers = Vec::with_capacity(1 + data.len());
-    buffers.push(header(codec));
-    buffers.extend(data);
-    Ok(Content::Buffers(buffers))
+    Ok(Content::Buffers(header(codec), data))
 }
 
 fn check_function(function: &Function) -> Result<(), ClientError> {
@@ -379,7 +376,7 @@ mod tests {
 
     fn buffers(call: Call) -> Vec<Bytes> {
         match call.content {
-            Content::Buffers(buffers) => buffers,
+            Content::Buffers(header, data) => std::iter::once(header).chain(data).collect(),
             Content::Packed(packed) => panic!("not packed yet: {packed:?}"),
         }
     }

@@ -352,7 +352,6 @@ pub(crate) use option_setters;
 
 #[cfg(test)]
 mod tests {
-    use bytes::{Bytes, BytesMut};
     use furlong_wire::ids::{EngineId, SessionId};
     use furlong_wire::limits::{INLINE_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX, SUBMIT_TARGETS_MAX};
     use furlong_wire::message::{FromClient, Payload, Runtime, Submit, Targets, encode_message};
@@ -449,9 +448,9 @@ mod tests {
             class: u32::MAX,
             define: Some(u32::MAX),
             options: call.settings.check().unwrap(),
-            payload: Payload::Inline(Bytes::from(vec![0; INLINE_PAYLOAD_BYTES_MAX])),
+            payload: Payload::Inline(vec![0; INLINE_PAYLOAD_BYTES_MAX].into()),
         });
-        let mut bytes = BytesMut::new();
+        let mut bytes = Vec::new();
         encode_message(&submit, &mut bytes);
         assert!(bytes.len() <= MESSAGE_BYTES_MAX, "{} bytes", bytes.len());
     }

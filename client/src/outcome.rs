@@ -6,7 +6,7 @@ use bytes::Bytes;
 use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_reply};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
 use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskRecord, TaskState, TaskTimes};
-use furlong_wire::payload::{PayloadError, unpack_inline};
+use furlong_wire::payload::{PayloadError, unpack_inline_call};
 use serde::de::DeserializeOwned;
 
 use crate::core::output::Output;
@@ -314,17 +314,19 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
 }
 
 fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
-    let mut buffers = match body {
-        Body::None => return Ok(None),
-        Body::Inline(payload) => unpack_inline(&payload)?,
-        Body::Buffers(buffers) => buffers,
-        Body::Failed(failure) => return Err(failure),
-    };
-    if buffers.is_empty() {
-        return Err(HeaderError.into());
+    match body {
+        Body::None => Ok(None),
+        Body::Inline(payload) => {
+            let (header, data) = unpack_inline_call(&payload)?;
+            Ok(Some((decode_reply(header)?, data)))
+        }
+        Body::Buffers(buffers) => {
+            let mut data = buffers.into_iter();
+            let header = decode_reply(&data.next().unwrap_or_default())?;
+            Ok(Some((header, data.collect())))
+        }
+        Body::Failed(failure) => Err(failure),
     }
-    let header = decode_reply(&buffers.remove(0))?;
-    Ok(Some((header, buffers)))
 }
 
 fn in_parentheses(engine: Option<EngineId>) -> String {

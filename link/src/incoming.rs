@@ -1,6 +1,6 @@
 //! What comes from one peer: bytes, then frames, then opened records.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use furlong_wire::message::{Direction, MessageError, decode_next};
 use furlong_wire::record::{RecordError, RecordOpener};
 use furlong_wire::zmtp::{self, ZmtpError};
@@ -11,8 +11,9 @@ use tokio::net::tcp::OwnedReadHalf;
 /// read itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client,
 /// broker and engines worked by turns, and a farm of two engines ran a third fewer no-ops a second.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes read from one peer before all others have their turn, however much more of it is there. Tokio alone lets a task
-/// go on for 128 reads of a socket that is always ready: 32 MiB of large chunks, a tenth of a second for who waits.
+/// Bytes read from one peer before all others have their turn, however much more of it is there. Tokio alone lets a
+/// task go on for 128 reads of a socket that is always ready: 32 MiB of large chunks, and a tenth of a second for those
+/// who wait.
 const READ_TURN_BYTES: usize = 64 * 1024;
 
 /// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.
@@ -38,7 +39,8 @@ pub struct Record {
 impl Record {
     /// Its messages, each with the chunk that belongs to it. After an error there is no further item.
     pub fn into_messages<M: Direction>(self) -> Messages<M> {
-        Messages { batch: self.batch, chunks: self.chunks.into_iter(), direction: std::marker::PhantomData }
+        let chunks = self.chunks.into_iter();
+        Messages { batch: self.batch, decoded: 0, chunks, direction: std::marker::PhantomData }
     }
 }
 
@@ -46,6 +48,8 @@ impl Record {
 #[derive(Debug)]
 pub struct Messages<M> {
     batch: BytesMut,
+    /// Bytes of the messages that were given.
+    decoded: usize,
     chunks: std::vec::IntoIter<BytesMut>,
     direction: std::marker::PhantomData<fn() -> M>,
 }
@@ -53,23 +57,26 @@ pub struct Messages<M> {
 impl<M: Direction> Iterator for Messages<M> {
     type Item = Result<(M, Option<BytesMut>), ReceiveError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let Some(message) = decode_next::<M>(&self.batch) else {
-            let left = std::mem::take(&mut self.chunks).next();
-            return left.map(|_| Err(ReceiveError::ChunkCount));
-        };
-        let item = message.map_err(ReceiveError::from).and_then(|(message, bytes)| {
-            self.batch.advance(bytes);
-            match message.chunk_transfer() {
-                None => Ok((message, None)),
-                Some(_) => self.chunks.next().map(|chunk| (message, Some(chunk))).ok_or(ReceiveError::ChunkCount),
+        let error = match decode_next::<M>(&self.batch[self.decoded..]) {
+            Some(Ok((message, bytes))) => {
+                self.decoded += bytes;
+                if message.chunk_transfer().is_none() {
+                    return Some(Ok((message, None)));
+                }
+                match self.chunks.next() {
+                    Some(chunk) => return Some(Ok((message, Some(chunk)))),
+                    None => ReceiveError::ChunkCount,
+                }
             }
-        });
-        if item.is_err() {
-            self.batch.clear();
-            self.chunks = Vec::new().into_iter();
-        }
-        Some(item)
+            Some(Err(error)) => error.into(),
+            None if self.chunks.as_slice().is_empty() => return None,
+            None => ReceiveError::ChunkCount,
+        };
+        self.decoded = self.batch.len();
+        self.chunks = Vec::new().into_iter();
+        Some(Err(error))
     }
 }
 

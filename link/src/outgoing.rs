@@ -56,8 +56,8 @@ pub enum Written {
 #[derive(Debug)]
 pub struct Outgoing<M> {
     sealer: RecordSealer,
-    control: BytesMut,
-    batches: VecDeque<BytesMut>,
+    control: Vec<u8>,
+    batches: VecDeque<Vec<u8>>,
     /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
     batches_begun: u64,
     batches_sealed: u64,
@@ -89,7 +89,7 @@ impl<M: Direction> Outgoing<M> {
     pub fn new(sealer: RecordSealer) -> Self {
         Self {
             sealer,
-            control: BytesMut::new(),
+            control: Vec::new(),
             batches: VecDeque::new(),
             batches_begun: 0,
             batches_sealed: 0,
@@ -106,7 +106,7 @@ impl<M: Direction> Outgoing<M> {
     /// Queues a message.
     pub fn push(&mut self, message: &M) {
         if self.batches.back().is_none_or(|batch| batch.len() >= BATCH_BYTES_TARGET) {
-            self.batches.push_back(BytesMut::zeroed(FRONT_BYTES));
+            self.batches.push_back(vec![0; FRONT_BYTES]);
             self.batches_begun += 1;
         }
         let batch = self.batches.back_mut().expect("a batch was just made if there was none");
@@ -222,7 +222,7 @@ impl<M: Direction> Outgoing<M> {
         self.heartbeat = false;
         let mut batch = if self.control.is_empty() {
             self.batches_sealed += u64::from(!self.batches.is_empty());
-            self.batches.pop_front().unwrap_or_else(|| BytesMut::zeroed(FRONT_BYTES))
+            self.batches.pop_front().unwrap_or_else(|| vec![0; FRONT_BYTES])
         } else {
             std::mem::take(&mut self.control)
         };
@@ -242,7 +242,7 @@ impl<M: Direction> Outgoing<M> {
     }
 
     /// Takes the chunks that go with this batch and appends the messages that say whose they are.
-    fn take_chunks(&mut self, batch: &mut BytesMut) -> Vec<Bytes> {
+    fn take_chunks(&mut self, batch: &mut Vec<u8>) -> Vec<Bytes> {
         let mut chunks = Vec::new();
         let mut room = RECORD_CHUNK_BYTES_MAX;
         let mut passed_over = 0;
@@ -276,13 +276,14 @@ impl<M: Direction> Outgoing<M> {
 }
 
 /// Puts the frame's header right before the envelope, in the room that was left for it.
-fn with_frame_header(mut batch: BytesMut, more: bool) -> Bytes {
+fn with_frame_header(mut batch: Vec<u8>, more: bool) -> Bytes {
     let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES_MAX);
     put_frame_header(&mut header, batch.len() - FRAME_HEADER_BYTES_MAX, more);
     let unused = FRAME_HEADER_BYTES_MAX - header.len();
     batch[unused..FRAME_HEADER_BYTES_MAX].copy_from_slice(&header);
-    batch.advance(unused);
-    batch.freeze()
+    let mut frame = Bytes::from(batch);
+    frame.advance(unused);
+    frame
 }
 
 #[cfg(test)]

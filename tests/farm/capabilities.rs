@@ -52,7 +52,7 @@ fn goodbye(messages: &[ToClient]) -> &str {
 }
 
 fn submit() -> FromClient {
-    let payload = Payload::Inline(bytes::Bytes::from_static(b"call"));
+    let payload = Payload::Inline(b"call".into());
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
     FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
 }

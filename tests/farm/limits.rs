@@ -12,6 +12,7 @@ use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
 use furlong_wire::call::{Call, CallHeader, Codec, encode_header};
 use furlong_wire::message::{FromClient, Payload, Runtime, Submit, Targets};
+use furlong_wire::payload::InlineBytes;
 use furlong_wire::token::Role;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
     let (header, data) = (encode_header(&call), [7; 900]);
     // Two buffers: their count, their lengths, and they themselves.
     let lengths = [header.len(), data.len()].map(|length| (length as u16).to_le_bytes());
-    let payload = Bytes::from([&[2], lengths.concat().as_slice(), &header, &data].concat());
+    let payload = InlineBytes::from([&[2], lengths.concat().as_slice(), &header, &data].concat());
     let mut n = 0;
     let mut submits = || -> Vec<FromClient> {
         let submit = |n| {

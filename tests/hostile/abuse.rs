@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
@@ -24,7 +23,7 @@ use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
 const PEER_GROWTH_BYTES_MAX: u64 = 192 << 20;
 
 fn inline(bytes: usize) -> Payload {
-    Payload::Inline(Bytes::from(vec![1; bytes]))
+    Payload::Inline(vec![1; bytes].into())
 }
 
 /// A session's first tasks, one for each of these engines.
@@ -81,11 +80,11 @@ fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
     let attempt = loop {
         let messages: Vec<ToEngine> = honest.receive().expect("the engine gets its task");
         let assigned = messages.into_iter().find_map(|message| match message {
-            ToEngine::Assign(assign) => Some(assign.work[0].attempt),
+            ToEngine::Assign(assign) => Some(assign.work.first.count),
             _ => None,
         });
-        if let Some(attempt) = assigned {
-            break attempt;
+        if let Some(count) = assigned {
+            break Attempt { start: honest.welcome.start, count };
         }
     };
     liar.send(&[finished(attempt)]);
@@ -246,7 +245,7 @@ fn acknowledging_the_same_range_again_and_again_stops_nobody() {
     let targets = Targets::Engines(vec![EngineId(77); 5_000]);
     session.send(&[submit_to(targets)]);
     let mut good = farm.good(Role::Client);
-    session.send(&[FromClient::Ack(Ack { ranges: vec![(0, 0); 100_000] })]);
+    session.send(&[FromClient::Ack(Ack { ranges: vec![(0, 0); 100_000].into() })]);
     let began = Instant::now();
     good.engines().expect("an honest peer is answered");
     assert!(began.elapsed() < Duration::from_secs(2), "an answer took {:?}", began.elapsed());

@@ -1,6 +1,5 @@
 //! Records: replayed, skipped, cut, with other chunks. Each ends the session, and nothing of it is delivered.
 
-use bytes::Bytes;
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::RawSession;
@@ -16,7 +15,7 @@ pub(crate) fn submit(n: u64, payload: Payload) -> FromClient {
 }
 
 fn small(n: u64) -> FromClient {
-    submit(n, Payload::Inline(Bytes::from_static(b"call")))
+    submit(n, Payload::Inline(b"call".into()))
 }
 
 fn chunked(n: u64) -> FromClient {

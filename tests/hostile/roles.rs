@@ -1,6 +1,5 @@
 //! Every role against every message: what its holder gets.
 
-use bytes::Bytes;
 use furlong_tests::farm::Farm;
 use furlong_tests::session::{Credentials, RawSession, shake_hands};
 use furlong_tests::wait::SOON;
@@ -37,7 +36,7 @@ const REQUEST: u64 = 7;
 const PROBE: u64 = 8;
 
 fn inline() -> Payload {
-    Payload::Inline(Bytes::from_static(b"call"))
+    Payload::Inline(b"call".into())
 }
 
 fn submit(targets: Targets) -> FromClient {
@@ -78,7 +77,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Subscribe(Subscribe { engines: true }), everybody),
         (FromClient::Fetch(Fetch { request, session, n: 1, wait: false, output: false }), submitters(Refused)),
         // Also for an observer: the ends of tasks that were forbidden are acknowledged.
-        (FromClient::Ack(Ack { ranges: vec![(1, 9)] }), everybody),
+        (FromClient::Ack(Ack { ranges: vec![(1, 9)].into() }), everybody),
         (FromClient::Purge(Purge { request, tasks: vec![] }), submitters(Refused)),
         (FromClient::Revoke(Revoke { request, tokens: vec![TokenId([1; 16])] }), admin),
         (FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: false }), admin),

@@ -48,14 +48,14 @@ async fn ask_for_engines(farm: &Farm) {
     let greeting: Vec<Greeting> = receive_record(&mut socket, &mut opener).await;
     assert!(matches!(greeting[..], [Greeting::Welcome(_)]), "{greeting:?}");
 
-    let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+    let mut envelope = vec![0; SEQ_BYTES];
     encode_message(
         &FromClient::Open(Open { secret: PayloadSecret::new(random_bytes()), cancel_on_disconnect: false }),
         &mut envelope,
     );
     encode_message(&FromClient::Query(Request { request: 7, query: Query::Engines }), &mut envelope);
     sealer.seal::<Bytes>(&mut envelope, 0, &[]);
-    socket.send(envelope.freeze().into()).await.unwrap();
+    socket.send(Bytes::from(envelope).into()).await.unwrap();
     let mut received: Vec<ToClient> = Vec::new();
     let answer = ToClient::Reply(Reply { request: 7, body: ReplyBody::Engines(vec![]) });
     while !received.contains(&answer) {

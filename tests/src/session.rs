@@ -1,6 +1,5 @@
 //! A handshake done by hand, and the connection after it, where records can be forged.
 
-use bytes::BytesMut;
 use furlong_link::dial::random_bytes;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::{ExpectReply, Hello, HelloBody};
@@ -154,12 +153,12 @@ impl RawSession {
 
     /// Seals messages as the next record, and does not send it: its envelope.
     pub fn seal<M: Direction>(&mut self, messages: &[M], chunks: &[Vec<u8>]) -> Vec<u8> {
-        let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+        let mut envelope = vec![0; SEQ_BYTES];
         for message in messages {
             encode_message(message, &mut envelope);
         }
         self.sealer.seal(&mut envelope, 0, chunks);
-        envelope.to_vec()
+        envelope
     }
 
     /// Sends messages as one record. False if the broker does not take it.

@@ -11,26 +11,26 @@
 //! | `raw` | buffers, as they are | buffers, as they are |
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::FunctionHash;
+use crate::message::catalogue::codes;
 
-/// How arguments and result are encoded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Codec {
-    /// JSON, for what crosses languages and for people.
-    Json,
-    /// Python's pickle, protocol 5, with out-of-band buffers.
-    Pickle,
-    /// `MessagePack`, the codec of Rust functions.
-    Msgpack,
-    /// The buffers themselves.
-    Raw,
+codes! {
+    /// How arguments and result are encoded.
+    Codec {
+        /// JSON, for what crosses languages and for people.
+        1 "json" Json,
+        /// Python's pickle, protocol 5, with out-of-band buffers.
+        2 "pickle" Pickle,
+        /// `MessagePack`, the codec of Rust functions.
+        3 "msgpack" Msgpack,
+        /// The buffers themselves.
+        4 "raw" Raw,
+    }
 }
 
 /// The first buffer of a request.
@@ -110,11 +110,13 @@ pub struct CommandSpec {
     pub stderr: Option<String>,
 }
 
-/// The first buffer of a result.
+/// The first buffer of a result: written by [`encode_reply`], read by [`decode_reply`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplyHeader {
-    /// The function returned; the data hold its value.
+    /// The function returned; the data hold its value. Nearly every result is one, so this header is the codec's number
+    /// alone: see [`encode_reply`].
+    #[serde(skip)]
     Returned {
         /// How the data are encoded.
         codec: Codec,
@@ -191,18 +193,15 @@ pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, HeaderError
     if deserializer.get_ref().is_empty() { Ok(header) } else { Err(HeaderError) }
 }
 
-/// The header of a value, for each codec: nearly every result has one of these four, so they are encoded once, and
-/// known when they are met.
-fn returned() -> &'static [(Codec, Bytes)] {
-    static RETURNED: OnceLock<Vec<(Codec, Bytes)>> = OnceLock::new();
-    let encode = |codec| (codec, Bytes::from(encode_header(&ReplyHeader::Returned { codec })));
-    RETURNED.get_or_init(|| [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw].map(encode).into())
-}
-
 /// Encodes a reply header as the first buffer of a result.
 pub fn encode_reply(header: &ReplyHeader) -> Bytes {
-    let known = returned().iter().find(|(codec, _)| *header == ReplyHeader::Returned { codec: *codec });
-    known.map_or_else(|| encode_header(header).into(), |(_, bytes)| bytes.clone())
+    let ReplyHeader::Returned { codec } = header else { return encode_header(header).into() };
+    Bytes::from_static(match codec {
+        Codec::Json => const { &[Codec::Json.code()] },
+        Codec::Pickle => const { &[Codec::Pickle.code()] },
+        Codec::Msgpack => const { &[Codec::Msgpack.code()] },
+        Codec::Raw => const { &[Codec::Raw.code()] },
+    })
 }
 
 /// Decodes the first buffer of a result.
@@ -210,9 +209,9 @@ pub fn encode_reply(header: &ReplyHeader) -> Bytes {
 /// # Errors
 /// As [`decode_header`].
 pub fn decode_reply(bytes: &[u8]) -> Result<ReplyHeader, HeaderError> {
-    match returned().iter().find(|(_, known)| known == bytes) {
-        Some((codec, _)) => Ok(ReplyHeader::Returned { codec: *codec }),
-        None => decode_header(bytes),
+    match bytes {
+        [code] => Codec::of_code(*code).map(|codec| ReplyHeader::Returned { codec }).ok_or(HeaderError),
+        _ => decode_header(bytes),
     }
 }
 
@@ -257,8 +256,9 @@ mod tests {
             repr: None,
             displays: vec![Display::default()],
         }]) {
-            assert_eq!(encode_reply(&reply), encode_header(&reply));
             assert_eq!(decode_reply(&encode_reply(&reply)), Ok(reply));
         }
+        assert_eq!(decode_reply(&[0]), Err(HeaderError));
+        assert_eq!(decode_reply(&[]), Err(HeaderError));
     }
 }

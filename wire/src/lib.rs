@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aead;
+mod at_least_one;
 pub mod call;
 pub mod capability;
 pub mod handshake;
@@ -23,3 +24,5 @@ pub mod record;
 mod small;
 pub mod token;
 pub mod zmtp;
+
+pub use at_least_one::AtLeastOne;

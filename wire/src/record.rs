@@ -54,7 +54,7 @@ impl RecordSealer {
     ///
     /// # Panics
     /// If a chunk is shorter than a tag, or after 2^64 - 1 records: both would be errors of this program.
-    pub fn seal<C: AsRef<[u8]>>(&mut self, out: &mut BytesMut, start: usize, chunks: &[C]) {
+    pub fn seal<C: AsRef<[u8]>>(&mut self, out: &mut Vec<u8>, start: usize, chunks: &[C]) {
         let seq = self.seq;
         self.seq = seq.checked_add(1).expect("2^64 records take longer than the machine lasts");
         out[start..start + SEQ_BYTES].copy_from_slice(&seq.to_le_bytes());
@@ -149,11 +149,11 @@ mod tests {
     }
 
     fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[Vec<u8>]) -> BytesMut {
-        let mut out = BytesMut::from(&b"before"[..]);
+        let mut out = b"before".to_vec();
         out.extend_from_slice(&[0; SEQ_BYTES]);
         out.extend_from_slice(batch);
         sealer.seal(&mut out, 6, chunks);
-        out.split_off(6)
+        BytesMut::from(&out[6..])
     }
 
     proptest! {

@@ -5,8 +5,9 @@
 use std::fmt::Write;
 
 use bytes::{Bytes, BytesMut};
+use furlong_wire::AtLeastOne;
 use furlong_wire::aead::Key;
-use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, RemoteError, ReplyHeader, encode_header};
+use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, RemoteError, ReplyHeader, encode_header, encode_reply};
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
     Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, SessionId, TaskId,
@@ -23,7 +24,7 @@ use furlong_wire::message::{
     Submit, Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
     ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
 };
-use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
+use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::token::{Claims, Role, Token, TokenLimits};
 use furlong_wire::zmtp::{self, put_frame_header};
@@ -211,7 +212,7 @@ fn call_header() -> Bytes {
     encode_header(&header).into()
 }
 
-fn inline_payload(sealer: &mut PayloadSealer) -> Bytes {
+fn inline_payload(sealer: &mut PayloadSealer) -> InlineBytes {
     match sealer.pack(vec![call_header(), Bytes::from_static(&[0x91, 0x05])]).unwrap() {
         Packed::Inline(inline) => inline,
         Packed::Chunked(_) => unreachable!("a few bytes go inline"),
@@ -245,16 +246,16 @@ fn submit(n: u64, targets: Targets, payload: Payload) -> Submit {
     Submit { n, targets, runtime: Runtime::Native, class: 7, define: None, options: None, payload }
 }
 
-fn batch<M: Message>(messages: &[&M]) -> BytesMut {
-    let mut batch = BytesMut::new();
+fn batch<M: Message>(messages: &[&M]) -> Vec<u8> {
+    let mut batch = Vec::new();
     for message in messages {
         encode_message(*message, &mut batch);
     }
     batch
 }
 
-fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[&Bytes]) -> BytesMut {
-    let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[&Bytes]) -> Vec<u8> {
+    let mut envelope = vec![0; SEQ_BYTES];
     envelope.extend_from_slice(batch);
     sealer.seal(&mut envelope, 0, chunks);
     envelope
@@ -299,12 +300,12 @@ fn headers(vectors: &mut Vectors) {
         traceback: String::new(),
         execution: None,
     };
-    vectors.add("reply header, returned", &encode_header(&ReplyHeader::Returned { codec: Codec::Msgpack }));
+    vectors.add("reply header, returned", &encode_reply(&ReplyHeader::Returned { codec: Codec::Msgpack }));
     let executed = ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()), displays: vec![] };
-    vectors.add("reply header, executed", &encode_header(&executed));
+    vectors.add("reply header, executed", &encode_reply(&executed));
     let exited = ReplyHeader::Exited { code: Some(3), signal: None };
-    vectors.add("reply header, exited", &encode_header(&exited));
-    vectors.add("reply header, raised", &encode_header(&ReplyHeader::Raised(error)));
+    vectors.add("reply header, exited", &encode_reply(&exited));
+    vectors.add("reply header, raised", &encode_reply(&ReplyHeader::Raised(error)));
 }
 
 fn greetings(vectors: &mut Vectors) {
@@ -313,7 +314,7 @@ fn greetings(vectors: &mut Vectors) {
 }
 
 fn from_client(vectors: &mut Vectors) {
-    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let inline = || Payload::Inline((&[0]).into());
     let tasks = || vec![TaskRange { session: SESSION, first: 1, last: 2 }];
     let query = TaskQuery { newest_session: true, limit: 200, ..TaskQuery::default() };
     let direct = Targets::Engines(vec![EngineId(0), EngineId(3)]);
@@ -335,7 +336,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Query(Request { request: 3, query: Query::Tasks(Box::new(query)) }),
         FromClient::Subscribe(Subscribe { engines: true }),
         FromClient::Fetch(Fetch { request: 4, session: SESSION, n: 1, wait: true, output: false }),
-        FromClient::Ack(Ack { ranges: vec![(1, 2)] }),
+        FromClient::Ack(Ack { ranges: vec![(1, 2), (4, 4)].into() }),
         FromClient::Purge(Purge { request: 5, tasks: tasks() }),
         FromClient::Revoke(Revoke { request: 6, tokens: vec![TOKEN_ID] }),
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
@@ -378,7 +379,7 @@ fn to_client(vectors: &mut Vectors) {
             offset: 0,
             bytes: b"Hello\n".to_vec(),
         }),
-        ToClient::Published(Published { n: 1, payload: Payload::Inline(Bytes::from_static(&[0])) }),
+        ToClient::Published(Published { n: 1, payload: Payload::Inline((&[0]).into()) }),
         ToClient::Event(Event::EngineOnline(EngineId(3))),
         ToClient::Event(Event::EngineOffline(EngineId(3))),
         ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
@@ -478,7 +479,7 @@ fn attempt() -> Attempt {
 }
 
 fn to_engine(vectors: &mut Vectors) {
-    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let inline = || Payload::Inline((&[0]).into());
     let all = [
         ToEngine::Chunk(Chunk { transfer: 1 }),
         ToEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
@@ -486,8 +487,8 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Registered(Registered { engines: vec![EngineId(0), EngineId(1)] }),
         ToEngine::Secret(Secret { session: SESSION, secret: PayloadSecret::new(PAYLOAD_SECRET) }),
         ToEngine::Assign(Assign {
-            work: vec![Work { slot: 0, n: 1, attempt: attempt() }],
-            session: SESSION,
+            work: AtLeastOne::new(Work { slot: 0, n: 1, count: 5 }),
+            session: Some(SESSION),
             runtime: Runtime::Native,
             define: Some(1),
             share: None,
@@ -508,7 +509,7 @@ fn to_engine(vectors: &mut Vectors) {
 }
 
 fn from_engine(vectors: &mut Vectors) {
-    let inline = || Payload::Inline(Bytes::from_static(&[0]));
+    let inline = || Payload::Inline((&[0]).into());
     let finished =
         AttemptFinished { attempt: attempt(), outcome: Outcome::SUCCEEDED, run_us: 3, payload: Some(inline()) };
     let all = [

@@ -99,6 +99,7 @@ impl Core {
             register: None,
             engines: Vec::new(),
             sessions: std::collections::BTreeSet::new(),
+            assigned_session: None,
             definitions: std::collections::BTreeSet::new(),
             credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),
@@ -211,7 +212,7 @@ impl Core {
         self.quotas.release(session.counted_by, abandoned_bytes);
         for waiting in abandoned {
             let tasks = match waiting {
-                ClientWaiting::Tasks(tasks) => tasks,
+                ClientWaiting::Tasks(tasks) => tasks.into_iter().collect(),
                 ClientWaiting::Definition(number) => self.forget_definition(key, number),
             };
             for task in tasks {

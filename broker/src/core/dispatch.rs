@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use furlong_wire::AtLeastOne;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
     Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
 };
+use furlong_wire::payload::InlineBytes;
 
 use super::engines::Engine;
 use super::finish::Ended;
@@ -176,14 +177,16 @@ impl Core {
 
     /// Sends a task to the process of its engine. Tasks of one submit go in one message where they follow each other.
     fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, slot: u32, count: u64) {
-        let work = Work { slot, n: self.tasks.get(key).map_or(0, |task| task.n), attempt: self.attempt(count) };
         let (Some(task), Some(process)) = (self.tasks.get(key), self.processes.get_mut(&process_key)) else { return };
+        let work = Work { slot, n: task.n, count };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
+        let is_same_session = process.assigned_session.replace(task.session) == Some(task.session);
         let connection = process.connection;
         if task.target().is_some()
             && let Some(Output::ToEngine(to, ToEngine::Assign(last))) = self.outputs.back_mut()
             && *to == connection
-            && is_same_call(last, session, task)
+            && is_same_session
+            && is_same_call(last, task)
         {
             return last.work.push(work);
         }
@@ -193,7 +196,7 @@ impl Core {
         };
         let share = task.payload.share();
         let is_new = share.is_some_and(|share| process.shares.insert(share));
-        let (mut payload, mut transfer) = (Payload::Inline(Bytes::new()), None);
+        let (mut payload, mut transfer) = (Payload::Inline(InlineBytes::new()), None);
         if share.is_none() || is_new {
             (payload, transfer) = task.payload.announce(&mut next_transfer);
         }
@@ -203,10 +206,11 @@ impl Core {
         let Some(task) = self.tasks.get(key) else { return };
         let (runtime, define) = (task.runtime, task.define);
         if let Some(share) = share.filter(|_| is_new) {
-            let payload = std::mem::replace(&mut payload, Payload::Inline(Bytes::new()));
+            let payload = std::mem::replace(&mut payload, Payload::Inline(InlineBytes::new()));
             self.to_engine(connection, ToEngine::Share(Share { share, session, payload }));
         }
-        let assign = Assign { work: vec![work], session, runtime, define, share, payload };
+        let session = (!is_same_session).then_some(session);
+        let assign = Assign { work: AtLeastOne::new(work), session, runtime, define, share, payload };
         self.to_engine(connection, ToEngine::Assign(assign));
         if let Some((number, chunks)) = transfer {
             self.outputs.push_back(Output::Transfer(connection, number, chunks));
@@ -393,14 +397,12 @@ impl Core {
     }
 }
 
-/// Whether a task is of the same submit as the work of an assignment: same payload, same everything.
-fn is_same_call(assign: &Assign, session: furlong_wire::ids::SessionId, task: &Task) -> bool {
+/// Whether a task of the same session has the same call as the work of an assignment, as those of one submit have.
+fn is_same_call(assign: &Assign, task: &Task) -> bool {
     let same_payload = match (&assign.payload, assign.share, &task.payload) {
-        (Payload::Inline(sent), None, Stored::Inline(of_task)) => {
-            sent.as_ptr() == of_task.as_ptr() && sent.len() == of_task.len() && !sent.is_empty()
-        }
+        (Payload::Inline(sent), None, Stored::Inline(of_task)) => sent == of_task && !sent.is_empty(),
         (_, Some(share), stored) => stored.share() == Some(share),
         _ => false,
     };
-    same_payload && assign.session == session && assign.runtime == task.runtime && assign.define == task.define
+    same_payload && assign.runtime == task.runtime && assign.define == task.define
 }

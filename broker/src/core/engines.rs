@@ -32,6 +32,8 @@ pub struct Process {
     pub engines: Vec<EngineId>,
     /// The sessions whose secret it has been told.
     pub sessions: BTreeSet<SessionKey>,
+    /// The session of the last task that it was given.
+    pub assigned_session: Option<SessionKey>,
     /// The definitions that it has.
     pub definitions: BTreeSet<(SessionKey, u32)>,
     /// What it may announce.
@@ -235,14 +237,17 @@ impl Engines {
     fn move_in_order(&mut self, class: ClassId, id: EngineId, before: u32, after: u32) {
         let Some(order) = self.order(class) else { return };
         let Ok(from) = order.binary_search(&(before, id)) else { return };
-        let to = order.partition_point(|place| *place < (after, id));
-        if to > from {
-            order[from..to].rotate_left(1);
-            order[to - 1] = (after, id);
+        let place = (after, id);
+        let to = if after > before {
+            let to = from + order[from + 1..].partition_point(|other| *other < place);
+            order.copy_within(from + 1..=to, from);
+            to
         } else {
-            order[to..=from].rotate_right(1);
-            order[to] = (after, id);
-        }
+            let to = order[..from].partition_point(|other| *other < place);
+            order.copy_within(to..from, to + 1);
+            to
+        };
+        order[to] = place;
     }
 
     fn leave_order(&mut self, class: ClassId, place: (u32, EngineId)) {

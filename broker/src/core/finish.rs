@@ -193,17 +193,25 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         for &(first, last) in ranges.iter().filter(|(first, last)| first <= last) {
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-            let received = session.done.remove_range(first, last);
-            self.results_held -= received.len() as u64;
-            for (n, done) in received {
-                if done.what.keep() {
-                    self.keep(now, key, n, done, true);
-                } else {
-                    self.drop_done(*done);
-                }
+            if first == last {
+                // So they come when several engines work on one session's tasks in turn.
+                let received = session.done.remove(first);
+                received.into_iter().for_each(|done| self.let_go_of_received(now, key, first, done));
+            } else {
+                let received = session.done.remove_range(first, last);
+                received.into_iter().for_each(|(n, done)| self.let_go_of_received(now, key, n, done));
             }
         }
         Ok(())
+    }
+
+    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>) {
+        self.results_held -= 1;
+        if done.what.keep() {
+            self.keep(now, key, n, done, true);
+        } else {
+            self.drop_done(*done);
+        }
     }
 
     /// Frees a result's bytes; the engine process that sent it may send as many again.

@@ -26,7 +26,7 @@ impl Core {
         match message {
             FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
-            FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges),
+            FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges.0),
             FromClient::Open(open) => self.open(key, connection, open),
             FromClient::Define(define) => self.define(key, &define),
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),

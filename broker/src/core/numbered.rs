@@ -117,9 +117,6 @@ impl<T> Numbered<T> {
 
     /// Takes out those whose numbers are from `first` to `last`, and gives them in order.
     pub fn remove_range(&mut self, first: u64, last: u64) -> Vec<(u64, T)> {
-        if first == last {
-            return self.remove(first).map(|value| (first, value)).into_iter().collect();
-        }
         let numbers: Vec<u64> = self.range(first, last).map(|(number, _)| number).collect();
         numbers.into_iter().filter_map(|number| self.remove(number).map(|value| (number, value))).collect()
     }

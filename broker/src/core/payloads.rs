@@ -7,7 +7,7 @@ use bytes::Bytes;
 use furlong_wire::ids::InstanceId;
 use furlong_wire::limits::PAYLOAD_BYTES_MAX;
 use furlong_wire::message::Payload;
-use furlong_wire::payload::{chunk_bytes, chunk_count};
+use furlong_wire::payload::{InlineBytes, chunk_bytes, chunk_count};
 
 use super::PeerMisbehaved;
 
@@ -15,7 +15,7 @@ use super::PeerMisbehaved;
 #[derive(Clone, Debug)]
 pub enum Stored {
     /// It came inside its message.
-    Inline(Bytes),
+    Inline(InlineBytes),
     /// It came in chunks; all of them, once its task is queued.
     Chunked(Arc<ChunkedPayload>),
     /// It came in chunks, which have gone to the one engine that will ever run the task. Its bytes count until the task
@@ -41,7 +41,7 @@ impl Stored {
     pub fn announce(&self, transfer: impl FnOnce() -> u64) -> (Payload, Option<(u64, Vec<Bytes>)>) {
         match self {
             Self::Inline(bytes) => (Payload::Inline(bytes.clone()), None),
-            Self::Sent(_) | Self::Refused => (Payload::Inline(Bytes::new()), None),
+            Self::Sent(_) | Self::Refused => (Payload::Inline(InlineBytes::new()), None),
             Self::Chunked(payload) => {
                 let transfer = transfer();
                 let ChunkedPayload { counter, bytes, instance, .. } = **payload;

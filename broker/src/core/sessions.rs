@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
@@ -80,7 +81,7 @@ pub enum Definition {
 #[derive(Debug)]
 pub enum ClientWaiting {
     /// Tasks that share it.
-    Tasks(Vec<TaskKey>),
+    Tasks(AtLeastOne<TaskKey>),
     /// A definition.
     Definition(u32),
 }

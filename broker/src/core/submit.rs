@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
 use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
+use furlong_wire::payload::InlineBytes;
 
 use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
@@ -45,8 +47,7 @@ impl Core {
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
         let mut within_quota = true;
-        let mut tasks = Vec::with_capacity(count);
-        for (n, target) in (submit.n..).zip(targets.iter().map(|id| Some(*id)).chain(shared.then_some(None))) {
+        let mut enter = |n, target| {
             let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
             let placement = placement.unwrap_or_else(|plain| plain);
             let part = Submitted { target, placement, runtime, class, define, options };
@@ -54,8 +55,11 @@ impl Core {
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
             within_quota &= self.quotas.begin_task(session.counted_by);
-            tasks.push(task);
-        }
+            task
+        };
+        let first = enter(submit.n, targets.first().copied());
+        let others = (submit.n + 1..).zip(targets.iter().skip(1)).map(|(n, id)| enter(n, Some(*id))).collect();
+        let tasks = AtLeastOne { first, others };
         let refusal =
             if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
         match refusal {
@@ -86,7 +90,7 @@ impl Core {
         key: SessionKey,
         payload: &Payload,
         stored: &Stored,
-        tasks: Vec<TaskKey>,
+        tasks: AtLeastOne<TaskKey>,
         refusal: &Ended,
     ) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
@@ -111,14 +115,14 @@ impl Core {
         payload: &Payload,
         options: Option<&TaskOptions>,
         stored: Stored,
-        tasks: Vec<TaskKey>,
+        tasks: AtLeastOne<TaskKey>,
     ) -> Result<(), PeerMisbehaved> {
         let waits = match options.map_or(Ok(None), |options| self.waits_for(key, &tasks, options)) {
             Err(refusal) => return self.refuse(now, key, payload, &stored, tasks, &refusal),
             Ok(waits) => waits,
         };
         let whole = matches!(payload, Payload::Inline(_));
-        for &task in &tasks {
+        for &task in tasks.iter() {
             self.join(now, task, waits.as_ref());
             if whole {
                 self.payload_is_whole(now, task, stored.clone());
@@ -140,11 +144,11 @@ impl Core {
     fn waits_for(
         &self,
         key: SessionKey,
-        tasks: &[TaskKey],
+        tasks: &AtLeastOne<TaskKey>,
         options: &TaskOptions,
     ) -> Result<Option<Waits>, Box<Ended>> {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
-        let first = tasks.first().and_then(|task| self.tasks.get(*task)).map_or(0, |task| task.n);
+        let first = self.tasks.get(tasks.first).map_or(0, |task| task.n);
         let own = TaskId { session: session.id, n: first };
         let waits = self.waits_of(session.owner(), own, options).map_err(|text| Box::new(unmet(&text)))?;
         if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
@@ -156,8 +160,8 @@ impl Core {
     }
 
     /// Why tasks cannot be accepted, if so.
-    fn refusal(&self, tasks: &[TaskKey], stored: &Stored, within_quota: bool) -> Option<Ended> {
-        let task = self.tasks.get(*tasks.first()?)?;
+    fn refusal(&self, tasks: &AtLeastOne<TaskKey>, stored: &Stored, within_quota: bool) -> Option<Ended> {
+        let task = self.tasks.get(tasks.first)?;
         let claims = &self.sessions.get(task.session)?.claims;
         let direct = task.place != Place::Shared;
         let allowed = if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
@@ -350,7 +354,7 @@ impl Core {
             self.quotas.release(token, *bytes);
             return Stored::Refused;
         }
-        Stored::Inline(Bytes::new())
+        Stored::Inline(InlineBytes::new())
     }
 
     /// Gives back what was reserved for a payload that is read past, and lets the client send as many bytes again.

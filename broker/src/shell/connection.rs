@@ -411,7 +411,7 @@ async fn refuse(
 
 /// Sends the first record.
 async fn greet(greeting: &Greeting, socket: &mut OwnedWriteHalf, sealer: &mut RecordSealer) -> std::io::Result<()> {
-    let mut envelope = BytesMut::zeroed(SEQ_BYTES);
+    let mut envelope = vec![0; SEQ_BYTES];
     encode_message(greeting, &mut envelope);
     sealer.seal::<&[u8]>(&mut envelope, 0, &[]);
     let mut frame = BytesMut::with_capacity(envelope.len() + FRAME_HEADER_BYTES_MAX);

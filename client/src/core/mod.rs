@@ -118,7 +118,9 @@ pub struct Definition {
 /// Call header and arguments.
 #[derive(Debug)]
 pub enum Content {
-    Buffers(Vec<Bytes>),
+    /// Not yet packed.
+    Buffers(Bytes, Vec<Bytes>),
+    /// For the wire.
     Packed(Packed),
 }
 
@@ -498,19 +500,19 @@ impl Core {
 impl Content {
     /// Prepares the buffers for the wire, once. Returns the bytes that count against the credit.
     fn pack(&mut self, sealer: &mut PayloadSealer) -> Result<u64, ClientError> {
-        if let Self::Buffers(buffers) = self {
-            *self = Self::Packed(sealer.pack(std::mem::take(buffers))?);
+        if let Self::Buffers(header, data) = self {
+            *self = Self::Packed(sealer.pack_with_header(std::mem::take(header), std::mem::take(data))?);
         }
         Ok(match self {
             Self::Packed(packed) => announced_bytes(packed),
-            Self::Buffers(_) => 0,
+            Self::Buffers(..) => 0,
         })
     }
 
     fn take(&mut self, sealer: &mut PayloadSealer) -> Result<Packed, ClientError> {
-        match std::mem::replace(self, Self::Buffers(Vec::new())) {
+        match std::mem::replace(self, Self::Buffers(Bytes::new(), Vec::new())) {
             Self::Packed(packed) => Ok(packed),
-            Self::Buffers(buffers) => Ok(sealer.pack(buffers)?),
+            Self::Buffers(header, data) => Ok(sealer.pack_with_header(header, data)?),
         }
     }
 }

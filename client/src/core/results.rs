@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use furlong_wire::ids::{InstanceId, SessionId};
 use furlong_wire::message::{Payload, TaskRecord};
-use furlong_wire::payload::{PayloadKey, PayloadOpener, PayloadSecret};
+use furlong_wire::payload::{InlineBytes, PayloadKey, PayloadOpener, PayloadSecret};
 
 use super::tasks::Ended;
 use crate::outcome::PayloadFailure;
@@ -47,7 +47,7 @@ pub enum Body {
     /// There is none.
     None,
     /// As it came in its message.
-    Inline(Bytes),
+    Inline(InlineBytes),
     /// Opened.
     Buffers(Vec<Bytes>),
     /// It cannot be opened.

@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use furlong_wire::AtLeastOne;
 use furlong_wire::call::{CallHeader, RemoteError, decode_header};
-use furlong_wire::ids::{Attempt, EngineId, InstanceId, SessionId};
-use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, SessionId};
+use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine, Work as AssignedWork};
 use furlong_wire::numbers::NumberMap;
-use furlong_wire::payload::{SealedPayload, unpack_inline};
+use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
 
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
 use output::Kept;
@@ -78,11 +79,15 @@ pub struct Core {
     jobs_made: u64,
     receiving: BTreeMap<u64, Receiving>,
     /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
-    last_header: Option<(Bytes, Arc<CallHeader>)>,
+    last_header: Option<(Vec<u8>, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
     /// Calls whose definition has not come whole.
-    undefined: Vec<(SessionId, u32, Call)>,
+    undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
+    /// The broker's start, with which the attempts that it gives begin.
+    start: BrokerStart,
+    /// The session of the last assignment on this connection.
+    assigned_session: Option<SessionId>,
     next_transfer: u64,
     credit: u64,
     announced: u64,
@@ -121,17 +126,23 @@ struct Work {
     reported: bool,
     /// Its end is not waited for.
     cancelled: bool,
-    stdout: Kept,
-    stderr: Kept,
+    /// What it has written: standard output and standard error. Most write nothing.
+    output: Option<Box<[Kept; 2]>>,
 }
 
-/// One assignment: the jobs that share a payload, and what that payload was.
+/// One assignment: the jobs that share a payload.
 #[derive(Debug)]
 struct Call {
-    jobs: Vec<u64>,
+    jobs: AtLeastOne<u64>,
     session: SessionId,
     define: Option<u32>,
-    buffers: Result<Vec<Bytes>, String>,
+}
+
+/// What an assignment's payload says: what to run, and the data for it.
+#[derive(Clone, Debug)]
+struct Request {
+    header: Arc<CallHeader>,
+    data: Vec<Bytes>,
 }
 
 /// A payload from the broker, and what waits for it.
@@ -164,6 +175,8 @@ impl Core {
             last_header: None,
             undefined: Vec::new(),
             connected: false,
+            start: BrokerStart::default(),
+            assigned_session: None,
             next_transfer: 0,
             credit: 0,
             announced: 0,
@@ -181,9 +194,10 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// A connection is there, and the process has registered.
-    pub fn handle_connected(&mut self, payload_credit_bytes: u64) {
+    /// A connection to that start of the broker is there, and the process has registered.
+    pub fn handle_connected(&mut self, start: BrokerStart, payload_credit_bytes: u64) {
         self.connected = true;
+        (self.start, self.assigned_session) = (start, None);
         (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
         self.result_bytes_max = payload_credit_bytes;
         self.work.values_mut().for_each(|work| work.reported = false);
@@ -194,7 +208,7 @@ impl Core {
     /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
-        let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call)| call);
+        let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
         let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
             Purpose::Run(call) => Some(call),
             Purpose::Define(..) | Purpose::Share(_) => None,
@@ -292,55 +306,56 @@ impl Core {
         self.work.get(job).filter(|work| !work.reported).map(|_| *job)
     }
 
-    fn assign(&mut self, mut assign: Assign) -> Result<(), BrokerMisbehaved> {
+    fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
         let known = assign.work.iter().all(|work| (work.slot as usize) < self.slots.len());
-        if !known || !self.sessions.knows(assign.session) {
-            return Err(BrokerMisbehaved::Assign);
-        }
-        let session = assign.session;
-        let payload = std::mem::replace(&mut assign.payload, Payload::Inline(Bytes::new()));
-        let mut call = self.line_up(&assign);
+        let session = assign.session.or(self.assigned_session).filter(|session| self.sessions.knows(*session));
+        let session = session.filter(|_| known).ok_or(BrokerMisbehaved::Assign)?;
+        self.assigned_session = Some(session);
+        let call = self.line_up(session, &assign);
         if self.draining.is_some() {
             // It was on its way when the broker was told. A large payload is still received, for nobody.
-            self.give_back(&call.jobs);
+            let jobs: Vec<u64> = call.jobs.iter().copied().collect();
+            self.give_back(&jobs);
         }
         if let Some(number) = assign.share {
             return self.run_shared(number, call);
         }
-        match &payload {
+        match &assign.payload {
             Payload::Inline(inline) => {
-                call.buffers = unpack_inline(inline).map_err(|error| error.to_string());
-                self.run(call);
+                let request = self.read_inline(inline);
+                self.run(call, request);
                 Ok(())
             }
-            Payload::Chunked { .. } => self.receive(session, &payload, Purpose::Run(call)),
+            payload @ Payload::Chunked { .. } => self.receive(session, payload, Purpose::Run(call)),
         }
     }
 
     /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
-    fn line_up(&mut self, assign: &Assign) -> Call {
-        let mut jobs = Vec::with_capacity(assign.work.len());
-        for part in &assign.work {
-            self.jobs_made += 1;
-            let job = self.jobs_made;
-            let work = Work {
-                attempt: part.attempt,
-                session: assign.session,
-                n: part.n,
-                slot: part.slot,
-                runtime: assign.runtime,
-                ready: None,
-                reported: false,
-                cancelled: false,
-                stdout: Kept::default(),
-                stderr: Kept::default(),
-            };
-            self.by_attempt.insert(part.attempt, job);
-            self.work.insert(job, work);
-            self.slots[part.slot as usize].waiting.push_back(job);
-            jobs.push(job);
-        }
-        Call { jobs, session: assign.session, define: assign.define, buffers: Ok(Vec::new()) }
+    fn line_up(&mut self, session: SessionId, assign: &Assign) -> Call {
+        let first = self.line_up_one(session, assign.runtime, &assign.work.first);
+        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part)).collect();
+        Call { jobs: AtLeastOne { first, others }, session, define: assign.define }
+    }
+
+    fn line_up_one(&mut self, session: SessionId, runtime: Runtime, part: &AssignedWork) -> u64 {
+        self.jobs_made += 1;
+        let job = self.jobs_made;
+        let attempt = Attempt { start: self.start, count: part.count };
+        let work = Work {
+            attempt,
+            session,
+            n: part.n,
+            slot: part.slot,
+            runtime,
+            ready: None,
+            reported: false,
+            cancelled: false,
+            output: None,
+        };
+        self.by_attempt.insert(attempt, job);
+        self.work.insert(job, work);
+        self.slots[part.slot as usize].waiting.push_back(job);
+        job
     }
 
     fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {
@@ -382,8 +397,14 @@ impl Core {
         let Receiving { opener, purpose } = self.receiving.remove(&transfer).ok_or(BrokerMisbehaved::Transfer)?;
         let buffers = opened.and_then(|()| opener.into_buffers()).map_err(|error| error.to_string());
         match purpose {
-            Purpose::Run(call) => self.run(Call { buffers, ..call }),
-            Purpose::Share(number) => self.shared_is_here(number, &buffers),
+            Purpose::Run(call) => {
+                let request = buffers.and_then(|buffers| self.read(buffers));
+                self.run(call, request);
+            }
+            Purpose::Share(number) => {
+                let request = buffers.and_then(|buffers| self.read(buffers));
+                self.shared_is_here(number, &request);
+            }
             Purpose::Define(session, number) => {
                 let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
                 self.defined(session, number, blob);
@@ -395,19 +416,19 @@ impl Core {
     /// A definition is here, or lost if it is none: what waited for it goes on.
     fn defined(&mut self, session: SessionId, number: u32, blob: Option<Bytes>) {
         self.sessions.define(session, number, blob);
-        let waits = |(of, for_number, _): &mut (SessionId, u32, Call)| *of == session && *for_number == number;
-        let calls: Vec<_> = self.undefined.extract_if(.., waits).collect();
-        calls.into_iter().for_each(|(_, _, call)| self.run(call));
+        let calls: Vec<_> =
+            self.undefined.extract_if(.., |(of, its_number, ..)| *of == session && *its_number == number).collect();
+        calls.into_iter().for_each(|(_, _, call, request)| self.run(call, request));
     }
 
     /// The arguments of jobs are here: they can run when their turn comes.
-    fn run(&mut self, call: Call) {
+    fn run(&mut self, call: Call, request: Result<Request, String>) {
         if let Some(number) = call.define
             && !self.sessions.is_defined(call.session, number)
         {
-            return self.undefined.push((call.session, number, call));
+            return self.undefined.push((call.session, number, call, request));
         }
-        let prepared = self.prepare(call.session, call.define, call.buffers);
+        let prepared = request.and_then(|request| Ok((request, self.definition(call.session, call.define)?)));
         // The last one gets `prepared` itself: mostly it is the only one.
         let parts = std::iter::repeat_n(prepared, call.jobs.len());
         for (attempt, prepared) in call.jobs.into_iter().zip(parts) {
@@ -415,7 +436,7 @@ impl Core {
             let Some(work) = self.work.get_mut(&attempt) else { continue };
             let slot = work.slot;
             match prepared {
-                Ok((header, definition, data)) => {
+                Ok((Request { header, data }, definition)) => {
                     work.ready = Some(Job { attempt, header, definition, data });
                     self.advance(slot);
                 }
@@ -424,31 +445,35 @@ impl Core {
         }
     }
 
-    fn prepare(
-        &mut self,
-        session: SessionId,
-        define: Option<u32>,
-        buffers: Result<Vec<Bytes>, String>,
-    ) -> Result<Prepared, String> {
-        let mut buffers = buffers?;
-        if buffers.is_empty() {
-            return Err("the call has no header".to_owned());
+    /// Reads a payload that came in its message.
+    fn read_inline(&mut self, payload: &InlineBytes) -> Result<Request, String> {
+        let (header, data) = unpack_inline_call(payload).map_err(|error| error.to_string())?;
+        Ok(Request { header: self.header(header)?, data })
+    }
+
+    /// Reads a payload that came in chunks.
+    fn read(&mut self, buffers: Vec<Bytes>) -> Result<Request, String> {
+        let mut data = buffers.into_iter();
+        let header = self.header(&data.next().unwrap_or_default())?;
+        Ok(Request { header, data: data.collect() })
+    }
+
+    fn header(&mut self, bytes: &[u8]) -> Result<Arc<CallHeader>, String> {
+        if let Some((last, header)) = &self.last_header
+            && last[..] == *bytes
+        {
+            return Ok(header.clone());
         }
-        let bytes = buffers.remove(0);
-        let header = match &self.last_header {
-            Some((last, header)) if *last == bytes => header.clone(),
-            _ => {
-                let header = Arc::new(decode_header::<CallHeader>(&bytes).map_err(|error| error.to_string())?);
-                // A short one of its own: a slice of a large payload would keep all of that.
-                if bytes.len() <= HEADER_KEPT_BYTES {
-                    self.last_header = Some((Bytes::copy_from_slice(&bytes), header.clone()));
-                }
-                header
-            }
-        };
+        let header = Arc::new(decode_header::<CallHeader>(bytes).map_err(|error| error.to_string())?);
+        if bytes.len() <= HEADER_KEPT_BYTES {
+            self.last_header = Some((bytes.to_vec(), header.clone()));
+        }
+        Ok(header)
+    }
+
+    fn definition(&self, session: SessionId, define: Option<u32>) -> Result<Option<Bytes>, String> {
         let lost = || "the function's definition did not arrive whole; submit the task again".to_owned();
-        let definition = define.map(|number| self.sessions.definition(session, number).ok_or_else(lost)).transpose()?;
-        Ok((header, definition, buffers))
+        define.map(|number| self.sessions.definition(session, number).ok_or_else(lost)).transpose()
     }
 
     /// Starts what can be started: a slot runs one thing at a time, whatever the runtime, in the order of its line.
@@ -483,8 +508,6 @@ impl Core {
         Some(work)
     }
 }
-
-type Prepared = (Arc<CallHeader>, Option<Bytes>, Vec<Bytes>);
 
 /// An error that the engine itself raises, in the form of a remote exception.
 pub fn error(type_name: &str, message: &str) -> RemoteError {

@@ -1,6 +1,6 @@
 //! What has been run and goes to the broker: output, ends, results. It waits here for a connection and for credit.
 
-use furlong_wire::call::{ReplyHeader, encode_reply};
+use furlong_wire::call::ReplyHeader;
 use furlong_wire::ids::SessionId;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
@@ -56,9 +56,10 @@ impl Core {
     pub(super) fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
         let Some(work) = self.work.get_mut(&job) else { return };
         let attempt = work.attempt;
+        let [stdout, stderr] = &mut **work.output.get_or_insert_default();
         let (kept, stream) = match stream {
-            OutputStream::Stdout => (&mut work.stdout, Stream::Stdout),
-            OutputStream::Stderr => (&mut work.stderr, Stream::Stderr),
+            OutputStream::Stdout => (stdout, Stream::Stdout),
+            OutputStream::Stderr => (stderr, Stream::Stderr),
         };
         let pieces = kept.handle_output(bytes);
         for (offset, bytes) in pieces {
@@ -70,8 +71,9 @@ impl Core {
         if let Some(latest) = self.published.remove(&job) {
             self.send_latest(job, &latest);
         }
-        let Some(mut work) = self.forget(job) else { return };
-        for (kept, stream) in [(&mut work.stdout, Stream::Stdout), (&mut work.stderr, Stream::Stderr)] {
+        let Some(work) = self.forget(job) else { return };
+        let kept = work.output.into_iter().flat_map(|output| output.into_iter().zip([Stream::Stdout, Stream::Stderr]));
+        for (mut kept, stream) in kept {
             for (offset, bytes) in kept.take_end() {
                 self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
             }
@@ -89,9 +91,7 @@ impl Core {
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
         if with_payload {
-            let mut buffers = data;
-            buffers.insert(0, encode_reply(&header));
-            match self.sessions.pack(work.session, buffers) {
+            match self.sessions.pack(work.session, &header, data) {
                 Ok(Packed::Inline(inline)) => {
                     finished.payload = Some(Payload::Inline(inline));
                     self.send(FromEngine::Finished(finished));
@@ -139,9 +139,7 @@ impl Core {
             bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes <= room || bytes > PUBLISHED_BYTES_MAX
         };
         let Some(Published { codec, buffers }) = latest.take_if(fits) else { return false };
-        let mut all = vec![encode_reply(&ReplyHeader::Returned { codec })];
-        all.extend(buffers);
-        match self.sessions.pack(session, all) {
+        match self.sessions.pack(session, &ReplyHeader::Returned { codec }, buffers) {
             Ok(Packed::Inline(inline)) => {
                 let payload = Payload::Inline(inline);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));

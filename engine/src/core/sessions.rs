@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use furlong_wire::call::{ReplyHeader, encode_reply};
 use furlong_wire::ids::{InstanceId, SessionId};
 use furlong_wire::payload::{Packed, PayloadError, PayloadKey, PayloadOpener, PayloadSealer, PayloadSecret};
 
@@ -71,9 +72,9 @@ impl Sessions {
     ///
     /// # Errors
     /// Why it cannot be sent, for people.
-    pub fn pack(&mut self, id: SessionId, buffers: Vec<Bytes>) -> Result<Packed, String> {
+    pub fn pack(&mut self, id: SessionId, header: &ReplyHeader, data: Vec<Bytes>) -> Result<Packed, String> {
         let session = self.known.get_mut(&id).ok_or("the client's session has ended")?;
-        session.results.pack(buffers).map_err(|error| error.to_string())
+        session.results.pack_with_header(encode_reply(header), data).map_err(|error| error.to_string())
     }
 
     /// Keeps a definition; none if it did not arrive whole.
@@ -96,6 +97,8 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use furlong_wire::call::Codec;
+
     use super::*;
 
     #[test]
@@ -106,7 +109,9 @@ mod tests {
         for _ in 0..3 {
             sessions.learn(id, &secret);
             sessions.learn(id, &secret);
-            let Ok(Packed::Chunked(sealed)) = sessions.pack(id, vec![vec![0; 5_000].into()]) else {
+            let Ok(Packed::Chunked(sealed)) =
+                sessions.pack(id, &ReplyHeader::Returned { codec: Codec::Raw }, vec![vec![0; 5_000].into()])
+            else {
                 panic!("not large")
             };
             counters.push(sealed.counter());

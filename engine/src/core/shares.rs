@@ -1,11 +1,9 @@
 //! Payloads that several slots' jobs have in common: received and opened once, and then shared.
 
-use bytes::Bytes;
 use furlong_wire::ids::SessionId;
 use furlong_wire::message::{Payload, Share};
-use furlong_wire::payload::unpack_inline;
 
-use super::{BrokerMisbehaved, Call, Core, Purpose};
+use super::{BrokerMisbehaved, Call, Core, Purpose, Request};
 
 /// A shared payload, from its announcement until it is no longer needed.
 #[derive(Debug)]
@@ -19,7 +17,7 @@ enum State {
     /// Its chunks come. The assignments that wait for it, and whether more may name it.
     Coming(Vec<Call>, bool),
     /// It is here, or was forged on the way.
-    Here(Result<Vec<Bytes>, String>),
+    Here(Result<Request, String>),
 }
 
 impl Core {
@@ -29,7 +27,7 @@ impl Core {
             return Err(BrokerMisbehaved::Share);
         }
         let state = match &payload {
-            Payload::Inline(inline) => State::Here(unpack_inline(inline).map_err(|error| error.to_string())),
+            Payload::Inline(inline) => State::Here(self.read_inline(inline)),
             Payload::Chunked { .. } => {
                 self.receive(session, &payload, Purpose::Share(number))?;
                 State::Coming(Vec::new(), true)
@@ -40,13 +38,13 @@ impl Core {
     }
 
     /// Lets an assignment run with a shared payload, at once or when it is whole.
-    pub(super) fn run_shared(&mut self, number: u64, mut call: Call) -> Result<(), BrokerMisbehaved> {
+    pub(super) fn run_shared(&mut self, number: u64, call: Call) -> Result<(), BrokerMisbehaved> {
         let shared = self.shares.get_mut(&number).filter(|shared| shared.session == call.session);
         match shared.map(|shared| &mut shared.state) {
             Some(State::Coming(waiting, true)) => waiting.push(call),
-            Some(State::Here(buffers)) => {
-                call.buffers.clone_from(buffers);
-                self.run(call);
+            Some(State::Here(request)) => {
+                let request = request.clone();
+                self.run(call, request);
             }
             Some(State::Coming(_, false)) | None => {
                 call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
@@ -57,15 +55,15 @@ impl Core {
     }
 
     /// A shared payload is whole: what waited for it goes on.
-    pub(super) fn shared_is_here(&mut self, number: u64, buffers: &Result<Vec<Bytes>, String>) {
+    pub(super) fn shared_is_here(&mut self, number: u64, request: &Result<Request, String>) {
         let Some(shared) = self.shares.get_mut(&number) else { return };
-        let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, State::Here(buffers.clone())) else {
+        let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, State::Here(request.clone())) else {
             return;
         };
         if !wanted {
             self.shares.remove(&number);
         }
-        waiting.into_iter().for_each(|call| self.run(Call { buffers: buffers.clone(), ..call }));
+        waiting.into_iter().for_each(|call| self.run(call, request.clone()));
     }
 
     /// No later assignment names it.

@@ -9,7 +9,7 @@ use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 use super::results::UNSENT_OUTPUT_MAX;
 use super::*;
 use crate::runtime::{JobOutcome, OutputStream, Reply};
-use furlong_wire::call::encode_header;
+use furlong_wire::call::{decode_reply, encode_header};
 use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState};
 use furlong_wire::payload::Packed;
 
@@ -42,7 +42,7 @@ impl Process {
     /// Connected, and knows the session.
     fn new(slots: u32) -> Self {
         let mut core = Core::new(INSTANCE, slots);
-        core.handle_connected(CREDIT);
+        core.handle_connected(START, CREDIT);
         core.handle_message(ToEngine::Secret(Secret { session: SESSION, secret: secret() }), None).unwrap();
         Self { core, client: secret().request_key(&SESSION).into_sealer(), attempts: 0, transfers: 0 }
     }
@@ -92,9 +92,9 @@ impl Process {
         payload: Payload,
     ) -> (Assign, Attempt) {
         self.attempts += 1;
-        let attempt = Attempt { start: BrokerStart(1), count: self.attempts };
-        let work = vec![furlong_wire::message::Work { slot, n: self.attempts, attempt }];
-        (Assign { work, session: SESSION, runtime, define, share: None, payload }, attempt)
+        let attempt = Attempt { start: START, count: self.attempts };
+        let work = AtLeastOne::new(AssignedWork { slot, n: self.attempts, count: self.attempts });
+        (Assign { work, session: Some(SESSION), runtime, define, share: None, payload }, attempt)
     }
 
     /// Seals buffers as the client does: their announcement, and their only chunk.
@@ -140,6 +140,8 @@ impl Done {
         self.sent.iter().filter_map(|it| if let FromEngine::Output(it) = it { Some(it) } else { None }).collect()
     }
 }
+
+const START: BrokerStart = BrokerStart(1);
 
 fn secret() -> PayloadSecret {
     PayloadSecret::new([3; 32])
@@ -216,7 +218,7 @@ fn a_forged_chunk_fails_only_its_task() {
 fn a_call_that_cannot_be_read_fails_only_its_task() {
     let mut process = Process::new(1);
     for bytes in [&b""[..], b"\x01\x03\x00abc"] {
-        let (assign, _) = process.assignment(0, Native, None, Payload::Inline(Bytes::from_static(bytes)));
+        let (assign, _) = process.assignment(0, Native, None, Payload::Inline(bytes.to_vec().into()));
         process.tell(ToEngine::Assign(assign));
     }
     process.assign(0, Native);
@@ -227,10 +229,10 @@ fn a_call_that_cannot_be_read_fails_only_its_task() {
 #[test]
 fn work_of_unknown_sessions_or_slots_is_the_brokers_misbehaviour() {
     let mut process = Process::new(1);
-    let inline = || Payload::Inline(Bytes::new());
+    let inline = || Payload::Inline(InlineBytes::new());
     let (unknown_slot, _) = process.assignment(1, Native, None, inline());
     let (assign, _) = process.assignment(0, Native, None, inline());
-    let unknown_session = Assign { session: SessionId([9; 16]), ..assign };
+    let unknown_session = Assign { session: Some(SessionId([9; 16])), ..assign };
     for assign in [unknown_slot, unknown_session] {
         let result = process.core.handle_message(ToEngine::Assign(assign), None);
         assert_eq!(result, Err(BrokerMisbehaved::Assign));
@@ -342,7 +344,7 @@ fn small_results_go_inside_their_message_and_large_ones_sealed_for_the_client() 
     let mut opener = PayloadOpener::new(secret().result_key(&SESSION, &INSTANCE), counter, bytes).unwrap();
     opener.handle_chunk(&done.transfers[0].chunk(0)).unwrap();
     let buffers = opener.into_buffers().unwrap();
-    assert_eq!(decode_header(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
+    assert_eq!(decode_reply(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
     assert_eq!(buffers[1], vec![3; 5_000]);
 }
 
@@ -441,7 +443,7 @@ fn a_running_job_is_reported_once_on_each_connection_and_an_ended_one_never() {
         process.core.report_started();
         assert!(!process.core.has_unreported() && process.done().sent.is_empty());
         process.core.handle_disconnected();
-        process.core.handle_connected(CREDIT);
+        process.core.handle_connected(START, CREDIT);
     }
 }
 
@@ -502,7 +504,7 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
     let mut held: Vec<_> = process.core.held().into_iter().map(|held| (held.attempt, held.finished)).collect();
     held.sort_unstable_by_key(|(attempt, _)| attempt.count);
     assert_eq!(held, [(attempts[0], true), (attempts[1], true), (attempts[3], false)], "not what never arrived whole");
-    process.core.handle_connected(CREDIT);
+    process.core.handle_connected(START, CREDIT);
     let done = process.done();
     assert_eq!((done.finished().len(), done.transfers.len(), done.outputs().len()), (2, 1, 1));
     assert!(done.sent.contains(&recalled(attempts[2])));
@@ -516,7 +518,7 @@ fn what_waited_for_a_connection_does_not_wait_for_credit() {
     process.core.handle_disconnected();
     process.finish(0, 1, 5_000);
     process.writes(0, 2, &b"earlier"[..]);
-    process.core.handle_connected(0);
+    process.core.handle_connected(START, 0);
     process.writes(0, 2, &b"later"[..]);
     process.finish(0, 2, 3);
     let done = process.done();
@@ -530,7 +532,7 @@ fn output_without_a_connection_is_bounded_and_ends_are_not_dropped_for_it() {
     process.core.handle_disconnected();
     (0..2 * UNSENT_OUTPUT_MAX).for_each(|_| process.writes(0, 1, &b"x"[..]));
     process.finish(0, 1, 3);
-    process.core.handle_connected(CREDIT);
+    process.core.handle_connected(START, CREDIT);
     let done = process.done();
     assert_eq!((done.outputs().len(), done.finished().len()), (UNSENT_OUTPUT_MAX, 1));
 }

@@ -112,10 +112,7 @@ fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Byt
         _ => rmp_serde::to_vec_named(value).map_err(|error| wrong(&error))?,
     };
     let codec = if codec == Codec::Json { Codec::Json } else { Codec::Msgpack };
-    // With room for the header before it.
-    let mut data = Vec::with_capacity(2);
-    data.push(bytes.into());
-    Ok((codec, data))
+    Ok((codec, vec![bytes.into()]))
 }
 
 /// One slot: a queue and the thread that works on it.

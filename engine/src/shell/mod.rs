@@ -226,7 +226,7 @@ impl Shell {
         self.backoff.reset();
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
-        self.core.handle_connected(welcome.payload_credit_bytes);
+        self.core.handle_connected(welcome.start, welcome.payload_credit_bytes);
     }
 
     fn down(&mut self, why: &str) {

@@ -79,7 +79,7 @@ async fn deliver(
 }
 
 fn ack(n: u64) -> FromClient {
-    FromClient::Ack(Ack { ranges: vec![(n, n)] })
+    FromClient::Ack(Ack { ranges: vec![(n, n)].into() })
 }
 
 fn sealed(bytes: usize, seed: u8) -> SealedPayload {

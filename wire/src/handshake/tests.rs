@@ -45,8 +45,9 @@ fn run() -> Run {
 }
 
 fn crosses(sealer: &mut RecordSealer, opener: &mut RecordOpener) {
-    let mut envelope = BytesMut::from(&[&[0; SEQ_BYTES][..], b"batch"].concat()[..]);
+    let mut envelope = [&[0; SEQ_BYTES][..], b"batch"].concat();
     sealer.seal::<Vec<u8>>(&mut envelope, 0, &[]);
+    let mut envelope = BytesMut::from(&envelope[..]);
     opener.open::<Vec<u8>>(&mut envelope, &[]).unwrap();
     assert_eq!(&envelope[..], b"batch");
 }

@@ -1,6 +1,5 @@
 //! How messages become bytes: each is a msgpack array `[tag, body]`, a batch is messages one after the other.
 
-use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,7 +18,7 @@ pub trait Direction: Message {
 }
 
 /// Appends a message to a batch.
-pub fn encode_message<M: Message>(message: &M, batch: &mut BytesMut) {
+pub fn encode_message<M: Message>(message: &M, batch: &mut Vec<u8>) {
     message.put(batch);
 }
 
@@ -34,6 +33,7 @@ pub fn decode_batch<M: Message>(batch: &[u8]) -> impl Iterator<Item = Result<M, 
 }
 
 /// The first message of what is left of a batch, and how many bytes it has; none at the end.
+#[inline]
 pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), MessageError>> {
     if batch.is_empty() {
         return None;
@@ -115,7 +115,7 @@ macro_rules! messages {
 
         impl Quick for $name {
             #[inline]
-            fn put(&self, out: &mut bytes::BytesMut) {
+            fn put(&self, out: &mut Vec<u8>) {
                 quick::put_parts(2, out);
                 match self {
                     $(Self::$variant(body) => {
@@ -153,11 +153,11 @@ macro_rules! codes {
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The number by which it travels.
-            const fn code(self) -> u8 {
+            pub(crate) const fn code(self) -> u8 {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            const fn of_code(code: u8) -> Option<Self> {
+            pub(crate) const fn of_code(code: u8) -> Option<Self> {
                 match code {
                     $($code => Some(Self::$variant),)+
                     _ => None,
@@ -191,7 +191,7 @@ macro_rules! codes {
 
         impl $crate::message::quick::Quick for $name {
             #[inline]
-            fn put(&self, out: &mut bytes::BytesMut) {
+            fn put(&self, out: &mut Vec<u8>) {
                 self.code().put(out);
             }
 
@@ -249,4 +249,5 @@ macro_rules! body {
     };
 }
 
-pub(super) use {bodies, body, codes, directions, hot_bodies, messages};
+pub(crate) use codes;
+pub(super) use {bodies, body, directions, hot_bodies, messages};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{bodies, body, hot_bodies};
+use super::ranges::Ranges;
 use super::status::{Query, ReplyBody, TaskRecord};
 use super::task::{Outcome, Payload, Runtime, Stream, Targets, TaskOptions, TaskTimes};
 use crate::ids::{EngineId, SessionId, TaskId, TokenId};
@@ -224,8 +225,8 @@ hot_bodies! {
 
     /// Results that have arrived.
     Ack {
-        /// First and last task number of each range.
-        ranges: Vec<(u64, u64)>,
+        /// Their task numbers.
+        ranges: Ranges,
     }
 
     /// A task's end. It is repeated on each connection of the session until it is acknowledged.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
+use crate::AtLeastOne;
 use crate::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId};
 use crate::payload::PayloadSecret;
 
@@ -178,9 +179,9 @@ hot_bodies! {
     /// Work: one payload, for one slot or several of the process.
     Assign {
         /// Which slot runs which task, as which attempt.
-        work: Vec<Work>,
-        /// The session of the tasks.
-        session: SessionId,
+        work: AtLeastOne<Work>,
+        /// The session of the tasks. None if it is that of the assignment before, on this connection.
+        session: Option<SessionId>,
         /// What runs them.
         runtime: Runtime,
         /// The definition that the call needs.
@@ -197,8 +198,8 @@ hot_bodies! {
         slot: u32,
         /// The task's number in its session.
         n: u64,
-        /// The attempt.
-        attempt: Attempt,
+        /// The count of the attempt, whose broker start is that of the connection.
+        count: u64,
     }
 
     /// An attempt's end.

@@ -12,10 +12,11 @@
 //! connection, and comes in later records: each chunk frame of a record belongs to one `Chunk` message of its batch, in
 //! order.
 
-mod catalogue;
+pub(crate) mod catalogue;
 mod client;
 mod engine;
-mod quick;
+pub(crate) mod quick;
+mod ranges;
 mod status;
 mod task;
 
@@ -31,6 +32,7 @@ pub use engine::{
     EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Secret, Share, SignalAttempts, Slot, SlotDown,
     Slots, Unshare, Work,
 };
+pub use ranges::Ranges;
 pub use status::{
     AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, TaskPhase,
     TaskQuery, TaskRecord,

@@ -6,14 +6,13 @@
 //! that [`Quick::put`] writes, of what is frequent; whatever else comes is read again, by serde. The tests compare
 //! both.
 
-use bytes::BytesMut;
 use serde::Serialize;
 
 use super::status::Event;
 use super::task::{Outcome, Payload, Targets, TaskError, TaskOptions, TaskTimes};
 use crate::ids::{Attempt, BrokerStart, EngineId, SessionId};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
-use crate::small::copy_small;
+use crate::small::InlineBytes;
 
 const NIL: u8 = 0xc0;
 const BIN8: u8 = 0xc4;
@@ -23,13 +22,14 @@ const UINT16: u8 = 0xcd;
 const UINT32: u8 = 0xce;
 const UINT64: u8 = 0xcf;
 const ARRAY: u8 = 0x90;
-/// Parts of the longest array whose length is in its first byte. What is longer is serde's.
-const ARRAY_PARTS_MAX: usize = 15;
+const ARRAY16: u8 = 0xdc;
+/// Parts of the longest array whose length is in its first byte.
+pub(crate) const ARRAY_PARTS_MAX: usize = 15;
 
 /// Something that is written, and perhaps read, without serde.
 pub trait Quick: Serialize + Sized {
     /// Appends it, byte for byte as serde does.
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         put_by_serde(self, out);
     }
 
@@ -74,41 +74,18 @@ impl<'a> Input<'a> {
 
 /// Appends the first byte of an array of at most [`ARRAY_PARTS_MAX`] parts.
 #[inline]
-pub fn put_parts(count: u8, out: &mut BytesMut) {
+pub fn put_parts(count: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[ARRAY | count]);
 }
 
 /// Appends a value as serde writes it.
-pub fn put_by_serde<T: Serialize>(value: &T, out: &mut BytesMut) {
-    let mut serializer = rmp_serde::Serializer::new(Appender(out));
-    value.serialize(&mut serializer).expect("a message has no type that msgpack cannot hold");
-}
-
-/// Writes to the end of a buffer. Unlike `bytes::buf::Writer` it has no bound to look at, so that the many writes of
-/// one byte that msgpack makes become a store each.
-struct Appender<'a>(&'a mut BytesMut);
-
-impl std::io::Write for Appender<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+pub fn put_by_serde<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    value.serialize(&mut rmp_serde::Serializer::new(out)).expect("a message has no type that msgpack cannot hold");
 }
 
 impl Quick for u64 {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         // Most are small: those are stored where they are met.
         match *self {
             0..=0x7f => out.extend_from_slice(&[*self as u8]),
@@ -129,7 +106,7 @@ impl Quick for u64 {
     }
 }
 
-fn put_large_number(number: u64, out: &mut BytesMut) {
+fn put_large_number(number: u64, out: &mut Vec<u8>) {
     let [b8, b7, b6, b5, b4, b3, b2, b1] = number.to_be_bytes();
     match number {
         0..=0xff => out.extend_from_slice(&[UINT8, b1]),
@@ -144,7 +121,7 @@ macro_rules! quick_numbers {
     ($($number:ty)+) => {
         $(impl Quick for $number {
             #[inline]
-            fn put(&self, out: &mut BytesMut) {
+            fn put(&self, out: &mut Vec<u8>) {
                 u64::from(*self).put(out);
             }
 
@@ -160,7 +137,7 @@ quick_numbers! { u8 u32 }
 
 impl<T: Quick> Quick for Option<T> {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             None => out.extend_from_slice(&[NIL]),
             Some(value) => value.put(out),
@@ -179,7 +156,7 @@ impl<T: Quick> Quick for Option<T> {
 
 impl<T: Quick> Quick for Box<T> {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         (**self).put(out);
     }
 
@@ -191,18 +168,23 @@ impl<T: Quick> Quick for Box<T> {
 
 impl<T: Quick> Quick for Vec<T> {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
-        if self.len() > ARRAY_PARTS_MAX {
-            return put_by_serde(self, out);
+    fn put(&self, out: &mut Vec<u8>) {
+        match u16::try_from(self.len()) {
+            Ok(count) if usize::from(count) <= ARRAY_PARTS_MAX => put_parts(count as u8, out),
+            Ok(count) => out.extend_from_slice(&[ARRAY16, (count >> 8) as u8, count as u8]),
+            Err(_) => return put_by_serde(self, out),
         }
-        put_parts(self.len() as u8, out);
         self.iter().for_each(|part| part.put(out));
     }
 
     #[inline]
     fn take(input: &mut Input<'_>) -> Option<Self> {
-        let count = input.byte()?.checked_sub(ARRAY).filter(|count| usize::from(*count) <= ARRAY_PARTS_MAX)?;
-        let mut parts = Self::with_capacity(count.into());
+        let count = match input.byte()? {
+            ARRAY16 => input.array().map(u16::from_be_bytes).map(usize::from)?,
+            first => first.checked_sub(ARRAY).map(usize::from).filter(|count| *count <= ARRAY_PARTS_MAX)?,
+        };
+        // A part has a byte at least: no memory is taken for more than came.
+        let mut parts = Self::with_capacity(count.min(input.0.len()));
         for _ in 0..count {
             parts.push(T::take(input)?);
         }
@@ -212,7 +194,7 @@ impl<T: Quick> Quick for Vec<T> {
 
 impl<A: Quick, B: Quick> Quick for (A, B) {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         put_parts(2, out);
         self.0.put(out);
         self.1.put(out);
@@ -227,7 +209,7 @@ impl<A: Quick, B: Quick> Quick for (A, B) {
 
 impl Quick for SessionId {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[BIN8, self.0.len() as u8]);
         out.extend_from_slice(&self.0);
     }
@@ -241,7 +223,7 @@ impl Quick for SessionId {
 
 impl Quick for Payload {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         let Self::Inline(inline) = self else { return put_by_serde(self, out) };
         match u16::try_from(inline.len()) {
             Ok(len @ 0..=0xff) => out.extend_from_slice(&[BIN8, len as u8]),
@@ -259,13 +241,13 @@ impl Quick for Payload {
             _ => return None,
         };
         let inline = input.bytes(len).filter(|_| len <= INLINE_PAYLOAD_BYTES_MAX)?;
-        Some(Self::Inline(copy_small(inline)))
+        Some(Self::Inline(InlineBytes::copy_from_slice(inline)))
     }
 }
 
 impl Quick for Targets {
     #[inline]
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Shared => out.extend_from_slice(&[NIL]),
             Self::Engines(engines) => engines.put(out),
@@ -288,7 +270,7 @@ macro_rules! quick_structs {
     ($($name:ident { $($field:ident)+ })+) => {
         $(impl $crate::message::quick::Quick for $name {
             #[inline]
-            fn put(&self, out: &mut bytes::BytesMut) {
+            fn put(&self, out: &mut Vec<u8>) {
                 $crate::message::quick::put_parts(const { [$(stringify!($field)),+].len() as u8 }, out);
                 $($crate::message::quick::Quick::put(&self.$field, out);)+
             }
@@ -307,7 +289,7 @@ macro_rules! quick_newtypes {
     ($($name:ident)+) => {
         $(impl Quick for $name {
             #[inline]
-            fn put(&self, out: &mut BytesMut) {
+            fn put(&self, out: &mut Vec<u8>) {
                 self.0.put(out);
             }
 

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::catalogue::codes;
 use crate::ids::{EngineId, InstanceId, TaskId};
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
+use crate::payload::InlineBytes;
 
 codes! {
     /// What runs a task.
@@ -86,7 +86,7 @@ codes! {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Payload {
     /// In the message itself.
-    Inline(Bytes),
+    Inline(InlineBytes),
     /// In chunks that follow.
     Chunked {
         /// The sender's number for the transfer, on this connection.
@@ -150,7 +150,7 @@ impl<'de> Visitor<'de> for PayloadVisitor {
         if bytes.len() > INLINE_PAYLOAD_BYTES_MAX {
             return Err(E::custom("an inline payload over the limit"));
         }
-        Ok(Payload::Inline(Bytes::copy_from_slice(bytes)))
+        Ok(Payload::Inline(InlineBytes::copy_from_slice(bytes)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Payload, A::Error> {

@@ -14,6 +14,7 @@
 //! for it on the wire, and sealed again for a re-send: the bytes are the same.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use crate::ids::{InstanceId, SessionId};
 use crate::limits::{
     BUFFER_ALIGNMENT, CHUNK_BYTES_MAX, INLINE_PAYLOAD_BYTES_MAX, PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX,
 };
+pub use crate::small::InlineBytes;
 
 /// The secret of a client's session, from which the keys of its payloads come. Made by the client process, told to the
 /// broker, and by it to the engine processes that run the session's tasks and to other processes of the same owner.
@@ -133,9 +135,21 @@ impl PayloadSealer {
     /// Prepares buffers for the wire: inline if they are small, else a payload whose chunks are sealed as they are
     /// asked for.
     pub fn pack(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
-        if let Some(inline) = pack_inline(&buffers) {
-            return Ok(Packed::Inline(inline));
+        match pack_inline(buffers.iter()) {
+            Some(inline) => Ok(Packed::Inline(inline)),
+            None => self.seal(buffers),
         }
+    }
+
+    /// The same of a header and the data after it.
+    pub fn pack_with_header(&mut self, header: Bytes, data: Vec<Bytes>) -> Result<Packed, PayloadError> {
+        match pack_inline(std::iter::once(&header).chain(&data)) {
+            Some(inline) => Ok(Packed::Inline(inline)),
+            None => self.seal(std::iter::once(header).chain(data).collect()),
+        }
+    }
+
+    fn seal(&mut self, buffers: Vec<Bytes>) -> Result<Packed, PayloadError> {
         let layout = Layout::of(&buffers)?;
         let counter = self.counter;
         self.counter += 1;
@@ -147,7 +161,7 @@ impl PayloadSealer {
 #[derive(Debug)]
 pub enum Packed {
     /// Small: for the message itself.
-    Inline(Bytes),
+    Inline(InlineBytes),
     /// Large: to be announced, and followed by its chunks.
     Chunked(SealedPayload),
 }
@@ -270,33 +284,52 @@ impl PayloadOpener {
 }
 
 /// Splits an inline payload into its buffers.
-pub fn unpack_inline(payload: &Bytes) -> Result<Vec<Bytes>, PayloadError> {
-    let (&count, rest) = payload.split_first().ok_or(PayloadError::Layout)?;
-    let lengths = rest.get(..2 * usize::from(count)).ok_or(PayloadError::Layout)?;
-    let mut start = 1 + lengths.len();
-    let mut buffers = Vec::with_capacity(usize::from(count));
-    for length in lengths.chunks_exact(2) {
-        let end = start + usize::from(u16::from_le_bytes([length[0], length[1]]));
-        if end > payload.len() {
-            return Err(PayloadError::Layout);
-        }
-        buffers.push(payload.slice(start..end));
-        start = end;
-    }
-    if start == payload.len() { Ok(buffers) } else { Err(PayloadError::Layout) }
+pub fn unpack_inline(payload: &InlineBytes) -> Result<Vec<Bytes>, PayloadError> {
+    Ok(places(payload)?.map(|place| payload.slice(place)).collect())
 }
 
-fn pack_inline(buffers: &[Bytes]) -> Option<Bytes> {
-    let count = u8::try_from(buffers.len()).ok()?;
-    let bytes = 1 + 2 * buffers.len() + buffers.iter().map(Bytes::len).sum::<usize>();
+/// Splits an inline payload into its first buffer, which is the header, and the others. Without any buffer the header
+/// is empty.
+pub fn unpack_inline_call(payload: &InlineBytes) -> Result<(&[u8], Vec<Bytes>), PayloadError> {
+    let mut places = places(payload)?;
+    let header = places.next().map_or(&[][..], |place| &payload[place]);
+    let mut data = Vec::with_capacity(places.len());
+    places.for_each(|place| data.push(payload.slice(place)));
+    Ok((header, data))
+}
+
+/// Where the buffers of an inline payload are: one after the other, to its end.
+fn places(payload: &[u8]) -> Result<impl ExactSizeIterator<Item = Range<usize>>, PayloadError> {
+    let (&count, rest) = payload.split_first().ok_or(PayloadError::Layout)?;
+    let lengths = rest.get(..2 * usize::from(count)).ok_or(PayloadError::Layout)?;
+    let lengths = lengths.chunks_exact(2).map(|length| usize::from(u16::from_le_bytes([length[0], length[1]])));
+    let mut start = 1 + 2 * lengths.len();
+    if start + lengths.clone().sum::<usize>() != payload.len() {
+        return Err(PayloadError::Layout);
+    }
+    Ok(lengths.map(move |length| {
+        let place = start..start + length;
+        start = place.end;
+        place
+    }))
+}
+
+fn pack_inline<'a>(buffers: impl Iterator<Item = &'a Bytes> + Clone) -> Option<InlineBytes> {
+    let (count, bytes) = buffers.clone().fold((0, 1), |(count, bytes), buffer| (count + 1, bytes + 2 + buffer.len()));
+    let (count, table) = (u8::try_from(count).ok()?, 2 * count);
     if bytes > INLINE_PAYLOAD_BYTES_MAX {
         return None;
     }
-    let mut packed = Vec::with_capacity(bytes);
-    packed.push(count);
-    buffers.iter().for_each(|buffer| packed.extend_from_slice(&(buffer.len() as u16).to_le_bytes()));
-    buffers.iter().for_each(|buffer| packed.extend_from_slice(buffer));
-    Some(packed.into())
+    Some(InlineBytes::filled(bytes, |place| {
+        place[0] = count;
+        let (lengths, mut rest) = place[1..].split_at_mut(table);
+        for (buffer, length) in buffers.zip(lengths.chunks_exact_mut(2)) {
+            length.copy_from_slice(&(buffer.len() as u16).to_le_bytes());
+            let (here, after) = rest.split_at_mut(buffer.len());
+            here.copy_from_slice(buffer);
+            rest = after;
+        }
+    }))
 }
 
 /// Where each buffer lies in a chunked payload.
@@ -348,7 +381,7 @@ impl Layout {
         Ok(Self { table, places, total })
     }
 
-    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         self.places.iter().map(|(start, end)| *start as usize..*end as usize)
     }
 

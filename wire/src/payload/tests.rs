@@ -55,9 +55,12 @@ proptest! {
 
     #[test]
     fn any_inline_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-        let inline = Bytes::from(bytes);
+        let inline = InlineBytes::from(bytes);
         if let Ok(buffers) = unpack_inline(&inline) {
-            prop_assert_eq!(pack_inline(&buffers), Some(inline));
+            prop_assert_eq!(pack_inline(buffers.iter()), Some(inline.clone()));
+            let (header, data) = unpack_inline_call(&inline).unwrap();
+            prop_assert_eq!(header, buffers.first().map_or(&[][..], |buffer| buffer));
+            prop_assert_eq!(&data[..], buffers.get(1..).unwrap_or_default());
         }
     }
 

@@ -359,9 +359,10 @@ impl Model {
             self.seen[process] += received.len();
             for message in received {
                 let ToEngine::Assign(assign) = message else { continue };
+                let session = assign.session.expect("it was noted when it came");
                 for work in assign.work {
                     let engine = self.farm.processes[process].ids[work.slot as usize];
-                    self.assignment_is_allowed(engine, assign.session, work.n);
+                    self.assignment_is_allowed(engine, session, work.n);
                 }
             }
         }

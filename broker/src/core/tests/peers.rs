@@ -68,6 +68,8 @@ pub struct EngineProcess {
     pub ids: Vec<EngineId>,
     /// What its slots have in hand, in the order in which it came.
     pub jobs: Vec<Job>,
+    /// The session of the last assignment on this connection.
+    pub assigned_session: Option<SessionId>,
     /// Attempts that the broker wants back.
     pub recalls: Vec<Attempt>,
     /// Attempts that the broker has cancelled.
@@ -311,7 +313,7 @@ impl Farm {
     }
 
     pub fn ack(&mut self, client: usize, first: u64, last: u64) {
-        self.say(client, FromClient::Ack(Ack { ranges: vec![(first, last)] })).unwrap();
+        self.say(client, FromClient::Ack(Ack { ranges: vec![(first, last)].into() })).unwrap();
     }
 
     pub fn goodbye(&mut self, client: usize) {
@@ -400,6 +402,7 @@ impl Farm {
             connection: None,
             ids: Vec::new(),
             jobs: Vec::new(),
+            assigned_session: None,
             recalls: Vec::new(),
             cancelled: BTreeSet::new(),
             received: Vec::new(),
@@ -427,6 +430,7 @@ impl Farm {
         let it = &mut self.processes[process];
         it.connection = Some(connection);
         it.recalls.clear();
+        it.assigned_session = None;
         it.sending.begin(welcome.payload_credit_bytes);
     }
 
@@ -476,7 +480,7 @@ impl Farm {
     }
 
     pub fn finish_after(&mut self, process: usize, run_us: u64) -> u64 {
-        let payload = Some(Payload::Inline(Bytes::from_static(b"result")));
+        let payload = Some(Payload::Inline(b"result".into()));
         self.finish_with(process, Outcome::SUCCEEDED, run_us, payload)
     }
 
@@ -580,21 +584,24 @@ impl EngineProcess {
         }
     }
 
-    fn receive(&mut self, message: ToEngine) {
-        match &message {
+    fn receive(&mut self, mut message: ToEngine) {
+        match &mut message {
             ToEngine::Registered(registered) => self.ids.clone_from(&registered.engines),
             ToEngine::Assign(assign) => {
+                let session = assign.session.or(self.assigned_session).expect("the first one names its session");
+                // Noted where it is left out, for the tests that look at messages.
+                (self.assigned_session, assign.session) = (Some(session), Some(session));
                 let job = |work: &furlong_wire::message::Work| Job {
                     slot: work.slot,
-                    session: assign.session,
+                    session,
                     n: work.n,
-                    attempt: work.attempt,
+                    attempt: Attempt { start: START, count: work.count },
                     started: false,
                 };
                 self.jobs.extend(assign.work.iter().map(job));
             }
-            ToEngine::Cancel(cancel) => self.cancelled.extend(&cancel.attempts),
-            ToEngine::Recall(recall) => self.recalls.extend(&recall.attempts),
+            ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),
+            ToEngine::Recall(recall) => self.recalls.extend(recall.attempts.iter()),
             ToEngine::Credit(credit) => self.sending.granted = credit.payload_bytes_total,
             _ => {}
         }
@@ -611,7 +618,7 @@ pub fn shared() -> Submit {
         class: 1,
         define: None,
         options: None,
-        payload: Payload::Inline(Bytes::from_static(b"call")),
+        payload: Payload::Inline(b"call".into()),
     }
 }
 

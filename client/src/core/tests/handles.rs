@@ -223,9 +223,9 @@ fn a_commands_exit_code_is_in_its_failure() {
     let mut core = core();
     for (n, (code, signal)) in [(Some(3), None), (None, Some(9))].into_iter().enumerate() {
         let task = submit(&mut core);
-        let header = encode_header(&ReplyHeader::Exited { code, signal });
+        let header = encode_reply(&ReplyHeader::Exited { code, signal });
         let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
-        let Packed::Inline(bytes) = sealer.pack(vec![header.into()]).unwrap() else { panic!("it is short") };
+        let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else { panic!("it is short") };
         let end = super::finished(n as u64 + 1, Some(Payload::Inline(bytes)));
         let ToClient::Finished(mut finished) = end else { panic!("made above") };
         finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Exit, "it did not go well");
@@ -249,8 +249,8 @@ fn a_fetched_result_is_opened_with_the_secret_of_its_session() {
     assert_eq!(read(&mut core, follower), [Some((1, 0, "hello".to_owned()))]);
 
     let mut sealer = secret.result_key(&OTHER_SESSION, &INSTANCE).into_sealer();
-    let header = encode_header(&ReplyHeader::Returned { codec: Codec::Raw });
-    let Packed::Chunked(payload) = sealer.pack(vec![header.into(), vec![6; 4_000].into()]).unwrap() else {
+    let header = encode_reply(&ReplyHeader::Returned { codec: Codec::Raw });
+    let Packed::Chunked(payload) = sealer.pack(vec![header, vec![6; 4_000].into()]).unwrap() else {
         panic!("it is large")
     };
     let (counter, bytes) = (payload.counter(), payload.bytes());
@@ -363,7 +363,7 @@ fn a_cancel_of_many_ranges_goes_in_messages_that_fit() {
     while let Some(Outbound::Message(message)) = core.poll_outbound() {
         let FromClient::Cancel(cancel) = &message else { panic!("{message:?}") };
         cancelled += cancel.ranges.len();
-        let mut bytes = bytes::BytesMut::new();
+        let mut bytes = Vec::new();
         furlong_wire::message::encode_message(&message, &mut bytes);
         assert!(bytes.len() <= furlong_wire::limits::MESSAGE_BYTES_MAX, "{} bytes", bytes.len());
     }

@@ -5,7 +5,7 @@ mod handles;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_header};
+use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{EngineId, InstanceId};
 use furlong_wire::message::{ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState};
@@ -31,7 +31,7 @@ fn core() -> Core {
 }
 
 fn call(bytes: usize) -> Call {
-    let content = Content::Buffers(vec![Bytes::from(vec![5; bytes])]);
+    let content = Content::Buffers(Bytes::from(vec![5; bytes]), Vec::new());
     let (targets, runtime) = (Targets::Shared, Runtime::Native);
     Call { targets, runtime, class: 1, definition: None, options: None, content }
 }
@@ -49,7 +49,7 @@ fn sent(core: &mut Core) -> Vec<String> {
     let describe = |outbound| match outbound {
         Outbound::Message(FromClient::Submit(submit)) => format!("submit {} {:?}", submit.n, submit.define),
         Outbound::Message(FromClient::Define(define)) => format!("define {}", define.number),
-        Outbound::Message(FromClient::Ack(ack)) => format!("ack {:?}", ack.ranges),
+        Outbound::Message(FromClient::Ack(ack)) => format!("ack {:?}", ack.ranges.0),
         Outbound::Message(message) => format!("message {}", message.name()),
         Outbound::Control(message) => format!("control {}", message.name()),
         Outbound::Transfer(number, _) => format!("transfer {number}"),
@@ -64,9 +64,9 @@ fn finished(n: u64, payload: Option<Payload>) -> ToClient {
 }
 
 fn sealed(value: &[u8]) -> Packed {
-    let header = encode_header(&ReplyHeader::Returned { codec: Codec::Raw });
+    let header = encode_reply(&ReplyHeader::Returned { codec: Codec::Raw });
     let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
-    sealer.pack(vec![header.into(), Bytes::copy_from_slice(value)]).unwrap()
+    sealer.pack(vec![header, Bytes::copy_from_slice(value)]).unwrap()
 }
 
 fn returned(n: u64) -> ToClient {
@@ -147,7 +147,7 @@ fn repeated_and_unknown_ends_are_ignored() {
     core.handle_message(returned(2), None);
     take(&mut core, task).unwrap().unwrap();
     core.handle_message(returned(1), None);
-    let ack = message::Ack { ranges: vec![(1, 1)] };
+    let ack = message::Ack { ranges: vec![(1, 1)].into() };
     assert_eq!(core.poll_ack(true), Some(FromClient::Ack(ack)));
     assert_eq!(core.poll_ack(true), None);
 }
@@ -254,9 +254,9 @@ fn an_exception_keeps_type_text_and_engine() {
         traceback: "Traceback\n".into(),
         execution: None,
     };
-    let header = encode_header(&ReplyHeader::Raised(error));
+    let header = encode_reply(&ReplyHeader::Raised(error));
     let mut sealer = secret().result_key(&SESSION, &INSTANCE).into_sealer();
-    let Packed::Inline(bytes) = sealer.pack(vec![header.into()]).unwrap() else { panic!("it is short") };
+    let Packed::Inline(bytes) = sealer.pack(vec![header]).unwrap() else { panic!("it is short") };
     let ToClient::Finished(mut finished) = finished(1, Some(Payload::Inline(bytes))) else { panic!("made above") };
     finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Remote, "");
     core.handle_message(ToClient::Finished(finished), None);

@@ -103,7 +103,7 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
     process.core.handle_disconnected();
     process.finish(0, 1, 5_000);
     assert!(!process.core.is_drained(), "its result is still here");
-    process.core.handle_connected(0);
+    process.core.handle_connected(START, 0);
     let done = process.done();
     assert!(matches!(&done.sent[..], [FromEngine::Draining(_)]), "a new connection is told again: {:?}", done.sent);
     assert!(!process.core.is_drained(), "and has no credit for it");
@@ -146,13 +146,13 @@ fn of_what_waits_the_last_word_is_published_and_before_the_end() {
     };
     let buffers = unpack_inline(inline).unwrap();
     assert_eq!((*of, &buffers[1][..]), (attempt, &[4; 4][..]));
-    assert_eq!(decode_header(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
+    assert_eq!(decode_reply(&buffers[0]), Ok(ReplyHeader::Returned { codec: Codec::Raw }));
     process.core.send_published();
     assert!(process.done().sent.is_empty());
     process.core.handle_disconnected();
     process.publishes(1, &latest, 5);
     process.core.send_published();
-    process.core.handle_connected(CREDIT);
+    process.core.handle_connected(START, CREDIT);
     process.finish(0, 1, 3);
     assert!(matches!(process.done().sent[..], [FromEngine::Published(_), FromEngine::Finished(_)]));
     process.publishes(1, &latest, 6);

@@ -14,12 +14,11 @@ impl Process {
 
     /// Work for these slots, with a shared payload.
     fn shared_work(&mut self, share: u64, slots: &[SlotIndex]) -> Assign {
-        let (mut assign, _) = self.assignment(slots[0], Native, None, Payload::Inline(Bytes::new()));
+        let (mut assign, _) = self.assignment(slots[0], Native, None, Payload::Inline(InlineBytes::new()));
         assign.share = Some(share);
         for &slot in &slots[1..] {
             self.attempts += 1;
-            let attempt = Attempt { start: BrokerStart(1), count: self.attempts };
-            assign.work.push(furlong_wire::message::Work { slot, n: self.attempts, attempt });
+            assign.work.push(AssignedWork { slot, n: self.attempts, count: self.attempts });
         }
         assign
     }
@@ -92,7 +91,7 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     let unknown = process.shared_work(1, &[0]);
     assert_eq!(process.core.handle_message(ToEngine::Assign(unknown), None), Err(BrokerMisbehaved::Share));
     let share = |session| {
-        let payload = Payload::Inline(Bytes::from_static(b"\0"));
+        let payload = Payload::Inline(b"\0".into());
         ToEngine::Share(Share { share: 1, session, payload })
     };
     let stranger = SessionId([9; 16]);
@@ -100,7 +99,7 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     process.tell(share(SESSION));
     assert_eq!(process.core.handle_message(share(SESSION), None), Err(BrokerMisbehaved::Share));
     process.tell(ToEngine::Secret(Secret { session: stranger, secret: secret() }));
-    let anothers = Assign { session: stranger, ..process.shared_work(1, &[0]) };
+    let anothers = Assign { session: Some(stranger), ..process.shared_work(1, &[0]) };
     assert_eq!(process.core.handle_message(ToEngine::Assign(anothers), None), Err(BrokerMisbehaved::Share));
     assert!(process.core.held().is_empty());
 }
@@ -115,6 +114,6 @@ fn a_cut_forgets_what_waits_for_a_shared_payload() {
     process.core.handle_disconnected();
     assert_eq!(process.done().jobs(), [(0, Native, 2)]);
     assert_eq!(process.core.held().iter().map(|held| held.attempt).collect::<Vec<_>>(), [behind]);
-    process.core.handle_connected(CREDIT);
+    process.core.handle_connected(START, CREDIT);
     process.share(1);
 }
