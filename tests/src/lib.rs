@@ -7,6 +7,7 @@
 //! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
 //!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own
 //!   code.
+//! - [`proxy::Proxy`] relays connections, and cuts them.
 //! - [`work::Work`] is a broker with engines and a session of the client library.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
 //! - [`measure`] reads what a process costs.
@@ -17,6 +18,7 @@ pub mod good;
 pub mod home;
 pub mod measure;
 pub mod program;
+pub mod proxy;
 pub mod raw;
 pub mod session;
 pub mod wait;
