@@ -47,6 +47,8 @@ fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
         environment: Vec::new(),
         labels: vec![],
         held: vec![],
+        received: None,
+        dropped: None,
     };
     session.send(&[FromEngine::Register(Box::new(register))]);
     session
@@ -128,6 +130,8 @@ fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
             environment: Vec::new(),
             labels: vec![],
             held: vec![],
+            received: None,
+            dropped: None,
         };
         liar.send(&[FromEngine::Register(Box::new(again))]);
         assert!(liar.peer.is_closed_within(CLOSED), "still open after a second registration");

@@ -186,6 +186,8 @@ fn register() -> Register {
         environment: Vec::new(),
         labels: vec![],
         held: vec![],
+        received: None,
+        dropped: None,
     }
 }
 

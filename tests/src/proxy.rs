@@ -1,7 +1,8 @@
 //! A TCP connection that can be cut in the middle, while both ends live.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -22,6 +23,10 @@ struct Line {
     is_over: bool,
     /// Both sockets of each connection.
     sockets: Vec<TcpStream>,
+    /// After how many bytes connections are cut, in turn; none are if this is empty.
+    lives_bytes: Vec<i64>,
+    /// How many connections there have been.
+    made: usize,
 }
 
 impl Proxy {
@@ -30,9 +35,18 @@ impl Proxy {
     /// # Panics
     /// If there is no port for it.
     pub fn start(to: u16) -> Self {
+        Self::start_mortal(to, &[])
+    }
+
+    /// The same with connections that are cut after so many bytes in both directions together: the first one after the
+    /// first number, and so on in turn.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    pub fn start_mortal(to: u16, lives_bytes: &[i64]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let port = listener.local_addr().expect("a listener has an address").port();
-        let line = Arc::<Mutex<Line>>::default();
+        let line = Arc::new(Mutex::new(Line { lives_bytes: lives_bytes.to_vec(), ..Line::default() }));
         let of_thread = Arc::clone(&line);
         let accepting = std::thread::spawn(move || {
             for from in listener.incoming() {
@@ -65,6 +79,11 @@ impl Proxy {
         line.close();
     }
 
+    /// How many connections there have been.
+    pub fn connections_made(&self) -> usize {
+        self.lock().made
+    }
+
     /// Lets peers through again.
     pub fn mend(&self) {
         self.lock().is_cut = false;
@@ -90,9 +109,13 @@ impl Drop for Proxy {
 impl Line {
     fn join(&mut self, from: TcpStream, to: u16) -> io::Result<()> {
         let to = TcpStream::connect((Ipv4Addr::LOCALHOST, to))?;
+        let life = self.lives_bytes.get(self.made % self.lives_bytes.len().max(1)).copied().unwrap_or(i64::MAX);
+        self.made += 1;
+        let left = Arc::new(AtomicI64::new(life));
         for (source, sink) in [(from.try_clone()?, to.try_clone()?), (to.try_clone()?, from.try_clone()?)] {
             source.set_nodelay(true)?;
-            std::thread::spawn(move || pass(source, sink));
+            let left = Arc::clone(&left);
+            std::thread::spawn(move || pass(source, sink, &left));
         }
         self.sockets.extend([from, to]);
         Ok(())
@@ -104,8 +127,21 @@ impl Line {
     }
 }
 
-/// Passes bytes on in one direction, and the end of them.
-fn pass(mut source: TcpStream, mut sink: TcpStream) {
-    let _ = io::copy(&mut source, &mut sink);
-    let _ = sink.shutdown(Shutdown::Both);
+/// Passes bytes on in one direction until they end, or as many have gone both ways as the connection lives for: then it
+/// is cut in the middle of what goes.
+fn pass(mut source: TcpStream, mut sink: TcpStream, left: &AtomicI64) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let Ok(bytes @ 1..) = source.read(&mut buffer) else {
+            let _ = sink.shutdown(Shutdown::Write);
+            return;
+        };
+        let before = left.fetch_sub(bytes as i64, Ordering::Relaxed);
+        let goes = (bytes as i64).min(before.max(0)) as usize;
+        if sink.write_all(&buffer[..goes]).is_err() || goes < bytes {
+            // An error says that it is closed already.
+            let _ = (source.shutdown(Shutdown::Both), sink.shutdown(Shutdown::Both));
+            return;
+        }
+    }
 }

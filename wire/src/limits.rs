@@ -61,6 +61,11 @@ pub const WRITE_TURN_BYTES: usize = 64 * 1024;
 pub const UNFINISHED_TASKS_MAX: u64 = 10_000_000;
 /// Task targets that one submit may name.
 pub const SUBMIT_TARGETS_MAX: usize = 16_384;
+/// Ended attempts that an engine process holds until they are released. It names them when it registers, and more do
+/// not fit a record.
+pub const HELD_RESULTS_MAX: usize = 8_000;
+/// Bytes of the results that an engine process holds until they are released.
+pub const HELD_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Engines behind one connection.
 pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
 /// Bytes of a task's output that are kept from its start, and as many from its end, for each stream.

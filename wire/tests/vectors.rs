@@ -19,9 +19,9 @@ use furlong_wire::message::{
     CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
     EngineShutdown, EngineStatus, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient,
     FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus,
-    Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Reply, ReplyBody, Request,
-    Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream,
-    Submit, Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
+    Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody,
+    Request, Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped,
+    Stream, Submit, Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
     ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
@@ -504,7 +504,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Signal(SignalAttempts { attempts: vec![attempt()], signal: 2 }),
         ToEngine::Restart(Slots { slots: vec![0] }),
         ToEngine::Recall(attempts()),
-        ToEngine::Release(attempts()),
+        ToEngine::Release(Release::of(START, vec![5, 6, 9])),
         ToEngine::Shutdown(EngineShutdown { reason: "done".to_owned(), finish: true }),
         ToEngine::Share(Share { share: 1, session: SESSION, payload: inline() }),
         ToEngine::Unshare(Unshare { share: 1 }),
@@ -551,5 +551,7 @@ fn register() -> Register {
         environment: vec![("python".to_owned(), "3.11.2".to_owned())],
         labels: vec!["gpu".to_owned()],
         held: vec![HeldWork { attempt: attempt(), session: SESSION, n: 1, slot: 0, finished: false }],
+        received: Some(attempt()),
+        dropped: None,
     }
 }

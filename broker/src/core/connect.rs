@@ -15,6 +15,8 @@ use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
 use super::numbered::Numbered;
 use super::payloads::{Credit, Receiving};
+use super::reconcile::Moved;
+use super::release::Releasing;
 use super::sessions::{ClientWaiting, Definition, Kinds, Session, SessionKey};
 use super::tasks::{Place, State};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
@@ -108,6 +110,7 @@ impl Core {
             shares: std::collections::BTreeSet::new(),
             next_transfer: 0,
             leaving: false,
+            releasing: Releasing::default(),
         };
         self.processes.insert(key, process);
         key
@@ -324,15 +327,16 @@ impl Core {
         // The last one first: each goes to the front of its queue.
         for count in attempts.into_iter().rev() {
             let Some(given) = self.attempts.get(count).copied() else { continue };
-            let movable = match self.tasks.get(given.task) {
-                Some(task) => task.place == Place::Shared && !task.at_most_once(),
-                // It was ended, and may still run there: that is said to have stopped when it has.
-                None => false,
-            };
-            if movable {
-                self.take_back(count);
-                self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
+            // If it was ended, it may still run there: that is said to have stopped when it has.
+            let Some(task) = self.tasks.get(given.task) else { continue };
+            if task.place != Place::Shared || task.at_most_once() {
+                continue;
             }
+            let started = matches!(task.state, State::Assigned { started: true, .. });
+            let moved = Moved { count, task: given.task, attempts: task.attempts, started };
+            self.engines.update(id, |engine| engine.moved.push(moved));
+            self.take_back(count);
+            self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
         }
     }
 

@@ -10,6 +10,8 @@ use super::ConnectionId;
 use super::direct::DirectQueue;
 use super::payloads::{Credit, Receiving};
 use super::placement::ClassId;
+use super::reconcile::Moved;
+use super::release::Releasing;
 use super::sessions::SessionKey;
 use super::time::Time;
 
@@ -48,6 +50,8 @@ pub struct Process {
     pub next_transfer: u64,
     /// Whether it leaves, and gets nothing new.
     pub leaving: bool,
+    /// What it need not hold any longer, and was not told yet.
+    pub releasing: Releasing,
 }
 
 /// What waits for a payload from an engine process.
@@ -89,6 +93,8 @@ pub struct Engine {
     pub restarting: bool,
     /// Why its last interpreter ended.
     pub down_cause: Option<String>,
+    /// Shared tasks that were taken from it when its connection was cut.
+    pub moved: Vec<Moved>,
     /// When it is given up, while its process is not connected.
     pub given_up: Option<Time>,
     /// Tasks that it has ended.
@@ -114,6 +120,7 @@ impl Engine {
             lodgers: BTreeSet::new(),
             restarting: false,
             down_cause: None,
+            moved: Vec::new(),
             given_up: None,
             finished: 0,
             busy_us: 0,

@@ -29,11 +29,13 @@ pub(super) struct Ended {
     pub payload: Option<Stored>,
     /// The process that sent the result.
     pub process: Option<ProcessKey>,
+    /// As which attempt.
+    pub attempt: Option<u64>,
 }
 
 impl Default for Ended {
     fn default() -> Self {
-        Self { outcome: Outcome::SUCCEEDED, engine: None, run_us: 0, payload: None, process: None }
+        Self { outcome: Outcome::SUCCEEDED, engine: None, run_us: 0, payload: None, process: None, attempt: None }
     }
 }
 
@@ -49,6 +51,9 @@ impl Core {
     pub(super) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
         let Some(mut task) = self.tasks.remove(key) else {
             self.release_result(ended.payload.as_ref(), ended.process);
+            if let (Some(process), Some(count)) = (ended.process, ended.attempt) {
+                self.release_attempt(process, count, 0);
+            }
             return;
         };
         self.leave_queue(key, &mut task);
@@ -97,6 +102,7 @@ impl Core {
             attempts: task.attempts,
             payload: ended.payload,
             process: ended.process,
+            attempt: ended.attempt,
             what,
         })
     }

@@ -1,10 +1,10 @@
 //! What engine processes say.
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::ids::Attempt;
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, ErrorKind, Event, FromEngine, Outcome,
+    AttemptFinished, AttemptOutput, AttemptPublished, Attempts, ErrorKind, Event, FromEngine, Outcome,
     Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, TaskState, ToClient, ToEngine,
 };
 
@@ -13,9 +13,10 @@ use super::engines::{EngineWaiting, ProcessKey};
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::Class;
+use super::reconcile::Held;
 use super::submit::{announced_bytes, transfer_of};
 use super::tasks::{Place, State};
-use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Stopping, Time};
+use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
@@ -70,7 +71,7 @@ impl Core {
         }
     }
 
-    fn register(&mut self, now: Time, key: ProcessKey, register: Register) -> Result<(), PeerMisbehaved> {
+    fn register(&mut self, now: Time, key: ProcessKey, mut register: Register) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         if process.register.is_some() || process.leaving {
             return Err(PeerMisbehaved::Order);
@@ -103,13 +104,13 @@ impl Core {
             });
             ids.push(id);
         }
-        let held = register.held.iter().map(|held| held.attempt).collect::<Vec<_>>();
+        let held = Held::take(&mut register);
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.engines.clone_from(&ids);
         process.class = Some(class);
         process.register = Some(register);
         self.to_engine(connection, ToEngine::Registered(Registered { engines: ids.clone() }));
-        self.reconcile(now, &ids, &held, connection);
+        self.reconcile(now, key, &ids, &held);
         for id in ids {
             self.direct_ready.insert(id);
             self.tell_subscribers(Event::EngineOnline(id));
@@ -123,36 +124,6 @@ impl Core {
         let Some(connection) = self.processes.get(&old).map(|process| process.connection) else { return };
         self.outputs.push_back(Output::Close(connection, "the engine has a newer connection"));
         self.handle_disconnected(now, connection);
-    }
-
-    /// Compares what an engine holds with what it was given. What neither side still wants is ended.
-    fn reconcile(&mut self, now: Time, ids: &[EngineId], held: &[Attempt], connection: ConnectionId) {
-        let ours = |attempt: &Attempt| attempt.start == self.config.start;
-        // What is unknown here, and tasks that were ended while their engine was away: without force, and with it.
-        let mut to_stop = [Vec::new(), Vec::new()];
-        for attempt in held {
-            let given = self.attempts.get(attempt.count).filter(|_| ours(attempt));
-            let stopping = given.map_or(Some(Stopping { force: false }), |given| given.stopping);
-            stopping.into_iter().for_each(|it| to_stop[usize::from(it.force)].push(*attempt));
-        }
-        for (attempts, force) in to_stop.into_iter().zip([false, true]) {
-            if !attempts.is_empty() {
-                self.to_engine(connection, ToEngine::Cancel(CancelAttempts { attempts, force }));
-            }
-        }
-        for &id in ids {
-            let Some(engine) = self.engines.get(id) else { continue };
-            let given: Vec<u64> = engine.assigned.iter().copied().collect();
-            for count in given {
-                if held.contains(&self.attempt(count)) {
-                    continue;
-                }
-                if let Some(given) = self.take_back(count) {
-                    let how = "its connection was cut while the task or its result was on the way";
-                    self.retry_or_lose(now, given.task, count, how);
-                }
-            }
-        }
     }
 
     /// Checks that an attempt is one that this process was given. None if it is of another start of the broker.
@@ -313,6 +284,9 @@ impl Core {
     ) {
         let Some(given) = given else {
             self.release_result(payload.as_ref(), Some(key));
+            if finished.attempt.start == self.config.start {
+                self.release_attempt(key, finished.attempt.count, 0);
+            }
             return;
         };
         self.take_back_ended(finished.attempt.count, finished.run_us);
@@ -333,10 +307,12 @@ impl Core {
         };
         if self.runs_again_after(now, given, &outcome) {
             self.release_result(payload.as_ref(), Some(key));
+            self.release_attempt(key, finished.attempt.count, 0);
             return;
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
-        let ended = Ended { outcome, engine: Some(given.engine), run_us: finished.run_us, payload, process: Some(key) };
+        let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
+        let ended = Ended { outcome, engine, run_us: finished.run_us, payload, process, attempt };
         self.end(now, given.task, ended);
     }
 

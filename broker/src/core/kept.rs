@@ -136,6 +136,7 @@ impl Core {
     pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
         let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
         let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
+        self.release_done(&mut done);
         // What the engine may announce does not shrink by what is kept.
         let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
         if let Some(process) = done.process.take().filter(|_| bytes > 0) {
@@ -198,7 +199,8 @@ impl Core {
     }
 
     /// Frees what an ended task holds.
-    pub(super) fn drop_done(&mut self, done: Done) {
+    pub(super) fn drop_done(&mut self, mut done: Done) {
+        self.release_done(&mut done);
         self.release_result(done.payload.as_ref(), done.process);
         self.budget.release(done.what.output_bytes());
         self.discard(done.payload);

@@ -110,6 +110,8 @@ pub struct Done {
     pub payload: Option<Stored>,
     /// The engine process whose credit the result counts against.
     pub process: Option<ProcessKey>,
+    /// The attempt that the engine process holds until this is acknowledged or dropped.
+    pub attempt: Option<u64>,
     /// What the task was.
     pub what: What,
 }

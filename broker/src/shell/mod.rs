@@ -287,7 +287,7 @@ impl Shell {
         }
     }
 
-    /// Heartbeats, dead and stalled peers, what is revoked, the roster: once a second for all.
+    /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -296,6 +296,8 @@ impl Shell {
             for connection in self.connections.borrow().values() {
                 watch_over(connection);
             }
+            self.core.borrow_mut().handle_tick();
+            self.flush();
             self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
             if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {

@@ -88,9 +88,9 @@ impl Core {
     }
 
     /// Whether a process that drains has no more to do: no job but cancelled ones that do not heed it, and nothing
-    /// unsent.
+    /// unsent, or sent before the connection was cut and neither adopted nor released since.
     pub fn is_drained(&self) -> bool {
-        self.draining.is_some() && !self.has_work() && self.unsent.is_empty() && self.large.is_empty()
+        self.draining.is_some() && !self.has_work() && self.unsent.is_empty() && !self.results.has_unsettled()
     }
 
     /// Whether there is a job whose end somebody waits for.
@@ -100,7 +100,7 @@ impl Core {
 
     /// Whether a job's end was not sent yet.
     pub fn has_results(&self) -> bool {
-        !self.large.is_empty() || self.unsent.iter().any(|message| matches!(message, FromEngine::Finished(_)))
+        self.results.has_unsent()
     }
 
     pub(super) fn say_that_it_drains(&mut self) {

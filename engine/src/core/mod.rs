@@ -1,9 +1,11 @@
 //! What an engine process decides: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
 //!
 //! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
-//! is nothing left. Work goes on without a connection; what is to be said waits for the next one.
+//! is nothing left. Work goes on without a connection; what is to be said waits for the next one, and results are held
+//! until they are released.
 
 mod control;
+mod held;
 mod output;
 mod results;
 mod sessions;
@@ -14,6 +16,8 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub use held::Held;
+
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::call::{CallHeader, RemoteError, decode_header};
@@ -23,8 +27,9 @@ use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
 
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
+use held::Results;
 use output::Kept;
-use results::{LargeResult, unreadable};
+use results::unreadable;
 use sessions::Sessions;
 use shares::Shared;
 
@@ -95,8 +100,8 @@ pub struct Core {
     result_bytes_max: u64,
     /// What waits for a connection.
     unsent: VecDeque<FromEngine>,
-    /// Large results that wait for a connection, or for credit.
-    large: VecDeque<LargeResult>,
+    /// What has ended and was not released.
+    results: Results,
     /// What running jobs have published and was not sent.
     published: BTreeMap<u64, Latest>,
     /// Why it takes nothing new, if it does not.
@@ -182,7 +187,7 @@ impl Core {
             announced: 0,
             result_bytes_max: u64::MAX,
             unsent: VecDeque::new(),
-            large: VecDeque::new(),
+            results: Results::default(),
             published: BTreeMap::new(),
             draining: None,
             outputs: VecDeque::new(),
@@ -208,6 +213,7 @@ impl Core {
     /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
+        self.results.handle_disconnected();
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
         let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
             Purpose::Run(call) => Some(call),
@@ -253,11 +259,8 @@ impl Core {
             ToEngine::Restart(restart) => self.restart(&restart.slots),
             ToEngine::Shutdown(leave) => self.outputs.push_back(Output::Leave(leave.reason, leave.finish)),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
-            ToEngine::Release(_) | ToEngine::Adopt(_) => {
-                let name = message.name();
-                self.outputs
-                    .push_back(Output::Log(format!("the broker sent {name}, which this version does not serve")));
-            }
+            ToEngine::Release(release) => self.release(&release),
+            ToEngine::Adopt(adopt) => self.adopt(&adopt),
         }
         Ok(())
     }
@@ -352,6 +355,7 @@ impl Core {
             cancelled: false,
             output: None,
         };
+        self.results.note_received(attempt);
         self.by_attempt.insert(attempt, job);
         self.work.insert(job, work);
         self.slots[part.slot as usize].waiting.push_back(job);

@@ -1,58 +1,20 @@
-//! What has been run and goes to the broker: output, ends, results. It waits here for a connection and for credit.
+//! What has been run and goes to the broker: output, ends, results.
 
 use furlong_wire::call::ReplyHeader;
-use furlong_wire::ids::SessionId;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    AttemptFinished, AttemptOutput, AttemptPublished, ErrorKind, FromEngine, HeldWork, Outcome, Payload, Stream,
-    TaskState,
+    AttemptOutput, AttemptPublished, ErrorKind, FromEngine, Outcome, Payload, Stream, TaskState,
 };
 use furlong_wire::payload::{Packed, SealedPayload};
 
-use super::{Core, Output, Work, error};
+use super::held::ended;
+use super::{Core, Output, error};
 use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
 
-/// A result that travels in chunks.
-#[derive(Debug)]
-pub(super) struct LargeResult {
-    finished: AttemptFinished,
-    payload: SealedPayload,
-    session: SessionId,
-    n: u64,
-    slot: SlotIndex,
-}
-
-/// Attempts that a registration names: more do not fit a record. What it leaves out, the broker gives to others.
-const HELD_MAX: usize = 8_000;
 /// Output messages that wait for a connection; what comes beyond is lost, and the gap is said.
 pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
 
 impl Core {
-    /// The attempts that the process holds: what its registration says.
-    pub fn held(&self) -> Vec<HeldWork> {
-        let running = self.work.values().map(|work| HeldWork {
-            attempt: work.attempt,
-            session: work.session,
-            n: work.n,
-            slot: work.slot,
-            finished: false,
-        });
-        let large = self.large.iter().map(|large| HeldWork {
-            attempt: large.finished.attempt,
-            session: large.session,
-            n: large.n,
-            slot: large.slot,
-            finished: true,
-        });
-        let ended = self.unsent.iter().filter_map(|message| match message {
-            FromEngine::Finished(finished) => Some(finished.attempt),
-            _ => None,
-        });
-        let (session, n, slot) = (SessionId::default(), 0, 0);
-        let ended = ended.map(|attempt| HeldWork { attempt, session, n, slot, finished: true });
-        running.chain(large).chain(ended).take(HELD_MAX).collect()
-    }
-
     pub(super) fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
         let Some(work) = self.work.get_mut(&job) else { return };
         let attempt = work.attempt;
@@ -71,8 +33,9 @@ impl Core {
         if let Some(latest) = self.published.remove(&job) {
             self.send_latest(job, &latest);
         }
-        let Some(work) = self.forget(job) else { return };
-        let kept = work.output.into_iter().flat_map(|output| output.into_iter().zip([Stream::Stdout, Stream::Stderr]));
+        let Some(mut work) = self.forget(job) else { return };
+        let kept =
+            work.output.take().into_iter().flat_map(|output| output.into_iter().zip([Stream::Stdout, Stream::Stderr]));
         for (mut kept, stream) in kept {
             for (offset, bytes) in kept.take_end() {
                 self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
@@ -89,30 +52,15 @@ impl Core {
             JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
-        let mut finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
+        let mut ended = ended(&work, outcome, run_us);
         if with_payload {
             match self.sessions.pack(work.session, &header, data) {
-                Ok(Packed::Inline(inline)) => {
-                    finished.payload = Some(Payload::Inline(inline));
-                    self.send(FromEngine::Finished(finished));
-                }
-                Ok(Packed::Chunked(sealed)) if sealed.bytes() > self.result_bytes_max => {
-                    finished.outcome = too_large(sealed.bytes(), self.result_bytes_max);
-                    self.send(FromEngine::Finished(finished));
-                }
-                Ok(Packed::Chunked(sealed)) => {
-                    let Work { session, n, .. } = work;
-                    self.large.push_back(LargeResult { finished, payload: sealed, session, n, slot });
-                    self.send_unsent();
-                }
-                Err(text) => {
-                    finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Payload, text);
-                    self.send(FromEngine::Finished(finished));
-                }
+                Ok(Packed::Inline(inline)) => ended.finished.payload = Some(Payload::Inline(inline)),
+                Ok(Packed::Chunked(sealed)) => ended.payload = Some(sealed),
+                Err(text) => ended.finished.outcome = Outcome::error(TaskState::Failed, ErrorKind::Payload, text),
             }
-        } else {
-            self.send(FromEngine::Finished(finished));
         }
+        self.hold(ended);
         self.advance(slot);
     }
 
@@ -133,7 +81,7 @@ impl Core {
     fn send_latest(&mut self, job: u64, latest: &Latest) -> bool {
         let Some(work) = self.work.get(&job) else { return true };
         let (attempt, session) = (work.attempt, work.session);
-        let room = if self.large.is_empty() { self.credit.saturating_sub(self.announced) } else { 0 };
+        let room = if self.results.wait_for_credit() { 0 } else { self.credit.saturating_sub(self.announced) };
         let fits = |published: &Published| {
             let bytes = bytes_at_most(published);
             bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes <= room || bytes > PUBLISHED_BYTES_MAX
@@ -165,34 +113,21 @@ impl Core {
         }
     }
 
-    /// Sends what waited for a connection, then the large results in their order, as far as the credit goes.
+    /// Sends what waited for a connection, then the large results as far as the credit goes.
     pub(super) fn send_unsent(&mut self) {
         if !self.connected {
             return;
         }
         self.outputs.extend(self.unsent.drain(..).map(Output::Send));
-        while let Some(large) = self.large.front() {
-            if self.announced.saturating_add(large.payload.bytes()) > self.credit {
-                return;
-            }
-            let Some(LargeResult { finished, payload, .. }) = self.large.pop_front() else { return };
-            self.send_large(finished, payload);
-        }
+        self.send_large();
     }
 
-    fn announce(&mut self, sealed: &SealedPayload) -> (u64, Payload) {
+    pub(super) fn announce(&mut self, sealed: &SealedPayload) -> (u64, Payload) {
         self.announced += sealed.bytes();
         self.next_transfer += 1;
         let transfer = self.next_transfer;
         let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
         (transfer, Payload::Chunked { transfer, counter, bytes, instance })
-    }
-
-    fn send_large(&mut self, mut finished: AttemptFinished, sealed: SealedPayload) {
-        let (transfer, payload) = self.announce(&sealed);
-        finished.payload = Some(payload);
-        self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
-        self.outputs.push_back(Output::Transfer(transfer, sealed));
     }
 }
 
@@ -203,7 +138,7 @@ fn bytes_at_most(published: &Published) -> u64 {
     (fixed + buffers.sum::<usize>()) as u64
 }
 
-fn too_large(bytes: u64, bytes_max: u64) -> Outcome {
+pub(super) fn too_large(bytes: u64, bytes_max: u64) -> Outcome {
     let text = format!(
         "its result has {bytes} bytes, over the {bytes_max} that the broker takes from one engine; start it with more \
          `--memory`, or return it in parts"

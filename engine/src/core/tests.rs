@@ -3,7 +3,7 @@
 use furlong_wire::call::{Call, Codec, ReplyHeader};
 use furlong_wire::ids::BrokerStart;
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
-use furlong_wire::message::{CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
+use furlong_wire::message::{Adopt, CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
 use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 
 use super::results::UNSENT_OUTPUT_MAX;
@@ -14,6 +14,7 @@ use furlong_wire::message::{AttemptFinished, AttemptOutput, ErrorKind, TaskState
 use furlong_wire::payload::Packed;
 
 mod control;
+mod held;
 mod shares;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
@@ -119,6 +120,12 @@ impl Process {
         let header = ReplyHeader::Returned { codec: Codec::Raw };
         let reply = Reply { outcome, header, data, run_us: 5 };
         self.core.handle_slot_event(slot, SlotEvent::Finished { attempt: job, reply });
+    }
+
+    /// The broker wants all that is held, as it is.
+    fn adopt_all(&mut self) {
+        let attempts = self.core.held().work.into_iter().map(|held| (held.attempt, held.attempt)).collect();
+        self.tell(ToEngine::Adopt(Adopt { attempts }));
     }
 
     fn writes(&mut self, slot: SlotIndex, job: u64, bytes: impl Into<Bytes>) {
@@ -302,7 +309,7 @@ fn work_that_a_cut_left_incomplete_is_not_held_and_not_in_the_way() {
     let (mut process, attempts, ..) = one_undefined();
     process.core.handle_disconnected();
     assert_eq!(process.done().jobs(), [(0, Native, 2)]);
-    let held = process.core.held();
+    let held = process.core.held().work;
     assert!(held.len() == 2 && held.iter().all(|held| held.attempt != attempts[0]));
 }
 
@@ -484,7 +491,7 @@ fn only_what_has_not_begun_is_given_back() {
     assert!(matches!(&done.rest[..], [Output::Recall(0, Native, 2)]), "its runtime must say whether it has begun");
     process.core.handle_recalled(2);
     assert_eq!(process.done().sent, [recalled(attempts[1])]);
-    assert_eq!(process.core.held().len(), 1);
+    assert_eq!(process.core.held().work.len(), 1);
     process.core.handle_recalled(2);
     assert!(process.done().sent.is_empty());
 }
@@ -501,13 +508,16 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
     process.core.handle_recalled(3);
     process.writes(0, 4, &b"text"[..]);
     assert!(process.done().sent.is_empty() && !process.core.has_unreported());
-    let mut held: Vec<_> = process.core.held().into_iter().map(|held| (held.attempt, held.finished)).collect();
+    let mut held: Vec<_> = process.core.held().work.into_iter().map(|held| (held.attempt, held.finished)).collect();
     held.sort_unstable_by_key(|(attempt, _)| attempt.count);
     assert_eq!(held, [(attempts[0], true), (attempts[1], true), (attempts[3], false)], "not what never arrived whole");
     process.core.handle_connected(START, CREDIT);
     let done = process.done();
-    assert_eq!((done.finished().len(), done.transfers.len(), done.outputs().len()), (2, 1, 1));
+    assert_eq!((done.finished().len(), done.outputs().len()), (0, 1), "results wait until they are asked for");
     assert!(done.sent.contains(&recalled(attempts[2])));
+    process.adopt_all();
+    let done = process.done();
+    assert_eq!((done.finished().len(), done.transfers.len()), (2, 1));
     assert_eq!(process.chunk(transfer, &chunk), Err(BrokerMisbehaved::Transfer), "transfers belong to a connection");
 }
 
@@ -519,6 +529,7 @@ fn what_waited_for_a_connection_does_not_wait_for_credit() {
     process.finish(0, 1, 5_000);
     process.writes(0, 2, &b"earlier"[..]);
     process.core.handle_connected(START, 0);
+    process.adopt_all();
     process.writes(0, 2, &b"later"[..]);
     process.finish(0, 2, 3);
     let done = process.done();
@@ -533,6 +544,7 @@ fn output_without_a_connection_is_bounded_and_ends_are_not_dropped_for_it() {
     (0..2 * UNSENT_OUTPUT_MAX).for_each(|_| process.writes(0, 1, &b"x"[..]));
     process.finish(0, 1, 3);
     process.core.handle_connected(START, CREDIT);
+    process.adopt_all();
     let done = process.done();
     assert_eq!((done.outputs().len(), done.finished().len()), (UNSENT_OUTPUT_MAX, 1));
 }

@@ -4,8 +4,9 @@ use std::env;
 
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::NAME_BYTES_MAX;
-use furlong_wire::message::{HeldWork, Register, Runtime, Slot};
+use furlong_wire::message::{Register, Runtime, Slot};
 
+use crate::core::Held;
 use crate::runtime::python::PythonShared;
 use crate::surroundings::{CUDA, Variables};
 
@@ -27,7 +28,7 @@ impl Identity {
         engines: &[EngineId],
         python: Option<&PythonShared>,
         variables: &Variables,
-        held: Vec<HeldWork>,
+        held: Held,
     ) -> Register {
         let asked = (0..).map(|slot| Some(EngineId(self.first_id?.checked_add(slot)?)));
         let known = engines.iter().map(|id| Some(*id)).chain(asked.skip(engines.len()));
@@ -42,7 +43,9 @@ impl Identity {
             python: python.map(|python| python.config().interpreter.display().to_string()),
             environment: environment(python, variables),
             labels: self.labels.clone(),
-            held,
+            held: held.work,
+            received: held.received,
+            dropped: held.dropped,
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
 use crate::AtLeastOne;
-use crate::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId};
+use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, SessionId};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -86,6 +86,14 @@ bodies! {
         attempts: Vec<(Attempt, Attempt)>,
     }
 
+    /// Ended attempts whose results need not be held any longer.
+    Release {
+        /// The broker's start that made the attempts.
+        start: BrokerStart,
+        /// Their counts, ascending: the first one, and then how far each is from the one before.
+        counts: Vec<u64>,
+    }
+
     /// Slots of a process.
     Slots {
         /// Which.
@@ -114,6 +122,11 @@ bodies! {
         labels: Vec<String>,
         /// Attempts that it has not ended, and ended ones that were not released.
         held: Vec<HeldWork>,
+        /// The last attempt that it was given, whatever became of it: later ones have not reached it.
+        received: Option<Attempt>,
+        /// Of ended attempts whose results it has dropped before they were released, the last one. What it was given
+        /// after that and does not hold has not run.
+        dropped: Option<Attempt>,
     }
 
     /// One engine of a process.
@@ -140,7 +153,7 @@ bodies! {
         n: u64,
         /// The slot that has it.
         slot: u32,
-        /// Whether it has ended, so that its result follows.
+        /// Whether it has ended. Its result is sent when the broker adopts it.
         finished: bool,
     }
 
@@ -225,5 +238,24 @@ hot_bodies! {
     Attempts {
         /// Which.
         attempts: Vec<Attempt>,
+    }
+}
+
+impl Release {
+    /// Of these counts, in any order.
+    pub fn of(start: BrokerStart, mut counts: Vec<u64>) -> Self {
+        counts.sort_unstable();
+        let mut before = 0;
+        counts.iter_mut().for_each(|count| *count -= std::mem::replace(&mut before, *count));
+        Self { start, counts }
+    }
+
+    /// The attempts.
+    pub fn attempts(&self) -> impl Iterator<Item = Attempt> {
+        let counts = self.counts.iter().scan(0_u64, |count, further| {
+            *count = count.checked_add(*further)?;
+            Some(*count)
+        });
+        counts.map(|count| Attempt { start: self.start, count })
     }
 }

@@ -29,8 +29,8 @@ pub use client::{
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
-    EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Secret, Share, SignalAttempts, Slot, SlotDown,
-    Slots, Unshare, Work,
+    EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts, Slot,
+    SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
@@ -153,7 +153,7 @@ messages! {
         /// Gives back what has not started.
         56 Recall(Attempts),
         /// Results that need not be kept any longer.
-        57 Release(Attempts),
+        57 Release(Release),
         /// The process shall leave.
         58 Shutdown(EngineShutdown),
         /// A payload for several slots.

@@ -98,12 +98,13 @@ fn a_goodbye_loses_direct_work_at_once_and_moves_the_shared() {
 }
 
 #[test]
-fn work_that_the_returning_engine_does_not_hold_is_lost_or_given_again() {
+fn work_that_the_returning_engine_has_run_and_does_not_hold_is_lost() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, direct(&[farm.id(engine)]));
     farm.disconnect_engine(engine);
-    farm.processes[engine].jobs.clear();
+    let jobs = std::mem::take(&mut farm.processes[engine].jobs);
+    farm.processes[engine].dropped = Some(jobs[0].attempt);
     farm.connect_engine(engine);
     assert_eq!(farm.end_of(client, 1), LOST);
 }

@@ -6,6 +6,7 @@ mod deadlines;
 mod dependencies;
 mod direct_queue;
 mod engines_lost;
+mod held;
 mod invariants;
 mod kept;
 mod model;

@@ -72,6 +72,13 @@ pub struct EngineProcess {
     pub jobs: Vec<Job>,
     /// The session of the last assignment on this connection.
     pub assigned_session: Option<SessionId>,
+    /// What has ended and was not released.
+    pub results: Vec<EndedJob>,
+    /// The last attempt that it was given, and the last one whose result it has dropped.
+    pub last_received: Option<Attempt>,
+    pub dropped: Option<Attempt>,
+    /// Results that the broker wants again.
+    adopted: VecDeque<Attempt>,
     /// Attempts that the broker wants back.
     pub recalls: Vec<Attempt>,
     /// Attempts that the broker has cancelled.
@@ -92,6 +99,13 @@ pub struct Job {
     pub started: bool,
     /// Whether it will not begin here, and goes back.
     pub returns: bool,
+}
+
+/// A job that has ended.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EndedJob {
+    pub job: Job,
+    finished: AttemptFinished,
 }
 
 /// The payloads that a peer sends, and its credit.
@@ -201,8 +215,28 @@ impl Farm {
         self.core.handle_disconnected(self.now, connection);
     }
 
-    /// Carries out what the core wants done.
+    /// Carries out what the core wants done; engines send again what they are asked for.
     pub fn pump(&mut self) {
+        self.carry_out();
+        while let Some((process, finished)) = self.adopted_result() {
+            self.report(process, FromEngine::Finished(finished)).unwrap();
+        }
+    }
+
+    fn adopted_result(&mut self) -> Option<(usize, AttemptFinished)> {
+        let here = |it: &EngineProcess| it.connection.is_some() && !it.adopted.is_empty();
+        let process = self.processes.iter().position(here)?;
+        let it = &mut self.processes[process];
+        let attempt = it.adopted.pop_front()?;
+        let ended = it.results.iter().find(|ended| ended.job.attempt == attempt).expect("it holds what is adopted");
+        let mut finished = ended.finished.clone();
+        if let Some(Payload::Chunked { bytes, .. }) = finished.payload {
+            finished.payload = Some(it.sending.chunked(bytes));
+        }
+        Some((process, finished))
+    }
+
+    fn carry_out(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToClient(connection, message) => {
@@ -450,6 +484,10 @@ impl Farm {
             ids: Vec::new(),
             jobs: Vec::new(),
             assigned_session: None,
+            results: Vec::new(),
+            last_received: None,
+            dropped: None,
+            adopted: VecDeque::new(),
             recalls: Vec::new(),
             cancelled: BTreeSet::new(),
             received: Vec::new(),
@@ -478,6 +516,7 @@ impl Farm {
         it.connection = Some(connection);
         it.recalls.clear();
         it.assigned_session = None;
+        it.adopted.clear();
         it.sending.begin(welcome.payload_credit_bytes);
     }
 
@@ -555,10 +594,26 @@ impl Farm {
     }
 
     pub fn finish_with(&mut self, process: usize, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> u64 {
-        let job = self.processes[process].jobs.remove(0);
-        let finished = AttemptFinished { attempt: job.attempt, outcome, run_us, payload };
-        self.report(process, FromEngine::Finished(finished)).unwrap();
-        job.n
+        let ended = self.processes[process].end(outcome, run_us, payload);
+        let n = ended.job.n;
+        self.report(process, FromEngine::Finished(ended.finished)).unwrap();
+        n
+    }
+
+    /// The oldest job ends, and the connection is cut before the broker hears of it.
+    pub fn finish_unheard(&mut self, process: usize, payload: Payload) -> u64 {
+        let ended = self.processes[process].end(Outcome::SUCCEEDED, 1_000_000, Some(payload));
+        self.disconnect_engine(process);
+        ended.job.n
+    }
+
+    /// The attempts that the broker has released.
+    pub fn released(&self, process: usize) -> Vec<Attempt> {
+        let released = |message: &ToEngine| match message {
+            ToEngine::Release(release) => release.attempts().collect(),
+            _ => Vec::new(),
+        };
+        self.processes[process].received.iter().flat_map(released).collect()
     }
 
     /// Sends one chunk of the process's oldest transfer. Whether there was one.
@@ -622,6 +677,7 @@ impl EngineProcess {
             slot: job.slot,
             finished: false,
         };
+        let ended = self.results.iter().map(|ended| HeldWork { finished: true, ..held(&ended.job) });
         Register {
             instance: InstanceId(self.slots[0].uuid.0),
             host: "host".into(),
@@ -632,12 +688,49 @@ impl EngineProcess {
             python: None,
             environment: Vec::new(),
             labels: self.labels.clone(),
-            held: self.jobs.iter().map(held).collect(),
+            held: self.jobs.iter().map(held).chain(ended).collect(),
+            received: self.last_received,
+            dropped: self.dropped,
+        }
+    }
+
+    /// The last assignment was still on its way when the connection broke, if it has not begun.
+    pub fn loses_assignment(&mut self) {
+        if self.jobs.pop_if(|job| !job.started).is_some() {
+            let held = self.jobs.iter().map(|job| job.attempt).chain(self.results.iter().map(|it| it.job.attempt));
+            self.last_received = held.max();
+        }
+    }
+
+    /// The oldest job ends. Its result is held.
+    fn end(&mut self, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> EndedJob {
+        let job = self.jobs.remove(0);
+        let finished = AttemptFinished { attempt: job.attempt, outcome, run_us, payload };
+        let ended = EndedJob { job, finished };
+        self.results.push(ended.clone());
+        ended
+    }
+
+    /// The broker wants what is held under one attempt as another. What has ended it wants again.
+    fn adopt(&mut self, held: Attempt, adopted: Attempt) {
+        for job in self.jobs.iter_mut().filter(|job| job.attempt == held) {
+            job.attempt = adopted;
+        }
+        for ended in self.results.iter_mut().filter(|ended| ended.job.attempt == held) {
+            (ended.job.attempt, ended.finished.attempt) = (adopted, adopted);
+            self.adopted.push_back(adopted);
         }
     }
 
     fn receive(&mut self, mut message: ToEngine) {
         match &mut message {
+            ToEngine::Adopt(adopt) => {
+                adopt.attempts.iter().for_each(|(held, adopted)| self.adopt(*held, *adopted));
+            }
+            ToEngine::Release(release) => {
+                let released: BTreeSet<Attempt> = release.attempts().collect();
+                self.results.retain(|ended| !released.contains(&ended.job.attempt));
+            }
             ToEngine::Registered(registered) => self.ids.clone_from(&registered.engines),
             ToEngine::Assign(assign) => {
                 let session = assign.session.or(self.assigned_session).expect("the first one names its session");
@@ -652,6 +745,8 @@ impl EngineProcess {
                     started: false,
                     returns: false,
                 };
+                let attempt = |count| Attempt { start: START, count };
+                self.last_received = self.last_received.max(assign.work.iter().map(|work| attempt(work.count)).max());
                 self.jobs.extend(assign.work.iter().map(job));
             }
             ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),

@@ -14,8 +14,8 @@ impl Process {
         }
     }
 
-    fn held_attempts(&self) -> Vec<Attempt> {
-        self.core.held().iter().map(|held| held.attempt).collect()
+    fn held_attempts(&mut self) -> Vec<Attempt> {
+        self.core.held().work.iter().filter(|held| !held.finished).map(|held| held.attempt).collect()
     }
 }
 
@@ -103,11 +103,11 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
     process.core.handle_disconnected();
     process.finish(0, 1, 5_000);
     assert!(!process.core.is_drained(), "its result is still here");
-    process.core.handle_connected(START, 0);
+    process.core.handle_connected(START, CREDIT);
     let done = process.done();
     assert!(matches!(&done.sent[..], [FromEngine::Draining(_)]), "a new connection is told again: {:?}", done.sent);
-    assert!(!process.core.is_drained(), "and has no credit for it");
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: CREDIT }));
+    assert!(!process.core.is_drained(), "and has not asked for it");
+    process.adopt_all();
     assert_eq!(process.done().finished()[0].attempt, running);
     assert!(process.core.is_drained());
 }

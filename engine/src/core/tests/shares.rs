@@ -101,7 +101,7 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     process.tell(ToEngine::Secret(Secret { session: stranger, secret: secret() }));
     let anothers = Assign { session: Some(stranger), ..process.shared_work(1, &[0]) };
     assert_eq!(process.core.handle_message(ToEngine::Assign(anothers), None), Err(BrokerMisbehaved::Share));
-    assert!(process.core.held().is_empty());
+    assert!(process.core.held().work.is_empty());
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_cut_forgets_what_waits_for_a_shared_payload() {
     let behind = process.assign(0, Native);
     process.core.handle_disconnected();
     assert_eq!(process.done().jobs(), [(0, Native, 2)]);
-    assert_eq!(process.core.held().iter().map(|held| held.attempt).collect::<Vec<_>>(), [behind]);
+    assert_eq!(process.core.held().work.iter().map(|held| held.attempt).collect::<Vec<_>>(), [behind]);
     process.core.handle_connected(START, CREDIT);
     process.share(1);
 }

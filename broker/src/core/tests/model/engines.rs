@@ -1,5 +1,7 @@
 //! What engine processes do.
 
+use std::time::Duration;
+
 use furlong_wire::ids::Attempt;
 use furlong_wire::message::{
     AttemptOutput, Draining, ErrorKind, FromEngine, Outcome, Payload, Runtime, Stream, TaskState,
@@ -13,15 +15,19 @@ impl Model {
     pub fn engine_connects(&mut self, process: usize) {
         self.loses_touch(process);
         self.farm.connect_engine(process);
+        // What it still runs may have run for too long meanwhile: the shell's timer is due at once.
+        self.farm.wait(Duration::ZERO);
     }
 
     pub fn engine_disconnects(&mut self, process: usize, lost: Lost) {
-        let jobs = &mut self.farm.processes[process].jobs;
         for _ in 0..lost.assignments {
-            jobs.pop_if(|job| !job.started);
+            self.farm.processes[process].loses_assignment();
         }
-        if lost.end && !jobs.is_empty() {
-            jobs.remove(0);
+        if lost.end && self.turns_to(process, 0) {
+            // It has run, and the broker does not hear of it before the process is back.
+            let job = self.farm.processes[process].jobs[0];
+            *self.runs.entry((job.session, job.n)).or_default() += u32::from(!job.started);
+            self.farm.finish_unheard(process, Payload::Inline(vec![0; 3].into()));
         }
         let waits_for_it = !self.processes[process].drains;
         self.loses_touch(process);

@@ -1,0 +1,178 @@
+//! An engine process comes back: what it holds is compared with what it was given.
+//!
+//! What both sides know goes on, and results that were on their way are asked for again. What nobody wants is ended or
+//! released. What the process was given and does not hold has come to nothing: if it cannot have run, it is given
+//! again, whatever it is; else it is a loss.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
+use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, ToEngine};
+
+use super::engines::ProcessKey;
+use super::payloads::Stored;
+use super::tasks::{Place, State, TaskKey};
+use super::{ConnectionId, Core, Given, Time};
+
+/// Attempts in one message.
+const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
+
+/// A shared task that was taken from an engine whose connection was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// As which attempt the engine had it.
+    pub count: u64,
+    /// The task.
+    pub task: TaskKey,
+    /// How many attempts were made at it by then.
+    pub attempts: u32,
+    /// Whether the engine had reported that it runs.
+    pub started: bool,
+}
+
+/// What a registration says of work.
+#[derive(Debug)]
+pub(super) struct Held {
+    work: Vec<HeldWork>,
+    received: Option<Attempt>,
+    dropped: Option<Attempt>,
+}
+
+/// What is to become of what a process holds.
+#[derive(Debug, Default)]
+struct Verdicts {
+    adopted: Vec<(Attempt, Attempt)>,
+    /// Without force, and with it.
+    to_stop: [Vec<Attempt>; 2],
+    released: BTreeMap<BrokerStart, Vec<u64>>,
+}
+
+impl Held {
+    /// Takes it out of a registration, which is kept without it. Ascending, as the process was given it.
+    pub fn take(register: &mut Register) -> Self {
+        let mut work = std::mem::take(&mut register.held);
+        work.sort_unstable_by_key(|held| held.attempt);
+        Self { work, received: register.received, dropped: register.dropped }
+    }
+}
+
+impl Core {
+    /// Compares what a process holds with what its engines were given.
+    pub(super) fn reconcile(&mut self, now: Time, key: ProcessKey, ids: &[EngineId], held: &Held) {
+        let Some(connection) = self.processes.get(&key).map(|process| process.connection) else { return };
+        let mut moved = BTreeMap::new();
+        for id in ids {
+            let of_engine = self.engines.update(*id, |engine| std::mem::take(&mut engine.moved)).unwrap_or_default();
+            moved.extend(of_engine.into_iter().map(|it| (it.count, (*id, it))));
+        }
+        let mut verdicts = Verdicts::default();
+        for work in &held.work {
+            let moved = (work.attempt.start == self.config.start).then(|| moved.remove(&work.attempt.count)).flatten();
+            self.judge(now, key, work, moved, &mut verdicts);
+        }
+        self.tell_verdicts(connection, verdicts);
+        let here: BTreeSet<Attempt> = held.work.iter().map(|work| work.attempt).collect();
+        for id in ids {
+            let Some(engine) = self.engines.get(*id) else { continue };
+            // The last one first: each goes to the front of its queue.
+            let given: Vec<u64> = engine.assigned.iter().rev().copied().collect();
+            for count in given.into_iter().filter(|count| !here.contains(&self.attempt(*count))).collect::<Vec<_>>() {
+                self.come_to_nothing(now, count, held);
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        held: &HeldWork,
+        moved: Option<(EngineId, Moved)>,
+        verdicts: &mut Verdicts,
+    ) {
+        let Attempt { start, count } = held.attempt;
+        let is_here = |given: &Given| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
+        let given = self.attempts.get(count).copied().filter(|_| start == self.config.start).filter(is_here);
+        let wanted = match given {
+            Some(given) => given.stopping.is_none(),
+            None => moved.is_some_and(|(engine, moved)| self.rejoin(now, engine, moved)),
+        };
+        match (wanted, held.finished) {
+            (true, true) => verdicts.adopted.push((held.attempt, held.attempt)),
+            (true, false) => {}
+            (false, true) => {
+                // Of a task that was ended while its engine was away.
+                given.into_iter().for_each(|_| _ = self.take_back(count));
+                verdicts.released.entry(start).or_default().push(count);
+            }
+            (false, false) => {
+                let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
+                verdicts.to_stop[usize::from(force)].push(held.attempt);
+            }
+        }
+    }
+
+    /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the attempt goes on.
+    fn rejoin(&mut self, now: Time, engine: EngineId, moved: Moved) -> bool {
+        let Moved { count, task: key, attempts, started } = moved;
+        let Some(task) = self.tasks.get_mut(key) else { return false };
+        if task.state != State::Queued || task.place != Place::Shared || task.attempts != attempts {
+            return false;
+        }
+        task.transition(State::Assigned { engine, attempt: count, started: false });
+        if started {
+            // It was no loss after all.
+            task.transition(State::Assigned { engine, attempt: count, started });
+            task.losses -= 1;
+            task.more_mut().past.pop();
+        }
+        let (session, n, placement) = (task.session, task.n, task.placement);
+        self.placements.count_waiting(placement, false);
+        self.hold_attempt(Given { task: key, session, n, engine, direct: false, stopping: None }, count);
+        self.set_deadline(now, key);
+        true
+    }
+
+    /// An engine has an attempt that is noted for it only now.
+    fn hold_attempt(&mut self, given: Given, count: u64) {
+        self.attempts.insert(count, given);
+        self.engines.update(given.engine, |engine| {
+            let at = engine.assigned.partition_point(|other| *other < count);
+            engine.assigned.insert(at, count);
+            engine.assigned_direct += u32::from(given.direct);
+        });
+    }
+
+    /// The process does not hold an attempt that it was given.
+    fn come_to_nothing(&mut self, now: Time, count: u64, held: &Held) {
+        let attempt = Some(self.attempt(count));
+        let Some(given) = self.take_back(count) else { return };
+        let Some(task) = self.tasks.get(given.task) else { return };
+        let never_came = attempt > held.received;
+        // What it was given later than the last result that it has dropped, and neither runs nor has ended there, it
+        // gave back, or its arguments were on the way.
+        let never_ran = attempt > held.dropped && !matches!(task.state, State::Assigned { started: true, .. });
+        let may_wait = task.place == Place::Shared || never_came || !task.needs_namespace();
+        if never_ran && may_wait && !matches!(task.payload, Stored::Sent(_)) {
+            self.requeue(now, given.task);
+        } else {
+            let how = "its connection was cut while the task or its result was on the way";
+            self.retry_or_lose(now, given.task, count, how);
+        }
+    }
+
+    fn tell_verdicts(&mut self, connection: ConnectionId, verdicts: Verdicts) {
+        for attempts in verdicts.adopted.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
+            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts: attempts.to_vec() }));
+        }
+        for (attempts, force) in verdicts.to_stop.iter().zip([false, true]) {
+            for attempts in attempts.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
+                let cancel = CancelAttempts { attempts: attempts.to_vec(), force };
+                self.to_engine(connection, ToEngine::Cancel(cancel));
+            }
+        }
+        for (start, counts) in verdicts.released {
+            self.to_engine(connection, ToEngine::Release(Release::of(start, counts)));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Results that are held until the broker releases them: what was sent may not have arrived when a connection breaks.
+//!
+//! After a cut nothing of it is sent by itself. The process names it when it registers, and the broker says what it
+//! wants: adopted results are sent again, byte for byte, the others are released.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use furlong_wire::ids::{Attempt, SessionId};
+use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::message::{Adopt, AttemptFinished, FromEngine, HeldWork, Outcome, Payload, Release};
+use furlong_wire::payload::SealedPayload;
+
+use super::results::too_large;
+use super::{Core, Output};
+use crate::runtime::SlotIndex;
+
+/// What the process holds, as its registration says it.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// What runs or waits here, and what has ended.
+    pub work: Vec<HeldWork>,
+    /// The last attempt that it was given.
+    pub received: Option<Attempt>,
+    /// The last attempt whose result was dropped.
+    pub dropped: Option<Attempt>,
+}
+
+/// The end of an attempt, as it is sent any number of times.
+#[derive(Debug)]
+pub(super) struct EndedWork {
+    pub finished: AttemptFinished,
+    /// The result, if it travels in chunks. To seal it anew would be to use another counter.
+    pub payload: Option<SealedPayload>,
+    pub session: SessionId,
+    pub n: u64,
+    pub slot: SlotIndex,
+    pub stage: Stage,
+}
+
+/// How far a held result has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// It was never sent whole to the end of a connection's queue, or waits for credit.
+    Unsent,
+    /// It was sent on this connection.
+    Sent,
+    /// It was sent on an earlier one.
+    Unsure,
+}
+
+/// All results that are held: at most [`HELD_RESULTS_MAX`] and [`HELD_RESULT_BYTES_MAX`], beside those that could not
+/// be sent yet.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    ended: BTreeMap<Attempt, Box<EndedWork>>,
+    bytes: u64,
+    received: Option<Attempt>,
+    dropped: Option<Attempt>,
+    /// Large results that wait for credit, in this order.
+    large: VecDeque<Attempt>,
+}
+
+impl EndedWork {
+    fn bytes(&self) -> u64 {
+        let inline = match &self.finished.payload {
+            Some(Payload::Inline(inline)) => inline.len() as u64,
+            _ => 0,
+        };
+        let text = self.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
+        inline + text + self.payload.as_ref().map_or(0, SealedPayload::bytes)
+    }
+}
+
+impl Results {
+    /// An attempt was given to the process.
+    pub fn note_received(&mut self, attempt: Attempt) {
+        self.received = self.received.max(Some(attempt));
+    }
+
+    /// Whether large results wait for credit.
+    pub fn wait_for_credit(&self) -> bool {
+        !self.large.is_empty()
+    }
+
+    /// Whether there is something that was never sent.
+    pub fn has_unsent(&self) -> bool {
+        self.ended.values().any(|ended| ended.stage == Stage::Unsent)
+    }
+
+    /// Whether there is something that was not sent on this connection.
+    pub fn has_unsettled(&self) -> bool {
+        self.ended.values().any(|ended| ended.stage != Stage::Sent)
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self) {
+        self.large.clear();
+        for ended in self.ended.values_mut().filter(|ended| ended.stage == Stage::Sent) {
+            ended.stage = Stage::Unsure;
+        }
+    }
+
+    fn insert(&mut self, ended: EndedWork) {
+        self.bytes += ended.bytes();
+        self.ended.insert(ended.finished.attempt, Box::new(ended));
+    }
+
+    fn remove(&mut self, attempt: Attempt) -> Option<Box<EndedWork>> {
+        let ended = self.ended.remove(&attempt)?;
+        self.bytes -= ended.bytes();
+        Some(ended)
+    }
+
+    /// Drops the oldest results beyond the bounds.
+    fn trim(&mut self) {
+        while self.ended.len() > HELD_RESULTS_MAX || self.bytes > HELD_RESULT_BYTES_MAX {
+            let oldest = self.ended.iter().find(|(_, ended)| ended.stage != Stage::Unsent);
+            let Some(attempt) = oldest.map(|(attempt, _)| *attempt) else { return };
+            self.drop_result(attempt);
+        }
+    }
+
+    fn drop_result(&mut self, attempt: Attempt) {
+        self.dropped = self.dropped.max(Some(attempt));
+        self.remove(attempt);
+    }
+}
+
+impl Core {
+    /// What the process holds: what its registration says. The oldest results that this does not name are dropped.
+    pub fn held(&mut self) -> Held {
+        let running = self.work.values().map(|work| HeldWork {
+            attempt: work.attempt,
+            session: work.session,
+            n: work.n,
+            slot: work.slot,
+            finished: false,
+        });
+        let mut work: Vec<HeldWork> = running.take(HELD_RESULTS_MAX).collect();
+        let room = HELD_RESULTS_MAX - work.len();
+        let beyond: Vec<Attempt> = self.results.ended.keys().rev().skip(room).copied().collect();
+        beyond.into_iter().for_each(|attempt| self.results.drop_result(attempt));
+        work.extend(self.results.ended.values().map(|ended| HeldWork {
+            attempt: ended.finished.attempt,
+            session: ended.session,
+            n: ended.n,
+            slot: ended.slot,
+            finished: true,
+        }));
+        Held { work, received: self.results.received, dropped: self.results.dropped }
+    }
+
+    /// Holds the end of an attempt, and sends it if there is a connection.
+    pub(super) fn hold(&mut self, ended: EndedWork) {
+        let attempt = ended.finished.attempt;
+        self.results.insert(ended);
+        if self.connected {
+            self.send_result(attempt);
+        }
+    }
+
+    /// Sends a held result, at once or when there is credit for it.
+    fn send_result(&mut self, attempt: Attempt) {
+        let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
+        match ended.payload.as_ref().map(SealedPayload::bytes) {
+            Some(bytes) if bytes <= self.result_bytes_max => {
+                ended.stage = Stage::Unsent;
+                self.results.large.push_back(attempt);
+                return self.send_large();
+            }
+            Some(bytes) => {
+                ended.payload = None;
+                ended.finished.outcome = too_large(bytes, self.result_bytes_max);
+                let text = ended.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
+                self.results.bytes = self.results.bytes + text - bytes;
+            }
+            None => {}
+        }
+        ended.stage = Stage::Sent;
+        self.outputs.push_back(Output::Send(FromEngine::Finished(ended.finished.clone())));
+        self.results.trim();
+    }
+
+    /// Sends the large results that wait, in their order, as far as the credit goes.
+    pub(super) fn send_large(&mut self) {
+        while let Some(attempt) = self.results.large.front() {
+            let sealed = self.results.ended.get(attempt).and_then(|ended| ended.payload.clone());
+            // It may have been released meanwhile.
+            if let Some(sealed) = sealed {
+                if self.announced.saturating_add(sealed.bytes()) > self.credit {
+                    return;
+                }
+                self.transfer_result(*attempt, sealed);
+            }
+            self.results.large.pop_front();
+            self.results.trim();
+        }
+    }
+
+    fn transfer_result(&mut self, attempt: Attempt, sealed: SealedPayload) {
+        let (transfer, payload) = self.announce(&sealed);
+        let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
+        ended.stage = Stage::Sent;
+        let finished = AttemptFinished { payload: Some(payload), ..ended.finished.clone() };
+        self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
+        self.outputs.push_back(Output::Transfer(transfer, sealed));
+    }
+
+    /// The broker needs these results no longer.
+    pub(super) fn release(&mut self, release: &Release) {
+        release.attempts().for_each(|attempt| _ = self.results.remove(attempt));
+    }
+
+    /// The broker wants what is held here. What has ended is sent again.
+    pub(super) fn adopt(&mut self, adopt: &Adopt) {
+        for &(held, adopted) in &adopt.attempts {
+            self.results.note_received(adopted);
+            if let Some(job) = self.by_attempt.remove(&held) {
+                self.by_attempt.insert(adopted, job);
+                self.work.get_mut(&job).into_iter().for_each(|work| {
+                    work.attempt = adopted;
+                    work.reported = false;
+                });
+            } else if let Some(mut ended) = self.results.remove(held) {
+                ended.finished.attempt = adopted;
+                self.results.insert(*ended);
+                self.send_result(adopted);
+            }
+        }
+    }
+}
+
+/// The end of an attempt that has just ended here.
+pub(super) fn ended(work: &super::Work, outcome: Outcome, run_us: u64) -> EndedWork {
+    let finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
+    let super::Work { session, n, slot, .. } = *work;
+    EndedWork { finished, payload: None, session, n, slot, stage: Stage::Unsent }
+}

@@ -1,0 +1,151 @@
+//! Results that are held: until they are released, within bounds, and sent again as they were.
+
+use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::message::Release;
+
+use super::*;
+
+/// Ends so many attempts with a result of that many bytes, and gives them.
+fn finished(process: &mut Process, count: u64, result_bytes: usize) -> Vec<Attempt> {
+    let attempts: Vec<Attempt> = (0..count).map(|_| process.assign(0, Native)).collect();
+    attempts.iter().for_each(|attempt| process.finish(0, attempt.count, result_bytes));
+    attempts
+}
+
+fn reconnect(process: &mut Process) {
+    process.core.handle_disconnected();
+    process.core.handle_connected(START, u64::MAX);
+    process.done();
+}
+
+fn held(process: &mut Process) -> Vec<Attempt> {
+    process.core.held().work.into_iter().map(|held| held.attempt).collect()
+}
+
+fn release(process: &mut Process, attempts: &[Attempt]) {
+    let counts = attempts.iter().rev().map(|attempt| attempt.count).collect();
+    process.tell(ToEngine::Release(Release::of(BrokerStart(1), counts)));
+}
+
+#[test]
+fn a_result_that_was_sent_is_held_until_it_is_released() {
+    let mut process = Process::new(1);
+    let attempts = finished(&mut process, 3, 3);
+    assert_eq!(process.done().finished().len(), 3);
+    let work = process.core.held().work;
+    assert!(work.iter().all(|held| held.finished && held.session == SESSION && held.n == held.attempt.count));
+    process.tell(ToEngine::Release(Release::of(BrokerStart(2), vec![1, 2, 3])));
+    assert_eq!(held(&mut process), attempts, "those were of another start");
+    release(&mut process, &[attempts[0], attempts[2]]);
+    assert_eq!(held(&mut process), [attempts[1]]);
+    release(&mut process, &attempts);
+    assert!(held(&mut process).is_empty());
+}
+
+#[test]
+fn an_adopted_result_is_sent_again_byte_for_byte() {
+    let mut process = Process::new(1);
+    finished(&mut process, 1, 3);
+    finished(&mut process, 1, 5_000);
+    let first = process.done();
+    reconnect(&mut process);
+    process.adopt_all();
+    let again = process.done();
+    let comparable = |done: &Done| {
+        done.finished().into_iter().map(|it| (it.attempt, it.outcome.clone(), it.run_us)).collect::<Vec<_>>()
+    };
+    assert_eq!(comparable(&first), comparable(&again));
+    assert_eq!(first.finished()[0].payload, again.finished()[0].payload);
+    assert_eq!(first.finished()[1].payload, again.finished()[1].payload, "under the same counter");
+    assert_eq!(first.transfers[0].chunk(0), again.transfers[0].chunk(0));
+    process.adopt_all();
+    assert_eq!(process.done().finished().len(), 2, "as often as it is wanted");
+}
+
+#[test]
+fn the_oldest_results_are_dropped_beyond_the_bound_of_their_number() {
+    let mut process = Process::new(1);
+    let attempts = finished(&mut process, HELD_RESULTS_MAX as u64 + 2, 3);
+    assert_eq!(held(&mut process), attempts[2..]);
+    assert_eq!(process.core.held().dropped, Some(attempts[1]));
+    assert_eq!(process.core.held().received, attempts.last().copied());
+}
+
+#[test]
+fn the_oldest_results_are_dropped_beyond_the_bound_of_their_bytes() {
+    let mut process = Process::new(1);
+    reconnect(&mut process);
+    let each = HELD_RESULT_BYTES_MAX / 4 - 1_000;
+    let attempts = finished(&mut process, 5, each as usize);
+    assert_eq!(held(&mut process), attempts[1..]);
+    release(&mut process, &attempts[1..2]);
+    let more = finished(&mut process, 1, each as usize);
+    assert_eq!(held(&mut process), [&attempts[2..], &more].concat(), "what was released has made room");
+}
+
+#[test]
+fn what_could_not_be_sent_is_not_dropped() {
+    let mut process = Process::new(1);
+    process.core.handle_disconnected();
+    let attempts = finished(&mut process, 5, HELD_RESULT_BYTES_MAX as usize / 4);
+    assert_eq!(held(&mut process), attempts);
+    process.core.handle_connected(START, u64::MAX);
+    process.adopt_all();
+    assert_eq!(process.done().transfers.len(), 5);
+    assert_eq!(held(&mut process).len(), 3, "once it was sent, the bound holds");
+}
+
+#[test]
+fn a_registration_names_no_more_than_it_may_and_the_rest_is_dropped() {
+    let mut process = Process::new(1);
+    process.core.handle_disconnected();
+    let attempts = finished(&mut process, HELD_RESULTS_MAX as u64, 3);
+    let running = process.assign(0, Native);
+    let held = process.core.held();
+    assert_eq!((held.work.len(), held.dropped), (HELD_RESULTS_MAX, Some(attempts[0])));
+    assert!(held.work.iter().any(|work| work.attempt == running && !work.finished));
+}
+
+#[test]
+fn adopted_work_is_reported_under_its_new_attempt() {
+    let mut process = Process::new(1);
+    let ended = finished(&mut process, 1, 5_000)[0];
+    let running = process.assign(0, Native);
+    reconnect(&mut process);
+    let of_new_start = |count| Attempt { start: BrokerStart(2), count };
+    let attempts = vec![(ended, of_new_start(7)), (running, of_new_start(8))];
+    process.tell(ToEngine::Adopt(Adopt { attempts }));
+    process.core.report_started();
+    process.finish(0, 2, 3);
+    let done = process.done();
+    assert!(done.sent.contains(&FromEngine::Started(Attempts { attempts: vec![of_new_start(8)] })));
+    let reported: Vec<Attempt> = done.finished().into_iter().map(|it| it.attempt).collect();
+    assert_eq!((reported, done.transfers.len()), (vec![of_new_start(7), of_new_start(8)], 1));
+    assert_eq!(held(&mut process), [of_new_start(7), of_new_start(8)]);
+    process.tell(ToEngine::Release(Release::of(BrokerStart(2), vec![7, 8])));
+    assert!(held(&mut process).is_empty());
+}
+
+#[test]
+fn a_result_that_is_released_while_it_waits_for_credit_is_not_sent() {
+    let mut process = Process::new(1);
+    let attempts = finished(&mut process, 3, 6_000);
+    assert_eq!(process.done().transfers.len(), 1);
+    release(&mut process, &attempts[1..2]);
+    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
+    let counts: Vec<u64> = process.done().finished().into_iter().map(|it| it.attempt.count).collect();
+    assert_eq!(counts, [3]);
+}
+
+#[test]
+fn a_process_that_drains_waits_for_the_word_on_what_it_had_sent() {
+    let mut process = Process::new(1);
+    let attempts = finished(&mut process, 2, 3);
+    process.core.drain("terminated");
+    assert!(process.core.is_drained(), "it was sent");
+    reconnect(&mut process);
+    assert!(!process.core.is_drained(), "it may not have come");
+    process.tell(ToEngine::Adopt(Adopt { attempts: vec![(attempts[0], attempts[0])] }));
+    release(&mut process, &attempts[1..]);
+    assert!(process.core.is_drained());
+}
