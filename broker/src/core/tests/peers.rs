@@ -167,6 +167,16 @@ impl Farm {
         Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0 }
     }
 
+    /// The broker is killed and started again: it knows who its engines were, and nothing else.
+    pub fn restart(&mut self) {
+        let mut config = self.core.config.clone();
+        config.start.0 += 1;
+        self.core = Core::new(config, &self.core.engines.roster());
+        self.now = Time(0);
+        self.clients.iter_mut().for_each(|client| client.connection = None);
+        self.processes.iter_mut().for_each(|process| process.connection = None);
+    }
+
     /// Lets time pass; what is due happens at its moment.
     pub fn wait(&mut self, time: Duration) {
         let end = self.now.after(time);
@@ -360,6 +370,13 @@ impl Farm {
         self.clients[client].submitted += count;
         self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
         n
+    }
+
+    /// Submits once more what an earlier start of the broker had.
+    pub fn repeat(&mut self, client: usize, n: u64, submit: Submit) {
+        let options = submit.options.map(|options| *options).unwrap_or_default();
+        let options = Some(Box::new(TaskOptions { repeated: true, ..options }));
+        self.say(client, FromClient::Submit(Submit { n, options, ..submit })).unwrap();
     }
 
     /// Sends one chunk of the client's oldest transfer. Whether there was one.
