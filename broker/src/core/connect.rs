@@ -22,9 +22,9 @@ use super::tasks::{Place, State};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
 /// How long an engine may be away before what waits for it alone is lost.
-const ENGINE_GRACE: Duration = Duration::from_secs(15);
+pub(super) const ENGINE_GRACE: Duration = Duration::from_secs(15);
 /// How long a session without connection is kept.
-const SESSION_GRACE: Duration = Duration::from_secs(600);
+pub(super) const SESSION_GRACE: Duration = Duration::from_secs(600);
 
 /// Attempts of one task whose record is kept.
 const PAST_ATTEMPTS_MAX: usize = 16;
@@ -184,6 +184,7 @@ impl Core {
             fetches: 0,
             submitted: 0,
             before: 0,
+            opened: Time::default(),
             missing: BTreeSet::new(),
             tasks_max,
             credit: Credit::new(self.budget.peer_credit()),
@@ -236,7 +237,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         // What goes on is not for this client any longer.
         (session.connection, session.expires, session.departed) = (None, None, true);
-        let token = session.counted_by;
+        let (token, id) = (session.counted_by, session.id);
         let abandoned_bytes = session.receiving.abandoned_bytes();
         session.receiving.abandon();
         let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
@@ -244,6 +245,7 @@ impl Core {
         self.budget.release(abandoned_bytes);
         self.quotas.release(token, abandoned_bytes);
         self.results_held -= done.len() as u64;
+        self.end_orphans_of(id);
         for (n, done) in done {
             if done.what.keep() {
                 self.keep(now, key, n, done, false);
@@ -298,6 +300,7 @@ impl Core {
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }
+        self.forget_orphans(&process.engines);
         for &id in &process.engines {
             if self.engines.get(id).is_none_or(|engine| engine.process != Some(key)) {
                 continue;
@@ -343,6 +346,8 @@ impl Core {
     /// An engine was taken out of the table: what waits for it alone is lost.
     pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, engine: Option<Engine>, how: &str) {
         let Some(engine) = engine else { return };
+        self.forget_orphans(&[id]);
+        self.no_longer_await(now, &[id]);
         self.direct_ready.remove(&id);
         self.note_restarted(id);
         for count in engine.assigned.iter().rev() {

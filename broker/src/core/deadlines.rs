@@ -59,7 +59,11 @@ impl Core {
             match task.state {
                 State::Pausing if task.more().and_then(|more| more.pause_ends).is_some_and(|at| at <= now) => {
                     task.more_mut().pause_ends = None;
-                    self.queue_again(now, key);
+                    if task.attempts == 0 {
+                        self.end_wait(now, key);
+                    } else {
+                        self.queue_again(now, key);
+                    }
                 }
                 State::Assigned { engine, .. } => {
                     let limit = options.and_then(|options| options.run_timeout_ms).unwrap_or_default();

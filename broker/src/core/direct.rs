@@ -53,6 +53,16 @@ impl DirectQueue {
         line.insert(at.unwrap_or(line.len()), key);
     }
 
+    /// Takes a task out, wherever it stands. [`DirectQueue::note`] is part of it.
+    pub fn take_out(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
+        let Some(line) = self.lines.get_mut(&session) else { return };
+        if let Some(at) = line.tasks.iter().position(|task| *task == key) {
+            line.tasks.remove(at);
+            self.len -= 1;
+        }
+        self.note(session, tasks);
+    }
+
     /// A task pauses between two attempts.
     pub fn set_apart(&mut self, task: TaskKey) {
         self.apart.insert(task);

@@ -210,7 +210,7 @@ impl Core {
     }
 
     /// Tells a process what it must know before a task: the session's secret, the definition.
-    fn tell_session(&mut self, process_key: super::ProcessKey, task: TaskKey) {
+    pub(super) fn tell_session(&mut self, process_key: super::ProcessKey, task: TaskKey) {
         let (Some(task), Some(process)) = (self.tasks.get(task), self.processes.get_mut(&process_key)) else { return };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks");
         let connection = process.connection;

@@ -7,6 +7,7 @@ use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
 use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
+use super::connect::ENGINE_GRACE;
 use super::direct::DirectQueue;
 use super::payloads::{Credit, Receiving};
 use super::placement::ClassId;
@@ -148,6 +149,9 @@ pub struct Roster {
     /// Smaller integers that nobody has had: larger ones were asked for.
     #[serde(default)]
     pub unused: BTreeSet<u32>,
+    /// Those that were connected or awaited: they may come back.
+    #[serde(default)]
+    pub here: BTreeSet<EngineId>,
 }
 
 /// All engines, connected or awaited, and the order in which shared work looks at them.
@@ -167,13 +171,18 @@ impl Engines {
     /// Begins with what an earlier broker of this cluster knew.
     pub fn new(roster: &Roster) -> Self {
         let by_uuid = roster.engines.iter().map(|(id, uuid)| (*uuid, *id)).collect();
-        Self { by_uuid, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
+        // They are waited for as if their connections had been cut when the broker was started.
+        let given_up = Some(Time::default().after(ENGINE_GRACE));
+        let here = roster.engines.iter().filter(|(id, _)| roster.here.contains(id));
+        let by_id = here.map(|(id, uuid)| (*id, Engine { given_up, ..Engine::new(*uuid) })).collect();
+        Self { by_id, by_uuid, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
     }
 
     /// What a later broker should know: engines that have not been given up.
     pub fn roster(&self) -> Roster {
         let engines = self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect();
-        Roster { next: self.next, engines, unused: self.unused.clone() }
+        let here = self.by_id.keys().copied().collect();
+        Roster { next: self.next, engines, unused: self.unused.clone(), here }
     }
 
     /// The integer for an engine: the one that it had, else the one that it wants if nobody ever had it, else the next.

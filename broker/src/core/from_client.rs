@@ -27,7 +27,7 @@ impl Core {
             FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
             FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges.0),
-            FromClient::Open(open) => self.open(key, connection, open),
+            FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
             FromClient::Subscribe(wanted) => {
@@ -94,9 +94,10 @@ impl Core {
     }
 
     /// The first message of a connection. What the client has not acknowledged is delivered again.
-    fn open(&mut self, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
+    fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let accepted = session.open(open)?;
+        let accepted = session.open(now, open)?;
+        let id = session.id;
         let undelivered: Vec<(u64, TaskState)> = session.done.iter().map(|(n, done)| (n, done.outcome.state)).collect();
         self.to_client(connection, ToClient::Accepted(accepted));
         for (n, state) in undelivered {
@@ -108,6 +109,7 @@ impl Core {
                 self.tell_stopped(key, n);
             }
         }
+        self.hasten_orphans_of(now, id);
         Ok(())
     }
 

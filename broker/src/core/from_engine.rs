@@ -286,6 +286,8 @@ impl Core {
             self.release_result(payload.as_ref(), Some(key));
             if finished.attempt.start == self.config.start {
                 self.release_attempt(key, finished.attempt.count, 0);
+            } else {
+                self.orphan_ended(key, finished.attempt);
             }
             return;
         };
@@ -385,6 +387,7 @@ impl Core {
         let process = self.processes.get(&key).filter(|process| process.register.is_some());
         let engines = process.ok_or(PeerMisbehaved::Order)?.engines.clone();
         self.stop_giving(key);
+        self.hasten_orphans(now, &engines);
         let reason: String = reason.chars().take(256).collect();
         for id in engines {
             let waiting: Vec<_> = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());

@@ -23,6 +23,7 @@ mod from_client;
 mod from_engine;
 mod kept;
 mod numbered;
+mod orphans;
 mod output;
 mod payloads;
 mod placement;
@@ -57,6 +58,7 @@ use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
 use kept::Kept;
 use numbered::Numbered;
+use orphans::Orphans;
 use placement::Placements;
 use quotas::Quotas;
 use sessions::{SessionKey, Sessions};
@@ -157,6 +159,8 @@ pub struct Core {
     /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
     attempts: Numbered<Given>,
     attempts_made: u64,
+    /// What engines hold of an earlier start.
+    orphans: Orphans,
     /// What tasks demand of their engines, and the shared queues.
     placements: Placements,
     /// Shared tasks that were given to engines so far: the clock of the sessions' turns.
@@ -222,6 +226,7 @@ impl Core {
             tasks: Tasks::default(),
             attempts: Numbered::default(),
             attempts_made: 0,
+            orphans: Orphans::new(roster.here.clone()),
             placements: Placements::default(),
             shared_given: 0,
             held: 0,
@@ -236,7 +241,7 @@ impl Core {
             finished: 0,
             results_held: 0,
             recall_at: None,
-            expiry_at: None,
+            expiry_at: (!roster.here.is_empty()).then(|| Time::default().after(connect::ENGINE_GRACE)),
         }
     }
 
@@ -247,8 +252,14 @@ impl Core {
 
     /// When [`Core::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let due =
-            [self.recall_at, self.expiry_at, self.deadlines.first(), self.kept.expires(), self.next_token_expiry()];
+        let due = [
+            self.recall_at,
+            self.expiry_at,
+            self.deadlines.first(),
+            self.kept.expires(),
+            self.next_token_expiry(),
+            self.orphans.expires(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -260,6 +271,7 @@ impl Core {
         }
         self.handle_deadlines(now);
         self.expire_kept(now);
+        self.expire_orphans(now);
         self.dispatch(now);
     }
 

@@ -40,8 +40,10 @@ pub(super) struct Held {
 
 /// What is to become of what a process holds.
 #[derive(Debug, Default)]
-struct Verdicts {
-    adopted: Vec<(Attempt, Attempt)>,
+pub(super) struct Verdicts {
+    /// What it holds under attempts of this start, or will when it has read what it is told.
+    pub here: BTreeSet<Attempt>,
+    pub adopted: Vec<(Attempt, Attempt)>,
     /// Without force, and with it.
     to_stop: [Vec<Attempt>; 2],
     released: BTreeMap<BrokerStart, Vec<u64>>,
@@ -56,6 +58,17 @@ impl Held {
     }
 }
 
+impl Verdicts {
+    /// Nobody wants it.
+    pub fn end(&mut self, attempt: Attempt, finished: bool) {
+        if finished {
+            self.released.entry(attempt.start).or_default().push(attempt.count);
+        } else {
+            self.to_stop[0].push(attempt);
+        }
+    }
+}
+
 impl Core {
     /// Compares what a process holds with what its engines were given.
     pub(super) fn reconcile(&mut self, now: Time, key: ProcessKey, ids: &[EngineId], held: &Held) {
@@ -65,21 +78,24 @@ impl Core {
             let of_engine = self.engines.update(*id, |engine| std::mem::take(&mut engine.moved)).unwrap_or_default();
             moved.extend(of_engine.into_iter().map(|it| (it.count, (*id, it))));
         }
-        let mut verdicts = Verdicts::default();
+        // The last one of each first: it goes to the front of its queue.
+        let engines = ids.iter().filter_map(|id| self.engines.get(*id));
+        let given: Vec<u64> = engines.flat_map(|engine| engine.assigned.iter().rev().copied()).collect();
+        let here = held.work.iter().map(|work| work.attempt).collect();
+        let mut verdicts = Verdicts { here, ..Verdicts::default() };
         for work in &held.work {
-            let moved = (work.attempt.start == self.config.start).then(|| moved.remove(&work.attempt.count)).flatten();
-            self.judge(now, key, work, moved, &mut verdicts);
-        }
-        self.tell_verdicts(connection, verdicts);
-        let here: BTreeSet<Attempt> = held.work.iter().map(|work| work.attempt).collect();
-        for id in ids {
-            let Some(engine) = self.engines.get(*id) else { continue };
-            // The last one first: each goes to the front of its queue.
-            let given: Vec<u64> = engine.assigned.iter().rev().copied().collect();
-            for count in given.into_iter().filter(|count| !here.contains(&self.attempt(*count))).collect::<Vec<_>>() {
-                self.come_to_nothing(now, count, held);
+            if work.attempt.start == self.config.start {
+                self.judge(now, key, work, moved.remove(&work.attempt.count), &mut verdicts);
+            } else {
+                self.judge_orphan(now, key, ids, work, &mut verdicts);
             }
         }
+        let here = std::mem::take(&mut verdicts.here);
+        self.tell_verdicts(connection, verdicts);
+        for count in given.into_iter().filter(|count| !here.contains(&self.attempt(*count))).collect::<Vec<_>>() {
+            self.come_to_nothing(now, count, held);
+        }
+        self.note_reconciled(now, ids, held.dropped);
     }
 
     fn judge(
@@ -90,9 +106,9 @@ impl Core {
         moved: Option<(EngineId, Moved)>,
         verdicts: &mut Verdicts,
     ) {
-        let Attempt { start, count } = held.attempt;
+        let count = held.attempt.count;
         let is_here = |given: &Given| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
-        let given = self.attempts.get(count).copied().filter(|_| start == self.config.start).filter(is_here);
+        let given = self.attempts.get(count).copied().filter(is_here);
         let wanted = match given {
             Some(given) => given.stopping.is_none(),
             None => moved.is_some_and(|(engine, moved)| self.rejoin(now, engine, moved)),
@@ -103,7 +119,7 @@ impl Core {
             (false, true) => {
                 // Of a task that was ended while its engine was away.
                 given.into_iter().for_each(|_| _ = self.take_back(count));
-                verdicts.released.entry(start).or_default().push(count);
+                verdicts.end(held.attempt, true);
             }
             (false, false) => {
                 let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
@@ -134,7 +150,7 @@ impl Core {
     }
 
     /// An engine has an attempt that is noted for it only now.
-    fn hold_attempt(&mut self, given: Given, count: u64) {
+    pub(super) fn hold_attempt(&mut self, given: Given, count: u64) {
         self.attempts.insert(count, given);
         self.engines.update(given.engine, |engine| {
             let at = engine.assigned.partition_point(|other| *other < count);

@@ -90,10 +90,16 @@ impl Core {
                 let others = if others == 0 { String::new() } else { format!(" and {others} more") };
                 format!("it waits for the end of {}{others}", named.join(", "))
             }),
-            (State::Pausing, _) => task
-                .more()?
-                .pause_ends
-                .map(|at| format!("it raised, and runs again in {} ms", at.micros_since(now) / 1000)),
+            (State::Pausing, _) => {
+                let wait_ms = task.more()?.pause_ends?.micros_since(now) / 1000;
+                Some(match task.attempts {
+                    0 => format!(
+                        "it may have run before the broker was started again, and waits up to {wait_ms} ms for engines \
+                         that may have it"
+                    ),
+                    _ => format!("it raised, and runs again in {wait_ms} ms"),
+                })
+            }
             (State::Queued, Place::Shared) => Some(self.why_shared_waits(task)),
             (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(

@@ -21,6 +21,11 @@ use super::{ConnectionId, PeerMisbehaved};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionKey(pub(super) u32);
 
+impl SessionKey {
+    /// Names no session.
+    pub const NOBODY: Self = Self(u32::MAX);
+}
+
 /// A client's session.
 #[derive(Debug)]
 pub struct Session {
@@ -61,6 +66,8 @@ pub struct Session {
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it still waits for it
     /// submits again.
     pub before: u64,
+    /// When it was opened here.
+    pub opened: Time,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
     pub missing: BTreeSet<u64>,
     /// Unfinished and unacknowledged tasks that it may have.
@@ -185,7 +192,7 @@ impl Session {
     }
 
     /// Begins a connection. Gives what the client need not submit again.
-    pub fn open(&mut self, open: Open) -> Result<Accepted, PeerMisbehaved> {
+    pub fn open(&mut self, now: Time, open: Open) -> Result<Accepted, PeerMisbehaved> {
         self.cancel_on_disconnect = open.cancel_on_disconnect;
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);
@@ -194,7 +201,7 @@ impl Session {
             if open.submitted > TASKS_BEFORE_MAX {
                 return Err(PeerMisbehaved::TaskNumber);
             }
-            (self.submitted, self.before) = (open.submitted, open.submitted);
+            (self.submitted, self.before, self.opened) = (open.submitted, open.submitted, now);
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
         let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
@@ -243,7 +250,8 @@ impl Session {
         Ok(Admission::New)
     }
 
-    fn knows(&self, n: u64) -> bool {
+    /// Whether it has or had a task of this number.
+    pub fn knows(&self, n: u64) -> bool {
         self.tasks.get(n).is_some() || self.done.get(n).is_some() || self.endings.get(n).is_some()
     }
 }
@@ -319,6 +327,8 @@ impl Kinds {
 pub struct Sessions {
     by_key: BTreeMap<SessionKey, Session>,
     by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
+    /// The same without the owner: engines do not know it.
+    of_any_owner: BTreeSet<(SessionId, SessionKey)>,
     subscribers: BTreeSet<SessionKey>,
     next: u32,
 }
@@ -329,6 +339,7 @@ impl Sessions {
         let key = SessionKey(self.next);
         self.next += 1;
         self.by_id.insert((session.owner(), session.id), key);
+        self.of_any_owner.insert((session.id, key));
         self.by_key.insert(key, session);
         key
     }
@@ -336,6 +347,12 @@ impl Sessions {
     /// The session of that id, if it is the owner's.
     pub fn find(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
         self.by_id.get(&(owner, id)).copied()
+    }
+
+    /// The sessions of that id: one, unless owners have chosen the same.
+    pub fn with_id(&self, id: SessionId) -> Vec<SessionKey> {
+        let of_id = self.of_any_owner.range((id, SessionKey(0))..=(id, SessionKey::NOBODY));
+        of_id.map(|(_, key)| *key).collect()
     }
 
     /// A session.
@@ -352,6 +369,7 @@ impl Sessions {
     pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.by_key.remove(&key)?;
         self.by_id.remove(&(session.owner(), session.id));
+        self.of_any_owner.remove(&(session.id, key));
         self.subscribers.remove(&key);
         Some(session)
     }

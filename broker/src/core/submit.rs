@@ -291,6 +291,11 @@ impl Core {
     /// A task has everything that it needs to run.
     pub(super) fn queue(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
+        let is_repeated = task.options.as_ref().is_some_and(|options| options.repeated);
+        if is_repeated && task.state != State::Pausing && self.claim(now, key) {
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(key) else { return };
         self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);

@@ -22,6 +22,11 @@ pub struct TaskKey {
     pub(super) serial: NonZeroU32,
 }
 
+impl TaskKey {
+    /// Names no task.
+    pub const NOBODY: Self = Self { index: u32::MAX, serial: NonZeroU32::MIN };
+}
+
 /// One unfinished task.
 #[derive(Debug)]
 pub struct Task {
@@ -69,7 +74,7 @@ pub struct More {
     pub started: Option<Time>,
     /// When something is due for it.
     pub deadline: Option<Time>,
-    /// When a pause between two attempts ends.
+    /// When its pause ends.
     pub pause_ends: Option<Time>,
     /// What it waits for.
     pub waits: Option<Box<Waits>>,
@@ -131,7 +136,8 @@ pub enum State {
         /// Whether the engine has reported that it runs.
         started: bool,
     },
-    /// It raised, and waits before it is run again.
+    /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an earlier start of the
+    /// broker, and waits for the engine that may have it.
     Pausing,
 }
 
@@ -219,9 +225,9 @@ impl Task {
     pub fn transition(&mut self, next: State) {
         use State::{Assigned, Pausing, Queued, Receiving, Waiting};
         let allowed = match (self.state, next) {
-            (Receiving, Waiting | Queued)
+            (Receiving, Waiting | Queued | Pausing)
+            | (Waiting | Assigned { .. }, Pausing)
             | (Waiting | Pausing | Assigned { .. }, Queued)
-            | (Assigned { .. }, Pausing)
             | (Queued, Assigned { started: false, .. }) => true,
             (Assigned { attempt: old, .. }, Assigned { attempt: new, started: true, .. }) => old == new,
             _ => false,

@@ -10,6 +10,7 @@ mod held;
 mod invariants;
 mod kept;
 mod model;
+mod orphans;
 mod payloads;
 mod peers;
 mod placement;

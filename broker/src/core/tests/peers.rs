@@ -72,6 +72,8 @@ pub struct EngineProcess {
     pub jobs: Vec<Job>,
     /// The session of the last assignment on this connection.
     pub assigned_session: Option<SessionId>,
+    /// The start of the broker that it is connected with.
+    start: BrokerStart,
     /// What has ended and was not released.
     pub results: Vec<EndedJob>,
     /// The last attempt that it was given, and the last one whose result it has dropped.
@@ -172,6 +174,16 @@ impl Farm {
         let core = Core::new(config, &Roster::default());
         let (clients, processes) = (Vec::new(), Vec::new());
         Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0 }
+    }
+
+    /// The broker is killed and started again: it knows who its engines were, and nothing else.
+    pub fn restart(&mut self) {
+        let mut config = self.core.config.clone();
+        config.start.0 += 1;
+        self.core = Core::new(config, &self.core.engines.roster());
+        self.now = Time(0);
+        self.clients.iter_mut().for_each(|client| client.connection = None);
+        self.processes.iter_mut().for_each(|process| process.connection = None);
     }
 
     /// Lets time pass; what is due happens at its moment.
@@ -382,6 +394,13 @@ impl Farm {
         n
     }
 
+    /// Submits once more what an earlier start of the broker had.
+    pub fn repeat(&mut self, client: usize, n: u64, submit: Submit) {
+        let options = submit.options.map(|options| *options).unwrap_or_default();
+        let options = Some(Box::new(TaskOptions { repeated: true, ..options }));
+        self.say(client, FromClient::Submit(Submit { n, options, ..submit })).unwrap();
+    }
+
     /// Sends one chunk of the client's oldest transfer. Whether there was one.
     pub fn send_chunk(&mut self, client: usize) -> bool {
         let Some((chunk, bytes)) = self.clients[client].sending.next_chunk() else { return false };
@@ -484,6 +503,7 @@ impl Farm {
             ids: Vec::new(),
             jobs: Vec::new(),
             assigned_session: None,
+            start: START,
             results: Vec::new(),
             last_received: None,
             dropped: None,
@@ -516,6 +536,7 @@ impl Farm {
         it.connection = Some(connection);
         it.recalls.clear();
         it.assigned_session = None;
+        it.start = welcome.start;
         it.adopted.clear();
         it.sending.begin(welcome.payload_credit_bytes);
     }
@@ -723,6 +744,7 @@ impl EngineProcess {
     }
 
     fn receive(&mut self, mut message: ToEngine) {
+        let start = self.start;
         match &mut message {
             ToEngine::Adopt(adopt) => {
                 adopt.attempts.iter().for_each(|(held, adopted)| self.adopt(*held, *adopted));
@@ -740,12 +762,12 @@ impl EngineProcess {
                     slot: work.slot,
                     session,
                     n: work.n,
-                    attempt: Attempt { start: START, count: work.count },
+                    attempt: Attempt { start, count: work.count },
                     runtime: assign.runtime,
                     started: false,
                     returns: false,
                 };
-                let attempt = |count| Attempt { start: START, count };
+                let attempt = |count| Attempt { start, count };
                 self.last_received = self.last_received.max(assign.work.iter().map(|work| attempt(work.count)).max());
                 self.jobs.extend(assign.work.iter().map(job));
             }

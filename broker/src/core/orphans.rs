@@ -1,0 +1,404 @@
+//! Work of an earlier start of the broker, which engines still hold.
+//!
+//! A client that returns submits again what it waits for. What an engine holds of it is matched: it goes on as an
+//! attempt of this broker. What no engine holds waits a moment for those that were there before, since it may have run.
+//! What no client asks for is ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use furlong_wire::ids::{Attempt, EngineId, SessionId};
+use furlong_wire::message::{Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine};
+
+use super::connect::{ENGINE_GRACE, SESSION_GRACE};
+use super::engines::ProcessKey;
+use super::finish::Ended;
+use super::reconcile::Verdicts;
+use super::sessions::SessionKey;
+use super::tasks::{Place, State, Task, TaskKey};
+use super::{Core, Given, Time};
+
+/// How long a task that may have run waits for the engines of the roster, from the broker's start on.
+const ROSTER_WAIT: Duration = Duration::from_secs(1);
+/// The same for a task that may run once only.
+const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
+/// How long a client that has returned may take to say what it waits for.
+const CLAIM_WAIT: Duration = Duration::from_secs(60);
+
+/// What engines hold of an earlier start, and who waits for it. As many as registrations name: an engine that is cut
+/// off names its own again.
+#[derive(Debug, Default)]
+pub struct Orphans {
+    by_attempt: BTreeMap<Attempt, Orphan>,
+    /// Those that a client may still ask for.
+    by_task: BTreeMap<(SessionId, u64), Attempt>,
+    expiries: BTreeSet<(Time, Attempt)>,
+    /// Engines of the roster that have not registered.
+    awaited: BTreeSet<EngineId>,
+    /// Engines that have dropped results of an earlier start.
+    lossy: BTreeSet<EngineId>,
+    /// Tasks that wait for them.
+    waiting: BTreeSet<TaskKey>,
+}
+
+/// An attempt of an earlier start.
+#[derive(Clone, Copy, Debug)]
+struct Orphan {
+    task: (SessionId, u64),
+    engine: EngineId,
+    /// Under which count it occupies its engine, while it runs.
+    occupies: Option<u64>,
+    expires: Time,
+}
+
+impl Orphans {
+    /// None yet; these engines are awaited.
+    pub fn new(awaited: BTreeSet<EngineId>) -> Self {
+        Self { awaited, ..Self::default() }
+    }
+
+    /// When the next one is ended.
+    pub fn expires(&self) -> Option<Time> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    fn add(&mut self, attempt: Attempt, orphan: Orphan) {
+        self.by_task.insert(orphan.task, attempt);
+        self.expiries.insert((orphan.expires, attempt));
+        self.by_attempt.insert(attempt, orphan);
+    }
+
+    /// Nobody can ask for it any longer.
+    fn disclaim(&mut self, attempt: Attempt) -> Option<Orphan> {
+        let orphan = *self.by_attempt.get(&attempt)?;
+        self.expiries.remove(&(orphan.expires, attempt));
+        if self.by_task.get(&orphan.task) == Some(&attempt) {
+            self.by_task.remove(&orphan.task);
+        }
+        Some(orphan)
+    }
+
+    fn remove(&mut self, attempt: Attempt) -> Option<Orphan> {
+        self.disclaim(attempt)?;
+        self.by_attempt.remove(&attempt)
+    }
+
+    /// A client that is here, or an engine that leaves, does not wait for so long.
+    fn hasten(&mut self, attempt: Attempt, expires: Time) {
+        let Some(orphan) = self.by_attempt.get_mut(&attempt).filter(|orphan| orphan.expires > expires) else { return };
+        if self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt)) {
+            self.expiries.insert((expires, attempt));
+        }
+    }
+
+    fn of_session(&self, session: SessionId) -> Vec<Attempt> {
+        self.by_task.range((session, 0)..=(session, u64::MAX)).map(|(_, attempt)| *attempt).collect()
+    }
+
+    fn of_engines(&self, engines: &[EngineId]) -> Vec<Attempt> {
+        let of_engines = self.by_attempt.iter().filter(|(_, orphan)| engines.contains(&orphan.engine));
+        of_engines.map(|(attempt, _)| *attempt).collect()
+    }
+
+    /// How many there are, for the tests.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_attempt.len()
+    }
+}
+
+/// What happens to engines and sessions.
+impl Core {
+    /// An engine holds work of an earlier start.
+    pub(super) fn judge_orphan(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        ids: &[EngineId],
+        held: &HeldWork,
+        verdicts: &mut Verdicts,
+    ) {
+        let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
+        let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
+        let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
+        let Some(engine) = ids.get(held.slot as usize).copied().filter(|_| !asked) else {
+            return verdicts.end(held.attempt, held.finished);
+        };
+        if let Some(task) = task.and_then(|key| self.tasks.get(key))
+            && let State::Assigned { engine: of_task, attempt, .. } = task.state
+        {
+            let attempt = self.attempt(attempt);
+            if of_task != engine || verdicts.here.contains(&attempt) {
+                return verdicts.end(held.attempt, held.finished);
+            }
+            // It was matched, and the engine has not heard of that.
+            verdicts.here.insert(attempt);
+            return verdicts.adopted.push((held.attempt, attempt));
+        }
+        let id = (held.session, held.n);
+        if let Some(other) = self.orphans.by_task.get(&id).copied() {
+            // It was tried twice. What has ended is as good as any.
+            let runs = self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
+            if !(runs && held.finished) {
+                return verdicts.end(held.attempt, held.finished);
+            }
+            self.end_orphan(other);
+        }
+        let claims = sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
+        let expires = claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
+        let occupies = (!held.finished).then(|| self.occupy(engine));
+        self.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
+        let Some(task) = task.filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
+        else {
+            return;
+        };
+        self.match_orphan(now, key, task, held.attempt);
+    }
+
+    fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let task = session.tasks.get(n).and_then(|task| self.tasks.get(*task));
+        let tried_elsewhere = |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
+        session.departed || session.knows(n) && task.is_none_or(tried_elsewhere)
+    }
+
+    /// While the work runs, its engine is as busy as with work of this start.
+    fn occupy(&mut self, engine: EngineId) -> u64 {
+        self.attempts_made += 1;
+        let (task, session) = (TaskKey::NOBODY, SessionKey::NOBODY);
+        self.hold_attempt(Given { task, session, n: 0, engine, direct: true, stopping: None }, self.attempts_made);
+        self.attempts_made
+    }
+
+    /// An engine of the roster is here, and has said what it holds.
+    pub(super) fn note_reconciled(&mut self, now: Time, ids: &[EngineId], dropped: Option<Attempt>) {
+        if dropped.is_some_and(|attempt| attempt.start != self.config.start) {
+            self.orphans.lossy.extend(ids);
+            ids.iter().for_each(|id| self.lose_repeated(now, *id));
+        }
+        self.no_longer_await(now, ids);
+    }
+
+    /// These engines are here, or given up.
+    pub(super) fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
+        let before = self.orphans.awaited.len();
+        ids.iter().for_each(|id| _ = self.orphans.awaited.remove(id));
+        if before == 0 || !self.orphans.awaited.is_empty() {
+            return;
+        }
+        for key in std::mem::take(&mut self.orphans.waiting) {
+            if self.tasks.get(key).is_some_and(|task| task.state == State::Pausing && task.attempts == 0) {
+                self.wait_for_roster(now, key);
+            }
+        }
+    }
+
+    /// Of an engine that has dropped results: what waits for it and was submitted before may be among them.
+    fn lose_repeated(&mut self, now: Time, id: EngineId) {
+        let queue = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());
+        for key in queue {
+            if self.tasks.get(key).is_some_and(|task| task.state == State::Queued && self.may_have_run(task)) {
+                self.lose_unmatched(now, key);
+            }
+        }
+    }
+
+    /// A process is gone: it names what it holds again when it is back.
+    pub(super) fn forget_orphans(&mut self, engines: &[EngineId]) {
+        for attempt in self.orphans.of_engines(engines) {
+            let orphan = self.orphans.remove(attempt);
+            orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+        }
+    }
+
+    /// A process that leaves waits for the word on what has ended there.
+    pub(super) fn hasten_orphans(&mut self, now: Time, engines: &[EngineId]) {
+        for attempt in self.orphans.of_engines(engines) {
+            self.orphans.hasten(attempt, now.after(CLAIM_WAIT));
+        }
+    }
+
+    /// A client is here, and will say what it waits for.
+    pub(super) fn hasten_orphans_of(&mut self, now: Time, session: SessionId) {
+        for attempt in self.orphans.of_session(session) {
+            self.orphans.hasten(attempt, now.after(CLAIM_WAIT));
+        }
+    }
+
+    /// A client will not ask for anything any longer.
+    pub(super) fn end_orphans_of(&mut self, session: SessionId) {
+        self.orphans.of_session(session).into_iter().for_each(|attempt| self.end_orphan(attempt));
+    }
+
+    /// Ends what nobody has asked for in time.
+    pub(super) fn expire_orphans(&mut self, now: Time) {
+        while let Some((_, attempt)) = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now) {
+            self.end_orphan(attempt);
+        }
+    }
+
+    /// An attempt of an earlier start has ended.
+    pub(super) fn orphan_ended(&mut self, key: ProcessKey, attempt: Attempt) {
+        let engine = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
+        if engine.is_some_and(|engine| engine.process == Some(key))
+            && let Some(orphan) = self.orphans.by_attempt.get_mut(&attempt)
+        {
+            let (task, occupied) = (orphan.task, orphan.occupies.take());
+            occupied.into_iter().for_each(|count| _ = self.take_back(count));
+            if self.orphans.by_task.get(&task) == Some(&attempt) {
+                return;
+            }
+            self.orphans.remove(attempt);
+        }
+        if let Some(process) = self.processes.get(&key) {
+            let release = Release::of(attempt.start, vec![attempt.count]);
+            self.to_engine(process.connection, ToEngine::Release(release));
+        }
+    }
+
+    /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
+    fn end_orphan(&mut self, attempt: Attempt) {
+        let Some(orphan) = self.orphans.disclaim(attempt) else { return };
+        let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
+        let connection = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
+        let message = if orphan.occupies.is_some() {
+            ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force: false })
+        } else {
+            self.orphans.remove(attempt);
+            ToEngine::Release(Release::of(attempt.start, vec![attempt.count]))
+        };
+        connection.into_iter().for_each(|connection| self.to_engine(connection, message.clone()));
+    }
+}
+
+/// What happens to tasks that were submitted to an earlier start.
+impl Core {
+    /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits, or is lost.
+    pub(super) fn claim(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get(key).filter(|task| self.may_have_run(task)) else { return false };
+        let Some(session) = self.sessions.get(task.session) else { return false };
+        let orphan = self.orphans.by_task.get(&(session.id, task.n)).copied();
+        if let Some((attempt, orphan)) = orphan.and_then(|it| Some((it, *self.orphans.by_attempt.get(&it)?)))
+            && fits(task, orphan.engine)
+            && let Some(process) = self.engines.get(orphan.engine).and_then(|engine| engine.process)
+        {
+            self.match_orphan(now, process, key, attempt);
+            return true;
+        }
+        match task.place.engine() {
+            // It waits in its engine's queue, which is matched when the engine comes.
+            Some(engine) if !self.orphans.lossy.contains(&engine) => false,
+            Some(_) => {
+                self.lose_unmatched(now, key);
+                true
+            }
+            None => self.wait_for_roster(now, key),
+        }
+    }
+
+    /// Whether a task was submitted to an earlier start, and was not given to an engine at this one.
+    fn may_have_run(&self, task: &Task) -> bool {
+        task.attempts == 0
+            && task.options.as_ref().is_some_and(|options| options.repeated)
+            && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)
+    }
+
+    /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is lost.
+    fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return false };
+        // The last engines of before may not be in the roster: it is written once a second.
+        let wait = match (task.at_most_once(), self.orphans.awaited.is_empty()) {
+            (false, true) => Duration::ZERO,
+            (false, false) | (true, true) => ROSTER_WAIT,
+            (true, false) => ROSTER_WAIT_ONCE,
+        };
+        let until = Time::default().after(wait);
+        if until <= now {
+            return self.end_wait(now, key);
+        }
+        if task.state != State::Pausing {
+            self.held += u64::from(task.state != State::Waiting);
+            task.transition(State::Pausing);
+        }
+        task.more_mut().pause_ends = Some(until);
+        self.set_deadline(now, key);
+        self.orphans.waiting.insert(key);
+        true
+    }
+
+    /// No engine has a task that may have run. Whether it has left the way to its queue.
+    pub(super) fn end_wait(&mut self, now: Time, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return true };
+        if task.at_most_once() {
+            self.lose_unmatched(now, key);
+            return true;
+        }
+        if task.state == State::Pausing {
+            task.more_mut().pause_ends = None;
+            self.queue_again(now, key);
+            return true;
+        }
+        false
+    }
+
+    fn lose_unmatched(&mut self, now: Time, key: TaskKey) {
+        let away: Vec<String> = self.orphans.awaited.iter().take(8).map(ToString::to_string).collect();
+        let away = if away.is_empty() {
+            "no engine holds it".to_owned()
+        } else {
+            format!("engines that were here then have not come back: {}", away.join(", "))
+        };
+        let text = format!(
+            "it was submitted before the broker was started again and may have run, which is not allowed twice; {away}"
+        );
+        let outcome = Outcome::error(TaskState::Lost, ErrorKind::EngineLost, text);
+        self.end(now, key, Ended { outcome, ..Ended::default() });
+    }
+
+    /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.
+    fn match_orphan(&mut self, now: Time, process: ProcessKey, key: TaskKey, attempt: Attempt) {
+        let Some(orphan) = self.orphans.remove(attempt) else { return };
+        orphan.occupies.into_iter().for_each(|count| _ = self.take_back(count));
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
+        let direct = task.place != Place::Shared;
+        let was_queued = task.state == State::Queued;
+        self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
+        if !was_queued {
+            task.transition(State::Queued);
+        }
+        self.attempts_made += 1;
+        let count = self.attempts_made;
+        task.transition(State::Assigned { engine, attempt: count, started: false });
+        task.transition(State::Assigned { engine, attempt: count, started: true });
+        (task.attempts, task.assigned) = (1, Some(now));
+        let more = task.more_mut();
+        (more.started, more.pause_ends) = (Some(now), None);
+        if direct {
+            let tasks = &self.tasks;
+            self.engines.update(engine, |engine| {
+                engine.queue.take_out(session, key, tasks);
+                engine.lodgers.insert(session);
+            });
+        } else if was_queued {
+            self.placements.count_waiting(placement, false);
+        }
+        self.hold_attempt(Given { task: key, session, n, engine, direct, stopping: None }, count);
+        self.set_deadline(now, key);
+        self.tell_session(process, key);
+        if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
+            let attempts = vec![(attempt, self.attempt(count))];
+            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
+        }
+    }
+}
+
+/// Whether a task may be on that engine.
+fn fits(task: &Task, engine: EngineId) -> bool {
+    task.place.engine().is_none_or(|of_task| of_task == engine)
+}
+
+/// Whether a task has what it needs, was not given to anybody, and may be on that engine.
+fn may_be_matched(task: &Task, engine: EngineId) -> bool {
+    task.attempts == 0 && matches!(task.state, State::Queued | State::Pausing) && fits(task, engine)
+}
