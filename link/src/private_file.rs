@@ -41,12 +41,17 @@ pub fn read_private(path: &Path, max_bytes: u64) -> Result<Zeroizing<String>, Pr
 ///
 /// The new bytes are written to another file in the same folder, with permissions 0600 from the first byte on.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
-    write_whole(path, bytes, |file| file.persist(path))
+    write_whole(path, bytes, true, |file| file.persist(path))
+}
+
+/// The same without waiting for the disk: after a power failure the old bytes may be there.
+pub fn write_private_soon(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    write_whole(path, bytes, false, |file| file.persist(path))
 }
 
 /// The same for a file that must not be there yet: nothing is replaced.
 pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
-    let created = write_whole(path, bytes, |file| file.persist_noclobber(path));
+    let created = write_whole(path, bytes, true, |file| file.persist_noclobber(path));
     created.map_err(|error| match error.problem {
         FileProblem::NotAFolder if path.symlink_metadata().is_ok() => FileProblem::Exists.at(path),
         _ => error,
@@ -56,6 +61,7 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError>
 fn write_whole(
     path: &Path,
     bytes: &[u8],
+    is_synced: bool,
     persist: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
 ) -> Result<(), PrivateFileError> {
     let (folder, name) = split(path)?;
@@ -67,6 +73,9 @@ fn write_whole(
         // `tempfile` opens with O_EXCL and 0600.
         let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder)?;
         file.write_all(bytes)?;
+        if !is_synced {
+            return persist(file).map(|_| ()).map_err(io::Error::from);
+        }
         file.as_file().sync_all()?;
         persist(file)?;
         // Without this the name may still lead to the old file after a crash.

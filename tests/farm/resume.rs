@@ -167,3 +167,26 @@ fn a_session_that_the_broker_has_ended_does_not_come_back() {
     assert!(error.contains("ended by the broker"), "{error}");
     assert_eq!(*told.events.lock().unwrap(), []);
 }
+
+#[test]
+fn what_runs_goes_on_over_a_broker_that_is_killed_and_runs_once() {
+    let mut work = Work::start(2);
+    let capability = work.farm().home().cluster().capability(Role::Client);
+    let told = Told::connect(&work, &capability);
+    let once = told.submit(&work, &work.hold("once").at_most_once(true));
+    work.wait_for_lines("once.begun", 1);
+    let view = told.client.multiengine(EngineTargets::All);
+    let direct = work.within(view.call(&work.hold("direct"))).unwrap();
+    work.wait_for_lines("direct.begun", 1);
+    let ended = told.submit(&work, &python("noted", [json!(work.path("ended")), json!(5)]).at_most_once(true));
+    work.farm_mut().restart_after_sigkill();
+    told.wait_for_return(1);
+    ["once.release", "direct.release"].into_iter().for_each(|name| work.release(name));
+    assert_eq!(work.within(once).unwrap().json::<String>().unwrap(), "released");
+    for task in direct {
+        assert_eq!(work.within(task).unwrap().json::<String>().unwrap(), "released");
+    }
+    assert_eq!(work.within(ended).unwrap().json::<u32>().unwrap(), 5);
+    let runs = ["once.begun", "direct.begun", "ended"].map(|name| work.lines(name).len());
+    assert_eq!(runs, [1, 2, 1]);
+}

@@ -169,6 +169,7 @@ impl Shell {
         let connections = self.connections.borrow();
         let mut dirty = Vec::new();
         let mut left_out = None;
+        let mut to_save = None;
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
             match output {
@@ -202,7 +203,7 @@ impl Shell {
                     self.discarded.borrow_mut().extend(chunks);
                     self.sweep.notify_one();
                 }
-                Output::SaveRoster(roster) => *self.roster.borrow_mut() = Some(roster),
+                Output::SaveRoster(roster) => to_save = Some(roster),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
                     self.administration.notify_one();
@@ -215,7 +216,16 @@ impl Shell {
         }
         self.arm(core.poll_timeout());
         drop(core);
+        // Before an engine gets its first task: a later start must know whom to wait for.
+        to_save.into_iter().for_each(|roster| self.save_roster(roster));
         dirty.into_iter().for_each(Connection::write_inline);
+    }
+
+    fn save_roster(&self, roster: crate::core::Roster) {
+        if let Err(error) = run_files::write_roster(&self.dir, &roster, false) {
+            tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
+        }
+        *self.roster.borrow_mut() = Some(roster);
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -300,7 +310,7 @@ impl Shell {
             self.flush();
             self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
-            if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster)) {
+            if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster, true)) {
                 tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
             }
         }

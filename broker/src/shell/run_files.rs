@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{read_private, write_private};
+use furlong_link::private_file::{read_private, write_private, write_private_soon};
 use furlong_wire::capability::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -113,9 +113,12 @@ pub fn read_roster(dir: &ClusterDir) -> Roster {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_roster(dir: &ClusterDir, roster: &Roster) -> Result<()> {
+///
+/// On the disk if `is_synced`, else with the system, which is enough if the broker alone is killed.
+pub fn write_roster(dir: &ClusterDir, roster: &Roster, is_synced: bool) -> Result<()> {
     let text = serde_json::to_vec(roster).context("the roster is plain data")?;
-    Ok(write_private(&dir.roster(), &text)?)
+    let write = if is_synced { write_private } else { write_private_soon };
+    Ok(write(&dir.roster(), &text)?)
 }
 
 /// The cluster has ended: its engines' integers begin at 0 again.

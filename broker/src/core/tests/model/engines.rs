@@ -24,9 +24,13 @@ impl Model {
             self.farm.processes[process].loses_assignment();
         }
         if lost.end && self.turns_to(process, 0) {
-            // It has run, and the broker does not hear of it before the process is back.
+            // It has run, and the broker does not hear of it before the process is back. What may go elsewhere goes
+            // there meanwhile, and that counts as no loss.
             let job = self.farm.processes[process].jobs[0];
-            *self.runs.entry((job.session, job.n)).or_default() += u32::from(!job.started);
+            let name = (job.session, job.n);
+            let task = &self.tasks[&name];
+            let once = task.options.at_most_once || task.target.is_some();
+            *self.runs.entry(name).or_default() += u32::from(once && !job.started);
             self.farm.finish_unheard(process, Payload::Inline(vec![0; 3].into()));
         }
         let waits_for_it = !self.processes[process].drains;
