@@ -46,8 +46,8 @@ impl Core {
         }
     }
 
-    /// An attempt of a task that has ended, in whatever way, is held until that end is acknowledged: should the broker be
-    /// killed, it is all that says that the task has run. Otherwise it is released.
+    /// An attempt of a task that has ended, in whatever way, is held until that end is acknowledged: should the broker
+    /// be killed, it is all that says that the task has run. Otherwise it is released.
     pub(super) fn hold_or_release(&mut self, key: ProcessKey, session: SessionKey, n: u64, count: u64) {
         let done = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
         let held = done.map(|done| &mut done.held).filter(|held| held.is_none_or(|(_, other)| other == count));
