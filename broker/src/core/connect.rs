@@ -347,7 +347,7 @@ impl Core {
     pub(super) fn lose_engine(&mut self, now: Time, id: EngineId, engine: Option<Engine>, how: &str) {
         let Some(engine) = engine else { return };
         self.forget_orphans(&[id]);
-        self.give_up_awaited(now, &[id]);
+        self.no_longer_await(now, &[id]);
         self.direct_ready.remove(&id);
         self.note_restarted(id);
         for count in engine.assigned.iter().rev() {

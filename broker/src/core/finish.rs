@@ -51,9 +51,6 @@ impl Core {
     pub(super) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
         let Some(mut task) = self.tasks.remove(key) else {
             self.release_result(ended.payload.as_ref(), ended.process);
-            if let (Some(process), Some(count)) = (ended.process, ended.attempt) {
-                self.release_attempt(process, count, 0);
-            }
             return;
         };
         self.leave_queue(key, &mut task);
@@ -102,7 +99,7 @@ impl Core {
             attempts: task.attempts,
             payload: ended.payload,
             process: ended.process,
-            attempt: ended.attempt,
+            held: ended.process.zip(ended.attempt),
             what,
         })
     }

@@ -312,6 +312,9 @@ impl Core {
             self.release_attempt(key, finished.attempt.count, 0);
             return;
         }
+        if self.tasks.get(given.task).is_none() {
+            self.hold_or_release(key, given.session, given.n, finished.attempt.count);
+        }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
         let ended = Ended { outcome, engine, run_us: finished.run_us, payload, process, attempt };
@@ -388,6 +391,7 @@ impl Core {
         let engines = process.ok_or(PeerMisbehaved::Order)?.engines.clone();
         self.stop_giving(key);
         self.hasten_orphans(now, &engines);
+        self.release_all_of(key);
         let reason: String = reason.chars().take(256).collect();
         for id in engines {
             let waiting: Vec<_> = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());

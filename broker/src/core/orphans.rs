@@ -35,7 +35,7 @@ pub struct Orphans {
     expiries: BTreeSet<(Time, Attempt)>,
     /// Engines of the roster that have not registered.
     awaited: BTreeSet<EngineId>,
-    /// Engines that have dropped results of an earlier start, or were given up: what ran there nobody knows.
+    /// Engines that have dropped results of an earlier start.
     lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     waiting: BTreeSet<TaskKey>,
@@ -179,15 +179,8 @@ impl Core {
         self.no_longer_await(now, ids);
     }
 
-    /// These engines are given up, or have left: what they had of an earlier start nobody will know.
-    pub(super) fn give_up_awaited(&mut self, now: Time, ids: &[EngineId]) {
-        let awaited = ids.iter().filter(|id| self.orphans.awaited.contains(id));
-        self.orphans.lossy.extend(awaited.copied().collect::<Vec<_>>());
-        self.no_longer_await(now, ids);
-    }
-
     /// These engines are here, or given up.
-    fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
+    pub(super) fn no_longer_await(&mut self, now: Time, ids: &[EngineId]) {
         let before = self.orphans.awaited.len();
         ids.iter().for_each(|id| _ = self.orphans.awaited.remove(id));
         if before == 0 || !self.orphans.awaited.is_empty() {
@@ -313,10 +306,10 @@ impl Core {
     /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is lost.
     fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
         let Some(task) = self.tasks.get_mut(key) else { return false };
-        // The roster has every engine that was given a task: it is written before.
+        // An engine that was given up is no longer in the roster, and may come back all the same.
         let wait = match (task.at_most_once(), self.orphans.awaited.is_empty()) {
-            (_, true) => Duration::ZERO,
-            (false, false) => ROSTER_WAIT,
+            (false, true) => Duration::ZERO,
+            (false, false) | (true, true) => ROSTER_WAIT,
             (true, false) => ROSTER_WAIT_ONCE,
         };
         let until = Time::default().after(wait);
@@ -336,8 +329,7 @@ impl Core {
     /// No engine has a task that may have run. Whether it has left the way to its queue.
     pub(super) fn end_wait(&mut self, now: Time, key: TaskKey) -> bool {
         let Some(task) = self.tasks.get_mut(key) else { return true };
-        let all_is_known = self.orphans.awaited.is_empty() && self.orphans.lossy.is_empty();
-        if task.at_most_once() && !all_is_known {
+        if task.at_most_once() {
             self.lose_unmatched(now, key);
             return true;
         }

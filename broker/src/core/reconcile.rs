@@ -11,6 +11,7 @@ use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, 
 
 use super::engines::ProcessKey;
 use super::payloads::Stored;
+use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
 use super::{ConnectionId, Core, Given, Time};
 
@@ -85,7 +86,7 @@ impl Core {
         let mut verdicts = Verdicts { here, ..Verdicts::default() };
         for work in &held.work {
             if work.attempt.start == self.config.start {
-                self.judge(now, key, work, moved.remove(&work.attempt.count), &mut verdicts);
+                self.judge(now, (key, ids), work, moved.remove(&work.attempt.count), &mut verdicts);
             } else {
                 self.judge_orphan(now, key, ids, work, &mut verdicts);
             }
@@ -101,7 +102,7 @@ impl Core {
     fn judge(
         &mut self,
         now: Time,
-        key: ProcessKey,
+        (key, ids): (ProcessKey, &[EngineId]),
         held: &HeldWork,
         moved: Option<(EngineId, Moved)>,
         verdicts: &mut Verdicts,
@@ -110,7 +111,7 @@ impl Core {
         let is_here = |given: &Given| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
         let given = self.attempts.get(count).copied().filter(is_here);
         let wanted = match given {
-            Some(given) => given.stopping.is_none(),
+            Some(given) => given.stopping.is_none() && self.tasks.get(given.task).is_some(),
             None => moved.is_some_and(|(engine, moved)| self.rejoin(now, engine, moved)),
         };
         match (wanted, held.finished) {
@@ -119,13 +120,30 @@ impl Core {
             (false, true) => {
                 // Of a task that was ended while its engine was away.
                 given.into_iter().for_each(|_| _ = self.take_back(count));
-                verdicts.end(held.attempt, true);
+                match self.session_that_had(held) {
+                    Some(session) => self.hold_or_release(key, session, held.n, count),
+                    None => verdicts.end(held.attempt, true),
+                }
             }
             (false, false) => {
                 let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 verdicts.to_stop[usize::from(force)].push(held.attempt);
+                let is_of_the_past = self.attempts.get(count).is_none() && count <= self.attempts_made;
+                let session = self.session_that_had(held).filter(|_| is_of_the_past);
+                if let (Some(session), Some(engine)) = (session, ids.get(held.slot as usize).copied()) {
+                    // It keeps the engine busy until it has stopped.
+                    let task = TaskKey::NOBODY;
+                    let given = Given { task, session, n: held.n, engine, direct: true, stopping: None };
+                    self.hold_attempt(given, count);
+                }
             }
         }
+    }
+
+    /// The session whose client has not acknowledged the end of a task.
+    fn session_that_had(&self, held: &HeldWork) -> Option<SessionKey> {
+        let mut sessions = self.sessions.with_id(held.session).into_iter();
+        sessions.rfind(|key| self.sessions.get(*key).is_some_and(|session| session.done.get(held.n).is_some()))
     }
 
     /// A task that was taken from an engine is still there: unless it went elsewhere meanwhile, the attempt goes on.

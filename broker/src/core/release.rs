@@ -4,7 +4,7 @@ use furlong_wire::message::{Release, ToEngine};
 
 use super::Core;
 use super::engines::ProcessKey;
-use super::sessions::Done;
+use super::sessions::{Done, SessionKey};
 
 /// Attempts in one message, unless their results are large.
 const ATTEMPTS_PER_RELEASE: usize = 256;
@@ -22,9 +22,8 @@ pub struct Releasing {
 impl Core {
     /// Does what is done once a second: tells engine processes what they need not hold any longer.
     pub fn handle_tick(&mut self) {
-        let due = self.processes.iter().filter(|(_, process)| !process.releasing.counts.is_empty());
-        let due: Vec<ProcessKey> = due.map(|(key, _)| *key).collect();
-        due.into_iter().for_each(|key| self.tell_released(key));
+        let processes: Vec<ProcessKey> = self.processes.keys().copied().collect();
+        processes.into_iter().for_each(|key| self.tell_released(key));
     }
 
     /// Nobody will ask an engine process for the result of an attempt again. One that has come back on another
@@ -41,15 +40,47 @@ impl Core {
 
     /// An ended task is not held for its session any longer.
     pub(super) fn release_done(&mut self, done: &mut Done) {
-        if let (Some(count), Some(process)) = (done.attempt.take(), done.process) {
+        if let Some((process, count)) = done.held.take() {
             let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
             self.release_attempt(process, count, bytes);
         }
     }
 
+    /// An attempt of a task that has ended, in whatever way, is held until that end is acknowledged: should the broker
+    /// be killed, it is all that says that the task has run. Otherwise it is released.
+    pub(super) fn hold_or_release(&mut self, key: ProcessKey, session: SessionKey, n: u64, count: u64) {
+        let done = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
+        let held = done.map(|done| &mut done.held).filter(|held| held.is_none_or(|(_, other)| other == count));
+        let is_held = held.is_some();
+        held.into_iter().for_each(|held| *held = Some((key, count)));
+        if !is_held {
+            self.release_attempt(key, count, 0);
+        }
+    }
+
+    /// A process that leaves cannot hold anything for later.
+    pub(super) fn release_all_of(&mut self, key: ProcessKey) {
+        let sessions: Vec<SessionKey> = self.sessions.iter().map(|(key, _)| key).collect();
+        let mut counts = Vec::new();
+        for session in sessions {
+            let Some(session) = self.sessions.get_mut(session) else { continue };
+            let ended: Vec<u64> = session.done.iter().map(|(n, _)| n).collect();
+            for n in ended {
+                let held = session.done.get_mut(n).map(|done| &mut done.held);
+                let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));
+                counts.extend(of_process.map(|(_, count)| count));
+            }
+        }
+        counts.into_iter().for_each(|count| self.release_attempt(key, count, 0));
+        self.tell_released(key);
+    }
+
     fn tell_released(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(&key) else { return };
         let Releasing { counts, .. } = std::mem::take(&mut process.releasing);
+        if counts.is_empty() {
+            return;
+        }
         let connection = process.connection;
         self.to_engine(connection, ToEngine::Release(Release::of(self.config.start, counts)));
     }

@@ -117,8 +117,8 @@ pub struct Done {
     pub payload: Option<Stored>,
     /// The engine process whose credit the result counts against.
     pub process: Option<ProcessKey>,
-    /// The attempt that the engine process holds until this is acknowledged or dropped.
-    pub attempt: Option<u64>,
+    /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
+    pub held: Option<(ProcessKey, u64)>,
     /// What the task was.
     pub what: What,
 }

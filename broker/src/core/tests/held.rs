@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{ErrorKind, Payload, TaskOptions, TaskState, ToEngine};
+use furlong_wire::message::{Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine};
 
 use super::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
@@ -117,8 +117,12 @@ fn a_task_that_was_cancelled_while_its_engine_was_away_has_stopped_when_that_is_
     assert!(farm.stopped(client).is_empty());
     farm.connect_engine(engine);
     invariants::hold(&farm.core);
-    assert_eq!((farm.stopped(client), farm.released(engine)), (vec![n], vec![attempt]));
+    assert_eq!(farm.stopped(client), [n]);
     assert!(farm.processes[engine].cancelled.is_empty(), "there is nothing to cancel");
+    farm.ack(client, n, n);
+    farm.core.handle_tick();
+    farm.pump();
+    assert_eq!(farm.released(engine), [attempt]);
 }
 
 #[test]
@@ -176,6 +180,37 @@ fn work_that_may_run_once_and_may_have_run_is_lost() {
         farm.connect_engine(engine);
         assert_eq!(farm.end_of(client, n), LOST);
     }
+}
+
+#[test]
+fn a_result_that_has_come_is_held_until_it_is_acknowledged_though_its_engine_was_cut_off() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    farm.finish(engine);
+    for _ in 0..2 {
+        farm.disconnect_engine(engine);
+        farm.connect_engine(engine);
+        assert_eq!((farm.processes[engine].results.len(), farm.deliveries(client, 1)), (1, 1));
+    }
+    farm.ack(client, 1, 1);
+    farm.core.handle_tick();
+    farm.pump();
+    assert!(farm.processes[engine].results.is_empty());
+}
+
+#[test]
+fn an_engine_that_leaves_does_not_wait_for_acknowledgements() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    farm.finish(engine);
+    farm.report(engine, FromEngine::Draining(Draining { reason: "terminated".into() })).unwrap();
+    assert!(farm.processes[engine].results.is_empty());
+    farm.ack(client, 1, 1);
+    farm.core.handle_tick();
+    farm.pump();
+    assert_eq!(farm.released(engine).len(), 1, "once");
 }
 
 #[test]
@@ -237,6 +272,8 @@ fn what_nobody_will_ask_for_is_released_however_it_came_to_that() {
     let n = farm.submit(client, shared());
     farm.cancel(client, n, n);
     farm.finish(engine);
+    assert_eq!(released(&mut farm), 1, "its client may not have heard of that end");
+    farm.ack(client, n, n);
     assert_eq!(released(&mut farm), 2);
     // The task is run again.
     let retried = TaskOptions { error_retries: 1, ..TaskOptions::default() };

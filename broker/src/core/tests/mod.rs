@@ -14,6 +14,7 @@ mod orphans;
 mod payloads;
 mod peers;
 mod placement;
+mod restarts;
 mod retries;
 mod sessions;
 mod shared_queue;

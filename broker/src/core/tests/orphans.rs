@@ -174,24 +174,14 @@ fn what_may_run_once_waits_for_its_engine_and_is_lost_without() {
 }
 
 #[test]
-fn what_may_run_once_and_no_engine_of_before_has_had_is_run() {
+fn what_may_run_once_and_no_engine_of_before_holds_is_lost_after_a_second() {
     let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), at_most_once()));
     farm.processes[engine].jobs.clear();
     farm.connect_client(client).unwrap();
     farm.repeat(client, 1, submit.clone());
     farm.connect_engine(engine);
-    assert_eq!(farm.finish(engine), 1);
-    assert_eq!(farm.end_of(client, 1), SUCCEEDED);
-}
-
-#[test]
-fn what_may_run_once_is_lost_if_an_engine_of_before_has_dropped_results() {
-    let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), at_most_once()));
-    let jobs = std::mem::take(&mut farm.processes[engine].jobs);
-    farm.processes[engine].dropped = Some(jobs[0].attempt);
-    farm.connect_client(client).unwrap();
-    farm.repeat(client, 1, submit.clone());
-    farm.connect_engine(engine);
+    assert_eq!(farm.end_of(client, 1), None);
+    farm.wait(Duration::from_secs(1));
     assert_eq!(farm.end_of(client, 1), LOST);
     // What was not submitted before is not concerned.
     assert_eq!(farm.submit(client, submit), 2);

@@ -73,7 +73,7 @@ pub struct EngineProcess {
     /// The session of the last assignment on this connection.
     pub assigned_session: Option<SessionId>,
     /// The start of the broker that it is connected with.
-    start: BrokerStart,
+    pub start: BrokerStart,
     /// What has ended and was not released.
     pub results: Vec<EndedJob>,
     /// The last attempt that it was given, and the last one whose result it has dropped.

@@ -1,0 +1,223 @@
+//! Any sequence of cuts and restarts: what may run once runs once at most, every task ends, and nothing is left.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use furlong_wire::ids::{Attempt, EngineId, SessionId};
+use furlong_wire::message::{Payload, Runtime, Submit, TaskState, ToEngine};
+use proptest::prelude::*;
+
+use super::invariants;
+use super::peers::{Farm, at_most_once, direct, python, shared, with};
+
+/// One event. Numbers choose among what is there.
+#[derive(Clone, Debug)]
+enum Event {
+    Submits(usize),
+    Finishes(usize),
+    FinishesUnheard(usize, bool),
+    Cut(usize),
+    /// The last thing that an engine was given had not come to it.
+    CutTooEarly(usize),
+    EngineReturns(usize),
+    ClientLosesConnection,
+    ClientReturns,
+    Cancels(u64),
+    Acknowledges,
+    BrokerRestarts,
+    TimePasses(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let engine = || 0..ENGINES;
+    prop_oneof![
+        8 => (0..4usize).prop_map(Event::Submits),
+        6 => engine().prop_map(Event::Finishes),
+        3 => (engine(), any::<bool>()).prop_map(|(engine, large)| Event::FinishesUnheard(engine, large)),
+        2 => engine().prop_map(Event::Cut),
+        2 => engine().prop_map(Event::CutTooEarly),
+        6 => engine().prop_map(Event::EngineReturns),
+        1 => Just(Event::ClientLosesConnection),
+        4 => Just(Event::ClientReturns),
+        1 => (1..20u64).prop_map(Event::Cancels),
+        2 => Just(Event::Acknowledges),
+        2 => Just(Event::BrokerRestarts),
+        3 => prop_oneof![Just(400u64), Just(1_000), Just(14_000)].prop_map(Event::TimePasses),
+    ]
+}
+
+const ENGINES: usize = 2;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_may_run_once_does_so_through_cuts_and_restarts(events in prop::collection::vec(event(), 1..60)) {
+        let mut history = History::new();
+        for event in &events {
+            history.take(event);
+            invariants::hold(&history.farm.core);
+        }
+        history.comes_to_rest();
+    }
+}
+
+struct History {
+    farm: Farm,
+    /// What was submitted, by number, and whether it may run once only.
+    submits: BTreeMap<u64, (Submit, bool)>,
+    /// How often each task came to an engine, and stayed there.
+    came: BTreeMap<(SessionId, u64), usize>,
+    seen: [usize; ENGINES],
+}
+
+impl History {
+    fn new() -> Self {
+        let mut farm = Farm::default();
+        farm.client();
+        (0..ENGINES).for_each(|_| _ = farm.engine_with(1, Runtime::ALL));
+        Self { farm, submits: BTreeMap::new(), came: BTreeMap::new(), seen: [0; ENGINES] }
+    }
+
+    fn take(&mut self, event: &Event) {
+        let farm = &mut self.farm;
+        let is_here = |farm: &Farm, engine: usize| farm.processes[engine].connection.is_some();
+        match *event {
+            Event::Submits(kind) => self.submits(kind),
+            Event::Finishes(engine) => self.finishes(engine),
+            Event::FinishesUnheard(engine, large) if is_here(farm, engine) => {
+                if !farm.processes[engine].jobs.is_empty() {
+                    let inline = Payload::Inline(vec![1].into());
+                    let chunked = large && farm.processes[engine].sending.may_announce(2_000);
+                    let payload = if chunked { farm.processes[engine].sending.chunked(2_000) } else { inline };
+                    farm.finish_unheard(engine, payload);
+                }
+            }
+            Event::Cut(engine) => farm.disconnect_engine(engine),
+            Event::CutTooEarly(engine) => self.cut_too_early(engine),
+            Event::EngineReturns(engine) if !is_here(farm, engine) => farm.connect_engine(engine),
+            Event::ClientLosesConnection => farm.disconnect_client(0),
+            Event::ClientReturns => self.client_returns(),
+            Event::Cancels(n) if farm.clients[0].connection.is_some() => farm.cancel(0, n, n),
+            Event::Acknowledges => self.acknowledges(),
+            Event::BrokerRestarts => farm.restart(),
+            Event::TimePasses(ms) => farm.wait(Duration::from_millis(ms)),
+            Event::FinishesUnheard(..) | Event::EngineReturns(_) | Event::Cancels(_) => {}
+        }
+        self.look();
+    }
+
+    fn submits(&mut self, kind: usize) {
+        let (farm, id) = (&mut self.farm, EngineId(0));
+        if farm.clients[0].connection.is_none() {
+            return;
+        }
+        let (submit, once) = match kind {
+            0 => (shared(), false),
+            1 => (with(shared(), at_most_once()), true),
+            2 => (direct(&[id]), true),
+            _ => (python(direct(&[id])), true),
+        };
+        let n = farm.submit(0, submit.clone());
+        self.submits.insert(n, (submit, once));
+    }
+
+    fn finishes(&mut self, engine: usize) {
+        let it = &self.farm.processes[engine];
+        if it.connection.is_some() && !it.jobs.is_empty() {
+            // So short that more is sent ahead.
+            self.farm.finish_after(engine, 1);
+        }
+    }
+
+    /// What crosses a cut was assigned, and never seen by the engine.
+    fn cut_too_early(&mut self, engine: usize) {
+        let it = &mut self.farm.processes[engine];
+        let mut of_this_connection = it.received.iter().rev().take_while(|it| !matches!(it, ToEngine::Registered(_)));
+        let last = of_this_connection.find_map(|it| if let ToEngine::Assign(it) = it { Some(it) } else { None });
+        let Some(count) = last.and_then(|assign| assign.work.iter().last()).map(|work| work.count) else { return };
+        let attempt = Attempt { start: it.start, count };
+        if it.connection.is_none() || it.last_received != Some(attempt) {
+            return;
+        }
+        let Some(place) = it.jobs.iter().position(|job| job.attempt == attempt) else { return };
+        let job = it.jobs.remove(place);
+        it.last_received = it.jobs.iter().chain(it.results.iter().map(|it| &it.job)).map(|job| job.attempt).max();
+        *self.came.get_mut(&(job.session, job.n)).expect("it was seen") -= 1;
+        self.farm.disconnect_engine(engine);
+    }
+
+    /// The client goes on with its session, and submits again what it waits for.
+    fn client_returns(&mut self) {
+        if self.farm.clients[0].connection.is_some() {
+            return;
+        }
+        let is_new = !self.farm.connect_client(0).unwrap();
+        if !is_new {
+            return;
+        }
+        for (n, (submit, _)) in &self.submits {
+            if !self.farm.clients[0].finished.contains_key(n) {
+                self.farm.repeat(0, *n, submit.clone());
+            }
+        }
+    }
+
+    fn acknowledges(&mut self) {
+        if self.farm.clients[0].connection.is_some() {
+            let ended: Vec<u64> = self.farm.clients[0].finished.keys().copied().collect();
+            ended.into_iter().for_each(|n| self.farm.ack(0, n, n));
+            self.farm.core.handle_tick();
+            self.farm.pump();
+        }
+    }
+
+    /// Looks at what engines were given since the last time.
+    fn look(&mut self) {
+        for engine in 0..ENGINES {
+            let received = &self.farm.processes[engine].received;
+            for message in &received[self.seen[engine]..] {
+                let ToEngine::Assign(assign) = message else { continue };
+                let session = assign.session.expect("it was noted when it came");
+                for work in assign.work.iter() {
+                    let came = self.came.entry((session, work.n)).or_default();
+                    *came += 1;
+                    assert!(!self.submits[&work.n].1 || *came == 1, "task {} came {came} times", work.n);
+                }
+            }
+            self.seen[engine] = received.len();
+        }
+    }
+
+    /// Everybody comes back, engines end what they have, and all is acknowledged.
+    fn comes_to_rest(&mut self) {
+        self.client_returns();
+        for engine in 0..ENGINES {
+            self.take(&Event::EngineReturns(engine));
+        }
+        self.farm.wait(Duration::from_secs(16));
+        loop {
+            self.look();
+            let work = |it: &super::peers::EngineProcess| !it.jobs.is_empty() || !it.sending.chunks.is_empty();
+            let Some(engine) = self.farm.processes.iter().position(work) else { break };
+            while self.farm.send_result_chunk(engine) {}
+            self.finishes(engine);
+            invariants::hold(&self.farm.core);
+        }
+        let finished = &self.farm.clients[0].finished;
+        assert!(self.submits.keys().all(|n| finished.contains_key(n)), "every task has ended");
+        for (n, (_, once)) in &self.submits {
+            let state = finished[n].outcome.state;
+            let is_lost = !matches!(state, TaskState::Succeeded | TaskState::Cancelled);
+            assert!(*once || !is_lost, "task {n} may run as often as need be, and is {state:?}");
+        }
+        self.acknowledges();
+        self.farm.goodbye(0);
+        self.farm.wait(Duration::from_secs(700));
+        self.farm.core.handle_tick();
+        self.farm.pump();
+        invariants::is_quiet(&self.farm.core);
+        assert_eq!(self.farm.core.orphans.len(), 0);
+        assert!(self.farm.processes.iter().all(|it| it.results.is_empty()), "engines hold nothing any longer");
+    }
+}
