@@ -12,12 +12,12 @@ use furlong_wire::token::Role;
 /// How to find the broker.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ConnectArgs {
-    /// Capability file; by default `FURLONG_CAP`, else that of the cluster
-    #[arg(long, value_name = "FILE")]
+    /// Capability file; by default that of the cluster
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     pub cap: Option<PathBuf>,
-    /// Name of the cluster
-    #[arg(long, value_name = "NAME", default_value_t)]
-    pub cluster: ClusterName,
+    /// Name of the cluster; by default that of the file that `FURLONG_CAP` names, else `default`
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<ClusterName>,
     /// Seconds to wait for the broker
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     pub wait: f64,
@@ -26,12 +26,12 @@ pub struct ConnectArgs {
 /// The same for a command whose `--wait` is about something else.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct BrokerArgs {
-    /// Capability file; by default `FURLONG_CAP`, else that of the cluster
-    #[arg(long, value_name = "FILE")]
+    /// Capability file; by default that of the cluster
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     cap: Option<PathBuf>,
-    /// Name of the cluster
-    #[arg(long, value_name = "NAME", default_value_t)]
-    cluster: ClusterName,
+    /// Name of the cluster; by default that of the file that `FURLONG_CAP` names, else `default`
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<ClusterName>,
     /// Seconds to wait for the broker
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     broker_wait: f64,
@@ -47,11 +47,13 @@ impl ConnectArgs {
     /// Connects with the first of these roles' capability files that is there.
     pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
         let mut builder = Client::builder()
-            .cluster(self.cluster.clone())
             .roles(roles)
             .wait(Duration::from_secs_f64(self.wait))
             .software(concat!("furlong ", env!("CARGO_PKG_VERSION")))
             .on_link(tell);
+        if let Some(cluster) = &self.cluster {
+            builder = builder.cluster(cluster.clone());
+        }
         if let Some(path) = &self.cap {
             builder = builder.capability(path);
         }
@@ -63,9 +65,9 @@ impl ConnectArgs {
 fn tell(event: &LinkEvent) {
     match event {
         LinkEvent::Cut(cause) => {
-            eprintln!("furlong: the connection to the broker {cause}; seeking it again, Ctrl-C ends");
+            crate::print::note!("furlong: the connection to the broker {cause}; seeking it again, Ctrl-C ends");
         }
-        LinkEvent::Back => eprintln!("furlong: the session goes on"),
+        LinkEvent::Back => crate::print::note!("furlong: the session goes on"),
     }
 }
 

@@ -37,7 +37,7 @@ impl Printed {
     /// Prints a piece of a task's output as it was written.
     pub fn piece(&mut self, name: &str, piece: &OutputPiece) -> Result<()> {
         if self.attempt != 0 && self.attempt != piece.attempt && self.stdout + self.stderr > 0 {
-            eprintln!("furlong: {name} begins again: what it wrote so far was of an attempt that came to nothing");
+            print::note!("furlong: {name} begins again: what it wrote so far was of an attempt that came to nothing");
             *self = Self::default();
         }
         self.attempt = piece.attempt;
@@ -85,7 +85,7 @@ impl Printed {
 fn say_gap(name: &str, gap: u64) {
     if gap > 0 {
         let gap = print::bytes(gap);
-        eprintln!("furlong: {name}: {gap} of its output were left out: 1 MiB is kept of each end");
+        print::note!("furlong: {name}: {gap} of its output were left out: 1 MiB is kept of each end");
     }
 }
 
@@ -118,7 +118,7 @@ pub fn print_value(result: &TaskResult) -> Result<()> {
         ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => Ok(()),
         ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::line),
         ReplyHeader::Returned { codec: Codec::Pickle } => {
-            eprintln!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
+            print::note!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
             Ok(())
         }
         ReplyHeader::Returned { codec: Codec::Raw } => {
@@ -148,7 +148,7 @@ pub fn print_failure(name: &str, failure: &TaskFailure) {
     let line = if is_exit(failure) { text.lines().next().unwrap_or_default().to_owned() } else { text };
     let engine = failure.report.engine.filter(|_| is_exit(failure)).map(|id| format!(" (engine {id})"));
     let engine = engine.filter(|engine| !line.ends_with(engine)).unwrap_or_default();
-    eprintln!("furlong: {name}: {line}{engine}{traceback}");
+    print::note!("furlong: {name}: {line}{engine}{traceback}");
 }
 
 /// Says once why the broker let a task for an engine not begin, or why the task failed there.
@@ -159,7 +159,7 @@ pub fn print_direct_failure(failure: &TaskFailure, refused: &mut BTreeSet<String
     }
     let text = failure.error.to_string();
     if !refused.contains(&text) {
-        eprintln!("furlong: {text}");
+        print::note!("furlong: {text}");
         refused.insert(text);
     }
 }

@@ -116,7 +116,7 @@ fn main() -> ExitCode {
         // Who reads our output has had enough: `| head` is no error.
         Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("furlong: {error:#}");
+            crate::print::note!("furlong: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -4,10 +4,10 @@ use std::io::BufRead;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use furlong_client::{Arguments, Client, Function, SourceFunction};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
@@ -66,7 +66,8 @@ pub struct MapArgs {
 pub async fn run(args: MapArgs) -> Result<ExitCode> {
     let function = function(&args.function.0, &args.function.1)?;
     let total = (args.items != ["-"]).then_some(args.items.len() as u64);
-    let items = items(args.items);
+    let input = Input::default();
+    let items = items(args.items, &input);
     let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
     let mut map = client
         .tasks()
@@ -86,10 +87,11 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
         let progress = print::progress(total, !args.no_progress);
         let failed = print_results(&client, results, &progress).await?;
         progress.finish_and_clear();
+        input.check()?;
         if failed == 0 {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("furlong: {} failed", print::counted(failed, "item"));
+        print::note!("furlong: {} failed", print::counted(failed, "item"));
         Ok(ExitCode::FAILURE)
     };
     interrupt::or_cancel(&client, work).await
@@ -110,7 +112,7 @@ async fn print_results(
             () = tokio::time::sleep(Duration::from_secs(1)), if !told => {
                 told = client.engines().await?.is_empty();
                 if told {
-                    progress.suspend(|| eprintln!("furlong: waiting: no engine is online; start one with `engine`"));
+                    progress.suspend(|| print::note!("furlong: waiting: no engine is online; start one with `engine`"));
                 }
                 continue;
             }
@@ -126,7 +128,7 @@ async fn print_results(
                 // A traceback of one line says only what the line before it has said.
                 let traceback = failure.remote().map(|remote| remote.traceback.trim_end()).unwrap_or_default();
                 let traceback = if traceback.contains('\n') { format!("\n{traceback}") } else { String::new() };
-                progress.suspend(|| eprintln!("furlong: item {index}: {failure}{traceback}"));
+                progress.suspend(|| print::note!("furlong: item {index}: {failure}{traceback}"));
             }
         }
         progress.inc(1);
@@ -152,9 +154,33 @@ fn function_name(text: &str) -> Result<(String, String), String> {
     parts.ok_or_else(|| "name a function as FILE.py:FUNCTION or MODULE:FUNCTION".to_owned())
 }
 
-fn items(items: Vec<String>) -> Box<dyn Iterator<Item = String> + Send> {
+fn items(items: Vec<String>, input: &Input) -> Box<dyn Iterator<Item = String> + Send> {
     if items == ["-"] {
-        return Box::new(std::io::BufReader::new(std::io::stdin()).lines().map_while(Result::ok));
+        let input = input.clone();
+        let lines = std::io::BufReader::new(std::io::stdin()).lines().zip(1..);
+        return Box::new(lines.map_while(move |(line, number)| input.take(line, number)));
     }
     Box::new(items.into_iter())
+}
+
+/// What ended the standard input, if it was no end.
+#[derive(Clone, Default)]
+struct Input(Arc<Mutex<Option<(u64, std::io::Error)>>>);
+
+impl Input {
+    /// A line, or none if it could not be read.
+    fn take(&self, line: std::io::Result<String>, number: u64) -> Option<String> {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.map_err(|error| *failed = Some((number, error))).ok()
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => Ok(()),
+            Some((number, error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                bail!("line {number} of the standard input is not UTF-8; it and what follows were left out")
+            }
+            Some((number, error)) => bail!("cannot read line {number} of the standard input: {error}"),
+        }
+    }
 }

@@ -13,6 +13,15 @@ pub fn line(text: impl AsRef<str>) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Prints to standard error, with a newline. Who has closed that does not want to know.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use note;
+
 /// Prints a value as JSON: one document, indented, or on one line if it is one of many.
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value)?)

@@ -66,7 +66,7 @@ pub async fn run(args: QueueArgs) -> Result<ExitCode> {
     client.close().await;
     if !found && !args.json {
         let all = if args.all { "" } else { " that have not ended (--all shows those that have)" };
-        eprintln!("furlong: there are no tasks{all}");
+        print::note!("furlong: there are no tasks{all}");
     }
     Ok(ExitCode::SUCCESS)
 }

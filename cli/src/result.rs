@@ -136,16 +136,16 @@ impl Shown {
         }
         if has_ended {
             let why = why(record).unwrap_or("its result is not kept");
-            eprintln!("furlong: {}: {}, and {why}", record.id, state(record));
+            print::note!("furlong: {}: {}, and {why}", record.id, state(record));
         } else if self.is_single {
-            eprintln!("furlong: {} has not ended, it is {}: -f follows it", record.id, state(record));
+            print::note!("furlong: {} has not ended, it is {}: -f follows it", record.id, state(record));
         }
         Ok(())
     }
 
     fn finish(self) -> ExitCode {
         if self.unfinished > 0 && !self.is_single {
-            eprintln!(
+            print::note!(
                 "furlong: {} not ended: -f follows them",
                 match self.unfinished {
                     1 => "1 task has".to_owned(),

@@ -48,7 +48,8 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Takes this capability file. Else it is the one that `FURLONG_CAP` names, else the cluster's.
+    /// Takes this capability file. Else it is the one that `FURLONG_CAP` names, unless a cluster is named, else the
+    /// cluster's.
     pub fn capability(mut self, path: impl AsRef<Path>) -> Self {
         self.capability = Some(path.as_ref().to_owned());
         self
@@ -87,8 +88,8 @@ impl ClientBuilder {
     }
 
     /// How long the session seeks its broker after a cut, before everything that is unfinished ends as disconnected:
-    /// ten minutes if nothing is said, which is as long as the broker keeps it. Not at all if it is zero; then nothing is
-    /// kept to be submitted again.
+    /// ten minutes if nothing is said, as long as the broker keeps it. Not at all if it is zero; then nothing is kept to
+    /// be submitted again.
     pub fn returns_within(mut self, limit: Duration) -> Self {
         self.returns_within = limit;
         self
@@ -109,7 +110,8 @@ impl ClientBuilder {
     }
 
     async fn connect_once(&self) -> Result<Client, ConnectError> {
-        let from_env = capability_from_env();
+        // A cluster that was named goes before the variable.
+        let from_env = capability_from_env().filter(|_| self.cluster.is_none());
         let search = CapabilitySearch {
             explicit: self.capability.as_deref(),
             from_env: from_env.as_deref(),

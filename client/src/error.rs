@@ -27,6 +27,9 @@ pub enum ConnectError {
     /// The folder of all clusters is not known.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// The capability is not for clients.
+    #[error("the capability is for engines: a client needs one of another role, such as client.cap.json")]
+    EngineRole,
     /// The blocking client was used where it would stop a tokio runtime.
     #[error(
         "the blocking client cannot connect from inside a tokio runtime, which it would stop; use the async \
@@ -45,7 +48,7 @@ impl ConnectError {
             Self::Dial(error) => error.is_transient(),
             Self::NoCapability(_) => true,
             Self::CapabilityFile(CapabilityFileError::File(file)) => matches!(file.problem, FileProblem::Missing),
-            Self::CapabilityFile(_) | Self::Home(_) | Self::InsideAsync | Self::Thread(_) => false,
+            Self::CapabilityFile(_) | Self::Home(_) | Self::EngineRole | Self::InsideAsync | Self::Thread(_) => false,
         }
     }
 }

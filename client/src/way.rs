@@ -10,6 +10,7 @@ use furlong_link::home::load_capability;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::SessionId;
+use furlong_wire::token::Role;
 
 use crate::client::SOFTWARE;
 use crate::error::ConnectError;
@@ -56,6 +57,9 @@ impl Way {
 
     /// Connects under this incarnation of the session.
     pub async fn dial(&self, session: SessionId, incarnation: u64) -> Result<Dialed, ConnectError> {
+        if self.capability.role() == Role::Engine {
+            return Err(ConnectError::EngineRole);
+        }
         let hello = HelloBody {
             token: self.capability.token().as_bytes().to_vec(),
             session,

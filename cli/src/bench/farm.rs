@@ -59,7 +59,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
     let home = tempfile::Builder::new().prefix("furlong-bench-").tempdir()?;
     let options = LocalOptions {
         home: home.path().join("home"),
-        cluster: args.connect.cluster.clone(),
+        cluster: args.connect.cluster.clone().unwrap_or_default(),
         engines,
         port: None,
         python: None,

@@ -59,7 +59,7 @@ pub fn list(cluster: &ClusterName, as_json: bool) -> Result<ExitCode> {
             }
             Err(error) => {
                 code = ExitCode::FAILURE;
-                eprintln!("furlong: {error}");
+                print::note!("furlong: {error}");
             }
         }
     }

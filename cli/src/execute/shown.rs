@@ -80,7 +80,7 @@ impl Shown {
         }
         if !errors.is_empty() {
             std::io::stdout().flush()?;
-            eprintln!("[{}] Err[{}]: {}", self.engine, self.count(), errors.trim_end_matches('\n'));
+            print::note!("[{}] Err[{}]: {}", self.engine, self.count(), errors.trim_end_matches('\n'));
         }
         Ok(())
     }

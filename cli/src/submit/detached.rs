@@ -31,7 +31,7 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
         Some(name) if args.json => print::line(handed.as_json(&name).to_string())?,
         Some(name) => print::line(name)?,
         None if args.json => print::line(json!({ "tasks": null, "count": 0 }).to_string())?,
-        None => eprintln!("furlong: there are no items, so nothing was submitted"),
+        None => print::note!("furlong: there are no items, so nothing was submitted"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -117,6 +117,15 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
         crate::usage_error("items and the tasks' own input cannot both be standard input; put one into a file");
     }
     let mut items = args.source.open()?;
+    if items.total() != Some(1) {
+        for file in [&args.program.stdout, &args.program.stderr].into_iter().flatten() {
+            if !file.contains("{task}") && file != "/dev/null" {
+                crate::usage_error(&format!(
+                    "`{file}` is one file for many tasks, of which each begins it anew; put {{task}} into its name"
+                ));
+            }
+        }
+    }
     let template = args.program.template(args.command.clone())?;
     let roles = match args.targets {
         None => [Role::Client, Role::Task, Role::Admin],
@@ -132,7 +141,7 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
             detached::run(&submitter, &mut items, &args).await
         }
     };
-    interrupt::or_cancel(&client, work).await
+    if args.wait { interrupt::or_cancel(&client, work).await } else { interrupt::or_go_on(&client, work).await }
 }
 
 impl SourceArgs {

@@ -30,8 +30,8 @@ pub struct OptionArgs {
     /// Run a task once at most: it is lost with its engine
     #[arg(long, conflicts_with = "retries")]
     at_most_once: bool,
-    /// Only on engines with this label (repeatable: all of them)
-    #[arg(long, value_name = "LABEL")]
+    /// Only on engines with this label; more of them, all required, with commas or by repeating the flag
+    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     require: Vec<String>,
     /// End a task that waited this long for an engine
     #[arg(long, value_name = "TIME", value_parser = limit)]

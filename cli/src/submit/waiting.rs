@@ -182,7 +182,7 @@ impl<'a> Waiting<'a> {
         }
         let tasks = print::counted(self.ended, "task");
         let rest = if self.is_cancelled { "; the rest is cancelled, as --max-fails says" } else { "" };
-        eprintln!("furlong: {} of {tasks} failed{rest}", print::grouped(self.failures));
+        print::note!("furlong: {} of {tasks} failed{rest}", print::grouped(self.failures));
         Ok(ExitCode::FAILURE)
     }
 }

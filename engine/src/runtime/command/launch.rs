@@ -130,6 +130,12 @@ impl Launch<'_> {
             };
             filled = filled.replace(placeholder, &number.to_string());
         }
+        let other = filled.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(word, _)| word);
+        if let Some(word) = other.filter(|word| !word.is_empty() && word.chars().all(|it| it.is_ascii_alphabetic())) {
+            return Err(format!(
+                "the output file `{name}` names {{{word}}}; only {{task}} and {{engine}} are filled in"
+            ));
+        }
         Ok(self.in_directory(Path::new(&filled)))
     }
 

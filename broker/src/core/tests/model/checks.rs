@@ -212,8 +212,8 @@ impl Model {
         assert!(task.target.is_none_or(|target| target == engine), "{name:?} is for another engine");
     }
 
-    /// What has begun is not given again, if it may run once only or belongs to one engine. Other tasks are run again as
-    /// often as their submit says.
+    /// What has begun is not given again, if it may run once only or belongs to one engine. Other tasks are run again
+    /// as often as their submit says.
     fn is_given_as_often_as_allowed(&mut self, engine: EngineId, name: Name) {
         let Submitted { target, ref options, .. } = self.tasks[&name];
         let given = self.given.entry(name).or_default();
