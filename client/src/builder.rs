@@ -88,8 +88,8 @@ impl ClientBuilder {
     }
 
     /// How long the session seeks its broker after a cut, before everything that is unfinished ends as disconnected:
-    /// ten minutes if nothing is said, as long as the broker keeps it. Not at all if it is zero; then nothing is kept to
-    /// be submitted again.
+    /// ten minutes if nothing is said, as long as the broker keeps it. Not at all if it is zero; then nothing is kept
+    /// to be submitted again.
     pub fn returns_within(mut self, limit: Duration) -> Self {
         self.returns_within = limit;
         self
