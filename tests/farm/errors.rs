@@ -210,3 +210,39 @@ fn an_error_without_a_traceback_is_said_once() {
     let stderr = cluster.furlong(&["map", "math:sqrt", "a"]).failed(1);
     assert_eq!(stderr.matches("must be real number").count(), 1, "{stderr}");
 }
+
+#[test]
+fn a_capability_for_engines_is_none_for_clients() {
+    let farm = Farm::start();
+    let stderr = furlong(&["ids", "--cap", &capability(farm.home(), "engine")], farm.home()).failed(1);
+    assert_line(&stderr, &["the capability is for engines", "client.cap.json"]);
+}
+
+#[test]
+fn a_cluster_that_is_named_goes_before_the_variable() {
+    let farm = Farm::start();
+    let mut command = command("furlong", &["ids", "--cluster", "other", "--wait", "0"], farm.home());
+    command.env("FURLONG_CAP", capability(farm.home(), "client"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_line(std::str::from_utf8(&output.stderr).unwrap(), &["no capability file", "--cluster: default"]);
+    assert!(furlong(&["ids", "--cluster", "a", "--cap", "b"], farm.home()).failed(2).contains("cannot be used with"));
+}
+
+#[test]
+fn input_that_cannot_be_read_is_no_end_of_it() {
+    let cluster = Cluster::start(1);
+    fs::write(cluster.home().path().join("items"), b"a\nb\xff\nc\n").unwrap();
+    let mut command = command("furlong", &["map", "builtins:str", "-"], cluster.home());
+    command.stdin(fs::File::open(cluster.home().path().join("items")).unwrap());
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), output.stdout), (Some(1), b"\"a\"\n".to_vec()));
+    assert_line(std::str::from_utf8(&output.stderr).unwrap(), &["line 2 of the standard input is not UTF-8"]);
+}
+
+#[test]
+fn one_file_for_the_output_of_many_tasks_is_refused() {
+    let home = Home::new();
+    let stderr = furlong(&["submit", "--array", "1-3", "--stdout", "all", "--", "true"], &home).failed(2);
+    assert!(stderr.contains("put {task} into its name"), "{stderr}");
+}
