@@ -309,7 +309,7 @@ macro_rules! option_setters {
             self
         }
 
-        /// Runs after these tasks, on the engine of one of them.
+        /// Runs after these tasks, on the engine that ran them: all on one, unless any of them is enough.
         pub fn follow(mut self, tasks: impl Into<$crate::options::Depends>) -> Self {
             self.$($place).+.add_follow(tasks.into());
             self

@@ -56,7 +56,7 @@ pub struct OptionArgs {
         help_heading = "Dependencies"
     )]
     on_failure: Option<Selector>,
-    /// Run after all of these tasks have succeeded, on the engine of one of them
+    /// Run after all of these tasks have succeeded, on the engine that ran them: it must be one
     #[arg(long, value_name = "TASKS", help_heading = "Dependencies")]
     follow: Option<Selector>,
 }
