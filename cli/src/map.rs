@@ -1,8 +1,7 @@
 //! `furlong map`: a Python function for each item.
 
-use std::io::BufRead;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,8 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use furlong_client::{Arguments, Client, Function, SourceFunction};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
+use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
 use crate::durations::limit;
@@ -71,7 +71,7 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
     let mut map = client
         .tasks()
-        .map(function, items.map(|item| Arguments::json(vec![item.into()])))
+        .map_stream(function, items.map(|item| Arguments::json(vec![item.into()])))
         .runtime(Runtime::Python)
         .window(args.window as usize)
         .ordered(!args.unordered)
@@ -154,14 +154,23 @@ fn function_name(text: &str) -> Result<(String, String), String> {
     parts.ok_or_else(|| "name a function as FILE.py:FUNCTION or MODULE:FUNCTION".to_owned())
 }
 
-fn items(items: Vec<String>, input: &Input) -> Box<dyn Iterator<Item = String> + Send> {
-    if items == ["-"] {
-        let input = input.clone();
-        let lines = std::io::BufReader::new(std::io::stdin()).lines().zip(1..);
-        return Box::new(lines.map_while(move |(line, number)| input.take(line, number)));
+/// The items as they come: standard input is read by a thread, so that results do not wait for the next line.
+fn items(items: Vec<String>, input: &Input) -> Pin<Box<dyn Stream<Item = String> + Send>> {
+    if items != ["-"] {
+        return Box::pin(stream::iter(items));
     }
-    Box::new(items.into_iter())
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let input = input.clone();
+    std::thread::spawn(move || {
+        let lines = std::io::stdin().lines().zip(1..);
+        let mut lines = lines.map_while(|(line, number)| input.take(line, number));
+        while lines.next().is_some_and(|line| sender.blocking_send(line).is_ok()) {}
+    });
+    Box::pin(stream::unfold(receiver, async |mut lines| Some((lines.recv().await?, lines))))
 }
+
+/// Lines that are read before they are asked for.
+const READ_AHEAD: usize = 1024;
 
 /// What ended the standard input, if it was no end.
 #[derive(Clone, Default)]
