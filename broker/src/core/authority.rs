@@ -58,10 +58,10 @@ impl Core {
         for (connection, reason) in gone {
             self.dismiss(now, connection, reason, "its token is revoked");
         }
-        let is_revoked = |claims: &Claims| revoked.get(claims.token_id).is_some();
-        let away: Vec<SessionKey> =
-            self.sessions.iter().filter(|(_, session)| is_revoked(&session.claims)).map(|(key, _)| key).collect();
-        away.into_iter().for_each(|key| self.end_session_with_all(now, key));
+        let refusal = |claims: &Claims| revoked.refusal(claims.token_id);
+        let away = self.sessions.iter().filter_map(|(key, session)| Some((key, refusal(&session.claims)?)));
+        let away: Vec<(SessionKey, String)> = away.collect();
+        away.into_iter().for_each(|(key, why)| self.end_session_with_all(now, key, &why));
         self.dispatch(now);
     }
 
@@ -95,7 +95,7 @@ impl Core {
         match self.connections.get(&connection).copied() {
             Some(Connected::Client(key)) => {
                 // Before the goodbye, so that the ends of its tasks still reach it.
-                self.end_session_with_all(now, key);
+                self.end_session_with_all(now, key, &goodbye.reason);
                 self.to_client(connection, ToClient::Goodbye(goodbye));
             }
             Some(Connected::Engine(key)) => {

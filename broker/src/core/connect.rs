@@ -263,10 +263,10 @@ impl Core {
     }
 
     /// Ends a session with all that it has: also what was to be kept is cancelled, and its client hears of it.
-    pub(super) fn end_session_with_all(&mut self, now: Time, key: SessionKey) {
+    pub(super) fn end_session_with_all(&mut self, now: Time, key: SessionKey, why: &str) {
         let Some(session) = self.sessions.get(key) else { return };
         let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
-        tasks.into_iter().for_each(|task| self.cancel_task(now, task, false));
+        tasks.into_iter().for_each(|task| self.cancel_task_for(now, task, false, Some(why)));
         self.end_session(now, key);
     }
 

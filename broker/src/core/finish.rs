@@ -285,12 +285,18 @@ impl Core {
 
     /// Cancels a task: from now on it is cancelled, whatever its engine still does.
     pub(super) fn cancel_task(&mut self, now: Time, key: TaskKey, force: bool) {
+        self.cancel_task_for(now, key, force, None);
+    }
+
+    /// The same for a reason that its client has not given.
+    pub(super) fn cancel_task_for(&mut self, now: Time, key: TaskKey, force: bool, why: Option<&str>) {
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
             State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
             _ => (None, "cancelled before it began"),
         };
+        let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
         // An engine had it, and has it no longer: it waits for another attempt.
         let is_back = engine.is_none() && task.assigned.is_some();
         self.stop_attempt(key, force);

@@ -35,6 +35,7 @@ fn a_revoked_client_is_told_loses_its_session_and_nobody_else_does() {
     farm.pump();
     let cancelled = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));
     assert!((1..=3).all(|n| farm.end_of(bad, n) == cancelled), "the ends of its tasks reach it");
+    assert!((1..=3).all(|n| farm.error_of(bad, n).contains("revoked")), "with the reason: {}", farm.error_of(bad, 1));
     let last = farm.clients[bad].received.last();
     assert!(matches!(last, Some(ToClient::Goodbye(it)) if it.reason.contains("(lost)")), "{last:?}");
     assert_eq!(farm.clients[bad].connection, None);
