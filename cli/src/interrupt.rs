@@ -1,7 +1,6 @@
 //! Ctrl-C: what a command has begun is ended, and the exit code says so.
 
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
 use anyhow::Result;
 use furlong_client::Client;
@@ -55,14 +54,11 @@ async fn hung_up() {
     }
 }
 
-/// Whether SIGHUP was ignored when this process was started: the mask has a bit for each signal, from 1 on.
+/// Whether SIGHUP is ignored, as it was when this process was started: the mask has a bit for each signal, from 1 on.
 fn is_hangup_ignored() -> bool {
-    static IGNORED: OnceLock<bool> = OnceLock::new();
-    *IGNORED.get_or_init(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
-    })
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// From now on a second Ctrl-C ends the process without regard to anything.

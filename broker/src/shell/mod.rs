@@ -217,15 +217,17 @@ impl Shell {
         self.arm(core.poll_timeout());
         drop(core);
         // Before an engine gets its first task: a later start must know whom to wait for.
-        to_save.into_iter().for_each(|roster| self.save_roster(roster));
+        if let Some(roster) = to_save {
+            self.save_roster(&roster, false);
+            *self.roster.borrow_mut() = Some(roster);
+        }
         dirty.into_iter().for_each(Connection::write_inline);
     }
 
-    fn save_roster(&self, roster: crate::core::Roster) {
-        if let Err(error) = run_files::write_roster(&self.dir, &roster, false) {
+    fn save_roster(&self, roster: &crate::core::Roster, is_synced: bool) {
+        if let Err(error) = run_files::write_roster(&self.dir, roster, is_synced) {
             tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
         }
-        *self.roster.borrow_mut() = Some(roster);
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -310,9 +312,7 @@ impl Shell {
             self.flush();
             self.obey_revocations().await;
             let roster = self.roster.borrow_mut().take();
-            if let Some(Err(error)) = roster.map(|roster| run_files::write_roster(&self.dir, &roster, true)) {
-                tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
-            }
+            roster.into_iter().for_each(|roster| self.save_roster(&roster, true));
         }
     }
 

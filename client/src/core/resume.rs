@@ -77,7 +77,10 @@ impl Core {
         if !matches!(self.link, Link::Opening) {
             return;
         }
-        let is_missing = |n| accepted.missing.iter().any(|(first, last)| (*first..=*last).contains(&n));
+        // The ranges ascend.
+        let missing = &accepted.missing;
+        let range_of = |n| missing.get(missing.partition_point(|(_, last)| *last < n));
+        let is_missing = |n| range_of(n).is_some_and(|(first, _)| *first <= n);
         let mut tasks = VecDeque::new();
         for (n, _) in self.tasks.unfinished() {
             let Some(sent) = self.tasks.sent_mut(n) else { continue };
