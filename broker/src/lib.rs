@@ -18,6 +18,7 @@
 
 pub mod budget;
 pub mod core;
+pub mod journal;
 mod shell;
 
-pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, OwnPort, read_state, run};
+pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, JournalArgs, OwnPort, read_state, run};

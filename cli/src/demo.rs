@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use furlong_broker::JournalArgs;
 use furlong_client::{Arguments, CallSpec, Client, EngineTargets, Function, SourceFunction};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
@@ -67,6 +68,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
         engines: args.engines,
         port: None,
         python: args.python,
+        journal: JournalArgs::default(),
     };
     let mut cluster = LocalCluster::new(options);
     let mut interrupted = std::pin::pin!(furlong_link::stop::requested(false));

@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use furlong_client::{CallSpec, Client, EngineTargets};
 
-use crate::durations::limit;
 use crate::namespace::{DIRECT, DirectArgs};
 use crate::{ended, interrupt, print};
+use furlong_link::durations::limit;
 
 const AFTER_HELP: &str = "\
 Each engine runs the code in its namespace, which lasts until its interpreter ends. `[i] Out[n]:` heads what engine i

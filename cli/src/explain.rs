@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 use furlong_wire::message::TaskRecord;
 
 use crate::connect::ConnectArgs;
-use crate::durations::short;
 use crate::print;
 use crate::record::{Spans, as_json, state, why};
 use crate::select::Selector;
 use crate::selected::{ASKING, records};
+use furlong_link::durations::short;
 
 const AFTER_HELP: &str = "\
 It says where the task is, why it waits or how it ended, what became of each attempt, and where the time went:

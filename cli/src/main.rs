@@ -7,13 +7,13 @@ mod cluster;
 mod completions;
 mod connect;
 mod demo;
-mod durations;
 mod ended;
 mod engines;
 mod execute;
 mod explain;
 mod help;
 mod interrupt;
+mod journal;
 mod map;
 mod namespace;
 mod print;
@@ -96,6 +96,9 @@ enum Command {
     /// Issue, show, list and revoke capability files
     #[command(subcommand)]
     Cap(cap::CapCommand),
+    /// Look at the journal in which a broker keeps durable tasks
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Measure latency, throughput and payloads, and the plain relay that they are compared with
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -147,6 +150,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Restart(args) => on_runtime(engines::restart(args)),
         Command::Shutdown(args) => on_runtime(engines::shutdown(args)),
         Command::Cap(command) => cap::run(command),
+        Command::Journal(command) => journal::run(command),
         Command::Bench(command) => on_runtime(bench::run(command)),
         Command::Completions(args) => completions::run(&args, Cli::command()),
     }
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     /// Those whose subcommands, or whose programs, are described elsewhere.
-    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "bench"];
+    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "journal", "bench"];
 
     #[test]
     fn every_command_says_what_it_does_its_exit_codes_and_an_example() {

@@ -15,8 +15,8 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
-use crate::durations::limit;
 use crate::{interrupt, print};
+use furlong_link::durations::limit;
 
 const AFTER_HELP: &str = "\
 Each item is a string, and one task. Results are JSON, one document a line, in the order of the items. A file's function

@@ -3,7 +3,7 @@
 use furlong_wire::message::{TaskPhase, TaskRecord};
 use serde_json::{Value, json};
 
-use crate::durations::short;
+use furlong_link::durations::short;
 
 /// Where a task's time went, in microseconds: what comes later in its life is not there before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

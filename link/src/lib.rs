@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod dial;
+pub mod durations;
 pub mod home;
 pub mod incoming;
 pub mod log;

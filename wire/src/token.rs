@@ -95,7 +95,8 @@ impl Claims {
         if self.holder.is_sound() { Ok(()) } else { Err(TokenError::WeakHolderKey) }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The bytes that are signed.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES_MAX);
         bytes.extend_from_slice(PREFIX);
         bytes.extend_from_slice(&[FORMAT, self.role.code()]);
@@ -116,7 +117,8 @@ impl Claims {
         bytes
     }
 
-    fn decode(signed: &[u8]) -> Result<Self, TokenError> {
+    /// Reads what [`Claims::encode`] wrote. That it was signed is not looked at.
+    pub fn decode(signed: &[u8]) -> Result<Self, TokenError> {
         let mut rest = Reader(signed.strip_prefix(PREFIX).ok_or(TokenError::NotAToken)?);
         let [format, role] = rest.array()?;
         if format != FORMAT {

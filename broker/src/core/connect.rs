@@ -1,6 +1,5 @@
 //! Peers come and go: letting in, resuming, giving up.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use furlong_wire::handshake::HelloBody;
@@ -13,12 +12,11 @@ use furlong_wire::token::Claims;
 
 use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
-use super::numbered::Numbered;
 use super::payloads::{Credit, Receiving};
 use super::reconcile::Moved;
 use super::release::Releasing;
-use super::sessions::{ClientWaiting, Definition, Kinds, Session, SessionKey};
-use super::tasks::{Place, State};
+use super::sessions::{ClientWaiting, Definition, Session, SessionKey};
+use super::tasks::{Place, State, Task};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
 /// How long an engine may be away before what waits for it alone is lost.
@@ -85,7 +83,7 @@ impl Core {
         self.dispatch(now);
     }
 
-    fn session_tasks_max(&self, claims: &Claims) -> u64 {
+    pub(super) fn session_tasks_max(&self, claims: &Claims) -> u64 {
         match claims.limits.unfinished_tasks_max {
             0 => self.config.session_tasks_max,
             limit => limit.min(self.config.session_tasks_max),
@@ -166,31 +164,11 @@ impl Core {
 
     fn new_session(&self, connection: ConnectionId, peer: Peer, tasks_max: u64) -> Session {
         Session {
-            id: peer.hello.session,
-            counted_by: peer.claims.token_id,
-            claims: peer.claims,
             connection: Some(connection),
             incarnation: peer.hello.incarnation,
-            expires: None,
-            secret: None,
-            definitions: std::collections::BTreeMap::new(),
-            tasks: Numbered::default(),
-            done: Numbered::default(),
-            endings: Numbered::default(),
-            stopping: BTreeSet::new(),
-            cancel_on_disconnect: false,
-            departed: false,
             served: self.shared_given,
-            fetches: 0,
-            submitted: 0,
-            before: 0,
-            opened: Time::default(),
-            missing: BTreeSet::new(),
-            tasks_max,
             credit: Credit::new(self.budget.peer_credit()),
-            receiving: Receiving::default(),
-            next_transfer: 0,
-            kinds: Kinds::default(),
+            ..Session::new(peer.hello.session, peer.claims, tasks_max)
         }
     }
 
@@ -247,14 +225,15 @@ impl Core {
         self.results_held -= done.len() as u64;
         self.end_orphans_of(id);
         for (n, done) in done {
-            if done.what.keep() {
+            if done.what.outlives_session() {
                 self.keep(now, key, n, done, false);
             } else {
                 self.drop_done(*done);
             }
         }
+        self.note_departed(key);
         for task in tasks {
-            let goes_on = self.tasks.get(task).is_some_and(|task| task.keep() && task.state != State::Receiving);
+            let goes_on = self.tasks.get(task).is_some_and(Task::outlives_session);
             if !goes_on {
                 self.cancel_task(now, task, false);
             }
@@ -396,8 +375,8 @@ impl Core {
     /// Notes an attempt that did not end its task.
     pub(super) fn note_attempt(&mut self, now: Time, given: Given, how: &str) {
         let Some(task) = self.tasks.get_mut(given.task) else { return };
-        let assigned_us = task.assigned.map_or(0, |at| at.micros_since(task.submitted));
-        let ended_us = now.micros_since(task.submitted);
+        let assigned_us = task.assigned.map_or(0, |at| task.since_submit(at));
+        let ended_us = task.since_submit(now);
         let how = how.chars().take(256).collect();
         let past = &mut task.more_mut().past;
         if past.len() == PAST_ATTEMPTS_MAX {

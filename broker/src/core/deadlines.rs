@@ -117,8 +117,11 @@ fn due(task: &Task, now: Time) -> Option<Time> {
         State::Assigned { .. } => None,
         // Of a task that was run before, the wait begins again.
         State::Receiving | State::Waiting | State::Queued => {
-            let began = if task.attempts == 0 { task.submitted } else { now };
-            options.queue_timeout_ms.map(|limit| began.after(ms(limit)))
+            let (began, age_us) = match (task.attempts, task.durable()) {
+                (0, durable) => (task.submitted, durable.map_or(0, |durable| durable.age_us)),
+                _ => (now, 0),
+            };
+            options.queue_timeout_ms.map(|limit| began.after(ms(limit).saturating_sub(Duration::from_micros(age_us))))
         }
         // It does not wait for an engine.
         State::Pausing => task.more().and_then(|more| more.pause_ends),

@@ -6,6 +6,7 @@ use furlong_wire::ids::{EngineId, OwnerId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, TaskOptions, TaskState};
 
 use super::finish::Ended;
+use super::journal::Met;
 use super::sessions::Ending;
 use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Time};
@@ -15,6 +16,8 @@ use super::{Core, Time};
 pub struct Waits {
     after: Group,
     follow: Group,
+    /// Those that have ended, as far as the journal is to know.
+    met: Vec<Met>,
 }
 
 /// Dependencies of one sort.
@@ -43,9 +46,14 @@ pub struct Dependents {
     telling: bool,
 }
 
-#[cfg(test)]
 impl Dependents {
+    /// Those that wait for a task.
+    pub fn of(&self, key: TaskKey) -> impl Iterator<Item = TaskKey> {
+        self.pairs.range((key, FIRST_KEY)..).take_while(move |pair| pair.0 == key).map(|pair| pair.1)
+    }
+
     /// How many pairs there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -104,6 +112,22 @@ impl Waits {
         self.after.pending.iter().chain(&self.follow.pending).map(|pending| pending.key)
     }
 
+    /// What the journal is to know of those that have ended.
+    pub fn met(&self) -> &[Met] {
+        &self.met
+    }
+
+    /// One has ended before the journal knows of the task.
+    pub fn note_met(&mut self, met: Met) {
+        self.met.push(met);
+    }
+
+    /// The name of one that has not ended.
+    fn name_of(&self, key: TaskKey) -> Option<TaskId> {
+        let pending = self.after.pending.iter().chain(&self.follow.pending);
+        pending.into_iter().find(|pending| pending.key == key).map(|pending| pending.demand.task)
+    }
+
     fn settle(&mut self, key: TaskKey, ending: Ending) -> Result<(), String> {
         self.after.settle(key, ending)?;
         self.follow.settle(key, ending)
@@ -130,11 +154,18 @@ impl Waits {
 }
 
 impl Core {
-    /// Looks up what a submit depends on, whose first task is `own`. None if it depends on nothing.
+    /// Looks up what a task depends on, the first one of its submit being `own`. Of a task from the journal, `known` are
+    /// those that had ended, in that order. None if it depends on nothing.
     ///
     /// # Errors
     /// Why the task can never run, for people.
-    pub(super) fn waits_of(&self, owner: OwnerId, own: TaskId, options: &TaskOptions) -> Result<Option<Waits>, String> {
+    pub(super) fn waits_of(
+        &self,
+        owner: OwnerId,
+        own: TaskId,
+        options: &TaskOptions,
+        known: &[Met],
+    ) -> Result<Option<Waits>, String> {
         if options.after.is_empty() && options.follow.is_empty() {
             return Ok(None);
         }
@@ -143,18 +174,33 @@ impl Core {
         if let Some(demand) = options.after.iter().chain(&options.follow).find(itself) {
             return Err(format!("{} was not submitted before this task, which was to wait for it", demand.task));
         }
-        let after = self.group(owner, &options.after, options.after_any)?;
-        let follow = self.group(owner, &options.follow, options.follow_any)?;
-        Ok(Some(Waits { after, follow }))
+        let mut met = Vec::new();
+        let after = self.group(owner, &options.after, options.after_any, known, &mut met)?;
+        let follow = self.group(owner, &options.follow, options.follow_any, known, &mut met)?;
+        Ok(Some(Waits { after, follow, met: if options.durable { met } else { Vec::new() } }))
     }
 
-    fn group(&self, owner: OwnerId, demands: &[Dependency], any: bool) -> Result<Group, String> {
+    fn group(
+        &self,
+        owner: OwnerId,
+        demands: &[Dependency],
+        any: bool,
+        known: &[Met],
+        met: &mut Vec<Met>,
+    ) -> Result<Group, String> {
         let mut group = Group { any, ..Group::default() };
         let mut ended = Vec::new();
         for &demand in demands {
-            match self.standing(owner, demand.task) {
+            let place = known.iter().position(|met| met.task == demand.task);
+            let standing = match place {
+                Some(place) => Standing::Ended(known[place].ending()),
+                None => self.standing(owner, demand.task),
+            };
+            match standing {
                 Standing::Unfinished(key) => group.pending.push(Pending { key, demand }),
-                Standing::Ended(ending) => ended.push((demand, ending)),
+                Standing::Ended(ending) => ended.push((place, demand, ending)),
+                // Where one was enough, nobody has noted how the others ended.
+                Standing::Unknown if any && !known.is_empty() => {}
                 Standing::Unknown => {
                     return Err(format!(
                         "{} is unknown to the broker: never submitted by this owner, or it ended long ago",
@@ -164,11 +210,22 @@ impl Core {
             }
         }
         // Where one is enough, those that are as demanded count first.
-        ended.sort_by_key(|(demand, ending)| if ending.succeeded { !demand.success } else { !demand.failure });
-        for (demand, ending) in ended {
+        ended.sort_by_key(|(place, demand, ending)| {
+            (if ending.succeeded { !demand.success } else { !demand.failure }, *place)
+        });
+        for (_, demand, ending) in ended {
+            met.push(Met { task: demand.task, succeeded: ending.succeeded, engine: ending.engine });
             group.take(demand, ending)?;
         }
         Ok(group)
+    }
+
+    /// Whether a task is unfinished and the journal will not have it.
+    pub(super) fn is_in_memory_alone(&self, owner: OwnerId, task: TaskId) -> bool {
+        match self.standing(owner, task) {
+            Standing::Unfinished(key) => self.tasks.get(key).is_some_and(|task| task.durable().is_none()),
+            Standing::Ended(_) | Standing::Unknown => false,
+        }
     }
 
     fn standing(&self, owner: OwnerId, task: TaskId) -> Standing {
@@ -270,6 +327,7 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let state = task.state;
         let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) else { return };
+        let name = waits.name_of(ended);
         let before: Vec<TaskKey> = if waits.has_choices() { waits.keys().collect() } else { Vec::new() };
         let settled = waits.settle(ended, ending);
         if !before.is_empty() {
@@ -278,8 +336,12 @@ impl Core {
                 self.dependents.pairs.remove(&(other, key));
             }
         }
+        if let Some(name) = name {
+            self.note_met(key, name, ending);
+        }
         let waits = settled.and_then(|()| if state == State::Waiting { self.still_waits(key) } else { Ok(true) });
         match waits {
+            Ok(true) if state == State::Receiving => self.note_if_behind(key),
             Ok(true) => {}
             Ok(false) => self.queue(now, key),
             Err(text) => self.end(now, key, unmet(&text)),

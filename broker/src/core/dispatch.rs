@@ -86,6 +86,9 @@ impl Core {
     }
 
     fn dispatch_shared(&mut self, now: Time) {
+        if self.journal.is_reconciling(now) {
+            return;
+        }
         let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
         while let Some((placement, key, engine)) = self.next_shared(&mut waiting) {
             self.shared_given += 1;
@@ -146,6 +149,9 @@ impl Core {
             (engine.process, engine.slot)
         });
         let Some((Some(process_key), slot)) = place else { return };
+        if self.withholds(key, engine, count, direct) {
+            return;
+        }
         self.tell_session(process_key, key);
         self.send_work(process_key, key, slot, count);
     }
@@ -162,7 +168,7 @@ impl Core {
     }
 
     /// Sends a task to the process of its engine. Tasks of one submit go in one message where they follow each other.
-    fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, slot: u32, count: u64) {
+    pub(super) fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, slot: u32, count: u64) {
         let (Some(task), Some(process)) = (self.tasks.get(key), self.processes.get_mut(&process_key)) else { return };
         let work = Work { slot, n: task.n, count };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
@@ -282,7 +288,10 @@ impl Core {
 
     /// Nothing of a cancelled task runs any longer.
     pub(super) fn tell_stopped(&mut self, session: SessionKey, n: u64) {
-        if let Some(connection) = self.sessions.get(session).and_then(|session| session.connection) {
+        let Some(of) = self.sessions.get(session) else { return };
+        // Not before its end, which may be on its way to the journal.
+        let is_told = of.done.get(n).is_none_or(|done| !done.is_unwritten);
+        if let Some(connection) = of.connection.filter(|_| is_told) {
             self.to_client(connection, ToClient::Stopped(Stopped { n }));
         }
     }

@@ -88,6 +88,8 @@ pub struct Engine {
     /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
     /// own queue overtakes them.
     pub returning: BTreeSet<u64>,
+    /// Attempts of its own queue that wait for the journal: nothing overtakes them.
+    pub withheld: u32,
     /// Sessions that have left something in its interpreter's namespace.
     pub lodgers: BTreeSet<SessionKey>,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
@@ -118,6 +120,7 @@ impl Engine {
             assigned_direct: 0,
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
+            withheld: 0,
             lodgers: BTreeSet::new(),
             restarting: false,
             down_cause: None,
@@ -130,7 +133,7 @@ impl Engine {
 
     /// Whether it can be given work of its own queue.
     pub fn takes_direct(&self) -> bool {
-        self.class.is_some() && !self.restarting && self.returning.is_empty()
+        self.class.is_some() && !self.restarting && self.returning.is_empty() && self.withheld == 0
     }
 
     /// How much it has in hand.

@@ -34,6 +34,14 @@ impl Core {
             return self.fetch_unfinished(now, key, connection, fetch, task);
         }
         let follower = Follower { connection, request: fetch.request, output: fetch.output };
+        match self.follow_unwritten(owner, id, follower) {
+            Some(true) => return None,
+            Some(false) => {
+                let text = "too many requests wait for the end of this task; try again later";
+                return Some(ReplyBody::Refused(text.to_owned()));
+            }
+            None => {}
+        }
         let Some((record, payload, pieces)) = self.ended(now, owner, id, fetch.output) else {
             let text = format!(
                 "{id} is unknown here: it was never submitted by this owner, or its result was not kept (`keep`), or \
@@ -84,6 +92,18 @@ impl Core {
         None
     }
 
+    /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that; none
+    /// for any other task.
+    fn follow_unwritten(&mut self, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
+        let of = self.sessions.find(owner, id.session)?;
+        let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
+        let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
+        let followers = &mut done.what.more.as_mut()?.followers;
+        let has_room = followers.len() < FOLLOWERS_MAX;
+        followers.extend(has_room.then_some(follower));
+        Some(has_room)
+    }
+
     /// What is held of a task that has ended: its record, its result, its output.
     fn ended(
         &self,
@@ -127,8 +147,17 @@ impl Core {
         }
     }
 
+    /// The end of a task is on disk: answers those who wait for it.
+    pub(super) fn answer_followers(&mut self, now: Time, of: SessionKey, n: u64, followers: Vec<Follower>) {
+        let held = self.sessions.get(of).and_then(|session| session.done.get(n)).map(|done| &**done);
+        let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty()) else { return };
+        let Some(session) = self.sessions.get(of) else { return };
+        let record = self.record_of_done(now, TaskId { session: session.id, n }, done, None);
+        self.send_to_followers(session.owner(), &record, done.payload.clone().as_ref(), followers);
+    }
+
     /// A task has ended: answers those who wait for it.
-    pub(super) fn answer_followers(
+    pub(super) fn answer_followers_with(
         &mut self,
         now: Time,
         of: SessionKey,
@@ -141,13 +170,23 @@ impl Core {
         }
         let Some((owner, session)) = self.sessions.get(of).map(|session| (session.owner(), session.id)) else { return };
         let record = self.record_of_done(now, TaskId { session, n }, done, None);
+        self.send_to_followers(owner, &record, done.payload.as_ref(), followers);
+    }
+
+    fn send_to_followers(
+        &mut self,
+        owner: OwnerId,
+        record: &TaskRecord,
+        payload: Option<&Stored>,
+        followers: Vec<Follower>,
+    ) {
         for follower in followers {
             if let Some(super::Connected::Client(key)) = self.connections.get(&follower.connection).copied()
                 && let Some(session) = self.sessions.get_mut(key)
             {
                 session.fetches = session.fetches.saturating_sub(1);
             }
-            self.send_fetched(follower, owner, Box::new(record.clone()), done.payload.as_ref());
+            self.send_fetched(follower, owner, Box::new(record.clone()), payload);
         }
     }
 

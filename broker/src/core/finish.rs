@@ -58,12 +58,15 @@ impl Core {
         let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });
         let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
         let (session, n, payload) = (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
-        let followers = task.more_if_any().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default();
-        let done = self.done(now, task, &payload, ended);
+        let mut done = self.done(now, task, &payload, ended);
+        done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
+        if !done.is_unwritten {
+            let followers = done.what.take_followers();
+            self.answer_followers_with(now, session, n, &done, followers);
+        }
         let ending = done.ending();
         self.note_end(key, ending);
         self.finished += 1;
-        self.answer_followers(now, session, n, &done, followers);
         self.hand_to_session(now, session, n, done, ending);
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
@@ -78,6 +81,8 @@ impl Core {
     /// What is kept of a task that has ended.
     fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
         let target = task.target();
+        let submitted_unix_us = task.submitted_unix_us(self.config.start);
+        let (assigned_us, finished_us) = (task.assigned.map(|at| task.since_submit(at)), task.since_submit(now));
         let what = What {
             runtime: task.runtime,
             target,
@@ -88,18 +93,14 @@ impl Core {
             options: task.options,
         };
         Box::new(Done {
-            times: TaskTimes {
-                submitted_unix_us: task.submitted.unix_us(self.config.start),
-                assigned_us: task.assigned.map(|at| at.micros_since(task.submitted)),
-                finished_us: now.micros_since(task.submitted),
-                run_us: ended.run_us,
-            },
+            times: TaskTimes { submitted_unix_us, assigned_us, finished_us, run_us: ended.run_us },
             outcome: ended.outcome,
             engine: ended.engine.or(target),
             attempts: task.attempts,
             payload: ended.payload,
             process: ended.process,
             held: ended.process.zip(ended.attempt),
+            is_unwritten: false,
             what,
         })
     }
@@ -116,7 +117,7 @@ impl Core {
             self.results_held += 1;
             return self.deliver(key, n);
         }
-        if done.what.keep() {
+        if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
         } else {
             self.drop_done(*done);
@@ -167,7 +168,8 @@ impl Core {
     /// Sends a result to the client, if it is connected.
     pub(super) fn deliver(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let (Some(connection), Some(done)) = (session.connection, session.done.get(n)) else { return };
+        let done = session.done.get(n).filter(|done| !done.is_unwritten);
+        let (Some(connection), Some(done)) = (session.connection, done) else { return };
         let transfer = || {
             session.next_transfer += 1;
             session.next_transfer

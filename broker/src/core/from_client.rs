@@ -67,6 +67,7 @@ impl Core {
             FromClient::Shutdown(it) => (it.request, "stop engines or the broker", "admin", role.may_administer()),
             _ => return Err(PeerMisbehaved::Order),
         };
+        let before = self.entries();
         let answer = if allowed {
             match message {
                 FromClient::Query(Request { query, .. }) => Some(self.answer(now, key, &query)),
@@ -83,7 +84,7 @@ impl Core {
             Some(super::authority::forbidden(role, what, needed))
         };
         if let Some(body) = answer {
-            self.to_client(connection, ToClient::Reply(Reply { request, body }));
+            self.answer_request(key, connection, Reply { request, body }, before);
         }
         Ok(())
     }
@@ -98,7 +99,9 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let accepted = session.open(now, open)?;
         let id = session.id;
-        let undelivered: Vec<(u64, TaskState)> = session.done.iter().map(|(n, done)| (n, done.outcome.state)).collect();
+        // What is on its way to the journal is delivered when it is there.
+        let undelivered = session.done.iter().filter(|(_, done)| !done.is_unwritten);
+        let undelivered: Vec<(u64, TaskState)> = undelivered.map(|(n, done)| (n, done.outcome.state)).collect();
         self.to_client(connection, ToClient::Accepted(accepted));
         for (n, state) in undelivered {
             self.deliver(key, n);

@@ -3,7 +3,7 @@
 //! A kept result counts against the payload memory, and gives way when that is needed for what is not yet done: its
 //! record then says so. Records go after an hour, or when there are too many.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use furlong_wire::ids::{OwnerId, SessionId, TaskId};
@@ -19,7 +19,7 @@ pub struct Kept {
     sessions: BTreeMap<SessionKey, KeptSession>,
     by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
     /// In the order in which they go: when, and which.
-    order: VecDeque<(Time, SessionKey, u64)>,
+    order: BTreeSet<(Time, SessionKey, u64)>,
     /// Those with bytes that count against the budget, the oldest first.
     heavy: VecDeque<(SessionKey, u64)>,
     /// How many such bytes there are.
@@ -43,6 +43,8 @@ pub struct KeptTask {
     pub done: Box<Done>,
     /// When its client had the result: microseconds since the submit.
     pub delivered_us: Option<u64>,
+    /// When it goes.
+    expires: Time,
 }
 
 impl Kept {
@@ -82,14 +84,25 @@ impl Kept {
         tasks.into_iter().flatten().map(|(n, task)| (*n, task))
     }
 
+    /// What is known of a kept task.
+    pub fn get_mut(&mut self, key: SessionKey, n: u64) -> Option<&mut Done> {
+        self.sessions.get_mut(&key)?.tasks.get_mut(&n).map(|kept| &mut *kept.done)
+    }
+
+    /// What is known of a kept task.
+    pub fn get(&self, key: SessionKey, n: u64) -> Option<&Done> {
+        self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
+    }
+
     /// When the next one goes.
     pub fn expires(&self) -> Option<Time> {
-        self.order.front().map(|(at, ..)| *at)
+        self.order.first().map(|(at, ..)| *at)
     }
 
     fn remove(&mut self, key: SessionKey, n: u64) -> Option<KeptTask> {
         let session = self.sessions.get_mut(&key)?;
         let task = session.tasks.remove(&n)?;
+        self.order.remove(&(task.expires, key, n));
         self.len -= 1;
         self.heavy_bytes -= task.done.budget_bytes();
         if session.tasks.is_empty()
@@ -106,11 +119,6 @@ impl Kept {
 
     /// Drops the entries of what was purged, when there are more of them than of others.
     fn tidy(&mut self) {
-        if self.order.len() > 2 * self.len + 64 {
-            let mut order = std::mem::take(&mut self.order);
-            order.retain(|(_, key, n)| self.contains(*key, *n));
-            self.order = order;
-        }
         if self.heavy.len() > 2 * self.len + 64 {
             let mut heavy = std::mem::take(&mut self.heavy);
             heavy.retain(|(key, n)| self.contains(*key, *n));
@@ -134,8 +142,6 @@ impl Kept {
 impl Core {
     /// Keeps an ended task, which its session no longer holds.
     pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
-        let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
-        let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
         self.release_done(&mut done);
         // What the engine may announce does not shrink by what is kept.
         let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
@@ -144,19 +150,41 @@ impl Core {
         }
         let submitted_us = done.times.submitted_unix_us;
         let delivered_us = delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
-        let expires = now.after(Duration::from_millis(KEPT_MS));
+        if let Some(delivered_us) = delivered_us {
+            self.note_delivered(&done, delivered_us);
+        }
+        self.keep_restored(now, key, n, done, delivered_us);
+    }
+
+    /// The same of one that was kept already, or that holds nothing up.
+    pub(super) fn keep_restored(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        n: u64,
+        done: Box<Done>,
+        delivered_us: Option<u64>,
+    ) {
+        let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
+        let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
+        let expires = if done.what.durable().is_some() {
+            let ended_unix_us = done.times.submitted_unix_us.saturating_add(done.times.finished_us);
+            self.journal.keeps_until(ended_unix_us, self.config.start.0)
+        } else {
+            now.after(Duration::from_millis(KEPT_MS))
+        };
         if done.budget_bytes() > 0 {
             self.kept.heavy.push_back((key, n));
             self.kept.heavy_bytes += done.budget_bytes();
         }
-        self.kept.order.push_back((expires, key, n));
+        self.kept.order.insert((expires, key, n));
         self.kept.by_id.insert((owner, id), key);
         let tasks = BTreeMap::new();
         let session = self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
-        session.tasks.insert(n, KeptTask { done, delivered_us });
+        session.tasks.insert(n, KeptTask { done, delivered_us, expires });
         self.kept.len += 1;
         while self.kept.len > KEPT_RECORDS_MAX {
-            let Some((_, key, n)) = self.kept.order.pop_front() else { break };
+            let Some(&(_, key, n)) = self.kept.order.first() else { break };
             self.forget_kept(key, n);
         }
     }
@@ -193,13 +221,14 @@ impl Core {
 
     /// Forgets kept tasks whose time has come.
     pub(super) fn expire_kept(&mut self, now: Time) {
-        while let Some((_, key, n)) = self.kept.order.pop_front_if(|(at, ..)| *at <= now) {
+        while let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) {
             self.forget_kept(key, n);
         }
     }
 
     /// Frees what an ended task holds.
     pub(super) fn drop_done(&mut self, mut done: Done) {
+        self.note_forgotten(&done);
         self.release_done(&mut done);
         self.release_result(done.payload.as_ref(), done.process);
         self.budget.release(done.what.output_bytes());

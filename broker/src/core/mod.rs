@@ -21,10 +21,11 @@ mod fetch;
 mod finish;
 mod from_client;
 mod from_engine;
+pub mod journal;
 mod kept;
 mod numbered;
 mod orphans;
-mod output;
+pub(crate) mod output;
 mod payloads;
 mod placement;
 mod queue;
@@ -41,6 +42,7 @@ mod tests;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, TokenId};
@@ -56,6 +58,7 @@ use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
+use journal::{Entry, Journal};
 use kept::Kept;
 use numbered::Numbered;
 use orphans::Orphans;
@@ -85,6 +88,8 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// Unfinished and unacknowledged tasks of one session.
     pub session_tasks_max: u64,
+    /// How long the journal has a task after its end; none if there is no journal.
+    pub journal_keep: Option<Duration>,
 }
 
 /// What the shell is to do.
@@ -104,6 +109,8 @@ pub enum Output {
     Revoke(ConnectionId, u64, Vec<TokenId>),
     /// Free these chunks, a few at a time.
     Discard(Vec<Bytes>),
+    /// Write this to the journal, under this number: [`Core::handle_journaled`] is told when it is on disk.
+    Journal(u64, Entry),
     /// Stop in good order: why.
     Stop(String),
 }
@@ -170,6 +177,7 @@ pub struct Core {
     dependents: Dependents,
     deadlines: Deadlines,
     kept: Kept,
+    journal: Journal,
     quotas: Quotas,
     restarting: Vec<Restarting>,
     shares_made: u64,
@@ -217,6 +225,7 @@ impl Core {
     pub fn new(config: Config, roster: &Roster) -> Self {
         Self {
             budget: Budget::new(config.payload_bytes_max),
+            journal: Journal::new(config.journal_keep),
             config,
             connections: BTreeMap::new(),
             authority: Authority::default(),
@@ -259,6 +268,7 @@ impl Core {
             self.kept.expires(),
             self.next_token_expiry(),
             self.orphans.expires(),
+            self.journal.reconciled(),
         ];
         due.into_iter().flatten().min()
     }
@@ -272,6 +282,7 @@ impl Core {
         self.handle_deadlines(now);
         self.expire_kept(now);
         self.expire_orphans(now);
+        self.journal.handle_timeout(now);
         self.dispatch(now);
     }
 

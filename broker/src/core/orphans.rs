@@ -19,7 +19,7 @@ use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Given, Time};
 
 /// How long a task that may have run waits for the engines of the roster, from the broker's start on.
-const ROSTER_WAIT: Duration = Duration::from_secs(1);
+pub(super) const ROSTER_WAIT: Duration = Duration::from_secs(1);
 /// The same for a task that may run once only.
 const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
 /// How long a client that has returned may take to say what it waits for.
@@ -55,6 +55,11 @@ impl Orphans {
     /// None yet; these engines are awaited.
     pub fn new(awaited: BTreeSet<EngineId>) -> Self {
         Self { awaited, ..Self::default() }
+    }
+
+    /// Whether every engine of the roster has registered.
+    pub fn awaits_nobody(&self) -> bool {
+        self.awaited.is_empty()
     }
 
     /// When the next one is ended.
@@ -159,7 +164,7 @@ impl Core {
         let Some(session) = self.sessions.get(key) else { return false };
         let task = session.tasks.get(n).and_then(|task| self.tasks.get(*task));
         let tried_elsewhere = |task: &Task| task.attempts > 0 && !matches!(task.state, State::Assigned { .. });
-        session.departed || session.knows(n) && task.is_none_or(tried_elsewhere)
+        (session.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
     }
 
     /// While the work runs, its engine is as busy as with work of this start.
@@ -186,6 +191,7 @@ impl Core {
         if before == 0 || !self.orphans.awaited.is_empty() {
             return;
         }
+        self.journal.end_reconciling();
         for key in std::mem::take(&mut self.orphans.waiting) {
             if self.tasks.get(key).is_some_and(|task| task.state == State::Pausing && task.attempts == 0) {
                 self.wait_for_roster(now, key);
@@ -299,13 +305,17 @@ impl Core {
     /// Whether a task was submitted to an earlier start, and was not given to an engine at this one.
     fn may_have_run(&self, task: &Task) -> bool {
         task.attempts == 0
-            && task.options.as_ref().is_some_and(|options| options.repeated)
+            && task.may_be_repeated()
             && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)
     }
 
     /// A shared task may be with an engine that is not here yet: it waits. Whether it does, or is lost.
     fn wait_for_roster(&mut self, now: Time, key: TaskKey) -> bool {
         let Some(task) = self.tasks.get_mut(key) else { return false };
+        if task.durable().is_some_and(|durable| durable.begun) && !task.at_most_once() {
+            // Nothing shared is given out before the roster's engines are here.
+            return false;
+        }
         // An engine that was given up is no longer in the roster, and may come back all the same.
         let wait = match (task.at_most_once(), self.orphans.awaited.is_empty()) {
             (false, true) => Duration::ZERO,

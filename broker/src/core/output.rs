@@ -30,6 +30,12 @@ pub struct Piece {
 const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 
 impl KeptOutput {
+    /// What the journal had of the last attempt.
+    pub fn restored(attempt: u32, (stdout_bytes, stderr_bytes): (u64, u64), pieces: Vec<Piece>) -> Self {
+        let kept_bytes = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
+        Self { attempt, stdout_bytes, stderr_bytes, pieces, kept_bytes }
+    }
+
     /// Another attempt writes now. Gives the bytes that were kept of the one before.
     pub fn begin(&mut self, attempt: u32) -> u64 {
         if attempt == self.attempt {

@@ -1,7 +1,7 @@
 //! Payloads that the broker holds: as they came, never opened.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use furlong_wire::ids::InstanceId;
@@ -10,6 +10,7 @@ use furlong_wire::message::Payload;
 use furlong_wire::payload::{InlineBytes, chunk_bytes, chunk_count};
 
 use super::PeerMisbehaved;
+use super::journal::{Blob, Chunked};
 
 /// A payload in the broker's memory. Clones share the bytes.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct ChunkedPayload {
     instance: Option<InstanceId>,
     /// The number under which engine processes have it, if several tasks need it.
     share: Option<u64>,
+    /// The task under whose number the journal has it.
+    row: OnceLock<u64>,
     chunks: Vec<Bytes>,
 }
 
@@ -82,6 +85,35 @@ impl Stored {
         }
     }
 
+    /// As the journal takes it for a task: with its chunks, if it has not had them before. None if they are not here.
+    pub fn blob(&self, row: u64) -> Option<Blob> {
+        match self {
+            Self::Inline(bytes) => Some(Blob::Inline(bytes.clone())),
+            Self::Sent(_) | Self::Refused => None,
+            Self::Chunked(payload) => {
+                let of = *payload.row.get_or_init(|| row);
+                let ChunkedPayload { counter, bytes, instance, .. } = **payload;
+                let chunks = (of == row).then(|| payload.chunks.clone());
+                Some(Blob::Chunked(Chunked { of, counter, bytes, instance, chunks }))
+            }
+        }
+    }
+
+    /// The number under which the journal has its chunks.
+    pub fn row(&self) -> Option<u64> {
+        match self {
+            Self::Chunked(payload) => payload.row.get().copied(),
+            Self::Inline(_) | Self::Sent(_) | Self::Refused => None,
+        }
+    }
+
+    /// What the journal had.
+    pub fn restored(chunked: Chunked, share: Option<u64>) -> Self {
+        let Chunked { of, counter, bytes, instance, chunks } = chunked;
+        let chunks = chunks.unwrap_or_default();
+        Self::Chunked(Arc::new(ChunkedPayload { counter, bytes, instance, share, row: OnceLock::from(of), chunks }))
+    }
+
     /// The chunks, if nobody else holds them.
     pub fn into_chunks(self) -> Vec<Bytes> {
         match self {
@@ -126,7 +158,7 @@ impl<W> Receiving<W> {
     ) -> Result<(), PeerMisbehaved> {
         self.check(payload)?;
         let Payload::Chunked { counter, bytes, instance, .. } = *payload else { return Ok(()) };
-        let payload = ChunkedPayload { counter, bytes, instance, share, chunks: Vec::new() };
+        let payload = ChunkedPayload { counter, bytes, instance, share, row: OnceLock::new(), chunks: Vec::new() };
         self.transfers.insert(transfer, Transfer { payload, waiting });
         Ok(())
     }

@@ -57,6 +57,13 @@ impl Quotas {
         }
     }
 
+    /// Counts the bytes of a request in that must be held, whatever the limit.
+    pub fn take(&mut self, token: TokenId, bytes: u64) {
+        if let Some(held) = self.by_token.get_mut(&token) {
+            held.bytes += bytes;
+        }
+    }
+
     /// Counts the bytes of a request in. False if that would be beyond the token's limit.
     pub fn reserve(&mut self, token: TokenId, bytes: u64) -> bool {
         let Some(held) = self.by_token.get_mut(&token) else { return true };

@@ -3,6 +3,7 @@
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
+use super::journal::Stage;
 use super::sessions::{Definition, Done};
 use super::tasks::{More, Place, State, Task, TaskKey};
 use super::{Core, Time};
@@ -15,13 +16,13 @@ impl Core {
     pub(super) fn record(&self, now: Time, key: TaskKey) -> Option<TaskRecord> {
         let task = self.tasks.get(key)?;
         let session = self.sessions.get(task.session)?;
-        let since = |at: Time| at.micros_since(task.submitted);
+        let since = |at: Time| task.since_submit(at);
         let queued = match task.state {
             State::Receiving | State::Waiting => None,
             _ => Some(task.more().and_then(|more| more.queued).map_or(0, since)),
         };
         let times = RecordTimes {
-            submitted_unix_us: task.submitted.unix_us(self.config.start),
+            submitted_unix_us: task.submitted_unix_us(self.config.start),
             queued_us: queued,
             assigned_us: task.assigned.map(since),
             started_us: task.more().and_then(|more| more.started).map(since),
@@ -74,7 +75,7 @@ impl Core {
             losses: what.losses,
             request_bytes: what.request_bytes,
             result_bytes: done.payload.as_ref().map_or(0, super::payloads::Stored::bytes),
-            kept: what.keep() && !what.gave_way,
+            kept: what.outlives_session() && !what.gave_way,
             times,
             ..base(what.options.as_deref(), more)
         }
@@ -110,6 +111,9 @@ impl Core {
     }
 
     fn what_has_not_come(&self, task: &Task) -> &'static str {
+        if task.durable().is_some_and(|durable| durable.stage == Stage::Noted) {
+            return "it is being written to the broker's journal";
+        }
         let definitions = self.sessions.get(task.session).map(|session| &session.definitions);
         let number = task.define.unwrap_or_default();
         match definitions.and_then(|definitions| definitions.get(&number)) {

@@ -11,9 +11,10 @@ use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
 use super::engines::ProcessKey;
+use super::journal::Durable;
 use super::numbered::Numbered;
 use super::payloads::{Credit, Receiving, Stored};
-use super::tasks::{More, TaskKey};
+use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
 use super::{ConnectionId, PeerMisbehaved};
 
@@ -80,6 +81,14 @@ pub struct Session {
     pub next_transfer: u64,
     /// How long its kinds of tasks take.
     pub kinds: Kinds,
+    /// Whether the journal has it, and which of its definitions.
+    pub is_noted: bool,
+    /// The definitions that the journal has.
+    pub noted_definitions: BTreeSet<u32>,
+    /// The last entry of the journal about what it submitted.
+    pub last_entry: u64,
+    /// Whether it comes from the journal, and its client has not been here since.
+    pub is_restored: bool,
 }
 
 /// A blob that tasks name, and which is sent to an engine process before the first of them.
@@ -119,6 +128,8 @@ pub struct Done {
     pub process: Option<ProcessKey>,
     /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
     pub held: Option<(ProcessKey, u64)>,
+    /// Whether its end is on its way to the journal, and may not be told before.
+    pub is_unwritten: bool,
     /// What the task was.
     pub what: What,
 }
@@ -151,6 +162,26 @@ impl What {
     /// Nobody wants it kept.
     pub fn keep_no_longer(&mut self) {
         self.options.iter_mut().for_each(|options| Arc::make_mut(options).keep = false);
+    }
+
+    /// Whether somebody may ask for it when its session is over.
+    pub fn outlives_session(&self) -> bool {
+        self.keep() || self.durable().is_some()
+    }
+
+    /// What the journal has of it.
+    pub fn durable(&self) -> Option<Durable> {
+        self.more.as_ref().and_then(|more| more.durable)
+    }
+
+    /// The journal does not know it.
+    pub fn forget_durable(&mut self) {
+        self.more.iter_mut().for_each(|more| more.durable = None);
+    }
+
+    /// Who waits for it.
+    pub fn take_followers(&mut self) -> Vec<Follower> {
+        self.more.as_mut().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default()
     }
 
     /// Bytes of kept output.
@@ -186,6 +217,41 @@ pub struct Ending {
 }
 
 impl Session {
+    /// A session that nobody has opened yet.
+    pub fn new(id: SessionId, claims: Claims, tasks_max: u64) -> Self {
+        Self {
+            id,
+            counted_by: claims.token_id,
+            claims,
+            connection: None,
+            incarnation: 0,
+            expires: None,
+            secret: None,
+            definitions: BTreeMap::new(),
+            tasks: Numbered::default(),
+            done: Numbered::default(),
+            endings: Numbered::default(),
+            stopping: BTreeSet::new(),
+            cancel_on_disconnect: false,
+            departed: false,
+            served: 0,
+            fetches: 0,
+            submitted: 0,
+            before: 0,
+            opened: Time::default(),
+            missing: BTreeSet::new(),
+            tasks_max,
+            credit: Credit::default(),
+            receiving: Receiving::default(),
+            next_transfer: 0,
+            kinds: Kinds::default(),
+            is_noted: false,
+            noted_definitions: BTreeSet::new(),
+            last_entry: 0,
+            is_restored: false,
+        }
+    }
+
     /// The owner of its tasks.
     pub fn owner(&self) -> OwnerId {
         self.claims.owner
@@ -197,6 +263,16 @@ impl Session {
         if self.secret.as_ref().is_some_and(|secret| *secret != open.secret) {
             return Err(PeerMisbehaved::Order);
         }
+        let here = self.definitions.iter().filter(|(_, definition)| matches!(definition, Definition::Here(_)));
+        let definitions = here.map(|(number, _)| *number).collect();
+        if std::mem::take(&mut self.is_restored) {
+            if open.submitted > TASKS_BEFORE_MAX {
+                return Err(PeerMisbehaved::TaskNumber);
+            }
+            self.submitted = self.submitted.max(open.submitted);
+            (self.before, self.opened) = (self.submitted, now);
+            return Ok(Accepted { n: self.submitted, missing: self.unknown_ranges(), definitions });
+        }
         if self.secret.replace(open.secret).is_none() {
             if open.submitted > TASKS_BEFORE_MAX {
                 return Err(PeerMisbehaved::TaskNumber);
@@ -205,8 +281,6 @@ impl Session {
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
         let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
-        let here = self.definitions.iter().filter(|(_, definition)| matches!(definition, Definition::Here(_)));
-        let definitions = here.map(|(number, _)| *number).collect();
         Ok(Accepted { n: self.submitted, missing, definitions })
     }
 
@@ -248,6 +322,28 @@ impl Session {
         }
         self.submitted = self.submitted.max(n + count as u64 - 1);
         Ok(Admission::New)
+    }
+
+    /// The numbers up to the last one that name no task here.
+    fn unknown_ranges(&self) -> Vec<(u64, u64)> {
+        let mut known: Vec<u64> = self.tasks.iter().map(|(n, _)| n).chain(self.done.iter().map(|(n, _)| n)).collect();
+        known.sort_unstable();
+        let mut unknown = Vec::new();
+        let mut next = 1;
+        for n in known {
+            if n > next {
+                unknown.push((next, n - 1));
+            }
+            next = n + 1;
+        }
+        if next <= self.submitted {
+            unknown.push((next, self.submitted));
+        }
+        if let Some((_, last)) = unknown.last().copied().filter(|_| unknown.len() > MISSING_RANGES_MAX) {
+            unknown.truncate(MISSING_RANGES_MAX);
+            unknown[MISSING_RANGES_MAX - 1].1 = last;
+        }
+        unknown
     }
 
     /// Whether it has or had a task of this number.
@@ -342,6 +438,12 @@ impl Sessions {
         self.of_any_owner.insert((session.id, key));
         self.by_key.insert(key, session);
         key
+    }
+
+    /// Adds a session of an earlier start, under the key that it had.
+    pub fn insert_at(&mut self, key: SessionKey, session: Session) -> SessionKey {
+        self.next = key.0;
+        self.insert(session)
     }
 
     /// The session of that id, if it is the owner's.

@@ -13,7 +13,7 @@ use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
-use super::tasks::{Place, State, Submitted, TaskKey, submitted};
+use super::tasks::{Place, State, Submitted, Task, TaskKey, submitted};
 use super::{Core, PeerMisbehaved, Time};
 
 /// Definitions that a session may have.
@@ -50,12 +50,17 @@ impl Core {
         let placement = self.enter_placement(key, &submit, count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
+        let is_durable = self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
         let mut within_quota = true;
         let mut enter = |n, target| {
             let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
             let placement = placement.unwrap_or_else(|plain| plain);
             let part = Submitted { target, placement, runtime, class, define, options };
-            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
+            let mut task = submitted(key, n, part, stored.clone(), now);
+            if is_durable {
+                task.more_mut().durable = Some(self.journal.begin());
+            }
+            let task = self.tasks.insert(task);
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
             within_quota &= self.quotas.begin_task(session.counted_by);
@@ -177,7 +182,7 @@ impl Core {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let first = self.tasks.get(tasks.first).map_or(0, |task| task.n);
         let own = TaskId { session: session.id, n: first };
-        let waits = self.waits_of(session.owner(), own, options).map_err(|text| Box::new(unmet(&text)))?;
+        let waits = self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))?;
         if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
             let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait \
                         for others, or start it with more `--memory`";
@@ -212,8 +217,26 @@ impl Core {
                 "the broker holds as many tasks as its memory takes; take results, or start it with more `--memory`";
             return failed(ErrorKind::Busy, text.to_owned());
         }
-        let text = contradiction(task.options.as_deref()?, direct)?;
+        let options = task.options.as_deref()?;
+        let text = contradiction(options, direct).or_else(|| self.not_durable(task.session, options))?;
         failed(ErrorKind::Unsupported, text.to_owned())
+    }
+
+    /// Why tasks cannot be durable, if they shall.
+    fn not_durable(&self, session: SessionKey, options: &TaskOptions) -> Option<&'static str> {
+        if !options.durable {
+            return None;
+        }
+        if !self.journal.is_there() {
+            return Some("`durable` needs a journal, which this broker does not have; start it with `--journal FILE`");
+        }
+        let session = self.sessions.get(session)?;
+        if session.cancel_on_disconnect {
+            return Some("`durable` and `cancel_on_disconnect` contradict each other; leave one of them out");
+        }
+        let others = options.after.iter().chain(&options.follow).map(|demand| demand.task);
+        let waits_for_memory = others.into_iter().any(|other| self.is_in_memory_alone(session.owner(), other));
+        waits_for_memory.then_some("a durable task can wait for durable ones alone: submit the other as `durable` too")
     }
 
     fn no_memory(&self, of_token: u64) -> String {
@@ -247,8 +270,14 @@ impl Core {
                 )
             });
             let tasks = &self.tasks;
+            let is_repeated = tasks.get(key).is_some_and(Task::may_be_repeated);
             self.engines.update(target, |engine| {
-                engine.queue.push_back(session, key);
+                if is_repeated {
+                    // Later ones may be here already, from the journal.
+                    engine.queue.put_in_order(session, key, tasks);
+                } else {
+                    engine.queue.push_back(session, key);
+                }
                 engine.queue.note(session, tasks);
             });
             if let Some(text) = out_of_scope {
@@ -276,7 +305,10 @@ impl Core {
     }
 
     /// A task has arguments and definition: it is queued, or waits for other tasks.
-    fn has_arguments(&mut self, now: Time, key: TaskKey) {
+    pub(super) fn has_arguments(&mut self, now: Time, key: TaskKey) {
+        if self.waits_for_journal(key) {
+            return;
+        }
         match self.still_waits(key) {
             Ok(false) => self.queue(now, key),
             Ok(true) => {
@@ -291,8 +323,7 @@ impl Core {
     /// A task has everything that it needs to run.
     pub(super) fn queue(&mut self, now: Time, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let is_repeated = task.options.as_ref().is_some_and(|options| options.repeated);
-        if is_repeated && task.state != State::Pausing && self.claim(now, key) {
+        if task.may_be_repeated() && task.state != State::Pausing && self.claim(now, key) {
             return;
         }
         let Some(task) = self.tasks.get_mut(key) else { return };
@@ -436,9 +467,6 @@ fn within_limits(options: &TaskOptions) -> bool {
 
 /// What the options of a task say against each other, or against what this version does.
 fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
-    if options.durable {
-        return Some("`durable` needs a journal, which this version of the broker does not have");
-    }
     if options.error_retries > 0 && options.at_most_once {
         return Some("`at_most_once` and `error_retries` contradict each other; leave one of them out");
     }

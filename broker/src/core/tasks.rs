@@ -3,12 +3,13 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{BrokerStart, EngineId};
 use furlong_wire::message::{AttemptRecord, Runtime, TaskOptions};
 use slab::Slab;
 
 use super::ConnectionId;
 use super::dependencies::Waits;
+use super::journal::{Durable, Stage};
 use super::output::KeptOutput;
 use super::payloads::Stored;
 use super::placement::PlacementId;
@@ -84,6 +85,8 @@ pub struct More {
     pub output: KeptOutput,
     /// Who waits for its end.
     pub followers: Vec<Follower>,
+    /// What the journal has of it.
+    pub durable: Option<Durable>,
 }
 
 /// A client that has asked for a task that has not ended.
@@ -168,6 +171,37 @@ impl Task {
     /// Whether its result and output are kept after they were acknowledged.
     pub fn keep(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.keep)
+    }
+
+    /// Whether it goes on when its session is over.
+    pub fn outlives_session(&self) -> bool {
+        let durable = self.durable().is_some_and(|durable| matches!(durable.stage, Stage::Noted | Stage::Written));
+        durable || (self.keep() && self.state != State::Receiving)
+    }
+
+    /// What the journal has of it.
+    pub fn durable(&self) -> Option<Durable> {
+        self.more.as_ref().and_then(|more| more.durable)
+    }
+
+    /// What the journal has of it.
+    pub fn durable_mut(&mut self) -> Option<&mut Durable> {
+        self.more.as_mut().and_then(|more| more.durable.as_mut())
+    }
+
+    /// Whether it was submitted to an earlier start of the broker, where it may have run.
+    pub fn may_be_repeated(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.repeated) || self.durable().is_some_and(|it| it.begun)
+    }
+
+    /// Microseconds from its submit to a moment.
+    pub fn since_submit(&self, at: Time) -> u64 {
+        at.micros_since(self.submitted) + self.durable().map_or(0, |durable| durable.age_us)
+    }
+
+    /// When it was submitted: microseconds since 1970.
+    pub fn submitted_unix_us(&self, start: BrokerStart) -> u64 {
+        self.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
     }
 
     /// Whether it ends when its engine's interpreter is replaced: it is a direct one, which may need the namespace.

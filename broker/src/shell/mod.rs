@@ -24,13 +24,16 @@ use furlong_wire::ids::{BrokerStart, TokenId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
 use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
-pub use settings::{BadPort, BrokerArgs, OwnPort};
+pub use settings::{BadPort, BrokerArgs, JournalArgs, OwnPort};
 
 use crate::budget::{Memory, OUT_QUEUE_BYTES_MAX};
+use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
+use crate::journal::{Journal, JournalThread, Written};
 use connection::{BadStranger, Connection, End, Lane};
 use keys::Identity;
 use revocations::Revocations;
@@ -64,6 +67,8 @@ struct Shell {
     to_stop: RefCell<Option<String>>,
     /// Wakes who looks after the two.
     administration: Notify,
+    /// Who writes the journal, if there is one.
+    journal: RefCell<Option<JournalThread>>,
 }
 
 /// Runs a broker until SIGINT or SIGTERM, or until an administrator stops it.
@@ -103,10 +108,13 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         pid: std::process::id(),
         payload_bytes_max: memory.payload_bytes_max,
         session_tasks_max: memory.tasks_max,
+        journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
     };
+    let mut core = Core::new(config, &run_files::read_roster(&dir));
+    let (journal, written) = open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
     listening.write_state(&dir, start, false)?;
     let shell = Rc::new(Shell {
-        core: RefCell::new(Core::new(config, &run_files::read_roster(&dir))),
+        core: RefCell::new(core),
         connections: RefCell::default(),
         strangers: Rc::default(),
         identity,
@@ -123,7 +131,10 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         to_revoke: RefCell::default(),
         to_stop: RefCell::default(),
         administration: Notify::new(),
+        journal: RefCell::new(journal),
     });
+    // What was restored may have ended at once, or want to be woken.
+    shell.flush();
     for (serves, endpoints) in listening.describe() {
         tracing::info!("broker of cluster {} listens at {endpoints} for {serves}", shell.dir.name());
     }
@@ -134,14 +145,38 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         () = shell.clone().free_discarded() => "the broom ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
         reason = shell.clone().administer() => reason,
+        () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
         reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),
     };
     drop(accepting);
     shell.say_goodbye(&reason).await;
+    let journal = shell.journal.take();
+    journal.into_iter().for_each(JournalThread::finish);
     listening.write_state(&shell.dir, start, true)?;
     run_files::remove_roster(&shell.dir);
     tracing::info!("broker has stopped: {reason}");
     Ok(())
+}
+
+/// Opens the journal, if there shall be one, and gives the core what is in it.
+fn open_journal(
+    args: &BrokerArgs,
+    dir: &ClusterDir,
+    identity: &Identity,
+    core: &mut Core,
+    (start, began): (BrokerStart, Instant),
+) -> Result<Option<(JournalThread, Receiver<Written>)>> {
+    let Some(path) = args.journal.path(dir) else { return Ok(None) };
+    let journal = Journal::open(&path, identity.cluster, &identity.key.at_rest_key)?;
+    let mut restoring = Restoring::new(core);
+    let restored = journal.restore(&mut restoring, args.journal.journal_keep, start.0)?;
+    restoring.finish(Time(began.elapsed().as_micros() as u64));
+    let crate::journal::Restored { sessions, unfinished, ended } = restored;
+    tracing::info!(
+        "journal {}: {unfinished} unfinished and {ended} ended tasks of {sessions} sessions are back",
+        path.display()
+    );
+    journal.start().map(Some)
 }
 
 impl Shell {
@@ -170,6 +205,7 @@ impl Shell {
         let mut dirty = Vec::new();
         let mut left_out = None;
         let mut to_save = None;
+        let mut entries: Vec<(u64, Entry)> = Vec::new();
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
             match output {
@@ -204,6 +240,7 @@ impl Shell {
                     self.sweep.notify_one();
                 }
                 Output::SaveRoster(roster) => to_save = Some(roster),
+                Output::Journal(number, entry) => entries.push((number, entry)),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
                     self.administration.notify_one();
@@ -216,6 +253,9 @@ impl Shell {
         }
         self.arm(core.poll_timeout());
         drop(core);
+        if let Some(journal) = self.journal.borrow().as_ref().filter(|_| !entries.is_empty()) {
+            journal.write(entries);
+        }
         // Before an engine gets its first task: a later start must know whom to wait for.
         if let Some(roster) = to_save {
             self.save_roster(&roster, false);
@@ -250,6 +290,16 @@ impl Shell {
                 }
                 () = self.timer.notified() => {}
             }
+        }
+    }
+
+    /// Tells the core how far the journal is.
+    async fn follow_journal(self: Rc<Self>, written: Option<Receiver<Written>>) {
+        let Some(mut written) = written else { return std::future::pending().await };
+        while let Some((through, result)) = written.recv().await {
+            let result = result.as_ref().map_err(String::as_str).copied();
+            self.core.borrow_mut().handle_journaled(self.now(), through, result);
+            self.flush();
         }
     }
 

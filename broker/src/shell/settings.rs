@@ -1,8 +1,14 @@
 //! The broker's command line, and what becomes of it.
 
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use furlong_link::durations::duration;
+use furlong_link::home::ClusterDir;
 use furlong_link::log::{Format, Level};
 use furlong_link::memory_size::MemorySize;
 use furlong_wire::capability::ClusterName;
@@ -32,6 +38,9 @@ pub struct BrokerArgs {
     /// Memory for tasks and payloads, as `4G`, `512M` or `25%` of the machine's
     #[arg(long, value_name = "SIZE", default_value = "25%")]
     pub memory: MemorySize,
+    /// The journal, if there shall be one
+    #[command(flatten)]
+    pub journal: JournalArgs,
     /// Make new keys: capability files handed out before are no longer valid
     #[arg(long)]
     pub fresh: bool,
@@ -44,6 +53,56 @@ pub struct BrokerArgs {
     /// Stop when standard input ends: for a program that starts a broker and must not leave it behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
+}
+
+/// Flags of the journal, of everybody who starts a broker.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct JournalArgs {
+    /// Keep tasks that are submitted as durable in this file, on a local disk, over restarts of the broker; without
+    /// FILE, in `journal.db` of the cluster's folder
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
+    pub journal: Option<JournalPlace>,
+    /// How long the journal keeps a task and its result after the task's end, as `12h` or `30d`
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "7d")]
+    pub journal_keep: Duration,
+}
+
+impl JournalArgs {
+    /// The journal's file; none if there shall be no journal.
+    pub fn path(&self, dir: &ClusterDir) -> Option<PathBuf> {
+        self.journal.as_ref().map(|place| match place {
+            JournalPlace::OfCluster => dir.journal(),
+            JournalPlace::File(path) => path.clone(),
+        })
+    }
+
+    /// The flags that say the same to another program, which may run in another folder.
+    pub fn flags(&self) -> Vec<OsString> {
+        let Some(place) = &self.journal else { return Vec::new() };
+        let keep = format!("--journal-keep={}ms", self.journal_keep.as_millis());
+        let mut flags = vec![OsString::from("--journal"), OsString::from(keep)];
+        if let JournalPlace::File(path) = place {
+            flags.insert(1, std::path::absolute(path).unwrap_or_else(|_| path.clone()).into());
+        }
+        flags
+    }
+}
+
+/// Where a journal is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum JournalPlace {
+    /// In the cluster's folder.
+    OfCluster,
+    /// In this file.
+    File(PathBuf),
+}
+
+impl FromStr for JournalPlace {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text.is_empty() { Self::OfCluster } else { Self::File(text.into()) })
+    }
 }
 
 /// A port for some roles alone.

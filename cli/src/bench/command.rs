@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use furlong_broker::JournalArgs;
 use furlong_client::{CallSpec, Client, ClusterName, CommandSpec};
 use serde_json::json;
 
@@ -53,6 +54,7 @@ pub async fn run(args: CommandArgs) -> Result<()> {
         engines: args.local,
         port: None,
         python: None,
+        journal: JournalArgs::default(),
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
+use furlong_broker::JournalArgs;
 use furlong_client::{Arguments, CallSpec, Client, Function};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
@@ -63,6 +64,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
         engines,
         port: None,
         python: None,
+        journal: JournalArgs::default(),
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

@@ -1,6 +1,7 @@
 //! What measurements on a private cluster share: the cluster, and what the system knows of its processes.
 
 use anyhow::{Context, Result};
+use furlong_broker::JournalArgs;
 use furlong_client::ClusterName;
 
 use crate::cluster::{LocalCluster, LocalOptions};
@@ -18,6 +19,7 @@ pub async fn on_private_cluster<T>(
         engines,
         port: None,
         python: None,
+        journal: JournalArgs::default(),
     };
     let mut cluster = LocalCluster::new(options);
     if let Some(bytes) = memory {

@@ -31,6 +31,8 @@ pub struct LocalOptions {
     pub port: Option<u16>,
     /// The engines' interpreter.
     pub python: Option<PathBuf>,
+    /// The broker's journal.
+    pub journal: furlong_broker::JournalArgs,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
@@ -212,6 +214,7 @@ impl LocalCluster {
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
+        command.args(self.options.journal.flags());
         if let Some(bytes) = self.broker_memory {
             command.arg("--memory").arg(bytes.to_string());
         }

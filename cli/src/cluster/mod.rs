@@ -58,6 +58,8 @@ pub struct StartArgs {
     /// Python interpreter of the engines
     #[arg(long, value_name = "PATH")]
     python: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    journal: furlong_broker::JournalArgs,
     /// Return when the cluster stands, and leave it running
     #[arg(long)]
     daemon: bool,
@@ -96,6 +98,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
         engines: args.engines.unwrap_or(cores),
         port: args.port,
         python: args.python.clone(),
+        journal: args.journal.clone(),
     };
     let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
     let mut local = LocalCluster::new(options);
@@ -167,6 +170,7 @@ fn daemon(args: &StartArgs) -> Result<ExitCode> {
     if let Some(python) = &args.python {
         command.arg("--python").arg(python);
     }
+    command.args(args.journal.flags());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
     let mut ready = false;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use furlong_client::{CallSpec, Client, CommandSpec, Depends, TaskId, TaskOptions};
 
-use crate::durations::{duration, limit};
 use crate::select::Selector;
 use crate::selected;
+use furlong_link::durations::{duration, limit};
 
 /// Flags for when, where and how often tasks run.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,9 @@ pub struct OptionArgs {
     /// Run a task once at most: it is lost with its engine
     #[arg(long, conflicts_with = "retries")]
     at_most_once: bool,
+    /// Keep the tasks in the broker's journal: they outlive it, and this command
+    #[arg(long)]
+    durable: bool,
     /// Only on engines with this label; more of them, all required, with commas or by repeating the flag
     #[arg(long, value_name = "LABEL", value_delimiter = ',')]
     require: Vec<String>,
@@ -69,7 +72,7 @@ impl OptionArgs {
     pub async fn resolve(&self, client: &Client) -> Result<TaskOptions> {
         // The call is never made: it gathers the options.
         let mut call = CallSpec::command_with(CommandSpec::default()).priority(self.priority);
-        call = call.error_retries(self.error_retries).at_most_once(self.at_most_once);
+        call = call.error_retries(self.error_retries).at_most_once(self.at_most_once).durable(self.durable);
         if let Some(retries) = self.retries {
             call = call.retries(retries);
         }

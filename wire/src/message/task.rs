@@ -69,6 +69,8 @@ codes! {
         13 "payload" Payload,
         /// The command ended with a code other than 0, or by a signal.
         14 "exit" Exit,
+        /// The broker's journal could not be written, which a durable task needs.
+        15 "journal" Journal,
     }
 }
 

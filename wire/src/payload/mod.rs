@@ -41,6 +41,11 @@ impl PayloadSecret {
         Self(bytes)
     }
 
+    /// The bytes, for keeping them sealed. Whoever copies them has to erase the copy.
+    pub fn expose(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
     /// The key of this session's requests, which its client process alone seals.
     pub fn request_key(&self, session: &SessionId) -> PayloadKey {
         self.derive(PayloadKind::Request, &[b"request", &session.0[..]])

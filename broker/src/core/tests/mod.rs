@@ -8,6 +8,7 @@ mod direct_queue;
 mod engines_lost;
 mod held;
 mod invariants;
+mod journal;
 mod kept;
 mod model;
 mod orphans;

@@ -18,6 +18,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
+use crate::core::journal::{Entry, MemoryJournal, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time};
 
 /// This start of the broker, as attempts name it.
@@ -30,9 +31,23 @@ pub struct Farm {
     pub now: Time,
     pub clients: Vec<Client>,
     pub processes: Vec<EngineProcess>,
+    pub disk: Disk,
     connections_made: u64,
     ids_made: u8,
 }
+
+/// The disk of the journal.
+#[derive(Debug, Default)]
+pub struct Disk {
+    pub journal: MemoryJournal,
+    /// On the way to it.
+    pub unwritten: VecDeque<(u64, Entry)>,
+    /// Whether it takes until [`Farm::sync`].
+    pub is_slow: bool,
+}
+
+/// How long ended tasks stay in the journal.
+pub const JOURNAL_KEEP: Duration = Duration::from_hours(24);
 
 /// A client process with one session.
 #[derive(Debug)]
@@ -170,18 +185,63 @@ impl Farm {
             pid: 1,
             payload_bytes_max,
             session_tasks_max,
+            journal_keep: None,
         };
         let core = Core::new(config, &Roster::default());
         let (clients, processes) = (Vec::new(), Vec::new());
-        Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0 }
+        let disk = Disk::default();
+        Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0, disk }
+    }
+
+    /// With a journal, of which the disk is quick.
+    pub fn with_journal(payload_bytes_max: u64, session_tasks_max: u64) -> Self {
+        let mut farm = Self::with_limits(payload_bytes_max, session_tasks_max);
+        let config = Config { journal_keep: Some(JOURNAL_KEEP), ..farm.core.config.clone() };
+        farm.core = Core::new(config, &Roster::default());
+        farm
+    }
+
+    /// What is on its way to the disk gets there.
+    pub fn sync(&mut self) {
+        while !self.disk.unwritten.is_empty() {
+            self.sync_once();
+        }
+    }
+
+    /// What is on its way to the disk now gets there, and what that leads to is on its way.
+    pub fn sync_once(&mut self) {
+        let Some((last, _)) = self.disk.unwritten.back() else { return };
+        let last = *last;
+        self.disk.unwritten.drain(..).for_each(|(_, entry)| self.disk.journal.write(entry));
+        self.core.handle_journaled(self.now, last, Ok(()));
+        self.pump();
+    }
+
+    /// The next write to the disk fails: what is on its way is lost, but for what is not refused.
+    pub fn fail_to_sync(&mut self) {
+        let Some((last, _)) = self.disk.unwritten.back() else { return };
+        let last = *last;
+        for (_, entry) in self.disk.unwritten.drain(..) {
+            if !matches!(entry, Entry::Task(_)) {
+                self.disk.journal.write(entry);
+            }
+        }
+        self.core.handle_journaled(self.now, last, Err("no space left on device"));
+        self.pump();
     }
 
     /// The broker is killed and started again: it knows who its engines were, and nothing else.
     pub fn restart(&mut self) {
         let mut config = self.core.config.clone();
-        config.start.0 += 1;
+        // What is on its way to the disk is lost.
+        self.disk.unwritten.clear();
+        config.start.0 += self.now.0 + 1;
         self.core = Core::new(config, &self.core.engines.roster());
         self.now = Time(0);
+        let forget_before = self.core.config.start.0.saturating_sub(JOURNAL_KEEP.as_micros() as u64);
+        let mut restoring = Restoring::new(&mut self.core);
+        self.disk.journal.restore(&mut restoring, forget_before).unwrap();
+        restoring.finish(Time(0));
         self.clients.iter_mut().for_each(|client| client.connection = None);
         self.processes.iter_mut().for_each(|process| process.connection = None);
     }
@@ -230,6 +290,9 @@ impl Farm {
     /// Carries out what the core wants done; engines send again what they are asked for.
     pub fn pump(&mut self) {
         self.carry_out();
+        if !self.disk.is_slow {
+            self.sync();
+        }
         while let Some((process, finished)) = self.adopted_result() {
             self.report(process, FromEngine::Finished(finished)).unwrap();
         }
@@ -262,6 +325,7 @@ impl Farm {
                     }
                 }
                 Output::Close(connection, _) => self.close(connection),
+                Output::Journal(number, entry) => self.disk.unwritten.push_back((number, entry)),
                 Output::Transfer(..)
                 | Output::Discard(_)
                 | Output::SaveRoster(_)
@@ -349,7 +413,7 @@ impl Farm {
             let payload = self.clients[client].sending.chunked(2_000);
             self.say(client, FromClient::Define(Define { number, payload })).unwrap();
         }
-        for n in missing {
+        for n in missing.into_iter().filter(|n| !self.clients[client].finished.contains_key(n)).collect::<Vec<_>>() {
             let payload = self.clients[client].sending.chunked(2_000);
             let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
             self.say(client, FromClient::Submit(Submit { n, payload, options, ..shared() })).unwrap();

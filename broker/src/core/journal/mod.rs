@@ -1,0 +1,447 @@
+//! What must be on disk before it happens: durable tasks are accepted, begin (if they may run once only), and are
+//! delivered when the journal has that.
+//!
+//! The core writes entries ([`Output::Journal`]) and goes on. What has to wait for an entry is kept as an act, and done
+//! when the shell says how far the journal is ([`Core::handle_journaled`]). An entry that cannot be written is no reason
+//! to stop: what was to be accepted or to begin fails, what has ended is delivered all the same.
+
+mod memory;
+mod restore;
+mod rows;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::message::{ErrorKind, Reply, ReplyBody, TaskState, ToClient};
+
+#[doc(hidden)]
+pub use memory::MemoryJournal;
+pub use restore::{RestoreError, Restoring};
+pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
+
+use super::finish::Ended;
+use super::payloads::Stored;
+use super::sessions::{Definition, Done, SessionKey};
+use super::tasks::{State, Task, TaskKey};
+use super::{ConnectionId, Core, Output, Time};
+
+/// Replies that wait for the journal: more are refused, since requests would pile up while a disk hangs.
+const REPLIES_WAITING_MAX: usize = 4096;
+
+/// What the core knows of its journal.
+#[derive(Debug, Default)]
+pub struct Journal {
+    /// How long ended tasks stay in it; none without a journal.
+    keep: Option<Duration>,
+    /// The last number that a task was given.
+    last_id: u64,
+    /// Entries so far, and how far they are written or have failed.
+    entries: u64,
+    written: u64,
+    acts: VecDeque<(u64, Act)>,
+    replies_waiting: usize,
+    /// Tasks that waited until others were noted, which they are now.
+    released: VecDeque<TaskKey>,
+    /// Until then, tasks of an earlier start that engines may have wait for those engines.
+    reconciling_until: Option<Time>,
+}
+
+/// What waits for an entry.
+#[derive(Debug)]
+enum Act {
+    /// A task is accepted.
+    Accept(TaskKey),
+    /// A task that may run once only is sent to its engine.
+    Begin { count: u64, engine: EngineId, direct: bool },
+    /// A task's end is told.
+    Deliver(SessionKey, u64),
+    /// A request is answered.
+    Answer(ConnectionId, Reply),
+}
+
+/// What the journal has of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Durable {
+    /// Its number there.
+    pub id: u64,
+    /// How far that is.
+    pub stage: Stage,
+    /// Whether it may have begun, if it may run once only; whether it may have run before this start, else.
+    pub begun: bool,
+    /// How long before the broker's start it was submitted: microseconds.
+    pub age_us: u64,
+}
+
+/// How far the journal is with a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// It does not know it: arguments are missing.
+    Unknown,
+    /// Nothing is missing but tasks that it waits for, which the journal must have first.
+    Behind,
+    /// On its way to the disk.
+    Noted,
+    /// On the disk.
+    Written,
+}
+
+impl Journal {
+    /// A journal in which ended tasks stay for so long; none if there is none.
+    pub fn new(keep: Option<Duration>) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.keep.is_some()
+    }
+
+    /// When engines that may have tasks of an earlier start are no longer waited for.
+    pub fn reconciled(&self) -> Option<Time> {
+        self.reconciling_until
+    }
+
+    /// Whether shared tasks wait for engines that may have them.
+    pub fn is_reconciling(&self, now: Time) -> bool {
+        self.reconciling_until.is_some_and(|until| until > now)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.reconciling_until = self.reconciling_until.filter(|until| *until > now);
+    }
+
+    /// All engines that may have tasks of an earlier start have said so.
+    pub fn end_reconciling(&mut self) {
+        self.reconciling_until = None;
+    }
+
+    /// Marks a task that has just been submitted as durable.
+    pub fn begin(&mut self) -> Durable {
+        self.last_id += 1;
+        Durable { id: self.last_id, stage: Stage::Unknown, begun: false, age_us: 0 }
+    }
+
+    /// Until when an ended task is kept.
+    pub fn keeps_until(&self, ended_unix_us: u64, start_unix_us: u64) -> Time {
+        let keep_us = self.keep.map_or(0, |keep| u64::try_from(keep.as_micros()).unwrap_or(u64::MAX));
+        Time(ended_unix_us.saturating_add(keep_us).saturating_sub(start_unix_us))
+    }
+
+    /// Acts that wait, for the tests.
+    #[cfg(test)]
+    pub fn acts(&self) -> usize {
+        self.acts.len()
+    }
+}
+
+impl Core {
+    /// The journal has everything up to this entry, or could not be written: then some of it may be missing.
+    pub fn handle_journaled(&mut self, now: Time, through: u64, written: Result<(), &str>) {
+        self.journal.written = self.journal.written.max(through);
+        while let Some((_, act)) = self.journal.acts.pop_front_if(|(entry, _)| *entry <= through) {
+            match act {
+                Act::Accept(key) => self.accept(now, key, written),
+                Act::Begin { count, engine, direct } => {
+                    if direct {
+                        self.engines.update(engine, |engine| engine.withheld -= 1);
+                        self.direct_ready.insert(engine);
+                    }
+                    self.begin_noted(now, count, written);
+                }
+                Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
+                Act::Answer(connection, reply) => {
+                    self.journal.replies_waiting -= 1;
+                    if self.is_served(connection) {
+                        self.to_client(connection, ToClient::Reply(reply));
+                    }
+                }
+            }
+        }
+        self.dispatch(now);
+    }
+
+    fn write(&mut self, entry: Entry) -> u64 {
+        self.journal.entries += 1;
+        self.outputs.push_back(Output::Journal(self.journal.entries, entry));
+        self.journal.entries
+    }
+
+    fn write_and(&mut self, entry: Entry, act: Act) {
+        let entry = self.write(entry);
+        self.journal.acts.push_back((entry, act));
+    }
+
+    /// Entries so far.
+    pub(super) fn entries(&self) -> u64 {
+        self.journal.entries
+    }
+
+    /// Answers a request: when everything is on disk that the session has submitted before, and what the request has
+    /// brought about since the entry `before`.
+    pub(super) fn answer_request(&mut self, key: SessionKey, connection: ConnectionId, reply: Reply, before: u64) {
+        let of_session = self.sessions.get(key).map_or(0, |session| session.last_entry);
+        let of_request = if self.journal.entries > before { self.journal.entries } else { 0 };
+        let entry = of_session.max(of_request);
+        if entry <= self.journal.written {
+            return self.to_client(connection, ToClient::Reply(reply));
+        }
+        if self.journal.replies_waiting >= REPLIES_WAITING_MAX {
+            let text = "too many answers wait for the journal's disk; try again later";
+            let reply = Reply { body: ReplyBody::Refused(text.to_owned()), ..reply };
+            return self.to_client(connection, ToClient::Reply(reply));
+        }
+        self.journal.replies_waiting += 1;
+        // Acts are in the order of their entries.
+        self.journal.acts.push_back((self.journal.entries, Act::Answer(connection, reply)));
+    }
+}
+
+/// Tasks that come.
+impl Core {
+    /// Whether a task that has its arguments waits for the journal. It is noted there, if it was not.
+    pub(super) fn waits_for_journal(&mut self, key: TaskKey) -> bool {
+        let stage = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.stage);
+        match stage {
+            None | Some(Stage::Written) => return false,
+            Some(Stage::Noted) => return true,
+            Some(Stage::Unknown | Stage::Behind) => {}
+        }
+        self.journal.released.push_back(key);
+        // A loop: a chain of a million tasks must not be a million calls deep.
+        while let Some(key) = self.journal.released.pop_front() {
+            self.note_task(key);
+        }
+        true
+    }
+
+    /// Writes a task down, after those for which it waits.
+    fn note_task(&mut self, key: TaskKey) {
+        let is_noted = |key: TaskKey| {
+            let durable = self.tasks.get(key).and_then(Task::durable);
+            durable.is_none_or(|durable| matches!(durable.stage, Stage::Noted | Stage::Written))
+        };
+        let waits = self.tasks.get(key).and_then(Task::more).and_then(|more| more.waits.as_ref());
+        let is_next = waits.is_none_or(|waits| waits.keys().all(is_noted));
+        let stage = if is_next { Stage::Noted } else { Stage::Behind };
+        if let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) {
+            durable.stage = stage;
+        }
+        if !is_next {
+            return;
+        }
+        let Some((session, define)) = self.tasks.get(key).map(|task| (task.session, task.define)) else { return };
+        self.note_session(session);
+        define.into_iter().for_each(|number| self.note_definition(session, number));
+        let Some(row) = self.task_row(key) else { return };
+        self.write_and(Entry::Task(Box::new(row)), Act::Accept(key));
+        self.note_last_entry(session);
+        let behind = self
+            .dependents
+            .of(key)
+            .filter(|key| self.tasks.get(*key).and_then(Task::durable).is_some_and(|it| it.stage == Stage::Behind));
+        let behind: Vec<TaskKey> = behind.collect();
+        self.journal.released.extend(behind);
+    }
+
+    fn note_last_entry(&mut self, session: SessionKey) {
+        let last = self.journal.entries;
+        self.sessions.get_mut(session).into_iter().for_each(|session| session.last_entry = last);
+    }
+
+    fn note_session(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_noted) else { return };
+        let Some(secret) = session.secret.clone() else { return };
+        session.is_noted = true;
+        let (id, claims, departed) = (session.id, session.claims.clone(), session.departed);
+        self.write(Entry::Session(Box::new(SessionRow { key: key.0, id, claims, secret, departed })));
+    }
+
+    fn note_definition(&mut self, key: SessionKey, number: u32) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(Definition::Here(stored)) = session.definitions.get(&number) else { return };
+        let blob = stored.blob(definition_id(key.0, number));
+        if let Some(blob) = blob.filter(|_| session.noted_definitions.insert(number)) {
+            self.write(Entry::Definition(key.0, number, blob));
+        }
+    }
+
+    fn task_row(&self, key: TaskKey) -> Option<TaskRow> {
+        let task = self.tasks.get(key)?;
+        let durable = task.durable()?;
+        let met = task.more().and_then(|more| more.waits.as_ref()).map_or_else(Vec::new, |waits| waits.met().to_vec());
+        Some(TaskRow {
+            id: durable.id,
+            session: task.session.0,
+            n: task.n,
+            target: task.target(),
+            runtime: task.runtime,
+            class: task.class,
+            define: task.define,
+            options: task.options.clone()?,
+            payload: task.payload.blob(durable.id)?,
+            submitted_unix_us: task.submitted.unix_us(self.config.start),
+            begun: durable.begun,
+            met,
+        })
+    }
+
+    fn accept(&mut self, now: Time, key: TaskKey, written: Result<(), &str>) {
+        let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) else { return };
+        match written {
+            Ok(()) => {
+                durable.stage = Stage::Written;
+                self.has_arguments(now, key);
+            }
+            Err(problem) => {
+                durable.stage = Stage::Unknown;
+                self.end(now, key, not_written(problem));
+            }
+        }
+    }
+
+    /// A dependency of a durable task has ended.
+    pub(super) fn note_met(&mut self, key: TaskKey, task: TaskId, ending: super::sessions::Ending) {
+        let met = Met { task, succeeded: ending.succeeded, engine: ending.engine };
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let Some(durable) = task.durable() else { return };
+        if matches!(durable.stage, Stage::Noted | Stage::Written) {
+            self.write(Entry::Met(durable.id, met));
+        } else if let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) {
+            waits.note_met(met);
+        }
+    }
+
+    /// One of those behind which a task was has ended: it is noted, if nothing else is missing.
+    pub(super) fn note_if_behind(&mut self, key: TaskKey) {
+        let durable = self.tasks.get(key).and_then(Task::durable);
+        if durable.is_some_and(|durable| durable.stage == Stage::Behind) {
+            self.waits_for_journal(key);
+        }
+    }
+}
+
+/// Tasks that run.
+impl Core {
+    /// Whether an assignment waits until the journal says that the task may have begun.
+    pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64, direct: bool) -> bool {
+        let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else { return false };
+        let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
+        self.write_and(Entry::Begun(durable.id), Act::Begin { count, engine, direct });
+        self.engines.update(engine, |engine| engine.withheld += u32::from(direct));
+        true
+    }
+
+    fn begin_noted(&mut self, now: Time, count: u64, written: Result<(), &str>) {
+        let Some(given) = self.attempts.get(count).copied() else { return };
+        let current = |task: &&mut Task| matches!(task.state, State::Assigned { attempt, .. } if attempt == count);
+        let Some(task) = self.tasks.get_mut(given.task).filter(current) else {
+            // It was ended meanwhile.
+            self.take_back(count);
+            return;
+        };
+        match written {
+            Ok(()) => {
+                task.durable_mut().into_iter().for_each(|durable| durable.begun = true);
+                let engine = self.engines.get(given.engine);
+                if let Some((process, slot)) = engine.and_then(|engine| Some((engine.process?, engine.slot))) {
+                    self.tell_session(process, given.task);
+                    self.send_work(process, given.task, slot, count);
+                }
+            }
+            Err(problem) => {
+                self.take_back(count);
+                self.end(now, given.task, not_written(problem));
+            }
+        }
+    }
+}
+
+/// Tasks that end.
+impl Core {
+    /// Writes down how a task ended, if the journal knows it. Whether its end waits for that.
+    pub(super) fn note_ended(&mut self, session: SessionKey, n: u64, done: &mut Done, request: &Stored) -> bool {
+        let durable = done.what.durable();
+        let Some(durable) = durable.filter(|it| matches!(it.stage, Stage::Noted | Stage::Written)) else {
+            done.what.forget_durable();
+            return false;
+        };
+        let more = done.what.more.as_deref();
+        let row = EndRow {
+            id: durable.id,
+            ended_unix_us: done.times.submitted_unix_us.saturating_add(done.times.finished_us),
+            outcome: done.outcome.clone(),
+            engine: done.engine,
+            attempts: done.attempts,
+            losses: done.what.losses,
+            errors: more.map_or(0, |more| more.errors),
+            assigned_us: done.times.assigned_us,
+            finished_us: done.times.finished_us,
+            run_us: done.times.run_us,
+            request_bytes: done.what.request_bytes,
+            request_chunks: request.row(),
+            past: more.map_or_else(Vec::new, |more| more.past.clone()),
+            payload: done.payload.as_ref().and_then(|payload| payload.blob(durable.id)),
+            output: more.map_or_else(Vec::new, |more| more.output.pieces().to_vec()),
+            output_bytes: more.map_or((0, 0), |more| (more.output.stdout_bytes, more.output.stderr_bytes)),
+            delivered_us: None,
+        };
+        self.write_and(Entry::Ended(Box::new(row)), Act::Deliver(session, n));
+        self.note_last_entry(session);
+        true
+    }
+
+    fn deliver_noted(&mut self, now: Time, session: SessionKey, n: u64, is_written: bool) {
+        let held = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
+        let is_held = held.is_some();
+        let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n)) else { return };
+        done.is_unwritten = false;
+        let followers = done.what.take_followers();
+        let was_stopped = matches!(done.outcome.state, TaskState::Cancelled | TaskState::TimedOut);
+        let held = if is_written { done.held.take() } else { None };
+        let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
+        self.answer_followers(now, session, n, followers);
+        if let Some((process, count)) = held {
+            self.release_attempt(process, count, bytes);
+        }
+        if is_held {
+            self.deliver(session, n);
+            let still_runs = self.sessions.get(session).is_some_and(|session| session.is_stopping(n));
+            if was_stopped && !still_runs {
+                self.tell_stopped(session, n);
+            }
+        }
+    }
+
+    /// The client has a result that is kept.
+    pub(super) fn note_delivered(&mut self, done: &Done, delivered_us: u64) {
+        if let Some(durable) = done.what.durable() {
+            self.write(Entry::Delivered(durable.id, delivered_us));
+        }
+    }
+
+    /// Nobody can ask for an ended task any longer.
+    pub(super) fn note_forgotten(&mut self, done: &Done) {
+        if let Some(durable) = done.what.durable() {
+            self.write(Entry::Forgotten(durable.id));
+        }
+    }
+
+    /// A session is over, and its durable tasks go on.
+    pub(super) fn note_departed(&mut self, key: SessionKey) {
+        if self.sessions.get(key).is_some_and(|session| session.is_noted) {
+            self.write(Entry::Departed(key.0));
+        }
+    }
+}
+
+/// Under which number the chunks of a definition are.
+fn definition_id(session: u32, number: u32) -> u64 {
+    u64::from(session) << 32 | u64::from(number)
+}
+
+fn not_written(problem: &str) -> Ended {
+    let text = format!("the broker's journal could not be written ({problem}): the task was not accepted as durable");
+    Ended::by_broker(TaskState::Failed, ErrorKind::Journal, text)
+}

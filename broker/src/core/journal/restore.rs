@@ -1,0 +1,262 @@
+//! What the journal of an earlier start had, back in the core: sessions, then tasks in the order of their numbers.
+
+use std::collections::BTreeMap;
+
+use furlong_wire::ids::TaskId;
+use furlong_wire::message::{ErrorKind, TaskState, TaskTimes};
+
+use super::rows::{Blob, Chunked, EndRow, Met, SessionRow, TaskRow};
+use super::{Durable, Stage};
+use crate::core::connect::SESSION_GRACE;
+use crate::core::dependencies::unmet;
+use crate::core::finish::Ended;
+use crate::core::orphans::ROSTER_WAIT;
+use crate::core::output::KeptOutput;
+use crate::core::payloads::Stored;
+use crate::core::sessions::{Definition, Done, Ending, Session, SessionKey, What};
+use crate::core::tasks::{More, Place, Submitted, TaskKey, submitted};
+use crate::core::{Core, Time};
+
+/// A core that is given back what its journal has. It is not served meanwhile; [`Restoring::finish`] comes last.
+#[derive(Debug)]
+pub struct Restoring<'a> {
+    core: &'a mut Core,
+    /// Arguments that several tasks share.
+    shared: BTreeMap<u64, Stored>,
+    unfinished: Vec<(TaskKey, Vec<Met>)>,
+    sessions: BTreeMap<u32, SessionKey>,
+}
+
+/// What does not fit this broker.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The arguments of unfinished tasks must be held.
+    #[error(
+        "the journal has arguments of unfinished tasks that do not fit the broker's payload memory of {0} bytes; start \
+         it with more `--memory`"
+    )]
+    Memory(u64),
+    /// A row names what is not there.
+    #[error("the journal is damaged: {0}; see `furlong journal check`")]
+    Damaged(String),
+}
+
+impl<'a> Restoring<'a> {
+    /// Begins with a core that has just been made.
+    pub fn new(core: &'a mut Core) -> Self {
+        Self { core, shared: BTreeMap::new(), unfinished: Vec::new(), sessions: BTreeMap::new() }
+    }
+
+    /// A session. Until its client comes back, it is like one whose connection was cut when the broker was started.
+    pub fn session(&mut self, row: SessionRow) {
+        let core = &mut *self.core;
+        let tasks_max = core.session_tasks_max(&row.claims);
+        core.quotas.enter(&row.claims);
+        let expires = Time::default().after(SESSION_GRACE);
+        let session = Session {
+            secret: Some(row.secret),
+            departed: row.departed,
+            expires: (!row.departed).then_some(expires),
+            is_noted: true,
+            is_restored: true,
+            ..Session::new(row.id, row.claims, tasks_max)
+        };
+        core.expiry_at = Some(core.expiry_at.map_or(expires, |at| at.min(expires)));
+        let key = core.sessions.insert_at(SessionKey(row.key), session);
+        self.sessions.insert(row.key, key);
+    }
+
+    /// A definition of a session.
+    ///
+    /// # Errors
+    /// If there is no such session, or no memory for it.
+    pub fn definition(&mut self, session: u32, number: u32, blob: Blob) -> Result<(), RestoreError> {
+        let key = self.key(session)?;
+        let stored = self.hold(key, blob, false)?;
+        let session = self.core.sessions.get_mut(key).expect("it was restored");
+        session.definitions.insert(number, Definition::Here(stored));
+        session.noted_definitions.insert(number);
+        Ok(())
+    }
+
+    /// A task, and its end if it has ended. In the order of their numbers.
+    ///
+    /// # Errors
+    /// If there is no such session, or no memory for what it needs.
+    pub fn task(&mut self, row: TaskRow, end: Option<EndRow>) -> Result<(), RestoreError> {
+        let key = self.key(row.session)?;
+        self.core.journal.last_id = self.core.journal.last_id.max(row.id);
+        let session = self.core.sessions.get_mut(key).expect("it was restored");
+        session.submitted = session.submitted.max(row.n);
+        session.before = session.submitted;
+        match end {
+            Some(end) => self.ended(key, row, end),
+            None => self.unfinished(key, row)?,
+        }
+        Ok(())
+    }
+
+    fn key(&self, session: u32) -> Result<SessionKey, RestoreError> {
+        let key = self.sessions.get(&session).copied();
+        key.ok_or_else(|| RestoreError::Damaged(format!("a row is of session {session}, which is not there")))
+    }
+
+    /// Arguments, or a definition, which must be held. Those of direct tasks may be shared.
+    fn hold(&mut self, key: SessionKey, blob: Blob, is_shared: bool) -> Result<Stored, RestoreError> {
+        let chunked = match blob {
+            Blob::Inline(bytes) => return Ok(Stored::Inline(bytes)),
+            Blob::Chunked(chunked) => chunked,
+        };
+        if let Some(stored) = self.shared.get(&chunked.of) {
+            return Ok(stored.clone());
+        }
+        let (of, bytes) = (chunked.of, chunked.bytes);
+        if chunked.chunks.is_none() {
+            return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
+        }
+        if !self.core.reserve(bytes) {
+            return Err(RestoreError::Memory(self.core.budget.state().1));
+        }
+        if let Some(session) = self.core.sessions.get(key) {
+            self.core.quotas.take(session.counted_by, bytes);
+        }
+        if !is_shared {
+            return Ok(Stored::restored(chunked, None));
+        }
+        self.core.shares_made += 1;
+        let stored = Stored::restored(chunked, Some(self.core.shares_made));
+        self.shared.insert(of, stored.clone());
+        Ok(stored)
+    }
+
+    fn unfinished(&mut self, key: SessionKey, row: TaskRow) -> Result<(), RestoreError> {
+        let payload = self.hold(key, row.payload, row.target.is_some())?;
+        let core = &mut *self.core;
+        let scopes = core.sessions.get(key).map_or(&[][..], |session| &session.claims.scopes);
+        let demands = core.placements.enter(row.runtime, &row.options.require, scopes, 1);
+        let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 1));
+        let placement = placement.expect("the plain demands are always there");
+        let (target, runtime, class, define) = (row.target, row.runtime, row.class, row.define);
+        let part = Submitted { target, placement, runtime, class, define, options: Some(&row.options) };
+        let mut task = submitted(key, row.n, part, payload, Time::default());
+        let begun = row.begun || row.options.repeated || !row.options.at_most_once;
+        let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
+        task.more_mut().durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
+        let task = core.tasks.insert(task);
+        let session = core.sessions.get_mut(key).expect("it was restored");
+        session.tasks.insert(row.n, task);
+        let token = session.counted_by;
+        core.quotas.begin_task(token);
+        self.unfinished.push((task, row.met));
+        Ok(())
+    }
+
+    fn ended(&mut self, key: SessionKey, row: TaskRow, end: EndRow) {
+        let core = &mut *self.core;
+        let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
+        let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
+        let fits = core.reserve(wanted);
+        if !fits {
+            output.drop_pieces();
+        }
+        let durable = Durable { id: row.id, stage: Stage::Written, begun: true, age_us: 0 };
+        let more = More { errors: end.errors, past: end.past, output, durable: Some(durable), ..More::default() };
+        let payload = end.payload.filter(|_| fits).map(|blob| match blob {
+            Blob::Inline(bytes) => Stored::Inline(bytes),
+            Blob::Chunked(chunked) => Stored::restored(chunked, None),
+        });
+        let done = Box::new(Done {
+            outcome: end.outcome,
+            engine: end.engine,
+            attempts: end.attempts,
+            times: TaskTimes {
+                submitted_unix_us: row.submitted_unix_us,
+                assigned_us: end.assigned_us,
+                finished_us: end.finished_us,
+                run_us: end.run_us,
+            },
+            payload,
+            process: None,
+            held: None,
+            is_unwritten: false,
+            what: What {
+                runtime: row.runtime,
+                target: row.target,
+                options: Some(row.options),
+                request_bytes: end.request_bytes,
+                losses: end.losses,
+                gave_way: !fits,
+                more: Some(Box::new(more)),
+            },
+        });
+        let session = core.sessions.get_mut(key).expect("it was restored");
+        session.remember(row.n, done.ending());
+        if session.departed || end.delivered_us.is_some() {
+            core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
+        } else {
+            session.done.insert(row.n, done);
+            core.results_held += 1;
+        }
+    }
+
+    /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What engines
+    /// may have waits for those of the roster, from now on.
+    pub fn finish(self, now: Time) {
+        let Self { core, shared, unfinished, sessions } = self;
+        // Whether others hold it decides when it is freed.
+        drop(shared);
+        if !core.orphans.awaits_nobody() {
+            let until = now.after(ROSTER_WAIT);
+            core.journal.reconciling_until = (!unfinished.is_empty()).then_some(until);
+        }
+        for (key, met) in unfinished {
+            core.go_on(now, key, &met);
+        }
+        sessions.into_values().for_each(|key| core.forget_departed(key));
+    }
+}
+
+impl Core {
+    /// A task of an earlier start goes on.
+    fn go_on(&mut self, now: Time, key: TaskKey, met: &[Met]) {
+        let Some(task) = self.tasks.get(key) else { return };
+        let (session, n, options) = (task.session, task.n, task.options.clone());
+        let target = task.target();
+        self.set_deadline(now, key);
+        if let Some(target) = target
+            && self.engines.update(target, |engine| engine.queue.push_back(session, key)).is_none()
+        {
+            let text = format!("the broker was stopped, and engine {target} is gone; submit it again to another");
+            if let Some(task) = self.tasks.get_mut(key) {
+                // It has not joined its engine's queue.
+                task.place = Place::Shared;
+            }
+            let ended = Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text);
+            return self.end(now, key, Ended { engine: Some(target), ..ended });
+        }
+        let (Some(session), Some(options)) = (self.sessions.get(session), options) else { return };
+        let own = TaskId { session: session.id, n };
+        match self.waits_of(session.owner(), own, &options, met) {
+            Ok(waits) => waits.into_iter().for_each(|waits| self.begin_to_wait(key, waits)),
+            Err(text) => return self.end(now, key, unmet(&text)),
+        }
+        self.has_arguments(now, key);
+    }
+}
+
+impl Blob {
+    /// Bytes that count against the payload memory.
+    fn budget_bytes(&self) -> u64 {
+        match self {
+            Self::Inline(_) => 0,
+            Self::Chunked(Chunked { bytes, .. }) => *bytes,
+        }
+    }
+}
+
+impl Met {
+    /// As an end.
+    pub fn ending(self) -> Ending {
+        Ending { succeeded: self.succeeded, engine: self.engine }
+    }
+}

@@ -1,0 +1,207 @@
+//! The file: where it may be, who has it, which version it is.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use furlong_link::private_file::create_private;
+use furlong_wire::ids::ClusterId;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+
+/// `FURL`: says that a database is a journal of ours.
+const APPLICATION_ID: i64 = 0x4655_524c;
+/// The version of the tables.
+pub(super) const VERSION: i64 = 1;
+/// Bytes of the write-ahead log that stay allocated after they were carried over.
+const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+
+/// The tables of each version: what brings a journal from the one before to it.
+const MIGRATIONS: [&str; VERSION as usize] = ["
+    CREATE TABLE sessions (
+        key INTEGER PRIMARY KEY, id BLOB NOT NULL, claims BLOB NOT NULL, secret BLOB NOT NULL, departed INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE definitions (
+        session INTEGER NOT NULL, number INTEGER NOT NULL, head BLOB NOT NULL, payload BLOB,
+        PRIMARY KEY (session, number)
+    ) STRICT;
+    CREATE TABLE tasks (
+        id INTEGER PRIMARY KEY, session INTEGER NOT NULL, n INTEGER NOT NULL, head BLOB NOT NULL, options BLOB NOT NULL,
+        payload BLOB, chunks INTEGER
+    ) STRICT;
+    CREATE INDEX tasks_chunks ON tasks (chunks) WHERE chunks IS NOT NULL;
+    CREATE TABLE begun (id INTEGER PRIMARY KEY) STRICT;
+    CREATE TABLE met (place INTEGER PRIMARY KEY, id INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+    CREATE INDEX met_id ON met (id);
+    CREATE TABLE ends (
+        id INTEGER PRIMARY KEY, ended_unix_us INTEGER NOT NULL, head BLOB NOT NULL, payload BLOB, delivered_us INTEGER
+    ) STRICT;
+    CREATE TABLE chunks (
+        kind INTEGER NOT NULL, of INTEGER NOT NULL, place INTEGER NOT NULL, bytes BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX chunks_of ON chunks (kind, of, place);
+    CREATE TABLE about (cluster BLOB NOT NULL) STRICT;
+"];
+
+/// Whose chunks they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A task's arguments.
+    Request = 0,
+    /// A task's result.
+    Result = 1,
+    /// A session's definition.
+    Definition = 2,
+}
+
+/// Opens a journal for a broker, makes it if there is none, and brings it to this version.
+pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
+    let shown = path.display();
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if !folder.is_dir() {
+        bail!("there is no folder {} for the journal: make it, or name another place with --journal", folder.display());
+    }
+    if let Some(system) = network_file_system(&folder)? {
+        bail!(
+            "the journal {shown} would be on {system}, a network file system, which does not keep what is synced: name \
+             a path on a local disk, such as --journal /var/tmp/furlong-journal.db"
+        );
+    }
+    if !path.exists() {
+        create_private(path, b"").with_context(|| format!("cannot make the journal {shown}"))?;
+    }
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let mut database = database.with_context(|| format!("cannot open the journal {shown}"))?;
+    prepare(&mut database, cluster).map_err(|error| explain(error, path))?;
+    Ok(database)
+}
+
+/// Opens a journal to look at it.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
+    // Not read-only: what a killed broker has left in the write-ahead log must be read with it.
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let database = database.with_context(|| format!("cannot open the journal {}", path.display()))?;
+    let begun = begin_exclusively(&database).map_err(anyhow::Error::from).and_then(|()| check_kind(&database));
+    begun.map_err(|error| explain(error, path))?;
+    Ok(database)
+}
+
+fn prepare(database: &mut Connection, cluster: ClusterId) -> Result<()> {
+    begin_exclusively(database)?;
+    check_kind(database)?;
+    database.pragma_update(None, "synchronous", "FULL")?;
+    database.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    database.set_prepared_statement_cache_capacity(32);
+    let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let transaction = database.transaction()?;
+    for tables in &MIGRATIONS[version as usize..] {
+        transaction.execute_batch(tables)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    let of: Option<Vec<u8>> = transaction.query_row("SELECT max(cluster) FROM about", [], |row| row.get(0))?;
+    match of {
+        None => _ = transaction.execute("INSERT INTO about (cluster) VALUES (?1)", params![&cluster.0[..]])?,
+        Some(of) if of == cluster.0 => {}
+        Some(_) => bail!("it is the journal of another cluster, or of this one before `--fresh`: name another file"),
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// From now on nobody else can open it, until this process ends in whatever way.
+fn begin_exclusively(database: &Connection) -> rusqlite::Result<()> {
+    database.busy_timeout(Duration::ZERO)?;
+    database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    // The lock is taken by the first transaction, and kept.
+    database.execute_batch("BEGIN IMMEDIATE; COMMIT;")
+}
+
+/// Whether it is a journal, and of a version that is known here.
+fn check_kind(database: &Connection) -> Result<()> {
+    let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let id: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && id != APPLICATION_ID {
+        bail!("it is a database of another program");
+    }
+    if !(0..=VERSION).contains(&version) {
+        bail!("it is of version {version}, and this broker knows versions up to {VERSION}: use a later one");
+    }
+    Ok(())
+}
+
+fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    let shown = path.display();
+    match error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            anyhow::anyhow!("another broker has the journal {shown} open: stop it, or name another file")
+        }
+        Some(ErrorCode::NotADatabase) => anyhow::anyhow!("{shown} is no journal: name another file with --journal"),
+        _ => error.context(format!("cannot use the journal {shown}")),
+    }
+}
+
+/// Forgets what ended before a moment, and rows that belong to nothing.
+pub(super) fn tidy(database: &Connection, ended_before_unix_us: u64) -> rusqlite::Result<()> {
+    let before = i64::try_from(ended_before_unix_us).unwrap_or(i64::MAX);
+    let transaction = database.unchecked_transaction()?;
+    transaction
+        .execute("DELETE FROM tasks WHERE id IN (SELECT id FROM ends WHERE ended_unix_us < ?1)", params![before])?;
+    transaction.execute_batch(
+        "DELETE FROM ends WHERE id NOT IN (SELECT id FROM tasks);
+         DELETE FROM begun WHERE id NOT IN (SELECT id FROM tasks);
+         DELETE FROM met WHERE id NOT IN (SELECT id FROM tasks);
+         DELETE FROM chunks WHERE kind = 1 AND of NOT IN (SELECT id FROM ends);
+         DELETE FROM chunks WHERE kind = 0 AND of NOT IN (SELECT chunks FROM tasks WHERE chunks IS NOT NULL);
+         DELETE FROM sessions WHERE key NOT IN (SELECT session FROM tasks);
+         DELETE FROM definitions WHERE session NOT IN (SELECT key FROM sessions);
+         DELETE FROM chunks WHERE kind = 2 AND (of >> 32) NOT IN (SELECT key FROM sessions);",
+    )?;
+    transaction.commit()
+}
+
+/// The name of the file system of a folder, if it is one over the network.
+fn network_file_system(folder: &Path) -> Result<Option<&'static str>> {
+    let about = rustix::fs::statfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    // The numbers are signed on some machines; a kind has 32 bits.
+    Ok(network_kind(about.f_type as u32))
+}
+
+/// The kinds of `statfs(2)` that are on the network.
+fn network_kind(kind: u32) -> Option<&'static str> {
+    Some(match kind {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x1983_0326 => "BeeGFS",
+        0x00c3_6400 => "Ceph",
+        0x0102_1997 => "9P",
+        0x0116_1970 => "GFS2",
+        0x7461_636f => "OCFS2",
+        0xaad7_aaea => "PanFS",
+        0x6573_5546 => "FUSE",
+        0x7375_7245 => "Coda",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        assert_eq!(network_kind(0x6969), Some("NFS"));
+        assert_eq!(network_kind(0xfe53_4d42), Some("SMB"));
+        // ext4, tmpfs, btrfs, xfs, overlayfs
+        for local in [0xef53, 0x0102_1994, 0x9123_683e, 0x5846_5342, 0x794c_7630] {
+            assert_eq!(network_kind(local), None, "{local:#x}");
+        }
+    }
+}

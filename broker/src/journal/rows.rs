@@ -1,0 +1,54 @@
+//! Rows as bytes: msgpack arrays.
+
+use furlong_wire::ids::{EngineId, InstanceId, TaskId};
+use furlong_wire::message::{AttemptRecord, Outcome, Runtime, Stream};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A payload's announcement: none for one that is inside its row.
+pub(super) type PayloadHead = Option<(u64, u64, Option<InstanceId>)>;
+
+/// A task, but for its options and arguments.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TaskHead {
+    pub target: Option<EngineId>,
+    pub runtime: Runtime,
+    pub class: u32,
+    pub define: Option<u32>,
+    pub submitted_unix_us: u64,
+    pub payload: PayloadHead,
+    pub met: Vec<MetBody>,
+}
+
+/// A dependency that has ended.
+pub(super) type MetBody = (TaskId, bool, Option<EngineId>);
+
+/// A task's end, but for its result.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EndHead {
+    pub outcome: Outcome,
+    pub engine: Option<EngineId>,
+    pub attempts: u32,
+    pub losses: u32,
+    pub errors: u32,
+    pub assigned_us: Option<u64>,
+    pub finished_us: u64,
+    pub run_us: u64,
+    pub request_bytes: u64,
+    pub past: Vec<AttemptRecord>,
+    /// Whether there is a result.
+    pub has_payload: bool,
+    pub payload: PayloadHead,
+    pub output: Vec<(Stream, u64, serde_bytes::ByteBuf)>,
+    pub output_bytes: (u64, u64),
+}
+
+/// A row as bytes.
+pub(super) fn encode(row: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(row).expect("rows are plain data")
+}
+
+/// A row from bytes.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, rmp_serde::decode::Error> {
+    rmp_serde::from_slice(bytes)
+}

@@ -1,0 +1,393 @@
+//! The file against the journal in memory, and what becomes of it when its broker is killed, or its disk is full.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use furlong_wire::ids::{BrokerStart, ClusterId, EngineId, InstanceId, OwnerId, SessionId, TaskId, TokenId};
+use furlong_wire::keys::{AtRestKey, PublicKey};
+use furlong_wire::message::{AttemptRecord, ErrorKind, Outcome, Runtime, Stream, TaskOptions, TaskState};
+use furlong_wire::payload::{InlineBytes, PayloadSecret};
+use furlong_wire::token::{Claims, Role, TokenLimits};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::read::Reader;
+use super::write::Writer;
+use super::{Journal, check, file};
+use crate::core::journal::{Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow};
+use crate::core::output::Piece;
+use crate::core::{Config, Core, Roster};
+
+const CLUSTER: ClusterId = ClusterId([9; 32]);
+
+fn key() -> AtRestKey {
+    AtRestKey::from_bytes([5; 32])
+}
+
+struct Place {
+    _dir: TempDir,
+    path: PathBuf,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    Place { _dir: dir, path }
+}
+
+fn writer(path: &Path) -> Writer {
+    let Journal { path, database, sealer } = Journal::open(path, CLUSTER, &key()).unwrap();
+    Writer::new(database, sealer, path)
+}
+
+fn core(memory: u64) -> Core {
+    let config = Config {
+        start: BrokerStart(1_000_000_000_000),
+        cluster: CLUSTER,
+        cluster_name: "test".into(),
+        software: "test".into(),
+        pid: 1,
+        payload_bytes_max: memory,
+        session_tasks_max: 1_000_000,
+        journal_keep: Some(std::time::Duration::from_hours(1)),
+    };
+    Core::new(config, &Roster::default())
+}
+
+fn session(key: u32) -> Entry {
+    let claims = Claims {
+        cluster: CLUSTER,
+        token_id: TokenId([key as u8; 16]),
+        holder: PublicKey([9; 32]),
+        owner: OwnerId([7; 16]),
+        role: Role::Client,
+        scopes: vec!["gpu".into()],
+        limits: TokenLimits::default(),
+        not_before_s: 0,
+        expires_s: Claims::NEVER,
+    };
+    let (id, secret) = (SessionId([key as u8; 16]), PayloadSecret::new([key as u8; 32]));
+    Entry::Session(Box::new(SessionRow { key, id, claims, secret, departed: false }))
+}
+
+fn task(id: u64, session: u32, payload: Blob) -> TaskRow {
+    TaskRow {
+        id,
+        session,
+        n: id,
+        target: None,
+        runtime: Runtime::Python,
+        class: 4,
+        define: None,
+        options: Arc::new(TaskOptions { durable: true, ..TaskOptions::default() }),
+        payload,
+        submitted_unix_us: 999_000_000_000 + id,
+        begun: false,
+        met: Vec::new(),
+    }
+}
+
+fn end(id: u64, payload: Option<Blob>) -> EndRow {
+    EndRow {
+        id,
+        ended_unix_us: 999_500_000_000,
+        outcome: Outcome::error(TaskState::Failed, ErrorKind::Remote, "it raised"),
+        engine: Some(EngineId(3)),
+        attempts: 2,
+        losses: 1,
+        errors: 1,
+        assigned_us: Some(5),
+        finished_us: 77,
+        run_us: 70,
+        request_bytes: 8,
+        request_chunks: None,
+        past: vec![AttemptRecord { engine: EngineId(1), assigned_us: 1, ended_us: 2, how: "lost".into() }],
+        payload,
+        output: vec![Piece { stream: Stream::Stdout, offset: 0, bytes: b"hello".to_vec() }],
+        output_bytes: (5, 0),
+        delivered_us: None,
+    }
+}
+
+fn inline() -> Blob {
+    Blob::Inline(InlineBytes::copy_from_slice(b"call and arguments"))
+}
+
+fn chunked(of: u64, is_first: bool) -> Blob {
+    let chunks = is_first.then(|| vec![Bytes::from(vec![of as u8; 3_000])]);
+    Blob::Chunked(Chunked { of, counter: 6, bytes: 2_984, instance: Some(InstanceId([2; 16])), chunks })
+}
+
+/// Everything that a journal gives back, as text.
+fn contents(path: &Path) -> Vec<String> {
+    let journal = Journal::open(path, CLUSTER, &key()).unwrap();
+    file::tidy(&journal.database, 0).unwrap();
+    let mut reader = Reader::new(&journal.database).unwrap();
+    let mut contents = Vec::new();
+    reader
+        .sessions(|row, secret| {
+            let secret = journal.sealer.open(&row.id, secret).unwrap();
+            contents.push(format!("{} {} {:?} {}", row.key, row.id, row.claims, row.departed));
+            assert!(secret == PayloadSecret::new([row.key as u8; 32]));
+            Ok(())
+        })
+        .unwrap();
+    let definitions = reader.definitions(|session, number, blob| {
+        contents.push(format!("{session} {number} {blob:?}"));
+        Ok(())
+    });
+    definitions.unwrap();
+    reader
+        .tasks(|task, end| {
+            contents.push(format!("{task:?} {end:?}"));
+            Ok(())
+        })
+        .unwrap();
+    contents
+}
+
+fn contents_of_memory(memory: &mut MemoryJournal) -> Vec<String> {
+    let mut contents = Vec::new();
+    memory.tidy(0);
+    memory.sessions().for_each(|row| {
+        contents.push(format!("{} {} {:?} {}", row.key, row.id, row.claims, row.departed));
+    });
+    memory.definitions().for_each(|((session, number), blob)| contents.push(format!("{session} {number} {blob:?}")));
+    memory.rows().into_iter().for_each(|(task, end)| contents.push(format!("{task:?} {end:?}")));
+    contents
+}
+
+/// What may happen to a journal, of a few tasks.
+#[derive(Clone, Debug)]
+enum Step {
+    Task(u64, u8, bool),
+    Begun(u64),
+    Met(u64, u64),
+    Ended(u64, u8),
+    Delivered(u64),
+    Forgotten(u64),
+    Departed(u32),
+    Definition(u32, u32, bool),
+    Commit,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = || 1..12u64;
+    prop_oneof![
+        8 => (id(), 0..3u8, any::<bool>()).prop_map(|(id, kind, options)| Step::Task(id, kind, options)),
+        1 => id().prop_map(Step::Begun),
+        2 => (id(), id()).prop_map(|(id, of)| Step::Met(id, of)),
+        5 => (id(), 0..3u8).prop_map(|(id, kind)| Step::Ended(id, kind)),
+        1 => id().prop_map(Step::Delivered),
+        4 => id().prop_map(Step::Forgotten),
+        1 => (1..4u32).prop_map(Step::Departed),
+        1 => (1..4u32, 1..3u32, any::<bool>()).prop_map(|(session, number, large)| Step::Definition(session, number, large)),
+        3 => Just(Step::Commit),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What there is by now, so that entries are such as the core gives.
+#[derive(Default)]
+struct Known {
+    /// Tasks by their numbers, with whose chunks they have as arguments.
+    tasks: BTreeMap<u64, Option<u64>>,
+    ended: BTreeSet<u64>,
+    /// Those that came and went: no number comes twice.
+    gone: BTreeSet<u64>,
+    defined: BTreeSet<(u32, u32)>,
+}
+
+impl Known {
+    fn entry(&mut self, step: &Step) -> Option<Entry> {
+        let live = |id: &u64| self.tasks.contains_key(id) && !self.ended.contains(id);
+        match *step {
+            Step::Task(id, kind, priority) if !self.tasks.contains_key(&id) && !self.gone.contains(&id) => {
+                let shared = self.tasks.iter().filter(|(id, _)| live(id)).find_map(|(_, of)| *of);
+                let (payload, of) = match (kind, shared) {
+                    (0, _) => (inline(), None),
+                    (2, Some(of)) => (chunked(of, false), Some(of)),
+                    _ => (chunked(id, true), Some(id)),
+                };
+                self.tasks.insert(id, of);
+                let row = task(id, id as u32 % 3 + 1, payload);
+                let priority = i32::from(priority);
+                let options = Arc::new(TaskOptions { priority, ..(*row.options).clone() });
+                Some(Entry::Task(Box::new(TaskRow { options, ..row })))
+            }
+            Step::Begun(id) if live(&id) => Some(Entry::Begun(id)),
+            Step::Met(id, of) if live(&id) => {
+                let task = TaskId { session: SessionId([1; 16]), n: of };
+                Some(Entry::Met(id, Met { task, succeeded: true, engine: Some(EngineId(2)) }))
+            }
+            Step::Ended(id, kind) if live(&id) => {
+                self.ended.insert(id);
+                let payload = [None, Some(inline()), Some(chunked(id, true))][usize::from(kind)].clone();
+                let request_chunks = self.tasks.insert(id, None).flatten();
+                Some(Entry::Ended(Box::new(EndRow { request_chunks, ..end(id, payload) })))
+            }
+            Step::Delivered(id) if self.ended.contains(&id) => Some(Entry::Delivered(id, 5)),
+            Step::Forgotten(id) if self.tasks.remove(&id).is_some() => {
+                self.ended.remove(&id);
+                self.gone.insert(id);
+                Some(Entry::Forgotten(id))
+            }
+            Step::Departed(key) => Some(Entry::Departed(key)),
+            Step::Definition(session, number, large) if self.defined.insert((session, number)) => {
+                let of = u64::from(session) << 32 | u64::from(number);
+                Some(Entry::Definition(session, number, if large { chunked(of, true) } else { inline() }))
+            }
+            _ => None,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_file_has_what_was_written_and_nothing_of_a_batch_that_was_not(steps in prop::collection::vec(step(), 1..80)) {
+        let place = place();
+        let mut memory = MemoryJournal::default();
+        let mut known = Known::default();
+        let mut writing = Some(writer(&place.path));
+        let mut batch: Vec<Entry> = (1..=3).map(session).collect();
+        for step in steps {
+            batch.extend(known.entry(&step));
+            match step {
+                Step::Commit => {
+                    batch.iter().for_each(|entry| memory.write(entry.clone()));
+                    prop_assert_eq!(writing.as_mut().unwrap().write(std::mem::take(&mut batch)), Ok(()));
+                }
+                Step::Reopen => {
+                    // As if the broker were killed: what is not written is kept for the next batch, as another would be.
+                    drop(writing.take());
+                    prop_assert_eq!(contents(&place.path), contents_of_memory(&mut memory));
+                    writing = Some(writer(&place.path));
+                }
+                _ => {}
+            }
+        }
+        drop(writing.take());
+        prop_assert_eq!(contents(&place.path), contents_of_memory(&mut memory));
+        let report = check(&place.path, Some(&key())).unwrap();
+        prop_assert_eq!(report.problems, Vec::<String>::new());
+    }
+}
+
+/// A journal with a few tasks, one batch each, in files that its broker was killed with: the file and its log.
+fn killed_journal(tasks: u64) -> (Place, Vec<u8>, Vec<u8>) {
+    let place = place();
+    let mut writer = writer(&place.path);
+    writer.write(vec![session(1)]).unwrap();
+    for id in 1..=tasks {
+        writer
+            .write(vec![Entry::Task(Box::new(task(id, 1, if id % 3 == 0 { chunked(id, true) } else { inline() })))])
+            .unwrap();
+    }
+    let log = std::fs::read(place.path.with_extension("db-wal")).unwrap();
+    let file = std::fs::read(&place.path).unwrap();
+    drop(writer);
+    (place, file, log)
+}
+
+#[test]
+fn cut_at_any_byte_it_has_a_beginning_of_what_was_written() {
+    let (place, file, log) = killed_journal(30);
+    let mut most = 0;
+    // Each boundary of a frame and many places between.
+    for cut in (0..=log.len()).step_by(509).chain([log.len()]) {
+        std::fs::write(&place.path, &file).unwrap();
+        std::fs::write(place.path.with_extension("db-wal"), &log[..cut]).unwrap();
+        let journal = Journal::open(&place.path, CLUSTER, &key());
+        let journal = journal.unwrap_or_else(|error| panic!("cut at {cut}: {error:#}"));
+        let mut reader = Reader::new(&journal.database).unwrap();
+        let mut found = Vec::new();
+        reader
+            .tasks(|row, _| {
+                found.push(row.id);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "cut at {cut}");
+        assert!(found.len() >= most, "more of the log has less of the tasks: cut at {cut}");
+        most = found.len();
+    }
+    assert_eq!(most, 30, "all of the log has all that was written");
+}
+
+#[test]
+fn what_is_restored_goes_to_a_core_and_what_does_not_fit_is_said() {
+    let (place, file, log) = killed_journal(6);
+    std::fs::write(&place.path, &file).unwrap();
+    std::fs::write(place.path.with_extension("db-wal"), &log).unwrap();
+    let journal = Journal::open(&place.path, CLUSTER, &key()).unwrap();
+    let mut roomy = core(1 << 20);
+    let restored =
+        journal.restore(&mut Restoring::new(&mut roomy), std::time::Duration::from_hours(1), 1_000_000_000_000);
+    assert_eq!(restored.unwrap().unfinished, 6);
+    let mut small = core(4_000);
+    let error = journal.restore(&mut Restoring::new(&mut small), std::time::Duration::from_hours(1), 0).unwrap_err();
+    assert!(format!("{error:#}").contains("--memory"), "{error:#}");
+}
+
+#[test]
+fn one_broker_at_a_time_of_its_own_cluster_with_its_own_key() {
+    let place = place();
+    let refusal = |cluster, key: AtRestKey| match Journal::open(&place.path, cluster, &key) {
+        Err(error) => format!("{error:#}"),
+        Ok(journal) => journal
+            .restore(&mut Restoring::new(&mut core(1 << 20)), std::time::Duration::from_hours(1), 0)
+            .map_or_else(|error| format!("{error:#}"), |_| "open".to_owned()),
+    };
+    let mut first = writer(&place.path);
+    first.write(vec![session(1), Entry::Task(Box::new(task(1, 1, inline())))]).unwrap();
+    assert!(refusal(CLUSTER, key()).contains("another broker has the journal"), "{}", refusal(CLUSTER, key()));
+    assert!(check(&place.path, None).is_err());
+    drop(first);
+    assert_eq!(refusal(CLUSTER, key()), "open");
+    assert!(refusal(ClusterId([1; 32]), key()).contains("another cluster"));
+    assert!(refusal(CLUSTER, AtRestKey::from_bytes([1; 32])).contains("another key"));
+}
+
+#[test]
+fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
+    let place = place();
+    let refusal = || format!("{:#}", Journal::open(&place.path, CLUSTER, &key()).unwrap_err());
+    std::fs::write(&place.path, "a file of somebody else, longer than a header, which nobody may touch ".repeat(40))
+        .unwrap();
+    assert!(refusal().contains("is no journal"), "{}", refusal());
+    std::fs::remove_file(&place.path).unwrap();
+    let other = rusqlite::Connection::open(&place.path).unwrap();
+    other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(other);
+    assert!(refusal().contains("another program"), "{}", refusal());
+    std::fs::remove_file(&place.path).unwrap();
+    drop(writer(&place.path));
+    let later = rusqlite::Connection::open(&place.path).unwrap();
+    later.pragma_update(None, "user_version", 99).unwrap();
+    drop(later);
+    assert!(refusal().contains("version 99"), "{}", refusal());
+    let missing = place.path.with_file_name("nowhere").join("journal.db");
+    assert!(format!("{:#}", Journal::open(&missing, CLUSTER, &key()).unwrap_err()).contains("no folder"));
+}
+
+#[test]
+fn a_check_says_what_is_wrong() {
+    let place = place();
+    let mut writer = writer(&place.path);
+    writer.write(vec![session(1), Entry::Task(Box::new(task(1, 1, chunked(1, true))))]).unwrap();
+    writer.finish();
+    let sound = check(&place.path, Some(&key())).unwrap();
+    assert_eq!((sound.sessions, sound.unfinished, sound.ended, sound.problems), (1, 1, 0, vec![]));
+    let database = rusqlite::Connection::open(&place.path).unwrap();
+    database.execute("DELETE FROM chunks", []).unwrap();
+    drop(database);
+    let damaged = check(&place.path, Some(&key())).unwrap();
+    assert!(damaged.problems[0].contains("its chunks are not all there"), "{damaged:?}");
+    let other_key = check(&place.path, Some(&AtRestKey::from_bytes([1; 32]))).unwrap();
+    assert!(other_key.problems[0].contains("another key"), "{other_key:?}");
+}
