@@ -151,9 +151,11 @@ impl Core {
     pub(super) fn answer_followers(&mut self, now: Time, of: SessionKey, n: u64, followers: Vec<Follower>) {
         let held = self.sessions.get(of).and_then(|session| session.done.get(n)).map(|done| &**done);
         let Some(done) = held.or_else(|| self.kept.get(of, n)).filter(|_| !followers.is_empty()) else { return };
-        let Some(session) = self.sessions.get(of) else { return };
-        let record = self.record_of_done(now, TaskId { session: session.id, n }, done, None);
-        self.send_to_followers(session.owner(), &record, done.payload.clone().as_ref(), followers);
+        // The session may be over, with this as its last task.
+        let live = self.sessions.get(of).map(|session| (session.owner(), session.id));
+        let Some((owner, session)) = live.or_else(|| self.kept.name(of)) else { return };
+        let record = self.record_of_done(now, TaskId { session, n }, done, None);
+        self.send_to_followers(owner, &record, done.payload.clone().as_ref(), followers);
     }
 
     /// A task has ended: answers those who wait for it.

@@ -94,6 +94,11 @@ impl Kept {
         self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
     }
 
+    /// Whose a session with kept tasks is, and its id.
+    pub fn name(&self, key: SessionKey) -> Option<(OwnerId, SessionId)> {
+        self.sessions.get(&key).map(|session| (session.owner, session.id))
+    }
+
     /// When the next one goes.
     pub fn expires(&self) -> Option<Time> {
         self.order.first().map(|(at, ..)| *at)

@@ -29,14 +29,12 @@ pub use read::Restored;
 use crate::core::journal::{Entry, Restoring};
 use queue::{Queue, Taken};
 use seal::SecretSealer;
-use write::Writer;
+use write::{TRIED_AGAIN_AFTER, Writer};
 
 /// Entries in one transaction, at most.
 const ENTRIES_PER_COMMIT_MAX: usize = 16_384;
 /// Commits of which the network thread has not heard: beyond, the journal waits for it.
 const WRITTEN_WAITING_MAX: usize = 64;
-/// How long what could not be written waits to be tried again.
-const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// An open journal that nobody else can open.
 #[derive(Debug)]

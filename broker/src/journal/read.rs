@@ -97,7 +97,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn definitions(&mut self, mut each: impl FnMut(u32, u32, Blob) -> Result<()>) -> Result<()> {
-        let mut rows = self.database.prepare("SELECT session, number, head, payload FROM definitions")?;
+        let mut rows =
+            self.database.prepare("SELECT session, number, head, payload FROM definitions ORDER BY session, number")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let (session, number): (u32, u32) = (row.get(0)?, row.get(1)?);

@@ -246,7 +246,7 @@ impl Known {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_file_has_what_was_written_and_nothing_of_a_batch_that_was_not(steps in prop::collection::vec(step(), 1..80)) {
@@ -267,6 +267,8 @@ proptest! {
                     drop(writing.take());
                     prop_assert_eq!(contents(&place.path), contents_of_memory(&mut memory));
                     writing = Some(writer(&place.path));
+                    // A session without tasks was forgotten: the core writes it again before its next task.
+                    batch.splice(..0, (1..=3).map(session));
                 }
                 _ => {}
             }

@@ -1,6 +1,7 @@
 //! Entries become rows.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -12,6 +13,8 @@ use crate::core::journal::{Blob, EndRow, Entry, Met, SessionRow, TaskRow};
 
 /// Bytes of entries that wait to be written after an error. Beyond, the journal is given up.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long what could not be written waits to be tried again.
+pub(super) const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What an entry counts for beside its payload.
 const ENTRY_BYTES: usize = 512;
 
@@ -23,8 +26,8 @@ pub(super) struct Writer {
     path: PathBuf,
     /// What could not be written, in order; nothing while all is well.
     waiting: Vec<Entry>,
-    /// Why the last try failed.
-    problem: Option<String>,
+    /// Why the last try failed, and when that was.
+    problem: Option<(String, Instant)>,
     /// Whether entries were lost: nothing is accepted any longer.
     is_given_up: bool,
 }
@@ -41,8 +44,8 @@ impl Writer {
 
     /// Writes entries in one transaction, or says why they are not written.
     pub(super) fn write(&mut self, entries: Vec<Entry>) -> Result<(), String> {
-        if let Some(problem) = &self.problem {
-            // It is tried again by the clock, so that a full disk does not cost each submit a try.
+        self.try_again();
+        if let Some((problem, _)) = &self.problem {
             let problem = problem.clone();
             self.keep(entries);
             return Err(problem);
@@ -54,28 +57,35 @@ impl Writer {
                 "the journal {} cannot be written: {problem}; durable tasks are refused until it can",
                 self.path.display()
             );
-            self.problem = Some(problem.clone());
+            self.problem = Some((problem.clone(), Instant::now()));
             self.keep(entries);
             problem
         })
     }
 
-    /// Tries again what could not be written.
+    /// Tries again what could not be written, if it is time: a full disk is not to cost each submit a try.
     pub(super) fn try_again(&mut self) {
+        let is_due = |(_, tried): &(String, Instant)| tried.elapsed() >= TRIED_AGAIN_AFTER;
+        if !self.is_given_up && self.problem.as_ref().is_some_and(is_due) {
+            self.try_now();
+        }
+    }
+
+    fn try_now(&mut self) {
         match commit(&mut self.database, &self.sealer, &self.waiting) {
             Ok(()) => {
                 tracing::info!("the journal {} can be written again", self.path.display());
                 self.waiting.clear();
                 self.problem = None;
             }
-            Err(error) => self.problem = Some(error.to_string()),
+            Err(error) => self.problem = Some((error.to_string(), Instant::now())),
         }
     }
 
     /// Tries once more, and closes.
     pub(super) fn finish(mut self) {
         if self.has_failed() {
-            self.try_again();
+            self.try_now();
         }
         if self.problem.is_some() {
             tracing::error!("the journal {} misses the last changes", self.path.display());
@@ -98,7 +108,7 @@ impl Writer {
             let problem = "the journal is given up: too many changes could not be written; mend its disk, and start \
                            the broker again";
             tracing::error!("{problem}. Tasks that have ended meanwhile may then run again");
-            self.problem = Some(problem.to_owned());
+            self.problem = Some((problem.to_owned(), Instant::now()));
         }
     }
 }

@@ -492,6 +492,8 @@ impl Core {
     /// Ends the session in good order: says goodbye, and ends everything that is unfinished here.
     pub fn close(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_none() {
+            // What has arrived need not be kept for anybody.
+            self.send_acks();
             let goodbye = Goodbye { reason: "the client closes".into() };
             self.outbound.push_back(Outbound::Message(FromClient::Goodbye(goodbye)));
             self.disconnect(why);

@@ -69,6 +69,18 @@ fn an_end_is_told_when_it_is_on_disk() {
 }
 
 #[test]
+fn who_waits_for_the_last_task_of_a_session_that_is_over_is_answered() {
+    let mut farm = farm();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let n = submit(&mut farm, client, shared(), durable());
+    farm.goodbye(client);
+    let waits = farm.fetch(other, client, n, true, false);
+    farm.finish(engine);
+    assert!(farm.fetched(other, waits).unwrap().payload.is_some());
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn the_answer_to_a_cancel_comes_when_that_is_on_disk() {
     let mut farm = farm();
     let client = farm.client();
