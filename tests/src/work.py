@@ -1,7 +1,10 @@
 """What the tests let engines do."""
 
+import ctypes
 import os
+import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -58,6 +61,37 @@ def stubborn(begun, release):
         except KeyboardInterrupt:
             note(begun, "interrupted")
     return "released"
+
+
+def unending(begun, how):
+    """Say that it runs, and go on for ever, in a way that no interrupt ends; `regex` is ended by one."""
+    note(begun, os.getpid())
+    if how == "children":
+        shell = "trap '' TERM INT; sleep 631 & sleep 632"
+        subprocess.Popen(["sh", "-c", shell])
+    if how == "daemon":
+        subprocess.Popen(["sleep", "641"], start_new_session=True)
+    if how == "regex":
+        re.match("(a+)+$", "a" * 64 + "b")
+    if how == "masked":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if how == "ignored":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if how == "lock":
+        lock = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.PyDLL(None).pthread_mutex_lock(lock)
+    if how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "system":
+        os.system("sleep 633")
+    if how in ("sum", "children", "daemon"):
+        sum(range(10**13))
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            note(begun, "interrupted")
 
 
 def die(path, how):
