@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use furlong_client::{Arguments, CallSpec, ErrorKind, TaskFailure, TaskFuture, TaskState};
-use furlong_tests::command::processes_of;
+use furlong_tests::command::{processes_of, status};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -141,4 +141,48 @@ fn a_rust_function_that_nothing_ends_is_over_for_its_client_and_keeps_its_slot_a
     work.release("held.release");
     work.within(task.stopped()).unwrap();
     assert_eq!(stuck(), 0);
+}
+
+#[test]
+fn what_runs_out_of_memory_says_what_it_may_take_and_the_engine_goes_on() {
+    let work = Work::start_with(&[], &[&["--memory", "256M"]]);
+    let status = status(work.farm().home());
+    let held_by = status["processes"][0]["environment"]["memory"].as_str().unwrap();
+    assert!(held_by.starts_with("256 MiB for each"), "{held_by}");
+    assert!(work.farm().home().engine_logs().contains("tasks may take 256 MiB for each"));
+
+    let (_, pid) = work.run(&python("who", [json!(1)])).unwrap().json::<(u32, i32)>().unwrap();
+    let failure = work.run(&CallSpec::code("bytearray(1 << 30)")).unwrap_err();
+    let remote = failure.remote().unwrap();
+    assert_eq!(
+        (remote.type_name.as_str(), remote.message.as_str()),
+        ("MemoryError", "it may take 256 MiB (`engine --memory`)")
+    );
+    let (_, next) = work.run(&python("who", [json!(1)])).unwrap().json::<(u32, i32)>().unwrap();
+    assert_eq!(next, pid, "the interpreter goes on");
+
+    let script = "echo no room >&2; kill -ABRT $$";
+    let failure = work.run(&CallSpec::command(["sh", "-c", script])).unwrap_err();
+    let text = "killed by SIGABRT; it may take 256 MiB (`engine --memory`)\nno room";
+    assert_end(&failure, TaskState::Failed, ErrorKind::Exit, text);
+}
+
+#[test]
+fn a_dead_interpreter_says_how_it_died_and_what_it_wrote_last() {
+    let work = warm();
+    let last = "import os, sys\nprint('the last words', file=sys.stderr)\n";
+    for (how, text) in [
+        ("os._exit(7)", "the interpreter ended with exit code 7\nthe last words"),
+        ("os.abort()", "the interpreter was killed by SIGABRT\nthe last words\nFatal Python error: Aborted"),
+        (
+            "os.kill(os.getpid(), 11)",
+            "the interpreter was killed by SIGSEGV\nthe last words\nFatal Python error: Segment",
+        ),
+        ("os.kill(os.getpid(), 9)", "the interpreter was killed by SIGKILL"),
+    ] {
+        let failure = work.run(&CallSpec::code(format!("{last}{how}"))).unwrap_err();
+        assert_end(&failure, TaskState::Lost, ErrorKind::EngineLost, text);
+        assert!(failure.to_string().contains("the last words"), "{failure}");
+    }
+    assert_eq!(work.run(&python("square", [json!(3)])).unwrap().json::<u32>().unwrap(), 9);
 }
