@@ -67,6 +67,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
         engines: args.engines,
         port: None,
         python: args.python,
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let mut interrupted = std::pin::pin!(furlong_link::stop::requested(false));

@@ -16,6 +16,7 @@ mod help;
 mod interrupt;
 mod map;
 mod namespace;
+mod patience;
 mod print;
 mod queue;
 mod record;

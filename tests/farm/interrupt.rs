@@ -6,8 +6,8 @@ use furlong_tests::program::Program;
 use furlong_tests::wait::SOON;
 use furlong_tests::work::Work;
 
-/// `furlong execute` with code that adds a line to a file for each interrupt, and returns when there is another. Wherever
-/// the interrupt comes, it is caught.
+/// `furlong execute` with code that adds a line to a file for each interrupt, and returns when there is another file.
+/// Wherever the interrupt comes, it is caught.
 fn stubborn(work: &Work, name: &str) -> Program {
     let (begun, release) = (work.path(name), work.path(&format!("{name}.release")));
     let code = format!(

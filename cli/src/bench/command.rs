@@ -53,6 +53,7 @@ pub async fn run(args: CommandArgs) -> Result<()> {
         engines: args.local,
         port: None,
         python: None,
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

@@ -63,6 +63,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
         engines,
         port: None,
         python: None,
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

@@ -18,6 +18,7 @@ pub async fn on_private_cluster<T>(
         engines,
         port: None,
         python: None,
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     if let Some(bytes) = memory {

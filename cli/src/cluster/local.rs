@@ -31,6 +31,8 @@ pub struct LocalOptions {
     pub port: Option<u16>,
     /// The engines' interpreter.
     pub python: Option<PathBuf>,
+    /// Further flags of the engines.
+    pub engine_flags: Vec<String>,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
@@ -226,6 +228,7 @@ impl LocalCluster {
         if let Some(python) = &self.options.python {
             command.arg("--python").arg(python);
         }
+        command.args(&self.options.engine_flags);
         Member::spawn("an engine", command)
     }
 
