@@ -69,6 +69,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
         port: None,
         python: args.python,
         journal: JournalArgs::default(),
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let mut interrupted = std::pin::pin!(furlong_link::stop::requested(false));

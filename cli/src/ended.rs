@@ -200,10 +200,16 @@ pub fn as_json(end: &End) -> Value {
         "attempts": report.attempts,
         "stdout": report.stdout.text(),
         "stderr": report.stderr.text(),
+        "left_out_bytes": left_out_json(report),
         "value": end.as_ref().map_or(Value::Null, value),
         "error": failure.map(error_json),
         "run_us": report.times.run_us,
     })
+}
+
+/// How many bytes of each stream are left out, as only its ends are kept.
+pub fn left_out_json(report: &TaskReport) -> Value {
+    json!({ "stdout": report.stdout.left_out_bytes(), "stderr": report.stderr.left_out_bytes() })
 }
 
 fn succeeded_code(end: &End) -> Option<i32> {

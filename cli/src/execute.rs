@@ -22,7 +22,8 @@ printed and then the value of the last expression, where n counts the executions
 standard error and the traceback, on standard error; `[i] Display[n]:` names what has more to show than text.
 
 On a terminal, what a single engine prints is shown while it runs, if that takes longer than a moment: then under
-`[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code.
+`[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code, and waits until it has stopped; a
+second Ctrl-C ends by force what does not heed that, and the variables of its interpreter are lost.
 
 Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; 2 wrong usage; 130 Ctrl-C.";
 

@@ -1,9 +1,11 @@
 //! Ctrl-C: what a command has begun is ended, and the exit code says so.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use furlong_client::Client;
+use furlong_link::stop::{Reason, Stop};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// As a shell says of a program that SIGINT has ended.
@@ -11,10 +13,64 @@ pub const INTERRUPTED: u8 = 130;
 /// The same for SIGHUP.
 const HUNG_UP: u8 = 129;
 
-/// Runs a command's work until it is done or somebody interrupts it. Then the session ends, and with it all of its
-/// tasks that have not ended, except such as are kept.
+/// What runs and does not stop sooner is said to go on.
+const MOMENT: Duration = Duration::from_millis(1500);
+/// How long a second Ctrl-C is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a command's work until it is done or somebody interrupts it. Then all of its tasks that have not ended are
+/// cancelled, and Ctrl-C waits until they have stopped; a second one ends by force what does not.
 pub async fn or_cancel(client: &Client, work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    or_end(client, work, ": what had not ended is cancelled").await
+    let mut stop = Stop::new(false);
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        reason = stop.next() => {
+            crate::print::note!("furlong: {reason}: what had not ended is cancelled");
+            if reason == Reason::Interrupted {
+                cancel_all(client, &mut stop).await;
+            }
+            end_at_once_if_asked_again();
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        () = hung_up() => Ok(ExitCode::from(HUNG_UP)),
+    };
+    client.clone().close().await;
+    outcome
+}
+
+/// Cancels the session's tasks, and returns when they have stopped, when nobody has asked for force, or when somebody
+/// has asked for an end thrice.
+async fn cancel_all(client: &Client, stop: &mut Stop) {
+    client.cancel_all(false);
+    let mut moment = std::pin::pin!(tokio::time::sleep(MOMENT));
+    let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let (mut is_told, mut is_forced) = (false, false);
+    loop {
+        tokio::select! {
+            // An error says that nobody can tell.
+            _ = client.all_stopped() => return,
+            () = &mut moment, if !is_told => {
+                is_told = true;
+                if !is_forced {
+                    crate::print::note!(
+                        "furlong: it has not stopped yet; press Ctrl-C again to end it by force: then the variables of \
+                         its interpreter are lost"
+                    );
+                }
+            }
+            () = &mut patience => {
+                crate::print::note!("furlong: it goes on; `furlong restart` ends it, with the variables there");
+                return;
+            }
+            _ = stop.next() => {
+                if std::mem::replace(&mut is_forced, true) {
+                    return;
+                }
+                crate::print::note!("furlong: ending it by force");
+                client.cancel_all(true);
+            }
+        }
+    }
 }
 
 /// Runs a command's work, whose tasks are all kept, until it is done or somebody interrupts it.

@@ -16,6 +16,7 @@ mod interrupt;
 mod journal;
 mod map;
 mod namespace;
+mod patience;
 mod print;
 mod queue;
 mod record;

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use furlong_client::{Arguments, Client, Function, SourceFunction};
+use furlong_client::{Arguments, Client, Function, SourceFunction, TaskReport};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
 use futures_util::{Stream, StreamExt, stream};
@@ -15,14 +14,16 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
-use crate::{interrupt, print};
-use furlong_link::durations::limit;
+use crate::patience::Patience;
+use crate::submit::OptionArgs;
+use crate::{ended, interrupt, print};
 
 const AFTER_HELP: &str = "\
 Each item is a string, and one task. Results are JSON, one document a line, in the order of the items. A file's function
 is sent with its source, so an edited file is used at once; a module's is imported by the engines.
 
-An item that fails prints its error to standard error, and the others go on. Ctrl-C cancels what has not ended.
+What a function prints goes to standard error, under `[item N] Out:` or `Err:`, with N from 0. An item that fails prints
+its error there, and the others go on. Ctrl-C cancels what has not ended.
 
 Exit codes: 0 all items succeeded; 1 some failed, or an error; 2 wrong usage; 130 Ctrl-C.
 
@@ -46,15 +47,8 @@ pub struct MapArgs {
     /// Tasks that are under way at once, at most
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     window: u32,
-    /// Run an item again after it failed, so many times
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    error_retries: u32,
-    /// End an item that runs for this long
-    #[arg(long, value_name = "TIME", value_parser = limit)]
-    time_limit: Option<Duration>,
-    /// A name by which the items' tasks can be found
-    #[arg(long)]
-    label: Option<String>,
+    #[command(flatten)]
+    options: OptionArgs,
     /// No progress bar
     #[arg(long)]
     no_progress: bool,
@@ -69,21 +63,15 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     let input = Input::default();
     let items = items(args.items, &input);
     let client = args.connect.connect(&[Role::Client, Role::Task, Role::Admin]).await?;
-    let mut map = client
-        .tasks()
-        .map_stream(function, items.map(|item| Arguments::json(vec![item.into()])))
-        .runtime(Runtime::Python)
-        .window(args.window as usize)
-        .ordered(!args.unordered)
-        .error_retries(args.error_retries);
-    if let Some(limit) = args.time_limit {
-        map = map.run_timeout(limit);
-    }
-    if let Some(label) = args.label {
-        map = map.label(label);
-    }
-    let results = map.stream()?;
     let work = async {
+        let map = client
+            .tasks()
+            .map_stream(function, items.map(|item| Arguments::json(vec![item.into()])))
+            .runtime(Runtime::Python)
+            .window(args.window as usize)
+            .ordered(!args.unordered)
+            .options(args.options.resolve(&client).await?);
+        let results = map.stream()?;
         let progress = print::progress(total, !args.no_progress);
         let failed = print_results(&client, results, &progress).await?;
         progress.finish_and_clear();
@@ -105,19 +93,18 @@ async fn print_results(
 ) -> Result<u64> {
     let mut results = pin!(results);
     let mut failed = 0;
-    let mut told = false;
+    let mut patience = Patience::default();
     loop {
         let next = tokio::select! {
             next = results.next() => next,
-            () = tokio::time::sleep(Duration::from_secs(1)), if !told => {
-                told = client.engines().await?.is_empty();
-                if told {
-                    progress.suspend(|| print::note!("furlong: waiting: no engine is online; start one with `engine`"));
-                }
+            why = patience.why_nothing_comes(client) => {
+                progress.suspend(|| print::note!("furlong: waiting: {why}"));
                 continue;
             }
         };
         let Some((index, result)) = next else { return Ok(failed) };
+        patience.reset();
+        progress.suspend(|| print_output(index, ended::report(&result)));
         match result {
             Ok(result) => {
                 let value: serde_json::Value = result.json().context("the result is no JSON")?;
@@ -132,6 +119,16 @@ async fn print_results(
             }
         }
         progress.inc(1);
+    }
+}
+
+/// What a function printed, as standard output is for the results.
+fn print_output(index: usize, report: &TaskReport) {
+    for (name, output) in [("Out", &report.stdout), ("Err", &report.stderr)] {
+        let text = output.text();
+        if !text.is_empty() {
+            print::note!("[item {index}] {name}: {}", text.trim_end_matches('\n'));
+        }
     }
 }
 

@@ -113,6 +113,22 @@ impl Client {
         Tasks { handle: Arc::clone(&self.handle) }
     }
 
+    /// Cancels all tasks of this session that have not ended. With `force`, an interpreter that does not heed the
+    /// interrupt is killed; that may follow a plain cancel that was not heeded. [`Client::all_stopped`] tells when
+    /// nothing of them runs any longer.
+    pub fn cancel_all(&self, force: bool) {
+        self.handle.shared.with(|core| core.cancel_all(force));
+    }
+
+    /// Returns when nothing of what [`Client::cancel_all`] has cancelled runs any longer. Tasks whose futures are there
+    /// are waited for as well, if they were cancelled.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`] and [`ClientError::Interrupted`]: then nobody can tell.
+    pub async fn all_stopped(&self) -> Result<(), ClientError> {
+        std::future::poll_fn(|context| self.handle.shared.with(|core| core.poll_all_stopped(context.waker()))).await
+    }
+
     /// Ends the session for all handles: unfinished tasks are cancelled, their futures resolve as disconnected. Returns
     /// when the broker has heard, after 3 s at the latest.
     pub async fn close(self) {

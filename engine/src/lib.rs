@@ -41,6 +41,7 @@ pub use program::{EngineArgs, run};
 pub use runtime::native::{Callable, FunctionError, engine_id, is_cancelled, publish};
 
 use runtime::command::CommandConfig;
+use runtime::memory::{Hierarchy, Memory};
 use runtime::native::Functions;
 use runtime::python::{PythonConfig, PythonError, find_interpreter};
 use surroundings::{Rank, Variables};
@@ -215,6 +216,9 @@ impl EngineBuilder {
 
     /// How much memory each process of a task may take, in bytes: its interpreter, or any process of a command. Beyond
     /// it the system gives no more, and Python raises `MemoryError`. Rust functions are not bounded by it.
+    ///
+    /// Where this process is alone in a control group that it may divide, it is also what all processes of one slot may
+    /// take together. This process then moves itself into a group below its own.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory_bytes = Some(bytes);
@@ -235,11 +239,13 @@ impl EngineBuilder {
     /// exist.
     pub fn run(self) -> Result<(), EngineError> {
         let setup = self.into_setup()?;
+        let memory = setup.commands.memory.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(EngineError::Runtime)?;
         let outcome = runtime.block_on(shell::run(setup));
         // A native function that does not return, or the reader of standard input, must not keep the process.
         runtime.shutdown_background();
+        memory.close();
         outcome
     }
 
@@ -254,10 +260,11 @@ impl EngineBuilder {
         // Paths that were named are relative to where the process was started.
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let capability = absolute(self.capability_path()?);
+        let memory = Memory::new(self.memory_bytes, &Hierarchy::of_system());
         let python = python.map(absolute).map(|interpreter| PythonConfig {
             env: self.env.clone(),
             slots_in_process: slots.saturating_mul(rank.map_or(1, |rank| rank.local_size)),
-            memory_bytes: self.memory_bytes,
+            memory: memory.clone(),
             ..PythonConfig::new(interpreter)
         });
         if let Some(path) = self.working_dir {
@@ -274,7 +281,7 @@ impl EngineBuilder {
             slots,
             functions: self.functions,
             python,
-            commands: CommandConfig { memory_bytes: self.memory_bytes, ..CommandConfig::default() },
+            commands: CommandConfig { memory, ..CommandConfig::default() },
             variables,
             first_id: self.first_id.or(rank.map(|rank| rank.global.saturating_mul(slots))),
             labels: checked(self.labels)?,

@@ -46,7 +46,8 @@ pub struct EngineArgs {
     #[arg(long)]
     pub cuda: bool,
     /// Memory that each process of a task may take, as `4G`, `512M` or `10%` of the machine's: its interpreter, or any
-    /// process of a command. Rust functions are not bounded by it
+    /// process of a command. In a control group of its own, also what one engine's processes may take together. Rust
+    /// functions are not bounded by it
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,
     /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes

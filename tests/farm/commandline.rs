@@ -1,8 +1,10 @@
 //! The command line: programs as tasks, results from elsewhere, variables, and what bad input gets.
 
-use furlong_tests::command::{Cluster, file};
+use furlong_tests::command::{Cluster, command, file, furlong, status};
 use furlong_tests::home::Home;
-use serde_json::Value;
+use furlong_tests::program::Program;
+use furlong_tests::wait::SOON;
+use serde_json::{Value, json};
 
 /// Checks that it is one line, and has all of these in it.
 #[track_caller]
@@ -97,12 +99,105 @@ fn bad_input_gets_one_line_and_an_exit_code() {
 }
 
 #[test]
+fn map_shows_what_functions_print_beside_their_results() {
+    let cluster = Cluster::start(1);
+    let source =
+        "import sys\ndef f(item):\n    print('about', item)\n    print('aside', file=sys.stderr)\n    return 1\n";
+    let function = format!("{}:f", file(cluster.home(), "prints.py", source));
+    let outcome = cluster.furlong(&["map", &function, "a", "b"]);
+    assert_eq!(outcome.stdout, "1\n1");
+    let expected = "[item 0] Out: about a\n[item 0] Err: aside\n[item 1] Out: about b\n[item 1] Err: aside";
+    assert_eq!(outcome.stderr, expected);
+}
+
+#[test]
+fn map_takes_the_options_of_a_task() {
+    let cluster = Cluster::start_with(&["-n", "1", "--label", "big"]);
+    let source = "import time\ndef f(item):\n    if item == 'slow': time.sleep(60)\n    return item\n";
+    let function = format!("{}:f", file(cluster.home(), "sleeps.py", source));
+    let options = ["--require", "big", "--priority", "3", "--retries", "1", "--run-timeout", "1s", "--label", "night"];
+    let outcome = cluster.furlong(&[&["map"][..], &options, &[&function, "fast", "slow"]].concat());
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), "\"fast\""));
+    assert!(outcome.stderr.contains("item 1: run_timeout"), "{outcome:?}");
+}
+
+#[test]
+fn who_waits_for_an_engine_that_is_not_there_is_told_so() {
+    let cluster = Cluster::start(1);
+    let waits = |args: &[&str], text: &str| {
+        let mut program = Program::spawn("furlong", command("furlong", args, cluster.home()));
+        program.wait_for_line(&format!("furlong: waiting: no engine is online{text}"), SOON);
+        program.interrupt();
+        assert_eq!(program.wait_exit(SOON).code(), Some(130));
+    };
+    waits(&["submit", "--wait", "--require", "moon", "--", "true"], " that runs command and has the labels moon");
+    waits(&["map", "--require", "moon", "builtins:len", "x"], " that runs python and has the labels moon");
+    let cluster = Cluster::start(0);
+    let mut program = Program::spawn("furlong", command("furlong", &["submit", "--wait", "true"], cluster.home()));
+    program.wait_for_line("furlong: waiting: no engine is online; start one with `engine`", SOON);
+    program.interrupt();
+    assert_eq!(program.wait_exit(SOON).code(), Some(130));
+}
+
+#[test]
+fn the_record_of_a_command_that_could_not_start_says_why() {
+    let cluster = Cluster::start(1);
+    cluster.furlong(&["submit", "--", "no-such-program"]).ok();
+    cluster.furlong(&["result", "-f", "last"]).failed(1);
+    for args in [&["queue", "--all", "last"][..], &["explain", "last"]] {
+        let printed = cluster.furlong(args).ok();
+        assert!(printed.contains("there is no program `no-such-program`"), "{printed}");
+    }
+}
+
+#[test]
+fn a_detached_submit_that_is_refused_at_once_fails() {
+    let cluster = Cluster::start(1);
+    let refused = cluster.furlong(&["submit", "--targets", "0,7", "--array", "1-3", "--", "true"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stdout.ends_with(":1-6"), "{refused:?}");
+    assert!(refused.stderr.contains("furlong: 3 tasks: unknown_engine: "), "{refused:?}");
+    assert!(refused.stderr.ends_with("furlong: 3 of 6 tasks failed at once"), "{refused:?}");
+}
+
+#[test]
+fn engines_of_a_cluster_are_started_with_what_was_said() {
+    let home = Home::new();
+    let here = home.path().canonicalize().unwrap();
+    let here = here.to_str().unwrap();
+    let start = ["cluster", "start", "-n", "1", "--daemon"];
+    let engine = ["--label", "big,red", "--env", "GREETING=hello world", "--cwd", here, "--memory", "512M"];
+    furlong(&[&start[..], &engine].concat(), &home).ok();
+    let status = status(&home);
+    let process = &status["processes"][0];
+    assert_eq!((&process["labels"], process["cwd"].as_str()), (&json!(["big", "red"]), Some(here)));
+    assert!(process["environment"]["memory"].as_str().unwrap().starts_with("512 MiB"), "{process}");
+    let script = "echo $GREETING; pwd";
+    let printed = furlong(&["submit", "--wait", "--require", "red", "--", "sh", "-c", script], &home).ok();
+    assert_eq!(printed, format!("hello world\n{here}"));
+    furlong(&["cluster", "stop"], &home).ok();
+}
+
+#[test]
+fn json_says_how_much_of_the_output_is_left_out() {
+    let cluster = Cluster::start(1);
+    let left_out = |args: &[&str]| {
+        let document: Value = serde_json::from_str(&cluster.furlong(args).ok()).unwrap();
+        document["left_out_bytes"].clone()
+    };
+    let head = ["sh", "-c", "head -c 3145728 /dev/zero | tr '\\0' x; echo >&2"];
+    let expected = json!({ "stdout": 1 << 20, "stderr": 0 });
+    assert_eq!(left_out(&[&["submit", "--wait", "--json", "--"][..], &head].concat()), expected);
+    assert_eq!(left_out(&["execute", "--json", "import sys; _ = sys.stdout.write('x' * (3 << 20))"]), expected);
+}
+
+#[test]
 fn help_has_an_example_for_every_command() {
     let home = Home::new();
     for name in ["submit", "result", "queue", "explain", "cancel", "purge", "push", "pull", "restart", "signal", "run"]
     {
-        let help = furlong_tests::command::furlong(&[name, "--help"], &home).ok();
+        let help = furlong(&[name, "--help"], &home).ok();
         assert!(help.contains("Example"), "{name}: {help}");
     }
-    assert!(furlong_tests::command::furlong(&["completions", "bash"], &home).ok().contains("furlong"));
+    assert!(furlong(&["completions", "bash"], &home).ok().contains("furlong"));
 }

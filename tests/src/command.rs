@@ -116,8 +116,13 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster, and waits until it says that it stands.
     pub fn start(engines: u32) -> Self {
+        Self::start_with(&["-n", &engines.to_string()])
+    }
+
+    /// Starts a cluster with these flags, and waits until it says that it stands.
+    pub fn start_with(flags: &[&str]) -> Self {
         let home = Home::new();
-        let args = ["cluster", "start", "-n", &engines.to_string()];
+        let args = [&["cluster", "start"], flags].concat();
         let supervisor = Program::spawn("furlong", command("furlong", &args, &home));
         supervisor.wait_for_line("try ", SOON);
         Self { supervisor, home }

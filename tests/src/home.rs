@@ -67,6 +67,13 @@ impl Home {
         serde_json::from_slice(&std::fs::read(self.cluster().broker_state()).ok()?).ok()
     }
 
+    /// What engines of the default cluster have logged.
+    pub fn engine_logs(&self) -> String {
+        let files = std::fs::read_dir(self.cluster().log()).into_iter().flatten().flatten();
+        let of_engines = files.filter(|file| file.file_name().to_string_lossy().starts_with("engine"));
+        of_engines.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
+    }
+
     /// What the default cluster's broker has logged.
     pub fn broker_log(&self) -> String {
         std::fs::read_to_string(self.cluster().log().join("broker.log")).unwrap_or_default()

@@ -138,6 +138,11 @@ impl Program {
         let _ = kill_process(self.rustix_pid(), Signal::TERM);
     }
 
+    /// Sends it SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        let _ = kill_process(self.rustix_pid(), Signal::INT);
+    }
+
     /// Closes its standard input.
     pub fn close_stdin(&mut self) {
         self.stdin = None;

@@ -1,7 +1,10 @@
 """What the tests let engines do."""
 
+import ctypes
 import os
+import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -58,6 +61,45 @@ def stubborn(begun, release):
         except KeyboardInterrupt:
             note(begun, "interrupted")
     return "released"
+
+
+def unending(begun, how):
+    """Say that it runs, and go on for ever, in a way that no interrupt ends, wherever it comes."""
+    note(begun, os.getpid())
+    while True:
+        try:
+            go_on(how)
+        except BaseException:
+            note(begun, "interrupted")
+
+
+def go_on(how):
+    """Go on for ever; most of it is not even interrupted."""
+    if how == "children":
+        subprocess.Popen(["sh", "-c", "trap '' TERM INT; sleep 631 & sleep 632"])
+    if how == "daemon":
+        subprocess.Popen(["sleep", "641"], start_new_session=True)
+    if how == "masked":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if how == "ignored":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if how == "lock":
+        lock = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.PyDLL(None).pthread_mutex_lock(lock)
+    if how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "system":
+        os.system("sleep 633")
+    if how in ("sum", "children", "daemon"):
+        sum(range(10**13))
+    time.sleep(3600)
+
+
+def backtrack(begun):
+    """Say that it runs, and match a regular expression that takes for ever."""
+    note(begun, os.getpid())
+    re.match("(a+)+$", "a" * 64 + "b")
 
 
 def die(path, how):

@@ -10,9 +10,9 @@ use furlong_wire::message::{
 use furlong_wire::token::Role;
 
 use super::finish::Ended;
-use super::sessions::SessionKey;
+use super::sessions::{Session, SessionKey};
 use super::tasks::{Task, TaskKey};
-use super::{ConnectionId, Core, Output, ProcessKey, Time};
+use super::{ConnectionId, Core, Output, ProcessKey, Stopping, Time};
 
 /// Restarts that wait for their engines.
 const RESTARTS_WAITING_MAX: usize = 4096;
@@ -40,7 +40,7 @@ impl Core {
         for range in &cancel.tasks {
             let Some((session, _)) = self.session_of(key, range) else { continue };
             if cancel.force {
-                self.force_stopping(session, range.first, range.last);
+                self.force_stopping(now, session, range.first, range.last);
             }
             let Some(session) = self.sessions.get(session) else { continue };
             unfinished.extend(session.tasks.range(range.first, range.last).map(|(_, task)| *task));
@@ -132,7 +132,7 @@ impl Core {
             return Some(ReplyBody::Done);
         }
         for id in &engines {
-            self.lose_namespace(now, *id, "its interpreter was restarted on request");
+            self.lose_namespace(now, *id, "its interpreter was restarted on request", None);
             // A restart that is under way serves this request too.
             if self.engines.update(*id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
                 self.tell_slot(*id, |slots| ToEngine::Restart(Slots { slots }));
@@ -156,12 +156,21 @@ impl Core {
         }
     }
 
-    /// What waits for an engine and may need its namespace is lost with that.
-    pub(super) fn lose_namespace(&mut self, now: Time, id: EngineId, how: &str) {
+    /// What waits for an engine and may need its namespace is lost with that: all but what the owner who has forced a
+    /// cancel there has submitted after that, which is meant for the next one.
+    pub(super) fn lose_namespace(&mut self, now: Time, id: EngineId, how: &str, forced: Option<Stopping>) {
         let Some(engine) = self.engines.get(id) else { return };
-        let needs = |key: &TaskKey| self.tasks.get(*key).is_some_and(Task::needs_namespace);
+        let is_spared = |task: &Task| {
+            let owner = self.sessions.get(task.session).map(Session::owner);
+            forced.is_some_and(|forced| task.submitted > forced.since && owner.is_some() && owner == forced.owner)
+        };
+        let needs = |task: &Task| task.needs_namespace() && !is_spared(task);
+        let needs = |key: &TaskKey| self.tasks.get(*key).is_some_and(needs);
         let lost: Vec<TaskKey> = engine.queue.iter().filter(needs).collect();
-        self.engines.update(id, |engine| engine.lodgers.clear());
+        self.engines.update(id, |engine| {
+            engine.lodgers.clear();
+            engine.has_left_behind = false;
+        });
         for key in lost {
             self.end(now, key, namespace_lost(id, how));
         }

@@ -82,7 +82,7 @@ impl Core {
     }
 
     fn time_out_run(&mut self, now: Time, key: TaskKey, engine: EngineId, limit_ms: u64) {
-        self.stop_attempt(key, true);
+        self.stop_attempt(now, key, true);
         let text = format!("it ran longer than its `run_timeout` of {limit_ms} ms on engine {engine}, and was stopped");
         let ended = Ended::by_broker(TaskState::TimedOut, ErrorKind::RunTimeout, text);
         self.end(now, key, Ended { engine: Some(engine), ..ended });

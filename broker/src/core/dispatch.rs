@@ -20,7 +20,7 @@ use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
 use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{Core, Given, Output, Time};
+use super::{Core, Given, Output, Stopping, Time};
 
 /// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
@@ -73,7 +73,9 @@ impl Core {
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
         let limit = if task.aborts_followers() { 1 } else { prefetch(&self.sessions, task) };
-        if engine.assigned_direct >= limit {
+        // Nothing that was submitted after a forced cancel begins in the interpreter that is killed for that.
+        let is_doomed = task.needs_namespace() && self.forced_stop(id).is_some();
+        if engine.assigned_direct >= limit || is_doomed {
             return None;
         }
         let (session, tasks) = (task.session, &self.tasks);
@@ -83,6 +85,12 @@ impl Core {
             engine.queue.note(session, tasks);
         });
         Some(key)
+    }
+
+    /// The forced cancel of what an engine runs, if that has not stopped yet.
+    pub(super) fn forced_stop(&self, id: EngineId) -> Option<Stopping> {
+        let running = self.engines.get(id)?.assigned.front()?;
+        self.attempts.get(*running)?.stopping.filter(|stopping| stopping.force)
     }
 
     fn dispatch_shared(&mut self, now: Time) {

@@ -92,6 +92,8 @@ pub struct Engine {
     pub withheld: u32,
     /// Sessions that have left something in its interpreter's namespace.
     pub lodgers: BTreeSet<SessionKey>,
+    /// Whether sessions that are over have left something there: their owners may come back for it.
+    pub has_left_behind: bool,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
     pub restarting: bool,
     /// Why its last interpreter ended.
@@ -122,6 +124,7 @@ impl Engine {
             returning: BTreeSet::new(),
             withheld: 0,
             lodgers: BTreeSet::new(),
+            has_left_behind: false,
             restarting: false,
             down_cause: None,
             moved: Vec::new(),
@@ -244,9 +247,9 @@ impl Engines {
         Some(result)
     }
 
-    /// A session is over: what it has left in interpreters is nobody's any longer.
+    /// A session is over. What it has left in interpreters is there still.
     pub fn forget_lodger(&mut self, session: SessionKey) {
-        self.by_id.values_mut().for_each(|engine| _ = engine.lodgers.remove(&session));
+        self.by_id.values_mut().for_each(|engine| engine.has_left_behind |= engine.lodgers.remove(&session));
     }
 
     fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {

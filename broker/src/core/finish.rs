@@ -7,7 +7,7 @@ use furlong_wire::message::{
 
 use super::engines::ProcessKey;
 use super::payloads::Stored;
-use super::sessions::{Done, Ending, SessionKey, What};
+use super::sessions::{Done, Ending, Session, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, PeerMisbehaved, Stopping, Time};
 
@@ -301,7 +301,7 @@ impl Core {
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
         // An engine had it, and has it no longer: it waits for another attempt.
         let is_back = engine.is_none() && task.assigned.is_some();
-        self.stop_attempt(key, force);
+        self.stop_attempt(now, key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
         self.end(now, key, Ended { engine, ..ended });
         if is_back {
@@ -311,28 +311,30 @@ impl Core {
 
     /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that
     /// is forced, or if nobody else has left anything in it.
-    pub(super) fn stop_attempt(&mut self, key: TaskKey, force: bool) {
+    pub(super) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
         let (session, n) = (task.session, task.n);
         let Some(engine) = self.engines.get(engine) else { return };
         let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
-        let force = force || !engine.lodgers.iter().any(others);
+        let force = force || !(engine.has_left_behind || engine.lodgers.iter().any(others));
         self.sessions.get_mut(session).into_iter().for_each(|session| _ = session.stopping.insert((n, count)));
-        self.tell_to_stop(count, force);
+        self.tell_to_stop(now, count, force);
     }
 
     /// Of tasks that have been ended, kills what still runs and does not heed its interrupt.
-    pub(super) fn force_stopping(&mut self, session: SessionKey, first: u64, last: u64) {
+    pub(super) fn force_stopping(&mut self, now: Time, session: SessionKey, first: u64, last: u64) {
         let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
         let attempts = session.stopping.range((first, 0)..=(last, u64::MAX));
         let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
-        attempts.into_iter().for_each(|count| self.tell_to_stop(count, true));
+        attempts.into_iter().for_each(|count| self.tell_to_stop(now, count, true));
     }
 
-    fn tell_to_stop(&mut self, count: u64, force: bool) {
+    fn tell_to_stop(&mut self, now: Time, count: u64, force: bool) {
         let Some(given) = self.attempts.get_mut(count) else { return };
-        given.stopping = Some(Stopping { force });
+        let owner = self.sessions.get(given.session).map(Session::owner);
+        let known = given.stopping.filter(|stopping| stopping.force);
+        given.stopping = Some(known.unwrap_or(Stopping { force, since: now, owner }));
         let Some(engine) = self.engines.get(given.engine) else { return };
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };

@@ -128,7 +128,7 @@ impl Core {
         let tasks: Vec<TaskKey> =
             ranges.flat_map(|(first, last)| session.tasks.range(*first, *last)).map(|(_, task)| *task).collect();
         if cancel.force {
-            cancel.ranges.iter().for_each(|(first, last)| self.force_stopping(key, *first, *last));
+            cancel.ranges.iter().for_each(|(first, last)| self.force_stopping(now, key, *first, *last));
         }
         tasks.into_iter().for_each(|task| self.cancel_task(now, task, cancel.force));
         Ok(())

@@ -367,7 +367,7 @@ impl Core {
         });
         // What was queued before the request was ended with that; what came after is for the new interpreter.
         if was_restarting == Some(false) {
-            self.lose_namespace(now, id, &first_line(&cause));
+            self.lose_namespace(now, id, &first_line(&cause), self.forced_stop(id));
             self.recall_direct(id);
         }
         let returns = |count: &u64| {

@@ -45,7 +45,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, TokenId};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, TokenId};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
@@ -218,6 +218,10 @@ struct Given {
 struct Stopping {
     /// Whether an interpreter that does not heed the interrupt is killed.
     force: bool,
+    /// Since when.
+    since: Time,
+    /// Whose task it was.
+    owner: Option<OwnerId>,
 }
 
 impl Core {

@@ -55,6 +55,7 @@ pub async fn run(args: CommandArgs) -> Result<()> {
         port: None,
         python: None,
         journal: JournalArgs::default(),
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

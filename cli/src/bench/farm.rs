@@ -65,6 +65,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
         port: None,
         python: None,
         journal: JournalArgs::default(),
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

@@ -20,6 +20,7 @@ pub async fn on_private_cluster<T>(
         port: None,
         python: None,
         journal: JournalArgs::default(),
+        engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
     if let Some(bytes) = memory {

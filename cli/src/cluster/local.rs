@@ -33,6 +33,8 @@ pub struct LocalOptions {
     pub python: Option<PathBuf>,
     /// The broker's journal.
     pub journal: furlong_broker::JournalArgs,
+    /// Further flags of the engines.
+    pub engine_flags: Vec<String>,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
@@ -229,6 +231,7 @@ impl LocalCluster {
         if let Some(python) = &self.options.python {
             command.arg("--python").arg(python);
         }
+        command.args(&self.options.engine_flags);
         Member::spawn("an engine", command)
     }
 

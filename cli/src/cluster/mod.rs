@@ -12,6 +12,7 @@ use clap::Subcommand;
 use furlong_broker::BrokerLock;
 use furlong_link::home::{ClusterDir, Home};
 use furlong_link::log::{self, Format, Level};
+use furlong_link::memory_size::MemorySize;
 use furlong_link::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 use rustix::process::{Pid, Signal, kill_process};
@@ -60,12 +61,43 @@ pub struct StartArgs {
     python: Option<std::path::PathBuf>,
     #[command(flatten)]
     journal: furlong_broker::JournalArgs,
+    #[command(flatten)]
+    engine: EngineFlags,
     /// Return when the cluster stands, and leave it running
     #[arg(long)]
     daemon: bool,
     /// The process that `--daemon` leaves
     #[arg(long, hide = true)]
     detached: bool,
+}
+
+/// What the engines are started with.
+#[derive(Clone, Debug, clap::Args)]
+struct EngineFlags {
+    /// Label of the engines that tasks can require; more of them with commas, or by repeating the flag
+    #[arg(long = "label", value_name = "LABEL", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Variable for the interpreters and commands of tasks, as NAME=VALUE; repeat the flag for more
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Directory in which tasks run; by default the current one
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Memory that each process of a task may take, as `4G`, `512M` or `10%` of the machine's
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
+}
+
+impl EngineFlags {
+    /// As flags of a program: the engine's are the same, and it checks them.
+    fn flags(&self) -> Vec<String> {
+        let flag = |name: &str, value: &str| format!("--{name}={value}");
+        let labels = self.labels.iter().map(|label| flag("label", label));
+        let env = self.env.iter().map(|variable| flag("env", variable));
+        let cwd = self.cwd.iter().map(|cwd| flag("cwd", cwd));
+        let memory = self.memory.iter().map(|size| flag("memory", &size.bytes().to_string()));
+        labels.chain(env).chain(cwd).chain(memory).collect()
+    }
 }
 
 /// How long a cluster has to stop before it is killed.
@@ -99,6 +131,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
         port: args.port,
         python: args.python.clone(),
         journal: args.journal.clone(),
+        engine_flags: args.engine.flags(),
     };
     let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
     let mut local = LocalCluster::new(options);
@@ -171,6 +204,7 @@ fn daemon(args: &StartArgs) -> Result<ExitCode> {
         command.arg("--python").arg(python);
     }
     command.args(args.journal.flags());
+    command.args(args.engine.flags());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
     let mut ready = false;

@@ -133,6 +133,7 @@ pub fn as_json(end: &End) -> Value {
         "count": shown.count,
         "stdout": shown.stdout,
         "stderr": shown.stderr,
+        "left_out_bytes": ended::left_out_json(report),
         "value": shown.value,
         "displays": shown.displays.iter().map(|display| json!({
             "data": display.data, "is_value": display.is_value,

@@ -1,10 +1,11 @@
 //! A submit that does not wait: the tasks' names are all that is printed.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use furlong_client::TaskId;
+use furlong_client::{Client, TaskFuture, TaskId};
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -18,14 +19,14 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
     let mut handed = Handed::default();
     let mut submits = pin!(submitter.submits(items));
     while let Some(made) = submits.next().await {
-        // A task's future may go: what it ends with is kept by the broker.
         match made {
-            Ok(made) => made.tasks.iter().for_each(|task| handed.add(task.id())),
+            Ok(made) => handed.add(made.tasks),
             Err(error) => return handed.after_an_error(submitter, error).await,
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let refused = handed.refused(submitter.client).await;
     submitter.client.clone().detach().await.context("not all tasks may have reached the broker")?;
     match handed.name() {
         Some(name) if args.json => print::line(handed.as_json(&name).to_string())?,
@@ -33,7 +34,15 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
         None if args.json => print::line(json!({ "tasks": null, "count": 0 }).to_string())?,
         None => print::note!("furlong: there are no items, so nothing was submitted"),
     }
-    Ok(ExitCode::SUCCESS)
+    if refused.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count: u64 = refused.values().sum();
+    for (text, count) in refused {
+        print::note!("furlong: {}: {text}", print::counted(count, "task"));
+    }
+    print::note!("furlong: {} of {} failed at once", print::grouped(count), print::counted(handed.count, "task"));
+    Ok(ExitCode::FAILURE)
 }
 
 /// What was handed over: the numbers of one session follow each other.
@@ -41,12 +50,38 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
 struct Handed {
     first: Option<TaskId>,
     count: u64,
+    /// Those of which it is not known yet whether the broker takes them. What becomes of the others it keeps.
+    asked: Vec<TaskFuture>,
 }
 
+/// Tasks that are asked for at most: the first ones.
+const ASKED_MAX: usize = 100_000;
+
 impl Handed {
-    fn add(&mut self, id: TaskId) {
-        self.first.get_or_insert(id);
-        self.count += 1;
+    fn add(&mut self, tasks: Vec<TaskFuture>) {
+        for task in tasks {
+            self.first.get_or_insert(task.id());
+            self.count += 1;
+            if self.asked.len() < ASKED_MAX {
+                self.asked.push(task);
+            }
+        }
+    }
+
+    /// What the broker refuses, it refuses before it answers what was asked later: why, and how many tasks.
+    async fn refused(&mut self, client: &Client) -> BTreeMap<String, u64> {
+        let mut refused = BTreeMap::new();
+        if client.engines().await.is_err() {
+            return refused;
+        }
+        for task in std::mem::take(&mut self.asked).into_iter().filter(TaskFuture::is_finished) {
+            if let Err(failure) = task.await
+                && failure.report.attempts == 0
+            {
+                *refused.entry(failure.error.to_string()).or_default() += 1;
+            }
+        }
+        refused
     }
 
     /// As a selector.

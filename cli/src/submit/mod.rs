@@ -17,7 +17,7 @@ use furlong_wire::token::Role;
 use futures_util::Stream;
 
 use self::items::{Array, Item, Items, array};
-use self::options::OptionArgs;
+pub use self::options::OptionArgs;
 use crate::connect::{BrokerArgs, ConnectArgs, TargetsArg, targets};
 use crate::interrupt;
 

@@ -40,7 +40,7 @@ pub struct OptionArgs {
     #[arg(long, value_name = "TIME", value_parser = limit)]
     queue_timeout: Option<Duration>,
     /// End a task that runs for this long
-    #[arg(long, value_name = "TIME", value_parser = limit)]
+    #[arg(long, visible_alias = "run-timeout", value_name = "TIME", value_parser = limit)]
     time_limit: Option<Duration>,
     /// Run after all of these tasks have succeeded
     #[arg(long, value_name = "TASKS", help_heading = "Dependencies")]

@@ -16,6 +16,7 @@ use indicatif::ProgressBar;
 use super::items::Items;
 use super::{SubmitArgs, Submitted, Submitter};
 use crate::ended::{self, End, Printed};
+use crate::patience::Patience;
 use crate::print::{self, progress};
 
 /// Tasks that are under way or wait for their turn to be printed: those behind a long one go on meanwhile.
@@ -28,6 +29,7 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
     let bar = progress(items.total(), args.progress);
     let mut submits = pin!(submitter.submits(items).fuse());
     let mut waiting = Waiting::new(args, bar);
+    let mut patience = Patience::default();
     loop {
         waiting.print_ended()?;
         let wants_more = waiting.wants_more();
@@ -40,7 +42,13 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
                 Some(Err(error)) => waiting.stop_for(error),
                 None => {}
             },
-            Some((place, end)) = waiting.under_way.next() => waiting.ended(place, end),
+            Some((place, end)) = waiting.under_way.next() => {
+                patience.reset();
+                waiting.ended(place, end);
+            }
+            why = patience.why_nothing_comes(submitter.client) => {
+                waiting.bar.suspend(|| print::note!("furlong: waiting: {why}"));
+            }
             Some(piece) = next_piece(&mut waiting.live) => {
                 let name = waiting.slots.front().map(|slot| slot.name.clone()).unwrap_or_default();
                 let printed = &mut waiting.printed;

@@ -278,6 +278,28 @@ impl Core {
         Poll::Pending
     }
 
+    /// Cancels all that has not ended, and notes whether it still runs. With `force`, also what does not stop.
+    pub fn cancel_all(&mut self, force: bool) {
+        for (n, _) in self.tasks.unfinished() {
+            self.watches.stops.entry(n).or_default();
+        }
+        let running = self.watches.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for n in running {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == n => *last = n,
+                _ => ranges.push((n, n)),
+            }
+        }
+        self.cancel(&ranges, force);
+    }
+
+    /// Waits until nothing that was cancelled runs any longer.
+    pub fn poll_all_stopped(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
+        let running = self.watches.stops.iter().find(|(_, stop)| !stop.has_stopped);
+        running.map(|(n, _)| *n).map_or(Poll::Ready(Ok(())), |n| self.poll_stopped(n, waker))
+    }
+
     /// Nobody wants to know any longer whether a task runs. The wakers are given back.
     pub fn forget_stop(&mut self, n: u64) -> Vec<Waker> {
         self.watches.stops.remove(&n).map_or_else(Vec::new, |stop| stop.wakers)

@@ -11,6 +11,17 @@ use super::held::ended;
 use super::{Core, Output, error};
 use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
 
+/// What the broker, which does not see results, may tell of a failure: why a command could not be run, and why nothing
+/// could. What the user's own code says stays between its engine and its client.
+fn for_the_record(header: &ReplyHeader) -> &str {
+    match header {
+        ReplyHeader::Raised(error) if ["CommandError", "EngineError"].contains(&error.type_name.as_str()) => {
+            &error.message
+        }
+        _ => "",
+    }
+}
+
 /// Output messages that wait for a connection; what comes beyond is lost, and the gap is said.
 pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
 
@@ -44,7 +55,7 @@ impl Core {
         let Reply { outcome, header, data, run_us } = reply;
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
-            JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, ""),
+            JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header)),
             JobOutcome::Exited(text) => Outcome::error(TaskState::Failed, ErrorKind::Exit, text),
             JobOutcome::Cancelled => {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")

@@ -1,7 +1,8 @@
 //! Runtimes: what runs a task's code. A runtime knows jobs and events, nothing of brokers and sockets.
 
 pub mod command;
-mod memory;
+mod ending;
+pub mod memory;
 pub mod native;
 pub mod python;
 pub mod reaper;

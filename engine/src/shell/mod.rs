@@ -105,6 +105,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtimes: Vec<Runtime> =
         [Runtime::Native, Runtime::Command].into_iter().chain(setup.python.as_ref().map(|_| Runtime::Python)).collect();
+    let memory = setup.commands.memory.describe();
     let slots =
         Slots::new(setup.slots, Arc::new(setup.functions), (setup.python, setup.commands), setup.variables, sender);
     let identity = Identity {
@@ -114,6 +115,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         first_id: setup.first_id,
         labels: setup.labels,
         runtimes,
+        memory,
     };
     let settings = Settings { capability: setup.capability, software: setup.software };
     let dialling = connect(settings.capability.clone(), hello(&settings, &identity, 1), Duration::ZERO);

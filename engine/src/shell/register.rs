@@ -19,6 +19,8 @@ pub(super) struct Identity {
     pub(super) first_id: Option<u32>,
     pub(super) labels: Vec<String>,
     pub(super) runtimes: Vec<Runtime>,
+    /// What bounds the tasks' memory, if something does.
+    pub(super) memory: Option<String>,
 }
 
 impl Identity {
@@ -41,7 +43,7 @@ impl Identity {
             slots,
             runtimes: self.runtimes.clone(),
             python: python.map(|python| python.config().interpreter.display().to_string()),
-            environment: environment(python, variables),
+            environment: environment(python, variables, self.memory.clone()),
             labels: self.labels.clone(),
             held: held.work,
             received: held.received,
@@ -50,8 +52,9 @@ impl Identity {
     }
 }
 
-/// What the tasks find around them: the version of Python, and those of the variables that matter which are set.
-fn environment(python: Option<&PythonShared>, variables: &Variables) -> Vec<(String, String)> {
+/// What the tasks find around them: the version of Python, the bound of their memory, and those of the variables that
+/// matter which are set.
+fn environment(python: Option<&PythonShared>, variables: &Variables, memory: Option<String>) -> Vec<(String, String)> {
     let version = python.and_then(PythonShared::resolved).map(|resolved| ("python", resolved.version.clone()));
     let value = |name: &str| {
         let given = variables.all.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
@@ -71,7 +74,8 @@ fn environment(python: Option<&PythonShared>, variables: &Variables) -> Vec<(Str
         text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
         (name.to_owned(), text)
     };
-    version.into_iter().chain(of_variables).map(bounded).collect()
+    let memory = memory.map(|memory| ("memory", memory));
+    version.into_iter().chain(memory).chain(of_variables).map(bounded).collect()
 }
 
 /// The variables that `furlong status` shows.

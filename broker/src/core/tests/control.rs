@@ -131,8 +131,53 @@ fn an_interpreter_is_killed_for_a_cancel_only_if_nobody_else_has_anything_in_it(
     farm.goodbye(other);
     let n = farm.submit(client, shared());
     farm.cancel(client, n, n);
-    assert_eq!(force(&farm), Some(true), "the other one has left");
+    assert_eq!(force(&farm), Some(false), "the other one has left, and may come back for what it left there");
     assert!(farm.core.engines.get(farm.id(engine)).unwrap().lodgers.is_empty());
+    farm.finish(engine);
+    farm.slot_down(engine, 0);
+    let n = farm.submit(client, shared());
+    farm.cancel(client, n, n);
+    assert_eq!(force(&farm), Some(true), "what was left is gone");
+}
+
+#[test]
+fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
+    let stranger = stranger(&mut farm, Role::Client);
+    let here = python(direct(&[farm.id(engine)]));
+    let runs = farm.submit(client, here.clone());
+    let before = farm.submit(client, here.clone());
+    farm.wait(Duration::from_millis(1));
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true })).unwrap();
+    farm.wait(Duration::from_millis(1));
+    let later = farm.client();
+    let after = farm.submit(later, here.clone());
+    let of_stranger = farm.submit(stranger, here);
+    assert_eq!(farm.in_hand(engine).len(), 1, "nothing more begins in the interpreter that is to be killed");
+    farm.slot_down(engine, 0);
+    farm.finish(engine);
+    assert_eq!((farm.end_of(client, before), farm.end_of(stranger, of_stranger)), (LOST, LOST));
+    farm.finish(engine);
+    assert_eq!(farm.end_of(later, after), SUCCEEDED);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_forced_cancel_that_was_heeded_says_nothing_about_a_later_death() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
+    let here = python(direct(&[farm.id(engine)]));
+    let runs = farm.submit(client, here.clone());
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(runs, runs)], force: true })).unwrap();
+    farm.wait(Duration::from_millis(1));
+    farm.finish(engine);
+    let dies = farm.submit(client, here.clone());
+    let behind = farm.submit(client, here);
+    farm.slot_down(engine, 0);
+    farm.fail(engine);
+    assert_ne!(farm.end_of(client, dies), None);
+    assert_eq!(farm.end_of(client, behind), LOST);
 }
 
 #[test]

@@ -3,29 +3,28 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Instant;
 
 use furlong_wire::call::ReplyHeader;
-use rustix::process::Signal;
 
 use crate::core::error;
+use crate::runtime::ending::{exit_code, killed_by};
+use crate::runtime::memory::MemoryAtEnd;
 use crate::runtime::{JobOutcome, Reply};
 
-/// The reply of a program that has ended.
-pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, stderr_tail: &[u8], began: Instant) -> Reply {
-    let run_us = began.elapsed().as_micros() as u64;
+/// The reply of a program that has ended. How long it ran is for the caller to say.
+pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, memory: MemoryAtEnd, stderr_tail: &[u8]) -> Reply {
     let status = match status {
         Ok(status) => status,
         // The system tells nobody if the engine was started with SIGCHLD ignored.
-        Err(error) => return Reply { run_us, ..failed(&format!("how the program ended is not known: {error}")) },
+        Err(error) => return failed(&format!("how the program ended is not known: {error}")),
     };
     let outcome = match status.code() {
         _ if cancelled => JobOutcome::Cancelled,
         Some(0) => JobOutcome::Succeeded,
-        _ => JobOutcome::Exited(describe(status, stderr_tail)),
+        _ => JobOutcome::Exited(describe(status, memory, stderr_tail)),
     };
     let header = ReplyHeader::Exited { code: status.code(), signal: status.signal() };
-    Reply { outcome, header, data: Vec::new(), run_us }
+    Reply { outcome, header, data: Vec::new(), run_us: 0 }
 }
 
 /// The reply of a command that could not be run.
@@ -41,10 +40,10 @@ pub(super) fn cancelled_before() -> Reply {
 }
 
 /// How it ended in a line, and then the last lines of standard error.
-fn describe(status: ExitStatus, stderr_tail: &[u8]) -> String {
+fn describe(status: ExitStatus, memory: MemoryAtEnd, stderr_tail: &[u8]) -> String {
     let mut text = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, signal) => format!("killed by {}", signal_name(signal.unwrap_or_default())),
+        (Some(code), _) => exit_code(code, memory),
+        (None, signal) => killed_by(signal.unwrap_or_default(), memory),
     };
     let lines = last_lines(stderr_tail);
     if !lines.is_empty() {
@@ -66,34 +65,6 @@ fn last_lines(tail: &[u8]) -> String {
     }
 }
 
-fn signal_name(signal: i32) -> String {
-    let name = NAMES.iter().find(|(known, _)| known.as_raw() == signal);
-    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
-}
-
-const NAMES: [(Signal, &str); 20] = [
-    (Signal::ABORT, "SIGABRT"),
-    (Signal::ALARM, "SIGALRM"),
-    (Signal::BUS, "SIGBUS"),
-    (Signal::FPE, "SIGFPE"),
-    (Signal::HUP, "SIGHUP"),
-    (Signal::ILL, "SIGILL"),
-    (Signal::INT, "SIGINT"),
-    (Signal::KILL, "SIGKILL"),
-    (Signal::PIPE, "SIGPIPE"),
-    (Signal::PROF, "SIGPROF"),
-    (Signal::QUIT, "SIGQUIT"),
-    (Signal::SEGV, "SIGSEGV"),
-    (Signal::SYS, "SIGSYS"),
-    (Signal::TERM, "SIGTERM"),
-    (Signal::TRAP, "SIGTRAP"),
-    (Signal::USR1, "SIGUSR1"),
-    (Signal::USR2, "SIGUSR2"),
-    (Signal::VTALARM, "SIGVTALRM"),
-    (Signal::XCPU, "SIGXCPU"),
-    (Signal::XFSZ, "SIGXFSZ"),
-];
-
 /// Bytes of standard error that an error's text quotes.
 pub(super) const STDERR_SHOWN_BYTES: usize = 1024;
 
@@ -113,9 +84,9 @@ mod unit {
     }
 
     #[test]
-    fn signals_have_names() {
-        assert_eq!(describe(ExitStatus::from_raw(11), b""), "killed by SIGSEGV");
-        assert_eq!(describe(ExitStatus::from_raw(40), b""), "killed by signal 40");
-        assert_eq!(describe(ExitStatus::from_raw(3 << 8), b"no\n"), "exit code 3\nno");
+    fn an_end_is_a_line_and_then_the_last_ones_of_stderr() {
+        let describe = |status, tail| describe(ExitStatus::from_raw(status), MemoryAtEnd::default(), tail);
+        assert_eq!(describe(11, b""), "killed by SIGSEGV");
+        assert_eq!(describe(3 << 8, b"no\n"), "exit code 3\nno");
     }
 }

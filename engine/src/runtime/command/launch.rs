@@ -17,7 +17,6 @@ use rustix::process::Pid;
 
 use super::slot::SlotContext;
 use crate::runtime::Job;
-use crate::runtime::memory::limit_memory;
 use crate::runtime::reaper::MARK_VARIABLE;
 
 /// Starts a job's program. The second part is its input, if it has any: then its standard input is a pipe.
@@ -38,9 +37,7 @@ pub(super) fn launch(job: Job, context: &SlotContext, engine_id: Option<u32>) ->
     let mut command = launch.command(&program)?;
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     let child = command.spawn().map_err(|error| launch.cannot_start(&program, &error))?;
-    if let Some(bytes) = context.shared.config.memory_bytes {
-        limit_memory(Pid::from_child(&child), bytes);
-    }
+    context.memory.admit(Pid::from_child(&child));
     Ok((child, input))
 }
 

@@ -22,6 +22,7 @@ mod tests;
 
 use std::time::Duration;
 
+use super::memory::Memory;
 use super::reaper::Reaper;
 
 pub use slot::CommandSlot;
@@ -31,14 +32,14 @@ pub use slot::CommandSlot;
 pub struct CommandConfig {
     /// How long a cancelled program has after SIGTERM before it is killed.
     pub kill_grace: Duration,
-    /// Memory that each process may take, if that is bounded.
-    pub memory_bytes: Option<u64>,
+    /// What programs may take of memory.
+    pub memory: Memory,
 }
 
 impl Default for CommandConfig {
     /// A grace of 1 s, and as much memory as there is.
     fn default() -> Self {
-        Self { kill_grace: Duration::from_secs(1), memory_bytes: None }
+        Self { kill_grace: Duration::from_secs(1), memory: Memory::default() }
     }
 }
 

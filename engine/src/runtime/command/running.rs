@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::exit::ended;
 use super::pipes::{Got, InputPipe, OutputPipe, PIECE_BYTES_MAX};
 use super::slot::{Asked, SlotContext};
+use crate::runtime::memory::KillsBefore;
 use crate::runtime::{OutputStream, Reply, SlotEvent};
 
 /// A program and what is known of it.
@@ -25,11 +26,18 @@ pub(super) struct Running<'a> {
     input: Option<InputPipe>,
     outputs: [Option<OutputPipe>; 2],
     stderr_tail: Vec<u8>,
-    began: Instant,
+    began: Began,
     /// When the reaper is told of it; none when it has been.
     register_at: Option<Instant>,
     cancelled: bool,
     kill_at: Option<Instant>,
+}
+
+/// When a program began, and how many others the system had killed by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Began {
+    pub(super) at: Instant,
+    pub(super) kills: KillsBefore,
 }
 
 /// What was waited for.
@@ -48,7 +56,7 @@ impl<'a> Running<'a> {
         attempt: u64,
         mut child: Child,
         input: Vec<Bytes>,
-        began: Instant,
+        began: Began,
     ) -> io::Result<Self> {
         let group = Pid::from_child(&child);
         let exit = pidfd_open(group, PidfdFlags::empty()).ok();
@@ -103,7 +111,9 @@ impl<'a> Running<'a> {
             if ready.ended {
                 let status = self.bury();
                 self.read_rest(buffer);
-                return Some(ended(status, self.cancelled, &self.stderr_tail, self.began));
+                let memory = self.context.memory.at_end(self.began.kills);
+                let reply = ended(status, self.cancelled, memory, &self.stderr_tail);
+                return Some(Reply { run_us: self.began.at.elapsed().as_micros() as u64, ..reply });
             }
             self.look_at_the_clock();
         }

@@ -13,7 +13,8 @@ use super::CommandShared;
 use super::exit::{cancelled_before, failed};
 use super::launch::launch;
 use super::pipes::{PIECE_BYTES_MAX, Room};
-use super::running::Running;
+use super::running::{Began, Running};
+use crate::runtime::memory::SlotMemory;
 use crate::runtime::{EventSender, Job, Reply, SlotEvent, SlotIndex};
 
 /// One slot: jobs go in, and run one after another, each as a program of its own.
@@ -32,6 +33,7 @@ pub(super) struct SlotContext {
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) shared: Arc<CommandShared>,
     pub(super) room: Arc<Room>,
+    pub(super) memory: Arc<SlotMemory>,
     events: EventSender,
     state: Mutex<State>,
     /// The thread has nothing left that it must kill.
@@ -79,8 +81,9 @@ impl CommandSlot {
     ) -> io::Result<Self> {
         shared.reaper.start()?;
         let room = Arc::new(Room::new()?);
-        let context =
-            Arc::new(SlotContext { slot, env, shared, room, events, state: Mutex::default(), over: Condvar::new() });
+        let memory = shared.config.memory.of_slot(slot);
+        let (state, over) = (Mutex::default(), Condvar::new());
+        let context = Arc::new(SlotContext { slot, env, shared, room, memory, events, state, over });
         let of_thread = Arc::clone(&context);
         std::thread::Builder::new().name(format!("commands {slot}")).spawn(move || of_thread.work())?;
         Ok(Self { context })
@@ -216,7 +219,7 @@ impl SlotContext {
     }
 
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
-        let (began, attempt) = (Instant::now(), job.attempt);
+        let (began, attempt) = (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
         let started = launch(job, self, engine_id).and_then(|(child, input)| {
             Running::new(self, attempt, child, input, began).map_err(|error| format!("no pipes for it: {error}"))
         });

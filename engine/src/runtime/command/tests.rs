@@ -20,6 +20,8 @@ use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
 use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
 
+mod memory;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A slot, and what it has reported.
@@ -368,17 +370,6 @@ fn cancel_ends_the_whole_group_softly_and_then_hard() {
         assert_eq!((reply.outcome, reply.header), (JobOutcome::Cancelled, killed(9)));
         assert!(is_gone(&it.stdout(attempt)));
     }
-}
-
-#[test]
-fn a_command_gets_no_more_memory_than_it_may_take() {
-    let mut it = Fixture::with(CommandConfig { memory_bytes: Some(64 << 20), ..CommandConfig::default() }, Vec::new());
-    // The bound is set right after the start; then the shell reads a line that does not fit.
-    let reads =
-        |megabytes| format!("read go < /dev/null; x=$(head -c {megabytes}000000 /dev/zero | tr '\\0' x); echo ${{#x}}");
-    assert_eq!(it.ok(sh(&reads(1))), "1000000\n");
-    let attempt = it.start(sh(&reads(200)));
-    assert!(!matches!(it.end(attempt).outcome, JobOutcome::Succeeded));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use super::memory::Memory;
 use super::reaper::Reaper;
 
 pub(crate) use death::RESTARTED;
@@ -44,8 +45,8 @@ pub struct PythonConfig {
     pub env: Variables,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
-    /// Memory that each interpreter, and each process that it starts, may take, if that is bounded.
-    pub memory_bytes: Option<u64>,
+    /// What interpreters, and what they start, may take of memory.
+    pub memory: Memory,
     /// How long a forced cancel waits for the interrupt to work before it kills.
     pub kill_grace: Duration,
     /// How long an interpreter may take to start.
@@ -60,7 +61,7 @@ impl PythonConfig {
             interpreter,
             env: Vec::new(),
             slots_in_process: 1,
-            memory_bytes: None,
+            memory: Memory::default(),
             kill_grace: Duration::from_secs(1),
             start_timeout: Duration::from_mins(1),
         }

@@ -1,7 +1,6 @@
 //! One interpreter as a process: its start, its pipes, its death.
 
 use std::ffi::OsStr;
-use std::fmt::Write;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -23,7 +22,8 @@ use super::page::Page;
 use super::protocol::{Inbox, Incoming};
 use super::{PythonConfig, PythonError, PythonShared, Variables};
 use crate::runtime::OutputStream;
-use crate::runtime::memory::{self, limit_memory};
+use crate::runtime::ending::{exit_code, killed_by};
+use crate::runtime::memory::{KillsBefore, MemoryAtEnd, SlotMemory};
 
 /// A running interpreter whose worker takes jobs. Its process group is killed when this is dropped.
 #[derive(Debug)]
@@ -33,10 +33,9 @@ pub(super) struct Interpreter {
     pub(super) stdout: OutputPipe,
     pub(super) stderr: OutputPipe,
     pub(super) page: Page,
-    /// The system's kills for want of memory before it started.
-    memory_kills: Option<u64>,
-    /// What it may take.
-    memory_bytes: Option<u64>,
+    memory: Arc<SlotMemory>,
+    /// The system's kills before what runs now.
+    kills: KillsBefore,
     pid: Pid,
     group: Arc<ProcessGroup>,
 }
@@ -47,11 +46,13 @@ impl Interpreter {
         shared: &PythonShared,
         env: &Variables,
         group: &Arc<ProcessGroup>,
+        memory: &Arc<SlotMemory>,
     ) -> Result<Self, PythonError> {
         let resolved = shared.resolve().await?;
         let path = &resolved.executable;
         let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
-        let mut interpreter = Self::spawn(path.as_os_str(), &shared.config, env, group).map_err(cannot_start)?;
+        let mut interpreter =
+            Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
             Ok(Ok(())) => return Ok(interpreter),
@@ -69,7 +70,13 @@ impl Interpreter {
         Err(PythonError::CannotStart { path: path.clone(), why })
     }
 
-    fn spawn(path: &OsStr, config: &PythonConfig, env: &Variables, group: &Arc<ProcessGroup>) -> io::Result<Self> {
+    fn spawn(
+        path: &OsStr,
+        config: &PythonConfig,
+        env: &Variables,
+        group: &Arc<ProcessGroup>,
+        memory: &Arc<SlotMemory>,
+    ) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a
@@ -89,7 +96,7 @@ impl Interpreter {
         let mut child = command.spawn()?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or(io::ErrorKind::NotFound)?;
         group.set(pid);
-        config.memory_bytes.into_iter().for_each(|bytes| limit_memory(pid, bytes));
+        memory.admit(pid);
         let stdout = child.stdout.take().expect("it was asked for as a pipe").into_owned_fd()?;
         let stderr = child.stderr.take().expect("it was asked for as a pipe").into_owned_fd()?;
         Ok(Self {
@@ -98,8 +105,8 @@ impl Interpreter {
             stdout: OutputPipe::new(OutputStream::Stdout, stdout)?,
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
             page: Page::new()?,
-            memory_kills: memory::kills(),
-            memory_bytes: config.memory_bytes,
+            memory: Arc::clone(memory),
+            kills: memory.kills(),
             pid,
             group: Arc::clone(group),
         })
@@ -139,8 +146,19 @@ impl Interpreter {
 
     /// Says how it ended, with the last lines of its standard error.
     pub(super) fn death_cause(&mut self, status: ExitStatus) -> String {
-        let memory_ran_out = memory::kills().zip(self.memory_kills).map(|(now, before)| now > before);
-        death_cause(status, memory_ran_out, self.memory_bytes, &self.stderr.read_tail())
+        death_cause(status, self.memory.at_end(self.kills), &self.stderr.read_tail())
+    }
+
+    /// A job has ended that ran for so long. What the system did meanwhile says nothing about a later death.
+    pub(super) fn forget_kills(&mut self, run_us: u64) {
+        if run_us >= LONG_ENOUGH_TO_RUN_OUT_US {
+            self.kills = self.memory.kills();
+        }
+    }
+
+    /// What the interpreter may take of memory.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        self.memory.bytes()
     }
 
     /// Kills the interpreter and all that it has started.
@@ -261,47 +279,17 @@ impl OutputPipe {
     }
 }
 
-/// Says how an interpreter ended, in a line, and then the last lines of its standard error. Whether the system has
-/// killed something for want of memory while it lived is not always known. What it may take is said with a signal, as
-/// code that gets no memory mostly ends by one.
-fn death_cause(status: ExitStatus, memory_ran_out: Option<bool>, memory_bytes: Option<u64>, stderr: &str) -> String {
-    let mut cause = match (status.signal(), status.code()) {
-        (Some(9), _) => match memory_ran_out {
-            Some(true) => "the interpreter was killed by the system, because memory ran out".to_owned(),
-            Some(false) => "the interpreter was killed by SIGKILL".to_owned(),
-            None => "the interpreter was killed by SIGKILL, as the system does when memory runs out".to_owned(),
-        },
-        (Some(signal), _) => format!("the interpreter was killed by {}", signal_name(signal)),
-        (None, code) => format!("the interpreter ended with exit code {}", code.unwrap_or(-1)),
+/// Says how an interpreter ended, in a line, and then the last lines of its standard error.
+fn death_cause(status: ExitStatus, memory: MemoryAtEnd, stderr: &str) -> String {
+    let mut cause = match status.signal() {
+        Some(signal) => format!("the interpreter was {}", killed_by(signal, memory)),
+        None => format!("the interpreter ended with {}", exit_code(status.code().unwrap_or(-1), memory)),
     };
-    if let Some(bytes) = memory_bytes.filter(|_| status.signal().is_some()) {
-        let _ = write!(cause, "; it may take {} MiB (`engine --memory`)", bytes >> 20);
-    }
     if !stderr.is_empty() {
         cause.push('\n');
         cause.push_str(stderr);
     }
     cause
-}
-
-fn signal_name(signal: i32) -> String {
-    let names = [
-        (Signal::ABORT, "SIGABRT"),
-        (Signal::BUS, "SIGBUS"),
-        (Signal::FPE, "SIGFPE"),
-        (Signal::HUP, "SIGHUP"),
-        (Signal::ILL, "SIGILL"),
-        (Signal::INT, "SIGINT"),
-        (Signal::PIPE, "SIGPIPE"),
-        (Signal::QUIT, "SIGQUIT"),
-        (Signal::SEGV, "SIGSEGV"),
-        (Signal::SYS, "SIGSYS"),
-        (Signal::TERM, "SIGTERM"),
-        (Signal::XCPU, "SIGXCPU"),
-        (Signal::XFSZ, "SIGXFSZ"),
-    ];
-    let name = names.iter().find(|(known, _)| known.as_raw() == signal);
-    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
 /// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
@@ -353,3 +341,5 @@ module.main()
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 const TAIL_BYTES_MAX: usize = 2 * 1024;
+/// Shorter jobs are not worth the look at the system's counter.
+const LONG_ENOUGH_TO_RUN_OUT_US: u64 = 10_000;

@@ -6,15 +6,22 @@ use furlong_wire::call::{Codec, Display, RemoteError, ReplyHeader};
 
 use super::protocol::{End, Ended};
 use super::slot::cancelled_reply;
+use crate::runtime::ending::bound;
 use crate::runtime::{JobOutcome, Reply};
 
-/// A job's end, as the engine knows it. The codec is that of its call.
-pub(super) fn reply(ended: Ended, codec: Codec) -> Reply {
+/// A job's end, as the engine knows it. The codec is that of its call. An error for want of memory says what the
+/// interpreter may take of it.
+pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Reply {
     let Ended { end, run_us, count, buffers, .. } = ended;
     let text = |at: usize| buffers.get(at).map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
     let raised = || {
         let execution = (count > 0).then_some(count);
-        ReplyHeader::Raised(RemoteError { type_name: text(0), message: text(1), traceback: text(2), execution })
+        let (type_name, mut message) = (text(0), text(1));
+        if let Some(bytes) = memory_bytes.filter(|_| type_name.ends_with("MemoryError")) {
+            let separator = if message.is_empty() { "" } else { "; " };
+            message = format!("{message}{separator}{}", bound(bytes));
+        }
+        ReplyHeader::Raised(RemoteError { type_name, message, traceback: text(2), execution })
     };
     match end {
         End::Returned => {

@@ -358,12 +358,14 @@ impl<'a> Session<'a> {
         }
         self.held.handle_end();
         self.interpreter.stderr.forget_tail();
+        self.interpreter.forget_kills(ended.run_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
         self.sent.pop_front();
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
-        self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec) });
+        let memory_bytes = self.interpreter.memory_bytes();
+        self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec, memory_bytes) });
         Ok(())
     }
 

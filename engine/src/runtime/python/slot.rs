@@ -226,7 +226,8 @@ impl SlotTask {
     }
 
     async fn run_interpreter(&mut self) -> SessionEnd {
-        match Interpreter::start(&self.shared, &self.env, &self.context.group).await {
+        let memory = self.shared.config.memory.of_slot(self.context.slot);
+        match Interpreter::start(&self.shared, &self.env, &self.context.group, &memory).await {
             Ok(interpreter) => {
                 let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
                 session.run(&mut self.commands).await

@@ -17,6 +17,7 @@ use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent,
 
 mod control;
 mod death;
+mod memory;
 mod operations;
 mod rich;
 
@@ -552,18 +553,6 @@ async fn numerical_libraries_get_the_slots_share_of_the_cores() {
     let repr =
         python.eval("import os; os.environ.get('OMP_NUM_THREADS'), os.environ['MKL_NUM_THREADS']").await.unwrap();
     assert!(std::env::var_os("OMP_NUM_THREADS").is_some() || repr == "('1', '3')", "{repr}");
-}
-
-#[tokio::test]
-async fn beyond_its_memory_an_interpreter_gets_an_error_and_goes_on() {
-    let mut config = config();
-    config.memory_bytes = Some(256 << 20);
-    let mut python = Fixture::with(config);
-    let greedy = "try:\n    bytearray(1 << 30)\n    got = 'all'\nexcept MemoryError:\n    got = 'none'\ngot";
-    assert_eq!(python.eval(greedy).await.unwrap(), "'none'");
-    assert_eq!(python.eval("len(bytearray(64 << 20))").await.unwrap(), "67108864");
-    let child = "import subprocess, sys; subprocess.call([sys.executable, '-c', 'bytearray(1 << 30)'])";
-    assert_eq!(python.eval(child).await.unwrap(), "1", "what it starts is bounded as well");
 }
 
 /// `cargo test --release measure -- --ignored --nocapture`

@@ -50,8 +50,9 @@ from furlong_worker.sources import LoadedSource
 # Executed cells whose lines later tracebacks can still show.
 CELLS_MAX = 1000
 ONLY_PARSE: int = ast.PyCF_ONLY_AST
-# A job that has put a file in the place of an output pipe has taken longer.
-LONG_ENOUGH_TO_REDIRECT_US = 50
+# A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
+LONG_ENOUGH_US = 50
+INTERRUPT = (signal.SIGINT,)
 
 
 class Worker:
@@ -146,13 +147,16 @@ class Worker:
             _leave_fork(error)
         if _signal.getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)
+        is_long = run_us > LONG_ENOUGH_US or is_execution
+        if is_long:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
         if error is None:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
             parts = describe(error)
             error = None
-        drain = self.output.settle(run_us > LONG_ENOUGH_TO_REDIRECT_US or is_execution)
+        drain = self.output.settle(is_long)
         self.attempt = None
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:

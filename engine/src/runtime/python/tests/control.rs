@@ -25,6 +25,19 @@ async fn an_interrupt_is_an_exception_in_the_code_that_runs() {
 }
 
 #[tokio::test]
+async fn code_that_blocks_or_ignores_the_interrupt_does_so_for_itself_alone() {
+    let mut python = Fixture::new();
+    for deaf in ["signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())", "signal.signal(2, signal.SIG_IGN)"]
+    {
+        python.execute(&format!("import signal, time\n{deaf}")).await;
+        let attempt = python.start_execute("print('go', flush=True)\ntime.sleep(1000)");
+        python.output_of(attempt, "go").await;
+        python.slot.cancel(attempt, false);
+        assert_eq!(python.end(attempt).await.outcome, JobOutcome::Cancelled, "{deaf}");
+    }
+}
+
+#[tokio::test]
 async fn an_interrupt_reaches_only_the_running_attempt_however_it_races() {
     let mut python = Fixture::new();
     python

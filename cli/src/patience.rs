@@ -1,0 +1,58 @@
+//! What a command says while it waits and nothing happens.
+
+use std::time::Duration;
+
+use furlong_client::Client;
+use furlong_wire::message::TaskQuery;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+/// How long nobody wonders.
+const MOMENT: Duration = Duration::from_secs(1);
+/// How the broker begins to say that nobody can run a task, which is not that all are busy.
+const NO_ENGINE: &str = "no engine is online";
+
+/// Finds out why nothing comes: asks the broker each second in which nothing does, until there is a reason, once.
+#[derive(Debug)]
+pub struct Patience {
+    next: Instant,
+    is_told: bool,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { next: Instant::now() + MOMENT, is_told: false }
+    }
+}
+
+impl Patience {
+    /// Something has come.
+    pub fn reset(&mut self) {
+        self.next = Instant::now() + MOMENT;
+    }
+
+    /// Returns once, when no engine can run the first task that has not ended: the reason.
+    pub async fn why_nothing_comes(&mut self, client: &Client) -> String {
+        while !self.is_told {
+            tokio::time::sleep_until(self.next).await;
+            self.reset();
+            if let Some(why) = reason(client).await {
+                self.is_told = true;
+                return why;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Who may not ask is told nothing.
+async fn reason(client: &Client) -> Option<String> {
+    if client.engines().await.is_ok_and(|engines| engines.is_empty()) {
+        return Some(format!("{NO_ENGINE}; start one with `engine`"));
+    }
+    let session = Some(client.session().prefix());
+    let query = TaskQuery { session, ended: Some(false), limit: 1, ..TaskQuery::default() };
+    let mut records = client.query_tasks(query);
+    let record = records.next().await?.ok()?;
+    record.waits.filter(|waits| waits.starts_with(NO_ENGINE))
+}
