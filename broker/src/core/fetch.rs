@@ -99,9 +99,14 @@ impl Core {
         let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.as_mut()?.followers;
-        let has_room = followers.len() < FOLLOWERS_MAX;
-        followers.extend(has_room.then_some(follower));
-        Some(has_room)
+        if followers.len() >= FOLLOWERS_MAX {
+            return Some(false);
+        }
+        followers.push(follower);
+        // What it wrote is no secret until then: who followed it before has it.
+        let pieces = done.output(follower.request).filter(|_| follower.output).collect::<Vec<_>>();
+        pieces.into_iter().for_each(|piece| self.to_client(follower.connection, ToClient::FetchedOutput(piece)));
+        Some(true)
     }
 
     /// What is held of a task that has ended: its record, its result, its output.
@@ -116,17 +121,9 @@ impl Core {
         let held = session.and_then(|session| session.done.get(id.n)).map(|done| (done, None));
         let kept = || self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us));
         let (done, delivered_us) = held.or_else(kept)?;
-        let pieces = done.what.more.as_ref().filter(|_| output).map_or(&[][..], |more| more.output.pieces());
-        let piece = |piece: &super::output::Piece| FetchedOutput {
-            request: 0,
-            attempt: done.attempts,
-            engine: done.engine.unwrap_or(furlong_wire::ids::EngineId(0)),
-            stream: piece.stream,
-            offset: piece.offset,
-            bytes: piece.bytes.clone(),
-        };
+        let pieces = done.output(0).filter(|_| output).collect();
         let record = self.record_of_done(now, id, done, delivered_us);
-        Some((Box::new(record), done.payload.clone(), pieces.iter().map(piece).collect()))
+        Some((Box::new(record), done.payload.clone(), pieces))
     }
 
     fn send_fetched(&mut self, to: Follower, owner: OwnerId, record: Box<TaskRecord>, payload: Option<&Stored>) {

@@ -158,6 +158,10 @@ impl Core {
             return;
         };
         self.match_orphan(now, key, task, held.attempt);
+        if let Some(State::Assigned { attempt, .. }) = self.tasks.get(task).map(|task| task.state) {
+            // Should it hold the task under another attempt, too, that one is not wanted.
+            verdicts.here.insert(self.attempt(attempt));
+        }
     }
 
     fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {

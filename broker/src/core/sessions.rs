@@ -6,13 +6,14 @@ use std::sync::Arc;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
-use furlong_wire::message::{Accepted, Open, Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
+use furlong_wire::message::{Accepted, FetchedOutput, Open, Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
 use super::engines::ProcessKey;
 use super::journal::Durable;
 use super::numbered::Numbered;
+use super::output::Piece;
 use super::payloads::{Credit, Receiving, Stored};
 use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
@@ -199,6 +200,16 @@ impl Done {
     /// Bytes that count against the payload budget: of its result and its output.
     pub fn budget_bytes(&self) -> u64 {
         self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes()
+    }
+
+    /// What is kept of what it wrote, as the answer to a request.
+    pub fn output(&self, request: u64) -> impl Iterator<Item = FetchedOutput> {
+        let (attempt, engine) = (self.attempts, self.engine.unwrap_or(EngineId(0)));
+        let pieces = self.what.more.as_ref().map_or(&[][..], |more| more.output.pieces());
+        pieces.iter().map(move |Piece { stream, offset, bytes }| {
+            let (stream, offset, bytes) = (*stream, *offset, bytes.clone());
+            FetchedOutput { request, attempt, engine, stream, offset, bytes }
+        })
     }
 
     /// How it ended, for those that depend on it.

@@ -64,6 +64,8 @@ pub struct Client {
     pub incarnation: u64,
     pub connection: Option<ConnectionId>,
     pub submitted: u64,
+    /// What it has submitted, as one task each.
+    submits: BTreeMap<u64, Submit>,
     /// Requests that it has made.
     pub requests: u64,
     /// Every message of every connection.
@@ -372,6 +374,7 @@ impl Farm {
             incarnation: 0,
             connection: None,
             submitted: 0,
+            submits: BTreeMap::new(),
             requests: 0,
             received: Vec::new(),
             finished: BTreeMap::new(),
@@ -414,9 +417,12 @@ impl Farm {
             self.say(client, FromClient::Define(Define { number, payload })).unwrap();
         }
         for n in missing.into_iter().filter(|n| !self.clients[client].finished.contains_key(n)).collect::<Vec<_>>() {
-            let payload = self.clients[client].sending.chunked(2_000);
-            let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
-            self.say(client, FromClient::Submit(Submit { n, payload, options, ..shared() })).unwrap();
+            let submit = self.clients[client].submits.get(&n).cloned().unwrap_or_else(shared);
+            let payload = match submit.payload {
+                Payload::Chunked { bytes, .. } => self.clients[client].sending.chunked(bytes),
+                payload @ Payload::Inline(_) => payload,
+            };
+            self.repeat(client, n, Submit { payload, ..submit });
         }
     }
 
@@ -454,6 +460,12 @@ impl Farm {
         let n = self.clients[client].submitted + 1;
         let count = if let Targets::Engines(engines) = &submit.targets { engines.len() as u64 } else { 1 };
         self.clients[client].submitted += count;
+        let targets: Vec<Targets> = match &submit.targets {
+            Targets::Shared => vec![Targets::Shared],
+            Targets::Engines(engines) => engines.iter().map(|engine| Targets::Engines(vec![*engine])).collect(),
+        };
+        let each = (n..).zip(targets).map(|(n, targets)| (n, Submit { n, targets, ..submit.clone() }));
+        self.clients[client].submits.extend(each);
         self.say(client, FromClient::Submit(Submit { n, ..submit })).unwrap();
         n
     }

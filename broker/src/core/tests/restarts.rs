@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId};
-use furlong_wire::message::{Payload, Runtime, Submit, TaskState, ToEngine};
+use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, TaskOptions, TaskState, ToEngine};
 use proptest::prelude::*;
 
 use super::invariants;
@@ -13,7 +13,8 @@ use super::peers::{Farm, at_most_once, direct, python, shared, with};
 /// One event. Numbers choose among what is there.
 #[derive(Clone, Debug)]
 enum Event {
-    Submits(usize),
+    /// Of which kind, and whether it is durable.
+    Submits(usize, bool),
     Finishes(usize),
     FinishesUnheard(usize, bool),
     Cut(usize),
@@ -26,12 +27,16 @@ enum Event {
     Acknowledges,
     BrokerRestarts,
     TimePasses(u64),
+    /// From now on the disk takes until it is said to have written.
+    DiskSlows,
+    DiskWrites,
+    DiskFails,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let engine = || 0..ENGINES;
     prop_oneof![
-        8 => (0..4usize).prop_map(Event::Submits),
+        8 => (0..4usize, any::<bool>()).prop_map(|(kind, durable)| Event::Submits(kind, durable)),
         6 => engine().prop_map(Event::Finishes),
         3 => (engine(), any::<bool>()).prop_map(|(engine, large)| Event::FinishesUnheard(engine, large)),
         2 => engine().prop_map(Event::Cut),
@@ -43,6 +48,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Acknowledges),
         2 => Just(Event::BrokerRestarts),
         3 => prop_oneof![Just(400u64), Just(1_000), Just(14_000)].prop_map(Event::TimePasses),
+        1 => Just(Event::DiskSlows),
+        4 => Just(Event::DiskWrites),
+        1 => Just(Event::DiskFails),
     ]
 }
 
@@ -53,12 +61,12 @@ proptest! {
 
     #[test]
     fn what_may_run_once_does_so_through_cuts_and_restarts(events in prop::collection::vec(event(), 1..60)) {
-        let mut history = History::new();
-        for event in &events {
-            history.take(event);
-            invariants::hold(&history.farm.core);
-        }
-        history.comes_to_rest();
+        History::new(false).takes(&events);
+    }
+
+    #[test]
+    fn what_may_run_once_does_so_with_a_journal(events in prop::collection::vec(event(), 1..60)) {
+        History::new(true).takes(&events);
     }
 }
 
@@ -69,21 +77,33 @@ struct History {
     /// How often each task came to an engine, and stayed there.
     came: BTreeMap<(SessionId, u64), usize>,
     seen: [usize; ENGINES],
+    /// Whether the broker has a journal, and whether its disk has ever failed.
+    has_journal: bool,
+    disk_failed: bool,
 }
 
 impl History {
-    fn new() -> Self {
-        let mut farm = Farm::default();
+    fn new(has_journal: bool) -> Self {
+        let mut farm = if has_journal { Farm::with_journal(8 << 20, 10_000) } else { Farm::default() };
         farm.client();
         (0..ENGINES).for_each(|_| _ = farm.engine_with(1, Runtime::ALL));
-        Self { farm, submits: BTreeMap::new(), came: BTreeMap::new(), seen: [0; ENGINES] }
+        let (submits, came, seen) = (BTreeMap::new(), BTreeMap::new(), [0; ENGINES]);
+        Self { farm, submits, came, seen, has_journal, disk_failed: false }
+    }
+
+    fn takes(&mut self, events: &[Event]) {
+        for event in events {
+            self.take(event);
+            invariants::hold(&self.farm.core);
+        }
+        self.comes_to_rest();
     }
 
     fn take(&mut self, event: &Event) {
         let farm = &mut self.farm;
         let is_here = |farm: &Farm, engine: usize| farm.processes[engine].connection.is_some();
         match *event {
-            Event::Submits(kind) => self.submits(kind),
+            Event::Submits(kind, durable) => self.submits(kind, durable),
             Event::Finishes(engine) => self.finishes(engine),
             Event::FinishesUnheard(engine, large) if is_here(farm, engine) => {
                 if !farm.processes[engine].jobs.is_empty() {
@@ -102,12 +122,18 @@ impl History {
             Event::Acknowledges => self.acknowledges(),
             Event::BrokerRestarts => farm.restart(),
             Event::TimePasses(ms) => farm.wait(Duration::from_millis(ms)),
+            Event::DiskSlows => farm.disk.is_slow = true,
+            Event::DiskWrites => farm.sync_once(),
+            Event::DiskFails => {
+                self.disk_failed |= !farm.disk.unwritten.is_empty();
+                farm.fail_to_sync();
+            }
             Event::FinishesUnheard(..) | Event::EngineReturns(_) | Event::Cancels(_) => {}
         }
         self.look();
     }
 
-    fn submits(&mut self, kind: usize) {
+    fn submits(&mut self, kind: usize, durable: bool) {
         let (farm, id) = (&mut self.farm, EngineId(0));
         if farm.clients[0].connection.is_none() {
             return;
@@ -118,6 +144,9 @@ impl History {
             2 => (direct(&[id]), true),
             _ => (python(direct(&[id])), true),
         };
+        let options = submit.options.as_deref().cloned().unwrap_or_default();
+        let options = TaskOptions { durable: durable && self.has_journal, ..options };
+        let submit = with(submit, options);
         let n = farm.submit(0, submit.clone());
         self.submits.insert(n, (submit, once));
     }
@@ -191,6 +220,8 @@ impl History {
 
     /// Everybody comes back, engines end what they have, and all is acknowledged.
     fn comes_to_rest(&mut self) {
+        self.farm.disk.is_slow = false;
+        self.farm.sync();
         self.client_returns();
         for engine in 0..ENGINES {
             self.take(&Event::EngineReturns(engine));
@@ -209,7 +240,9 @@ impl History {
         for (n, (_, once)) in &self.submits {
             let state = finished[n].outcome.state;
             let is_lost = !matches!(state, TaskState::Succeeded | TaskState::Cancelled);
-            assert!(*once || !is_lost, "task {n} may run as often as need be, and is {state:?}");
+            let kind = finished[n].outcome.error.as_ref().map(|error| error.kind);
+            let is_refused = self.disk_failed && kind == Some(ErrorKind::Journal);
+            assert!(*once || !is_lost || is_refused, "task {n} may run as often as need be, and is {state:?}");
         }
         self.acknowledges();
         self.farm.goodbye(0);
@@ -218,6 +251,30 @@ impl History {
         self.farm.pump();
         invariants::is_quiet(&self.farm.core);
         assert_eq!(self.farm.core.orphans.len(), 0);
+        assert_eq!((self.farm.core.journal.acts(), self.farm.disk.journal.counts()), (0, (0, 0)));
         assert!(self.farm.processes.iter().all(|it| it.results.is_empty()), "engines hold nothing any longer");
     }
+}
+
+/// The engine was cut off when it was given the task a second time, under another start of the broker.
+#[test]
+fn a_task_that_an_engine_holds_twice_goes_on_once() {
+    use Event::{BrokerRestarts, ClientReturns, CutTooEarly, EngineReturns, Finishes, Submits, TimePasses};
+    let events = [
+        Submits(0, false),
+        CutTooEarly(0),
+        EngineReturns(0),
+        BrokerRestarts,
+        TimePasses(1000),
+        ClientReturns,
+        EngineReturns(0),
+        CutTooEarly(0),
+        EngineReturns(1),
+        BrokerRestarts,
+        ClientReturns,
+        EngineReturns(1),
+        Finishes(1),
+        BrokerRestarts,
+    ];
+    History::new(false).takes(&events);
 }
