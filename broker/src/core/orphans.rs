@@ -261,8 +261,7 @@ impl Core {
             self.orphans.remove(attempt);
         }
         if let Some(process) = self.processes.get(&key) {
-            let release = Release::of(attempt.start, vec![attempt.count]);
-            self.to_engine(process.connection, ToEngine::Release(release));
+            self.send_release(process.connection, Release::of(attempt.start, vec![attempt.count]));
         }
     }
 
@@ -271,13 +270,16 @@ impl Core {
         let Some(orphan) = self.orphans.disclaim(attempt) else { return };
         let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
         let connection = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
-        let message = if orphan.occupies.is_some() {
-            ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force: false })
-        } else {
+        if orphan.occupies.is_none() {
             self.orphans.remove(attempt);
-            ToEngine::Release(Release::of(attempt.start, vec![attempt.count]))
-        };
-        connection.into_iter().for_each(|connection| self.to_engine(connection, message.clone()));
+        }
+        let Some(connection) = connection else { return };
+        if orphan.occupies.is_some() {
+            let cancel = CancelAttempts { attempts: vec![attempt], force: false };
+            self.to_engine(connection, ToEngine::Cancel(cancel));
+        } else {
+            self.send_release(connection, Release::of(attempt.start, vec![attempt.count]));
+        }
     }
 }
 

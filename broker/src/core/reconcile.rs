@@ -206,7 +206,7 @@ impl Core {
             }
         }
         for (start, counts) in verdicts.released {
-            self.to_engine(connection, ToEngine::Release(Release::of(start, counts)));
+            self.send_release(connection, Release::of(start, counts));
         }
     }
 }

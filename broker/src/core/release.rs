@@ -1,6 +1,6 @@
 //! What engine processes need not hold any longer: they are told in batches, so that a task costs a byte.
 
-use furlong_wire::message::{Release, ToEngine};
+use furlong_wire::message::Release;
 
 use super::Core;
 use super::engines::ProcessKey;
@@ -82,6 +82,6 @@ impl Core {
             return;
         }
         let connection = process.connection;
-        self.to_engine(connection, ToEngine::Release(Release::of(self.config.start, counts)));
+        self.send_release(connection, Release::of(self.config.start, counts));
     }
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use furlong_wire::ids::{EngineId, TaskId};
-use furlong_wire::message::{ErrorKind, Reply, ReplyBody, TaskState, ToClient};
+use furlong_wire::message::{ErrorKind, Release, Reply, ReplyBody, TaskState, ToClient, ToEngine};
 
 #[doc(hidden)]
 pub use memory::MemoryJournal;
@@ -58,6 +58,8 @@ enum Act {
     Deliver(SessionKey, u64),
     /// A request is answered.
     Answer(ConnectionId, Reply),
+    /// An engine need not hold attempts any longer.
+    Release(ConnectionId, Release),
 }
 
 /// What the journal has of a task.
@@ -151,6 +153,11 @@ impl Core {
                     self.begin_noted(now, count, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
+                Act::Release(connection, release) => {
+                    if self.is_served(connection) {
+                        self.to_engine(connection, ToEngine::Release(release));
+                    }
+                }
                 Act::Answer(connection, reply) => {
                     self.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
@@ -171,6 +178,16 @@ impl Core {
     fn write_and(&mut self, entry: Entry, act: Act) {
         let entry = self.write(entry);
         self.journal.acts.push_back((entry, act));
+    }
+
+    /// Tells an engine what it need not hold any longer: not before what that rests on is on disk, since an end that is
+    /// on its way there is known to the engine alone.
+    pub(super) fn send_release(&mut self, connection: ConnectionId, release: Release) {
+        if self.journal.written == self.journal.entries {
+            self.to_engine(connection, ToEngine::Release(release));
+        } else {
+            self.journal.acts.push_back((self.journal.entries, Act::Release(connection, release)));
+        }
     }
 
     /// Entries so far.
