@@ -1,6 +1,6 @@
 //! A `FURLONG_HOME` of a test's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use furlong_link::home::{ClusterDir, Home as Folders, load_capability, load_issuer_key};
 use furlong_wire::capability::{Capability, ClusterName};
@@ -9,10 +9,12 @@ use furlong_wire::token::Role;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-/// A temporary folder that the programs get as `FURLONG_HOME`; removed when it is dropped.
+/// A folder that the programs get as `FURLONG_HOME`.
 #[derive(Debug)]
 pub struct Home {
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes a temporary folder when it is dropped.
+    _temporary: Option<TempDir>,
 }
 
 /// `run/broker.json`, as `docs/` describes it.
@@ -27,18 +29,24 @@ pub struct BrokerState {
 }
 
 impl Home {
-    /// A new, empty home.
+    /// A new, empty home, which is removed when it is dropped.
     ///
     /// # Panics
     /// If there can be no temporary folder.
     #[expect(clippy::new_without_default, reason = "it makes a folder")]
     pub fn new() -> Self {
-        Self { folder: tempfile::Builder::new().prefix("furlong-test-").tempdir().expect("a temporary folder") }
+        let temporary = tempfile::Builder::new().prefix("furlong-test-").tempdir().expect("a temporary folder");
+        Self { folder: temporary.path().to_owned(), _temporary: Some(temporary) }
+    }
+
+    /// A home in this folder, which stays.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), _temporary: None }
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// Where the files of the default cluster are.

@@ -10,11 +10,13 @@
 //! - [`work::Work`] is a broker with engines and a session of the client library, and [`proxy::Proxy`] a line to a
 //!   broker that can be cut.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
+//! - [`history::History`] is what a farm did, seen from outside, with what must be true of it.
 //! - [`measure`] reads what a process costs.
 
 pub mod command;
 pub mod farm;
 pub mod good;
+pub mod history;
 pub mod home;
 pub mod measure;
 pub mod program;

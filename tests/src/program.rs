@@ -39,7 +39,9 @@ pub fn binary(name: &str) -> PathBuf {
 /// Cargo puts a test's executable into `PROFILE/deps`, and the programs into `PROFILE`.
 fn profile_folder() -> PathBuf {
     let executable = std::env::current_exe().expect("a test knows its executable");
-    executable.ancestors().nth(2).expect("a test's executable is in PROFILE/deps").to_owned()
+    let folder = executable.parent().expect("an executable is in a folder");
+    let is_test = folder.file_name().is_some_and(|name| name == "deps");
+    if is_test { folder.parent().expect("deps is in PROFILE").to_owned() } else { folder.to_owned() }
 }
 
 impl Program {

@@ -1,4 +1,5 @@
-//! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good.
+//! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
+//! `cargo xtask chaos`, which breaks a farm of the release build for as long as it is told.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
@@ -30,6 +31,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::Help => println!("{USAGE}"),
         Request::List => STEPS.iter().for_each(|step| println!("{:<9} {}", step.name, step.what)),
         Request::Run(steps) => run_steps(&steps)?,
+        Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
     }
     Ok(())
 }
@@ -59,6 +61,8 @@ enum Request {
     Help,
     List,
     Run(Vec<&'static Step>),
+    /// With the arguments of the program that does it.
+    Chaos(Vec<String>),
 }
 
 impl Request {
@@ -66,6 +70,7 @@ impl Request {
     fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         match args.next().as_deref() {
             Some("test") => {}
+            Some("chaos") => return Ok(Self::Chaos(args.collect())),
             None | Some("help" | "-h" | "--help") => return Ok(Self::Help),
             Some(other) => bail!("no command `{other}`\n{USAGE}"),
         }
@@ -89,7 +94,8 @@ impl Request {
     }
 }
 
-const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]";
+const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
+       cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)";
 
 #[cfg(test)]
 mod tests {
@@ -109,12 +115,18 @@ mod tests {
     #[test]
     fn every_step_runs_by_default_in_order() {
         let request = parse("test").unwrap();
-        assert_eq!(names(&request), ["fmt", "clippy", "venv", "rust", "portable", "doc", "python"]);
+        assert_eq!(names(&request), ["fmt", "clippy", "venv", "rust", "chaos", "portable", "doc", "python"]);
     }
 
     #[test]
     fn named_steps_run_alone() {
         assert_eq!(names(&parse("test --step doc --step=fmt").unwrap()), ["fmt", "doc"]);
+    }
+
+    #[test]
+    fn chaos_takes_all_that_follows() {
+        let Request::Chaos(args) = parse("chaos --minutes 3 --seed=7").unwrap() else { panic!("it is chaos") };
+        assert_eq!(args, ["--minutes", "3", "--seed=7"]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "clippy", what: "no warning of the compiler or of clippy", run: clippy },
     Step { name: "venv", what: "a Python environment with the packages of tests/requirements.txt", run: venv },
     Step { name: "rust", what: "all Rust tests, against the programs as built", run: rust },
+    Step { name: "chaos", what: "a short history in which everything breaks at random", run: chaos },
     Step { name: "portable", what: "furlong-wire with the pure-Rust cipher", run: portable },
     Step { name: "doc", what: "the documentation builds without a warning", run: doc },
     Step { name: "python", what: "ruff, and the Python tests", run: python },
@@ -51,6 +52,25 @@ fn rust(workspace: &Workspace) -> anyhow::Result<()> {
     build_programs(workspace)?;
     let mut test = workspace.cargo("test --workspace --locked");
     check(test.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python))
+}
+
+/// A quarter of a minute, of which the most is for what breaks last to come to its end.
+fn chaos(workspace: &Workspace) -> anyhow::Result<()> {
+    let python = python::ensure(workspace)?;
+    build_programs(workspace)?;
+    let mut chaos = workspace.program(workspace.bin_dir().join("furlong-chaos"));
+    chaos.args(["--minutes", "0.05", "--lasts-at-most", "0.5", "--pauses-at-most", "0.3", "--python"]).arg(python);
+    check(chaos.arg("--folder").arg(workspace.target().join("chaos")))
+}
+
+/// Chaos with the programs of the release build, for as long as the arguments say.
+pub fn long_chaos(workspace: &Workspace, args: &[String]) -> anyhow::Result<()> {
+    require_c_compiler(workspace)?;
+    let python = python::ensure(workspace)?;
+    check(&mut workspace.cargo("build --workspace --bins --release --locked"))?;
+    let mut chaos = workspace.program(workspace.target().join("release/furlong-chaos"));
+    chaos.arg("--python").arg(python).arg("--folder").arg(workspace.target().join("chaos"));
+    check(chaos.args(args))
 }
 
 fn portable(workspace: &Workspace) -> anyhow::Result<()> {

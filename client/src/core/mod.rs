@@ -9,6 +9,7 @@
 //! which may come back here.
 
 mod acks;
+mod ends;
 pub(crate) mod feeds;
 pub(crate) mod output;
 pub(crate) mod requests;
@@ -240,7 +241,8 @@ impl Core {
         let n = self.next_n;
         self.next_n += count;
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
-        let (runtime, class, options) = (call.runtime, call.class, call.options.take());
+        let (runtime, class, mut options) = (call.runtime, call.class, call.options.take());
+        self.leave_out_met(options.as_deref_mut());
         let packed = call.content.take(&mut self.sealer)?;
         let kept = self.keeps_calls.then(|| {
             let (options, packed) = (options.clone(), packed.clone());

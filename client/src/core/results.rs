@@ -81,6 +81,11 @@ impl Results {
         Self { session, secrets, keys: BTreeMap::new(), transfers: BTreeMap::new() }
     }
 
+    /// The session whose results these are.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// Opens what is sealed for that session as well.
     pub fn learn(&mut self, session: SessionId, secret: PayloadSecret) {
         if self.secrets.len() < SECRETS_MAX {

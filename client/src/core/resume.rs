@@ -138,14 +138,22 @@ impl Core {
             return false;
         }
         self.room.take(0, bytes, 0);
-        let options = call.options.as_deref().cloned().unwrap_or_default();
-        let options = Some(Box::new(TaskOptions { repeated: true, ..options }));
+        let mut options = TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
+        self.leave_out_met(Some(&mut options));
+        let options = Some(Box::new(options));
         let targets = sent.target.map_or(Targets::Shared, |engine| Targets::Engines(vec![engine]));
         let (runtime, class, define) = (call.runtime, call.class, call.define);
         self.send_payload(call.packed.clone(), |payload| {
             FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
         });
         true
+    }
+
+    /// The broker that is there now need not know how the session's earlier tasks have ended.
+    pub(super) fn leave_out_met(&self, options: Option<&mut TaskOptions>) {
+        if let Some(options) = options.filter(|options| !options.after.is_empty()) {
+            self.tasks.ends.leave_out_met(self.results.session(), options);
+        }
     }
 
     /// The broker that is there now takes less than the one to which this was submitted.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskTimes};
+use furlong_wire::message::{Finished, Outcome, Payload, Runtime, Stream, TaskOptions, TaskState, TaskTimes};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::Packed;
 use slab::Slab;
 
+use super::ends::Ends;
 use super::output::Output;
 use super::results::Body;
 use super::watches::Piece;
@@ -133,6 +134,8 @@ pub struct Tasks {
     slab: Slab<Task>,
     unfinished: NumberMap<u64, usize>,
     output_bytes: usize,
+    /// How those that are not in the table any longer have ended.
+    pub ends: Ends,
 }
 
 impl Ended {
@@ -164,6 +167,9 @@ impl Tasks {
     pub fn end(&mut self, key: usize, mut ended: Ended) -> Delivery {
         let Some(task) = self.slab.get_mut(key) else { return Delivery::Dropped };
         self.unfinished.remove(&task.n);
+        if let End::Finished(outcome, _) = &ended.end {
+            self.ends.note(task.n, outcome.state == TaskState::Succeeded);
+        }
         task.sent = None;
         ended.outputs = task.outputs.take();
         self.output_bytes -= ended.outputs.as_ref().map_or(0, |outputs| outputs.kept_bytes());

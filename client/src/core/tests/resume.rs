@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use furlong_wire::ids::TaskId;
-use furlong_wire::message::{Accepted, Reply, ReplyBody, Restart, Stopped};
+use furlong_wire::message::{Accepted, Dependency, Reply, ReplyBody, Restart, Stopped};
 
 use super::*;
 
@@ -47,6 +47,27 @@ fn a_broker_that_knows_nothing_gets_definitions_and_tasks_again_and_so_does_the_
     // That they have arrived nobody has said.
     reconnected(&mut core);
     assert_eq!(accepted(&mut core, 2, &[], &[1]), ["submit 1 None", "submit 2 Some(1)"]);
+}
+
+#[test]
+fn conditions_that_were_met_before_a_cut_are_not_asked_of_a_broker_that_knows_nothing() {
+    let mut core = core();
+    let [first, second] = [(); 2].map(|()| submit(&mut core).n);
+    let on = |n| Dependency { task: TaskId { session: SESSION, n }, success: true, failure: false };
+    let options = TaskOptions { after: vec![on(first), on(second)], ..TaskOptions::default() };
+    let after = |options: &TaskOptions| Call { options: Some(Box::new(options.clone())), ..call(8) };
+    let waits = core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap().n;
+    core.handle_message(returned(first), None);
+    sent(&mut core);
+    reconnected(&mut core);
+    core.handle_message(ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }), None);
+    core.submit_shared(&mut after(&options), Listener::Future(None)).unwrap();
+    let submits = std::iter::from_fn(|| core.poll_outbound()).filter_map(|outbound| match outbound {
+        Outbound::Message(FromClient::Submit(submit)) => Some((submit.n, submit.options.unwrap().after)),
+        _ => None,
+    });
+    let submits: Vec<_> = submits.collect();
+    assert_eq!(submits, [(second, vec![]), (waits, vec![on(second)]), (waits + 1, vec![on(second)])]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -70,6 +71,9 @@ impl ResolvedInterpreter {
             Ok(Err(error)) => return Err(unusable(error.to_string())),
             Err(_) => return Err(unusable(format!("it gave no answer within {} s", PROBE_TIMEOUT.as_secs()))),
         };
+        if output.status.signal().is_some() {
+            return Err(PythonError::KilledAtStart { path: interpreter.into(), why: output.status.to_string() });
+        }
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned();

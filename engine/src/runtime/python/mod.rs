@@ -154,6 +154,14 @@ pub enum PythonError {
         /// What happened.
         why: String,
     },
+    /// A signal ended the interpreter before it took jobs: another start may do better.
+    #[error("the interpreter {} did not start: {why}", path.display())]
+    KilledAtStart {
+        /// The path.
+        path: PathBuf,
+        /// What happened.
+        why: String,
+    },
     /// The process that kills interpreters when the engine dies could not be started.
     #[error("cannot start /bin/sh, which ends the interpreters when the engine dies: {0}")]
     Reaper(#[source] io::Error),

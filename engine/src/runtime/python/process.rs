@@ -54,11 +54,13 @@ impl Interpreter {
         let mut interpreter =
             Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
+        let mut is_killed = false;
         let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
                 interpreter.kill();
                 let status = interpreter.child.wait().await.map_err(cannot_start)?;
+                is_killed = status.signal().is_some();
                 interpreter.death_cause(status)
             }
             Err(_) => format!("its worker was not ready within {} s", shared.config.start_timeout.as_secs()),
@@ -67,7 +69,8 @@ impl Interpreter {
         // One line: of a traceback, the last line says most.
         let why = why.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>();
         let why = if why.len() > 1 { format!("{}: {}", why[0], why[why.len() - 1]) } else { why.concat() };
-        Err(PythonError::CannotStart { path: path.clone(), why })
+        let path = path.clone();
+        Err(if is_killed { PythonError::KilledAtStart { path, why } } else { PythonError::CannotStart { path, why } })
     }
 
     fn spawn(

@@ -65,6 +65,7 @@ impl PythonSlot {
                 engine_id: self.engine_id,
                 env: self.env.clone(),
                 commands: receiver,
+                kills_at_start: 0,
             };
             self.task = Some(tokio::spawn(task.run()));
         }
@@ -204,6 +205,8 @@ struct SlotTask {
     engine_id: Option<u32>,
     env: Variables,
     commands: UnboundedReceiver<Command>,
+    /// How often in a row an interpreter was killed before it took jobs.
+    kills_at_start: u32,
 }
 
 impl SlotTask {
@@ -229,10 +232,18 @@ impl SlotTask {
         let memory = self.shared.config.memory.of_slot(self.context.slot);
         match Interpreter::start(&self.shared, &self.env, &self.context.group, &memory).await {
             Ok(interpreter) => {
+                self.kills_at_start = 0;
                 let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
                 session.run(&mut self.commands).await
             }
+            // No job has begun, so none has to do with it.
+            Err(error @ PythonError::KilledAtStart { .. }) if self.kills_at_start < KILLS_AT_START_MAX => {
+                self.kills_at_start += 1;
+                tracing::warn!(slot = self.context.slot, %error, "starting another one");
+                SessionEnd::InterpreterDown
+            }
             Err(error) => {
+                self.kills_at_start = 0;
                 self.fail_queue(&error);
                 SessionEnd::InterpreterDown
             }
@@ -248,3 +259,6 @@ impl SlotTask {
         }
     }
 }
+
+/// As often in a row interpreters may be killed before they take jobs; then the jobs fail.
+const KILLS_AT_START_MAX: u32 = 3;

@@ -106,3 +106,25 @@ async fn a_kill_from_outside_at_any_moment_accounts_for_every_job() {
         assert!(lost_ones <= 1, "{lost_ones}");
     }
 }
+
+#[tokio::test]
+async fn an_interpreter_that_is_killed_while_it_starts_costs_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let starts = folder.path().join("starts");
+    let site = format!(
+        "import os\nwith open({starts:?}, 'a+') as file:\n    file.write('x')\n    file.seek(0)\n    \
+         killed = len(file.read()) <= KILLS\nif killed: os.kill(os.getpid(), 9)\n"
+    );
+    let python_killed_at_its_first = async |kills: u32| {
+        // As if nothing had been started before.
+        let _ = std::fs::remove_file(&starts);
+        let site = site.replace("KILLS", &kills.to_string());
+        std::fs::write(folder.path().join("sitecustomize.py"), site).unwrap();
+        let env = vec![("PYTHONPATH".into(), folder.path().into())];
+        Fixture::with(PythonConfig { env, ..config() }).execute("1").await
+    };
+    assert_eq!(python_killed_at_its_first(3).await.outcome, JobOutcome::Succeeded);
+    let reply = python_killed_at_its_first(9).await;
+    assert_eq!(reply.outcome, JobOutcome::Failed);
+    assert!(error(reply).message.contains("did not start: the interpreter was killed by SIGKILL"));
+}

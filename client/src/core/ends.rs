@@ -1,0 +1,107 @@
+//! How the session's last tasks have ended: what a broker that was started again does not know of them.
+
+use std::collections::VecDeque;
+
+use furlong_wire::ids::SessionId;
+use furlong_wire::limits::ENDS_REMEMBERED_MAX;
+use furlong_wire::message::{Dependency, TaskOptions};
+
+/// A window over the last [`ENDS_REMEMBERED_MAX`] numbers, a byte each.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// The number of the first one.
+    first: u64,
+    /// Whether it succeeded; none if it has not ended.
+    ends: VecDeque<Option<bool>>,
+}
+
+impl Ends {
+    /// A task has ended.
+    pub fn note(&mut self, n: u64, succeeded: bool) {
+        if n < self.first {
+            return;
+        }
+        let next = self.first + self.ends.len() as u64;
+        if n >= next {
+            if n - next >= ENDS_REMEMBERED_MAX as u64 {
+                self.ends.clear();
+                self.first = n + 1 - ENDS_REMEMBERED_MAX as u64;
+            }
+            self.ends.resize((n - self.first) as usize + 1, None);
+            let beyond = self.ends.len().saturating_sub(ENDS_REMEMBERED_MAX);
+            self.ends.drain(..beyond);
+            self.first += beyond as u64;
+        }
+        let at = (n - self.first) as usize;
+        self.ends[at] = Some(succeeded);
+    }
+
+    /// Leaves out of `after` what is met already. What can never be met stays: the broker says so.
+    pub fn leave_out_met(&self, session: SessionId, options: &mut TaskOptions) {
+        let end_of = |dependency: &Dependency| {
+            let n = dependency.task.n;
+            let at = usize::try_from(n.checked_sub(self.first)?).ok()?;
+            self.ends.get(at).copied().flatten().filter(|_| dependency.task.session == session)
+        };
+        let is_met = |dependency: &Dependency| {
+            end_of(dependency).is_some_and(|succeeded| if succeeded { dependency.success } else { dependency.failure })
+        };
+        if !options.after_any {
+            options.after.retain(|dependency| !is_met(dependency));
+        } else if options.after.iter().any(is_met) {
+            options.after.clear();
+        } else if options.after.iter().any(|dependency| end_of(dependency).is_none()) {
+            options.after.retain(|dependency| end_of(dependency).is_none());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use furlong_wire::ids::TaskId;
+
+    use super::*;
+
+    const SESSION: SessionId = SessionId([7; 16]);
+
+    fn on(n: u64, success: bool, failure: bool) -> Dependency {
+        Dependency { task: TaskId { session: SESSION, n }, success, failure }
+    }
+
+    fn left(ends: &Ends, after: &[Dependency], after_any: bool) -> Vec<u64> {
+        let mut options = TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
+        ends.leave_out_met(SESSION, &mut options);
+        options.after.iter().map(|dependency| dependency.task.n).collect()
+    }
+
+    #[test]
+    fn what_is_met_is_left_out_and_the_rest_is_the_brokers() {
+        let mut ends = Ends::default();
+        ends.note(2, true);
+        ends.note(5, false);
+        let all = [on(2, true, false), on(3, true, false), on(5, true, false), on(5, true, true)];
+        assert_eq!(left(&ends, &all, false), [3, 5]);
+        assert_eq!(left(&ends, &all, true), [0; 0], "one is enough");
+        assert_eq!(left(&ends, &all[1..3], true), [3], "that one may still come");
+        assert_eq!(left(&ends, &all[2..3], true), [5], "the broker says why it never will");
+        let foreign = Dependency { task: TaskId { session: SessionId([8; 16]), n: 2 }, success: true, failure: true };
+        assert_eq!(left(&ends, &[foreign], false), [2]);
+    }
+
+    #[test]
+    fn the_window_is_bounded_and_moves_on() {
+        let mut ends = Ends::default();
+        let last = 3 * ENDS_REMEMBERED_MAX as u64;
+        for n in [1, 2, last, last - 1, last + 1, 1] {
+            ends.note(n, true);
+        }
+        assert!(ends.ends.len() <= ENDS_REMEMBERED_MAX);
+        assert_eq!(left(&ends, &[on(2, true, true), on(last - 1, true, true), on(last + 1, true, true)], false), [2]);
+        let next = last + 2 * ENDS_REMEMBERED_MAX as u64;
+        for n in last + 2..=next {
+            ends.note(n, true);
+        }
+        assert_eq!(ends.ends.len(), ENDS_REMEMBERED_MAX);
+        assert_eq!(left(&ends, &[on(last, true, true), on(next, true, true)], false), [last]);
+    }
+}
