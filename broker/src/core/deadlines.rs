@@ -24,7 +24,7 @@ impl Deadlines {
     }
 
     /// How many there are, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.0.len()
     }

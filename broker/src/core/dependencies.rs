@@ -43,7 +43,7 @@ pub struct Dependents {
     telling: bool,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "invariants"))]
 impl Dependents {
     /// How many pairs there are.
     pub fn len(&self) -> usize {

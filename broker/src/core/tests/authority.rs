@@ -8,7 +8,7 @@ use furlong_wire::limits::CLOCK_TOLERANCE_S;
 use furlong_wire::message::{ErrorKind, FromClient, ReplyBody, Revoke, TaskState, ToClient, ToEngine};
 use furlong_wire::token::Role;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct, peer, shared};
 use crate::core::{ConnectionId, Output, Time};
 

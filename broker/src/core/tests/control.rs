@@ -9,7 +9,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::PeerMisbehaved;
 

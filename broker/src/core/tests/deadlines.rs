@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, FromEngine, TaskOptions, TaskState, ToEngine};
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct, shared, with};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, FromEngine, Slot, TaskOptions, TaskState};
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, shared, with};
 use crate::core::PeerMisbehaved;
 

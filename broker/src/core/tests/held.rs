@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::message::{Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine};
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));

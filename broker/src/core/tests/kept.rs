@@ -8,7 +8,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, shared, with};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));

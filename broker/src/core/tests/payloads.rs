@@ -5,7 +5,7 @@ use furlong_wire::message::{
     ToEngine,
 };
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct, shared, with};
 use crate::core::PeerMisbehaved;
 

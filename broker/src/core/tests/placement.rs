@@ -3,7 +3,7 @@
 use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, shared, with};
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));

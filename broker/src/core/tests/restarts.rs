@@ -7,7 +7,7 @@ use furlong_wire::ids::{Attempt, EngineId, SessionId};
 use furlong_wire::message::{Payload, Runtime, Submit, TaskState, ToEngine};
 use proptest::prelude::*;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 
 /// One event. Numbers choose among what is there.

@@ -8,7 +8,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct, shared};
 use crate::core::PeerMisbehaved;
 

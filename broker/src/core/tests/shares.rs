@@ -2,7 +2,7 @@
 
 use furlong_wire::message::{Payload, Submit, ToEngine};
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct};
 
 fn chunked(farm: &mut Farm, client: usize, submit: Submit) {

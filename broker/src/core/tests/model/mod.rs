@@ -19,7 +19,7 @@ use furlong_wire::message::{Runtime, TaskOptions};
 use furlong_wire::token::{Role, TokenLimits};
 use proptest::prelude::*;
 
-use super::invariants;
+use crate::core::invariants;
 use super::peers::{Farm, direct, shared, with};
 use crate::core::Time;
 use crate::core::sessions::Ending;
