@@ -165,11 +165,20 @@ impl World {
         for (n, target) in (first..).zip(names) {
             let task = TaskName { client: place as u32, n };
             let engine = target.map(|id| id.0);
-            self.history.submitted(task, Facts { at_most_once: plan.at_most_once, engine, restart_safe: plan.restart_safe, durable: false });
+            self.history.submitted(
+                task,
+                Facts { at_most_once: plan.at_most_once, engine, restart_safe: plan.restart_safe, durable: false },
+            );
             if reader != Reader::Nobody {
                 self.history.accepted(task);
             }
-            self.clients[place].tasks.push(Submitted { call: no, target, at: self.now, cancel_asked: false, seen: None });
+            self.clients[place].tasks.push(Submitted {
+                call: no,
+                target,
+                at: self.now,
+                cancel_asked: false,
+                seen: None,
+            });
         }
         self.note(|world| {
             let CallRecord { plan, targets, .. } = &world.calls[no];

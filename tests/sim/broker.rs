@@ -77,7 +77,8 @@ impl World {
             connection.from(Side::Broker).kill();
             connection.at_broker = false;
             if connection.at_peer {
-                let wait = if is_silent { self.dice.between(SILENCE_US.0, SILENCE_US.1) } else { self.dice.below(2_000) };
+                let wait =
+                    if is_silent { self.dice.between(SILENCE_US.0, SILENCE_US.1) } else { self.dice.below(2_000) };
                 self.after(wait, Event::Notices(no, Side::Peer));
             }
             self.network.settle(no);

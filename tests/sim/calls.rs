@@ -8,7 +8,7 @@ use furlong_tests::history::TaskName;
 use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
 use furlong_wire::ids::{ClusterId, EngineId, FunctionHash, OwnerId, TokenId};
 use furlong_wire::keys::PublicKey;
-use furlong_wire::message::{RefusalKind, TaskOptions, Targets, Welcome};
+use furlong_wire::message::{RefusalKind, Targets, TaskOptions, Welcome};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
 use crate::dice::Dice;
@@ -67,8 +67,7 @@ impl CallRecord {
     pub fn call(&self, no: CallNo, options: TaskOptions) -> Call {
         let plan = &self.plan;
         let hash = |number| FunctionHash([number; 32]);
-        let source =
-            |number| Code::Source { file: "f".into(), hash: hash(number), source: None, function: "f".into() };
+        let source = |number| Code::Source { file: "f".into(), hash: hash(number), source: None, function: "f".into() };
         let code = plan.define.map_or_else(|| Code::Named { function: "f".into() }, source);
         let header = Bytes::from(encode_header(&CallHeader { call: code, codec: Codec::Raw }));
         let mut data = vec![Bytes::copy_from_slice(&(no as u64).to_le_bytes())];

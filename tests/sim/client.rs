@@ -140,8 +140,7 @@ impl World {
         let mut claims = claims(role, client.token, spec.owner);
         claims.scopes = spec.scopes.iter().map(|scope| (*scope).to_owned()).collect();
         claims.scopes.sort_unstable();
-        claims.limits =
-            TokenLimits { unfinished_tasks_max: spec.tasks_max, payload_bytes_max: spec.payload_bytes_max };
+        claims.limits = TokenLimits { unfinished_tasks_max: spec.tasks_max, payload_bytes_max: spec.payload_bytes_max };
         let hello = HelloBody {
             token: Vec::new(),
             session: client.session,
@@ -183,8 +182,7 @@ impl World {
             core.handle_reconnected(tasks_max, credit);
         } else {
             let secret = PayloadSecret::new(Dice::of(self.seed, &[8, place as u64]).bytes());
-            client.core =
-                Some(Core::new(client.session, secret, spec.cancel_on_disconnect, true, tasks_max, credit));
+            client.core = Some(Core::new(client.session, secret, spec.cancel_on_disconnect, true, tasks_max, credit));
         }
         client.start = welcome.start;
         client.link = Link::Up(no);

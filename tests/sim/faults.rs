@@ -78,7 +78,9 @@ impl World {
         if let Peer::Process(place) = connection.peer {
             self.process_is_hurt(place);
         }
-        self.note(|_| format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us"));
+        self.note(|_| {
+            format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us")
+        });
         self.after(broker, Event::Notices(no, Side::Broker));
         self.after(peer, Event::Notices(no, Side::Peer));
     }

@@ -355,7 +355,11 @@ impl CallPlan {
             run_timeout_ms: dice.weigh(&[(12, None), (1, Some(2)), (1, Some(300)), (1, Some(10_000))]),
             after: Group::of(dice),
             follow: Group::of(dice),
-            require: if dice.one_in(9) { dice.pick(&[&["gpu"][..], &["big"], &["big", "gpu"]]).to_vec() } else { vec![] },
+            require: if dice.one_in(9) {
+                dice.pick(&[&["gpu"][..], &["big"], &["big", "gpu"]]).to_vec()
+            } else {
+                vec![]
+            },
             keep: dice.one_in(7),
             abort_on_error: dice.one_in(5),
             restart_safe: dice.one_in(3),

@@ -339,7 +339,10 @@ impl World {
     }
 
     pub fn everybody_is_hurt(&mut self) {
-        (0..self.processes.len()).filter(|place| self.processes[*place].is_alive).collect::<Vec<_>>().into_iter()
+        (0..self.processes.len())
+            .filter(|place| self.processes[*place].is_alive)
+            .collect::<Vec<_>>()
+            .into_iter()
             .for_each(|place| self.process_is_hurt(place));
     }
 }

@@ -73,7 +73,11 @@ impl World {
     fn who_waits(&self) -> String {
         let clients = self.clients.iter().enumerate().filter(|(_, client)| client.is_alive);
         let waiting = clients.flat_map(|(place, client)| {
-            client.handles.values().filter(|handle| waits(handle)).map(move |handle| format!("client {place}: {handle:?}"))
+            client
+                .handles
+                .values()
+                .filter(|handle| waits(handle))
+                .map(move |handle| format!("client {place}: {handle:?}"))
         });
         let waiting: Vec<String> = waiting.take(5).collect();
         let links: Vec<_> = self.processes.iter().filter(|it| it.is_alive).map(|process| process.link).collect();

@@ -196,7 +196,10 @@ fn deadlines_are_those_of_tasks(core: &Core) {
             State::Receiving | State::Waiting | State::Queued => {
                 options.is_some_and(|it| it.queue_timeout_ms.is_some())
             }
-            State::Assigned { started, .. } => started && options.is_some_and(|it| it.run_timeout_ms.is_some()),
+            State::Assigned { started, .. } => {
+                let is_reported = started && task.more().is_some_and(|more| more.started.is_some());
+                is_reported && options.is_some_and(|it| it.run_timeout_ms.is_some())
+            }
         };
         assert_eq!(task.deadline().is_some(), is_limited, "task {} in {:?}", task.n, task.state);
     }

@@ -373,7 +373,7 @@ impl Core {
         task.transition(State::Assigned { engine, attempt: count, started: true });
         (task.attempts, task.assigned) = (1, Some(now));
         let more = task.more_mut();
-        (more.started, more.pause_ends) = (Some(now), None);
+        (more.started, more.pause_ends) = (None, None);
         if direct {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {

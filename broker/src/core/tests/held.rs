@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::{Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine};
 
-use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Payload, Submit, TaskState, ToEngine};
+use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Payload, Submit, TaskOptions, TaskState, ToEngine};
 
-use crate::core::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
@@ -105,6 +105,20 @@ fn what_ends_before_its_client_is_back_is_kept_for_it() {
     invariants::hold(&farm.core);
     assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
     assert_eq!(farm.core.attempts.len(), 0);
+}
+
+#[test]
+fn the_run_timeout_of_work_of_before_counts_from_the_report_of_its_start() {
+    let limited = TaskOptions { run_timeout_ms: Some(100), ..TaskOptions::default() };
+    let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), limited));
+    farm.connect_engine(engine);
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, 1, submit);
+    farm.wait(Duration::from_secs(5));
+    assert_eq!(farm.end_of(client, 1), None, "it may wait behind others at its engine");
+    farm.start(engine);
+    farm.wait(Duration::from_millis(100));
+    assert_eq!(farm.end_of(client, 1), Some((TaskState::TimedOut, Some(ErrorKind::RunTimeout))));
 }
 
 #[test]
