@@ -93,13 +93,13 @@ impl Core {
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
 
-    /// The first message of a connection. What the client has not acknowledged is delivered again.
+    /// The first message of a connection. What the client has not acknowledged is delivered again, before it hears which
+    /// submits are known: then it goes on, and must know how much of its room the results of before occupy.
     fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let accepted = session.open(now, open)?;
         let id = session.id;
         let undelivered: Vec<(u64, TaskState)> = session.done.iter().map(|(n, done)| (n, done.outcome.state)).collect();
-        self.to_client(connection, ToClient::Accepted(accepted));
         for (n, state) in undelivered {
             self.deliver(key, n);
             let was_stopped = matches!(state, TaskState::Cancelled | TaskState::TimedOut);
@@ -109,6 +109,7 @@ impl Core {
                 self.tell_stopped(key, n);
             }
         }
+        self.to_client(connection, ToClient::Accepted(accepted));
         self.hasten_orphans_of(now, id);
         Ok(())
     }
