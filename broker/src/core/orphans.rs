@@ -121,15 +121,18 @@ impl Core {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
-        let Some(engine) = ids.get(held.slot as usize).copied().filter(|_| !asked) else {
+        let Some(engine) = ids.get(held.slot as usize).copied() else {
             return verdicts.end(held.attempt, held.finished);
         };
+        if asked {
+            return self.end_held(engine, held, verdicts);
+        }
         if let Some(task) = task.and_then(|key| self.tasks.get(key))
             && let State::Assigned { engine: of_task, attempt, .. } = task.state
         {
             let attempt = self.attempt(attempt);
             if of_task != engine || verdicts.here.contains(&attempt) {
-                return verdicts.end(held.attempt, held.finished);
+                return self.end_held(engine, held, verdicts);
             }
             // It was matched, and the engine has not heard of that.
             verdicts.here.insert(attempt);
@@ -140,7 +143,7 @@ impl Core {
             // It was tried twice. What has ended is as good as any.
             let runs = self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
             if !(runs && held.finished) {
-                return verdicts.end(held.attempt, held.finished);
+                return self.end_held(engine, held, verdicts);
             }
             self.end_orphan(other);
         }
@@ -153,6 +156,16 @@ impl Core {
             return;
         };
         self.match_orphan(now, key, task, held.attempt);
+    }
+
+    /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
+    fn end_held(&mut self, engine: EngineId, held: &HeldWork, verdicts: &mut Verdicts) {
+        verdicts.end(held.attempt, held.finished);
+        if !held.finished {
+            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine)));
+            let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
+            self.orphans.by_attempt.insert(held.attempt, orphan);
+        }
     }
 
     fn has_ended_or_gone_on(&self, key: SessionKey, n: u64) -> bool {

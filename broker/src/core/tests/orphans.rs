@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Payload, Submit, TaskOptions, TaskState, ToEngine};
+use furlong_wire::message::{
+    Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
+};
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::invariants;
@@ -131,6 +133,36 @@ fn an_engine_that_runs_work_of_before_is_as_busy_as_with_any_other() {
     farm.finish(engine);
     assert_eq!(farm.in_hand(engine), [second]);
     invariants::hold(&farm.core);
+}
+
+#[test]
+fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
+    let (mut farm, client, engine, submit) = restarted(|_, _| shared());
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, 1, submit);
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(1, 1)], force: false })).unwrap();
+    farm.connect_engine(engine);
+    farm.submit(client, shared());
+    assert_eq!(farm.in_hand(engine), [1], "it gets nothing new");
+    invariants::hold(&farm.core);
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.core.orphans.len(), 0);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
+    for (options, end) in [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))] {
+        let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), options));
+        farm.end_unheard(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "it had gone elsewhere"));
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        farm.repeat(client, 1, submit);
+        assert_eq!(farm.end_of(client, 1).map(|(state, _)| state), end);
+        assert_eq!(farm.in_hand(engine).is_empty(), end.is_some());
+        invariants::hold(&farm.core);
+    }
 }
 
 #[test]
