@@ -50,6 +50,7 @@ impl World {
             }),
             Act::Restart { client, engine } => self.on_client(*client, |world, place| {
                 let engines = vec![world.engine(*engine)];
+                world.engine_is_hurt(engines[0]);
                 world.asks(place, |request| FromClient::Restart(Restart { request, engines }));
             }),
             Act::Shutdown { client, engine, whole, finish } => self.on_client(*client, |world, place| {

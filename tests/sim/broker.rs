@@ -70,6 +70,7 @@ impl World {
         }
         self.note(|_| "the broker is killed".to_owned());
         self.everybody_is_hurt();
+        self.history.broker_killed();
         let connections: Vec<ConnectionNo> = self.network.connections.keys().copied().collect();
         for no in connections {
             let Some(connection) = self.network.connections.get_mut(&no) else { continue };

@@ -90,7 +90,7 @@ impl CallRecord {
 
 impl World {
     /// Whether an engine was given what was submitted: which call, and which of its tasks.
-    pub fn job_is_sound(&self, job: &Job, engine: EngineId) -> Option<(CallNo, TaskName)> {
+    pub fn job_is_sound(&self, job: &Job, engines: &[EngineId]) -> Option<(CallNo, TaskName)> {
         let no = u64::from_le_bytes(job.data.first()?.as_ref().try_into().ok()?) as CallNo;
         let record = self.calls.get(no)?;
         let plan = &record.plan;
@@ -103,7 +103,7 @@ impl World {
             (None, None) => true,
             _ => false,
         };
-        let at = if plan.targets.is_empty() { 0 } else { record.targets.iter().position(|id| *id == engine)? };
+        let at = if plan.targets.is_empty() { 0 } else { record.targets.iter().position(|id| engines.contains(id))? };
         let task = TaskName { client: record.client as u32, n: record.first + at as u64 };
         (is_whole && is_defined && record.first > 0).then_some((no, task))
     }

@@ -30,6 +30,8 @@ pub struct Process {
     turn: u64,
     tries: u32,
     pub engines: Vec<EngineId>,
+    /// The engines that it was, for one after the other: one that was stopped and comes back is another.
+    pub had: Vec<Vec<EngineId>>,
     pub slots: Vec<Slot>,
     reports: bool,
     drains: bool,
@@ -78,6 +80,7 @@ impl World {
             turn: 0,
             tries: 0,
             engines: Vec::new(),
+            had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
             reports: false,
             drains: false,
@@ -243,12 +246,20 @@ impl World {
             }
             Output::Registered(engines) => {
                 self.note(|_| format!("process {place} has engines {engines:?}"));
+                if self.processes[place].engines != engines {
+                    self.processes[place].had.push(engines.clone());
+                }
                 self.processes[place].engines = engines;
             }
             Output::Signal(slot, runtime, job, signal) => {
                 self.slot_is_signalled(place, slot as usize, runtime, job, signal);
             }
             Output::Restart(slot) => {
+                let engine = self.processes[place].engines.get(slot as usize).copied();
+                engine.into_iter().for_each(|engine| {
+                    self.engine_is_hurt(engine);
+                    self.history.interpreter_gone(engine.0);
+                });
                 if !self.slot_restarts(place, slot as usize) {
                     let down = SlotEvent::Down { cause: "restarted".into() };
                     self.processes[place].core.handle_slot_event(slot, down);
@@ -336,6 +347,12 @@ impl World {
         for engine in &self.processes[place].engines {
             self.hurt.insert(engine.0, self.now);
         }
+    }
+
+    /// The same of one engine.
+    pub fn engine_is_hurt(&mut self, engine: EngineId) {
+        self.last_hurt = Some(self.now);
+        self.hurt.insert(engine.0, self.now);
     }
 
     pub fn everybody_is_hurt(&mut self) {

@@ -63,7 +63,7 @@ impl World {
 
     fn everything_has_ended(&self) -> bool {
         let is_here = |link: Link| matches!(link, Link::Up(_));
-        self.broker.core.is_some()
+        self.broker.core.as_ref().is_some_and(|core| of_broker::tasks(core) == 0)
             && self.processes.iter().all(|process| !process.is_alive || is_here(process.link))
             && self.clients.iter().all(|client| !client.is_alive || is_here(client.link))
             && self.clients.iter().all(|client| !client.is_alive || !client.handles.values().any(waits))

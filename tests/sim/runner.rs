@@ -1,6 +1,7 @@
 //! Histories by their seeds, one or many: what failed is cut down and shown.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
@@ -31,7 +32,9 @@ pub struct Failure {
 /// How long a failing history is cut down.
 const SHRINKING: Duration = Duration::from_secs(60);
 /// The last lines of a log that are shown.
-const LINES_SHOWN: usize = 120;
+const LINES_SHOWN: usize = 60;
+/// Characters of a line that are shown.
+const LINE_SHOWN: usize = 240;
 
 /// Runs the history of a seed until it has so many steps, and to its end.
 pub fn run_seed(seed: u64, steps: u64) -> Result<Done, Box<Failure>> {
@@ -93,10 +96,18 @@ fn keep_panics_quiet() {
     });
 }
 
-/// Runs many seeds on so many threads. Gives the first failure, and the number of steps of all.
-pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize) -> (Option<(u64, Box<Failure>)>, u64) {
-    let (next, done, all_steps) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicU64::new(0));
-    let first: Mutex<Option<(u64, Box<Failure>)>> = Mutex::new(None);
+/// What came of many histories.
+#[derive(Debug)]
+pub struct Many {
+    pub steps: u64,
+    /// The seeds that failed, in their order.
+    pub failed: BTreeMap<u64, Box<Failure>>,
+}
+
+/// Runs many seeds on so many threads, until so many have failed.
+pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failures_max: usize) -> Many {
+    let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let many = Mutex::new(Many { steps: 0, failed: BTreeMap::new() });
     let began = Instant::now();
     let work = || {
         loop {
@@ -104,26 +115,26 @@ pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize) -> (Opt
             if seed >= seeds.end {
                 return;
             }
-            match run_seed(seed, steps) {
-                Ok(done) => _ = all_steps.fetch_add(done.steps, Ordering::Relaxed),
+            let outcome = run_seed(seed, steps);
+            let mut many = many.lock().unwrap_or_else(PoisonError::into_inner);
+            match outcome {
+                Ok(done) => many.steps += done.steps,
                 Err(failure) => {
-                    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|(other, _)| seed < *other) {
-                        *first = Some((seed, failure));
+                    many.failed.insert(seed, failure);
+                    if many.failed.len() >= failures_max {
+                        next.fetch_max(seeds.end, Ordering::Relaxed);
                     }
-                    next.fetch_max(seeds.end, Ordering::Relaxed);
                 }
             }
             let count = done.fetch_add(1, Ordering::Relaxed) + 1;
             if count.is_multiple_of(100) {
-                let all = all_steps.load(Ordering::Relaxed);
-                let rate = all as f64 / began.elapsed().as_secs_f64();
-                eprintln!("{count} seeds, {all} steps, {rate:.0} steps/s");
+                let rate = many.steps as f64 / began.elapsed().as_secs_f64();
+                eprintln!("{count} seeds, {} failed, {rate:.0} steps/s", many.failed.len());
             }
         }
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| _ = scope.spawn(work)));
-    (first.into_inner().unwrap_or_else(PoisonError::into_inner), all_steps.into_inner())
+    many.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cuts a failing history down, and says how it fails, and how to see that again.
@@ -143,6 +154,6 @@ pub fn report(seed: u64, steps: u64, failure: &Failure) -> String {
         acts.len(),
         failure.acts.len(),
         acts.iter().map(|it| format!("{:>12.6}  {:?}", it.at as f64 / 1e6, it.act)).collect::<Vec<_>>().join("\n"),
-        log[from..].join("\n"),
+        log[from..].iter().map(|line| line.chars().take(LINE_SHOWN).collect()).collect::<Vec<String>>().join("\n"),
     )
 }

@@ -8,6 +8,7 @@ use furlong_engine::core::error;
 use furlong_engine::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
+use furlong_wire::ids::EngineId;
 use furlong_wire::message::Runtime;
 
 use crate::calls::{CallNo, filler};
@@ -95,11 +96,14 @@ impl World {
         let Some((runtime, job)) = it.lane.pop_front() else { return };
         it.has_python |= runtime == Runtime::Python;
         let engine = self.processes[place].engines[slot];
-        let Some((call, task)) = self.job_is_sound(&job, engine) else {
+        let had = &self.processes[place].had;
+        let engines: Vec<EngineId> = had.iter().filter_map(|engines| engines.get(slot).copied()).collect();
+        let Some((call, task)) = self.job_is_sound(&job, &engines) else {
             let text = format!("what engine {engine} was given to run is not what was submitted: {:?}", job.data);
             return self.violated(Invariant::PayloadsArriveIntact, None, text);
         };
-        self.history.began(task, engine.0);
+        let named = self.clients[task.client as usize].tasks[task.n as usize - 1].target;
+        self.history.began(task, named.unwrap_or(engine).0);
         let runs = self.history.runs(task);
         self.note(|_| format!("task {task:?} begins at engine {engine}, as run {runs} ({runtime:?})"));
         let plan = &self.calls[call].plan;

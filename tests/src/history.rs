@@ -105,6 +105,8 @@ pub struct History {
     last_begun: BTreeMap<(u32, u32), u64>,
     /// Engines of which an interpreter is gone.
     restarted: BTreeSet<u32>,
+    /// Whether a broker without a journal was killed.
+    broker_was_killed: bool,
     /// Clients that nobody waits for.
     gone: BTreeSet<u32>,
     violation: Option<Violation>,
@@ -146,6 +148,11 @@ impl History {
     /// An engine's interpreter is gone.
     pub fn interpreter_gone(&mut self, engine: u32) {
         self.restarted.insert(engine);
+    }
+
+    /// A broker without a journal was killed: it does not tell the next one what was lost with an interpreter.
+    pub fn broker_killed(&mut self) {
+        self.broker_was_killed = true;
     }
 
     /// A run of the task has begun at an engine.
@@ -258,7 +265,7 @@ impl History {
             self.violated(OrderInAnEnginesQueue, task, format!("it is for {:?} and began at {engine}", facts.engine));
             return;
         }
-        if facts.restart_safe && self.restarted.contains(&engine) {
+        if (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
             return;
         }
         let before = self.last_begun.insert((task.client, engine), task.n);

@@ -293,9 +293,14 @@ fn records_are_bounded(core: &Core) {
     }
 }
 
-/// How many attempts an engine has in hand.
-pub fn in_hand(core: &Core, engine: EngineId) -> usize {
-    core.engines.get(engine).map_or(0, |engine| engine.assigned.len())
+/// How many tasks have not ended.
+pub fn tasks(core: &Core) -> usize {
+    core.tasks.len()
+}
+
+/// How many attempts an engine has in hand; none if it is not known.
+pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
+    core.engines.get(engine).map(|engine| engine.assigned.len())
 }
 
 /// Nothing is on its way: everybody may send as much as at the beginning.
