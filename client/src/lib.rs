@@ -104,7 +104,8 @@ mod call;
 mod client;
 mod connection;
 mod control;
-mod core;
+#[doc(hidden)]
+pub mod core;
 mod error;
 mod group;
 mod live;

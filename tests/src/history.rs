@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use Invariant::{
-    AtMostOnceNeverTwice, NothingAcknowledgedIsLost, NothingSucceedsUnrun, OneDeliveryEach, OneTerminalStateEach,
-    OrderInAnEnginesQueue, OutcomesAreJust,
+    AnswersCome, AtMostOnceNeverTwice, BothSidesAgree, BudgetsAndCreditAreConserved, HonestPeersAreServed,
+    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingSucceedsUnrun, OneDeliveryEach, OneTerminalStateEach,
+    OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd, SessionsGoOn,
 };
 
 /// What is never otherwise.
@@ -29,6 +30,22 @@ pub enum Invariant {
     NothingSucceedsUnrun,
     /// Nothing is cancelled unasked, and nothing else is lost than what may be.
     OutcomesAreJust,
+    /// What is submitted is what runs, and what it returns is what arrives.
+    PayloadsArriveIntact,
+    /// No task that could run waits while an engine that could run it idles, beyond one exchange.
+    NoEligibleTaskWaits,
+    /// An engine has in hand what the broker thinks that it has.
+    BothSidesAgree,
+    /// What is held counts against budgets and credit, and nothing else does.
+    BudgetsAndCreditAreConserved,
+    /// Peers that keep to the protocol are let in, and not closed.
+    HonestPeersAreServed,
+    /// A session that comes back in time goes on.
+    SessionsGoOn,
+    /// Whoever asks is answered.
+    AnswersCome,
+    /// When everything has ended, nothing is left anywhere.
+    QuietAtTheEnd,
 }
 
 /// A task: its client's number, and its own among that client's tasks, in the order of the submits.
@@ -47,6 +64,9 @@ pub struct Facts {
     pub at_most_once: bool,
     /// The engine that it names, if it names one.
     pub engine: Option<u32>,
+    /// It may run in a new interpreter after the one that had it is gone. What is on its way to the engine at that
+    /// moment runs before it.
+    pub restart_safe: bool,
     /// What is accepted of it outlives its client and the broker.
     pub durable: bool,
 }
@@ -83,6 +103,10 @@ pub struct History {
     tasks: BTreeMap<TaskName, Seen>,
     /// For each client and engine: the last of its direct tasks that has begun there.
     last_begun: BTreeMap<(u32, u32), u64>,
+    /// Engines of which an interpreter is gone.
+    restarted: BTreeSet<u32>,
+    /// Whether a broker without a journal was killed.
+    broker_was_killed: bool,
     /// Clients that nobody waits for.
     gone: BTreeSet<u32>,
     violation: Option<Violation>,
@@ -121,6 +145,16 @@ impl History {
         self.seen(task).may_be_lost = true;
     }
 
+    /// An engine's interpreter is gone.
+    pub fn interpreter_gone(&mut self, engine: u32) {
+        self.restarted.insert(engine);
+    }
+
+    /// A broker without a journal was killed: it does not tell the next one what was lost with an interpreter.
+    pub fn broker_killed(&mut self) {
+        self.broker_was_killed = true;
+    }
+
     /// A run of the task has begun at an engine.
     pub fn began(&mut self, task: TaskName, engine: u32) {
         let seen = self.seen(task);
@@ -147,6 +181,11 @@ impl History {
         self.ended(task, outcome);
     }
 
+    /// Nobody waits for a task's end any longer.
+    pub fn forgotten(&mut self, task: TaskName) {
+        self.seen(task).accepted = false;
+    }
+
     /// A client is gone, killed or with a goodbye: what was not durable of it need not end.
     pub fn client_gone(&mut self, client: u32) {
         self.gone.insert(client);
@@ -155,6 +194,11 @@ impl History {
     /// How often the task has begun.
     pub fn runs(&self, task: TaskName) -> u32 {
         self.tasks.get(&task).map_or(0, |seen| seen.runs)
+    }
+
+    /// Whether something was broken that may cost the task.
+    pub fn is_excused(&self, task: TaskName) -> bool {
+        self.tasks.get(&task).is_some_and(|seen| seen.may_be_lost)
     }
 
     /// How the task ended, if it has.
@@ -170,6 +214,11 @@ impl History {
     /// The tasks that were submitted.
     pub fn tasks(&self) -> impl Iterator<Item = TaskName> {
         self.tasks.keys().copied()
+    }
+
+    /// Whether everything has ended that must.
+    pub fn is_over(&self) -> bool {
+        self.open_task().is_none()
     }
 
     /// What was violated first, if anything was. It costs nothing.
@@ -216,6 +265,9 @@ impl History {
             self.violated(OrderInAnEnginesQueue, task, format!("it is for {:?} and began at {engine}", facts.engine));
             return;
         }
+        if (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
+            return;
+        }
         let before = self.last_begun.insert((task.client, engine), task.n);
         if let Some(before) = before.filter(|before| *before > task.n) {
             self.violated(OrderInAnEnginesQueue, task, format!("it began at {engine} after task {before}"));
@@ -241,13 +293,17 @@ impl History {
     }
 
     fn nothing_acknowledged_is_lost(&mut self) {
+        if let Some(task) = self.open_task() {
+            self.violated(NothingAcknowledgedIsLost, task, "it was accepted and never ended".to_owned());
+        }
+    }
+
+    /// A task that must end, and has not.
+    fn open_task(&self) -> Option<TaskName> {
         let must_end = |name: &TaskName, seen: &Seen| {
             seen.accepted && (seen.facts.durable || !self.gone.contains(&name.client)) && seen.outcome.is_none()
         };
-        let open = self.tasks.iter().find(|(name, seen)| must_end(name, seen)).map(|(name, _)| *name);
-        if let Some(task) = open {
-            self.violated(NothingAcknowledgedIsLost, task, "it was accepted and never ended".to_owned());
-        }
+        self.tasks.iter().find(|(name, seen)| must_end(name, seen)).map(|(name, _)| *name)
     }
 
     fn violated(&mut self, invariant: Invariant, task: TaskName, text: String) {
@@ -269,6 +325,14 @@ impl fmt::Display for Invariant {
             OrderInAnEnginesQueue => "order_in_an_engines_queue",
             NothingSucceedsUnrun => "nothing_succeeds_unrun",
             OutcomesAreJust => "outcomes_are_just",
+            PayloadsArriveIntact => "payloads_arrive_intact",
+            NoEligibleTaskWaits => "no_eligible_task_waits_while_an_eligible_engine_idles",
+            BothSidesAgree => "both_sides_agree",
+            BudgetsAndCreditAreConserved => "budgets_and_credit_are_conserved",
+            HonestPeersAreServed => "honest_peers_are_served",
+            SessionsGoOn => "sessions_go_on",
+            AnswersCome => "answers_come",
+            QuietAtTheEnd => "quiet_at_the_end",
         })
     }
 }

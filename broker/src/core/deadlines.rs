@@ -24,7 +24,7 @@ impl Deadlines {
     }
 
     /// How many there are, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -110,10 +110,11 @@ fn due(task: &Task, now: Time) -> Option<Time> {
     let options = task.options.as_deref()?;
     let ms = |ms: u64| Duration::from_millis(ms);
     match task.state {
-        State::Assigned { started: true, .. } => options.run_timeout_ms.map(|limit| {
-            let began = task.more().and_then(|more| more.started).unwrap_or(now);
-            began.after(ms(limit))
-        }),
+        // What an engine holds of an earlier start counts as begun, and may wait there all the same.
+        State::Assigned { started: true, .. } => {
+            let reported = task.more().and_then(|more| more.started)?;
+            options.run_timeout_ms.map(|limit| reported.after(ms(limit)))
+        }
         State::Assigned { .. } => None,
         // Of a task that was run before, the wait begins again.
         State::Receiving | State::Waiting | State::Queued => {

@@ -53,7 +53,7 @@ impl Dependents {
     }
 
     /// How many pairs there are.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.pairs.len()
     }

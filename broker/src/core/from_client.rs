@@ -94,7 +94,8 @@ impl Core {
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
 
-    /// The first message of a connection. What the client has not acknowledged is delivered again.
+    /// The first message of a connection. What the client has not acknowledged is delivered again, before it hears which
+    /// submits are known: then it goes on, and must know how much of its room the results of before occupy.
     fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let accepted = session.open(now, open)?;
@@ -102,7 +103,6 @@ impl Core {
         // What is on its way to the journal is delivered when it is there.
         let undelivered = session.done.iter().filter(|(_, done)| !done.is_unwritten);
         let undelivered: Vec<(u64, TaskState)> = undelivered.map(|(n, done)| (n, done.outcome.state)).collect();
-        self.to_client(connection, ToClient::Accepted(accepted));
         for (n, state) in undelivered {
             self.deliver(key, n);
             let was_stopped = matches!(state, TaskState::Cancelled | TaskState::TimedOut);
@@ -112,6 +112,7 @@ impl Core {
                 self.tell_stopped(key, n);
             }
         }
+        self.to_client(connection, ToClient::Accepted(accepted));
         self.hasten_orphans_of(now, id);
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::payloads::Stored;
 use super::placement::Class;
 use super::reconcile::Held;
 use super::submit::{announced_bytes, transfer_of};
-use super::tasks::{Place, State};
+use super::tasks::{Place, State, Task};
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
@@ -307,7 +307,7 @@ impl Core {
             }
             _ => finished.outcome,
         };
-        if self.runs_again_after(now, given, &outcome) {
+        if self.runs_again_after(now, given, &outcome) || self.runs_again_after_cancel(now, given, &outcome) {
             self.release_result(payload.as_ref(), Some(key));
             self.release_attempt(key, finished.attempt.count, 0);
             return;
@@ -333,6 +333,17 @@ impl Core {
         task.more_mut().errors += 1;
         self.note_attempt(now, given, "it raised");
         self.pause(now, given.task, errors + 1);
+        true
+    }
+
+    /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another one had taken its
+    /// place. Whether the task is run again; if its client has cancelled it, it says so again.
+    fn runs_again_after_cancel(&mut self, now: Time, given: Given, outcome: &Outcome) -> bool {
+        let again = |task: &Task| task.place == Place::Shared && !task.at_most_once();
+        if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
+            return false;
+        }
+        self.requeue(now, given.task);
         true
     }
 

@@ -49,7 +49,7 @@ pub struct KeptTask {
 
 impl Kept {
     /// How many there are, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -132,13 +132,13 @@ impl Kept {
     }
 
     /// Bytes that count against the budget, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn heavy_bytes(&self) -> u64 {
         self.heavy_bytes
     }
 
     /// All of them, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn iter(&self) -> impl Iterator<Item = &KeptTask> {
         self.sessions.values().flat_map(|session| session.tasks.values())
     }

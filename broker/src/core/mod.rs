@@ -21,6 +21,8 @@ mod fetch;
 mod finish;
 mod from_client;
 mod from_engine;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 pub mod journal;
 mod kept;
 mod numbered;

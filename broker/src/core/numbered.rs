@@ -60,7 +60,7 @@ impl<T> Numbered<T> {
     }
 
     /// Whether a number has a value.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn contains(&self, number: u64) -> bool {
         self.get(number).is_some()
     }

@@ -126,15 +126,18 @@ impl Core {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
-        let Some(engine) = ids.get(held.slot as usize).copied().filter(|_| !asked) else {
+        let Some(engine) = ids.get(held.slot as usize).copied() else {
             return verdicts.end(held.attempt, held.finished);
         };
+        if asked {
+            return self.end_held(engine, held, verdicts);
+        }
         if let Some(task) = task.and_then(|key| self.tasks.get(key))
             && let State::Assigned { engine: of_task, attempt, .. } = task.state
         {
             let attempt = self.attempt(attempt);
             if of_task != engine || verdicts.here.contains(&attempt) {
-                return verdicts.end(held.attempt, held.finished);
+                return self.end_held(engine, held, verdicts);
             }
             // It was matched, and the engine has not heard of that.
             verdicts.here.insert(attempt);
@@ -145,7 +148,7 @@ impl Core {
             // It was tried twice. What has ended is as good as any.
             let runs = self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
             if !(runs && held.finished) {
-                return verdicts.end(held.attempt, held.finished);
+                return self.end_held(engine, held, verdicts);
             }
             self.end_orphan(other);
         }
@@ -161,6 +164,16 @@ impl Core {
         if let Some(State::Assigned { attempt, .. }) = self.tasks.get(task).map(|task| task.state) {
             // Should it hold the task under another attempt, too, that one is not wanted.
             verdicts.here.insert(self.attempt(attempt));
+        }
+    }
+
+    /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
+    fn end_held(&mut self, engine: EngineId, held: &HeldWork, verdicts: &mut Verdicts) {
+        verdicts.end(held.attempt, held.finished);
+        if !held.finished {
+            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine)));
+            let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
+            self.orphans.by_attempt.insert(held.attempt, orphan);
         }
     }
 
@@ -389,7 +402,7 @@ impl Core {
         task.transition(State::Assigned { engine, attempt: count, started: true });
         (task.attempts, task.assigned) = (1, Some(now));
         let more = task.more_mut();
-        (more.started, more.pause_ends) = (Some(now), None);
+        (more.started, more.pause_ends) = (None, None);
         if direct {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| {

@@ -267,7 +267,7 @@ impl Credit {
     }
 
     /// What may still be announced, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn left(&self) -> u64 {
         self.granted - self.announced
     }

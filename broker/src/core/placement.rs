@@ -78,7 +78,7 @@ pub struct Placement {
     classes: BTreeSet<ClassId>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "invariants"))]
 impl Placement {
     /// Unfinished tasks that name it.
     pub fn tasks(&self) -> u64 {
@@ -235,7 +235,7 @@ impl Placements {
     }
 
     /// All of them, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn iter(&self) -> impl Iterator<Item = (PlacementId, &Placement)> {
         self.table.iter().map(|(id, placement)| (*id, placement))
     }

@@ -80,13 +80,13 @@ impl Quotas {
     }
 
     /// Sessions, tasks and bytes of each token, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn iter(&self) -> impl Iterator<Item = (TokenId, (u64, u64, u64))> {
         self.by_token.iter().map(|(token, held)| (*token, (held.sessions, held.tasks, held.bytes)))
     }
 
     /// Whether nothing is counted, for the tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "invariants"))]
     pub fn is_empty(&self) -> bool {
         self.by_token.values().all(|held| held.tasks == 0 && held.bytes == 0)
     }

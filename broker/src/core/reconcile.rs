@@ -129,9 +129,9 @@ impl Core {
                 let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 verdicts.to_stop[usize::from(force)].push(held.attempt);
                 let is_of_the_past = self.attempts.get(count).is_none() && count <= self.attempts_made;
-                let session = self.session_that_had(held).filter(|_| is_of_the_past);
-                if let (Some(session), Some(engine)) = (session, ids.get(held.slot as usize).copied()) {
-                    // It keeps the engine busy until it has stopped.
+                if let Some(engine) = ids.get(held.slot as usize).copied().filter(|_| is_of_the_past) {
+                    // It keeps the engine busy until it has stopped, also if its task goes on elsewhere.
+                    let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
                     let given = Given { task, session, n: held.n, engine, direct: true, stopping: None };
                     self.hold_attempt(given, count);

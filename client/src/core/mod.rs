@@ -10,15 +10,15 @@
 
 mod acks;
 mod ends;
-pub(crate) mod feeds;
-pub(crate) mod output;
-pub(crate) mod requests;
-pub(crate) mod results;
+pub mod feeds;
+pub mod output;
+pub mod requests;
+pub mod results;
 mod resume;
 mod room;
-pub(crate) mod streams;
-pub(crate) mod tasks;
-pub(crate) mod watches;
+pub mod streams;
+pub mod tasks;
+pub mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ const CANCEL_RANGES_MAX: usize = 4096;
 
 /// One session, on one connection after the other.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub struct Core {
     /// Why it is over, once it is.
     over: Option<Arc<Disconnected>>,
     /// Whether the connection itself is gone, too.
@@ -100,7 +100,7 @@ pub(crate) struct Core {
 
 /// Something to send.
 #[derive(Debug)]
-pub(crate) enum Outbound {
+pub enum Outbound {
     /// A message, in the order of all messages.
     Message(FromClient),
     /// A message that goes before what is queued.
@@ -138,13 +138,13 @@ pub enum Content {
 
 /// A task that was submitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Submitted {
+pub struct Submitted {
     pub n: u64,
     pub key: usize,
 }
 
 /// A place in the order of those who wait for room; none before the first refusal.
-pub(crate) type Ticket = Option<u64>;
+pub type Ticket = Option<u64>;
 
 impl Core {
     /// A new session, which begins with its payload secret: fresh random bytes. It can go on after a cut if it

@@ -65,12 +65,12 @@ impl Output {
     }
 
     /// Bytes that are held here.
-    pub(crate) fn kept_bytes(&self) -> usize {
+    pub fn kept_bytes(&self) -> usize {
         self.kept.as_ref().map_or(0, |kept| kept.start.len() + kept.end.len())
     }
 
     /// Takes the next piece. What it repeats of earlier ones is skipped; a gap before it was not kept by the sender.
-    pub(crate) fn handle_piece(&mut self, offset: u64, bytes: &[u8]) {
+    pub fn handle_piece(&mut self, offset: u64, bytes: &[u8]) {
         let kept = self.kept.get_or_insert_default();
         let known = usize::try_from(kept.total.saturating_sub(offset)).unwrap_or(usize::MAX);
         let fresh = bytes.get(known..).unwrap_or_default();
@@ -82,7 +82,7 @@ impl Output {
     }
 
     /// Takes notice of a piece that ends there, without keeping it.
-    pub(crate) fn skip_to(&mut self, total: u64) {
+    pub fn skip_to(&mut self, total: u64) {
         self.kept.get_or_insert_default().skip_to(total);
     }
 }

@@ -16,7 +16,7 @@ use crate::error::ClientError;
 
 /// The broker's answer to a request.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// In so many words.
     Reply(ReplyBody),
     /// A task.
@@ -25,7 +25,7 @@ pub(crate) enum Answer {
 
 /// A task as it was fetched.
 #[derive(Debug)]
-pub(crate) struct FetchedTask {
+pub struct FetchedTask {
     pub record: TaskRecord,
     pub body: Body,
     pub outputs: Option<Box<Outputs>>,
@@ -33,7 +33,7 @@ pub(crate) struct FetchedTask {
 
 /// The requests of which the answer was not taken, by number.
 #[derive(Debug, Default)]
-pub(crate) struct Requests {
+pub struct Requests {
     pending: BTreeMap<u64, Pending>,
     /// Fetches that wait at the broker, though perhaps nobody waits here any longer.
     at_broker: BTreeSet<u64>,

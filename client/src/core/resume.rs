@@ -92,6 +92,8 @@ impl Core {
         let numbers = self.definitions.values().map(|(number, _)| *number);
         let definitions = numbers.filter(|number| !accepted.definitions.contains(number)).collect();
         self.link = Link::Repeating(definitions, tasks);
+        // Results of before, of which the broker had not been told: they occupy what is submitted now.
+        self.send_acks();
         self.repeat();
     }
 

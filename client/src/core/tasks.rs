@@ -295,7 +295,6 @@ impl Tasks {
 
 /// What a forgotten task left: dropped by the caller when no lock is held, as it may hold code of others.
 #[derive(Debug)]
-#[expect(dead_code, reason = "it is there to be dropped")]
 pub enum Forgotten {
     /// The waker.
     Listener(Listener),

@@ -17,7 +17,7 @@ use crate::outcome::{PayloadFailure, Published, read_published};
 
 /// A piece of output, as it came.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
+pub struct Piece {
     pub attempt: u32,
     pub engine: EngineId,
     pub stream: Stream,
@@ -26,11 +26,11 @@ pub(crate) struct Piece {
 }
 
 /// Intermediate data, or why they cannot be read.
-pub(crate) type Publication = Result<Published, PayloadFailure>;
+pub type Publication = Result<Published, PayloadFailure>;
 
 /// Who follows which task, by the task's number.
 #[derive(Debug, Default)]
-pub(crate) struct Watches {
+pub struct Watches {
     watched: BTreeMap<u64, Watch>,
     stops: BTreeMap<u64, Stop>,
     /// Intermediate data of all tasks are numbered together.
@@ -93,7 +93,7 @@ impl Watches {
 impl Ended {
     /// Whether the broker has still to say that the task has stopped: it ended a task that an engine had been given.
     /// After the end of the connection it is due for ever, as nobody can tell.
-    pub(crate) fn is_stop_due(&self) -> bool {
+    pub fn is_stop_due(&self) -> bool {
         let End::Finished(outcome, _) = &self.end else { return true };
         let kind = outcome.error.as_ref().map(|error| error.kind);
         let by_broker = matches!(kind, Some(ErrorKind::Cancelled | ErrorKind::RunTimeout));

@@ -8,8 +8,8 @@ use furlong_wire::limits::CLOCK_TOLERANCE_S;
 use furlong_wire::message::{ErrorKind, FromClient, ReplyBody, Revoke, TaskState, ToClient, ToEngine};
 use furlong_wire::token::Role;
 
-use super::invariants;
 use super::peers::{Farm, direct, peer, shared};
+use crate::core::invariants;
 use crate::core::{ConnectionId, Output, Time};
 
 fn revoked(holder: u8) -> RevokedTokens {

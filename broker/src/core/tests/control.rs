@@ -9,9 +9,9 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::PeerMisbehaved;
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const CANCELLED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Cancelled)));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, FromEngine, TaskOptions, TaskState, ToEngine};
 
-use super::invariants;
 use super::peers::{Farm, direct, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const WAITED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::TimedOut, Some(ErrorKind::QueueTimeout)));

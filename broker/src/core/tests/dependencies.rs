@@ -4,8 +4,8 @@ use furlong_wire::ids::{SessionId, TaskId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{ErrorKind, Outcome, Submit, TaskOptions, TaskState};
 
-use super::invariants;
 use super::peers::{Farm, after, direct, follow, on_failure, on_success, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const UNMET: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Cancelled, Some(ErrorKind::Dependency)));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, FromEngine, Slot, TaskOptions, TaskState};
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, shared, with};
 use crate::core::PeerMisbehaved;
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::{Draining, ErrorKind, FromEngine, Payload, TaskOptions, TaskState, ToEngine};
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
@@ -287,4 +287,22 @@ fn what_nobody_will_ask_for_is_released_however_it_came_to_that() {
     farm.wait(Duration::from_secs(600));
     assert_eq!(released(&mut farm), 4);
     assert!(farm.processes[engine].results.is_empty());
+}
+
+#[test]
+fn an_engine_is_busy_with_what_went_elsewhere_until_that_has_stopped() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    farm.start(engine);
+    let other = farm.engine();
+    farm.disconnect_engine(engine);
+    assert_eq!(farm.in_hand(other), [1]);
+    farm.connect_engine(engine);
+    farm.submit(client, shared());
+    assert_eq!(farm.in_hand(engine), [1], "it gets nothing new");
+    invariants::hold(&farm.core);
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [2]);
+    invariants::hold(&farm.core);
 }

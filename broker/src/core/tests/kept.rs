@@ -8,8 +8,8 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Role;
 
-use super::invariants;
 use super::peers::{Farm, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 

@@ -7,7 +7,6 @@ mod dependencies;
 mod direct_queue;
 mod engines_lost;
 mod held;
-mod invariants;
 mod journal;
 mod kept;
 mod model;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Payload, Submit, TaskState, ToEngine};
+use furlong_wire::message::{
+    Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
+};
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const LOST: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Lost, Some(ErrorKind::EngineLost)));
@@ -108,6 +110,20 @@ fn what_ends_before_its_client_is_back_is_kept_for_it() {
 }
 
 #[test]
+fn the_run_timeout_of_work_of_before_counts_from_the_report_of_its_start() {
+    let limited = TaskOptions { run_timeout_ms: Some(100), ..TaskOptions::default() };
+    let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), limited));
+    farm.connect_engine(engine);
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, 1, submit);
+    farm.wait(Duration::from_secs(5));
+    assert_eq!(farm.end_of(client, 1), None, "it may wait behind others at its engine");
+    farm.start(engine);
+    farm.wait(Duration::from_millis(100));
+    assert_eq!(farm.end_of(client, 1), Some((TaskState::TimedOut, Some(ErrorKind::RunTimeout))));
+}
+
+#[test]
 fn an_engine_that_runs_work_of_before_is_as_busy_as_with_any_other() {
     let (mut farm, _, engine, _) = restarted(|_, _| shared());
     farm.connect_engine(engine);
@@ -117,6 +133,36 @@ fn an_engine_that_runs_work_of_before_is_as_busy_as_with_any_other() {
     farm.finish(engine);
     assert_eq!(farm.in_hand(engine), [second]);
     invariants::hold(&farm.core);
+}
+
+#[test]
+fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
+    let (mut farm, client, engine, submit) = restarted(|_, _| shared());
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, 1, submit);
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(1, 1)], force: false })).unwrap();
+    farm.connect_engine(engine);
+    farm.submit(client, shared());
+    assert_eq!(farm.in_hand(engine), [1], "it gets nothing new");
+    invariants::hold(&farm.core);
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.core.orphans.len(), 0);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
+    for (options, end) in [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))] {
+        let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), options));
+        farm.end_unheard(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "it had gone elsewhere"));
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        farm.repeat(client, 1, submit);
+        assert_eq!(farm.end_of(client, 1).map(|(state, _)| state), end);
+        assert_eq!(farm.in_hand(engine).is_empty(), end.is_some());
+        invariants::hold(&farm.core);
+    }
 }
 
 #[test]

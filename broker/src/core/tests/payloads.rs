@@ -5,9 +5,9 @@ use furlong_wire::message::{
     ToEngine,
 };
 
-use super::invariants;
 use super::peers::{Farm, direct, shared, with};
 use crate::core::PeerMisbehaved;
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const BUSY: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Busy)));

@@ -704,6 +704,11 @@ impl Farm {
         ended.job.n
     }
 
+    /// The same of a process without a connection, with another outcome.
+    pub fn end_unheard(&mut self, process: usize, outcome: Outcome) {
+        self.processes[process].end(outcome, 1_000_000, None);
+    }
+
     /// The attempts that the broker has released.
     pub fn released(&self, process: usize) -> Vec<Attempt> {
         let released = |message: &ToEngine| match message {

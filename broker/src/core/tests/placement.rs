@@ -3,8 +3,8 @@
 use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 

@@ -7,8 +7,8 @@ use furlong_wire::ids::{Attempt, EngineId, SessionId};
 use furlong_wire::message::{ErrorKind, Payload, Runtime, Submit, TaskOptions, TaskState, ToEngine};
 use proptest::prelude::*;
 
-use super::invariants;
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
+use crate::core::invariants;
 
 /// One event. Numbers choose among what is there.
 #[derive(Clone, Debug)]

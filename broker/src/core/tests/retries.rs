@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use furlong_wire::message::{ErrorKind, TaskOptions, TaskPhase, TaskState};
 
-use super::invariants;
 use super::peers::{Farm, direct, follow, python, shared, with};
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 const RAISED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Failed, Some(ErrorKind::Remote)));

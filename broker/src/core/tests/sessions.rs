@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToEngine,
+    Define, ErrorKind, FromClient, Open, RefusalKind, Submit, TaskOptions, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
-use super::invariants;
 use super::peers::{Farm, direct, shared};
 use crate::core::PeerMisbehaved;
+use crate::core::invariants;
 
 const SUCCEEDED: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 
@@ -104,6 +104,19 @@ fn a_client_that_comes_back_in_time_is_not_forgotten_later() {
     farm.connect_client(client).unwrap();
     farm.wait(Duration::from_secs(5_000));
     assert!(farm.clients[client].connection.is_some() && farm.core.placements.tasks_waiting() == 1);
+}
+
+#[test]
+fn a_client_that_is_back_hears_of_its_results_before_it_goes_on() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    farm.disconnect_client(client);
+    farm.finish(engine);
+    let before = farm.clients[client].received.len();
+    farm.connect_client(client).unwrap();
+    let heard = &farm.clients[client].received[before..];
+    assert!(matches!(heard, [ToClient::Finished(_), ToClient::Accepted(_)]), "{heard:?}");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use furlong_wire::message::{Payload, Submit, ToEngine};
 
-use super::invariants;
 use super::peers::{Farm, direct};
+use crate::core::invariants;
 
 fn chunked(farm: &mut Farm, client: usize, submit: Submit) {
     let payload = farm.clients[client].sending.chunked(300_000);

@@ -35,6 +35,20 @@ fn only_what_the_broker_does_not_know_is_submitted_again() {
 }
 
 #[test]
+fn results_of_before_are_acknowledged_before_anything_is_submitted_again() {
+    let mut core = core();
+    let tasks: Vec<Submitted> = (0..2).map(|_| submit(&mut core)).collect();
+    core.handle_message(returned(1), None);
+    core.poll_ack(true).unwrap();
+    sent(&mut core);
+    // That was lost.
+    reconnected(&mut core);
+    core.handle_message(returned(1), None);
+    assert_eq!(accepted(&mut core, 1, &[], &[]), ["ack [(1, 1)]", "submit 2 None"]);
+    assert!(take(&mut core, tasks[0]).unwrap().is_ok());
+}
+
+#[test]
 fn a_broker_that_knows_nothing_gets_definitions_and_tasks_again_and_so_does_the_next_one() {
     let mut core = core();
     let source = Arc::new(Definition { hash: FunctionHash([1; 32]), source: Bytes::from_static(b"def f(): pass") });

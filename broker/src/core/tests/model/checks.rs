@@ -56,10 +56,6 @@ impl Model {
         for message in messages {
             let heard = &mut self.clients[client];
             match message {
-                ToClient::Accepted(_) => {
-                    heard.delivered.clear();
-                    self.stopped.retain(|(of, _)| *of != session);
-                }
                 ToClient::Finished(finished) => {
                     let name = (session, finished.n);
                     assert!(heard.delivered.insert(finished.n), "{name:?} is delivered once on a connection");

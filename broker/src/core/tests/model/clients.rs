@@ -25,6 +25,9 @@ impl Model {
         if is_over {
             self.begin_session(client);
         }
+        self.clients[client].delivered.clear();
+        let session = self.farm.clients[client].session;
+        self.stopped.retain(|(of, _)| *of != session);
         if self.farm.connect_client(client).unwrap() {
             return;
         }

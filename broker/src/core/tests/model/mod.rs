@@ -19,9 +19,9 @@ use furlong_wire::message::{Runtime, TaskOptions};
 use furlong_wire::token::{Role, TokenLimits};
 use proptest::prelude::*;
 
-use super::invariants;
 use super::peers::{Farm, direct, shared, with};
 use crate::core::Time;
+use crate::core::invariants;
 use crate::core::sessions::Ending;
 use events::Event;
 

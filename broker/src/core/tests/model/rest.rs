@@ -74,18 +74,7 @@ impl Model {
 
     /// Nothing is on its way: everybody may send as much as at the beginning, and every question is answered.
     fn nothing_is_owed(&self) {
-        let core = &self.farm.core;
-        for (_, session) in core.sessions.iter() {
-            let defined: u64 = session.definitions.values().map(invariants::definition_bytes).sum();
-            let left = session.credit.left() + defined;
-            assert!(left >= core.budget.peer_credit(), "a client may send {left} bytes");
-        }
-        let done = core.sessions.iter().flat_map(|(_, session)| session.done.iter()).map(|(_, done)| done);
-        let results: Vec<_> = done.filter_map(|done| Some((done.process?, done.payload.as_ref()?))).collect();
-        for (key, process) in &core.processes {
-            let held: u64 = results.iter().filter(|(of, _)| of == key).map(|(_, payload)| payload.budget_bytes()).sum();
-            assert_eq!(process.credit.left() + held, core.budget.peer_credit(), "what an engine may send");
-        }
+        invariants::nothing_is_owed(&self.farm.core);
         assert!(self.clients.iter().all(|client| client.asked.is_empty()));
     }
 

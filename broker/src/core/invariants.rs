@@ -1,4 +1,5 @@
-//! What is true of a core after every step, whatever its peers did.
+//! What is true of a core after every step, whatever its peers did: each function panics where it is not. For the tests
+//! of this core, and for the simulation of whole farms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -199,7 +200,10 @@ fn deadlines_are_those_of_tasks(core: &Core) {
             State::Receiving | State::Waiting | State::Queued => {
                 options.is_some_and(|it| it.queue_timeout_ms.is_some())
             }
-            State::Assigned { started, .. } => started && options.is_some_and(|it| it.run_timeout_ms.is_some()),
+            State::Assigned { started, .. } => {
+                let is_reported = started && task.more().is_some_and(|more| more.started.is_some());
+                is_reported && options.is_some_and(|it| it.run_timeout_ms.is_some())
+            }
         };
         assert_eq!(task.deadline().is_some(), is_limited, "task {} in {:?}", task.n, task.state);
     }
@@ -290,6 +294,31 @@ fn records_are_bounded(core: &Core) {
     for (id, engine) in core.engines.iter() {
         let (entries, waiting) = (engine.queue.iter().count(), engine.queue.len());
         assert!(entries <= 2 * waiting + 65, "engine {id} has {entries} entries for {waiting} tasks");
+    }
+}
+
+/// How many tasks have not ended.
+pub fn tasks(core: &Core) -> usize {
+    core.tasks.len()
+}
+
+/// How many attempts an engine has in hand; none if it is not known.
+pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
+    core.engines.get(engine).map(|engine| engine.assigned.len())
+}
+
+/// Nothing is on its way: everybody may send as much as at the beginning.
+pub fn nothing_is_owed(core: &Core) {
+    for (_, session) in core.sessions.iter() {
+        let defined: u64 = session.definitions.values().map(definition_bytes).sum();
+        let left = session.credit.left() + defined;
+        assert!(left >= core.budget.peer_credit(), "a client may send {left} bytes");
+    }
+    let done = core.sessions.iter().flat_map(|(_, session)| session.done.iter()).map(|(_, done)| done);
+    let results: Vec<_> = done.filter_map(|done| Some((done.process?, done.payload.as_ref()?))).collect();
+    for (key, process) in &core.processes {
+        let held: u64 = results.iter().filter(|(of, _)| of == key).map(|(_, payload)| payload.budget_bytes()).sum();
+        assert_eq!(process.credit.left() + held, core.budget.peer_credit(), "what an engine may send");
     }
 }
 

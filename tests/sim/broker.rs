@@ -1,0 +1,286 @@
+//! The broker: its core, and what its shell does between core and connections.
+
+use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time};
+use furlong_tests::history::Invariant;
+use furlong_wire::capability::{Revocation, RevokedTokens};
+use furlong_wire::ids::{BrokerStart, ClusterId, TokenId};
+use furlong_wire::message::{FromClient, FromEngine, RefusalKind, ToEngine};
+
+use crate::network::{Chunks, ConnectionNo, Messages, Side, Ways};
+use crate::world::{Event, World};
+
+/// The broker's process, in one life after the other.
+#[derive(Default, Debug)]
+pub struct Broker {
+    pub core: Option<Core>,
+    /// Counts the starts.
+    pub life: u64,
+    /// When this life began.
+    began: u64,
+    /// What the last life has written.
+    roster: Roster,
+    timer_at: Option<u64>,
+    /// Tokens that are revoked.
+    pub revoked: RevokedTokens,
+    /// It reads nothing before that time.
+    pub pauses_until: u64,
+}
+
+/// Microseconds since 1970 at the beginning of a history.
+const BEGINNING_US: u64 = 1_800_000_000_000_000;
+
+/// How long a connection of which nothing is heard seems alive: the last heartbeat came some seconds before.
+pub const SILENCE_US: (u64, u64) = (10_000_000, 15_250_000);
+
+impl Broker {
+    fn time(&self, now: u64) -> Time {
+        Time(now - self.began)
+    }
+}
+
+impl World {
+    pub fn broker_starts(&mut self) {
+        if self.broker.core.is_some() {
+            return;
+        }
+        let broker = &mut self.broker;
+        broker.life += 1;
+        broker.began = self.now;
+        broker.timer_at = None;
+        let config = Config {
+            start: BrokerStart(BEGINNING_US + self.now),
+            cluster: ClusterId([9; 32]),
+            cluster_name: "simulated".into(),
+            software: "simulation".into(),
+            pid: 1,
+            payload_bytes_max: self.setup.payload_bytes_max,
+            session_tasks_max: self.setup.session_tasks_max,
+            journal_keep: None,
+        };
+        broker.core = Some(Core::new(config, &broker.roster));
+        let life = broker.life;
+        self.note(|_| format!("the broker starts for the {life}. time"));
+        self.after(1_000_000, Event::BrokerTick(life));
+        self.broker_flush();
+    }
+
+    /// The process is killed. Peers notice at once, or when they have heard nothing for too long.
+    pub fn broker_dies(&mut self, down_us: u64, is_silent: bool) {
+        if self.broker.core.take().is_none() {
+            return;
+        }
+        self.note(|_| "the broker is killed".to_owned());
+        self.everybody_is_hurt();
+        self.history.broker_killed();
+        let connections: Vec<ConnectionNo> = self.network.connections.keys().copied().collect();
+        for no in connections {
+            let Some(connection) = self.network.connections.get_mut(&no) else { continue };
+            connection.from(Side::Peer).kill();
+            connection.from(Side::Broker).kill();
+            connection.at_broker = false;
+            if connection.at_peer {
+                let wait =
+                    if is_silent { self.dice.between(SILENCE_US.0, SILENCE_US.1) } else { self.dice.below(2_000) };
+                self.after(wait, Event::Notices(no, Side::Peer));
+            }
+            self.network.settle(no);
+        }
+        self.after(down_us, Event::BrokerStarts);
+    }
+
+    /// A peer has proved itself.
+    pub fn broker_hears_knock(&mut self, no: ConnectionNo, peer: Proved) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life) else { return };
+        if connection.from(Side::Peer).is_dead() {
+            return;
+        }
+        let revoked = self.broker.revoked.refusal(peer.claims.token_id).is_some();
+        let greeting = if revoked {
+            Err(RefusalKind::Unauthorized)
+        } else {
+            core.handle_connected(ConnectionId(no), peer).map_err(|refusal| refusal.kind)
+        };
+        connection.at_broker = greeting.is_ok();
+        let at = connection.from(Side::Broker).arrival(self.now);
+        self.at(at, Event::Greeted(no, Box::new(greeting)));
+        self.broker_flush();
+    }
+
+    pub fn broker_hears_client(&mut self, no: ConnectionNo, messages: Messages<FromClient>) {
+        self.broker_hears(no, |core, now| {
+            messages.into_iter().try_for_each(|(message, chunk)| {
+                core.handle_from_client(now, ConnectionId(no), message, chunk).map_err(|error| error.to_string())
+            })
+        });
+    }
+
+    pub fn broker_hears_engine(&mut self, no: ConnectionNo, messages: Messages<FromEngine>) {
+        self.broker_hears(no, |core, now| {
+            messages.into_iter().try_for_each(|(message, chunk)| {
+                core.handle_from_engine(now, ConnectionId(no), message, chunk).map_err(|error| error.to_string())
+            })
+        });
+    }
+
+    /// Gives the core what has come, and lets it decide.
+    fn broker_hears(&mut self, no: ConnectionNo, hear: impl FnOnce(&mut Core, Time) -> Result<(), String>) {
+        let now = self.broker.time(self.now);
+        let Some(connection) = self.network.connections.get(&no).filter(|it| it.at_broker && !it.is_closing) else {
+            return;
+        };
+        let peer = connection.peer;
+        let Some(core) = &mut self.broker.core else { return };
+        let heard = hear(core, now);
+        // After a goodbye, or when the peer has a newer connection, nothing is heard any longer.
+        let is_served = core.is_served(ConnectionId(no));
+        core.dispatch(now);
+        if let Err(error) = heard
+            && is_served
+        {
+            self.violated(Invariant::HonestPeersAreServed, None, format!("the broker closes {peer:?}: {error}"));
+        }
+        self.broker_flush();
+    }
+
+    /// The broker's end finds that a connection is gone.
+    pub fn broker_notices(&mut self, no: ConnectionNo) {
+        let now = self.broker.time(self.now);
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        if !std::mem::replace(&mut connection.at_broker, false) {
+            return;
+        }
+        let peer = connection.peer;
+        self.note(|_| format!("the broker finds connection {no} of {peer:?} gone"));
+        if let Some(core) = &mut self.broker.core {
+            core.handle_disconnected(now, ConnectionId(no));
+        }
+        self.network.settle(no);
+        self.broker_flush();
+    }
+
+    pub fn broker_timer(&mut self, life: u64) {
+        let now = self.broker.time(self.now);
+        if life != self.broker.life || self.broker.timer_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        if self.broker.pauses_until > self.now {
+            return self.at(self.broker.pauses_until, Event::BrokerTimer(life));
+        }
+        self.broker.timer_at = None;
+        if let Some(core) = &mut self.broker.core {
+            core.handle_timeout(now);
+            self.broker_flush();
+        }
+    }
+
+    pub fn broker_tick(&mut self, life: u64) {
+        if life != self.broker.life {
+            return;
+        }
+        if let Some(core) = &mut self.broker.core {
+            core.handle_tick();
+            self.after(1_000_000, Event::BrokerTick(life));
+            self.broker_flush();
+        }
+    }
+
+    /// Tokens are revoked by the file.
+    pub fn revokes(&mut self, token: TokenId) {
+        let now = self.broker.time(self.now);
+        let revocation = Revocation { revoked_s: 1, reason: None };
+        self.broker.revoked.revoke(token, revocation).expect("there is room for more");
+        if let Some(core) = &mut self.broker.core {
+            core.handle_revoked(now, &self.broker.revoked);
+            self.broker_flush();
+        }
+    }
+
+    /// Tokens that a client wanted revoked are.
+    pub fn is_revoked(&mut self, life: u64, no: ConnectionNo, request: u64) {
+        let now = self.broker.time(self.now);
+        if life != self.broker.life {
+            return;
+        }
+        if let Some(core) = &mut self.broker.core {
+            core.handle_revocation(now, ConnectionId(no), request, Ok(&self.broker.revoked));
+            self.broker_flush();
+        }
+    }
+
+    /// Does what the core wants done: queues everything first, then lets it go.
+    pub fn broker_flush(&mut self) {
+        let mut dirty = Vec::new();
+        loop {
+            let Some(core) = &mut self.broker.core else { return };
+            let Some(output) = core.poll_output() else { break };
+            self.broker_does(output, &mut dirty);
+        }
+        let timer = self.broker.core.as_ref().and_then(Core::poll_timeout);
+        if let Some(at) = timer.map(|at| at.0 + self.broker.began)
+            && self.broker.timer_at.is_none_or(|armed| at < armed)
+        {
+            self.broker.timer_at = Some(at.max(self.now));
+            self.at(at, Event::BrokerTimer(self.broker.life));
+        }
+        dirty.sort_unstable();
+        dirty.dedup();
+        dirty.into_iter().for_each(|no| self.depart(no, Side::Broker, false));
+    }
+
+    fn broker_does(&mut self, output: Output, dirty: &mut Vec<ConnectionNo>) {
+        match output {
+            Output::ToClient(ConnectionId(no), message) => {
+                if let Some(Ways::Client(_, down)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                    down.queue.push(message);
+                    dirty.push(no);
+                }
+            }
+            Output::ToEngine(ConnectionId(no), message) => {
+                if let Some(Ways::Engine(_, down)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                    match message {
+                        ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_) => {
+                            down.queue.push_control(message);
+                        }
+                        _ => down.queue.push(message),
+                    }
+                    dirty.push(no);
+                }
+            }
+            Output::Transfer(ConnectionId(no), number, chunks) => {
+                let chunks = Chunks::Stored(chunks);
+                match self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                    Some(Ways::Client(_, down)) => down.queue.push_transfer(number, chunks),
+                    Some(Ways::Engine(_, down)) => down.queue.push_transfer(number, chunks),
+                    None => {}
+                }
+                dirty.push(no);
+            }
+            Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
+            Output::SaveRoster(roster) => self.broker.roster = roster,
+            Output::Discard(_) | Output::Journal(..) => {}
+            Output::Revoke(ConnectionId(no), request, tokens) => {
+                for token in tokens {
+                    let revocation = Revocation { revoked_s: 1, reason: None };
+                    self.broker.revoked.revoke(token, revocation).expect("there is room for more");
+                }
+                let wait = self.dice.below(5_000);
+                self.after(wait, Event::IsRevoked(self.broker.life, no, request));
+            }
+            Output::Stop(_) => {}
+        }
+    }
+
+    /// What waits is still written, and then the connection is closed.
+    fn broker_closes(&mut self, no: ConnectionNo, reason: &str) {
+        self.note(|_| format!("the broker closes connection {no}: {reason}"));
+        self.depart(no, Side::Broker, true);
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        if std::mem::replace(&mut connection.is_closing, true) {
+            return;
+        }
+        let arrival = connection.from(Side::Broker).arrival(self.now);
+        self.after(0, Event::Notices(no, Side::Broker));
+        self.at(arrival, Event::Notices(no, Side::Peer));
+    }
+}

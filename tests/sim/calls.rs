@@ -1,0 +1,198 @@
+//! What is submitted, how it is known again where it runs, and who may come in.
+
+use bytes::Bytes;
+use furlong_broker::core::Peer as Proved;
+use furlong_client::core::{Call, Content, Definition};
+use furlong_engine::runtime::Job;
+use furlong_tests::history::TaskName;
+use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
+use furlong_wire::ids::{ClusterId, EngineId, FunctionHash, OwnerId, TokenId};
+use furlong_wire::keys::PublicKey;
+use furlong_wire::message::{RefusalKind, Targets, TaskOptions, Welcome};
+use furlong_wire::token::{Claims, Role, TokenLimits};
+
+use crate::dice::Dice;
+use crate::network::{ConnectionNo, Peer, Quality, Side};
+use crate::plan::CallPlan;
+use crate::process::Link;
+use crate::world::{Event, World};
+
+/// A call, by its place in the world's list. It travels in the call's payload.
+pub type CallNo = usize;
+
+/// A call that a client has made.
+#[derive(Debug)]
+pub struct CallRecord {
+    pub client: usize,
+    pub plan: CallPlan,
+    pub targets: Vec<EngineId>,
+    /// The number of its first task, once it is submitted.
+    pub first: u64,
+}
+
+/// Bytes that tell whose they are.
+pub fn filler(call: CallNo, bytes: usize) -> Bytes {
+    Bytes::from(vec![call as u8 ^ 0x5a; bytes])
+}
+
+/// The text of a definition: small ones, and one that travels in chunks.
+pub fn definition_text(number: u8) -> Bytes {
+    Bytes::from(vec![number; if number == 2 { 3_000 } else { 50 }])
+}
+
+/// What a token says. Without a number of its owner it is an engine's.
+pub fn claims(role: Role, token_id: TokenId, owner: u8) -> Claims {
+    Claims {
+        cluster: ClusterId([9; 32]),
+        token_id,
+        holder: PublicKey([owner; 32]),
+        owner: OwnerId([owner; 16]),
+        role,
+        scopes: Vec::new(),
+        limits: TokenLimits { unfinished_tasks_max: 0, payload_bytes_max: 0 },
+        not_before_s: 0,
+        expires_s: Claims::NEVER,
+    }
+}
+
+/// How long a peer waits before it tries to connect once more, in microseconds: as `furlong_link`'s backoff.
+pub fn wait_before_try(dice: &mut Dice, tries: u32) -> u64 {
+    let most = if tries < 150 { 500_000 } else { 5_000_000 };
+    let ceiling = (50_000_u64 << tries.min(10)).min(most);
+    dice.between(ceiling / 2, ceiling)
+}
+
+impl CallRecord {
+    /// The call as the client's core takes it.
+    pub fn call(&self, no: CallNo, options: TaskOptions) -> Call {
+        let plan = &self.plan;
+        let hash = |number| FunctionHash([number; 32]);
+        let source = |number| Code::Source { file: "f".into(), hash: hash(number), source: None, function: "f".into() };
+        let code = plan.define.map_or_else(|| Code::Named { function: "f".into() }, source);
+        let header = Bytes::from(encode_header(&CallHeader { call: code, codec: Codec::Raw }));
+        let mut data = vec![Bytes::copy_from_slice(&(no as u64).to_le_bytes())];
+        if plan.request_bytes > 0 {
+            data.push(filler(no, plan.request_bytes));
+        }
+        let definition = plan.define.map(|number| Definition { hash: hash(number), source: definition_text(number) });
+        let targets = if plan.targets.is_empty() { Targets::Shared } else { Targets::Engines(self.targets.clone()) };
+        let is_default = options == TaskOptions::default();
+        Call {
+            targets,
+            runtime: plan.runtime,
+            class: plan.class,
+            definition: definition.map(Into::into),
+            options: (!is_default).then(|| Box::new(options)),
+            content: Content::Buffers(header, data),
+        }
+    }
+}
+
+impl World {
+    /// Whether an engine was given what was submitted: which call, and which of its tasks.
+    pub fn job_is_sound(&self, job: &Job, engines: &[EngineId]) -> Option<(CallNo, TaskName)> {
+        let no = u64::from_le_bytes(job.data.first()?.as_ref().try_into().ok()?) as CallNo;
+        let record = self.calls.get(no)?;
+        let plan = &record.plan;
+        let is_whole = match job.data.get(1) {
+            Some(bytes) => *bytes == filler(no, plan.request_bytes),
+            None => plan.request_bytes == 0,
+        };
+        let is_defined = match (plan.define, &job.definition) {
+            (Some(number), Some(text)) => *text == definition_text(number),
+            (None, None) => true,
+            _ => false,
+        };
+        let at = if plan.targets.is_empty() { 0 } else { record.targets.iter().position(|id| engines.contains(id))? };
+        let task = TaskName { client: record.client as u32, n: record.first + at as u64 };
+        (is_whole && is_defined && record.first > 0).then_some((no, task))
+    }
+
+    /// The number of the next run.
+    pub fn next_run(&mut self) -> u64 {
+        self.dice.roll()
+    }
+
+    /// A peer's turn to dial.
+    pub fn dials(&mut self, peer: Peer, turn: u64) {
+        let knock = match peer {
+            Peer::Client(client) => self.client_knocks(client, turn),
+            Peer::Process(process) => self.process_knocks(process, turn),
+        };
+        let Some(proved) = knock else { return };
+        if self.broker.core.is_none() {
+            return self.redials(peer);
+        }
+        let quality = self.quality();
+        let no = self.network.connect(self.seed, peer, self.broker.life, quality);
+        let link = Link::Dialling(Some(no));
+        match peer {
+            Peer::Client(client) => self.clients[client].link = link,
+            Peer::Process(process) => self.processes[process].link = link,
+        }
+        let connection = self.network.connections.get_mut(&no).expect("it was just made");
+        let at = connection.from(Side::Peer).arrival(self.now);
+        self.at(at, Event::Knocks(no, Box::<Proved>::new(proved)));
+    }
+
+    /// Lines are alike, but some are ten times slower.
+    fn quality(&mut self) -> Quality {
+        let Quality { latency, jitter, pace, batch } = self.setup.quality;
+        if self.dice.one_in(8) { Quality { latency: latency * 10, jitter, pace, batch } } else { self.setup.quality }
+    }
+
+    fn redials(&mut self, peer: Peer) {
+        match peer {
+            Peer::Client(client) => self.client_redials(client),
+            Peer::Process(process) => self.process_redials(process),
+        }
+    }
+
+    /// The broker's first record is here.
+    pub fn is_greeted(&mut self, no: ConnectionNo, greeting: Result<Welcome, RefusalKind>) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        if connection.from(Side::Broker).is_dead() || !connection.at_peer {
+            return;
+        }
+        let peer = connection.peer;
+        if greeting.is_err() {
+            connection.at_peer = false;
+            self.network.settle(no);
+        }
+        match peer {
+            Peer::Client(client) => self.client_is_greeted(client, no, greeting),
+            Peer::Process(process) => self.process_is_greeted(process, no, greeting),
+        }
+    }
+
+    /// A peer's end finds that a connection is gone.
+    pub fn peer_notices(&mut self, no: ConnectionNo) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        if !std::mem::replace(&mut connection.at_peer, false) {
+            return;
+        }
+        let peer = connection.peer;
+        // It has closed its end: the broker hears of it, if the line still carries anything.
+        let at = connection.from(Side::Peer).arrival(self.now);
+        if connection.at_broker && !connection.from(Side::Peer).is_dead() {
+            self.at(at, Event::Notices(no, Side::Broker));
+        }
+        self.network.settle(no);
+        match peer {
+            Peer::Client(client) => self.client_notices(client, no),
+            Peer::Process(process) => self.process_notices(process, no),
+        }
+    }
+
+    /// A peer's process is gone: its end closes behind what it has sent.
+    pub fn peer_is_gone(&mut self, no: ConnectionNo) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        connection.at_peer = false;
+        connection.from(Side::Broker).kill();
+        let at = connection.from(Side::Peer).arrival(self.now);
+        if connection.at_broker && !connection.from(Side::Peer).is_dead() {
+            self.at(at, Event::Notices(no, Side::Broker));
+        }
+        self.network.settle(no);
+    }
+}

@@ -1,0 +1,126 @@
+//! What breaks: connections, processes, interpreters, the broker.
+
+use crate::broker::SILENCE_US;
+use crate::network::{ConnectionNo, Peer, Side};
+use crate::plan::{Act, Cut};
+use crate::world::{Event, World};
+
+impl World {
+    pub fn breaks(&mut self, act: &Act) {
+        match *act {
+            Act::Cut { peer, of_client, how } => {
+                let connections = self.connections_of(of_client);
+                if !connections.is_empty() {
+                    self.cut(connections[(peer % connections.len() as u64) as usize], how);
+                }
+            }
+            Act::CutAll { part, how } => {
+                let all: Vec<ConnectionNo> =
+                    self.network.connections.iter().filter(|(_, it)| it.at_peer).map(|(no, _)| *no).collect();
+                all.into_iter().filter(|no| no % part == 0).for_each(|no| self.cut(no, how));
+            }
+            Act::ProcessDies { process, loses_sent, silent } => self.on_process(process, |world, place| {
+                world.process_dies(place, loses_sent, silent);
+            }),
+            Act::ProcessDrains { process } => self.on_process(process, |world, place| {
+                world.process_drains(place);
+                world.engine_flush(place);
+            }),
+            Act::ProcessLeaves { process } => self.on_process(process, World::process_is_to_leave),
+            Act::InterpreterDies { process, slot } => self.on_process(process, |world, place| {
+                let slots = world.processes[place].slots.len() as u64;
+                world.slot_dies(place, (slot % slots) as usize, false);
+                world.engine_flush(place);
+            }),
+            Act::RevokeProcess { process } => self.on_process(process, |world, place| {
+                world.process_is_hurt(place);
+                let token = world.processes[place].token;
+                world.revokes(token);
+            }),
+            Act::BrokerDies { down_us, silent } => self.broker_dies(down_us, silent),
+            Act::BrokerPauses { us } => self.broker_pauses(us),
+            _ => unreachable!("{act:?} is no fault"),
+        }
+    }
+
+    fn on_process(&mut self, process: u64, act: impl FnOnce(&mut Self, usize)) {
+        let alive: Vec<usize> = (0..self.processes.len()).filter(|place| self.processes[*place].is_alive).collect();
+        if !alive.is_empty() {
+            act(self, alive[(process % alive.len() as u64) as usize]);
+        }
+    }
+
+    /// The connections that peers of one kind have or seek.
+    fn connections_of(&self, clients: bool) -> Vec<ConnectionNo> {
+        let is_meant = |peer: Peer| matches!(peer, Peer::Client(_)) == clients;
+        let connections = self.network.connections.iter().filter(|(_, it)| it.at_peer && is_meant(it.peer));
+        connections.map(|(no, _)| *no).collect()
+    }
+
+    fn cut(&mut self, no: ConnectionNo, how: Cut) {
+        let (soon, silence) = (self.dice.below(2_000), self.dice.between(SILENCE_US.0, SILENCE_US.1));
+        let other_silence = self.dice.between(SILENCE_US.0, SILENCE_US.1);
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let (broker, peer) = match how {
+            Cut::Noticed { broker, peer } => (broker, peer),
+            Cut::HalfOpen { broker_notices: true } => (soon, silence),
+            Cut::HalfOpen { broker_notices: false } => (silence, soon),
+            Cut::Silent => (silence, other_silence),
+            Cut::Stall { us } if us > SILENCE_US.0 => (silence, other_silence),
+            Cut::Stall { us } => {
+                let until = self.now + us;
+                connection.from(Side::Peer).stall(until);
+                return connection.from(Side::Broker).stall(until);
+            }
+        };
+        connection.from(Side::Peer).kill();
+        connection.from(Side::Broker).kill();
+        if let Peer::Process(place) = connection.peer {
+            self.process_is_hurt(place);
+        }
+        self.note(|_| {
+            format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us")
+        });
+        self.after(broker, Event::Notices(no, Side::Broker));
+        self.after(peer, Event::Notices(no, Side::Peer));
+    }
+
+    /// What a peer has sent may be lost with it.
+    pub fn loses_sent(&mut self, peer: Peer, loses_sent: bool) {
+        let link = match peer {
+            Peer::Client(place) => self.clients[place].link,
+            Peer::Process(place) => self.processes[place].link,
+        };
+        if let Some(no) = link.connection().filter(|_| loses_sent)
+            && let Some(connection) = self.network.connections.get_mut(&no)
+        {
+            connection.from(Side::Peer).kill();
+            let soon = self.dice.below(2_000);
+            self.after(soon, Event::Notices(no, Side::Broker));
+        }
+    }
+
+    fn process_dies(&mut self, place: usize, loses_sent: bool, silent: bool) {
+        if silent {
+            // Its machine is gone with it: nobody closes the connection.
+            if let Some(no) = self.processes[place].link.connection()
+                && let Some(connection) = self.network.connections.get_mut(&no)
+            {
+                connection.from(Side::Peer).kill();
+                let wait = self.dice.between(SILENCE_US.0, SILENCE_US.1);
+                self.after(wait, Event::Notices(no, Side::Broker));
+            }
+        } else {
+            self.loses_sent(Peer::Process(place), loses_sent);
+        }
+        self.process_ends(place, "it is killed");
+    }
+
+    fn broker_pauses(&mut self, us: u64) {
+        let until = self.now + us;
+        self.broker.pauses_until = until;
+        for connection in self.network.connections.values_mut() {
+            connection.from(Side::Peer).stall(until);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What must be true after each step, of the cores as well as of what is seen from outside.
+//!
+//! Outside, the [`History`](furlong_tests::history::History) decides, as things happen. Inside, the broker's core is
+//! looked at as a whole now and then, by the same functions as in its own tests, and compared with the engines' cores.
+
+use furlong_broker::core::invariants as of_broker;
+use furlong_tests::history::Invariant;
+
+use crate::network::Side;
+use crate::process::Link;
+use crate::world::World;
+
+/// Steps between two looks at everything, at least. With more to look at there are more.
+const STEPS_PER_SCAN: u64 = 200;
+
+impl World {
+    /// After each step.
+    pub fn check(&mut self) {
+        if let Err(violation) = self.history.check() {
+            self.violation.get_or_insert(violation);
+        }
+        if self.steps >= self.scan_at {
+            self.scan();
+            let size = self.processes.len() + self.calls.len() / 8;
+            self.scan_at = self.steps + STEPS_PER_SCAN.max(size as u64);
+        }
+    }
+
+    /// Looks at everything.
+    pub fn scan(&mut self) {
+        if let Some(core) = &self.broker.core {
+            of_broker::hold(core);
+        }
+        self.both_sides_agree();
+    }
+
+    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has.
+    fn both_sides_agree(&mut self) {
+        let Some(core) = &self.broker.core else { return };
+        let mut found = None;
+        for (place, process) in self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive) {
+            let Link::Up(no) = process.link else { continue };
+            let connection = self.network.connections.get_mut(&no);
+            let is_quiet = connection.is_some_and(|it| it.at_broker && it.is_quiet());
+            if !is_quiet || process.core.has_results() || process.engines.is_empty() {
+                continue;
+            }
+            let held = process.core.held();
+            for (slot, engine) in (0..).zip(&process.engines) {
+                let has = held.work.iter().filter(|work| work.slot == slot && !work.finished).count();
+                // One that was stopped alone stays in its process, and is nobody's.
+                let Some(given) = of_broker::in_hand(core, *engine) else { continue };
+                if has != given {
+                    found = Some(format!("engine {engine} of process {place} has {has} jobs, the broker says {given}"));
+                }
+                if has == 0 && !process.slots[slot as usize].is_empty() {
+                    found = Some(format!("a slot of engine {engine} runs what its process does not know"));
+                }
+            }
+        }
+        if let Some(text) = found {
+            self.violated(Invariant::BothSidesAgree, None, text);
+        }
+    }
+
+    /// When everybody has left: nothing is held anywhere.
+    pub fn quiet_at_the_end(&mut self) {
+        let Some(core) = &self.broker.core else { return };
+        of_broker::is_quiet(core);
+        let mut found = None;
+        for (place, process) in self.processes.iter_mut().enumerate().filter(|(_, process)| process.is_alive) {
+            let held = process.core.held();
+            let Link::Up(no) = process.link else { continue };
+            let is_quiet = self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_quiet());
+            if !held.work.is_empty() || !is_quiet || process.slots.iter().any(|slot| !slot.is_empty()) {
+                found = Some(format!("process {place} still holds {:?}", held.work));
+            }
+        }
+        if let Some(text) = found {
+            self.violated(Invariant::QuietAtTheEnd, None, text);
+        }
+        if let Err(violation) = self.history.check_end() {
+            self.violation.get_or_insert(violation);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! How tasks end, as their clients hear it: with what was to come, and for a reason that there was.
+
+use furlong_client::core::results::Body;
+use furlong_client::core::tasks::{End, Ended};
+use furlong_tests::history::{Invariant, Outcome as Ending, TaskName};
+use furlong_wire::call::{ReplyHeader, decode_reply};
+use furlong_wire::message::{ErrorKind, Outcome, TaskPhase, TaskRecord, TaskState};
+use furlong_wire::payload::unpack_inline_call;
+
+use crate::calls::filler;
+use crate::plan::CallPlan;
+use crate::world::World;
+
+/// An engine may be given up so long after it was last seen, in microseconds.
+const GIVEN_UP_US: u64 = 35_000_000;
+/// How often a shared task is run again after a loss, if its submit does not say.
+const RETRIES: u32 = 3;
+
+impl World {
+    /// A client's future resolves.
+    pub fn is_delivered(&mut self, place: usize, ended: Ended) {
+        let Ended { n, engine, attempts, end, .. } = ended;
+        let End::Finished(outcome, body) = end else { return };
+        let task = TaskName { client: place as u32, n };
+        self.note(|_| format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}"));
+        if let Err(why) = self.is_just(task, &outcome) {
+            let runs = self.history.runs(task);
+            self.violated(Invariant::OutcomesAreJust, Some(task), format!("{why}: {outcome:?} after {runs} runs"));
+        }
+        if outcome.state == TaskState::Lost {
+            self.history.may_be_lost(task);
+        }
+        if matches!(outcome.state, TaskState::Cancelled | TaskState::TimedOut) {
+            self.history.cancel_asked(task);
+        }
+        if let Err(why) = self.is_intact(task, &outcome, &body) {
+            self.violated(Invariant::PayloadsArriveIntact, Some(task), why);
+        }
+        let ending = ending(outcome.state);
+        let seen = self.clients[place].tasks[n as usize - 1].seen;
+        if let Some((life, seen)) = seen
+            && life == self.broker.life
+            && seen != ending
+        {
+            let text = format!("others saw that it ended {seen:?}, and its client {ending:?}");
+            self.violated(Invariant::OneTerminalStateEach, Some(task), text);
+        }
+        self.history.delivered(task, ending);
+    }
+
+    /// Somebody has fetched a task.
+    pub fn sees_record(&mut self, place: usize, record: &TaskRecord, body: &Body) {
+        let Some(of) = self.clients.iter().position(|client| client.session == record.id.session) else { return };
+        let (TaskPhase::Ended, Some(outcome)) = (record.phase, &record.outcome) else { return };
+        let task = TaskName { client: of as u32, n: record.id.n };
+        self.note(|_| format!("client {place} sees task {task:?}: {outcome:?}"));
+        if self.setup.clients[self.clients[place].spec].owner != self.setup.clients[self.clients[of].spec].owner {
+            self.violated(Invariant::OutcomesAreJust, Some(task), "somebody else has fetched it");
+        }
+        let ending = ending(outcome.state);
+        if self.history.is_delivered(task) {
+            self.history.ended(task, ending);
+        } else if let Some(submitted) = self.clients[of].tasks.get_mut(task.n as usize - 1) {
+            submitted.seen = Some((self.broker.life, ending));
+        }
+        if matches!(body, Body::Failed(_)) {
+            self.violated(Invariant::PayloadsArriveIntact, Some(task), format!("fetched: {body:?}"));
+        }
+    }
+
+    /// Whether there was a reason for a task to end so.
+    fn is_just(&self, task: TaskName, outcome: &Outcome) -> Result<(), &'static str> {
+        let client = &self.clients[task.client as usize];
+        let Some(submitted) = client.tasks.get(task.n as usize - 1) else { return Err("it was never submitted") };
+        let plan = &self.calls[submitted.call].plan;
+        let runs = self.history.runs(task);
+        let direct = submitted.target.is_some();
+        let may_be_bound = direct || !plan.follow.demands.is_empty();
+        let has_run = |enough: u32| if runs >= enough { Ok(()) } else { Err("it has not run so often") };
+        let so = |is_so: bool, why: &'static str| if is_so { Ok(()) } else { Err(why) };
+        match outcome.error.as_ref().map(|error| error.kind) {
+            None => has_run(1),
+            Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }),
+            Some(ErrorKind::EngineLost) => self.may_be_lost(task, plan, outcome.state),
+            // What an earlier start of the broker has ended for its time is cancelled where it ran, and no more is known.
+            Some(ErrorKind::Cancelled) => so(
+                submitted.cancel_asked || plan.run_timeout_ms.is_some() && self.broker.life > 1,
+                "nobody has cancelled it",
+            ),
+            Some(ErrorKind::Aborted) => so(plan.abort_on_error && may_be_bound, "it did not say so"),
+            Some(ErrorKind::Dependency) => {
+                so(!(plan.after.demands.is_empty() && plan.follow.demands.is_empty()), "it waits for nobody")
+            }
+            Some(ErrorKind::QueueTimeout) => {
+                let waited_ms = (self.now - submitted.at) / 1_000;
+                so(plan.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit), "it has not waited so long")
+            }
+            Some(ErrorKind::RunTimeout) => so(plan.run_timeout_ms.is_some() && runs > 0, "it has not run so long"),
+            Some(ErrorKind::Unsupported) => so(
+                may_be_bound || plan.error_retries > 0 && plan.at_most_once,
+                "its options do not contradict each other",
+            ),
+            Some(ErrorKind::Forbidden) => so(direct, "it names no engine"),
+            Some(ErrorKind::UnknownEngine) => so(may_be_bound, "it names no engine"),
+            Some(ErrorKind::Payload) => so(plan.define.is_some() || plan.result_bytes > 1_000, "it has no payload"),
+            Some(ErrorKind::Busy) => Ok(()),
+            Some(ErrorKind::Journal) => Err("there is no journal"),
+            Some(ErrorKind::NoEngines) => Err("nobody says so"),
+        }
+    }
+
+    /// Whether a task may have been lost: with its interpreter, with its engine, with all its engines.
+    fn may_be_lost(&self, task: TaskName, plan: &CallPlan, state: TaskState) -> Result<(), &'static str> {
+        let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
+        let is_late = |at: &u64| *at + GIVEN_UP_US >= submitted.at;
+        if state != TaskState::Lost || self.history.is_excused(task) {
+            return Ok(());
+        }
+        if let Some(engine) = submitted.target {
+            let is_hurt = self.hurt.get(&engine.0).is_some_and(is_late);
+            return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };
+        }
+        if !self.last_hurt.as_ref().is_some_and(is_late) {
+            return Err("nothing has happened to any engine");
+        }
+        let often = self.history.runs(task) > plan.retries.unwrap_or(RETRIES);
+        if plan.at_most_once || !plan.follow.demands.is_empty() || often {
+            return Ok(());
+        }
+        Err("it is to be run again")
+    }
+
+    /// Whether a result is what a run of that task returned.
+    fn is_intact(&self, task: TaskName, outcome: &Outcome, body: &Body) -> Result<(), String> {
+        let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
+        let (header, data) = match body {
+            Body::None if outcome.state == TaskState::Succeeded => return Err("it has no result".into()),
+            Body::None => return Ok(()),
+            Body::Failed(failure) => return Err(format!("its result cannot be read: {failure}")),
+            Body::Inline(inline) => {
+                let (header, data) = unpack_inline_call(inline).map_err(|error| error.to_string())?;
+                (decode_reply(header), data)
+            }
+            Body::Buffers(buffers) => {
+                let (header, data) = buffers.split_first().ok_or("it has no header")?;
+                (decode_reply(header), data.to_vec())
+            }
+        };
+        let header = header.map_err(|error| error.to_string())?;
+        if let ReplyHeader::Raised(error) = &header
+            && error.type_name == "PayloadError"
+        {
+            return Err(error.message.clone());
+        }
+        if outcome.state != TaskState::Succeeded {
+            return Ok(());
+        }
+        let plan = &self.calls[submitted.call].plan;
+        let proof = data.first().ok_or("it has no data")?;
+        let of_call = proof.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let is_whole = match data.get(1) {
+            Some(bytes) => *bytes == filler(submitted.call, plan.result_bytes),
+            None => plan.result_bytes == 0,
+        };
+        let of_engine = proof.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+        let is_there = submitted.target.is_none_or(|engine| of_engine == Some(engine.0));
+        if of_call == Some(submitted.call as u64) && is_whole && is_there {
+            return Ok(());
+        }
+        Err(format!("its result is of call {of_call:?} at engine {of_engine:?}, whole: {is_whole}"))
+    }
+}
+
+fn ending(state: TaskState) -> Ending {
+    match state {
+        TaskState::Succeeded => Ending::Succeeded,
+        TaskState::Failed => Ending::Failed,
+        TaskState::Cancelled => Ending::Cancelled,
+        TaskState::TimedOut => Ending::TimedOut,
+        TaskState::Lost => Ending::Lost,
+    }
+}

@@ -1,0 +1,66 @@
+//! The whole farm in one thread, in a time of its own: the real cores of broker, engines and clients, in a network
+//! that breaks. A seed is a history, the same each time; `cargo xtask sim` runs many.
+//!
+//! The cores are those of the programs. What the programs' shells do between core and wire is done here again, in the
+//! same order ([`broker`], [`process`], [`slots`], [`client`]); [`network`] stands for sockets. [`plan`] makes of a
+//! seed a farm and what is done to it ([`acts`], [`faults`]). What must be true is in `furlong_tests::history`,
+//! [`justice`] and [`invariants`], and [`rest`] is each history's end.
+
+mod acts;
+mod broker;
+mod calls;
+mod client;
+mod dice;
+mod faults;
+mod invariants;
+mod justice;
+mod network;
+mod plan;
+mod process;
+mod rest;
+mod runner;
+mod shrink;
+mod slots;
+mod world;
+
+use runner::{report, run_many, run_seed};
+
+/// Runs histories, and tells of the first that fails, cut down to what matters. Of the others that it runs it tells
+/// the seeds.
+fn hold_in(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failures_max: usize) -> u64 {
+    let many = run_many(seeds, steps, threads, failures_max);
+    for (seed, failure) in &many.failed {
+        eprintln!("seed {seed}: {}", failure.text.lines().next().unwrap_or_default());
+    }
+    assert!(many.failed.len() <= 1, "{} seeds failed", many.failed.len());
+    if let Some((seed, failure)) = many.failed.first_key_value() {
+        panic!("{}", report(*seed, steps, failure));
+    }
+    many.steps
+}
+
+#[test]
+fn a_few_histories_keep_every_promise() {
+    hold_in(0..12, 1_500, 2, 1);
+}
+
+#[test]
+fn a_seed_is_one_history() {
+    assert_eq!(run_seed(4, 2_000).unwrap(), run_seed(4, 2_000).unwrap());
+}
+
+/// Run by `cargo xtask sim`, which says how many.
+#[test]
+#[ignore = "it takes as long as it is told"]
+fn many_histories_keep_every_promise() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (from, seeds) = (number("FURLONG_SIM_FROM", 0), number("FURLONG_SIM_SEEDS", 100));
+    let steps = number("FURLONG_SIM_STEPS", 10_000);
+    let failures_max = number("FURLONG_SIM_FAILURES", 1) as usize;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let began = std::time::Instant::now();
+    let all_steps = hold_in(from..from + seeds, steps, threads, failures_max);
+    let seconds = began.elapsed().as_secs_f64();
+    let (of_seeds, of_steps) = (seeds as f64 / seconds, all_steps as f64 / seconds);
+    println!("{seeds} seeds, {all_steps} steps in {seconds:.1} s: {of_seeds:.1} seeds/s, {of_steps:.0} steps/s");
+}

@@ -1,0 +1,365 @@
+//! Engine processes: the core of each, and what its shell does between core, connection and slots.
+
+use furlong_broker::core::Peer as Proved;
+use furlong_engine::core::{Core, Output};
+use furlong_engine::runtime::SlotEvent;
+use furlong_tests::history::Invariant;
+use furlong_wire::handshake::HelloBody;
+use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId, TokenId};
+use furlong_wire::message::{FromEngine, Goodbye, RefusalKind, Register, Slot as SlotOf, ToEngine, Welcome};
+use furlong_wire::token::Role;
+
+use crate::calls::{claims, wait_before_try};
+use crate::dice::Dice;
+use crate::network::{Chunks, ConnectionNo, Messages, Peer, Side, Ways};
+use crate::slots::Slot;
+use crate::world::{Event, World};
+
+/// One process, from its start to its end. Another one comes in its place.
+#[derive(Debug)]
+pub struct Process {
+    pub spec: usize,
+    pub core: Core,
+    pub is_alive: bool,
+    instance: InstanceId,
+    session: SessionId,
+    uuids: Vec<EngineUuid>,
+    pub token: TokenId,
+    pub link: Link,
+    /// Counts its tries to connect: an older turn has passed.
+    turn: u64,
+    tries: u32,
+    pub engines: Vec<EngineId>,
+    /// The engines that it was, for one after the other: one that was stopped and comes back is another.
+    pub had: Vec<Vec<EngineId>>,
+    pub slots: Vec<Slot>,
+    reports: bool,
+    drains: bool,
+    alone_since: Option<u64>,
+    leaves: bool,
+}
+
+/// Where a peer stands with the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Link {
+    /// It waits for its turn, or for the broker's greeting on that connection.
+    Dialling(Option<ConnectionNo>),
+    Up(ConnectionNo),
+}
+
+impl Link {
+    pub fn connection(self) -> Option<ConnectionNo> {
+        match self {
+            Self::Dialling(no) => no,
+            Self::Up(no) => Some(no),
+        }
+    }
+}
+
+/// How long after its beginning a job is reported, in microseconds.
+const REPORT_AFTER: u64 = 5_000;
+/// How long a process that has nothing more to do waits for a broker that takes its results.
+const ALONE_US: u64 = 15_000_000;
+
+impl World {
+    pub fn process_comes(&mut self, spec: usize) {
+        let place = self.processes.len();
+        let mut dice = Dice::of(self.seed, &[5, place as u64]);
+        let slots = self.setup.processes[spec].slots;
+        let instance = InstanceId(dice.bytes());
+        self.note(|world| format!("process {place} starts with {slots} slots: {:?}", world.setup.processes[spec]));
+        self.processes.push(Process {
+            spec,
+            core: Core::new(instance, slots),
+            is_alive: true,
+            instance,
+            session: SessionId(dice.bytes()),
+            uuids: (0..slots).map(|_| EngineUuid(dice.bytes())).collect(),
+            token: TokenId(dice.bytes()),
+            link: Link::Dialling(None),
+            turn: 0,
+            tries: 0,
+            engines: Vec::new(),
+            had: Vec::new(),
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            reports: false,
+            drains: false,
+            alone_since: None,
+            leaves: false,
+        });
+        self.after(0, Event::Dials(Peer::Process(place), 0));
+    }
+
+    /// What the process says to prove itself, if it is still its turn.
+    pub fn process_knocks(&mut self, place: usize, turn: u64) -> Option<Proved> {
+        let process = &self.processes[place];
+        if !process.is_alive || process.turn != turn || process.link != Link::Dialling(None) {
+            return None;
+        }
+        let claims = claims(Role::Engine, process.token, 0);
+        let hello = HelloBody {
+            token: Vec::new(),
+            session: process.session,
+            incarnation: turn + 1,
+            role: Role::Engine,
+            software: String::new(),
+            payload_credit_bytes: 0,
+        };
+        Some(Proved { claims, hello, address: String::new() })
+    }
+
+    /// The process has no connection, and tries again after a while.
+    pub fn process_redials(&mut self, place: usize) {
+        let process = &mut self.processes[place];
+        process.turn += 1;
+        process.link = Link::Dialling(None);
+        let wait = wait_before_try(&mut self.dice, process.tries);
+        process.tries += 1;
+        let turn = process.turn;
+        self.after(wait, Event::Dials(Peer::Process(place), turn));
+    }
+
+    pub fn process_is_greeted(&mut self, place: usize, no: ConnectionNo, greeting: Result<Welcome, RefusalKind>) {
+        if !self.processes[place].is_alive || self.processes[place].link != Link::Dialling(Some(no)) {
+            return;
+        }
+        let welcome = match greeting {
+            Ok(welcome) => welcome,
+            Err(RefusalKind::Busy) => return self.process_redials(place),
+            Err(kind) => {
+                if self.broker.revoked.get(self.processes[place].token).is_none() {
+                    self.violated(Invariant::HonestPeersAreServed, None, format!("process {place}: {kind:?}"));
+                }
+                return self.process_ends(place, "it is refused");
+            }
+        };
+        let process = &mut self.processes[place];
+        let spec = &self.setup.processes[process.spec];
+        let held = process.core.held();
+        let known = process.engines.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let slots = process.uuids.iter().zip(known).map(|(uuid, wanted)| SlotOf { uuid: *uuid, wanted }).collect();
+        let register = Register {
+            instance: process.instance,
+            host: "host".into(),
+            pid: place as u32,
+            cwd: String::new(),
+            slots,
+            runtimes: spec.runtimes.clone(),
+            python: None,
+            environment: Vec::new(),
+            labels: spec.labels.iter().map(|label| (*label).to_owned()).collect(),
+            held: held.work,
+            received: held.received,
+            dropped: held.dropped,
+        };
+        process.link = Link::Up(no);
+        process.tries = 0;
+        let (start, credit) = (welcome.start, welcome.payload_credit_bytes);
+        self.note(|_| format!("process {place} is connected ({no}), and holds {:?}", register.held));
+        self.engine_sends(place, FromEngine::Register(Box::new(register)));
+        self.processes[place].core.handle_connected(start, credit);
+        self.engine_flush(place);
+    }
+
+    pub fn engine_hears(&mut self, place: usize, no: ConnectionNo, messages: Messages<ToEngine>) {
+        let process = &mut self.processes[place];
+        if !process.is_alive || process.link != Link::Up(no) {
+            return;
+        }
+        for (message, chunk) in messages {
+            if let Err(error) = self.processes[place].core.handle_message(message, chunk.as_deref()) {
+                let text = format!("process {place} closes its connection: {error}");
+                return self.violated(Invariant::HonestPeersAreServed, None, text);
+            }
+        }
+        self.engine_flush(place);
+    }
+
+    pub fn process_notices(&mut self, place: usize, no: ConnectionNo) {
+        let process = &mut self.processes[place];
+        if !process.is_alive || process.link.connection() != Some(no) {
+            return;
+        }
+        if process.link == Link::Up(no) {
+            process.core.handle_disconnected();
+            self.note(|_| format!("process {place} finds its connection {no} gone"));
+        }
+        self.process_redials(place);
+        self.engine_flush(place);
+    }
+
+    pub fn reports(&mut self, place: usize) {
+        if self.processes[place].is_alive {
+            self.processes[place].reports = false;
+            self.processes[place].core.report_started();
+            self.engine_flush(place);
+        }
+    }
+
+    fn engine_sends(&mut self, place: usize, message: FromEngine) {
+        let Link::Up(no) = self.processes[place].link else { return };
+        if let Some(Ways::Engine(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+            up.queue.push(message);
+        }
+    }
+
+    /// Does what the core wants done, then writes once, and leaves if it is time.
+    pub fn engine_flush(&mut self, place: usize) {
+        if !self.processes[place].is_alive {
+            return;
+        }
+        let link = self.processes[place].link;
+        if let Link::Up(no) = link
+            && self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty())
+        {
+            self.processes[place].core.send_published();
+        }
+        while let Some(output) = self.processes[place].core.poll_output() {
+            self.engine_does(place, output);
+        }
+        if let Link::Up(no) = link {
+            self.depart(no, Side::Peer, false);
+        }
+        let process = &mut self.processes[place];
+        if !process.reports && process.core.has_unreported() {
+            process.reports = true;
+            self.after(REPORT_AFTER, Event::Reports(place));
+        }
+        self.leaves_if_it_is_time(place);
+    }
+
+    fn engine_does(&mut self, place: usize, output: Output) {
+        match output {
+            Output::Send(message) => self.engine_sends(place, message),
+            Output::Transfer(number, sealed) => {
+                let Link::Up(no) = self.processes[place].link else { return };
+                if let Some(Ways::Engine(up, _)) = self.network.connections.get_mut(&no).map(|it| &mut it.ways) {
+                    up.queue.push_transfer(number, Chunks::Sealed(sealed));
+                }
+            }
+            Output::Start(slot, runtime, job) => self.slot_starts(place, slot as usize, runtime, job),
+            Output::Cancel(slot, runtime, job, force) => self.slot_cancels(place, slot as usize, runtime, job, force),
+            Output::Recall(slot, runtime, job) => {
+                if self.slot_recalls(place, slot as usize, runtime, job) {
+                    self.processes[place].core.handle_recalled(job);
+                }
+            }
+            Output::Registered(engines) => {
+                self.note(|_| format!("process {place} has engines {engines:?}"));
+                if self.processes[place].engines != engines {
+                    self.processes[place].had.push(engines.clone());
+                }
+                self.processes[place].engines = engines;
+            }
+            Output::Signal(slot, runtime, job, signal) => {
+                self.slot_is_signalled(place, slot as usize, runtime, job, signal);
+            }
+            Output::Restart(slot) => {
+                let engine = self.processes[place].engines.get(slot as usize).copied();
+                engine.into_iter().for_each(|engine| {
+                    self.engine_is_hurt(engine);
+                    self.history.interpreter_gone(engine.0);
+                });
+                if !self.slot_restarts(place, slot as usize) {
+                    let down = SlotEvent::Down { cause: "restarted".into() };
+                    self.processes[place].core.handle_slot_event(slot, down);
+                }
+            }
+            Output::Leave(_, true) => self.process_drains(place),
+            Output::Leave(_, false) => self.processes[place].leaves = true,
+            Output::Goodbye(_) | Output::Log(_) => {}
+        }
+    }
+
+    /// It gets a SIGTERM, or the broker wants it to finish: the second time it leaves at once.
+    pub fn process_drains(&mut self, place: usize) {
+        let process = &mut self.processes[place];
+        if !std::mem::replace(&mut process.drains, true) {
+            process.core.drain("simulated");
+        }
+        self.note(|_| format!("process {place} drains"));
+        self.process_is_hurt(place);
+    }
+
+    /// It gets a SIGINT.
+    pub fn process_is_to_leave(&mut self, place: usize) {
+        self.processes[place].leaves = true;
+        self.engine_flush(place);
+    }
+
+    fn leaves_if_it_is_time(&mut self, place: usize) {
+        let now = self.now;
+        let process = &mut self.processes[place];
+        let is_written = match process.link {
+            Link::Up(no) => {
+                process.alone_since = None;
+                self.network.connections.get_mut(&no).is_some_and(|it| it.from(Side::Peer).is_empty())
+            }
+            Link::Dialling(_) => false,
+        };
+        let process = &mut self.processes[place];
+        let is_done = match process.link {
+            _ if process.leaves => true,
+            _ if !process.drains => false,
+            Link::Up(_) => process.core.is_drained() && is_written,
+            Link::Dialling(_) if !process.core.has_work() => {
+                let since = *process.alone_since.get_or_insert(now);
+                if since == now {
+                    self.after(ALONE_US, Event::LooksWhetherToLeave(place));
+                }
+                !self.processes[place].core.has_results() || now - since >= ALONE_US
+            }
+            Link::Dialling(_) => false,
+        };
+        if is_done {
+            self.process_leaves(place);
+        }
+    }
+
+    /// It says goodbye, and ends when the last bytes have left.
+    fn process_leaves(&mut self, place: usize) {
+        self.engine_sends(place, FromEngine::Goodbye(Goodbye { reason: "simulated".into() }));
+        if let Link::Up(no) = self.processes[place].link {
+            self.depart(no, Side::Peer, true);
+        }
+        self.process_ends(place, "it leaves");
+    }
+
+    /// The process is gone, and its connection closes when what it has sent has arrived.
+    pub fn process_ends(&mut self, place: usize, why: &str) {
+        self.note(|_| format!("process {place} ends: {why}"));
+        self.process_is_hurt(place);
+        let process = &mut self.processes[place];
+        process.is_alive = false;
+        let spec = process.spec;
+        if let Some(no) = process.link.connection() {
+            self.peer_is_gone(no);
+        }
+        if !self.rests {
+            let wait = self.dice.pick(&[1_000, 200_000, 3_000_000]);
+            self.after(wait, Event::ProcessComes(spec));
+        }
+    }
+
+    /// The engines of a process may lose what they have.
+    pub fn process_is_hurt(&mut self, place: usize) {
+        self.last_hurt = Some(self.now);
+        for engine in &self.processes[place].engines {
+            self.hurt.insert(engine.0, self.now);
+        }
+    }
+
+    /// The same of one engine.
+    pub fn engine_is_hurt(&mut self, engine: EngineId) {
+        self.last_hurt = Some(self.now);
+        self.hurt.insert(engine.0, self.now);
+    }
+
+    pub fn everybody_is_hurt(&mut self) {
+        (0..self.processes.len())
+            .filter(|place| self.processes[*place].is_alive)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|place| self.process_is_hurt(place));
+    }
+}

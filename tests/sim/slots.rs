@@ -1,0 +1,300 @@
+//! The slots of an engine process: what runs there, and how it is ended. They behave as the runtimes of the engine do:
+//! a native function ends when it heeds a cancel, an interpreter can be killed, a program is.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use furlong_engine::core::error;
+use furlong_engine::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent};
+use furlong_tests::history::{Invariant, TaskName};
+use furlong_wire::call::{Codec, ReplyHeader};
+use furlong_wire::ids::EngineId;
+use furlong_wire::message::Runtime;
+
+use crate::calls::{CallNo, filler};
+use crate::dice::Dice;
+use crate::plan::Ends;
+use crate::world::{Event, World};
+
+/// A slot: what its runtime has been given, and what runs.
+#[derive(Default, Debug)]
+pub struct Slot {
+    lane: VecDeque<(Runtime, Job)>,
+    running: Option<Running>,
+    begins: bool,
+    /// Whether there is an interpreter.
+    has_python: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Counts the runs; a run that is ended early gets another number.
+    run: u64,
+    job: u64,
+    runtime: Runtime,
+    call: CallNo,
+    task: TaskName,
+    began: u64,
+    ends: RunEnd,
+    latest: Latest,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RunEnd {
+    Planned(Ends),
+    Cancelled,
+    Interrupted,
+}
+
+/// How long what does not heed its interrupt lives on.
+const KILL_GRACE: u64 = 1_000_000;
+
+impl Slot {
+    /// Whether nothing runs or waits here.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_none() && self.lane.is_empty()
+    }
+
+    fn take_waiting(&mut self, job: u64) -> Option<(Runtime, Job)> {
+        let at = self.lane.iter().position(|(_, waiting)| waiting.attempt == job)?;
+        self.lane.remove(at)
+    }
+}
+
+impl World {
+    fn slot(&mut self, place: usize, slot: usize) -> &mut Slot {
+        &mut self.processes[place].slots[slot]
+    }
+
+    fn slot_reports(&mut self, place: usize, slot: usize, event: SlotEvent) {
+        self.processes[place].core.handle_slot_event(slot as u32, event);
+    }
+
+    pub fn slot_starts(&mut self, place: usize, slot: usize, runtime: Runtime, job: Job) {
+        let it = self.slot(place, slot);
+        it.lane.push_back((runtime, job));
+        if it.running.is_none() && !std::mem::replace(&mut it.begins, true) {
+            let wait = self.dice.below(60);
+            self.after(wait, Event::SlotBegins(place, slot));
+        }
+    }
+
+    pub fn slot_begins(&mut self, place: usize, slot: usize) {
+        if !self.processes[place].is_alive {
+            return;
+        }
+        self.begin_next(place, slot);
+        self.engine_flush(place);
+    }
+
+    fn begin_next(&mut self, place: usize, slot: usize) {
+        let it = self.slot(place, slot);
+        it.begins = false;
+        if it.running.is_some() {
+            return;
+        }
+        let Some((runtime, job)) = it.lane.pop_front() else { return };
+        it.has_python |= runtime == Runtime::Python;
+        let engine = self.processes[place].engines[slot];
+        let had = &self.processes[place].had;
+        let engines: Vec<EngineId> = had.iter().filter_map(|engines| engines.get(slot).copied()).collect();
+        let Some((call, task)) = self.job_is_sound(&job, &engines) else {
+            let text = format!("what engine {engine} was given to run is not what was submitted: {:?}", job.data);
+            return self.violated(Invariant::PayloadsArriveIntact, None, text);
+        };
+        let named = self.clients[task.client as usize].tasks[task.n as usize - 1].target;
+        self.history.began(task, named.unwrap_or(engine).0);
+        let runs = self.history.runs(task);
+        self.note(|_| format!("task {task:?} begins at engine {engine}, as run {runs} ({runtime:?})"));
+        let plan = &self.calls[call].plan;
+        let ends = if runs <= plan.fails_first { Ends::Raises } else { plan.ends };
+        let (run_us, says) = (plan.run_us, plan.output_bytes + plan.published_bytes > 0);
+        let mut dice = Dice::of(self.seed, &[6, call as u64, task.n, u64::from(runs)]);
+        let run_us = run_us + dice.below(run_us / 4 + 1);
+        let run = self.next_run();
+        let (ends, latest) = (RunEnd::Planned(ends), Latest::default());
+        let running = Running { run, job: job.attempt, runtime, call, task, began: self.now, ends, latest };
+        self.slot(place, slot).running = Some(running);
+        if says {
+            self.after(run_us / 2, Event::RunWrites(place, slot, run));
+        }
+        self.after(run_us, Event::RunEnds(place, slot, run));
+    }
+
+    fn runs(&mut self, place: usize, slot: usize, run: u64) -> Option<&Running> {
+        if !self.processes[place].is_alive {
+            return None;
+        }
+        self.processes[place].slots[slot].running.as_ref().filter(|running| running.run == run)
+    }
+
+    pub fn run_writes(&mut self, place: usize, slot: usize, run: u64) {
+        let Some(Running { job, call, latest, .. }) = self.runs(place, slot, run) else { return };
+        let (job, call, latest) = (*job, *call, latest.clone());
+        let plan = &self.calls[call].plan;
+        let (output, published) = (plan.output_bytes, plan.published_bytes);
+        if output > 0 {
+            let bytes = filler(call, output);
+            let event = SlotEvent::Output { attempt: job, stream: OutputStream::Stdout, bytes };
+            self.slot_reports(place, slot, event);
+        }
+        if published > 0 && latest.put(Published { codec: Codec::Raw, buffers: vec![filler(call, published)] }) {
+            self.slot_reports(place, slot, SlotEvent::Published { attempt: job, latest });
+        }
+        self.engine_flush(place);
+    }
+
+    pub fn run_ends(&mut self, place: usize, slot: usize, run: u64) {
+        let Some(running) = self.runs(place, slot, run) else { return };
+        let (ends, runtime) = (running.ends, running.runtime);
+        if ends == RunEnd::Planned(Ends::KillsInterpreter) && runtime == Runtime::Python {
+            self.slot_dies(place, slot, false);
+        } else if let Some(running) = self.slot(place, slot).running.take() {
+            let reply = self.reply(place, slot, &running);
+            self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
+            self.begin_next(place, slot);
+        }
+        self.engine_flush(place);
+    }
+
+    fn reply(&self, place: usize, slot: usize, running: &Running) -> Reply {
+        let raised = || ReplyHeader::Raised(error("Simulated", "it raised"));
+        let (outcome, header) = match (running.ends, running.runtime) {
+            (RunEnd::Cancelled, _) => (JobOutcome::Cancelled, raised()),
+            (RunEnd::Planned(Ends::Returns), Runtime::Command) => {
+                (JobOutcome::Succeeded, ReplyHeader::Exited { code: Some(0), signal: None })
+            }
+            (RunEnd::Planned(Ends::Returns), _) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Raw }),
+            (_, Runtime::Command) => {
+                let header = ReplyHeader::Exited { code: Some(1), signal: None };
+                (JobOutcome::Exited("exit code 1".into()), header)
+            }
+            _ => (JobOutcome::Failed, raised()),
+        };
+        let engine = self.processes[place].engines[slot];
+        let mut proof = (running.call as u64).to_le_bytes().to_vec();
+        proof.extend_from_slice(&engine.0.to_le_bytes());
+        let mut data = vec![Bytes::from(proof)];
+        let plan = &self.calls[running.call].plan;
+        if outcome == JobOutcome::Succeeded && plan.result_bytes > 0 {
+            data.push(filler(running.call, plan.result_bytes));
+        }
+        Reply { outcome, header, data, run_us: self.now - running.began }
+    }
+
+    /// What runs is to end early: it does so soon.
+    fn end_soon(&mut self, place: usize, slot: usize, ends: RunEnd) {
+        let run = self.next_run();
+        let Some(running) = &mut self.slot(place, slot).running else { return };
+        (running.run, running.ends) = (run, ends);
+        let wait = self.dice.below(3_000);
+        self.after(wait, Event::RunEnds(place, slot, run));
+    }
+
+    pub fn slot_cancels(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64, force: bool) {
+        let Some(running) = self.slot(place, slot).running.as_ref().filter(|running| running.job == job) else {
+            if runtime != Runtime::Native && self.slot(place, slot).take_waiting(job).is_some() {
+                let header = ReplyHeader::Raised(error("Cancelled", "before it began"));
+                let reply = Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 };
+                self.slot_reports(place, slot, SlotEvent::Finished { attempt: job, reply });
+            }
+            return;
+        };
+        let (call, run) = (running.call, running.run);
+        match (self.calls[call].plan.heeds, runtime) {
+            (true, _) => self.end_soon(place, slot, RunEnd::Cancelled),
+            (false, Runtime::Native) => {}
+            (false, Runtime::Python) if !force => {}
+            (false, _) => {
+                let grace = if force && runtime == Runtime::Command { 0 } else { KILL_GRACE };
+                self.after(grace, Event::RunIsKilled(place, slot, run));
+            }
+        }
+    }
+
+    pub fn run_is_killed(&mut self, place: usize, slot: usize, run: u64) {
+        let Some(running) = self.runs(place, slot, run) else { return };
+        if running.runtime == Runtime::Python {
+            self.slot_dies(place, slot, true);
+        } else {
+            self.end_soon(place, slot, RunEnd::Cancelled);
+        }
+        self.engine_flush(place);
+    }
+
+    /// Whether the job was taken back at once. It may come back later.
+    pub fn slot_recalls(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64) -> bool {
+        if !self.slot(place, slot).lane.iter().any(|(_, waiting)| waiting.attempt == job) {
+            return false;
+        }
+        if runtime == Runtime::Python && self.dice.one_in(2) {
+            let wait = self.dice.below(500);
+            self.after(wait, Event::Recalls(place, slot, job));
+            return false;
+        }
+        self.slot(place, slot).take_waiting(job).is_some()
+    }
+
+    pub fn recalls(&mut self, place: usize, slot: usize, job: u64) {
+        if self.processes[place].is_alive && self.slot(place, slot).take_waiting(job).is_some() {
+            self.slot_reports(place, slot, SlotEvent::Recalled { attempts: vec![job] });
+            self.engine_flush(place);
+        }
+    }
+
+    pub fn slot_is_signalled(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64, signal: i32) {
+        let Some(running) = self.slot(place, slot).running.as_ref().filter(|running| running.job == job) else {
+            return;
+        };
+        let (call, is_cancelled) = (running.call, running.ends == RunEnd::Cancelled);
+        match (signal, runtime) {
+            (9, Runtime::Python) => self.slot_dies(place, slot, false),
+            (2, _) if self.calls[call].plan.heeds && !is_cancelled => self.end_soon(place, slot, RunEnd::Interrupted),
+            (9, Runtime::Command) => self.end_soon(place, slot, RunEnd::Interrupted),
+            _ => {}
+        }
+    }
+
+    /// Whether there was an interpreter to end.
+    pub fn slot_restarts(&mut self, place: usize, slot: usize) -> bool {
+        if !self.slot(place, slot).has_python {
+            return false;
+        }
+        self.slot_dies(place, slot, false);
+        true
+    }
+
+    /// The interpreter is gone: it reports its death, then the end of what it ran, and gives back what had not begun.
+    pub fn slot_dies(&mut self, place: usize, slot: usize, by_cancel: bool) {
+        if !std::mem::replace(&mut self.slot(place, slot).has_python, false) {
+            return;
+        }
+        self.last_hurt = Some(self.now);
+        if let Some(engine) = self.processes[place].engines.get(slot).copied() {
+            self.hurt.insert(engine.0, self.now);
+            self.history.interpreter_gone(engine.0);
+            self.note(|_| format!("the interpreter of engine {engine} is gone"));
+        }
+        self.slot_reports(place, slot, SlotEvent::Down { cause: "signal 9".into() });
+        let of_python = |running: &mut Running| running.runtime == Runtime::Python;
+        if let Some(running) = self.slot(place, slot).running.take_if(of_python) {
+            let outcome = if by_cancel {
+                JobOutcome::Cancelled
+            } else {
+                self.history.may_be_lost(running.task);
+                JobOutcome::Lost("signal 9".into())
+            };
+            let header = ReplyHeader::Raised(error("Died", "signal 9"));
+            let reply = Reply { outcome, header, data: Vec::new(), run_us: self.now - running.began };
+            self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
+        }
+        let lane = std::mem::take(&mut self.slot(place, slot).lane);
+        let (python, others): (Vec<_>, Vec<_>) = lane.into_iter().partition(|(runtime, _)| *runtime == Runtime::Python);
+        self.slot(place, slot).lane.extend(others);
+        if !python.is_empty() {
+            let attempts = python.into_iter().map(|(_, job)| job.attempt).collect();
+            self.slot_reports(place, slot, SlotEvent::Recalled { attempts });
+        }
+        self.begin_next(place, slot);
+    }
+}

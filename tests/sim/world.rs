@@ -1,0 +1,268 @@
+//! The world: who is there, the events that are to come, and the clock that goes from one to the next.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use furlong_broker::core::Peer as Proved;
+use furlong_tests::history::{History, Invariant, TaskName, Violation};
+use furlong_wire::message::{RefusalKind, Welcome};
+
+use crate::broker::Broker;
+use crate::calls::CallRecord;
+use crate::client::Client;
+use crate::dice::Dice;
+use crate::network::{ConnectionNo, Network, Peer, Record, Side};
+use crate::plan::{Planned, Setup};
+use crate::process::Process;
+
+/// Something that is to come.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer's turn to dial, if it is still that one.
+    Dials(Peer, u64),
+    /// A peer's proof comes to the broker.
+    Knocks(ConnectionNo, Box<Proved>),
+    /// The broker's first record comes to the peer.
+    Greeted(ConnectionNo, Box<Result<Welcome, RefusalKind>>),
+    /// A record comes to its end.
+    Arrives(ConnectionNo, Record),
+    /// A line takes more.
+    LineIsFree(ConnectionNo, Side),
+    /// An end finds that the connection is gone.
+    Notices(ConnectionNo, Side),
+    BrokerTimer(u64),
+    BrokerTick(u64),
+    BrokerStarts,
+    /// The list of revoked tokens is written, for a client's request.
+    IsRevoked(u64, ConnectionNo, u64),
+    /// An engine process tells what has begun.
+    Reports(usize),
+    /// A process looks whether it is time to leave.
+    LooksWhetherToLeave(usize),
+    SlotBegins(usize, usize),
+    RunWrites(usize, usize, u64),
+    RunEnds(usize, usize, u64),
+    RunIsKilled(usize, usize, u64),
+    Recalls(usize, usize, u64),
+    ClientTick(usize),
+    /// A client has sought its broker for long enough.
+    GivesUp(usize, u64),
+    /// A process or a client comes in the place of one that is gone.
+    ProcessComes(usize),
+    ClientComes(usize),
+}
+
+#[derive(Debug)]
+struct Due {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Everything.
+pub struct World {
+    pub seed: u64,
+    pub setup: Setup,
+    /// Microseconds since the beginning.
+    pub now: u64,
+    pub steps: u64,
+    due: BinaryHeap<Reverse<Due>>,
+    made: u64,
+    pub dice: Dice,
+    pub network: Network,
+    pub broker: Broker,
+    pub processes: Vec<Process>,
+    pub clients: Vec<Client>,
+    pub calls: Vec<CallRecord>,
+    pub history: History,
+    pub violation: Option<Violation>,
+    /// When something last happened to an engine that may cost it what it has.
+    pub hurt: BTreeMap<u32, u64>,
+    /// The same for any engine.
+    pub last_hurt: Option<u64>,
+    /// Nothing breaks any longer, and everybody comes back.
+    pub rests: bool,
+    /// At which step everything is looked at again.
+    pub scan_at: u64,
+    /// All that happened, in a number: the same for the same seed.
+    pub digest: u64,
+    /// What happened, for people, if somebody wants to read it.
+    pub log: Option<Vec<String>>,
+}
+
+impl World {
+    /// The farm of a seed, where everybody is about to start.
+    pub fn new(seed: u64, setup: Setup, is_logged: bool) -> Self {
+        let mut world = Self {
+            seed,
+            now: 0,
+            steps: 0,
+            due: BinaryHeap::new(),
+            made: 0,
+            dice: Dice::of(seed, &[3]),
+            network: Network::default(),
+            broker: Broker::default(),
+            processes: Vec::new(),
+            clients: Vec::new(),
+            calls: Vec::new(),
+            history: History::default(),
+            violation: None,
+            hurt: BTreeMap::new(),
+            last_hurt: None,
+            rests: false,
+            scan_at: 0,
+            digest: seed,
+            log: is_logged.then(Vec::new),
+            setup,
+        };
+        let starts = world.dice.below(2_000);
+        world.after(starts, Event::BrokerStarts);
+        for spec in 0..world.setup.processes.len() {
+            let starts = world.dice.below(3_000);
+            world.after(starts, Event::ProcessComes(spec));
+        }
+        for spec in 0..world.setup.clients.len() {
+            let starts = world.dice.below(3_000);
+            world.after(starts, Event::ClientComes(spec));
+        }
+        world
+    }
+
+    /// Something is to happen so much later.
+    pub fn after(&mut self, wait: u64, event: Event) {
+        self.at(self.now + wait, event);
+    }
+
+    /// Something is to happen then.
+    pub fn at(&mut self, at: u64, event: Event) {
+        self.made += 1;
+        self.due.push(Reverse(Due { at: at.max(self.now), order: self.made, event }));
+    }
+
+    /// When the next event is.
+    pub fn next_at(&self) -> Option<u64> {
+        self.due.peek().map(|Reverse(due)| due.at)
+    }
+
+    /// Lets the next event happen.
+    pub fn step(&mut self) {
+        let Some(Reverse(Due { at, event, .. })) = self.due.pop() else { return };
+        self.now = at;
+        self.happens(event);
+    }
+
+    /// Lets everything happen up to that time, and then a planned act.
+    pub fn acts(&mut self, planned: &Planned) {
+        while self.violation.is_none() && self.next_at().is_some_and(|at| at <= planned.at) {
+            self.step();
+        }
+        self.now = self.now.max(planned.at);
+        if self.violation.is_none() {
+            self.steps += 1;
+            self.note(|_| format!("-- {:?}", planned.act));
+            self.act(&planned.act);
+            self.check();
+        }
+    }
+
+    fn happens(&mut self, event: Event) {
+        // What goes by the clock alone is no step of a history.
+        let counts = !matches!(event, Event::BrokerTick(_) | Event::ClientTick(_) | Event::LooksWhetherToLeave(_));
+        self.steps += u64::from(counts);
+        self.digest = (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
+        match event {
+            Event::Dials(peer, turn) => self.dials(peer, turn),
+            Event::Knocks(no, peer) => self.broker_hears_knock(no, *peer),
+            Event::Greeted(no, greeting) => self.is_greeted(no, *greeting),
+            Event::Arrives(no, record) => self.arrives(no, record),
+            Event::LineIsFree(no, side) => self.line_is_free(no, side),
+            Event::Notices(no, Side::Broker) => self.broker_notices(no),
+            Event::Notices(no, Side::Peer) => self.peer_notices(no),
+            Event::BrokerTimer(life) => self.broker_timer(life),
+            Event::BrokerTick(life) => self.broker_tick(life),
+            Event::BrokerStarts => self.broker_starts(),
+            Event::IsRevoked(life, no, request) => self.is_revoked(life, no, request),
+            Event::Reports(process) => self.reports(process),
+            Event::LooksWhetherToLeave(process) => self.engine_flush(process),
+            Event::SlotBegins(process, slot) => self.slot_begins(process, slot),
+            Event::RunWrites(process, slot, run) => self.run_writes(process, slot, run),
+            Event::RunEnds(process, slot, run) => self.run_ends(process, slot, run),
+            Event::RunIsKilled(process, slot, run) => self.run_is_killed(process, slot, run),
+            Event::Recalls(process, slot, job) => self.recalls(process, slot, job),
+            Event::ClientTick(client) => self.client_tick(client),
+            Event::GivesUp(client, turn) => self.client_gives_up(client, turn),
+            Event::ProcessComes(spec) => self.process_comes(spec),
+            Event::ClientComes(spec) => self.client_comes(spec),
+        }
+        if counts {
+            self.check();
+        }
+    }
+
+    /// Writes a line of the log.
+    pub fn note(&mut self, text: impl FnOnce(&Self) -> String) {
+        let Some(mut log) = self.log.take() else { return };
+        log.push(format!("{:>12.6}  {}", self.now as f64 / 1e6, text(self)));
+        self.log = Some(log);
+    }
+
+    /// Something is not as it must be.
+    pub fn violated(&mut self, invariant: Invariant, task: Option<TaskName>, text: impl Into<String>) {
+        self.violation.get_or_insert(Violation { invariant, task, text: text.into() });
+    }
+
+    fn arrives(&mut self, no: ConnectionNo, record: Record) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        if !connection.from(record.sender()).lands() {
+            return;
+        }
+        let peer = connection.peer;
+        match (record, peer) {
+            (Record::FromClient(messages), _) => self.broker_hears_client(no, messages),
+            (Record::FromEngine(messages), _) => self.broker_hears_engine(no, messages),
+            (Record::ToClient(messages), Peer::Client(client)) => self.client_hears(client, no, messages),
+            (Record::ToEngine(messages), Peer::Process(process)) => self.engine_hears(process, no, messages),
+            _ => unreachable!("a record goes to whom its connection leads"),
+        }
+    }
+
+    /// Lets go what one end of a connection has queued.
+    pub fn depart(&mut self, no: ConnectionNo, side: Side, closes: bool) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        let (records, free_at) = connection.from(side).depart(self.now, closes);
+        for (at, record) in records {
+            self.at(at, Event::Arrives(no, record));
+        }
+        free_at.into_iter().for_each(|at| self.at(at, Event::LineIsFree(no, side)));
+    }
+
+    fn line_is_free(&mut self, no: ConnectionNo, side: Side) {
+        let Some(connection) = self.network.connections.get_mut(&no) else { return };
+        connection.from(side).becomes_free();
+        match (side, connection.peer) {
+            (Side::Broker, _) => self.depart(no, side, false),
+            (Side::Peer, Peer::Client(client)) => self.client_writes(client),
+            (Side::Peer, Peer::Process(process)) => self.engine_flush(process),
+        }
+    }
+}
