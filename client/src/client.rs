@@ -136,22 +136,31 @@ impl Client {
         self.closed().await;
     }
 
-    /// Ends the session for all handles, and lets the tasks with the option [`keep`](CallSpec::keep) go on, to be
-    /// [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns when the broker
-    /// has all that was submitted, and has heard.
+    /// Ends the session for all handles, and lets the tasks with the option [`keep`](CallSpec::keep), and durable ones,
+    /// go on, to be [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns when
+    /// the broker has all that was submitted, and has heard.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`] if the connection ends before the broker has everything.
     pub async fn detach(self) -> Result<(), ClientError> {
+        self.flush().await?;
+        self.close().await;
+        Ok(())
+    }
+
+    /// Returns when the broker has all that was submitted so far, and its journal has what is
+    /// [`durable`](CallSpec::durable) of it. A task that could not be accepted has ended by then.
+    ///
+    /// # Errors
+    /// [`ClientError::Disconnected`] if the connection ends before.
+    pub async fn flush(&self) -> Result<(), ClientError> {
         let shared = &self.handle.shared;
         std::future::poll_fn(|context| shared.with(|core| core.poll_flushed(context.waker()))).await?;
         // Any answer says that the broker has taken what went before the question. A refusal does, too.
         match engines(&self.handle).await {
-            Ok(_) | Err(ClientError::Refused(_)) => {}
-            Err(error) => return Err(error),
+            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
         }
-        self.close().await;
-        Ok(())
     }
 
     /// Returns when the connection is over, however it ended.

@@ -1,6 +1,7 @@
 //! Durable tasks: they outlive brokers and clients, and a disk that fails is said.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -95,6 +96,7 @@ fn a_journal_that_cannot_be_is_one_clear_line() {
     assert!(missing.contains("no folder") && missing.contains("/nowhere/at/all"), "{missing}");
     let text = home.path().join("text");
     fs::write(&text, "not a database at all, and long enough to be looked at ".repeat(30)).unwrap();
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o600)).unwrap();
     let other = refusal(text.to_str().unwrap());
     assert!(other.contains("is no journal"), "{other}");
     let check = furlong(&["journal", "check", text.to_str().unwrap()], &home).failed(1);

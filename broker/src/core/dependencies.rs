@@ -154,8 +154,8 @@ impl Waits {
 }
 
 impl Core {
-    /// Looks up what a task depends on, the first one of its submit being `own`. Of a task from the journal, `known` are
-    /// those that had ended, in that order. None if it depends on nothing.
+    /// Looks up what a task depends on, the first one of its submit being `own`. Of a task from the journal, `known`
+    /// are those that had ended, in that order. None if it depends on nothing.
     ///
     /// # Errors
     /// Why the task can never run, for people.

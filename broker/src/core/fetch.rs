@@ -92,8 +92,8 @@ impl Core {
         None
     }
 
-    /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that; none
-    /// for any other task.
+    /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that;
+    /// none for any other task.
     fn follow_unwritten(&mut self, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
         let of = self.sessions.find(owner, id.session)?;
         let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);

@@ -1,5 +1,6 @@
 //! The file: where it may be, who has it, which version it is.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const APPLICATION_ID: i64 = 0x4655_524c;
 pub(super) const VERSION: i64 = 1;
 /// Bytes of the write-ahead log that stay allocated after they were carried over.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+
+/// Never through a symbolic link.
+const OPEN_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 
 /// The tables of each version: what brings a journal from the one before to it.
 const MIGRATIONS: [&str; VERSION as usize] = ["
@@ -72,7 +76,8 @@ pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
     if !path.exists() {
         create_private(path, b"").with_context(|| format!("cannot make the journal {shown}"))?;
     }
-    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    check_private(path)?;
+    let database = Connection::open_with_flags(path, OPEN_FLAGS);
     let mut database = database.with_context(|| format!("cannot open the journal {shown}"))?;
     prepare(&mut database, cluster).map_err(|error| explain(error, path))?;
     Ok(database)
@@ -81,11 +86,28 @@ pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
 /// Opens a journal to look at it.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
     // Not read-only: what a killed broker has left in the write-ahead log must be read with it.
-    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let database = Connection::open_with_flags(path, OPEN_FLAGS);
     let database = database.with_context(|| format!("cannot open the journal {}", path.display()))?;
     let begun = begin_exclusively(&database).map_err(anyhow::Error::from).and_then(|()| check_kind(&database));
     begun.map_err(|error| explain(error, path))?;
     Ok(database)
+}
+
+/// As with every file that holds secrets: nobody else may have it, and it is what its name says.
+fn check_private(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let about = path.symlink_metadata().with_context(|| format!("cannot look at the journal {shown}"))?;
+    if !about.is_file() {
+        bail!("the journal {shown} is no regular file: name another one with --journal");
+    }
+    let mode = about.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        bail!("the journal {shown} holds secrets, and its permissions {mode:o} let others have it: chmod 600 {shown}");
+    }
+    if about.uid() != rustix::process::geteuid().as_raw() && !rustix::process::geteuid().is_root() {
+        bail!("the journal {shown} belongs to another user: name another file with --journal");
+    }
+    Ok(())
 }
 
 fn prepare(database: &mut Connection, cluster: ClusterId) -> Result<()> {

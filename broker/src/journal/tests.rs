@@ -1,6 +1,7 @@
 //! The file against the journal in memory, and what becomes of it when its broker is killed, or its disk is full.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +36,10 @@ fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     Place { _dir: dir, path }
+}
+
+fn private(path: &Path) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn writer(path: &Path) -> Writer {
@@ -184,7 +189,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => id().prop_map(Step::Delivered),
         4 => id().prop_map(Step::Forgotten),
         1 => (1..4u32).prop_map(Step::Departed),
-        1 => (1..4u32, 1..3u32, any::<bool>()).prop_map(|(session, number, large)| Step::Definition(session, number, large)),
+        1 => (1..4u32, 1..3u32, any::<bool>()).prop_map(|(of, number, large)| Step::Definition(of, number, large)),
         3 => Just(Step::Commit),
         1 => Just(Step::Reopen),
     ]
@@ -249,7 +254,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_file_has_what_was_written_and_nothing_of_a_batch_that_was_not(steps in prop::collection::vec(step(), 1..80)) {
+    fn the_file_has_what_was_written_and_nothing_of_a_batch_that_was_not(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
         let place = place();
         let mut memory = MemoryJournal::default();
         let mut known = Known::default();
@@ -263,7 +270,7 @@ proptest! {
                     prop_assert_eq!(writing.as_mut().unwrap().write(std::mem::take(&mut batch)), Ok(()));
                 }
                 Step::Reopen => {
-                    // As if the broker were killed: what is not written is kept for the next batch, as another would be.
+                    // As if the broker were killed: what is not written goes into the next batch, as another would.
                     drop(writing.take());
                     prop_assert_eq!(contents(&place.path), contents_of_memory(&mut memory));
                     writing = Some(writer(&place.path));
@@ -361,8 +368,11 @@ fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
     let refusal = || format!("{:#}", Journal::open(&place.path, CLUSTER, &key()).unwrap_err());
     std::fs::write(&place.path, "a file of somebody else, longer than a header, which nobody may touch ".repeat(40))
         .unwrap();
+    private(&place.path);
     assert!(refusal().contains("is no journal"), "{}", refusal());
     std::fs::remove_file(&place.path).unwrap();
+    std::fs::write(&place.path, "").unwrap();
+    private(&place.path);
     let other = rusqlite::Connection::open(&place.path).unwrap();
     other.execute_batch("CREATE TABLE theirs (x)").unwrap();
     drop(other);
@@ -373,6 +383,11 @@ fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
     later.pragma_update(None, "user_version", 99).unwrap();
     drop(later);
     assert!(refusal().contains("version 99"), "{}", refusal());
+    std::fs::set_permissions(&place.path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(refusal().contains("chmod 600"), "{}", refusal());
+    std::fs::remove_file(&place.path).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &place.path).unwrap();
+    assert!(refusal().contains("no regular file"), "{}", refusal());
     let missing = place.path.with_file_name("nowhere").join("journal.db");
     assert!(format!("{:#}", Journal::open(&missing, CLUSTER, &key()).unwrap_err()).contains("no folder"));
 }

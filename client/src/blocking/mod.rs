@@ -184,7 +184,13 @@ impl Client {
         block_on(self.client.close());
     }
 
-    /// Ends the session, and lets the tasks with the option `keep` go on. See [`crate::Client::detach`].
+    /// Waits until the broker has all that was submitted, and its journal what is durable of it. See
+    /// [`crate::Client::flush`].
+    pub fn flush(&self) -> Result<(), ClientError> {
+        block_on(self.client.flush())
+    }
+
+    /// Ends the session, and lets durable tasks and those with the option `keep` go on. See [`crate::Client::detach`].
     pub fn detach(self) -> Result<(), ClientError> {
         check_outside()?;
         block_on(self.client.detach())

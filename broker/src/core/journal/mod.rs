@@ -2,8 +2,8 @@
 //! delivered when the journal has that.
 //!
 //! The core writes entries ([`Output::Journal`]) and goes on. What has to wait for an entry is kept as an act, and done
-//! when the shell says how far the journal is ([`Core::handle_journaled`]). An entry that cannot be written is no reason
-//! to stop: what was to be accepted or to begin fails, what has ended is delivered all the same.
+//! when the shell says how far the journal is ([`Core::handle_journaled`]). An entry that cannot be written is no
+//! reason to stop: what was to be accepted or to begin fails, what has ended is delivered all the same.
 
 mod memory;
 mod restore;

@@ -199,8 +199,8 @@ impl<'a> Restoring<'a> {
         }
     }
 
-    /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What engines
-    /// may have waits for those of the roster, from now on.
+    /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What
+    /// engines may have waits for those of the roster, from now on.
     pub fn finish(self, now: Time) {
         let Self { core, shared, unfinished, sessions } = self;
         // Whether others hold it decides when it is freed.

@@ -6,7 +6,8 @@ use furlong_wire::message::{
     CancelTasks, Define, ErrorKind, FromClient, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange, TaskState,
 };
 
-use super::peers::{Farm, JOURNAL_KEEP, direct, on_success, shared, with};
+use super::disk::JOURNAL_KEEP;
+use super::peers::{Farm, direct, on_success, shared, with};
 use crate::core::invariants;
 
 const DONE: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));

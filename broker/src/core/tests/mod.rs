@@ -5,6 +5,7 @@ mod control;
 mod deadlines;
 mod dependencies;
 mod direct_queue;
+mod disk;
 mod engines_lost;
 mod held;
 mod journal;

@@ -18,7 +18,8 @@ use furlong_wire::message::{
 use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
-use crate::core::journal::{Entry, MemoryJournal, Restoring};
+use super::disk::{Disk, JOURNAL_KEEP};
+use crate::core::journal::Restoring;
 use crate::core::{Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time};
 
 /// This start of the broker, as attempts name it.
@@ -35,19 +36,6 @@ pub struct Farm {
     connections_made: u64,
     ids_made: u8,
 }
-
-/// The disk of the journal.
-#[derive(Debug, Default)]
-pub struct Disk {
-    pub journal: MemoryJournal,
-    /// On the way to it.
-    pub unwritten: VecDeque<(u64, Entry)>,
-    /// Whether it takes until [`Farm::sync`].
-    pub is_slow: bool,
-}
-
-/// How long ended tasks stay in the journal.
-pub const JOURNAL_KEEP: Duration = Duration::from_hours(24);
 
 /// A client process with one session.
 #[derive(Debug)]
@@ -193,43 +181,6 @@ impl Farm {
         let (clients, processes) = (Vec::new(), Vec::new());
         let disk = Disk::default();
         Self { core, now: Time(0), clients, processes, connections_made: 0, ids_made: 0, disk }
-    }
-
-    /// With a journal, of which the disk is quick.
-    pub fn with_journal(payload_bytes_max: u64, session_tasks_max: u64) -> Self {
-        let mut farm = Self::with_limits(payload_bytes_max, session_tasks_max);
-        let config = Config { journal_keep: Some(JOURNAL_KEEP), ..farm.core.config.clone() };
-        farm.core = Core::new(config, &Roster::default());
-        farm
-    }
-
-    /// What is on its way to the disk gets there.
-    pub fn sync(&mut self) {
-        while !self.disk.unwritten.is_empty() {
-            self.sync_once();
-        }
-    }
-
-    /// What is on its way to the disk now gets there, and what that leads to is on its way.
-    pub fn sync_once(&mut self) {
-        let Some((last, _)) = self.disk.unwritten.back() else { return };
-        let last = *last;
-        self.disk.unwritten.drain(..).for_each(|(_, entry)| self.disk.journal.write(entry));
-        self.core.handle_journaled(self.now, last, Ok(()));
-        self.pump();
-    }
-
-    /// The next write to the disk fails: what is on its way is lost, but for what is not refused.
-    pub fn fail_to_sync(&mut self) {
-        let Some((last, _)) = self.disk.unwritten.back() else { return };
-        let last = *last;
-        for (_, entry) in self.disk.unwritten.drain(..) {
-            if !matches!(entry, Entry::Task(_)) {
-                self.disk.journal.write(entry);
-            }
-        }
-        self.core.handle_journaled(self.now, last, Err("no space left on device"));
-        self.pump();
     }
 
     /// The broker is killed and started again: it knows who its engines were, and nothing else.
@@ -419,7 +370,8 @@ impl Farm {
         for n in missing.into_iter().filter(|n| !self.clients[client].finished.contains_key(n)).collect::<Vec<_>>() {
             let submit = self.clients[client].submits.get(&n).cloned().unwrap_or_else(shared);
             let payload = match submit.payload {
-                Payload::Chunked { bytes, .. } => self.clients[client].sending.chunked(bytes),
+                // A small one, so that its credit suffices for all.
+                Payload::Chunked { .. } => self.clients[client].sending.chunked(2_000),
                 payload @ Payload::Inline(_) => payload,
             };
             self.repeat(client, n, Submit { payload, ..submit });
