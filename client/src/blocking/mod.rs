@@ -187,6 +187,7 @@ impl Client {
     /// Waits until the broker has all that was submitted, and its journal what is durable of it. See
     /// [`crate::Client::flush`].
     pub fn flush(&self) -> Result<(), ClientError> {
+        check_outside()?;
         block_on(self.client.flush())
     }
 
