@@ -385,7 +385,7 @@ fn is_interpreter(pid: u32) -> bool {
 
 const START: Duration = Duration::from_secs(20);
 /// How long engines may take to finish, before they are told to leave at once.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(30);
 /// Engines in each process.
 const SLOTS: &str = "2";

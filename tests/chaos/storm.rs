@@ -126,9 +126,9 @@ impl Storm {
     /// Heals what is due, or all.
     fn heal(&mut self, all: bool) {
         let now = self.begun.elapsed();
-        let (due, later) = self.heals.drain(..).partition(|(at, _)| all || *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) = self.heals.drain(..).partition(|(at, _)| all || *at <= now);
         self.heals = later;
-        for (_, planned) in Vec::from_iter::<Vec<(Duration, Planned)>>(due) {
+        for (_, planned) in due {
             match (planned.hit, planned.fault) {
                 (Hit::Disk, _) => self.farm.disk().into_iter().for_each(Disk::free),
                 (hit, Fault::Stop) => self.signal(hit, Signal::CONT),
