@@ -102,7 +102,7 @@ impl Farm {
             setup,
         };
         farm.start_broker();
-        if !eventually(START, || farm.home.broker_state().is_some_and(|state| Some(state.pid) == farm.broker_pid())) {
+        if !eventually(START, || farm.is_up()) {
             bail!("the broker does not start: {}", farm.broker.map(|broker| broker.stderr()).unwrap_or_default());
         }
         for place in 0..farm.setup.engines {
@@ -143,6 +143,11 @@ impl Farm {
     /// The broker's process.
     pub fn broker_pid(&self) -> Option<u32> {
         self.broker.as_ref().map(Program::pid)
+    }
+
+    /// Whether the broker says where it is.
+    pub fn is_up(&self) -> bool {
+        self.home.broker_state().is_some_and(|state| Some(state.pid) == self.broker_pid())
     }
 
     /// Kills the broker and starts it again.
@@ -385,7 +390,7 @@ fn is_interpreter(pid: u32) -> bool {
 
 const START: Duration = Duration::from_secs(20);
 /// How long engines may take to finish, before they are told to leave at once.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(30);
 /// Engines in each process.
 const SLOTS: &str = "2";

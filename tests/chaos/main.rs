@@ -75,6 +75,9 @@ struct RunArgs {
     /// Where histories that fail leave their logs
     #[arg(long, default_value = "target/chaos")]
     folder: PathBuf,
+    /// Keep the logs of histories that pass, too
+    #[arg(long)]
+    keep: bool,
     /// A further argument of the broker; repeat it for more
     #[arg(long = "broker-arg", allow_hyphen_values = true)]
     broker_args: Vec<String>,
@@ -142,7 +145,9 @@ fn storms(args: &RunArgs) -> anyhow::Result<bool> {
         match storm::run(setup, history).with_context(|| format!("history {seed}"))? {
             Ok(tally) => {
                 all.add(tally);
-                std::fs::remove_dir_all(&folder)?;
+                if !args.keep {
+                    std::fs::remove_dir_all(&folder)?;
+                }
             }
             Err(failure) => {
                 let storm::Failure { violation, report } = *failure;

@@ -181,8 +181,14 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: Targets =
-        Targets { engines: 4, clients: 4, with_python: true, with_disk: true, last_at_most: Duration::from_secs(20) };
+    const TARGETS: Targets = Targets {
+        engines: 4,
+        clients: 4,
+        with_python: true,
+        with_disk: true,
+        last_at_most: Duration::from_secs(20),
+        pauses_at_most: Duration::from_secs(2),
+    };
 
     #[test]
     fn a_seed_always_makes_the_same_plan() {

@@ -126,9 +126,9 @@ impl Storm {
     /// Heals what is due, or all.
     fn heal(&mut self, all: bool) {
         let now = self.begun.elapsed();
-        let (due, later) = self.heals.drain(..).partition(|(at, _)| all || *at <= now);
+        let (due, later): (Vec<_>, Vec<_>) = self.heals.drain(..).partition(|(at, _)| all || *at <= now);
         self.heals = later;
-        for (_, planned) in Vec::from_iter::<Vec<(Duration, Planned)>>(due) {
+        for (_, planned) in due {
             match (planned.hit, planned.fault) {
                 (Hit::Disk, _) => self.farm.disk().into_iter().for_each(Disk::free),
                 (hit, Fault::Stop) => self.signal(hit, Signal::CONT),
@@ -171,9 +171,7 @@ impl Storm {
         (0..self.farm.clients.len()).for_each(|place| self.farm.signal_client(place, Signal::CONT));
         self.farm.signal_broker(Signal::CONT);
         self.farm.engines.iter().chain(&self.farm.clients).filter_map(|peer| peer.proxy.as_ref()).for_each(Proxy::mend);
-        if let Some(text) = self.look_after() {
-            return Err(text);
-        }
+        self.everybody_is_back()?;
         self.farm.stop_clients(CALM)?;
         self.farm.read_logs().map_err(|error| error.to_string())?;
         self.queues_are_empty()?;
@@ -185,6 +183,21 @@ impl Storm {
             left.is_empty()
         });
         if are_gone { Ok(()) } else { Err(format!("processes are left: {left:?}")) }
+    }
+
+    /// Waits until the broker is up, and all have had the time to end that could not start as there was no space.
+    fn everybody_is_back(&mut self) -> Result<(), String> {
+        let mut ended = None;
+        let is_back = eventually(CALM, || {
+            ended = self.look_after();
+            let had_space = self.full.is_none_or(|full| full.elapsed() > AFTER_FULL / 2);
+            ended.is_some() || had_space && self.farm.is_up()
+        });
+        match ended {
+            Some(text) => Err(text),
+            None if is_back => Ok(()),
+            None => Err("the broker does not come back".to_owned()),
+        }
     }
 
     fn queues_are_empty(&self) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use furlong_tests::history::{Facts, History, Outcome, TaskName};
+use furlong_wire::limits::INLINE_PAYLOAD_BYTES_MAX;
 
 use crate::farm::ClientLog;
 use crate::job::{How, Job, On, Runtime};
@@ -24,6 +25,12 @@ pub struct Struck {
     pub fault: Fault,
     /// How many it hit: interpreters are killed together.
     pub count: usize,
+}
+
+impl Struck {
+    fn is_kill_of_broker(&self) -> bool {
+        (self.hit, self.fault) == (Hit::Broker, Fault::Kill)
+    }
 }
 
 /// All that is known of one task.
@@ -200,10 +207,10 @@ impl<'a> Account<'a> {
                 "remote" | "exit" => matches!(job.how, How::Raise | How::Flaky) || self.is_disk_to_blame(task),
                 // It follows another one to an engine without our function.
                 "unsupported" => job.after.as_ref().is_some_and(|after| after.follow),
-                "unknown_engine" => job.target.is_some() && self.is_broken(task, |_| true),
+                "unknown_engine" => job.target.is_some() && self.is_engine_broken(task),
                 _ => false,
             },
-            Some("cancelled") => task.cancelled || kind == "dependency",
+            Some("cancelled") => task.cancelled || kind == "dependency" || self.may_have_timed_out_unheard(task),
             Some("timed_out") => job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some(),
             Some("lost") => true,
             _ => false,
@@ -231,7 +238,10 @@ impl<'a> Account<'a> {
         let can_be = |is_met: bool| mets.iter().any(|met| met.is_none_or(|met| met == is_met));
         // Of a client that was killed, some ends are not known.
         let may_run = if after.is_any { can_be(true) } else { !mets.contains(&Some(false)) };
-        if !task.begins.is_empty() && !may_run {
+        // A broker that is killed forgets what it has not told yet: what ran after a success that nobody has heard of can
+        // see that other task end anew, and otherwise.
+        let is_forgotten = || self.is_broken(task, Struck::is_kill_of_broker);
+        if !task.begins.is_empty() && !may_run && !is_forgotten() {
             return violation("nothing_runs_before_its_time", Some(name), format!("it ran; its conditions: {mets:?}"));
         }
         let gave_up = task.ends.iter().any(|(_, end)| end.kind.as_deref() == Some("dependency"));
@@ -263,17 +273,12 @@ impl<'a> Account<'a> {
 
     fn may_be_lost(&self, task: &Task) -> bool {
         let job = &task.job;
-        let place = job.target.and_then(|target| self.place_of(target.pid));
         match (job.target, job.runtime) {
             _ if job.how == How::Die && job.runtime == Runtime::Python => true,
             // With its namespace, when somebody's cancel has killed the interpreter.
             (Some(_), Runtime::Python) => true,
-            (Some(_), _) => self.is_broken(task, |hit| match hit {
-                Hit::Engine(engine) => Some(engine) == place,
-                Hit::Broker | Hit::Disk => true,
-                _ => false,
-            }),
-            (None, runtime) => self.is_broken(task, |hit| match hit {
+            (Some(_), _) => self.is_engine_broken(task),
+            (None, runtime) => self.is_broken(task, |struck| match struck.hit {
                 Hit::Engine(_) | Hit::Broker | Hit::Disk => job.at_most_once,
                 Hit::Interpreter(_) => runtime == Runtime::Python,
                 Hit::Client(_) => false,
@@ -281,15 +286,33 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// Whether the engine that a task names has had trouble, or what keeps its integer. A broker that is killed costs
+    /// no task for an engine that lives, but the large payloads that were on their way.
+    fn is_engine_broken(&self, task: &Task) -> bool {
+        let place = task.job.target.and_then(|target| self.place_of(target.pid));
+        self.is_broken(task, |struck| match struck.hit {
+            Hit::Engine(engine) => Some(engine) == place,
+            Hit::Disk => true,
+            Hit::Broker => struck.fault != Fault::Kill || task.job.bytes as usize > INLINE_PAYLOAD_BYTES_MAX / 2,
+            Hit::Interpreter(_) | Hit::Client(_) => false,
+        })
+    }
+
+    /// Of what may run once, an engine holds that it was stopped, and a broker that was started again does not know why.
+    fn may_have_timed_out_unheard(&self, task: &Task) -> bool {
+        let is_once = task.job.at_most_once || task.job.target.is_some();
+        is_once && task.job.run_timeout_ms.is_some() && self.is_broken(task, Struck::is_kill_of_broker)
+    }
+
     fn is_disk_to_blame(&self, task: &Task) -> bool {
-        task.job.to_file && self.is_broken(task, |hit| hit == Hit::Disk)
+        task.job.to_file && self.is_broken(task, |struck| struck.hit == Hit::Disk)
     }
 
     /// Whether something like that was broken in the task's life, or shortly before.
-    fn is_broken(&self, task: &Task, is_it: impl Fn(Hit) -> bool) -> bool {
+    fn is_broken(&self, task: &Task, is_it: impl Fn(&Struck) -> bool) -> bool {
         let ended_us = task.ends.first().map_or(u64::MAX, |(at_us, _)| *at_us);
         self.struck.iter().any(|struck| {
-            is_it(struck.hit) && struck.from_us <= ended_us && task.submitted_us <= struck.until_us + AFTERMATH_US
+            is_it(struck) && struck.from_us <= ended_us && task.submitted_us <= struck.until_us + AFTERMATH_US
         })
     }
 
