@@ -257,7 +257,6 @@ impl World {
             }
             Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
             Output::SaveRoster(roster) => self.broker.roster = roster,
-            Output::Discard(_) => {}
             Output::Revoke(ConnectionId(no), request, tokens) => {
                 for token in tokens {
                     let revocation = Revocation { revoked_s: 1, reason: None };
@@ -266,7 +265,7 @@ impl World {
                 let wait = self.dice.below(5_000);
                 self.after(wait, Event::IsRevoked(self.broker.life, no, request));
             }
-            Output::Stop(_) => {}
+            Output::Discard(_) | Output::Stop(_) => {}
         }
     }
 

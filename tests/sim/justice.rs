@@ -82,11 +82,12 @@ impl World {
             None => has_run(1),
             Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }),
             Some(ErrorKind::EngineLost) => self.may_be_lost(task, plan, outcome.state),
-            // What an earlier start of the broker has ended for its time is cancelled where it ran, and no more is known.
-            Some(ErrorKind::Cancelled) => so(
-                submitted.cancel_asked || plan.run_timeout_ms.is_some() && self.broker.life > 1,
-                "nobody has cancelled it",
-            ),
+            // What an earlier start of the broker has ended for its time is cancelled where it ran; no more is known.
+            Some(ErrorKind::Cancelled) => {
+                let is_revoked = self.broker.revoked.get(client.token).is_some();
+                let timed_out_before = plan.run_timeout_ms.is_some() && self.broker.life > 1;
+                so(submitted.cancel_asked || is_revoked || timed_out_before, "nobody has cancelled it")
+            }
             Some(ErrorKind::Aborted) => so(plan.abort_on_error && may_be_bound, "it did not say so"),
             Some(ErrorKind::Dependency) => {
                 so(!(plan.after.demands.is_empty() && plan.follow.demands.is_empty()), "it waits for nobody")

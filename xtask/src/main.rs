@@ -1,9 +1,11 @@
-//! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good.
+//! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
+//! `cargo xtask sim`, which runs many histories of a simulated farm.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
 
 mod python;
+mod sim;
 mod steps;
 mod workspace;
 
@@ -12,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::sim::Histories;
 use crate::steps::{STEPS, Step};
 use crate::workspace::Workspace;
 
@@ -30,6 +33,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::Help => println!("{USAGE}"),
         Request::List => STEPS.iter().for_each(|step| println!("{:<9} {}", step.name, step.what)),
         Request::Run(steps) => run_steps(&steps)?,
+        Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
     }
     Ok(())
 }
@@ -59,6 +63,7 @@ enum Request {
     Help,
     List,
     Run(Vec<&'static Step>),
+    Simulate(Histories),
 }
 
 impl Request {
@@ -66,6 +71,7 @@ impl Request {
     fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         match args.next().as_deref() {
             Some("test") => {}
+            Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
             None | Some("help" | "-h" | "--help") => return Ok(Self::Help),
             Some(other) => bail!("no command `{other}`\n{USAGE}"),
         }
@@ -89,7 +95,8 @@ impl Request {
     }
 }
 
-const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]";
+const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
+       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K]";
 
 #[cfg(test)]
 mod tests {
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_refused() {
-        for line in ["tests", "test --steps", "test --step", "test --step nonsense"] {
+        for line in ["tests", "sim --seed 3", "sim --seeds", "test --steps", "test --step", "test --step nonsense"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

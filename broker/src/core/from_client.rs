@@ -93,8 +93,8 @@ impl Core {
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
 
-    /// The first message of a connection. What the client has not acknowledged is delivered again, before it hears which
-    /// submits are known: then it goes on, and must know how much of its room the results of before occupy.
+    /// The first message of a connection. What the client has not acknowledged is delivered again, before it hears
+    /// which submits are known: then it goes on, and must know how much of its room the results of before occupy.
     fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let accepted = session.open(now, open)?;
