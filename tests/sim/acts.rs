@@ -136,7 +136,7 @@ impl World {
             keep: plan.keep,
             abort_on_error: plan.abort_on_error,
             restart_safe: plan.restart_safe,
-            durable: false,
+            durable: plan.durable,
             repeated: false,
         }
     }
@@ -340,8 +340,7 @@ impl World {
     pub fn is_answered(&mut self, place: usize, answer: Result<Answer, ClientError>) {
         match answer {
             Ok(Answer::Task(fetched)) => self.sees_record(place, &fetched.record, &fetched.body),
-            Ok(Answer::Reply(_)) => {}
-            Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {}
+            Ok(Answer::Reply(_)) | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {}
             Err(error) => {
                 self.violated(Invariant::AnswersCome, None, format!("client {place} has no answer: {error}"));
             }

@@ -1,11 +1,14 @@
 //! The broker: its core, and what its shell does between core and connections.
 
+use std::time::Duration;
+
 use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time};
 use furlong_tests::history::Invariant;
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, TokenId};
 use furlong_wire::message::{FromClient, FromEngine, RefusalKind, ToEngine};
 
+use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{Chunks, ConnectionNo, Messages, Side, Ways};
 use crate::world::{Event, World};
 
@@ -22,6 +25,8 @@ pub struct Broker {
     timer_at: Option<u64>,
     /// Tokens that are revoked.
     pub revoked: RevokedTokens,
+    /// Its journal, if it has one.
+    pub disk: Disk,
     /// It reads nothing before that time.
     pub pauses_until: u64,
 }
@@ -33,7 +38,7 @@ const BEGINNING_US: u64 = 1_800_000_000_000_000;
 pub const SILENCE_US: (u64, u64) = (10_000_000, 15_250_000);
 
 impl Broker {
-    fn time(&self, now: u64) -> Time {
+    pub fn time(&self, now: u64) -> Time {
         Time(now - self.began)
     }
 }
@@ -55,9 +60,13 @@ impl World {
             pid: 1,
             payload_bytes_max: self.setup.payload_bytes_max,
             session_tasks_max: self.setup.session_tasks_max,
-            journal_keep: None,
+            journal_keep: self.setup.has_journal.then(|| Duration::from_micros(JOURNAL_KEEP_US)),
         };
-        broker.core = Some(Core::new(config, &broker.roster));
+        let mut core = Core::new(config, &broker.roster);
+        if self.setup.has_journal {
+            broker.disk.restore(&mut core, BEGINNING_US + self.now);
+        }
+        broker.core = Some(core);
         let life = broker.life;
         self.note(|_| format!("the broker starts for the {life}. time"));
         self.after(1_000_000, Event::BrokerTick(life));
@@ -70,6 +79,8 @@ impl World {
             return;
         }
         self.note(|_| "the broker is killed".to_owned());
+        let is_written = self.dice.one_in(2);
+        self.broker.disk.loses_what_is_on_the_way(is_written);
         self.everybody_is_hurt();
         self.history.broker_killed();
         let connections: Vec<ConnectionNo> = self.network.connections.keys().copied().collect();
@@ -258,7 +269,6 @@ impl World {
             }
             Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
             Output::SaveRoster(roster) => self.broker.roster = roster,
-            Output::Discard(_) | Output::Journal(..) => {}
             Output::Revoke(ConnectionId(no), request, tokens) => {
                 for token in tokens {
                     let revocation = Revocation { revoked_s: 1, reason: None };
@@ -267,7 +277,8 @@ impl World {
                 let wait = self.dice.below(5_000);
                 self.after(wait, Event::IsRevoked(self.broker.life, no, request));
             }
-            Output::Stop(_) => {}
+            Output::Journal(number, entry) => self.disk_takes(number, entry),
+            Output::Discard(_) | Output::Stop(_) => {}
         }
     }
 

@@ -6,7 +6,6 @@ use std::task::{Poll, Wake, Waker};
 
 use furlong_broker::core::Peer as Proved;
 use furlong_client::core::streams::Taken;
-use furlong_client::core::tasks::Ended;
 use furlong_client::core::{Call, Core, Outbound, Ticket};
 use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
 use furlong_tests::history::Invariant;
@@ -411,11 +410,10 @@ impl World {
             }
             Handle::Stream(stream) => {
                 let mut ended = VecDeque::new();
-                while let Taken::Some = core.poll_stream(stream, &mut ended, &waker) {
-                    let some: Vec<Ended> = ended.drain(..).map(|(_, ended)| ended).collect();
+                if let Taken::Some = core.poll_stream(stream, &mut ended, &waker) {
                     client.handles.insert(no, Handle::Stream(stream));
-                    some.into_iter().for_each(|ended| self.is_delivered(place, ended));
-                    return self.clients[place].bells.ring(no);
+                    client.bells.ring(no);
+                    return ended.into_iter().for_each(|(_, ended)| self.is_delivered(place, ended));
                 }
             }
             Handle::Request(request) => {

@@ -38,6 +38,7 @@ impl World {
                 world.revokes(token);
             }),
             Act::BrokerDies { down_us, silent } => self.broker_dies(down_us, silent),
+            Act::DiskFails { us } => self.broker.disk.fails_until = self.now + us,
             Act::BrokerPauses { us } => self.broker_pauses(us),
             _ => unreachable!("{act:?} is no fault"),
         }

@@ -76,6 +76,9 @@ impl World {
                 found = Some(format!("process {place} still holds {:?}", held.work));
             }
         }
+        if let Some(left) = self.broker.disk.left() {
+            found = Some(left);
+        }
         if let Some(text) = found {
             self.violated(Invariant::QuietAtTheEnd, None, text);
         }

@@ -82,11 +82,12 @@ impl World {
             None => has_run(1),
             Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }),
             Some(ErrorKind::EngineLost) => self.may_be_lost(task, plan, outcome.state),
-            // What an earlier start of the broker has ended for its time is cancelled where it ran, and no more is known.
-            Some(ErrorKind::Cancelled) => so(
-                submitted.cancel_asked || plan.run_timeout_ms.is_some() && self.broker.life > 1,
-                "nobody has cancelled it",
-            ),
+            // What an earlier start of the broker has ended for its time is cancelled where it ran; no more is known.
+            Some(ErrorKind::Cancelled) => {
+                let is_revoked = self.broker.revoked.get(client.token).is_some();
+                let timed_out_before = plan.run_timeout_ms.is_some() && self.broker.life > 1;
+                so(submitted.cancel_asked || is_revoked || timed_out_before, "nobody has cancelled it")
+            }
             Some(ErrorKind::Aborted) => so(plan.abort_on_error && may_be_bound, "it did not say so"),
             Some(ErrorKind::Dependency) => {
                 so(!(plan.after.demands.is_empty() && plan.follow.demands.is_empty()), "it waits for nobody")
@@ -97,14 +98,14 @@ impl World {
             }
             Some(ErrorKind::RunTimeout) => so(plan.run_timeout_ms.is_some() && runs > 0, "it has not run so long"),
             Some(ErrorKind::Unsupported) => so(
-                may_be_bound || plan.error_retries > 0 && plan.at_most_once,
+                may_be_bound || plan.durable || plan.error_retries > 0 && plan.at_most_once,
                 "its options do not contradict each other",
             ),
             Some(ErrorKind::Forbidden) => so(direct, "it names no engine"),
             Some(ErrorKind::UnknownEngine) => so(may_be_bound, "it names no engine"),
             Some(ErrorKind::Payload) => so(plan.define.is_some() || plan.result_bytes > 1_000, "it has no payload"),
             Some(ErrorKind::Busy) => Ok(()),
-            Some(ErrorKind::Journal) => Err("there is no journal"),
+            Some(ErrorKind::Journal) => so(plan.durable && self.broker.disk.has_failed, "its disk has not failed"),
             Some(ErrorKind::NoEngines) => Err("nobody says so"),
         }
     }

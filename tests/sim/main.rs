@@ -11,6 +11,7 @@ mod broker;
 mod calls;
 mod client;
 mod dice;
+mod disk;
 mod faults;
 mod invariants;
 mod justice;

@@ -20,6 +20,8 @@ pub struct Setup {
     /// How often something breaks, in a thousand acts.
     pub faults: u64,
     pub quality: Quality,
+    /// Whether the broker has a journal.
+    pub has_journal: bool,
 }
 
 /// An engine process, and those that are started in its place.
@@ -73,6 +75,7 @@ pub enum Act {
     ProcessLeaves { process: u64 },
     InterpreterDies { process: u64, slot: u64 },
     BrokerDies { down_us: u64, silent: bool },
+    DiskFails { us: u64 },
     BrokerPauses { us: u64 },
 }
 
@@ -127,6 +130,7 @@ pub struct CallPlan {
     pub keep: bool,
     pub abort_on_error: bool,
     pub restart_safe: bool,
+    pub durable: bool,
     pub run_us: u64,
     pub ends: Ends,
     /// Runs that raise before one that ends so.
@@ -203,6 +207,7 @@ impl Setup {
                 pace: dice.pick(&[1, 20, 200]),
                 batch: dice.pick(&[1, 4, 100]),
             },
+            has_journal: dice.one_in(2),
         }
     }
 }
@@ -321,6 +326,7 @@ fn fault(dice: &mut Dice) -> Act {
             let (engine, whole, finish) = (dice.below(1 << 20), dice.one_in(2), dice.one_in(2));
             Act::Shutdown { client, engine, whole, finish }
         }
+        85..87 if dice.one_in(2) => Act::DiskFails { us: dice.pick(&[1_000, 300_000, 5_000_000]) },
         85..96 => Act::BrokerDies { down_us: dice.pick(&[0, 1_000, 300_000, 3_000_000]), silent: dice.one_in(6) },
         _ => Act::BrokerPauses { us: dice.pick(&[1_000, 100_000, 2_000_000]) },
     }
@@ -363,6 +369,7 @@ impl CallPlan {
             keep: dice.one_in(7),
             abort_on_error: dice.one_in(5),
             restart_safe: dice.one_in(3),
+            durable: setup.has_journal && dice.one_in(2),
             run_us: dice.pick(&[0, 5, 100, 400, 400, 3_000, 60_000, 2_000_000]),
             ends: dice.weigh(&[(20, Ends::Returns), (4, Ends::Raises), (1, Ends::Exits), (1, Ends::KillsInterpreter)]),
             fails_first: dice.pick(&[0, 0, 0, 0, 1, 2]),
@@ -397,6 +404,7 @@ impl fmt::Debug for CallPlan {
         say(self.keep, "keep".to_owned())?;
         say(self.abort_on_error, "abort on error".to_owned())?;
         say(self.restart_safe, "restart safe".to_owned())?;
+        say(self.durable, "durable".to_owned())?;
         say(self.fails_first > 0, format!("fails {} times first", self.fails_first))?;
         say(!self.heeds, "heeds nothing".to_owned())?;
         say(self.result_bytes > 0, format!("result of {} bytes", self.result_bytes))?;

@@ -33,6 +33,8 @@ pub enum Event {
     BrokerTimer(u64),
     BrokerTick(u64),
     BrokerStarts,
+    /// A write to the journal comes to its end.
+    DiskWrites(u64),
     /// The list of revoked tokens is written, for a client's request.
     IsRevoked(u64, ConnectionNo, u64),
     /// An engine process tells what has begun.
@@ -201,6 +203,7 @@ impl World {
             Event::BrokerTimer(life) => self.broker_timer(life),
             Event::BrokerTick(life) => self.broker_tick(life),
             Event::BrokerStarts => self.broker_starts(),
+            Event::DiskWrites(life) => self.disk_writes(life),
             Event::IsRevoked(life, no, request) => self.is_revoked(life, no, request),
             Event::Reports(process) => self.reports(process),
             Event::LooksWhetherToLeave(process) => self.engine_flush(process),

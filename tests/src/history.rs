@@ -1,8 +1,8 @@
 //! The record of what a farm did, as its users see it, and what must be true of every such record.
 //!
 //! It knows nothing of how the farm is made: the simulation and the tests with real processes fill it alike. Each event
-//! is checked as it is recorded, at the cost of a look-up; the first [`Violation`] stays, and [`History::check`] tells it.
-//! What can be decided only when everything is over is decided by [`History::check_end`].
+//! is checked as it is recorded, at the cost of a look-up; the first [`Violation`] stays, and [`History::check`] tells
+//! it. What can be decided only when everything is over is decided by [`History::check_end`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,10 +1,12 @@
 //! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
-//! `cargo xtask chaos`, which breaks a farm of the release build for as long as it is told.
+//! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the release
+//! build, and a simulated one in many histories.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
 
 mod python;
+mod sim;
 mod steps;
 mod workspace;
 
@@ -13,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::sim::Histories;
 use crate::steps::{STEPS, Step};
 use crate::workspace::Workspace;
 
@@ -32,6 +35,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::List => STEPS.iter().for_each(|step| println!("{:<9} {}", step.name, step.what)),
         Request::Run(steps) => run_steps(&steps)?,
         Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
+        Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
     }
     Ok(())
 }
@@ -63,6 +67,7 @@ enum Request {
     Run(Vec<&'static Step>),
     /// With the arguments of the program that does it.
     Chaos(Vec<String>),
+    Simulate(Histories),
 }
 
 impl Request {
@@ -71,6 +76,7 @@ impl Request {
         match args.next().as_deref() {
             Some("test") => {}
             Some("chaos") => return Ok(Self::Chaos(args.collect())),
+            Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
             None | Some("help" | "-h" | "--help") => return Ok(Self::Help),
             Some(other) => bail!("no command `{other}`\n{USAGE}"),
         }
@@ -95,7 +101,8 @@ impl Request {
 }
 
 const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
-       cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)";
+       cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)
+       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K]";
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_refused() {
-        for line in ["tests", "test --steps", "test --step", "test --step nonsense"] {
+        for line in ["tests", "sim --seed 3", "sim --seeds", "test --steps", "test --step", "test --step nonsense"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

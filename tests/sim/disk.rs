@@ -1,0 +1,120 @@
+//! The disk of the broker's journal: it takes its time, fails for a while, and loses what was on the way when the
+//! broker is killed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use furlong_broker::core::journal::{Entry, MemoryJournal, Restoring};
+use furlong_broker::core::{Core, Time};
+
+use crate::world::{Event, World};
+
+/// A journal, in one life of the broker after the other.
+#[derive(Default, Debug)]
+pub struct Disk {
+    journal: MemoryJournal,
+    unwritten: VecDeque<(u64, Entry)>,
+    /// How many of those are being written.
+    writing: usize,
+    /// What could not be written, to be tried again.
+    waiting: Vec<Entry>,
+    /// Writes fail before that time.
+    pub fails_until: u64,
+    /// Whether one has ever failed.
+    pub has_failed: bool,
+    /// Tasks that it has, and that have not ended there: their sessions and numbers.
+    open: BTreeMap<u64, (u32, u64)>,
+}
+
+/// How long the broker waits to write again what could not be written, in microseconds.
+const TRIED_AGAIN_US: u64 = 1_000_000;
+/// How long ended tasks stay, in microseconds.
+pub const JOURNAL_KEEP_US: u64 = 3_600_000_000;
+
+impl Disk {
+    fn write(&mut self, entry: Entry) {
+        match &entry {
+            Entry::Task(row) => _ = self.open.insert(row.id, (row.session, row.n)),
+            Entry::Ended(row) => _ = self.open.remove(&row.id),
+            Entry::Forgotten(id) => _ = self.open.remove(id),
+            _ => {}
+        }
+        self.journal.write(entry);
+    }
+
+    /// The broker is killed. What is being written may be on the disk or not.
+    pub fn loses_what_is_on_the_way(&mut self, is_written: bool) {
+        let writing: Vec<_> = self.unwritten.drain(..self.writing).collect();
+        if is_written {
+            for entry in std::mem::take(&mut self.waiting).into_iter().chain(writing.into_iter().map(|it| it.1)) {
+                self.write(entry);
+            }
+        }
+        self.unwritten.clear();
+        self.waiting.clear();
+        self.writing = 0;
+    }
+
+    /// Gives a broker's core back what is there.
+    pub fn restore(&mut self, core: &mut Core, now_unix_us: u64) {
+        let mut restoring = Restoring::new(core);
+        let ended_before = now_unix_us.saturating_sub(JOURNAL_KEEP_US);
+        self.journal.restore(&mut restoring, ended_before).expect("what was held before fits again");
+        restoring.finish(Time::default());
+    }
+
+    /// What is left of tasks, for people: nothing when all have ended and nobody can ask for them any longer.
+    pub fn left(&self) -> Option<String> {
+        let (tasks, ended) = self.journal.counts();
+        let open: Vec<_> = self.open.values().take(5).collect();
+        (tasks > 0 || !self.open.is_empty() || !self.waiting.is_empty())
+            .then(|| format!("the journal still has {tasks} tasks, {ended} of them ended; open are {open:?}"))
+    }
+}
+
+impl World {
+    /// The core wants something written.
+    pub fn disk_takes(&mut self, number: u64, entry: Entry) {
+        self.broker.disk.unwritten.push_back((number, entry));
+        self.disk_begins();
+    }
+
+    /// What has gathered is written, if nothing is.
+    fn disk_begins(&mut self) {
+        let disk = &mut self.broker.disk;
+        if disk.writing > 0 || disk.unwritten.is_empty() {
+            return;
+        }
+        disk.writing = disk.unwritten.len();
+        let takes = if self.dice.one_in(20) { 200_000 } else { 5_000 };
+        let wait = self.dice.below(takes);
+        self.after(wait, Event::DiskWrites(self.broker.life));
+    }
+
+    /// A write has come to its end.
+    pub fn disk_writes(&mut self, life: u64) {
+        let now = self.broker.time(self.now);
+        if life != self.broker.life || self.broker.core.is_none() {
+            return;
+        }
+        let fails = self.broker.disk.fails_until > self.now;
+        let disk = &mut self.broker.disk;
+        let written: Vec<(u64, Entry)> = disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
+        let through = written.last().map(|(number, _)| *number);
+        let entries = written.into_iter().map(|(_, entry)| entry);
+        if fails {
+            disk.has_failed = true;
+            disk.waiting.extend(entries.filter(|entry| !matches!(entry, Entry::Task(_))));
+            self.note(|_| "a write to the journal fails".to_owned());
+            self.after(TRIED_AGAIN_US, Event::DiskWrites(life));
+        } else {
+            let entries: Vec<Entry> = std::mem::take(&mut disk.waiting).into_iter().chain(entries).collect();
+            entries.into_iter().for_each(|entry| disk.write(entry));
+        }
+        let result = if fails { Err("no space left on device") } else { Ok(()) };
+        if let (Some(core), Some(through)) = (&mut self.broker.core, through) {
+            core.handle_journaled(now, through, result);
+            self.broker_flush();
+        }
+        self.disk_begins();
+    }
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask sim`: many histories of a simulated farm (`tests/sim/`), on all cores.
+
+use anyhow::{Context, bail};
+
+use crate::workspace::{Workspace, check};
+
+/// Which histories, and how long ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Histories {
+    from: u64,
+    seeds: u64,
+    steps: u64,
+    /// How many may fail before the rest is left.
+    failures: u64,
+}
+
+impl Histories {
+    /// Reads the options.
+    pub fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let mut histories = Self { from: 0, seeds: 100, steps: 10_000, failures: 1 };
+        while let Some(name) = args.next() {
+            let place = match name.as_str() {
+                "--from" => &mut histories.from,
+                "--seeds" => &mut histories.seeds,
+                "--steps" => &mut histories.steps,
+                "--failures" => &mut histories.failures,
+                other => bail!("no option `{other}`; there are --from, --seeds, --steps and --failures"),
+            };
+            let value = args.next().with_context(|| format!("{name} needs a number"))?;
+            *place = value.parse().with_context(|| format!("{name} needs a number, not `{value}`"))?;
+        }
+        Ok(histories)
+    }
+}
+
+/// Builds the simulation, and runs it.
+pub fn run(workspace: &Workspace, histories: Histories) -> anyhow::Result<()> {
+    let test = "many_histories_keep_every_promise";
+    let mut cargo = workspace.cargo("test --locked --profile sim -p furlong-tests --test sim --");
+    cargo.args(["--ignored", "--exact", test, "--nocapture"]).env("RUST_BACKTRACE", "0");
+    let Histories { from, seeds, steps, failures } = histories;
+    for (name, number) in [("FROM", from), ("SEEDS", seeds), ("STEPS", steps), ("FAILURES", failures)] {
+        cargo.env(format!("FURLONG_SIM_{name}"), number.to_string());
+    }
+    check(&mut cargo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Histories;
+
+    #[test]
+    fn options_are_numbers_in_any_order() {
+        let parse = |line: &str| Histories::parse(line.split_whitespace().map(str::to_owned));
+        let expected = Histories { from: 7, seeds: 3, steps: 10_000, failures: 1 };
+        assert_eq!(parse("--seeds 3 --from 7").unwrap(), expected);
+        assert!(parse("--seeds many").is_err() && parse("--from").is_err());
+    }
+}
