@@ -164,8 +164,12 @@ impl<'a> Account<'a> {
         let mut history = History::default();
         for (name, task) in &self.tasks {
             let job = &task.job;
-            let engine = job.target.map(|target| target.engine);
-            history.submitted(*name, Facts { at_most_once: job.at_most_once, engine, ..Facts::default() });
+            // A loss with the namespace, of which nobody has heard, is forgotten by a broker that is killed: the task runs
+            // after others that were behind it, though still once.
+            let may_be_late = job.runtime == Runtime::Python && self.is_broken(task, Struck::is_kill_of_broker);
+            let engine = job.target.map(|target| target.engine).filter(|_| !may_be_late);
+            let at_most_once = job.at_most_once || job.target.is_some();
+            history.submitted(*name, Facts { at_most_once, engine, ..Facts::default() });
             history.accepted(*name);
             if task.cancelled || job.after.is_some() || job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some() {
                 history.cancel_asked(*name);
