@@ -1,5 +1,5 @@
-//! The second scenario: the broker is killed again and again under many short tasks, and nobody else notices more than a
-//! pause.
+//! The second scenario: the broker is killed again and again under many short tasks, and nobody else notices more than
+//! a pause.
 
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 //! under load, at moments that follow from a seed. Then everything heals, and every task must have ended as it may.
 //!
 //! `cargo xtask chaos --minutes 10` lives through one history after another. The seed of a history decides its faults
-//! and its tasks; the moments at which processes meet them are the machine's, so a seed that fails once may pass another
-//! time. A history that fails leaves its logs in `target/chaos/SEED`.
+//! and its tasks; the moments at which processes meet them are the machine's, so a seed that fails once may pass
+//! another time. A history that fails leaves its logs in `target/chaos/SEED`.
 
 mod broker;
 mod client;

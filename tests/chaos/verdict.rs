@@ -164,8 +164,12 @@ impl<'a> Account<'a> {
         let mut history = History::default();
         for (name, task) in &self.tasks {
             let job = &task.job;
-            let engine = job.target.map(|target| target.engine);
-            history.submitted(*name, Facts { at_most_once: job.at_most_once, engine, ..Facts::default() });
+            // A loss with the namespace, of which nobody has heard, is forgotten by a broker that is killed: the task
+            // runs after others that were behind it, though still once.
+            let may_be_late = job.runtime == Runtime::Python && self.is_broken(task, Struck::is_kill_of_broker);
+            let engine = job.target.map(|target| target.engine).filter(|_| !may_be_late);
+            let at_most_once = job.at_most_once || job.target.is_some();
+            history.submitted(*name, Facts { at_most_once, engine, ..Facts::default() });
             history.accepted(*name);
             if task.cancelled || job.after.is_some() || job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some() {
                 history.cancel_asked(*name);
@@ -238,8 +242,8 @@ impl<'a> Account<'a> {
         let can_be = |is_met: bool| mets.iter().any(|met| met.is_none_or(|met| met == is_met));
         // Of a client that was killed, some ends are not known.
         let may_run = if after.is_any { can_be(true) } else { !mets.contains(&Some(false)) };
-        // A broker that is killed forgets what it has not told yet: what ran after a success that nobody has heard of can
-        // see that other task end anew, and otherwise.
+        // A broker that is killed forgets what it has not told yet: what ran after a success that nobody has heard of
+        // can see that other task end anew, and otherwise.
         let is_forgotten = || self.is_broken(task, Struck::is_kill_of_broker);
         if !task.begins.is_empty() && !may_run && !is_forgotten() {
             return violation("nothing_runs_before_its_time", Some(name), format!("it ran; its conditions: {mets:?}"));
@@ -298,7 +302,8 @@ impl<'a> Account<'a> {
         })
     }
 
-    /// Of what may run once, an engine holds that it was stopped, and a broker that was started again does not know why.
+    /// Of what may run once, an engine holds that it was stopped, and a broker that was started again does not know
+    /// why.
     fn may_have_timed_out_unheard(&self, task: &Task) -> bool {
         let is_once = task.job.at_most_once || task.job.target.is_some();
         is_once && task.job.run_timeout_ms.is_some() && self.is_broken(task, Struck::is_kill_of_broker)

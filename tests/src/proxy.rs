@@ -134,8 +134,8 @@ impl Proxy {
         self.shared.set(&mut self.shared.lock(), State::Held);
     }
 
-    /// Swallows what comes, and keeps all connections open. After [`Proxy::mend`] new connections pass, and the old ones
-    /// stay dead: their ends are not told.
+    /// Swallows what comes, and keeps all connections open. After [`Proxy::mend`] new connections pass, and the old
+    /// ones stay dead: their ends are not told.
     pub fn swallow(&self) {
         let mut line = self.shared.lock();
         line.connections.iter().for_each(|connection| connection.fate.is_lost.store(true, Ordering::Relaxed));
