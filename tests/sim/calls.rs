@@ -137,8 +137,8 @@ impl World {
 
     /// Lines are alike, but some are ten times slower.
     fn quality(&mut self) -> Quality {
-        let Quality { latency, jitter, pace, batch } = self.setup.quality;
-        if self.dice.one_in(8) { Quality { latency: latency * 10, jitter, pace, batch } } else { self.setup.quality }
+        let quality = self.setup.quality;
+        if self.dice.one_in(8) { Quality { latency: quality.latency * 10, ..quality } } else { quality }
     }
 
     fn redials(&mut self, peer: Peer) {

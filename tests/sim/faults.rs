@@ -77,7 +77,7 @@ impl World {
         connection.from(Side::Peer).kill();
         connection.from(Side::Broker).kill();
         if let Peer::Process(place) = connection.peer {
-            self.process_is_hurt(place);
+            self.process_is_cut_off(place);
         }
         self.note(|_| {
             format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us")

@@ -13,6 +13,10 @@ use crate::world::World;
 
 /// An engine may be given up so long after it was last seen, in microseconds.
 const GIVEN_UP_US: u64 = 35_000_000;
+/// An engine that was cut off is waited for so long.
+const GRACE_US: u64 = 15_000_000;
+/// Arguments up to about this size travel in their message.
+const INLINE_BYTES: usize = 900;
 /// How often a shared task is run again after a loss, if its submit does not say.
 const RETRIES: u32 = 3;
 
@@ -117,11 +121,15 @@ impl World {
         if state != TaskState::Lost || self.history.is_excused(task) {
             return Ok(());
         }
+        // After a cut an engine may come back, and only what was on the way in chunks is not sent twice.
+        let is_chunked = plan.request_bytes > INLINE_BYTES;
+        let is_given_up = |at: &u64| is_late(at) && (is_chunked || *at + GRACE_US <= self.now);
         if let Some(engine) = submitted.target {
             let is_hurt = self.hurt.get(&engine.0).is_some_and(is_late);
+            let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_given_up);
             return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };
         }
-        if !self.last_hurt.as_ref().is_some_and(is_late) {
+        if !self.last_hurt.as_ref().is_some_and(is_late) && !self.cut_off.values().any(is_given_up) {
             return Err("nothing has happened to any engine");
         }
         let often = self.history.runs(task) > plan.retries.unwrap_or(RETRIES);

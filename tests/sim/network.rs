@@ -104,12 +104,14 @@ pub struct Queue<M> {
     batches_sealed: u64,
     transfers: VecDeque<Transfer>,
     batch_messages: usize,
+    chunks_apart: bool,
 }
 
 impl<M: Travels> Queue<M> {
-    fn new(batch_messages: usize) -> Self {
+    fn new(quality: Quality) -> Self {
         let (control, batches, transfers) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        Self { control, batches, batches_begun: 0, batches_sealed: 0, transfers, batch_messages }
+        let Quality { batch: batch_messages, chunks_apart, .. } = quality;
+        Self { control, batches, batches_begun: 0, batches_sealed: 0, transfers, batch_messages, chunks_apart }
     }
 
     pub fn push(&mut self, message: M) {
@@ -152,7 +154,7 @@ impl<M: Travels> Queue<M> {
         let mut bytes = 64 * record.len() as u64;
         let mut room = RECORD_CHUNK_BYTES_MAX;
         let mut passed_over = 0;
-        while passed_over < self.transfers.len() {
+        while passed_over < self.transfers.len() && !(self.chunks_apart && !record.is_empty()) {
             let mut transfer = self.transfers.pop_front().expect("the loop runs while there are transfers");
             let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunk());
             let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {
@@ -200,6 +202,8 @@ pub struct Quality {
     pub pace: u64,
     /// Messages in one record, at most.
     pub batch: usize,
+    /// Whether each chunk has a record of its own, as large ones have: payloads are long on their way.
+    pub chunks_apart: bool,
 }
 
 /// Records that have departed, with the times of their arrivals, and when the line is free for more.
@@ -207,7 +211,7 @@ pub type Departed = (Vec<(u64, Record)>, Option<u64>);
 
 impl<M: Travels> Way<M> {
     fn new(quality: Quality, dice: Dice) -> Self {
-        let queue = Queue::new(quality.batch);
+        let queue = Queue::new(quality);
         Self { queue, dice, quality, free_at: 0, last_arrival: 0, travelling: 0, is_dead: false, is_awaited: false }
     }
 }

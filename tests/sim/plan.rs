@@ -200,12 +200,13 @@ impl Setup {
             payload_bytes_max: dice.pick(&[64, 256, 1024, 4096]) * 1024,
             session_tasks_max: dice.pick(&[8, 40, 200, 1000]),
             pause_us: dice.pick(&[50, 300, 300, 2_000, 20_000]),
-            faults: dice.pick(&[0, 2, 10, 40, 120]),
+            faults: dice.pick(&[0, 5, 20, 60, 150]),
             quality: Quality {
                 latency,
                 jitter: dice.pick(&[0, latency / 2, latency * 4]),
                 pace: dice.pick(&[1, 20, 200]),
                 batch: dice.pick(&[1, 4, 100]),
+                chunks_apart: dice.one_in(2),
             },
             has_journal: dice.one_in(2),
         }

@@ -341,11 +341,18 @@ impl World {
         }
     }
 
-    /// The engines of a process may lose what they have.
+    /// The engines of a process may lose what they have, whatever comes.
     pub fn process_is_hurt(&mut self, place: usize) {
         self.last_hurt = Some(self.now);
         for engine in &self.processes[place].engines {
             self.hurt.insert(engine.0, self.now);
+        }
+    }
+
+    /// They may lose it, if the process does not come back in time.
+    pub fn process_is_cut_off(&mut self, place: usize) {
+        for engine in &self.processes[place].engines {
+            self.cut_off.insert(engine.0, self.now);
         }
     }
 

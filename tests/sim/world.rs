@@ -100,6 +100,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// When something last happened to an engine that may cost it what it has.
     pub hurt: BTreeMap<u32, u64>,
+    /// When the connection of an engine was last cut: that alone costs nothing, if it is back in time.
+    pub cut_off: BTreeMap<u32, u64>,
     /// The same for any engine.
     pub last_hurt: Option<u64>,
     /// Nothing breaks any longer, and everybody comes back.
@@ -130,6 +132,7 @@ impl World {
             history: History::default(),
             violation: None,
             hurt: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
             last_hurt: None,
             rests: false,
             scan_at: 0,

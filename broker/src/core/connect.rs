@@ -314,7 +314,7 @@ impl Core {
             if task.place != Place::Shared || task.at_most_once() {
                 continue;
             }
-            let started = matches!(task.state, State::Assigned { started: true, .. });
+            let started = task.is_reported();
             let moved = Moved { count, task: given.task, attempts: task.attempts, started };
             self.engines.update(id, |engine| engine.moved.push(moved));
             self.take_back(count);
@@ -344,10 +344,11 @@ impl Core {
     /// An attempt came to nothing through no fault of the task: runs it again if that is allowed, else it is lost.
     pub(super) fn retry_or_lose(&mut self, now: Time, key: super::TaskKey, attempt: u64, how: &str) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let State::Assigned { engine, attempt: current, started } = task.state else { return };
+        let State::Assigned { engine, attempt: current, .. } = task.state else { return };
         if current != attempt {
             return;
         }
+        let started = task.is_reported();
         task.losses += u32::from(started);
         let tried = task.losses;
         if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {

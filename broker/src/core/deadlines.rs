@@ -110,7 +110,7 @@ fn due(task: &Task, now: Time) -> Option<Time> {
     let options = task.options.as_deref()?;
     let ms = |ms: u64| Duration::from_millis(ms);
     match task.state {
-        // What an engine holds of an earlier start counts as begun, and may wait there all the same.
+        // What an engine holds of an earlier start may have begun, and may wait there all the same.
         State::Assigned { started: true, .. } => {
             let reported = task.more().and_then(|more| more.started)?;
             options.run_timeout_ms.map(|limit| reported.after(ms(limit)))

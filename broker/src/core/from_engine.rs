@@ -351,7 +351,10 @@ impl Core {
     /// because its interpreter is gone, or the engine leaves.
     fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
         // The one that was given last comes first: each goes to the front of its queue.
-        let mut attempts = recalled.attempts.clone();
+        let is_of_now = |attempt: &Attempt| attempt.start == self.config.start;
+        let (mut attempts, before): (Vec<Attempt>, Vec<Attempt>) =
+            recalled.attempts.iter().partition(|it| is_of_now(it));
+        attempts.extend(before.into_iter().map(|attempt| self.orphan_recalled(key, attempt)));
         attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
         for attempt in &attempts {
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };

@@ -201,8 +201,7 @@ fn deadlines_are_those_of_tasks(core: &Core) {
                 options.is_some_and(|it| it.queue_timeout_ms.is_some())
             }
             State::Assigned { started, .. } => {
-                let is_reported = started && task.more().is_some_and(|more| more.started.is_some());
-                is_reported && options.is_some_and(|it| it.run_timeout_ms.is_some())
+                started && task.is_reported() && options.is_some_and(|it| it.run_timeout_ms.is_some())
             }
         };
         assert_eq!(task.deadline().is_some(), is_limited, "task {} in {:?}", task.n, task.state);
@@ -309,7 +308,7 @@ pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
 
 /// Nothing is on its way: everybody may send as much as at the beginning.
 pub fn nothing_is_owed(core: &Core) {
-    for (_, session) in core.sessions.iter() {
+    for (_, session) in core.sessions.iter().filter(|(_, session)| session.connection.is_some()) {
         let defined: u64 = session.definitions.values().map(definition_bytes).sum();
         let left = session.credit.left() + defined;
         assert!(left >= core.budget.peer_credit(), "a client may send {left} bytes");

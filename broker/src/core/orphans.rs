@@ -39,7 +39,12 @@ pub struct Orphans {
     lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     waiting: BTreeSet<TaskKey>,
+    /// What was matched, and as which attempt of this start: until the engine has heard of it, it speaks of the old one.
+    matched: BTreeMap<Attempt, u64>,
 }
+
+/// Matches that are remembered after their attempts have ended.
+const MATCHED_KEPT: usize = 256;
 
 /// An attempt of an earlier start.
 #[derive(Clone, Copy, Debug)]
@@ -278,6 +283,20 @@ impl Core {
         }
     }
 
+    /// An engine gives back an attempt of an earlier start, which has not begun. If it was matched meanwhile: as which
+    /// attempt.
+    pub(super) fn orphan_recalled(&mut self, key: ProcessKey, attempt: Attempt) -> Attempt {
+        if let Some(count) = self.orphans.matched.remove(&attempt) {
+            return self.attempt(count);
+        }
+        let orphan = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
+        if orphan.is_some_and(|engine| engine.process == Some(key)) {
+            let orphan = self.orphans.remove(attempt);
+            orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+        }
+        attempt
+    }
+
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
     fn end_orphan(&mut self, attempt: Attempt) {
         let Some(orphan) = self.orphans.disclaim(attempt) else { return };
@@ -414,6 +433,11 @@ impl Core {
         }
         self.hold_attempt(Given { task: key, session, n, engine, direct, stopping: None }, count);
         self.set_deadline(now, key);
+        let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
+        if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
+            matched.retain(|_, count| attempts.get(*count).is_some());
+        }
+        matched.insert(attempt, count);
         self.tell_session(process, key);
         if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
             let attempts = vec![(attempt, self.attempt(count))];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
+    Attempts, Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
 };
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
@@ -149,6 +149,45 @@ fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
     assert_eq!(farm.in_hand(engine), [2]);
     assert_eq!(farm.core.orphans.len(), 0);
     invariants::hold(&farm.core);
+}
+
+#[test]
+fn work_of_before_that_is_given_back_leaves_its_engine_free_and_is_given_again() {
+    for is_matched in [false, true] {
+        let (mut farm, client, engine, submit) = restarted(|_, _| shared());
+        let attempts = vec![farm.processes[engine].jobs[0].attempt];
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        if is_matched {
+            farm.repeat(client, 1, submit.clone());
+        }
+        // Its interpreter has ended, before it has heard of a match.
+        farm.processes[engine].jobs.clear();
+        farm.report(engine, FromEngine::Recalled(Attempts { attempts })).unwrap();
+        if !is_matched {
+            farm.repeat(client, 1, submit);
+        }
+        assert_eq!(farm.in_hand(engine), [1]);
+        invariants::hold(&farm.core);
+        farm.finish(engine);
+        assert_eq!((farm.end_of(client, 1), farm.core.orphans.len()), (SUCCEEDED, 0));
+    }
+}
+
+#[test]
+fn work_of_before_counts_as_a_loss_only_if_it_was_reported_to_run() {
+    for begins in [false, true] {
+        let once = TaskOptions { retries: Some(0), ..TaskOptions::default() };
+        let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), once));
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        farm.repeat(client, 1, submit);
+        if begins {
+            farm.start(engine);
+        }
+        farm.disconnect_engine(engine);
+        assert_eq!(farm.end_of(client, 1), begins.then_some(LOST).flatten());
+    }
 }
 
 #[test]
