@@ -157,7 +157,7 @@ impl Core {
             (engine.process, engine.slot)
         });
         let Some((Some(process_key), slot)) = place else { return };
-        if self.withholds(key, engine, count, direct) {
+        if self.withholds(key, engine, count) {
             return;
         }
         self.tell_session(process_key, key);
@@ -271,6 +271,9 @@ impl Core {
             }
             if !engine.recalled.is_empty() {
                 engine.recalled.remove(&count);
+            }
+            if !engine.withheld.is_empty() {
+                engine.withheld.remove(&count);
             }
             if !engine.returning.is_empty() {
                 engine.returning.remove(&count);

@@ -88,8 +88,8 @@ pub struct Engine {
     /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
     /// own queue overtakes them.
     pub returning: BTreeSet<u64>,
-    /// Attempts of its own queue that wait for the journal: nothing overtakes them.
-    pub withheld: u32,
+    /// Attempts that wait for the journal: nothing of its own queue overtakes them.
+    pub withheld: BTreeSet<u64>,
     /// Sessions that have left something in its interpreter's namespace.
     pub lodgers: BTreeSet<SessionKey>,
     /// Whether sessions that are over have left something there: their owners may come back for it.
@@ -122,7 +122,7 @@ impl Engine {
             assigned_direct: 0,
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
-            withheld: 0,
+            withheld: BTreeSet::new(),
             lodgers: BTreeSet::new(),
             has_left_behind: false,
             restarting: false,
@@ -136,7 +136,7 @@ impl Engine {
 
     /// Whether it can be given work of its own queue.
     pub fn takes_direct(&self) -> bool {
-        self.class.is_some() && !self.restarting && self.returning.is_empty() && self.withheld == 0
+        self.class.is_some() && !self.restarting && self.returning.is_empty() && self.withheld.is_empty()
     }
 
     /// How much it has in hand.

@@ -34,7 +34,7 @@ impl Core {
             return self.fetch_unfinished(now, key, connection, fetch, task);
         }
         let follower = Follower { connection, request: fetch.request, output: fetch.output };
-        match self.follow_unwritten(owner, id, follower) {
+        match self.follow_unwritten(key, owner, id, follower) {
             Some(true) => return None,
             Some(false) => {
                 let text = "too many requests wait for the end of this task; try again later";
@@ -94,18 +94,20 @@ impl Core {
 
     /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that;
     /// none for any other task.
-    fn follow_unwritten(&mut self, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
+    fn follow_unwritten(&mut self, key: SessionKey, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
+        let has_room = self.sessions.get(key).is_some_and(|session| session.fetches < FETCHES_WAITING_MAX);
         let of = self.sessions.find(owner, id.session)?;
         let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.as_mut()?.followers;
-        if followers.len() >= FOLLOWERS_MAX {
+        if followers.len() >= FOLLOWERS_MAX || !has_room {
             return Some(false);
         }
         followers.push(follower);
         // What it wrote is no secret until then: who followed it before has it.
         let pieces = done.output(follower.request).filter(|_| follower.output).collect::<Vec<_>>();
         pieces.into_iter().for_each(|piece| self.to_client(follower.connection, ToClient::FetchedOutput(piece)));
+        self.sessions.get_mut(key).into_iter().for_each(|session| session.fetches += 1);
         Some(true)
     }
 

@@ -270,7 +270,10 @@ fn quotas_are_what_is_held(core: &Core) {
 fn who_waits_for_an_end_is_counted(core: &Core) {
     for (_, session) in core.sessions.iter() {
         let Some(connection) = session.connection else { continue };
-        let more = unfinished(core).filter_map(|(_, task)| task.more());
+        // Of a task that has ended they wait until that is in the journal.
+        let done = core.sessions.iter().flat_map(|(_, session)| session.done.iter().map(|(_, done)| &**done));
+        let done = done.chain(core.kept.iter().map(|kept| &*kept.done)).filter_map(|done| done.what.more.as_deref());
+        let more = unfinished(core).filter_map(|(_, task)| task.more()).chain(done);
         let waiting = more.flat_map(|more| &more.followers).filter(|follower| follower.connection == connection);
         assert_eq!(session.fetches, waiting.count());
     }
@@ -303,7 +306,8 @@ pub fn tasks(core: &Core) -> usize {
 
 /// How many attempts an engine has in hand; none if it is not known.
 pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
-    core.engines.get(engine).map(|engine| engine.assigned.len())
+    // What waits for the journal has not gone out.
+    core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
 }
 
 /// Nothing is on its way: everybody may send as much as at the beginning.

@@ -53,7 +53,7 @@ enum Act {
     /// A task is accepted.
     Accept(TaskKey),
     /// A task that may run once only is sent to its engine.
-    Begin { count: u64, engine: EngineId, direct: bool },
+    Begin(u64, EngineId),
     /// A task's end is told.
     Deliver(SessionKey, u64),
     /// A request is answered.
@@ -145,11 +145,9 @@ impl Core {
         while let Some((_, act)) = self.journal.acts.pop_front_if(|(entry, _)| *entry <= through) {
             match act {
                 Act::Accept(key) => self.accept(now, key, written),
-                Act::Begin { count, engine, direct } => {
-                    if direct {
-                        self.engines.update(engine, |engine| engine.withheld -= 1);
-                        self.direct_ready.insert(engine);
-                    }
+                Act::Begin(count, engine) => {
+                    self.engines.update(engine, |engine| _ = engine.withheld.remove(&count));
+                    self.direct_ready.insert(engine);
                     self.begin_noted(now, count, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
@@ -342,11 +340,11 @@ impl Core {
 /// Tasks that run.
 impl Core {
     /// Whether an assignment waits until the journal says that the task may have begun.
-    pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64, direct: bool) -> bool {
+    pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64) -> bool {
         let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else { return false };
         let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
-        self.write_and(Entry::Begun(durable.id), Act::Begin { count, engine, direct });
-        self.engines.update(engine, |engine| engine.withheld += u32::from(direct));
+        self.write_and(Entry::Begun(durable.id), Act::Begin(count, engine));
+        self.engines.update(engine, |engine| engine.withheld.insert(count));
         true
     }
 
