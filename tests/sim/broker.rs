@@ -19,7 +19,7 @@ pub struct Broker {
     /// Counts the starts.
     pub life: u64,
     /// When this life began.
-    began: u64,
+    pub began: u64,
     /// What the last life has written.
     roster: Roster,
     timer_at: Option<u64>,

@@ -117,7 +117,8 @@ impl World {
     /// Whether a task may have been lost: with its interpreter, with its engine, with all its engines.
     fn may_be_lost(&self, task: TaskName, plan: &CallPlan, state: TaskState) -> Result<(), &'static str> {
         let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
-        let is_late = |at: &u64| *at + GIVEN_UP_US >= submitted.at;
+        // Each start of the broker waits anew for engines that are away.
+        let is_late = |at: &u64| (*at).max(self.broker.began) + GIVEN_UP_US >= submitted.at;
         if state != TaskState::Lost || self.history.is_excused(task) {
             return Ok(());
         }

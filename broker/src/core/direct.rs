@@ -97,11 +97,17 @@ impl DirectQueue {
         if line.tasks.is_empty() {
             self.lines.remove(&session);
         }
+        self.tidy(tasks);
     }
 
     /// A task of the queue has ended while it waited. [`DirectQueue::note`] follows.
     pub fn count_ended(&mut self, tasks: &Tasks) {
         self.ended += 1;
+        self.tidy(tasks);
+    }
+
+    /// Drops the entries of ended tasks, if there are more of them than of others.
+    fn tidy(&mut self, tasks: &Tasks) {
         if self.ended > ENDED_KEPT && self.ended * 2 > self.len {
             self.ended = 0;
             self.len = 0;
