@@ -301,6 +301,7 @@ impl World {
         let engines = &self.processes[process].engines;
         let engines = if whole { engines.clone() } else { engines[..1].to_vec() };
         self.process_is_hurt(process);
+        self.some_have_stopped = true;
         let engines = Some(engines);
         self.asks(place, |request| FromClient::Shutdown(Shutdown { request, engines, finish, broker: false }));
     }

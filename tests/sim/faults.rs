@@ -34,6 +34,7 @@ impl World {
             }),
             Act::RevokeProcess { process } => self.on_process(process, |world, place| {
                 world.process_is_hurt(place);
+                world.some_have_stopped = true;
                 let token = world.processes[place].token;
                 world.revokes(token);
             }),

@@ -4,6 +4,7 @@ use furlong_client::core::results::Body;
 use furlong_client::core::tasks::{End, Ended};
 use furlong_tests::history::{Invariant, Outcome as Ending, TaskName};
 use furlong_wire::call::{ReplyHeader, decode_reply};
+use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, Outcome, TaskPhase, TaskRecord, TaskState};
 use furlong_wire::payload::unpack_inline_call;
 
@@ -27,7 +28,7 @@ impl World {
         let End::Finished(outcome, body) = end else { return };
         let task = TaskName { client: place as u32, n };
         self.note(|_| format!("client {place} has task {n}: {outcome:?}, by {engine:?}, attempt {attempts}"));
-        if let Err(why) = self.is_just(task, &outcome) {
+        if let Err(why) = self.is_just(task, &outcome, engine) {
             let runs = self.history.runs(task);
             self.violated(Invariant::OutcomesAreJust, Some(task), format!("{why}: {outcome:?} after {runs} runs"));
         }
@@ -73,7 +74,7 @@ impl World {
     }
 
     /// Whether there was a reason for a task to end so.
-    fn is_just(&self, task: TaskName, outcome: &Outcome) -> Result<(), &'static str> {
+    fn is_just(&self, task: TaskName, outcome: &Outcome, engine: Option<EngineId>) -> Result<(), &'static str> {
         let client = &self.clients[task.client as usize];
         let Some(submitted) = client.tasks.get(task.n as usize - 1) else { return Err("it was never submitted") };
         let plan = &self.calls[submitted.call].plan;
@@ -85,7 +86,7 @@ impl World {
         match outcome.error.as_ref().map(|error| error.kind) {
             None => has_run(1),
             Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }),
-            Some(ErrorKind::EngineLost) => self.may_be_lost(task, plan, outcome.state),
+            Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
             // What an earlier start of the broker has ended for its time is cancelled where it ran; no more is known.
             Some(ErrorKind::Cancelled) => {
                 let is_revoked = self.broker.revoked.get(client.token).is_some();
@@ -114,30 +115,39 @@ impl World {
         }
     }
 
-    /// Whether a task may have been lost: with its interpreter, with its engine, with all its engines.
-    fn may_be_lost(&self, task: TaskName, plan: &CallPlan, state: TaskState) -> Result<(), &'static str> {
+    /// Whether a task may have been lost: with its interpreter, with the engine that had it, with all its engines.
+    fn may_be_lost(
+        &self,
+        (task, plan): (TaskName, &CallPlan),
+        state: TaskState,
+        engine: Option<EngineId>,
+    ) -> Result<(), &'static str> {
         let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
-        // Each start of the broker waits anew for engines that are away.
-        let is_late = |at: &u64| (*at).max(self.broker.began) + GIVEN_UP_US >= submitted.at;
         if state != TaskState::Lost || self.history.is_excused(task) {
             return Ok(());
         }
+        // Each start of the broker waits anew for engines that are away.
+        let is_late = |at: &u64| (*at).max(self.broker.began) + GIVEN_UP_US >= submitted.at;
         // After a cut an engine may come back, and only what was on the way in chunks is not sent twice.
         let is_chunked = plan.request_bytes > INLINE_BYTES;
         let is_given_up = |at: &u64| is_late(at) && (is_chunked || *at + GRACE_US <= self.now);
-        if let Some(engine) = submitted.target {
+        if let Some(engine) = engine.filter(|_| submitted.target.is_some() || plan.at_most_once) {
             let is_hurt = self.hurt.get(&engine.0).is_some_and(is_late);
-            let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_given_up);
+            // Who has been told to stop is not waited for, and may have come back as another meanwhile.
+            let is_cut = |at: &u64| is_given_up(at) || self.some_have_stopped && is_late(at);
+            let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_cut);
             return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };
         }
-        if !self.last_hurt.as_ref().is_some_and(is_late) && !self.cut_off.values().any(is_given_up) {
+        let is_hurt = self.last_hurt.as_ref().is_some_and(is_late) || self.cut_off.values().any(is_late);
+        if !is_hurt {
             return Err("nothing has happened to any engine");
         }
         let often = self.history.runs(task) > plan.retries.unwrap_or(RETRIES);
-        if plan.at_most_once || !plan.follow.demands.is_empty() || often {
-            return Ok(());
+        if often || plan.at_most_once || !plan.follow.demands.is_empty() {
+            Ok(())
+        } else {
+            Err("it is to be run again")
         }
-        Err("it is to be run again")
     }
 
     /// Whether a result is what a run of that task returned.

@@ -278,12 +278,14 @@ impl World {
             process.core.drain("simulated");
         }
         self.note(|_| format!("process {place} drains"));
+        self.some_have_stopped = true;
         self.process_is_hurt(place);
     }
 
     /// It gets a SIGINT.
     pub fn process_is_to_leave(&mut self, place: usize) {
         self.processes[place].leaves = true;
+        self.some_have_stopped = true;
         self.engine_flush(place);
     }
 

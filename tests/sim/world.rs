@@ -102,8 +102,10 @@ pub struct World {
     pub hurt: BTreeMap<u32, u64>,
     /// When the connection of an engine was last cut: that alone costs nothing, if it is back in time.
     pub cut_off: BTreeMap<u32, u64>,
-    /// The same for any engine.
+    /// When something last happened to any engine.
     pub last_hurt: Option<u64>,
+    /// Whether a process was told to stop.
+    pub some_have_stopped: bool,
     /// Nothing breaks any longer, and everybody comes back.
     pub rests: bool,
     /// At which step everything is looked at again.
@@ -133,6 +135,7 @@ impl World {
             violation: None,
             hurt: BTreeMap::new(),
             cut_off: BTreeMap::new(),
+            some_have_stopped: false,
             last_hurt: None,
             rests: false,
             scan_at: 0,
