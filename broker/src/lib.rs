@@ -21,4 +21,4 @@ pub mod core;
 pub mod journal;
 mod shell;
 
-pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, JournalArgs, OwnPort, read_state, run};
+pub use shell::{BadPort, BrokerArgs, BrokerLock, BrokerState, JournalArgs, JournalPlace, OwnPort, read_state, run};

@@ -408,3 +408,39 @@ fn a_check_says_what_is_wrong() {
     let other_key = check(&place.path, Some(&AtRestKey::from_bytes([1; 32]))).unwrap();
     assert!(other_key.problems[0].contains("another key"), "{other_key:?}");
 }
+
+/// The rows of a million queued tasks, read and restored in turn. Run it in the release build.
+#[test]
+#[ignore = "it measures: cargo test --release -p furlong-broker --lib restore_beside -- --ignored --nocapture"]
+fn restore_beside_a_plain_select() {
+    const TASKS: u64 = 1_000_000;
+    let place = place();
+    let mut writer = writer(&place.path);
+    writer.write(vec![session(1)]).unwrap();
+    for first in (1..=TASKS).step_by(10_000) {
+        let rows = (first..first + 10_000).map(|id| Entry::Task(Box::new(task(id, 1, inline()))));
+        writer.write(rows.collect()).unwrap();
+    }
+    writer.finish();
+    let journal = Journal::open(&place.path, CLUSTER, &key()).unwrap();
+    for round in 1..=5 {
+        let began = std::time::Instant::now();
+        let sql = "SELECT id, session, n, head, options, payload, chunks FROM tasks ORDER BY id";
+        let mut rows = journal.database.prepare(sql).unwrap();
+        let mut rows = rows.query([]).unwrap();
+        let mut bytes = 0;
+        while let Some(row) = rows.next().unwrap() {
+            let columns = 3..6;
+            bytes += columns.map(|column| row.get::<_, Vec<u8>>(column).unwrap().len()).sum::<usize>();
+        }
+        let select_s = began.elapsed().as_secs_f64();
+        let mut core = core(1 << 30);
+        let began = std::time::Instant::now();
+        let mut restoring = Restoring::new(&mut core);
+        let restored = journal.restore(&mut restoring, std::time::Duration::from_hours(1), 0).unwrap();
+        restoring.finish(crate::core::Time(0));
+        let restore_s = began.elapsed().as_secs_f64();
+        assert_eq!((restored.unfinished, bytes > 0), (TASKS, true));
+        println!("round {round}: select {select_s:.3} s, restore {restore_s:.3} s, ratio {:.2}", restore_s / select_s);
+    }
+}

@@ -28,7 +28,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 pub use run_files::{BrokerLock, BrokerState, read_state};
-pub use settings::{BadPort, BrokerArgs, JournalArgs, OwnPort};
+pub use settings::{BadPort, BrokerArgs, JournalArgs, JournalPlace, OwnPort};
 
 use crate::budget::{Memory, OUT_QUEUE_BYTES_MAX};
 use crate::core::journal::{Entry, Restoring};

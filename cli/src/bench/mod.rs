@@ -2,6 +2,7 @@
 
 mod command;
 pub mod farm;
+mod journal;
 mod kill;
 mod large;
 mod private;
@@ -38,6 +39,9 @@ pub enum BenchCommand {
     /// One large payload there and back as a direct task: time, the broker's memory, and no-ops beside it
     #[command(after_help = "Example: furlong bench large --size 268435456 --json")]
     Large(large::LargeArgs),
+    /// What a journal costs: tasks with and without it, and submits that wait for the disk
+    #[command(after_help = "Example: furlong bench journal --rounds 1 --json")]
+    Journal(journal::JournalBenchArgs),
     /// A long queue: the broker's memory for each task, and what one more costs
     #[command(after_help = "Example: furlong bench queue --count 1000000 --json")]
     Queue(queue::QueueArgs),
@@ -131,6 +135,7 @@ pub async fn run(command: BenchCommand) -> Result<ExitCode> {
         BenchCommand::RelayNode { role, threads, connect } => relay::run_relay_node(role, threads, connect).await?,
         BenchCommand::Command(args) => command::run(args).await?,
         BenchCommand::Large(args) => large::run(args).await?,
+        BenchCommand::Journal(args) => journal::run(args).await?,
         BenchCommand::Queue(args) => queue::run(args).await?,
         BenchCommand::Kill(args) => kill::run(args).await?,
         BenchCommand::Relay(args) => {

@@ -12,6 +12,16 @@ pub async fn on_private_cluster<T>(
     memory: Option<u64>,
     measure: impl AsyncFnOnce(&LocalCluster) -> Result<T>,
 ) -> Result<T> {
+    on_private_cluster_with(JournalArgs::default(), engines, memory, measure).await
+}
+
+/// The same with a journal.
+pub async fn on_private_cluster_with<T>(
+    journal: JournalArgs,
+    engines: u32,
+    memory: Option<u64>,
+    measure: impl AsyncFnOnce(&LocalCluster) -> Result<T>,
+) -> Result<T> {
     let home = tempfile::Builder::new().prefix("furlong-bench-").tempdir()?;
     let options = LocalOptions {
         home: home.path().join("home"),
@@ -19,7 +29,7 @@ pub async fn on_private_cluster<T>(
         engines,
         port: None,
         python: None,
-        journal: JournalArgs::default(),
+        journal,
         engine_flags: Vec::new(),
     };
     let mut cluster = LocalCluster::new(options);
