@@ -179,7 +179,7 @@ pub(super) fn tidy(database: &Connection, ended_before_unix_us: u64) -> rusqlite
          DELETE FROM met WHERE id NOT IN (SELECT id FROM tasks);
          DELETE FROM chunks WHERE kind = 1 AND of NOT IN (SELECT id FROM ends);
          DELETE FROM chunks WHERE kind = 0 AND of NOT IN (SELECT chunks FROM tasks WHERE chunks IS NOT NULL);
-         DELETE FROM sessions WHERE key NOT IN (SELECT session FROM tasks);
+         DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.session = sessions.key);
          DELETE FROM definitions WHERE session NOT IN (SELECT key FROM sessions);
          DELETE FROM chunks WHERE kind = 2 AND (of >> 32) NOT IN (SELECT key FROM sessions);",
     )?;
