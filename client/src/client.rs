@@ -137,8 +137,8 @@ impl Client {
     }
 
     /// Ends the session for all handles, and lets the tasks with the option [`keep`](CallSpec::keep), and durable ones,
-    /// go on, to be [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns when
-    /// the broker has all that was submitted, and has heard.
+    /// go on, to be [fetched](Client::fetch) later by any process of their owner. The others are cancelled. Returns
+    /// when the broker has all that was submitted, and has heard.
     ///
     /// # Errors
     /// [`ClientError::Disconnected`] if the connection ends before the broker has everything.

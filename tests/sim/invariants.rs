@@ -51,7 +51,10 @@ impl World {
                 // One that was stopped alone stays in its process, and is nobody's.
                 let Some(given) = of_broker::in_hand(core, *engine) else { continue };
                 if has != given {
-                    found = Some(format!("engine {engine} of process {place} has {has} jobs, the broker says {given}"));
+                    let jobs: Vec<_> = held.work.iter().filter(|work| work.slot == slot).collect();
+                    found = Some(format!(
+                        "engine {engine} of process {place} has {has}, the broker says {given}: {jobs:?}"
+                    ));
                 }
                 if has == 0 && !process.slots[slot as usize].is_empty() {
                     found = Some(format!("a slot of engine {engine} runs what its process does not know"));

@@ -132,8 +132,9 @@ impl World {
         let is_chunked = plan.request_bytes > INLINE_BYTES;
         let is_given_up = |at: &u64| is_late(at) && (is_chunked || *at + GRACE_US <= self.now);
         if let Some(engine) = engine.filter(|_| submitted.target.is_some() || plan.at_most_once) {
-            let is_hurt = self.hurt.get(&engine.0).is_some_and(is_late);
             // Who has been told to stop is not waited for, and may have come back as another meanwhile.
+            let is_stopped = self.some_have_stopped && self.last_hurt.as_ref().is_some_and(is_late);
+            let is_hurt = is_stopped || self.hurt.get(&engine.0).is_some_and(is_late);
             let is_cut = |at: &u64| is_given_up(at) || self.some_have_stopped && is_late(at);
             let is_hurt = is_hurt || self.cut_off.get(&engine.0).is_some_and(is_cut);
             return if is_hurt { Ok(()) } else { Err("nothing has happened to its engine") };

@@ -1,6 +1,6 @@
 //! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
-//! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the release
-//! build, and a simulated one in many histories.
+//! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the
+//! release build, and a simulated one in many histories.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.

@@ -292,7 +292,10 @@ impl Session {
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
         let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
-        Ok(Accepted { n: self.submitted, missing, definitions })
+        // Of an earlier start's tasks it is not known which have come: the client may have been cut off once more
+        // before it had said them again. What is known of what it repeats is read past.
+        let n = if self.before > 0 { 0 } else { self.submitted };
+        Ok(Accepted { n, missing, definitions })
     }
 
     /// Whether a task that was ended still runs on an engine.

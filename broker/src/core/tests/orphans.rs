@@ -191,6 +191,21 @@ fn work_of_before_counts_as_a_loss_only_if_it_was_reported_to_run() {
 }
 
 #[test]
+fn a_client_that_is_cut_off_once_more_says_everything_again() {
+    let (mut farm, client, engine, submit) = restarted(|_, _| shared());
+    farm.connect_client(client).unwrap();
+    farm.disconnect_client(client);
+    farm.connect_client(client).unwrap();
+    assert_eq!(farm.accepted(client).n, 0, "it has not said what it waits for");
+    farm.repeat(client, 1, submit.clone());
+    farm.repeat(client, 1, submit);
+    farm.connect_engine(engine);
+    farm.finish(engine);
+    assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
     for (options, end) in [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))] {
         let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), options));
