@@ -161,6 +161,10 @@ impl Core {
             return;
         };
         self.match_orphan(now, key, task, held.attempt);
+        // Another attempt at it that the process may name as well is not this one.
+        if let Some(State::Assigned { attempt, .. }) = self.tasks.get(task).map(|task| task.state) {
+            verdicts.here.insert(self.attempt(attempt));
+        }
     }
 
     /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
