@@ -206,6 +206,26 @@ fn a_client_that_is_cut_off_once_more_says_everything_again() {
 }
 
 #[test]
+fn of_two_attempts_at_one_engine_one_alone_goes_on() {
+    let options = TaskOptions { error_retries: 3, ..TaskOptions::default() };
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, with(shared(), options.clone()));
+    farm.fail(engine);
+    assert_eq!((farm.in_hand(engine), farm.processes[engine].results.len()), (vec![1], 1));
+    farm.restart();
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, 1, with(shared(), options));
+    farm.connect_engine(engine);
+    let adopted = farm.processes[engine].received.iter().filter_map(|message| match message {
+        ToEngine::Adopt(adopt) => Some(adopt.attempts.len()),
+        _ => None,
+    });
+    assert_eq!(adopted.sum::<usize>(), 1);
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
     for (options, end) in [(TaskOptions::default(), None), (at_most_once(), Some(TaskState::Cancelled))] {
         let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), options));

@@ -9,6 +9,7 @@ use furlong_wire::message::{
 
 use super::events::{End, Lost};
 use super::{Model, Name};
+use crate::core::Given;
 use crate::core::tests::peers::Job;
 
 impl Model {
@@ -109,7 +110,10 @@ impl Model {
             return;
         }
         let job = self.farm.processes[process].jobs[0];
-        let counts = self.farm.core.attempts.get(job.attempt.count).is_some_and(|given| given.stopping.is_none());
+        // One that nobody wants any longer may begin before it has heard so.
+        let core = &self.farm.core;
+        let wanted = |given: &Given| given.stopping.is_none() && core.tasks.get(given.task).is_some();
+        let counts = core.attempts.get(job.attempt.count).is_some_and(wanted);
         *self.runs.entry((job.session, job.n)).or_default() += u32::from(counts);
         self.farm.start(process);
     }
