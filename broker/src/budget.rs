@@ -6,6 +6,7 @@
 //! | unfinished and unacknowledged tasks | [`TASK_BYTES`] and an inline payload each way | what fits the other half |
 //! | strangers | [`STRANGER_BYTES`] | [`STRANGERS_MAX`] |
 //! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
+//! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | out-queues of peers | [`OUT_QUEUE_BYTES_MAX`], for at most 10 s without progress | connections |
 //!
 //! The first two are what users fill; they share `--memory` (by default a quarter of the machine's). The others are
