@@ -154,7 +154,7 @@ impl<M: Travels> Queue<M> {
         let mut bytes = 64 * record.len() as u64;
         let mut room = RECORD_CHUNK_BYTES_MAX;
         let mut passed_over = 0;
-        while passed_over < self.transfers.len() && !(self.chunks_apart && !record.is_empty()) {
+        while passed_over < self.transfers.len() && (!self.chunks_apart || record.is_empty()) {
             let mut transfer = self.transfers.pop_front().expect("the loop runs while there are transfers");
             let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunk());
             let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {

@@ -39,7 +39,7 @@ pub struct Orphans {
     lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     waiting: BTreeSet<TaskKey>,
-    /// What was matched, and as which attempt of this start: until the engine has heard of it, it speaks of the old one.
+    /// What was matched, and as which attempt of this start: until the engine hears of it, it speaks of the old one.
     matched: BTreeMap<Attempt, u64>,
 }
 

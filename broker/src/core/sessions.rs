@@ -207,8 +207,8 @@ impl Session {
         let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
         let here = self.definitions.iter().filter(|(_, definition)| matches!(definition, Definition::Here(_)));
         let definitions = here.map(|(number, _)| *number).collect();
-        // Of an earlier start's tasks it is not known which have come: the client may have been cut off once more before
-        // it had said them again. What is known of what it repeats is read past.
+        // Of an earlier start's tasks it is not known which have come: the client may have been cut off once more
+        // before it had said them again. What is known of what it repeats is read past.
         let n = if self.before > 0 { 0 } else { self.submitted };
         Ok(Accepted { n, missing, definitions })
     }

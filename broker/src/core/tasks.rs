@@ -221,7 +221,7 @@ impl Task {
         self.more.as_ref().and_then(|more| more.deadline)
     }
 
-    /// Whether its engine has reported that it runs. Of what engines hold of an earlier start nobody knows that at first.
+    /// Whether its engine has reported that it runs. Of what is held of an earlier start nobody knows that at first.
     pub fn is_reported(&self) -> bool {
         let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
         may_have_begun && self.more().is_some_and(|more| more.started.is_some())
