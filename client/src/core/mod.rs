@@ -1,6 +1,6 @@
 //! The client's side of a session, as a state machine without I/O, clock or randomness.
 //!
-//! Commands (`submit_*`, [`Core::cancel`], [`Core::query`], [`Core::close`]) and [`Core::handle_message`] change it.
+//! Commands (`submit_*`, [`Core::cancel`], [`Core::request`], [`Core::close`]) and [`Core::handle_message`] change it.
 //! After each of them the shell takes what there is to send ([`Core::poll_outbound`]) and whom to wake
 //! ([`Core::take_wakes`]). Before it writes it asks for acknowledgements ([`Core::poll_ack`]), and after it says how
 //! much still waits ([`Core::handle_backlog`]).
