@@ -16,7 +16,7 @@ use super::finish::Ended;
 use super::reconcile::Verdicts;
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{Core, Given, Time};
+use super::{ConnectionId, Core, Given, Time};
 
 /// How long a task that may have run waits for the engines of the roster, from the broker's start on.
 pub(super) const ROSTER_WAIT: Duration = Duration::from_secs(1);
@@ -237,6 +237,16 @@ impl Core {
         for attempt in self.orphans.of_engines(engines) {
             let orphan = self.orphans.remove(attempt);
             orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+        }
+    }
+
+    /// An engine is stopped alone: its process stays, and need not hold what has ended there.
+    pub(super) fn release_orphans(&mut self, process: ConnectionId, engine: EngineId) {
+        for attempt in self.orphans.of_engines(&[engine]) {
+            if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none()) {
+                self.orphans.remove(attempt);
+                self.send_release(process, Release::of(attempt.start, vec![attempt.count]));
+            }
         }
     }
 

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Attempts, Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions, TaskState, ToEngine,
+    Attempts, Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown, Submit, TaskOptions,
+    TaskState, ToEngine,
 };
+use furlong_wire::token::Role;
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
 use crate::core::invariants;
@@ -474,4 +476,20 @@ fn what_speaks_of_an_earlier_start_without_holding_it_is_told_to_forget_it() {
     let other = farm.client();
     farm.say(other, FromClient::Submit(Submit { n: 1, ..shared() })).unwrap();
     assert_eq!(farm.in_hand(engine), [1]);
+}
+
+#[test]
+fn a_process_does_not_hold_what_an_engine_had_ended_that_was_stopped_alone() {
+    let mut farm = Farm::default();
+    let (client, process) = (farm.client(), farm.engine_with(2, Runtime::ALL));
+    farm.submit(client, shared());
+    let attempt = farm.start(process);
+    farm.finish_unheard(process, Payload::Inline(vec![1].into()));
+    farm.restart();
+    farm.connect_engine(process);
+    let admin = farm.client_as(Role::Admin);
+    let engines = Some(vec![farm.id(process)]);
+    farm.ask(admin, |request| FromClient::Shutdown(Shutdown { request, engines, finish: false, broker: false }));
+    assert_eq!(farm.released(process), [attempt]);
+    invariants::hold(&farm.core);
 }
