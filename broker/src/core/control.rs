@@ -216,7 +216,7 @@ impl Core {
             if let Some(process) = process.filter(|_| !attempts.is_empty()) {
                 self.to_engine(process, ToEngine::Cancel(CancelAttempts { attempts, force: true }));
             }
-            process.into_iter().for_each(|process| self.release_orphans(process, id));
+            self.release_orphans(id);
             let engine = self.engines.remove_for_ever(id);
             self.lose_engine(now, id, engine, "the engine was stopped on request");
             self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));

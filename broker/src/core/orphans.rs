@@ -16,7 +16,7 @@ use super::finish::Ended;
 use super::reconcile::Verdicts;
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{ConnectionId, Core, Given, Time};
+use super::{Core, Given, Time};
 
 /// How long a task that may have run waits for the engines of the roster, from the broker's start on.
 pub(super) const ROSTER_WAIT: Duration = Duration::from_secs(1);
@@ -241,11 +241,10 @@ impl Core {
     }
 
     /// An engine is stopped alone: its process stays, and need not hold what has ended there.
-    pub(super) fn release_orphans(&mut self, process: ConnectionId, engine: EngineId) {
+    pub(super) fn release_orphans(&mut self, engine: EngineId) {
         for attempt in self.orphans.of_engines(&[engine]) {
             if self.orphans.by_attempt.get(&attempt).is_some_and(|orphan| orphan.occupies.is_none()) {
-                self.orphans.remove(attempt);
-                self.send_release(process, Release::of(attempt.start, vec![attempt.count]));
+                self.end_orphan(attempt);
             }
         }
     }

@@ -15,7 +15,7 @@ use rusqlite::{Connection, Row, params};
 use super::file::Kind;
 use super::rows::{EndHead, MetBody, PayloadHead, TaskHead, decode};
 use super::seal::SecretSealer;
-use crate::core::journal::{Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow};
+use crate::core::journal::{Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id};
 use crate::core::output::Piece;
 
 /// What a journal had.
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let (session, number): (u32, u32) = (row.get(0)?, row.get(1)?);
-            let of = i64::from(session) << 32 | i64::from(number);
+            let of = definition_id(session, number) as i64;
             let source = self.blob(Kind::Definition, of, decode(blob(row, 2)?)?, row.get_ref(3)?)?;
             each(session, number, source)?;
         }

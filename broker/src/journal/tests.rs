@@ -17,7 +17,9 @@ use tempfile::TempDir;
 use super::read::Reader;
 use super::write::Writer;
 use super::{Journal, check, file};
-use crate::core::journal::{Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow};
+use crate::core::journal::{
+    Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow, definition_id,
+};
 use crate::core::output::Piece;
 use crate::core::{Config, Core, Roster};
 
@@ -242,7 +244,7 @@ impl Known {
             }
             Step::Departed(key) => Some(Entry::Departed(key)),
             Step::Definition(session, number, large) if self.defined.insert((session, number)) => {
-                let of = u64::from(session) << 32 | u64::from(number);
+                let of = definition_id(session, number);
                 Some(Entry::Definition(session, number, if large { chunked(of, true) } else { inline() }))
             }
             _ => None,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use super::file::Kind;
 use super::rows::{EndHead, PayloadHead, TaskHead, encode};
 use super::seal::SecretSealer;
-use crate::core::journal::{Blob, EndRow, Entry, Met, SessionRow, TaskRow};
+use crate::core::journal::{Blob, EndRow, Entry, Met, SessionRow, TaskRow, definition_id};
 
 /// Bytes of entries that wait to be written after an error. Beyond, the journal is given up.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -175,7 +175,7 @@ fn write_session(to: &Transaction<'_>, sealer: &SecretSealer, row: &SessionRow) 
 }
 
 fn write_definition(to: &Transaction<'_>, session: u32, number: u32, source: &Blob) -> rusqlite::Result<()> {
-    let (head, payload) = write_blob(to, Kind::Definition, u64::from(session) << 32 | u64::from(number), source)?;
+    let (head, payload) = write_blob(to, Kind::Definition, definition_id(session, number), source)?;
     let sql = "INSERT OR REPLACE INTO definitions (session, number, head, payload) VALUES (?1, ?2, ?3, ?4)";
     to.prepare_cached(sql)?.execute(params![session, number, encode(&head), payload]).map(drop)
 }

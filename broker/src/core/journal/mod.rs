@@ -452,7 +452,7 @@ impl Core {
 }
 
 /// Under which number the chunks of a definition are.
-fn definition_id(session: u32, number: u32) -> u64 {
+pub fn definition_id(session: u32, number: u32) -> u64 {
     u64::from(session) << 32 | u64::from(number)
 }
 
