@@ -1,0 +1,1 @@
+"""Furlong: a low-latency task farm and interactive parallel computing."""

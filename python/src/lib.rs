@@ -1,0 +1,47 @@
+//! The extension module `furlong._furlong`: connections, tasks and payloads for the package's Python files.
+//!
+//! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the interpreter's lock
+//! ([`runtime`]). Python threads come in with the lock and let go of it while they wait. Memory crosses without a copy
+//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python.
+
+mod buffer;
+mod completions;
+mod engines;
+mod errors;
+mod function;
+mod options;
+mod outcome;
+mod runtime;
+mod session;
+mod stream;
+mod task;
+
+use pyo3::prelude::*;
+
+/// What the package's Python files build on.
+#[pymodule]
+mod _furlong {
+    #[pymodule_export]
+    use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::function::Function;
+    #[pymodule_export]
+    use crate::options::Options;
+    #[pymodule_export]
+    use crate::outcome::Outcome;
+    #[pymodule_export]
+    use crate::runtime::after_fork;
+    #[pymodule_export]
+    use crate::session::Session;
+    #[pymodule_export]
+    use crate::stream::OutputReader;
+    #[pymodule_export]
+    use crate::task::Task;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
