@@ -197,6 +197,16 @@ impl Core {
         Ok(Submitted { n, key: self.tasks.insert(n, listener, sent) })
     }
 
+    /// How many tasks were submitted: they are numbered from 1.
+    pub fn submitted(&self) -> u64 {
+        self.next_n - 1
+    }
+
+    /// The numbers of those that have not ended, sorted.
+    pub fn unfinished(&self) -> Vec<u64> {
+        self.tasks.unfinished().into_iter().map(|(n, _)| n).collect()
+    }
+
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
