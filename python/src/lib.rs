@@ -1,6 +1,22 @@
-//! The extension module `furlong._furlong`.
+//! The extension module `furlong._furlong`: connections, tasks and payloads for the package's Python files.
+//!
+//! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the interpreter's lock
+//! ([`runtime`]). Python threads come in with the lock and let go of it while they wait. Memory crosses without a copy
+//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python. The command `furlong` is here
+//! too ([`command`]).
 
+mod buffer;
 mod command;
+mod completions;
+mod engines;
+mod errors;
+mod function;
+mod options;
+mod outcome;
+mod runtime;
+mod session;
+mod stream;
+mod task;
 
 use pyo3::prelude::*;
 
@@ -9,6 +25,22 @@ use pyo3::prelude::*;
 mod _furlong {
     #[pymodule_export]
     use crate::command::run_command;
+    #[pymodule_export]
+    use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::function::Function;
+    #[pymodule_export]
+    use crate::options::Options;
+    #[pymodule_export]
+    use crate::outcome::Outcome;
+    #[pymodule_export]
+    use crate::runtime::after_fork;
+    #[pymodule_export]
+    use crate::session::Session;
+    #[pymodule_export]
+    use crate::stream::OutputReader;
+    #[pymodule_export]
+    use crate::task::Task;
 
     use pyo3::prelude::*;
 

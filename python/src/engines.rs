@@ -1,0 +1,112 @@
+//! Which engines are online, as the broker's events tell it.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use furlong_client::{Client, ClientError, EngineId, Event, Events, EventsError};
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+
+/// How long to wait before asking again after a question was cut off.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The engines that are online, and who waits for a change.
+#[derive(Debug, Default)]
+pub struct Engines {
+    state: Mutex<State>,
+    /// The connection is back after a cut: nobody told what happened meanwhile.
+    is_back: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    online: BTreeSet<EngineId>,
+    /// Rises with each change.
+    version: u64,
+    is_over: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Engines {
+    /// Learns which engines there are, and follows them from then on, in a task of the runtime.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
+    pub async fn follow(self: &Arc<Self>, client: &Client) -> Result<(), ClientError> {
+        // Before the question: what happens meanwhile is told twice rather than not at all.
+        let events = client.subscribe()?;
+        self.set(client.engines().await?);
+        // This keeps the connection; it ends with the client's `close`.
+        tokio::spawn(watch(Arc::downgrade(self), client.clone(), events));
+        Ok(())
+    }
+
+    /// The connection is back after a cut.
+    pub fn handle_back(&self) {
+        self.is_back.notify_one();
+    }
+
+    /// Their ids, sorted, and the version.
+    pub fn online(&self) -> (Vec<u32>, u64) {
+        let state = self.lock();
+        (state.online.iter().map(|id| id.0).collect(), state.version)
+    }
+
+    /// Whether it is not the version any longer, or will never be another.
+    pub fn poll_change(&self, version: u64, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.version != version || state.is_over {
+            return Poll::Ready(());
+        }
+        state.waiting.push(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn set(&self, online: Vec<EngineId>) {
+        self.change(|state| state.online = online.into_iter().collect());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let waiting = {
+            let mut state = self.lock();
+            change(&mut state);
+            state.version += 1;
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the set right until the connection is over, or nobody looks any longer.
+async fn watch(engines: Weak<Engines>, client: Client, mut events: Events) {
+    while let Some(here) = engines.upgrade() {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = here.is_back.notified() => Some(Err(EventsError::Missed(0))),
+        };
+        match event {
+            Some(Ok(Event::EngineOnline(id))) => here.change(|state| _ = state.online.insert(id)),
+            Some(Ok(Event::EngineOffline(id))) => here.change(|state| _ = state.online.remove(&id)),
+            Some(Ok(Event::EngineRestarted(..))) => {}
+            Some(Err(EventsError::Missed(_))) => ask_again(&here, &client).await,
+            Some(Err(EventsError::Disconnected(_))) | None => return here.change(|state| state.is_over = true),
+        }
+    }
+}
+
+/// Asks which engines there are, as often as it takes.
+async fn ask_again(engines: &Engines, client: &Client) {
+    loop {
+        match client.engines().await {
+            Ok(online) => return engines.set(online),
+            Err(ClientError::Disconnected(_)) => return,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a task asks for beyond the defaults.
+
+use std::time::Duration;
+
+use furlong_client::{Dependency, SessionId, TaskId, TaskOptions};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Options of tasks, checked and made once for many.
+#[pyclass(frozen, module = "furlong._furlong")]
+#[derive(Debug)]
+pub struct Options {
+    options: TaskOptions,
+}
+
+impl Options {
+    /// As the client takes them.
+    pub fn get(&self) -> &TaskOptions {
+        &self.options
+    }
+}
+
+/// Conditions on other tasks: their ids, whether one is enough, whether success and failure satisfy.
+type Depends = (Vec<String>, bool, bool, bool);
+
+#[pymethods]
+impl Options {
+    #[new]
+    #[pyo3(signature = (
+        *, label=None, priority=0, retries=None, error_retries=0, backoff=0.0, at_most_once=false, queue_timeout=None,
+        run_timeout=None, after=None, follow=None, require=Vec::new(), keep=false, abort_on_error=false,
+        restart_safe=false, durable=false,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        label: Option<String>,
+        priority: i32,
+        retries: Option<u32>,
+        error_retries: u32,
+        backoff: f64,
+        at_most_once: bool,
+        queue_timeout: Option<f64>,
+        run_timeout: Option<f64>,
+        after: Option<Depends>,
+        follow: Option<Depends>,
+        require: Vec<String>,
+        keep: bool,
+        abort_on_error: bool,
+        restart_safe: bool,
+        durable: bool,
+    ) -> PyResult<Self> {
+        let (after, after_any) = dependencies("after", after)?;
+        let (follow, follow_any) = dependencies("follow", follow)?;
+        let options = TaskOptions {
+            label,
+            priority,
+            retries,
+            error_retries,
+            backoff_ms: whole_ms("backoff", backoff)?,
+            at_most_once,
+            queue_timeout_ms: queue_timeout.map(|limit| limit_ms("queue_timeout", limit)).transpose()?,
+            run_timeout_ms: run_timeout.map(|limit| limit_ms("run_timeout", limit)).transpose()?,
+            after,
+            after_any,
+            follow,
+            follow_any,
+            require,
+            keep,
+            abort_on_error,
+            restart_safe,
+            durable,
+            ..TaskOptions::default()
+        };
+        Ok(Self { options })
+    }
+}
+
+fn dependencies(option: &str, depends: Option<Depends>) -> PyResult<(Vec<Dependency>, bool)> {
+    let Some((tasks, is_any, success, failure)) = depends else { return Ok((Vec::new(), false)) };
+    let on = |id: String| Ok(Dependency { task: task_id(option, &id)?, success, failure });
+    Ok((tasks.into_iter().map(on).collect::<PyResult<_>>()?, is_any))
+}
+
+/// A task's name as Python has it: its session's whole id in hexadecimal, and its number there.
+pub fn id_text(id: TaskId) -> String {
+    let session = u128::from_be_bytes(id.session.0);
+    format!("{session:032x}:{}", id.n)
+}
+
+/// The task that a text names.
+///
+/// # Errors
+/// `ValueError` if it names none.
+pub fn task_id(of: &str, text: &str) -> PyResult<TaskId> {
+    let read = || {
+        let (session, n) = text.split_once(':')?;
+        let session = (session.len() == 32).then(|| u128::from_str_radix(session, 16).ok())??;
+        Some(TaskId { session: SessionId(session.to_be_bytes()), n: n.parse().ok()? })
+    };
+    read().ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{of}: {text:?} is no task's id, which has 32 hexadecimal digits, a colon, a number"
+        ))
+    })
+}
+
+fn limit_ms(option: &str, seconds: f64) -> PyResult<u64> {
+    let limit = whole_ms(option, seconds)?;
+    if limit == 0 {
+        return Err(PyValueError::new_err(format!("{option}: no time at all; leave it out for no limit")));
+    }
+    Ok(limit)
+}
+
+fn whole_ms(option: &str, seconds: f64) -> PyResult<u64> {
+    let time = Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("{option}: {seconds} is no time in seconds")))?;
+    Ok(u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}

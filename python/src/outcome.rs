@@ -1,0 +1,194 @@
+//! How a task ended.
+
+use furlong_client::{
+    Codec, Display, ErrorKind, FailureKind, Published, RemoteError, ReplyHeader, TaskFailure, TaskReport, TaskResult,
+    TaskState,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::buffer::lend;
+use crate::options::id_text;
+
+/// A task's end: its result, or its failure, each with a report.
+#[pyclass(frozen, module = "furlong._furlong")]
+#[derive(Debug)]
+pub struct Outcome {
+    result: Result<TaskResult, TaskFailure>,
+}
+
+impl Outcome {
+    /// Of a task that has ended.
+    pub fn new(result: Result<TaskResult, TaskFailure>) -> Self {
+        Self { result }
+    }
+
+    fn report(&self) -> &TaskReport {
+        match &self.result {
+            Ok(result) => &result.report,
+            Err(failure) => &failure.report,
+        }
+    }
+
+    fn failure(&self) -> Option<&TaskFailure> {
+        self.result.as_ref().err()
+    }
+}
+
+/// An exception's type name, text, traceback, and its count of executions.
+type RemoteParts = (String, String, String, Option<u64>);
+
+#[pymethods]
+impl Outcome {
+    /// Whether it succeeded.
+    #[getter]
+    fn ok(&self) -> bool {
+        self.result.is_ok()
+    }
+
+    /// The codec of the data: `json`, `pickle`, `msgpack`, `raw`; none if there is no value.
+    #[getter]
+    fn codec(&self) -> Option<&'static str> {
+        self.result.as_ref().ok().and_then(|result| codec_of(&result.header)).map(Codec::as_str)
+    }
+
+    /// The value's buffers.
+    fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let buffers = self.result.as_ref().map_or(&[][..], |result| &result.data);
+        PyList::new(py, buffers.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// What an execution came to: its count, and the last expression's text.
+    #[getter]
+    fn executed(&self) -> Option<(u64, Option<String>)> {
+        match &self.result.as_ref().ok()?.header {
+            ReplyHeader::Executed { count, repr, .. } => Some((*count, repr.clone())),
+            _ => None,
+        }
+    }
+
+    /// What it displayed: dictionaries by type, what is said about each, and whether it is the last expression's value.
+    fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyDict>, Bound<'py, PyDict>, bool)>> {
+        let shown = self.result.as_ref().map_or(&[][..], |result| displays_of(&result.header));
+        let convert = |display: &Display| {
+            let (data, metadata) = (PyDict::new(py), PyDict::new(py));
+            display.data.iter().try_for_each(|(kind, text)| data.set_item(kind, text))?;
+            Ok((data, metadata, display.is_value))
+        };
+        shown.iter().map(convert).collect()
+    }
+
+    /// What kind of failure it was, as [`ErrorKind`] has it, or `disconnected`, or `submit`.
+    #[getter]
+    fn kind(&self) -> Option<&'static str> {
+        let failure = self.failure()?;
+        Some(match &*failure.error {
+            FailureKind::Disconnected(_) => "disconnected",
+            FailureKind::Submit(_) => "submit",
+            _ => failure.kind().map_or("remote", ErrorKind::as_str),
+        })
+    }
+
+    /// What failed, for people.
+    #[getter]
+    fn text(&self) -> Option<String> {
+        self.failure().map(|failure| failure.error.to_string())
+    }
+
+    /// The exception that the code raised.
+    #[getter]
+    fn remote(&self) -> Option<RemoteParts> {
+        self.failure().and_then(TaskFailure::remote).map(|error| {
+            let RemoteError { type_name, message, traceback, execution } = error.clone();
+            (type_name, message, traceback, execution)
+        })
+    }
+
+    /// The exit code and the signal that a command ended with.
+    #[getter]
+    fn exited(&self) -> Option<(Option<i32>, Option<i32>)> {
+        match &self.result {
+            Ok(TaskResult { header: ReplyHeader::Exited { code, signal }, .. }) => Some((*code, *signal)),
+            Ok(_) => None,
+            Err(failure) => match &*failure.error {
+                FailureKind::Exit { code, signal, .. } => Some((*code, *signal)),
+                _ => None,
+            },
+        }
+    }
+
+    /// The terminal state; none if it is not known here.
+    #[getter]
+    fn state(&self) -> Option<&'static str> {
+        match &self.result {
+            Ok(_) => Some(TaskState::Succeeded.as_str()),
+            Err(failure) => failure.state().map(TaskState::as_str),
+        }
+    }
+
+    /// The task's name.
+    #[getter]
+    fn id(&self) -> String {
+        id_text(self.report().id)
+    }
+
+    /// The engine that ran it.
+    #[getter]
+    fn engine(&self) -> Option<u32> {
+        self.report().engine.map(|engine| engine.0)
+    }
+
+    /// How often it was tried.
+    #[getter]
+    fn attempts(&self) -> u32 {
+        self.report().attempts
+    }
+
+    /// When it was submitted, in microseconds since 1970; then microseconds from there to its assignment and its end,
+    /// and for how many its code ran.
+    #[getter]
+    fn times(&self) -> (u64, Option<u64>, u64, u64) {
+        let times = &self.report().times;
+        (times.submitted_unix_us, times.assigned_us, times.finished_us, times.run_us)
+    }
+
+    /// What it wrote to standard output.
+    #[getter]
+    fn stdout(&self) -> String {
+        self.report().stdout.text()
+    }
+
+    /// What it wrote to standard error.
+    #[getter]
+    fn stderr(&self) -> String {
+        self.report().stderr.text()
+    }
+
+    /// The last of what it published: codec and buffers.
+    fn published<'py>(&self, py: Python<'py>) -> PyResult<Option<PublishedParts<'py>>> {
+        self.report().published.as_deref().map(|published| published_parts(py, published)).transpose()
+    }
+}
+
+/// Codec and buffers of what a task published, and the publication's number.
+pub type PublishedParts<'py> = (Option<&'static str>, Bound<'py, PyList>, u64);
+
+/// What a task published, for Python.
+pub fn published_parts<'py>(py: Python<'py>, published: &Published) -> PyResult<PublishedParts<'py>> {
+    let buffers = published.data.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?;
+    Ok((codec_of(&published.header).map(Codec::as_str), PyList::new(py, buffers)?, published.number))
+}
+
+fn codec_of(header: &ReplyHeader) -> Option<Codec> {
+    match header {
+        ReplyHeader::Returned { codec } => Some(*codec),
+        _ => None,
+    }
+}
+
+fn displays_of(header: &ReplyHeader) -> &[Display] {
+    match header {
+        ReplyHeader::Executed { displays, .. } => displays,
+        _ => &[],
+    }
+}

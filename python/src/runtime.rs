@@ -1,0 +1,178 @@
+//! The thread of the network, and how Python threads wait for what it does.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// How long a waiting thread sleeps before it looks for signals: Ctrl-C is heeded within this time.
+pub const SIGNALS: Duration = Duration::from_millis(50);
+
+/// Counts forks: what was made before the last one is of the parent, and its threads are not here.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// The runtime of this process, and the fork that it was made after. Locked only with the interpreter's lock, so that
+/// no fork finds it locked.
+static RUNTIME: Mutex<Option<(u64, Handle)>> = Mutex::new(None);
+
+/// Tells this process that it is the child of a fork. For `os.register_at_fork`.
+#[pyfunction]
+pub fn after_fork() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Which fork something was made after.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin(u64);
+
+impl Origin {
+    /// Now.
+    pub fn now() -> Self {
+        Self(GENERATION.load(Ordering::Relaxed))
+    }
+
+    /// Whether this process has forked off since: then a lock inside may be held by a thread that is not here.
+    pub fn is_foreign(self) -> bool {
+        self.0 != GENERATION.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// `RuntimeError` in a child.
+    pub fn check(self) -> PyResult<()> {
+        if self.is_foreign() {
+            let text = "this client was connected before the process forked, and the connection is the parent's; \
+                        connect a new Client in the child";
+            return Err(PyRuntimeError::new_err(text));
+        }
+        Ok(())
+    }
+}
+
+/// A value of the parent's is leaked in a child, as dropping it may wait for a lock for ever.
+#[derive(Debug)]
+pub struct Guarded<T> {
+    value: std::mem::ManuallyDrop<T>,
+    origin: Origin,
+}
+
+impl<T> Guarded<T> {
+    /// Guards a value that is made now.
+    pub fn new(value: T) -> Self {
+        Self { value: std::mem::ManuallyDrop::new(value), origin: Origin::now() }
+    }
+
+    /// # Errors
+    /// `RuntimeError` in a child.
+    pub fn get(&self) -> PyResult<&T> {
+        self.origin.check()?;
+        Ok(&self.value)
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if !self.origin.is_foreign() {
+            // SAFETY: the value is not used after this, the only place that drops it.
+            unsafe { std::mem::ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
+
+/// Where clients run.
+pub fn handle(_: Python<'_>) -> PyResult<Handle> {
+    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let generation = GENERATION.load(Ordering::Relaxed);
+    if let Some((of, handle)) = &*runtime
+        && *of == generation
+    {
+        return Ok(handle.clone());
+    }
+    let failed = |error| PyRuntimeError::new_err(format!("the client's background thread cannot be started: {error}"));
+    let started = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let handle = started.handle().clone();
+    let serve = move || started.block_on(std::future::pending::<()>());
+    thread::Builder::new().name("furlong-client".into()).spawn(serve).map_err(failed)?;
+    // A parent's runtime is not dropped here: its threads do not exist.
+    std::mem::forget(runtime.replace((generation, handle.clone())));
+    Ok(handle)
+}
+
+/// Runs a future on the network's thread, and waits for it.
+pub fn run<T: Send + 'static>(py: Python<'_>, future: impl Future<Output = T> + Send + 'static) -> PyResult<T> {
+    let (send, receive) = oneshot::channel();
+    handle(py)?.spawn(async move { drop(send.send(future.await)) });
+    let received = wait(py, receive, None)?.expect("there is no limit");
+    received.map_err(|_| PyRuntimeError::new_err("the client's background thread has ended"))
+}
+
+/// Wakes a thread by unparking it.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+thread_local! {
+    static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+}
+
+/// Polls a future of the client on this thread until it is ready, without the interpreter's lock meanwhile. None if it
+/// is not ready within the limit.
+///
+/// # Errors
+/// What a signal handler raises: `KeyboardInterrupt`. The future is dropped then.
+pub fn wait<F: Future>(py: Python<'_>, future: F, limit: Option<Duration>) -> PyResult<Option<F::Output>> {
+    let mut future = pin!(future);
+    let waker = WAKER.with(Waker::clone);
+    until(py, limit, SIGNALS, || future.as_mut().poll(&mut Context::from_waker(&waker)))
+}
+
+/// Asks until there is an answer: after each unparking of this thread, and after each pause, when signals are heeded.
+/// None if there is no answer within the limit.
+pub fn until<T>(
+    py: Python<'_>,
+    limit: Option<Duration>,
+    pause: Duration,
+    mut ask: impl FnMut() -> Poll<T>,
+) -> PyResult<Option<T>> {
+    let mut began = None;
+    loop {
+        if let Poll::Ready(answer) = ask() {
+            return Ok(Some(answer));
+        }
+        let began = *began.get_or_insert_with(Instant::now);
+        let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(None);
+        }
+        py.detach(|| thread::park_timeout(left.map_or(pause, |left| left.min(pause))));
+        py.check_signals()?;
+    }
+}
+
+/// A limit in seconds, as Python gives it: none, or a negative one, is no limit.
+///
+/// # Errors
+/// `ValueError` for what is no time.
+pub fn limit_of(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    match seconds {
+        Some(seconds) if seconds.is_nan() => Err(pyo3::exceptions::PyValueError::new_err("a timeout is a number")),
+        Some(seconds) if seconds >= 0.0 => Ok(Duration::try_from_secs_f64(seconds).ok()),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,282 @@
+//! A session with a broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use furlong_client::{
+    Arguments, CallSpec, Client, ClientError, ClusterName, EngineId, EngineTargets, LinkEvent, Signal, TaskQuery,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PySequence;
+use serde::Serialize;
+
+use crate::buffer::{borrow, release_returned};
+use crate::engines::Engines;
+use crate::errors::{client_error, connect_error};
+use crate::function::Function;
+use crate::options::{Options, task_id};
+use crate::outcome::Outcome;
+use crate::runtime::{Guarded, limit_of, run, wait};
+use crate::task::{Task, answer};
+
+/// A session with a broker, and the engines that are online.
+#[pyclass(frozen, module = "furlong._furlong")]
+pub struct Session {
+    inner: Guarded<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    engines: Arc<Engines>,
+}
+
+#[pymethods]
+impl Session {
+    /// Connects: by the capability file, else as the client's builder finds one. Waits so many seconds for file and
+    /// broker. `on_link` is not called from here: ask `cuts`.
+    #[staticmethod]
+    #[pyo3(signature = (capability=None, cluster=None, timeout=10.0))]
+    fn connect(
+        py: Python<'_>,
+        capability: Option<std::path::PathBuf>,
+        cluster: Option<String>,
+        timeout: f64,
+    ) -> PyResult<Self> {
+        let wait = limit_of(Some(timeout))?.unwrap_or(Duration::MAX);
+        let engines = Arc::new(Engines::default());
+        let told = Arc::clone(&engines);
+        let mut builder = Client::builder()
+            .wait(wait)
+            .software(concat!("furlong-python/", env!("CARGO_PKG_VERSION")))
+            .on_link(move |event| {
+                if matches!(event, LinkEvent::Back) {
+                    told.handle_back()
+                }
+            });
+        if let Some(path) = capability {
+            builder = builder.capability(path);
+        }
+        if let Some(name) = cluster {
+            let name: ClusterName = name.parse().map_err(|error| PyValueError::new_err(format!("cluster: {error}")))?;
+            builder = builder.cluster(name);
+        }
+        let client = run(py, builder.connect())?.map_err(|error| connect_error(py, &error))?;
+        let (of, following) = (client.clone(), Arc::clone(&engines));
+        run(py, async move { following.follow(&of).await })?.map_err(|error| client_error(py, &error))?;
+        Ok(Self { inner: Guarded::new(Inner { client, engines }) })
+    }
+
+    /// The session's id.
+    #[getter]
+    fn id(&self) -> PyResult<String> {
+        let session = u128::from_be_bytes(self.inner.get()?.client.session().0);
+        Ok(format!("{session:032x}"))
+    }
+
+    /// The cluster's name.
+    #[getter]
+    fn cluster(&self) -> PyResult<String> {
+        Ok(self.inner.get()?.client.welcome().cluster_name.clone())
+    }
+
+    /// Where the broker is.
+    #[getter]
+    fn endpoint(&self) -> PyResult<String> {
+        Ok(self.inner.get()?.client.endpoint().to_string())
+    }
+
+    /// The ids of the engines that are online, sorted, and a number that changes with them.
+    fn engines(&self) -> PyResult<(Vec<u32>, u64)> {
+        Ok(self.inner.get()?.engines.online())
+    }
+
+    /// Waits until the engines are others than at that number; whether they are, within the timeout.
+    #[pyo3(signature = (version, timeout=None))]
+    fn wait_engines(&self, py: Python<'_>, version: u64, timeout: Option<f64>) -> PyResult<bool> {
+        let engines = &self.inner.get()?.engines;
+        let change = std::future::poll_fn(|context| engines.poll_change(version, context));
+        Ok(wait(py, change, limit_of(timeout)?)?.is_some())
+    }
+
+    /// Submits a call to the shared queue. Waits while the session's credit is used up.
+    #[pyo3(signature = (function, codec, data, options=None, has_code=false))]
+    fn submit(
+        &self,
+        py: Python<'_>,
+        function: &Function,
+        codec: &str,
+        data: &Bound<'_, PySequence>,
+        options: Option<&Options>,
+        has_code: bool,
+    ) -> PyResult<Task> {
+        let client = &self.inner.get()?.client;
+        let call = spec(function, codec, data, options, has_code)?;
+        release_returned(py);
+        match client.tasks().try_call(&call) {
+            Err(ClientError::Busy) => answer(py, client.tasks().call(&call)).map(Task::new),
+            submitted => submitted.map(Task::new).map_err(|error| client_error(py, &error)),
+        }
+    }
+
+    /// Submits a call to each of these engines, with one copy of its data. Waits while the session's credit is used up.
+    #[pyo3(signature = (engines, function, codec, data, options=None, has_code=false))]
+    #[allow(clippy::too_many_arguments)]
+    fn submit_to(
+        &self,
+        py: Python<'_>,
+        engines: Vec<u32>,
+        function: &Function,
+        codec: &str,
+        data: &Bound<'_, PySequence>,
+        options: Option<&Options>,
+        has_code: bool,
+    ) -> PyResult<Vec<Task>> {
+        let multiengine = self.inner.get()?.client.multiengine(targets(engines));
+        let call = spec(function, codec, data, options, has_code)?;
+        release_returned(py);
+        let group = answer(py, multiengine.call(&call))?;
+        Ok(group.into_iter().map(Task::new).collect())
+    }
+
+    /// The cluster as the broker sees it, as JSON.
+    fn status(&self, py: Python<'_>) -> PyResult<String> {
+        json(&answer(py, self.inner.get()?.client.status())?)
+    }
+
+    /// Records of the owner's tasks, as a JSON array: those that the query, as JSON, means.
+    #[pyo3(signature = (session=None, label=None, ended=None, first=None, last=None, limit=0))]
+    #[allow(clippy::too_many_arguments)]
+    fn records(
+        &self,
+        py: Python<'_>,
+        session: Option<String>,
+        label: Option<String>,
+        ended: Option<bool>,
+        first: Option<u64>,
+        last: Option<u64>,
+        limit: u32,
+    ) -> PyResult<String> {
+        let query = TaskQuery { session, label, ended, first, last, limit, ..TaskQuery::default() };
+        json(&answer(py, self.inner.get()?.client.query_tasks(query).all())?)
+    }
+
+    /// A task of any session of the owner: its record as JSON, and its end, if it is known and kept. With `wait`, waits
+    /// for the end; none if it has not come within the timeout.
+    #[pyo3(signature = (id, wait, timeout=None))]
+    fn fetch(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        wait: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<(String, Option<Outcome>)>> {
+        let client = &self.inner.get()?.client;
+        let id = task_id("id", id)?;
+        let limit = limit_of(timeout)?;
+        let fetched = if wait {
+            crate::runtime::wait(py, client.wait_for(id), limit)?
+        } else {
+            crate::runtime::wait(py, client.fetch(id), limit)?
+        };
+        let Some(fetched) = fetched else { return Ok(None) };
+        let fetched = fetched.map_err(|error| client_error(py, &error))?;
+        Ok(Some((json(&fetched.record)?, fetched.result.map(Outcome::new))))
+    }
+
+    /// Cancels tasks of any session of the owner: how many are cancelled from now on, and how many had ended.
+    #[pyo3(signature = (ids, force=false))]
+    fn cancel(&self, py: Python<'_>, ids: Vec<String>, force: bool) -> PyResult<(u64, u64)> {
+        let tasks = ranges(ids)?;
+        let cancelled = answer(py, self.inner.get()?.client.cancel_tasks(&tasks, force))?;
+        Ok((cancelled.cancelled, cancelled.finished))
+    }
+
+    /// Forgets kept results.
+    fn purge(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
+        answer(py, self.inner.get()?.client.purge(&ranges(ids)?))
+    }
+
+    /// Sends a signal to what runs on these engines.
+    fn signal(&self, py: Python<'_>, engines: Vec<u32>, signal: &str) -> PyResult<()> {
+        let signal: Signal = signal.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;
+        answer(py, self.inner.get()?.client.multiengine(targets(engines)).signal(signal))
+    }
+
+    /// Gives these engines new interpreters.
+    fn restart(&self, py: Python<'_>, engines: Vec<u32>) -> PyResult<()> {
+        answer(py, self.inner.get()?.client.multiengine(targets(engines)).restart())
+    }
+
+    /// Stops these engines, or all; with `broker`, the broker too.
+    #[pyo3(signature = (engines, finish=false, broker=false))]
+    fn shutdown(&self, py: Python<'_>, engines: Option<Vec<u32>>, finish: bool, broker: bool) -> PyResult<()> {
+        let client = &self.inner.get()?.client;
+        if broker {
+            return answer(py, client.shutdown_cluster(finish));
+        }
+        answer(py, client.shutdown(engines.map_or(EngineTargets::All, targets), finish))
+    }
+
+    /// Waits until the broker has all that was submitted, and its journal what is durable of it.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        answer(py, self.inner.get()?.client.flush())
+    }
+
+    /// Ends the session: what is unfinished is cancelled, unless it is to be kept and `detach` is set.
+    #[pyo3(signature = (detach=false))]
+    fn close(&self, py: Python<'_>, detach: bool) -> PyResult<()> {
+        let client = self.inner.get()?.client.clone();
+        if detach {
+            return answer(py, client.detach());
+        }
+        wait(py, client.close(), None).map(|_| ())
+    }
+
+    /// Whether the session is over.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        let closed = self.inner.get()?.client.closed();
+        Ok(wait(py, closed, Some(Duration::ZERO))?.is_some())
+    }
+}
+
+/// A call with its arguments and options.
+fn spec(
+    function: &Function,
+    codec: &str,
+    data: &Bound<'_, PySequence>,
+    options: Option<&Options>,
+    _has_code: bool,
+) -> PyResult<CallSpec> {
+    let mut call = function.call();
+    if let Some(options) = options {
+        call = call.options(options.get().clone());
+    }
+    let buffers = || -> PyResult<Vec<Bytes>> { data.try_iter()?.map(|buffer| borrow(&buffer?)).collect() };
+    let arguments = match codec {
+        "pickle" => Arguments::Pickle(buffers()?),
+        "msgpack" => Arguments::Msgpack(buffers()?.into_iter().next().unwrap_or_default()),
+        "raw" => Arguments::Raw(buffers()?),
+        "none" => Arguments::None,
+        other => return Err(PyTypeError::new_err(format!("there is no codec {other:?}"))),
+    };
+    Ok(call.arguments(arguments))
+}
+
+fn targets(engines: Vec<u32>) -> EngineTargets {
+    EngineTargets::Ids(engines.into_iter().map(EngineId).collect())
+}
+
+fn ranges(ids: Vec<String>) -> PyResult<Vec<furlong_client::TaskRange>> {
+    let range = |id: String| {
+        let id = task_id("id", &id)?;
+        Ok(furlong_client::TaskRange { session: id.session, first: id.n, last: id.n })
+    };
+    ids.into_iter().map(range).collect()
+}
+
+fn json(value: &impl Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|error| PyValueError::new_err(error.to_string()))
+}

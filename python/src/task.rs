@@ -1,0 +1,210 @@
+//! A submitted task.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use furlong_client::{EngineId, TaskFailure, TaskFuture, TaskId, TaskResult};
+use pyo3::prelude::*;
+
+use crate::buffer::release_returned;
+use crate::completions::{Completions, Queue};
+use crate::errors::client_error;
+use crate::options::id_text;
+use crate::outcome::{Outcome, PublishedParts, published_parts};
+use crate::runtime::{Guarded, SIGNALS, limit_of, until, wait};
+use crate::stream::OutputReader;
+
+/// A task. Dropping it does not cancel it.
+#[pyclass(frozen, module = "furlong._furlong")]
+#[derive(Debug)]
+pub struct Task {
+    id: TaskId,
+    engine: Option<EngineId>,
+    state: Guarded<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    future: TaskFuture,
+    /// How it ended, until somebody took it.
+    ended: Option<Result<TaskResult, TaskFailure>>,
+    is_over: bool,
+    /// Who is told of the end, once somebody waits.
+    listeners: Option<Arc<Listeners>>,
+}
+
+impl Task {
+    /// A task that was submitted just now.
+    pub fn new(future: TaskFuture) -> Self {
+        let (id, engine) = (furlong_client::HasTaskId::task_id(&future), future.engine());
+        let state = State { future, ended: None, is_over: false, listeners: None };
+        Self { id, engine, state: Guarded::new(Mutex::new(state)) }
+    }
+
+    fn lock(&self) -> PyResult<MutexGuard<'_, State>> {
+        Ok(self.state.get()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    /// Takes notice of the end, if it has come. Else the listeners will be told of it.
+    fn has_ended(&mut self, listeners: impl FnOnce(&Arc<Listeners>)) -> bool {
+        if self.is_over {
+            return true;
+        }
+        let told = Arc::clone(self.listeners.get_or_insert_default());
+        listeners(&told);
+        let waker = Waker::from(told);
+        if let Poll::Ready(ended) = Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker)) {
+            self.ended = Some(ended);
+            self.is_over = true;
+            self.listeners = None;
+        }
+        self.is_over
+    }
+}
+
+#[pymethods]
+impl Task {
+    /// Its name.
+    #[getter]
+    fn id(&self) -> String {
+        id_text(self.id)
+    }
+
+    /// The engine that it was submitted to; none for the shared queue.
+    #[getter]
+    fn engine(&self) -> Option<u32> {
+        self.engine.map(|engine| engine.0)
+    }
+
+    /// Whether it has ended.
+    fn done(&self) -> PyResult<bool> {
+        let state = self.lock()?;
+        Ok(state.is_over || state.future.is_finished())
+    }
+
+    /// Waits for its end, for so many seconds at most; whether it has ended.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.state.get()?;
+        let ended = until(py, limit_of(timeout)?, SIGNALS, || {
+            let ask = |state: &mut State| state.has_ended(|listeners| listeners.add(thread::current()));
+            match self.lock().map(|mut state| ask(&mut state)) {
+                Ok(false) => Poll::Pending,
+                Ok(true) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })?;
+        ended.transpose().map(|ended| ended.is_some())
+    }
+
+    /// Takes the end, which is there once; none if it has not come.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Outcome>> {
+        release_returned(py);
+        let mut state = self.lock()?;
+        state.has_ended(|_| ());
+        Ok(state.ended.take().map(Outcome::new))
+    }
+
+    /// Adds the key to the completions when it has ended.
+    fn notify(&self, completions: &Completions, key: u64) -> PyResult<()> {
+        let queue = completions.queue();
+        if self.lock()?.has_ended(|listeners| listeners.subscribe(Arc::clone(queue), key)) {
+            queue.push(key);
+        }
+        Ok(())
+    }
+
+    /// Cancels it; with `force`, an interpreter that does not heed the interrupt is killed.
+    #[pyo3(signature = (force=false))]
+    fn cancel(&self, force: bool) -> PyResult<()> {
+        self.lock()?.future.cancel_with(force);
+        Ok(())
+    }
+
+    /// Waits until nothing of it runs any longer; whether that is so within the timeout.
+    #[pyo3(signature = (timeout=None))]
+    fn stopped(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.state.get()?;
+        let limit = limit_of(timeout)?;
+        let stopped = until(py, limit, SIGNALS, || {
+            let polled = self.lock().map(|state| {
+                let waker = Waker::from(Arc::new(Listeners::of(thread::current())));
+                let stopped = std::pin::pin!(state.future.stopped());
+                stopped.poll(&mut Context::from_waker(&waker))
+            });
+            match polled {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(stopped)) => Poll::Ready(stopped.map_err(|error| client_error(py, &error))),
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })?;
+        stopped.transpose().map(|stopped| stopped.is_some())
+    }
+
+    /// What it writes, as it comes.
+    fn output(&self) -> PyResult<OutputReader> {
+        Ok(OutputReader::new(self.lock()?.future.output()))
+    }
+
+    /// The last of what it published so far.
+    fn latest<'py>(&self, py: Python<'py>) -> PyResult<Option<PublishedParts<'py>>> {
+        let latest = self.lock()?.future.latest();
+        latest.map(|published| published_parts(py, &published)).transpose()
+    }
+}
+
+/// Who is told of a task's end: threads that wait, and the readers of completions.
+#[derive(Debug, Default)]
+struct Listeners {
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    threads: Vec<Thread>,
+    queues: Vec<(Arc<Queue>, u64)>,
+}
+
+impl Listeners {
+    fn of(thread: Thread) -> Self {
+        let told = Mutex::new(Told { threads: vec![thread], queues: Vec::new() });
+        Self { told }
+    }
+
+    fn add(&self, thread: Thread) {
+        let mut told = self.lock();
+        if told.threads.iter().all(|known| known.id() != thread.id()) {
+            told.threads.push(thread);
+        }
+    }
+
+    fn subscribe(&self, queue: Arc<Queue>, key: u64) {
+        self.lock().queues.push((queue, key));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Listeners {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Told { threads, queues } = std::mem::take(&mut *self.lock());
+        threads.iter().for_each(Thread::unpark);
+        queues.iter().for_each(|(queue, key)| queue.push(*key));
+    }
+}
+
+/// Waits for a future of the client, and turns its error into an exception.
+pub fn answer<T>(py: Python<'_>, future: impl Future<Output = Result<T, furlong_client::ClientError>>) -> PyResult<T> {
+    wait(py, future, None)?.expect("there is no limit").map_err(|error| client_error(py, &error))
+}
