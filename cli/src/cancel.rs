@@ -1,11 +1,10 @@
 //! `furlong cancel` and `furlong purge`.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use serde_json::json;
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::print;
 use crate::selected::{ASKING, SelectArgs};
 

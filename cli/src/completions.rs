@@ -1,11 +1,11 @@
 //! `furlong completions`: what makes a shell complete commands and flags.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use clap::Command;
 use clap_complete::Shell;
 use std::io::Write;
+
+use crate::exit::ExitCode;
 
 /// Flags of `completions`.
 #[derive(Debug, clap::Args)]

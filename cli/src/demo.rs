@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::bench::farm::{Load, run as measure};
 use crate::cluster::{LocalCluster, LocalOptions};
+use crate::exit::ExitCode;
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
@@ -59,10 +60,11 @@ struct Document {
 }
 
 /// Runs the demo. Afterwards nothing runs, and nothing is left.
-pub async fn run(args: DemoArgs) -> Result<ExitCode> {
+pub async fn run(args: DemoArgs, program: &Program) -> Result<ExitCode> {
     let documents = documents(&args.files)?;
     let home = tempfile::Builder::new().prefix("furlong-demo-").tempdir().context("no folder for the demo")?;
     let options = LocalOptions {
+        program: program.clone(),
         home: home.path().join("home"),
         cluster: ClusterName::default(),
         engines: args.engines,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use anyhow::Result;
 use furlong_client::{ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
@@ -10,6 +9,7 @@ use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
 use serde_json::{Value, json};
 
+use crate::exit::ExitCode;
 use crate::print;
 
 /// How a task ended.

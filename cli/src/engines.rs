@@ -1,12 +1,11 @@
 //! `furlong restart`, `signal` and `shutdown`: what is done to engines.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use furlong_client::{Client, EngineId, EngineTargets, Signal};
 use furlong_wire::token::Role;
 
 use crate::connect::{ConnectArgs, TargetsArg, targets};
+use crate::exit::ExitCode;
 use crate::namespace::DIRECT;
 use crate::{interrupt, print, usage_error};
 
@@ -112,7 +111,9 @@ pub async fn signal(args: SignalArgs) -> Result<ExitCode> {
 pub async fn shutdown(args: ShutdownArgs) -> Result<ExitCode> {
     let Some(targets) = &args.engines else {
         if !args.broker {
-            usage_error("name the engines to stop (`all` for all of them), or stop everything with --broker");
+            return Err(usage_error(
+                "name the engines to stop (`all` for all of them), or stop everything with --broker",
+            ));
         }
         let client = args.connect.connect(&[Role::Admin]).await?;
         client.shutdown_cluster(args.finish).await?;

@@ -6,12 +6,12 @@ mod shown;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use furlong_client::{CallSpec, Client, EngineTargets};
 
+use crate::exit::ExitCode;
 use crate::namespace::{DIRECT, DirectArgs};
 use crate::{ended, interrupt, print};
 use furlong_link::durations::limit;

@@ -1,12 +1,12 @@
 //! `furlong explain`: one task, and where its time went.
 
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use furlong_wire::message::TaskRecord;
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::print;
 use crate::record::{Spans, as_json, state, why};
 use crate::select::Selector;

@@ -1,12 +1,13 @@
 //! Ctrl-C: what a command has begun is ended, and the exit code says so.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use furlong_client::Client;
 use furlong_link::stop::{Reason, Stop};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::ExitCode;
 
 /// As a shell says of a program that SIGINT has ended.
 pub const INTERRUPTED: u8 = 130;

@@ -1,13 +1,13 @@
 //! `furlong journal`: looks at a broker's journal.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
 use furlong_link::home::{Home, load_broker_key};
 use furlong_wire::capability::ClusterName;
 
+use crate::exit::ExitCode;
 use crate::print;
 
 const AFTER_HELP: &str = "\

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::pin::{Pin, pin};
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +13,7 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::patience::Patience;
 use crate::submit::OptionArgs;
 use crate::{ended, interrupt, print};

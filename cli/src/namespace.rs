@@ -1,7 +1,6 @@
 //! `furlong push`, `pull`, `keys` and `clear`: variables in the namespaces of engines.
 
 use std::collections::BTreeSet;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use furlong_client::{Client, EngineTargets, Multiengine, TaskResult};
@@ -10,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::connect::{ConnectArgs, TargetsArg, targets};
 use crate::ended::{self, End};
+use crate::exit::ExitCode;
 use crate::{interrupt, print};
 
 /// Roles that may use engines by their ids.

@@ -1,11 +1,10 @@
 //! `furlong queue`: tasks and where they stand.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use furlong_wire::message::{TaskQuery, TaskRecord};
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::print;
 use crate::record::{Spans, as_json, span, state, why};
 use crate::select::Selector;

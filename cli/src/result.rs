@@ -1,7 +1,5 @@
 //! `furlong result`: what kept tasks wrote and returned.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use furlong_client::{Client, Fetched, TaskId};
 use furlong_wire::message::{TaskPhase, TaskRecord};
@@ -10,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::connect::ConnectArgs;
 use crate::ended::{self, Printed};
+use crate::exit::ExitCode;
 use crate::interrupt;
 use crate::print;
 use crate::record::{state, why};

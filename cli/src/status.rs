@@ -1,7 +1,6 @@
 //! `furlong ids` and `furlong status`.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus};
@@ -9,6 +8,7 @@ use furlong_wire::token::Role;
 use serde_json::{Value, json};
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::print;
 
 /// Roles whose capability lets one look, those with the least rights first.

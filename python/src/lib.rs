@@ -2,9 +2,11 @@
 //!
 //! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the interpreter's lock
 //! ([`runtime`]). Python threads come in with the lock and let go of it while they wait. Memory crosses without a copy
-//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python.
+//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python. The command `furlong` is here
+//! too ([`command`]).
 
 mod buffer;
+mod command;
 mod completions;
 mod engines;
 mod errors;
@@ -21,6 +23,8 @@ use pyo3::prelude::*;
 /// What the package's Python files build on.
 #[pymodule]
 mod _furlong {
+    #[pymodule_export]
+    use crate::command::run_command;
     #[pymodule_export]
     use crate::completions::Completions;
     #[pymodule_export]

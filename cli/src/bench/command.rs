@@ -12,6 +12,7 @@ use serde_json::json;
 use super::farm::drive;
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `bench command`.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,9 +47,10 @@ struct Rates {
 }
 
 /// Measures and prints.
-pub async fn run(args: CommandArgs) -> Result<()> {
+pub async fn run(args: CommandArgs, program: &Program) -> Result<()> {
     let home = tempfile::Builder::new().prefix("furlong-bench-").tempdir()?;
     let options = LocalOptions {
+        program: program.clone(),
         home: home.path().join("home"),
         cluster: ClusterName::default(),
         engines: args.local,

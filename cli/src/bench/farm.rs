@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 
 use super::{FarmArgs, Figures};
 use crate::cluster::{LocalCluster, LocalOptions};
+use crate::program::Program;
 
 /// Which measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +40,7 @@ pub struct Load {
 }
 
 /// Measures on the cluster of the flags, or on a private one.
-pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
+pub async fn measure(args: &FarmArgs, kind: Kind, program: &Program) -> Result<Figures> {
     let (size, count, window) = match kind {
         Kind::Latency => (0, 10_000, 1),
         Kind::Throughput => (0, 200_000, 1_000),
@@ -59,6 +60,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind) -> Result<Figures> {
     };
     let home = tempfile::Builder::new().prefix("furlong-bench-").tempdir()?;
     let options = LocalOptions {
+        program: program.clone(),
         home: home.path().join("home"),
         cluster: args.connect.cluster.clone().unwrap_or_default(),
         engines,

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::private::on_private_cluster_with;
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `bench journal`.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,13 +34,13 @@ pub struct JournalBenchArgs {
 const MILLISECOND: &str = "import time\n\n\ndef run(item):\n    time.sleep(0.001)\n";
 
 /// Measures and prints.
-pub async fn run(args: JournalBenchArgs) -> Result<()> {
+pub async fn run(args: JournalBenchArgs, program: &Program) -> Result<()> {
     let journal = || -> Result<JournalArgs> {
         let keep = duration("1h").map_err(anyhow::Error::msg)?;
         Ok(JournalArgs { journal: Some(furlong_broker::JournalPlace::OfCluster), journal_keep: keep })
     };
     let mut ratios = Vec::new();
-    let measure = on_private_cluster_with(journal()?, 2, None, async |cluster| {
+    let measure = on_private_cluster_with(program, journal()?, 2, None, async |cluster| {
         let client = cluster.client().await?;
         sleep_each(&client, args.tasks / 20, false).await?;
         for _ in 0..args.rounds {
@@ -54,7 +55,7 @@ pub async fn run(args: JournalBenchArgs) -> Result<()> {
     ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (ratio, without_s, with_s) = ratios[ratios.len() / 2];
     let memory = Some((args.submits * 8_192).max(1 << 30));
-    let submit_s = on_private_cluster_with(journal()?, 0, memory, async |cluster| {
+    let submit_s = on_private_cluster_with(program, journal()?, 0, memory, async |cluster| {
         let client = cluster.client().await?;
         let seconds = submit(&client, args.submits).await?;
         client.close().await;

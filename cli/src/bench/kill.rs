@@ -12,6 +12,7 @@ use serde_json::json;
 use super::private::on_private_cluster;
 use crate::cluster::LocalCluster;
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `bench kill`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,10 +42,10 @@ def run(path):
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
-pub async fn run(args: KillArgs) -> Result<()> {
+pub async fn run(args: KillArgs, program: &Program) -> Result<()> {
     let mut delays_ms = Vec::new();
     for _ in 0..args.rounds {
-        delays_ms.push(on_private_cluster(2, None, async |cluster| measure(cluster).await).await?);
+        delays_ms.push(on_private_cluster(program, 2, None, async |cluster| measure(cluster).await).await?);
     }
     delays_ms.sort_by(f64::total_cmp);
     let (median, longest) = (delays_ms[delays_ms.len() / 2], delays_ms[delays_ms.len() - 1]);

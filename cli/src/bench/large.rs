@@ -14,6 +14,7 @@ use serde_json::json;
 use super::private::{on_private_cluster, percentile, resident_bytes};
 use crate::cluster::LocalCluster;
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `bench large`.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,9 +43,9 @@ struct Large {
 }
 
 /// Measures and prints.
-pub async fn run(args: LargeArgs) -> Result<()> {
+pub async fn run(args: LargeArgs, program: &Program) -> Result<()> {
     let memory = Some((args.size * MEMORY_IN_PAYLOADS).max(256 << 20));
-    let large = on_private_cluster(2, memory, async |cluster| measure(cluster, args.size).await).await?;
+    let large = on_private_cluster(program, 2, memory, async |cluster| measure(cluster, args.size).await).await?;
     print_large(&args, &large)
 }
 

@@ -10,7 +10,6 @@ mod queue;
 mod relay;
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -18,7 +17,9 @@ use furlong_wire::message::Runtime;
 use serde_json::json;
 
 use crate::connect::ConnectArgs;
+use crate::exit::ExitCode;
 use crate::print;
+use crate::program::Program;
 use relay::{RelayOptions, RelayRole, Threads};
 
 /// What can be measured.
@@ -130,22 +131,24 @@ pub struct Figures {
 }
 
 /// Runs a `bench` command.
-pub async fn run(command: BenchCommand) -> Result<ExitCode> {
+pub async fn run(command: BenchCommand, program: &Program) -> Result<ExitCode> {
     match command {
         BenchCommand::RelayNode { role, threads, connect } => relay::run_relay_node(role, threads, connect).await?,
-        BenchCommand::Command(args) => command::run(args).await?,
-        BenchCommand::Large(args) => large::run(args).await?,
-        BenchCommand::Journal(args) => journal::run(args).await?,
-        BenchCommand::Queue(args) => queue::run(args).await?,
-        BenchCommand::Kill(args) => kill::run(args).await?,
+        BenchCommand::Command(args) => command::run(args, program).await?,
+        BenchCommand::Large(args) => large::run(args, program).await?,
+        BenchCommand::Journal(args) => journal::run(args, program).await?,
+        BenchCommand::Queue(args) => queue::run(args, program).await?,
+        BenchCommand::Kill(args) => kill::run(args, program).await?,
         BenchCommand::Relay(args) => {
             let RelayArgs { size, count, window, threads, json } = args;
             let options = RelayOptions { size, count, window, threads };
-            print(json, &of_relay(&relay::measure(&options).await?))?;
+            print(json, &of_relay(&relay::measure(&options, program).await?))?;
         }
-        BenchCommand::Latency(args) => print(args.json, &farm::measure(&args, farm::Kind::Latency).await?)?,
-        BenchCommand::Throughput(args) => print(args.json, &farm::measure(&args, farm::Kind::Throughput).await?)?,
-        BenchCommand::Payload(args) => print(args.json, &farm::measure(&args, farm::Kind::Payload).await?)?,
+        BenchCommand::Latency(args) => print(args.json, &farm::measure(&args, farm::Kind::Latency, program).await?)?,
+        BenchCommand::Throughput(args) => {
+            print(args.json, &farm::measure(&args, farm::Kind::Throughput, program).await?)?;
+        }
+        BenchCommand::Payload(args) => print(args.json, &farm::measure(&args, farm::Kind::Payload, program).await?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

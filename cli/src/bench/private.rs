@@ -5,18 +5,21 @@ use furlong_broker::JournalArgs;
 use furlong_client::ClusterName;
 
 use crate::cluster::{LocalCluster, LocalOptions};
+use crate::program::Program;
 
 /// Measures on a cluster of its own, which is stopped afterwards however that ends. `memory` is the broker's.
 pub async fn on_private_cluster<T>(
+    program: &Program,
     engines: u32,
     memory: Option<u64>,
     measure: impl AsyncFnOnce(&LocalCluster) -> Result<T>,
 ) -> Result<T> {
-    on_private_cluster_with(JournalArgs::default(), engines, memory, measure).await
+    on_private_cluster_with(program, JournalArgs::default(), engines, memory, measure).await
 }
 
 /// The same with a journal.
 pub async fn on_private_cluster_with<T>(
+    program: &Program,
     journal: JournalArgs,
     engines: u32,
     memory: Option<u64>,
@@ -24,6 +27,7 @@ pub async fn on_private_cluster_with<T>(
 ) -> Result<T> {
     let home = tempfile::Builder::new().prefix("furlong-bench-").tempdir()?;
     let options = LocalOptions {
+        program: program.clone(),
         home: home.path().join("home"),
         cluster: ClusterName::default(),
         engines,

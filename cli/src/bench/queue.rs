@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::private::{on_private_cluster, processor_ns, resident_bytes};
 use crate::print;
+use crate::program::Program;
 
 /// Flags of `bench queue`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,9 +40,9 @@ struct Queue {
 }
 
 /// Measures and prints.
-pub async fn run(args: QueueArgs) -> Result<()> {
+pub async fn run(args: QueueArgs, program: &Program) -> Result<()> {
     let memory = Some((args.count * MEMORY_BYTES_PER_TASK).max(256 << 20));
-    let queue = on_private_cluster(0, memory, async |cluster| {
+    let queue = on_private_cluster(program, 0, memory, async |cluster| {
         let client = cluster.client().await?;
         let queue = measure(&client, cluster.state().broker_pid, args.count).await;
         client.close().await;

@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use crate::program::Program;
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
@@ -77,17 +79,17 @@ pub enum RelayRole {
 
 /// Starts an echo and a relay, sends `count` messages through both and says how long that took.
 ///
-/// The two processes are this executable with the arguments of [`Node::start`]. They end with their standard input,
+/// The two processes are this program with the arguments of [`Node::start`]. They end with their standard input,
 /// thus also when this process is killed.
-pub async fn measure(options: &RelayOptions) -> anyhow::Result<RelayFigures> {
+pub async fn measure(options: &RelayOptions, program: &Program) -> anyhow::Result<RelayFigures> {
     ensure!(options.size >= STAMP_BYTES, "a message needs at least {STAMP_BYTES} bytes, for the time of sending");
     ensure!(options.size <= MESSAGE_BYTES_MAX, "a message has at most {MESSAGE_BYTES_MAX} bytes");
     ensure!(options.count > 0 && options.window > 0, "count and window must be at least 1");
-    let options = options.clone();
+    let (options, program) = (options.clone(), program.clone());
     let threads = options.threads;
     on_own_runtime(threads, async move {
-        let echo = Node::start(RelayRole::Echo, threads, None).await?;
-        let relay = Node::start(RelayRole::Relay, threads, Some(echo.addr)).await?;
+        let echo = Node::start(&program, RelayRole::Echo, threads, None).await?;
+        let relay = Node::start(&program, RelayRole::Relay, threads, Some(echo.addr)).await?;
         let mut client = Client::connect(relay.addr, &options).await?;
         client.run((options.count / 20).min(WARM_UP_MAX)).await?;
         let began = Instant::now();
@@ -279,11 +281,15 @@ struct Node {
 }
 
 impl Node {
-    /// Runs `<this executable> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from
+    /// Runs `<this program> bench relay-node --role ROLE --threads T [--connect ADDR]` and reads the address from
     /// its first line.
-    async fn start(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<Self> {
-        let executable = std::env::current_exe().context("cannot tell which executable this is")?;
-        let mut command = Command::new(executable);
+    async fn start(
+        program: &Program,
+        role: RelayRole,
+        threads: Threads,
+        connect: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::from(program.command()?);
         command.args(["bench", "relay-node", "--role"]);
         command.arg(match role {
             RelayRole::Relay => "relay",

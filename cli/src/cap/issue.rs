@@ -1,7 +1,6 @@
 //! `furlong cap issue`: a new capability, signed with `issuer.key.json`. No broker need run.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use furlong_link::dial::random_bytes;
@@ -14,6 +13,7 @@ use furlong_wire::token::{Claims, Role, TokenLimits};
 
 use super::words::{OwnerArg, expiry, labels, limits, owner};
 use super::{now_s, show};
+use crate::exit::ExitCode;
 use crate::print;
 
 /// Flags of `cap issue`.

@@ -6,13 +6,14 @@ mod show;
 mod words;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Subcommand;
 use furlong_link::home::{CapabilityFileError, ClusterDir, load_capability};
 use furlong_wire::capability::{Capability, ClusterName};
+
+use crate::exit::ExitCode;
 
 /// What can be done with capability files.
 #[derive(Debug, Subcommand)]

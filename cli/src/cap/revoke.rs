@@ -1,7 +1,6 @@
 //! `furlong cap revoke`: adds to `security/revoked.json`, which a running broker reads within a second.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use furlong_broker::BrokerLock;
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use super::words::reason;
 use super::{in_security, now_s};
+use crate::exit::ExitCode;
 use crate::print;
 
 /// Flags of `cap revoke`.

@@ -1,7 +1,6 @@
 //! `furlong cap show` and `furlong cap list`.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use furlong_link::home::{CapabilitySearch, Home, capability_from_env, load_capability};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::words::{limits_in_words, local, validity};
 use super::{in_security, now_s};
+use crate::exit::ExitCode;
 use crate::print;
 
 /// Shows one file.

@@ -17,10 +17,13 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use super::state::ClusterState;
+use crate::program::Program;
 
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
+    /// How broker and engines are started: they are this program.
+    pub program: Program,
     /// `$FURLONG_HOME` of the cluster.
     pub home: PathBuf,
     /// Its name.
@@ -235,9 +238,9 @@ impl LocalCluster {
         Member::spawn("an engine", command)
     }
 
-    fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
-        command.arg(program).args(["--cluster", self.options.cluster.as_str()]);
+    fn command(&self, subcommand: &str) -> Result<Command> {
+        let mut command = Command::from(self.options.program.command()?);
+        command.arg(subcommand).args(["--cluster", self.options.cluster.as_str()]);
         command.env("FURLONG_HOME", &self.options.home).env_remove("FURLONG_CAP");
         Ok(command)
     }

@@ -4,7 +4,7 @@ mod local;
 mod state;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +18,9 @@ use furlong_wire::capability::ClusterName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::exit::ExitCode;
 use crate::print;
+use crate::program::Program;
 pub use local::{LocalCluster, LocalOptions};
 use state::{ClusterLock, ClusterState};
 
@@ -104,17 +106,17 @@ impl EngineFlags {
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a `cluster` command.
-pub async fn run(command: ClusterCommand) -> Result<ExitCode> {
+pub async fn run(command: ClusterCommand, program: &Program) -> Result<ExitCode> {
     match command {
-        ClusterCommand::Start(args) if args.daemon => daemon(&args),
-        ClusterCommand::Start(args) => start(args).await,
+        ClusterCommand::Start(args) if args.daemon => daemon(&args, program),
+        ClusterCommand::Start(args) => start(args, program).await,
         ClusterCommand::Stop { cluster } => stop(&cluster).await,
         ClusterCommand::List { json } => list(json),
     }
 }
 
 /// Starts a cluster and looks after it until it is told to stop.
-async fn start(args: StartArgs) -> Result<ExitCode> {
+async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
     if args.detached {
         // A session of its own, so that the terminal may be closed. It fails where the process leads a group: harmless.
         let _ = rustix::process::setsid();
@@ -125,6 +127,7 @@ async fn start(args: StartArgs) -> Result<ExitCode> {
     start_log(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u32;
     let options = LocalOptions {
+        program: program.clone(),
         home: home.path().to_owned(),
         cluster: args.cluster.clone(),
         engines: args.engines.unwrap_or(cores),
@@ -191,8 +194,8 @@ fn announce(args: &StartArgs, local: &LocalCluster) -> Result<()> {
 }
 
 /// Starts a process of its own that starts the cluster, and waits until it stands.
-fn daemon(args: &StartArgs) -> Result<ExitCode> {
-    let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
+fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
+    let mut command = program.command()?;
     command.args(["cluster", "start", "--detached", "--cluster", args.cluster.as_str()]);
     if let Some(engines) = &args.engines {
         command.arg("-n").arg(engines.to_string());

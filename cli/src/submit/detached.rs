@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use furlong_client::{Client, TaskFuture, TaskId};
@@ -11,6 +10,7 @@ use serde_json::json;
 
 use super::items::Items;
 use super::{SubmitArgs, Submitter};
+use crate::exit::ExitCode;
 use crate::print::{self, progress};
 
 /// Hands the tasks over, and prints their names.

@@ -8,7 +8,6 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -19,7 +18,8 @@ use futures_util::Stream;
 use self::items::{Array, Item, Items, array};
 pub use self::options::OptionArgs;
 use crate::connect::{BrokerArgs, ConnectArgs, TargetsArg, targets};
-use crate::interrupt;
+use crate::exit::ExitCode;
+use crate::{interrupt, usage_error};
 
 const AFTER_HELP: &str = "\
 Each task sees the variables FURLONG_TASK (the array's number, or the place of its line or item, from 1), FURLONG_ITEM
@@ -114,15 +114,15 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let is_stdin = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
     let sources = [&args.source.each_line, &args.source.from_json, &args.program.stdin];
     if sources.into_iter().filter(|path| is_stdin(path)).count() > 1 {
-        crate::usage_error("items and the tasks' own input cannot both be standard input; put one into a file");
+        return Err(usage_error("items and the tasks' own input cannot both be standard input; put one into a file"));
     }
     let mut items = args.source.open()?;
     if items.total() != Some(1) {
         for file in [&args.program.stdout, &args.program.stderr].into_iter().flatten() {
             if !file.contains("{task}") && file != "/dev/null" {
-                crate::usage_error(&format!(
+                return Err(usage_error(&format!(
                     "`{file}` is one file for many tasks, of which each begins it anew; put {{task}} into its name"
-                ));
+                )));
             }
         }
     }

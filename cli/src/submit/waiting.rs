@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
-use std::process::ExitCode;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -16,6 +15,7 @@ use indicatif::ProgressBar;
 use super::items::Items;
 use super::{SubmitArgs, Submitted, Submitter};
 use crate::ended::{self, End, Printed};
+use crate::exit::ExitCode;
 use crate::patience::Patience;
 use crate::print::{self, progress};
 

@@ -1,0 +1,224 @@
+//! The `furlong` command: start a farm, run work on it, look at it, measure it.
+//!
+//! It is a library so that more than one program can be the command: the binary `furlong`, and the Python package. Each
+//! says by a [`Program`] how it is started again.
+//!
+//! ```no_run
+//! use furlong_cli::{ExitCode, Program, run};
+//!
+//! fn main() -> ExitCode {
+//!     run(std::env::args_os().skip(1), &Program::Executable)
+//! }
+//! ```
+
+mod bench;
+mod cancel;
+mod cap;
+mod cluster;
+mod completions;
+mod connect;
+mod demo;
+mod ended;
+mod engines;
+mod execute;
+mod exit;
+mod explain;
+mod help;
+mod interrupt;
+mod journal;
+mod map;
+mod namespace;
+mod patience;
+mod print;
+mod program;
+mod queue;
+mod record;
+mod result;
+mod select;
+mod selected;
+mod status;
+mod submit;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use crate::exit::ExitCode;
+pub use crate::program::Program;
+
+/// A low-latency task farm and interactive parallel computing
+#[derive(Parser)]
+#[command(
+    name = "furlong",
+    version,
+    after_help = "A first session:\n  furlong cluster start -n 4\n  furlong execute 'print(\"Hello World\")'\n  \
+                  furlong map examples/wordcount.py:count docs/*.md\n  \
+                  furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a farm does: a private one counts words on four engines, and leaves nothing behind
+    Demo(demo::DemoArgs),
+    /// Start, stop and list clusters on this machine
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Run a broker: the controller to which engines and clients connect
+    #[command(after_help = "Example: furlong broker --cluster lab --port 7077")]
+    Broker(furlong_broker::BrokerArgs),
+    /// Run engines: they execute programs, Python and Rust functions
+    #[command(after_help = "Example: furlong engine --cap engine.cap.json -n 8")]
+    Engine(furlong_engine::EngineArgs),
+    /// List the engines that are online
+    Ids(status::IdsArgs),
+    /// Show broker, engines and queues
+    Status(status::StatusArgs),
+    /// Run Python code on engines, each in its own lasting namespace
+    Execute(execute::ExecuteArgs),
+    /// Run a Python script on engines, each in its own lasting namespace
+    Run(execute::RunArgs),
+    /// Set variables in the namespaces of engines
+    Push(namespace::PushArgs),
+    /// Print variables of the namespaces of engines, as JSON
+    Pull(namespace::PullArgs),
+    /// List the names in the namespaces of engines
+    Keys(namespace::KeysArgs),
+    /// Empty the namespaces of engines
+    Clear(namespace::ClearArgs),
+    /// Call a Python function for each item, wherever an engine is free
+    Map(map::MapArgs),
+    /// Run a program as a task, or as many: for numbers, for lines, for JSON items
+    Submit(Box<submit::SubmitArgs>),
+    /// Print output and value of tasks whose results are kept
+    Result(result::ResultArgs),
+    /// List tasks and where they stand
+    Queue(queue::QueueArgs),
+    /// Show where a task is, why it waits, and where its time went
+    Explain(explain::ExplainArgs),
+    /// Cancel tasks
+    Cancel(cancel::CancelArgs),
+    /// Forget kept results
+    Purge(cancel::PurgeArgs),
+    /// Send a signal to what your tasks run on engines
+    Signal(engines::SignalArgs),
+    /// Give engines new interpreters
+    Restart(engines::RestartArgs),
+    /// Stop engines, or the broker with all of them
+    Shutdown(engines::ShutdownArgs),
+    /// Issue, show, list and revoke capability files
+    #[command(subcommand)]
+    Cap(cap::CapCommand),
+    /// Look at the journal in which a broker keeps durable tasks
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
+    /// Measure latency, throughput and payloads, and the plain relay that they are compared with
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Print what makes a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the command with these arguments, those after the program's name, and says how it has ended.
+///
+/// Errors are printed. Ctrl-C ends the process where nothing has to be put in order first.
+pub fn run(args: impl IntoIterator<Item = OsString>, program: &Program) -> ExitCode {
+    let ended = parse(args, program).and_then(|command| run_command(command, program));
+    let code = ended.unwrap_or_else(|error| told(&error));
+    // The standard library does it at the end of a program whose `main` is in Rust, and only there. Who has closed our
+    // output does not want to know.
+    let _ = std::io::stdout().flush();
+    code
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>, program: &Program) -> Result<Command> {
+    let words = std::iter::once(OsString::from("furlong")).chain(args);
+    let matches = help::flowing(program.described(Cli::command())).try_get_matches_from(words)?;
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// Prints why a command has ended early, and gives its exit code.
+fn told(error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        // Help and version too are errors to clap, with exit code 0.
+        let _ = usage.print();
+        return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+    }
+    // Who reads our output has had enough: `| head` is no error.
+    if print::is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    print::note!("furlong: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
+    match command {
+        Command::Broker(args) => furlong_broker::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Engine(args) => furlong_engine::run(program.engine(args)).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => on_runtime(demo::run(args, program)),
+        Command::Cluster(command) => on_runtime(cluster::run(command, program)),
+        Command::Ids(args) => on_runtime(status::ids(args)),
+        Command::Status(args) => on_runtime(status::status(args)),
+        Command::Execute(args) => on_runtime(execute::execute(args)),
+        Command::Run(args) => on_runtime(execute::run(args)),
+        Command::Push(args) => on_runtime(namespace::push(args)),
+        Command::Pull(args) => on_runtime(namespace::pull(args)),
+        Command::Keys(args) => on_runtime(namespace::keys(args)),
+        Command::Clear(args) => on_runtime(namespace::clear(args)),
+        Command::Map(args) => on_runtime(map::run(args)),
+        Command::Submit(args) => on_runtime(submit::run(*args)),
+        Command::Result(args) => on_runtime(result::run(args)),
+        Command::Queue(args) => on_runtime(queue::run(args)),
+        Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Cancel(args) => on_runtime(cancel::cancel(args)),
+        Command::Purge(args) => on_runtime(cancel::purge(args)),
+        Command::Signal(args) => on_runtime(engines::signal(args)),
+        Command::Restart(args) => on_runtime(engines::restart(args)),
+        Command::Shutdown(args) => on_runtime(engines::shutdown(args)),
+        Command::Cap(command) => cap::run(command),
+        Command::Journal(command) => journal::run(command),
+        Command::Bench(command) => on_runtime(bench::run(command, program)),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+    }
+}
+
+/// What clap says of wrong usage, for what it cannot see by itself.
+fn usage_error(text: &str) -> anyhow::Error {
+    Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).into()
+}
+
+/// Runs a command on a runtime of one thread: nothing is handed from thread to thread on the way of a task.
+fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those whose subcommands, or whose programs, are described elsewhere.
+    const GROUPS: &[&str] = &["demo", "cluster", "broker", "engine", "cap", "journal", "bench"];
+
+    #[test]
+    fn every_command_says_what_it_does_its_exit_codes_and_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            if !GROUPS.contains(&name.as_str()) {
+                assert!(help.contains("Exit codes: "), "{name}:\n{help}");
+                assert!(help.contains("Example"), "{name}:\n{help}");
+                assert!(help.contains(&format!("furlong {name}")), "{name}:\n{help}");
+            }
+        }
+    }
+}
