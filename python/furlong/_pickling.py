@@ -23,6 +23,7 @@ from typing import Any
 
 from furlong import _furlong
 from furlong.errors import PicklingError
+from furlong.remote import Reference
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096
@@ -198,19 +199,16 @@ def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
 
 
 def _described(value: Any, what: str, error: Exception) -> PicklingError:
-    from furlong._paths import find_unpicklable
+    from furlong import _paths
 
-    path = find_unpicklable(value, _can_pickle)
-    where = f"{what} cannot be pickled" if path is None else f"{what} cannot be pickled: {path}"
-    return PicklingError(f"{where}: {error}" if path is None else f"{where} ({type(error).__name__}: {error})")
+    if isinstance(error, RecursionError):
+        return PicklingError(f"{what} cannot be pickled: nested too deeply")
+    name = "arguments" if what == "the arguments" else what.removeprefix("the ")
+    return PicklingError(f"{what} cannot be pickled: {_paths.find(value, name, _try)}")
 
 
-def _can_pickle(value: Any) -> bool:
-    try:
-        _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
-    except Exception:
-        return False
-    return True
+def _try(value: Any) -> None:
+    _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
 
 
 def loads(buffers: Sequence[Any], writable: bool = False) -> Any:
@@ -316,8 +314,9 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
         known = _functions.get(function)
         if known is not None and known.is_right():
             return known.made, known.has_code
-    buffers, has_code = _dump_function(function)
-    made = _furlong.Function.pickled(name_of(function), buffers, PYTHON, support())
+    blob, has_code = _dump_function(function)
+    kept = not isinstance(function, Reference)
+    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
     if kind is types.FunctionType:
         known = _Known(function, made, has_code)  # type: ignore[arg-type]
         if known.is_lasting:
@@ -334,8 +333,9 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
         known = _mapped.get(f, {}).get(return_exceptions)
         if known is not None and known.is_right():
             return known.made, known.has_code
-    buffers, has_code = _dump_function(wrap(f, return_exceptions))
-    made = _furlong.Function.pickled(name_of(f), buffers, PYTHON, support())
+    blob, has_code = _dump_function(wrap(f, return_exceptions))
+    kept = not isinstance(f, Reference)
+    made = _furlong.Function.pickled(name_of(f), blob, PYTHON, has_code, support(), kept)
     if type(f) is types.FunctionType:
         known = _Known(f, made, has_code)
         if known.is_lasting:
@@ -371,9 +371,12 @@ def name_of(function: Any) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def support() -> bytes:
+def support() -> _furlong.Support:
     """Give the source of our cloudpickle, for engines that have none."""
-    import cloudpickle
+    import importlib.util
+    import zlib
 
-    module: Any = sys.modules[cloudpickle.__name__ + ".cloudpickle"]
-    return Path(module.__file__).read_bytes()
+    package = importlib.util.find_spec("cloudpickle")
+    if package is None or package.origin is None:
+        raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
+    return _furlong.Support(zlib.compress((Path(package.origin).parent / "cloudpickle.py").read_bytes()))

@@ -17,3 +17,11 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
             f"Python {here[0]}.{here[1]} cannot read; return data, or run the engines with this version (`--python`)"
         )
     return pickle.loads(inner, buffers=buffers)
+
+
+def failed(ename: str, evalue: str, traceback: str, engine_id: int | None) -> Exception:
+    """Make the error that an engine has put in the place of a value."""
+    from furlong.errors import remote_error
+
+    where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"}
+    return remote_error(ename, evalue, traceback, where)

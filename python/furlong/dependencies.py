@@ -105,6 +105,14 @@ class dependent:  # noqa: N801 - the name that people know
         self.__name__ = getattr(_f, "__name__", "f")
         self.__doc__ = getattr(_f, "__doc__", None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        import functools
+
+        from furlong.remote import OnEngine
+
+        call = functools.partial(OnEngine("call_if"), self.f, self.df, self.dargs, self.dkwargs)
+        return call.__reduce__()  # type: ignore[return-value]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.df(*self.dargs, **self.dkwargs) is False:
             raise UnmetDependency(f"the condition of {self.__name__} is not met on this engine")

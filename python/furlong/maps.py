@@ -49,7 +49,7 @@ def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
     """
     if dist not in ("b", "r"):
         raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
-    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, dict):
+    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, (dict, range)):
         seq = list(seq)
     if dist == "r":
         return [seq[part::count] for part in range(count)]
@@ -263,7 +263,7 @@ class _Feeder:
         self._at += size
         self._unfinished += 1
         self.parts.append(part)
-        dispatcher().when_ended(part.task, lambda: self._handle_end(part, size))
+        part.when_ended(lambda: self._handle_end(part, size))
 
     def _handle_end(self, part: Part, size: int) -> None:
         part.settle()
@@ -438,7 +438,7 @@ class LazyMapIterator(Iterator[Any]):
                 self._waiting.append(result)
             else:
                 self._unordered += 1
-                dispatcher().when_ended(result._parts[0].task, lambda result=result: self._note(result))
+                result._parts[0].when_ended(lambda result=result: self._note(result))
 
     def _call(self, item: tuple[Any, ...]) -> AsyncResult:
         view: Any = self._view

@@ -7,7 +7,6 @@ import concurrent.futures
 import datetime
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any
@@ -94,6 +93,18 @@ class Part:
         self.is_settled = False
         self._lock = _thread.allocate_lock()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; whether it has come in time."""
+        return self.is_settled or self.task.wait(timeout)
+
+    def done(self) -> bool:
+        """Whether the end has come."""
+        return self.is_settled or self.task.done()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call back once, from the dispatcher's thread, when the end has come."""
+        dispatcher().when_ended(self.task, callback)
+
     def settle(self) -> None:
         """Take the end, which has come, and decode it."""
         if self.is_settled:
@@ -101,14 +112,14 @@ class Part:
         with self._lock:
             if self.is_settled:
                 return
-            outcome = self.outcome = self.task.take()
+            outcome = self.outcome = self.outcome or self.task.take()
             if outcome is None:
                 raise RuntimeError("the task has not ended")
             self.received = time.time()
             try:
                 if outcome.ok:
                     self.value = self._value(outcome)
-                else:
+                elif self.error is None:
                     self.error = error_of(outcome, self.about.method)
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
@@ -144,6 +155,65 @@ class Part:
             return text
         return self.task.written(stream)
 
+
+class BalancedPart(Part):
+    """A task of the shared queue, which tries another engine where its own code says that this one does not fit."""
+
+    __slots__ = ("_elsewhere", "_tried")
+
+    def __init__(
+        self,
+        task: _furlong.Task,
+        about: About,
+        decode: Decode | None,
+        elsewhere: Callable[[set[int]], _furlong.Task | None],
+    ) -> None:
+        super().__init__(task, about, decode)
+        self._elsewhere = elsewhere
+        self._tried: set[int] = set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; whether it has come in time."""
+        deadline = _limit(timeout)
+        while not self.is_settled and self.outcome is None:
+            if not self.task.wait(_left(deadline)):
+                return False
+            self._take()
+        return True
+
+    def done(self) -> bool:
+        """Whether the end has come."""
+        while not self.is_settled and self.outcome is None:
+            if not self.task.done():
+                return False
+            self._take()
+        return True
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call back once, from the dispatcher's thread, when the end has come."""
+        dispatcher().when_ended(self.task, lambda: callback() if self.done() else self.when_ended(callback))
+
+    def _take(self) -> None:
+        """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
+        with self._lock:
+            if self.outcome is not None or not self.task.done():
+                return
+            outcome = self.task.take()
+            remote = None if outcome is None or outcome.ok else outcome.remote
+            if outcome is not None and remote is not None and remote[0] == UNMET and outcome.engine is not None:
+                self._tried.add(outcome.engine)
+                task = self._elsewhere(self._tried)
+                if task is not None:
+                    self.task = task
+                    return
+                where = {"engine_id": outcome.engine, "engine_uuid": None, "method": self.about.method}
+                text = f"no engine is left to try; {sorted(self._tried)} did not fit: {remote[1]}"
+                self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
+            self.outcome = outcome
+
+
+# What the worker calls `UnmetDependency`.
+UNMET = "furlong.errors.UnmetDependency"
 
 Decode = Callable[[Part, "_furlong.Outcome"], Any]
 
@@ -344,7 +414,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """
         deadline = _limit(timeout)
         if return_when in (None, ALL_COMPLETED):
-            return all(part.is_settled or part.task.wait(_left(deadline)) for part in self._parts)
+            return all(part.wait(_left(deadline)) for part in self._parts)
         if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
         children = self.split()
@@ -400,7 +470,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def _raise_first(self) -> None:
         for part in self._parts:
-            if part.task.done():
+            if part.done():
                 part.settle()
                 if part.error is not None:
                     raise part.error
@@ -451,7 +521,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def done(self) -> bool:
         """Whether all tasks have ended."""
-        return self._final is not _UNKNOWN or all(part.is_settled or part.task.done() for part in self._parts)
+        return self._final is not _UNKNOWN or all(part.done() for part in self._parts)
 
     def running(self) -> bool:
         """Whether a task has not ended."""
@@ -539,7 +609,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         if not pending:
             dispatcher().soon(self._complete)
         for part in pending:
-            dispatcher().when_ended(part.task, one_ended)
+            part.when_ended(one_ended)
 
     def _complete(self) -> None:
         if self._final is _UNKNOWN:
@@ -617,7 +687,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         if self._single:
             raise TypeError(f"{type(self).__name__} of one task has no items: its value is `get()`")
         for part in self._parts:
-            part.task.wait()
+            part.wait()
             part.settle()
             if part.error is not None:
                 raise part.error
@@ -649,7 +719,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def progress(self) -> int:
         """How many tasks have ended."""
-        return sum(part.is_settled or part.task.done() for part in self._parts)
+        return sum(part.done() for part in self._parts)
 
     @property
     def elapsed(self) -> float:
@@ -841,7 +911,7 @@ class AsyncMapResult(AsyncResult):
 
     def __iter__(self) -> Iterator[Any]:
         for part in self._parts if self._ordered else _as_ended(self._parts):
-            part.task.wait()
+            part.wait()
             part.settle()
             if part.error is None:
                 yield from part.value
@@ -853,7 +923,7 @@ class AsyncMapResult(AsyncResult):
     @property
     def progress(self) -> int:
         """How many items have ended, as far as whole chunks have."""
-        ended = sum(part.is_settled or part.task.done() for part in self._parts)
+        ended = sum(part.done() for part in self._parts)
         return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
 
 
@@ -874,7 +944,7 @@ def _as_ended(parts: Sequence[Part]) -> Iterator[Part]:
         return tell
 
     for part in parts:
-        dispatcher().when_ended(part.task, note(part))
+        part.when_ended(note(part))
     for _ in parts:
         with changed:
             while not ended:
@@ -882,7 +952,3 @@ def _as_ended(parts: Sequence[Part]) -> Iterator[Part]:
             part = ended.pop(0)
         yield part
 
-
-def deprecated_chunksize() -> None:
-    """Say that a direct map has no chunks to choose."""
-    warnings.warn("a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=3)

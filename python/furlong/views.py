@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
 from furlong.displays import ExecuteReply
-from furlong.remote import EngineFunction, Reference, is_interactive
-from furlong.results import About, AsyncMapResult, AsyncResult, Part, value_of
+from furlong.remote import EngineFunction, OnEngine, Reference, is_interactive
+from furlong.results import About, AsyncMapResult, AsyncResult, BalancedPart, Part, value_of
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -384,9 +384,11 @@ class DirectView(View):
         if not isinstance(ns, dict):
             raise TypeError(f"what is pushed is a dictionary of names and values, not a {type(ns).__name__}")
         values = {name: self._value(value) for name, value in ns.items()}
-        data, has_code = _pickling.dumps(((values,), {}))
+        data, has_code = _pickling.dumps(((values,), {}), "what is pushed")
         about = self._about("push")
-        result = self._submit(_furlong.Function.push(), "pickle", data, about, targets=targets, has_code=has_code)
+        # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
+        function = _pickling.function_of(OnEngine("push"))[0] if has_code else _furlong.Function.push()
+        result = self._submit(function, "pickle", data, about, targets=targets, has_code=has_code)
         return self._finish(result, block)
 
     def _value(self, value: Any) -> Any:
@@ -600,6 +602,17 @@ class _Again:
         self.about, self.has_code, self.decode, self.options = about, has_code, decode, options
         self.engine = engine
 
+    def elsewhere(self, tried: set[int]) -> _furlong.Task | None:
+        """Submit the task to an engine that it has not tried; none if there is no other."""
+        wanted = self.view.targets
+        left = [engine for engine in self.about.client.ids if engine not in tried]
+        left = left if wanted is None else [engine for engine in left if engine in wanted]
+        if not left:
+            return None
+        call = (self.function, self.codec, self.data, self.options, self.has_code)
+        (task,) = self.about.client._session.submit_to(left[:1], *call)
+        return task
+
     def __call__(self) -> AsyncResult:
         client = self.about.client
         call = (self.function, self.codec, self.data, self.options, self.has_code)
@@ -647,8 +660,9 @@ class LoadBalancedView(View):
             task = session.submit(function, codec, data, options, has_code)
         else:
             (task,) = session.submit_to([self._least_loaded()], function, codec, data, options, has_code)
-        part = Part(task, about, decode)
-        part.again = _Again(self, function, codec, data, about, has_code, decode, options, task.engine)
+        again = _Again(self, function, codec, data, about, has_code, decode, options, task.engine)
+        part = BalancedPart(task, about, decode, again.elsewhere)
+        part.again = again
         return part
 
     def _least_loaded(self) -> int:

@@ -1,7 +1,24 @@
 //! What to run.
 
-use furlong_client::{CallSpec, Function as ClientFunction, Runtime};
+use std::sync::Arc;
+
+use furlong_client::{CallSpec, Function as ClientFunction, PickleSupport, PickledFunction, Runtime};
 use pyo3::prelude::*;
+
+/// The text of the client's cloudpickle, for engines that have none.
+#[pyclass(frozen, module = "furlong._furlong")]
+#[derive(Debug)]
+pub struct Support {
+    support: PickleSupport,
+}
+
+#[pymethods]
+impl Support {
+    #[new]
+    fn new(text: &[u8]) -> Self {
+        Self { support: PickleSupport::new(text.to_vec()) }
+    }
+}
 
 /// Something to run, made once for many calls.
 #[pyclass(frozen, module = "furlong._furlong")]
@@ -23,6 +40,16 @@ impl Function {
 
 #[pymethods]
 impl Function {
+    /// A Python function as a pickle: its name for people, the pickle, the version of Python that made it, whether it
+    /// holds code, and whether engines keep what they have loaded.
+    #[staticmethod]
+    #[pyo3(signature = (name, blob, python, has_code, support, kept=true))]
+    fn pickled(name: String, blob: &[u8], python: (u8, u8), has_code: bool, support: &Support, kept: bool) -> Self {
+        let function = PickledFunction::new(name, blob.to_vec(), python);
+        let function = function.has_code(has_code).kept(kept).support(&support.support);
+        Self { call: CallSpec::pickled(Arc::new(function)) }
+    }
+
     /// A Python function that the engine finds as `module:name`.
     #[staticmethod]
     fn named(name: String) -> Self {

@@ -28,7 +28,7 @@ mod _furlong {
     #[pymodule_export]
     use crate::completions::Completions;
     #[pymodule_export]
-    use crate::function::Function;
+    use crate::function::{Function, Support};
     #[pymodule_export]
     use crate::options::Options;
     #[pymodule_export]

@@ -49,7 +49,7 @@ impl Outcome {
     /// The codec of the data: `json`, `pickle`, `msgpack`, `raw`; none if there is no value.
     #[getter]
     fn codec(&self) -> Option<&'static str> {
-        self.result.as_ref().ok().and_then(|result| codec_of(&result.header)).map(Codec::as_str)
+        self.result.as_ref().ok().and_then(|result| result.header.codec()).map(Codec::as_str)
     }
 
     /// The value's buffers.
@@ -69,10 +69,11 @@ impl Outcome {
 
     /// What it displayed: dictionaries by type, what is said about each, and whether it is the last expression's value.
     fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyDict>, Bound<'py, PyDict>, bool)>> {
-        let shown = self.result.as_ref().map_or(&[][..], |result| displays_of(&result.header));
+        let shown = self.result.as_ref().map_or(&[][..], |result| result.header.displays());
         let convert = |display: &Display| {
             let (data, metadata) = (PyDict::new(py), PyDict::new(py));
             display.data.iter().try_for_each(|(kind, text)| data.set_item(kind, text))?;
+            display.metadata.iter().try_for_each(|(kind, text)| metadata.set_item(kind, text))?;
             Ok((data, metadata, display.is_value))
         };
         shown.iter().map(convert).collect()
@@ -176,19 +177,5 @@ pub type PublishedParts<'py> = (Option<&'static str>, Bound<'py, PyList>, u64);
 /// What a task published, for Python.
 pub fn published_parts<'py>(py: Python<'py>, published: &Published) -> PyResult<PublishedParts<'py>> {
     let buffers = published.data.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?;
-    Ok((codec_of(&published.header).map(Codec::as_str), PyList::new(py, buffers)?, published.number))
-}
-
-fn codec_of(header: &ReplyHeader) -> Option<Codec> {
-    match header {
-        ReplyHeader::Returned { codec } => Some(*codec),
-        _ => None,
-    }
-}
-
-fn displays_of(header: &ReplyHeader) -> &[Display] {
-    match header {
-        ReplyHeader::Executed { displays, .. } => displays,
-        _ => &[],
-    }
+    Ok((published.header.codec().map(Codec::as_str), PyList::new(py, buffers)?, published.number))
 }

@@ -264,9 +264,9 @@ fn spec(
     codec: &str,
     data: &Bound<'_, PySequence>,
     options: Option<&Options>,
-    _has_code: bool,
+    has_code: bool,
 ) -> PyResult<CallSpec> {
-    let mut call = function.call();
+    let mut call = function.call().has_code(has_code);
     if let Some(options) = options {
         call = call.options(options.get().clone());
     }

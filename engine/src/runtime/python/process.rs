@@ -310,10 +310,11 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 13] = [
+const WORKER_FILES: [(&str, &str); 14] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
+    ("furlong_worker.maps", include_str!("furlong_worker/maps.py")),
     ("furlong_worker.paths", include_str!("furlong_worker/paths.py")),
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),

@@ -7,6 +7,7 @@ import types
 from typing import Any, Sequence
 
 import furlong_worker
+from furlong_worker import maps
 from furlong_worker.namespace import Namespace, find_rank
 
 
@@ -60,6 +61,8 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
     _Bound.names, _Bound.engine = names, Engine(labels)
     for public in (Reference, current_engine, engine_function, evaluate, pull, push):
         public.__module__ = "furlong_worker"
+        setattr(furlong_worker, public.__name__, public)
+    for public in (maps.call_if, maps.call_with, maps.map_items):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import functools
 import importlib.machinery
 import importlib.util
 import io
@@ -32,20 +34,32 @@ SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
 class PickledFunction:
     """A function as it came, and what was made of it once a call needed it."""
 
-    __slots__ = ("blob", "is_kept", "value")
+    __slots__ = ("blob", "is_kept", "lent", "value")
 
     def __init__(self, blob: bytes, is_kept: bool) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
         self.value: Callable[..., Any] | None = None
+        # Global names that it did not bring along: scopes of it, and the names.
+        self.lent: list[tuple[dict[str, Any], str]] = []
 
     def load(self) -> Callable[..., Any]:
         """Load it; from now on a call finds it in `value`, if it means the same each time."""
         assert self.blob is not None, "it is dropped only where there is a value"
         value: Callable[..., Any] = load(self.blob, ())
+        self.lent = _names_to_lend(value)
         if self.is_kept:
             self.value = value
         return value
+
+    def lend(self) -> None:
+        """Let it find in the engine's namespace, as that is now, what it did not bring along."""
+        namespace = vars(sys.modules["__main__"])
+        for scope, name in self.lent:
+            if name in namespace:
+                scope[name] = namespace[name]
+            else:
+                scope.pop(name, None)
 
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
@@ -96,6 +110,41 @@ class Functions:
         for function in self._named:
             function.value = None
         self._named.clear()
+
+
+def _names_to_lend(value: Any) -> list[tuple[dict[str, Any], str]]:
+    """Find the global names that functions by value use and did not bring along."""
+    lent: list[tuple[dict[str, Any], str]] = []
+    left, seen = [value], {id(value)}
+    while left:
+        value = left.pop()
+        parts: list[Any] = []
+        if isinstance(value, functools.partial):
+            parts = [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, types.MethodType):
+            parts = [value.__func__]
+        elif isinstance(value, types.FunctionType):
+            scope = value.__globals__
+            module = sys.modules.get(scope.get("__name__", ""))
+            if module is not None and vars(module) is scope:
+                continue
+            names = _names_of(value.__code__)
+            lent += [(scope, name) for name in names if name not in scope and not hasattr(builtins, name)]
+            parts = [scope[name] for name in names if name in scope]
+            parts += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+        for part in parts:
+            if id(part) not in seen:
+                seen.add(id(part))
+                left.append(part)
+    return lent
+
+
+def _names_of(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names_of(constant)
+    return names
 
 
 def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:

@@ -281,6 +281,8 @@ class Worker:
         function = pickled.value
         if function is None:
             function = self.channel.functions.load(pickled)
+        if pickled.lent:
+            pickled.lend()
         return apply(function, codec, buffers[1:])
 
     def _forget_names(self) -> None:
