@@ -114,26 +114,27 @@ fn write_to(stream: Stream, bytes: &[u8]) -> Result<()> {
 
 /// Prints the value of a function that returned, or of code that was executed; a command has none.
 pub fn print_value(result: &TaskResult) -> Result<()> {
+    let codec = result.codec();
     match &result.header {
         ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => Ok(()),
         ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::line),
-        ReplyHeader::Returned { codec: Codec::Pickle } => {
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Pickle) => {
             print::note!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
             Ok(())
         }
-        ReplyHeader::Returned { codec: Codec::Raw } => {
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Raw) => {
             result.data.iter().try_for_each(|buffer| write_to(Stream::Stdout, buffer))
         }
-        ReplyHeader::Returned { .. } => print::line(value(result).to_string()),
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => print::line(value(result).to_string()),
     }
 }
 
 /// A result's value as JSON, as far as it can be had so.
 fn value(result: &TaskResult) -> Value {
-    match &result.header {
-        ReplyHeader::Returned { codec: Codec::Json } => result.json().unwrap_or(Value::Null),
-        ReplyHeader::Returned { codec: Codec::Msgpack } => result.msgpack().unwrap_or(Value::Null),
-        ReplyHeader::Executed { repr, .. } => json!(repr),
+    match (&result.header, result.codec()) {
+        (ReplyHeader::Executed { repr, .. }, _) => json!(repr),
+        (_, Some(Codec::Json)) => result.json().unwrap_or(Value::Null),
+        (_, Some(Codec::Msgpack)) => result.msgpack().unwrap_or(Value::Null),
         _ => Value::Null,
     }
 }

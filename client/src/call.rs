@@ -10,9 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::core::{Call, Content, Definition};
+use crate::core::definitions::{Definition, Instead};
+use crate::core::{Call, Content};
 use crate::error::ClientError;
 use crate::options::{Settings, option_setters};
+use crate::pickled::PickledFunction;
 
 /// Source text up to this size goes with each call; longer text is defined once a session.
 const SOURCE_INLINE_BYTES_MAX: usize = 512;
@@ -42,6 +44,8 @@ pub struct CallSpec {
     pub function: Function,
     /// Its arguments.
     pub arguments: Arguments,
+    /// Whether the arguments of a pickled function hold code, whatever they say themselves.
+    pub(crate) has_code: bool,
     /// What is not the default.
     pub(crate) settings: Settings,
 }
@@ -53,6 +57,8 @@ pub enum Function {
     Named(String),
     /// A function that a source file defines.
     Source(Arc<SourceFunction>),
+    /// A function that a Python client has pickled.
+    Pickled(Arc<PickledFunction>),
     /// Code to execute in the engine's lasting namespace.
     Code(String),
     /// A whole script to run in the engine's lasting namespace.
@@ -100,12 +106,15 @@ pub enum Arguments {
     Raw(Vec<Bytes>),
     /// A pickle (protocol 5) of `(args, kwargs)`, then its out-of-band buffers.
     Pickle(Vec<Bytes>),
+    /// The same where the arguments of a pickled function hold functions or classes by value, which only the same
+    /// version of Python can load.
+    PickleOfCode(Vec<Bytes>),
 }
 
 impl CallSpec {
     /// A call without arguments.
     pub fn new(runtime: Runtime, function: Function) -> Self {
-        Self { runtime, function, arguments: Arguments::None, settings: Settings::default() }
+        Self { runtime, function, arguments: Arguments::None, has_code: false, settings: Settings::default() }
     }
 
     /// Calls a Rust function that the engines have registered.
@@ -121,6 +130,11 @@ impl CallSpec {
     /// Calls a Python function that a source file defines.
     pub fn source(function: Arc<SourceFunction>) -> Self {
         Self::new(Runtime::Python, Function::Source(function))
+    }
+
+    /// Calls a function that a Python client has pickled.
+    pub fn pickled(function: Arc<PickledFunction>) -> Self {
+        Self::new(Runtime::Python, Function::Pickled(function))
     }
 
     /// Executes Python code in the engine's lasting namespace.
@@ -157,6 +171,13 @@ impl CallSpec {
         self
     }
 
+    /// Whether the arguments of a pickled function hold functions or classes by value, as [`Arguments::PickleOfCode`]
+    /// says of its own.
+    pub fn has_code(mut self, has_code: bool) -> Self {
+        self.has_code = has_code;
+        self
+    }
+
     option_setters!(settings);
 
     /// What is not the default.
@@ -171,9 +192,11 @@ impl CallSpec {
             targets,
             runtime,
             class: function.class(runtime),
-            definition: function.definition().map(Arc::new),
+            definition: function.definition(),
             options: self.settings.check()?,
-            content: lay_out(runtime, function, &self.arguments, |codec| function.header(codec))?,
+            content: lay_out(runtime, function, &self.arguments, |codec, has_code| {
+                function.header(codec, has_code || self.has_code)
+            })?,
         })
     }
 }
@@ -194,20 +217,29 @@ impl Function {
         let parts: [&[u8]; 3] = match self {
             Self::Named(name) => [b"named", name.as_bytes(), b""],
             Self::Source(source) => [b"source", &source.hash.0, source.function.as_bytes()],
+            Self::Pickled(function) => {
+                let hash = function.hash();
+                return class_of(runtime, [b"pickled", &hash.0, function.name().as_bytes()]);
+            }
             // All code is one kind: the broker tells only so many apart, and code rarely comes twice.
             Self::Code(_) | Self::Script { .. } => [b"code", b"", b""],
             Self::Push | Self::Pull(_) | Self::Keys | Self::Clear => [b"namespace", b"", b""],
             Self::Command(command) => [b"command", command.argv.first().map_or(b"", |program| program.as_bytes()), b""],
         };
-        let bytes = runtime.as_str().bytes().chain(parts.into_iter().flatten().copied());
-        bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        class_of(runtime, parts)
     }
 
-    /// The text that is defined once a session, if there is one.
-    fn definition(&self) -> Option<Definition> {
-        let Self::Source(function) = self else { return None };
-        let long = function.source.len() > SOURCE_INLINE_BYTES_MAX;
-        long.then(|| Definition { hash: function.hash, source: function.source.clone() })
+    /// What is defined once a session, if there is anything.
+    fn definition(&self) -> Option<Arc<Definition>> {
+        match self {
+            Self::Source(function) if function.source.len() > SOURCE_INLINE_BYTES_MAX => {
+                let text = function.source.clone();
+                let instead = Some(Instead { function: text.clone(), definition: None });
+                Some(Arc::new(Definition { instead, ..Definition::new(function.hash, text) }))
+            }
+            Self::Pickled(function) => function.definition(),
+            _ => None,
+        }
     }
 
     /// Whether it is called without any data, not even an empty list of arguments.
@@ -215,7 +247,8 @@ impl Function {
         matches!(self, Self::Code(_) | Self::Script { .. } | Self::Pull(_) | Self::Keys | Self::Clear)
     }
 
-    fn header(&self, codec: Codec) -> Bytes {
+    /// The header, for arguments that hold code or do not.
+    fn header(&self, codec: Codec, has_code: bool) -> Bytes {
         let call = match self {
             Self::Named(name) => HeaderCall::Named { function: name.clone() },
             Self::Source(source) => HeaderCall::Source {
@@ -224,6 +257,7 @@ impl Function {
                 source: (source.source.len() <= SOURCE_INLINE_BYTES_MAX).then(|| source.source().to_owned()),
                 function: source.function.clone(),
             },
+            Self::Pickled(function) => function.call(has_code),
             Self::Code(code) => HeaderCall::Execute { source: code.clone() },
             Self::Script { file, source } => HeaderCall::Run { file: file.clone(), source: source.clone() },
             Self::Push => HeaderCall::Push,
@@ -299,7 +333,7 @@ impl Arguments {
             }
             Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes.clone()]),
             Self::Raw(buffers) => (Codec::Raw, buffers.clone()),
-            Self::Pickle(buffers) => (Codec::Pickle, buffers.clone()),
+            Self::Pickle(buffers) | Self::PickleOfCode(buffers) => (Codec::Pickle, buffers.clone()),
         })
     }
 }
@@ -312,8 +346,8 @@ pub struct Prepared {
     class: u32,
     definition: Option<Arc<Definition>>,
     options: Option<Box<TaskOptions>>,
-    /// The header of the last call's codec.
-    header: Option<(Codec, Bytes)>,
+    /// The header of the last call's codec, and whether its arguments held code.
+    header: Option<((Codec, bool), Bytes)>,
 }
 
 impl Prepared {
@@ -321,16 +355,16 @@ impl Prepared {
         let options = settings.check()?;
         check_function(&function)?;
         let class = function.class(runtime);
-        let definition = function.definition().map(Arc::new);
+        let definition = function.definition();
         Ok(Self { runtime, function, class, definition, options, header: None })
     }
 
     pub(crate) fn call(&mut self, targets: Targets, arguments: &Arguments) -> Result<Call, ClientError> {
         let known = &mut self.header;
         let function = &self.function;
-        let content = lay_out(self.runtime, function, arguments, |codec| match known {
-            Some((of, header)) if *of == codec => header.clone(),
-            _ => known.insert((codec, function.header(codec))).1.clone(),
+        let content = lay_out(self.runtime, function, arguments, |codec, has_code| match known {
+            Some((of, header)) if *of == (codec, has_code) => header.clone(),
+            _ => known.insert(((codec, has_code), function.header(codec, has_code))).1.clone(),
         })?;
         Ok(Call {
             targets,
@@ -348,7 +382,7 @@ fn lay_out(
     runtime: Runtime,
     function: &Function,
     arguments: &Arguments,
-    header: impl FnOnce(Codec) -> Bytes,
+    header: impl FnOnce(Codec, bool) -> Bytes,
 ) -> Result<Content, ClientError> {
     let takes_no_data = function.takes_no_data();
     let (codec, data) = match arguments {
@@ -358,7 +392,14 @@ fn lay_out(
         _ if takes_no_data => return Err(ClientError::CodeWithArguments),
         _ => arguments.encode(runtime)?,
     };
-    Ok(Content::Buffers(header(codec), data))
+    let has_code = matches!(arguments, Arguments::PickleOfCode(_));
+    Ok(Content::Buffers(header(codec, has_code), data))
+}
+
+/// FNV-1a.
+fn class_of(runtime: Runtime, parts: [&[u8]; 3]) -> u32 {
+    let bytes = runtime.as_str().bytes().chain(parts.into_iter().flatten().copied());
+    bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 fn check_function(function: &Function) -> Result<(), ClientError> {
@@ -370,9 +411,10 @@ fn check_function(function: &Function) -> Result<(), ClientError> {
 
 #[cfg(test)]
 mod tests {
-    use furlong_wire::call::decode_header;
+    use furlong_wire::call::{PickledDefinition, decode_header};
 
     use super::*;
+    use crate::pickled::PickleSupport;
 
     fn buffers(call: Call) -> Vec<Bytes> {
         match call.content {
@@ -408,6 +450,54 @@ mod tests {
         let call = CallSpec::source(long).prepare(Targets::Shared).unwrap();
         assert_eq!(call.definition.as_ref().unwrap().source, text);
         assert!(matches!(header(call).call, HeaderCall::Source { source: None, .. }));
+    }
+
+    #[test]
+    fn a_short_pickle_goes_with_the_call_and_the_support_of_all_is_one_definition() {
+        let support = PickleSupport::new("text");
+        let function = |bytes: usize| PickledFunction::new("f", vec![b'p'; bytes], (3, 12)).support(&support);
+        let prepare = |function| CallSpec::pickled(Arc::new(function)).prepare(Targets::Shared).unwrap();
+        let pickled = |call| match header(call).call {
+            HeaderCall::Pickled(pickled) => pickled,
+            other => panic!("{other:?}"),
+        };
+        let (short, other) = (prepare(function(1024)), prepare(function(3)));
+        assert_eq!(short.definition.as_ref().unwrap().source, "text");
+        assert!(Arc::ptr_eq(short.definition.as_ref().unwrap(), other.definition.as_ref().unwrap()));
+        assert_ne!(short.class, other.class);
+        let short = pickled(short);
+        assert_eq!((short.blob.map(|blob| blob.len()), short.python, short.has_code), (Some(1024), (3, 12), false));
+        assert_eq!(short.hash, Some(function(1024).hash()));
+
+        let long = function(1025);
+        let call = prepare(long.clone());
+        let source = call.definition.as_ref().unwrap().source.clone();
+        let parts = PickledDefinition { blob: long.blob().clone(), support: "text".into() };
+        assert_eq!(PickledDefinition::decode(&source), Ok(parts));
+        assert_eq!(pickled(call).blob, None);
+        assert!(prepare(PickledFunction::new("f", "p", (3, 12))).definition.is_none());
+        assert_eq!(pickled(prepare(function(3).kept(false))).hash, None);
+    }
+
+    #[test]
+    fn a_call_says_whether_its_function_or_its_arguments_hold_code() {
+        let function = || PickledFunction::new("f", "p", (3, 12));
+        let has_code = |call: CallSpec| match header(call.prepare(Targets::Shared).unwrap()).call {
+            HeaderCall::Pickled(pickled) => pickled.has_code,
+            other => panic!("{other:?}"),
+        };
+        let call = CallSpec::pickled(Arc::new(function()));
+        assert!(!has_code(call.clone().arguments(Arguments::Pickle(vec![]))));
+        assert!(has_code(call.clone().arguments(Arguments::PickleOfCode(vec![]))));
+        assert!(has_code(call.has_code(true)));
+        assert!(has_code(CallSpec::pickled(Arc::new(function().has_code(true)))));
+        let mut prepared =
+            Prepared::new(Runtime::Python, Function::Pickled(Arc::new(function())), &Settings::default()).unwrap();
+        for expected in [false, true, false] {
+            let arguments = if expected { Arguments::PickleOfCode(vec![]) } else { Arguments::Pickle(vec![]) };
+            let call = prepared.call(Targets::Shared, &arguments).unwrap();
+            assert!(matches!(header(call).call, HeaderCall::Pickled(pickled) if pickled.has_code == expected));
+        }
     }
 
     #[test]

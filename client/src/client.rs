@@ -7,7 +7,7 @@ use std::time::Duration;
 use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::outgoing::Outgoing;
 use furlong_wire::capability::{Capability, Endpoint};
-use furlong_wire::ids::{EngineId, SessionId};
+use furlong_wire::ids::{EngineId, SessionId, TaskId};
 use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use futures_util::{Stream, stream};
@@ -88,6 +88,18 @@ impl Client {
     /// The session's id, fresh for this client.
     pub fn session(&self) -> SessionId {
         self.handle.shared.session
+    }
+
+    /// How many tasks were submitted in this session. They are numbered from 1, in this order.
+    pub fn submitted(&self) -> u64 {
+        self.handle.shared.with(|core| core.submitted())
+    }
+
+    /// The tasks of this session that have not ended, in the order of their submits.
+    pub fn unfinished(&self) -> Vec<TaskId> {
+        let session = self.session();
+        let numbers = self.handle.shared.with(|core| core.unfinished());
+        numbers.into_iter().map(|n| TaskId { session, n }).collect()
     }
 
     /// The engines that are online, sorted.

@@ -87,8 +87,8 @@ pub enum ClientError {
         /// The limit.
         tasks_max: u64,
     },
-    /// More functions from source than a session may define.
-    #[error("one session can define {functions_max} functions from source; connect anew for more")]
+    /// More functions from elsewhere than a session may define.
+    #[error("one session can define {functions_max} functions and texts; connect anew for more")]
     TooManyFunctions {
         /// The limit.
         functions_max: usize,

@@ -114,6 +114,7 @@ mod multiengine;
 mod options;
 mod outcome;
 mod owner;
+mod pickled;
 mod request;
 mod shared;
 mod task;
@@ -132,12 +133,13 @@ pub use multiengine::{Distribution, EngineTargets, Multiengine};
 pub use options::{Depends, HasTaskId, OptionError};
 pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
+pub use pickled::{PickleSupport, PickledFunction};
 pub use task::TaskFuture;
 pub use way::LinkEvent;
 
 pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint};
-pub use furlong_wire::ids::{EngineId, SessionId, TaskId, TokenId};
+pub use furlong_wire::ids::{EngineId, FunctionHash, SessionId, TaskId, TokenId};
 pub use furlong_wire::message::{
     AttemptRecord, ClusterStatus, Dependency, EngineStatus, ErrorKind, Event, Outcome, ProcessStatus, RecordTimes,
     Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,

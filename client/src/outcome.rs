@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use furlong_wire::call::{Codec, HeaderError, RemoteError, ReplyHeader, decode_reply};
+use furlong_wire::call::{Codec, Display, HeaderError, RemoteError, ReplyHeader, decode_reply};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
 use furlong_wire::message::{ErrorKind, Outcome, TaskError, TaskRecord, TaskState, TaskTimes};
 use furlong_wire::payload::{PayloadError, unpack_inline_call};
@@ -17,7 +17,7 @@ use crate::error::{ClientError, Disconnected};
 /// A task that succeeded.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TaskResult {
-    /// How the engine answered: `Returned`, `Executed`, or `Exited` with code 0.
+    /// How the engine answered: `Returned`, `Displayed`, `Executed`, or `Exited` with code 0.
     pub header: ReplyHeader,
     /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers, or raw buffers.
     pub data: Vec<Bytes>,
@@ -26,6 +26,16 @@ pub struct TaskResult {
 }
 
 impl TaskResult {
+    /// The codec of the value, if a function has returned one.
+    pub fn codec(&self) -> Option<Codec> {
+        self.header.codec()
+    }
+
+    /// What the function or the code displayed, in order.
+    pub fn displays(&self) -> &[Display] {
+        self.header.displays()
+    }
+
     /// The value of a function that was called with JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         from_json(&self.header, &self.data)
@@ -73,9 +83,9 @@ fn from_msgpack<T: DeserializeOwned>(header: &ReplyHeader, data: &[Bytes]) -> Re
 }
 
 fn value<'a>(header: &ReplyHeader, data: &'a [Bytes], wanted: Codec) -> Result<&'a Bytes, DecodeError> {
-    let ReplyHeader::Returned { codec } = header else { return Err(DecodeError::NoValue) };
-    if *codec != wanted {
-        return Err(DecodeError::Codec { wanted, codec: *codec });
+    let codec = header.codec().ok_or(DecodeError::NoValue)?;
+    if codec != wanted {
+        return Err(DecodeError::Codec { wanted, codec });
     }
     data.first().ok_or(DecodeError::NoValue)
 }

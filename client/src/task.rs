@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use furlong_wire::ids::{EngineId, TaskId};
+use furlong_wire::message::Stream;
 
 use crate::core::Submitted;
+use crate::core::output::Output;
 use crate::error::ClientError;
 use crate::live::{OutputStream, PublishedStream};
 use crate::options::HasTaskId;
@@ -96,6 +98,11 @@ impl TaskFuture {
         OutputStream::new(Arc::clone(&self.handle), self.id.n, feed)
     }
 
+    /// What the task has written to a stream so far. Once the future has resolved, it is in the report.
+    pub fn written(&self, stream: Stream) -> Output {
+        self.key.map_or_else(Output::default, |key| self.handle.shared.with(|core| core.written(key, stream)))
+    }
+
     /// What the task publishes while it runs: the last that came, and then each as it comes, until the task's end.
     pub fn published(&self) -> PublishedStream {
         let feed = self.handle.shared.with(|core| core.open_published(self.id.n, self.key));
@@ -117,7 +124,7 @@ impl HasTaskId for TaskFuture {
 impl Future for TaskFuture {
     type Output = Result<TaskResult, TaskFailure>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let key = self.key.expect("a future is not polled after it resolved");
         let mut replaced = None;
         let shared = &self.handle.shared;

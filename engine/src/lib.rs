@@ -261,8 +261,10 @@ impl EngineBuilder {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let capability = absolute(self.capability_path()?);
         let memory = Memory::new(self.memory_bytes, &Hierarchy::of_system());
+        let labels = checked(self.labels)?;
         let python = python.map(absolute).map(|interpreter| PythonConfig {
             env: self.env.clone(),
+            labels: labels.clone(),
             slots_in_process: slots.saturating_mul(rank.map_or(1, |rank| rank.local_size)),
             memory: memory.clone(),
             ..PythonConfig::new(interpreter)
@@ -284,7 +286,7 @@ impl EngineBuilder {
             commands: CommandConfig { memory, ..CommandConfig::default() },
             variables,
             first_id: self.first_id.or(rank.map(|rank| rank.global.saturating_mul(slots))),
-            labels: checked(self.labels)?,
+            labels,
             software: self.software,
             stop_with_stdin: self.stop_with_stdin,
             drain_timeout: self.drain_timeout,

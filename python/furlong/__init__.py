@@ -1,1 +1,137 @@
-"""Furlong: a low-latency task farm and interactive parallel computing."""
+"""Furlong: a low-latency task farm and interactive parallel computing.
+
+Examples
+--------
+>>> import furlong
+>>> with furlong.Cluster(n=4) as rc:
+...     rc[:].apply_sync(lambda: engine_id)
+[0, 1, 2, 3]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from furlong import errors
+    from furlong._furlong import __version__
+    from furlong.cluster import Cluster
+    from furlong.connection import Client
+    from furlong.dependencies import Dependency, depend, dependent, require
+    from furlong.displays import ExecuteReply
+    from furlong.engine import engine, publish, publish_data
+    from furlong.errors import (
+        AlreadyDisplayedError,
+        CompositeError,
+        EngineError,
+        FurlongError,
+        ImpossibleDependency,
+        InvalidDependency,
+        NoEnginesRegistered,
+        RemoteError,
+        TaskAborted,
+        TaskCancelled,
+        TaskTimeout,
+        UnmetDependency,
+    )
+    from furlong.executor import ViewExecutor
+    from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
+    from furlong.remote import Reference, interactive
+    from furlong.results import AsyncMapResult, AsyncResult
+    from furlong.views import DirectView, LoadBalancedView, View
+
+# Where each name lives: nothing is imported before it is used.
+_HOMES = {
+    "AlreadyDisplayedError": "errors",
+    "AsyncMapResult": "results",
+    "AsyncResult": "results",
+    "Client": "connection",
+    "Cluster": "cluster",
+    "CompositeError": "errors",
+    "Dependency": "dependencies",
+    "DirectView": "views",
+    "EngineError": "errors",
+    "ExecuteReply": "displays",
+    "FurlongError": "errors",
+    "ImpossibleDependency": "errors",
+    "InvalidDependency": "errors",
+    "LoadBalancedView": "views",
+    "NoEnginesRegistered": "errors",
+    "ParallelFunction": "functions",
+    "Reference": "remote",
+    "RemoteError": "errors",
+    "RemoteFunction": "functions",
+    "TaskAborted": "errors",
+    "TaskCancelled": "errors",
+    "TaskTimeout": "errors",
+    "UnmetDependency": "errors",
+    "View": "views",
+    "ViewExecutor": "executor",
+    "__version__": "_furlong",
+    "depend": "dependencies",
+    "dependent": "dependencies",
+    "engine": "engine",
+    "interactive": "remote",
+    "parallel": "functions",
+    "publish": "engine",
+    "publish_data": "engine",
+    "remote": "functions",
+    "require": "dependencies",
+}
+_MODULES = ("client", "cluster", "datapub", "errors")
+
+__all__ = [
+    "AlreadyDisplayedError",
+    "AsyncMapResult",
+    "AsyncResult",
+    "Client",
+    "Cluster",
+    "CompositeError",
+    "Dependency",
+    "DirectView",
+    "EngineError",
+    "ExecuteReply",
+    "FurlongError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "LoadBalancedView",
+    "NoEnginesRegistered",
+    "ParallelFunction",
+    "Reference",
+    "RemoteError",
+    "RemoteFunction",
+    "TaskAborted",
+    "TaskCancelled",
+    "TaskTimeout",
+    "UnmetDependency",
+    "View",
+    "ViewExecutor",
+    "__version__",
+    "depend",
+    "dependent",
+    "engine",
+    "errors",
+    "interactive",
+    "parallel",
+    "publish",
+    "publish_data",
+    "remote",
+    "require",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _MODULES:
+        return importlib.import_module(f"furlong.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'furlong' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"furlong.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

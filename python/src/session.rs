@@ -16,7 +16,7 @@ use crate::buffer::{borrow, release_returned};
 use crate::engines::Engines;
 use crate::errors::{client_error, connect_error};
 use crate::function::Function;
-use crate::options::{Options, task_id};
+use crate::options::{Options, id_text, task_id};
 use crate::outcome::Outcome;
 use crate::runtime::{Guarded, limit_of, run, wait};
 use crate::task::{Task, answer};
@@ -73,6 +73,22 @@ impl Session {
     fn id(&self) -> PyResult<String> {
         let session = u128::from_be_bytes(self.inner.get()?.client.session().0);
         Ok(format!("{session:032x}"))
+    }
+
+    /// The few characters by which people name the session.
+    #[getter]
+    fn short_id(&self) -> PyResult<String> {
+        Ok(self.inner.get()?.client.session().prefix())
+    }
+
+    /// How many tasks were submitted.
+    fn submitted(&self) -> PyResult<u64> {
+        Ok(self.inner.get()?.client.submitted())
+    }
+
+    /// The ids of those that have not ended.
+    fn unfinished(&self) -> PyResult<Vec<String>> {
+        Ok(self.inner.get()?.client.unfinished().into_iter().map(id_text).collect())
     }
 
     /// The cluster's name.

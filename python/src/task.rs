@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use furlong_client::{EngineId, TaskFailure, TaskFuture, TaskId, TaskResult};
+use furlong_client::{EngineId, Stream, TaskFailure, TaskFuture, TaskId, TaskResult};
 use pyo3::prelude::*;
 
 use crate::buffer::release_returned;
@@ -149,6 +149,21 @@ impl Task {
     /// What it writes, as it comes.
     fn output(&self) -> PyResult<OutputReader> {
         Ok(OutputReader::new(self.lock()?.future.output()))
+    }
+
+    /// What it has written to `stdout` or `stderr` so far.
+    fn written(&self, stream: &str) -> PyResult<String> {
+        let stream = if stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
+        let state = self.lock()?;
+        let report = state.ended.as_ref().map(|ended| match ended {
+            Ok(result) => &result.report,
+            Err(failure) => &failure.report,
+        });
+        Ok(match (report, stream) {
+            (None, stream) => state.future.written(stream).text(),
+            (Some(report), Stream::Stdout) => report.stdout.text(),
+            (Some(report), Stream::Stderr) => report.stderr.text(),
+        })
     }
 
     /// The last of what it published so far.

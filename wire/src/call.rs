@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::ids::FunctionHash;
 use crate::message::catalogue::codes;
@@ -67,6 +68,8 @@ pub enum Call {
         /// The function's name in that file.
         function: String,
     },
+    /// Calls a function that came as a pickle. A Python engine keeps what it has loaded of it by its hash.
+    Pickled(PickledCall),
     /// Runs a whole script in the engine's lasting namespace. The reply is [`ReplyHeader::Executed`], without a value.
     Run {
         /// The script's name, for tracebacks.
@@ -88,6 +91,60 @@ pub enum Call {
     Clear,
     /// Runs a program. The data are its standard input, in the codec `raw`; the reply is [`ReplyHeader::Exited`].
     Command(Box<CommandSpec>),
+}
+
+/// A function as a pickle, for [`Call::Pickled`].
+///
+/// The definition that the task's message may name is, where `blob` is there, the text of the client's module
+/// `cloudpickle`, for engines whose Python has none. Otherwise it begins with the pickle: see [`PickledDefinition`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PickledCall {
+    /// The function's name, for people.
+    pub name: String,
+    /// SHA-256 of the pickle; none if it means something else each time that it is loaded.
+    pub hash: Option<FunctionHash>,
+    /// The pickle; none if it is in the definition.
+    pub blob: Option<ByteBuf>,
+    /// The client's Python, major and minor.
+    pub python: (u8, u8),
+    /// Whether the function or the arguments hold functions or classes by value. Only a Python of the same major and
+    /// minor version can load such.
+    pub has_code: bool,
+}
+
+/// A definition with a function too large for the header: the pickle's length (`u64`, little-endian), the pickle, and
+/// the text of the client's module `cloudpickle`, which may be empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PickledDefinition {
+    /// The function's pickle.
+    pub blob: Bytes,
+    /// The module's text, as it is or compressed by zlib.
+    pub support: Bytes,
+}
+
+impl PickledDefinition {
+    /// One buffer of both.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(8 + self.blob.len() + self.support.len());
+        bytes.extend_from_slice(&(self.blob.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&self.blob);
+        bytes.extend_from_slice(&self.support);
+        bytes.into()
+    }
+
+    /// Takes them apart, without a copy.
+    ///
+    /// # Errors
+    /// [`HeaderError`] if the pickle would be longer than what there is.
+    pub fn decode(bytes: &Bytes) -> Result<Self, HeaderError> {
+        let (length, _) = bytes.split_first_chunk().ok_or(HeaderError)?;
+        let rest = bytes.slice(8..);
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| HeaderError)?;
+        if length > rest.len() {
+            return Err(HeaderError);
+        }
+        Ok(Self { blob: rest.slice(..length), support: rest.slice(length..) })
+    }
 }
 
 /// A program to run, as a process group of its own.
@@ -121,6 +178,13 @@ pub enum ReplyHeader {
         /// How the data are encoded.
         codec: Codec,
     },
+    /// As [`ReplyHeader::Returned`], of a function that has displayed something.
+    Displayed {
+        /// How the data are encoded.
+        codec: Codec,
+        /// What it displayed, in order.
+        displays: Vec<Display>,
+    },
     /// [`Call::Execute`] ended without an exception.
     Executed {
         /// The engine's count of executions, from 1.
@@ -148,6 +212,8 @@ pub struct Display {
     pub data: BTreeMap<String, String>,
     /// Whether it is the value of the last expression, and not something that the code displayed.
     pub is_value: bool,
+    /// What is said about it, mostly by type: a JSON value each, as `{"width": 10}` for `image/png`.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// An exception on an engine.
@@ -169,6 +235,24 @@ impl std::fmt::Display for RemoteError {
             f.write_str(&self.type_name)
         } else {
             write!(f, "{}: {}", self.type_name, self.message)
+        }
+    }
+}
+
+impl ReplyHeader {
+    /// The codec of the value, if a function has returned one.
+    pub fn codec(&self) -> Option<Codec> {
+        match self {
+            Self::Returned { codec } | Self::Displayed { codec, .. } => Some(*codec),
+            Self::Executed { .. } | Self::Exited { .. } | Self::Raised(_) => None,
+        }
+    }
+
+    /// What was displayed, in order.
+    pub fn displays(&self) -> &[Display] {
+        match self {
+            Self::Displayed { displays, .. } | Self::Executed { displays, .. } => displays,
+            Self::Returned { .. } | Self::Exited { .. } | Self::Raised(_) => &[],
         }
     }
 }
@@ -241,6 +325,13 @@ mod tests {
                 source: Some("x".into()),
                 function: "f".into(),
             },
+            Call::Pickled(PickledCall {
+                name: "f".into(),
+                hash: Some(FunctionHash([7; 32])),
+                blob: Some(ByteBuf::from(b"pickle")),
+                python: (3, 12),
+                has_code: true,
+            }),
         ];
         for call in calls {
             let header = CallHeader { call, codec: Codec::Pickle };
@@ -251,14 +342,26 @@ mod tests {
         }
         let codecs = [Codec::Json, Codec::Pickle, Codec::Msgpack, Codec::Raw];
         let returned = codecs.map(|codec| ReplyHeader::Returned { codec });
-        for reply in returned.into_iter().chain([ReplyHeader::Executed {
-            count: 3,
-            repr: None,
-            displays: vec![Display::default()],
-        }]) {
+        let metadata = [("image/png".to_owned(), r#"{"width": 10}"#.to_owned())].into();
+        let displays = vec![Display { metadata, ..Display::default() }];
+        for reply in returned.into_iter().chain([
+            ReplyHeader::Executed { count: 3, repr: None, displays: displays.clone() },
+            ReplyHeader::Displayed { codec: Codec::Pickle, displays },
+        ]) {
             assert_eq!(decode_reply(&encode_reply(&reply)), Ok(reply));
         }
         assert_eq!(decode_reply(&[0]), Err(HeaderError));
         assert_eq!(decode_reply(&[]), Err(HeaderError));
+    }
+
+    #[test]
+    fn a_definition_is_taken_apart_as_it_was_put_together() {
+        let definition = PickledDefinition { blob: Bytes::from("pickle"), support: Bytes::from("text") };
+        let bytes = definition.encode();
+        assert_eq!(PickledDefinition::decode(&bytes), Ok(definition));
+        assert!(PickledDefinition::decode(&bytes.slice(..14)).unwrap().support.is_empty());
+        for broken in [bytes.slice(..7), bytes.slice(..13), Bytes::from_static(&[0xff; 20])] {
+            assert_eq!(PickledDefinition::decode(&broken), Err(HeaderError));
+        }
     }
 }

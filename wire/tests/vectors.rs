@@ -7,7 +7,9 @@ use std::fmt::Write;
 use bytes::{Bytes, BytesMut};
 use furlong_wire::AtLeastOne;
 use furlong_wire::aead::Key;
-use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, RemoteError, ReplyHeader, encode_header, encode_reply};
+use furlong_wire::call::{
+    Call, CallHeader, Codec, CommandSpec, Display, PickledCall, RemoteError, ReplyHeader, encode_header, encode_reply,
+};
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
     Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, SessionId, TaskId,
@@ -294,6 +296,17 @@ fn headers(vectors: &mut Vectors) {
         vectors.add(&format!("call header, {name}"), &encode_header(&CallHeader { call, codec: Codec::Json }));
     }
     vectors.add("call header, source", &encode_header(&CallHeader { call: source, codec: Codec::Pickle }));
+    let pickled = PickledCall {
+        name: "f".to_owned(),
+        hash: Some(FunctionHash([12; 32])),
+        blob: None,
+        python: (3, 12),
+        has_code: true,
+    };
+    vectors.add(
+        "call header, pickled",
+        &encode_header(&CallHeader { call: Call::Pickled(pickled), codec: Codec::Pickle }),
+    );
     let error = RemoteError {
         type_name: "ValueError".to_owned(),
         message: "no".to_owned(),
@@ -303,6 +316,10 @@ fn headers(vectors: &mut Vectors) {
     vectors.add("reply header, returned", &encode_reply(&ReplyHeader::Returned { codec: Codec::Msgpack }));
     let executed = ReplyHeader::Executed { count: 1, repr: Some("2".to_owned()), displays: vec![] };
     vectors.add("reply header, executed", &encode_reply(&executed));
+    let metadata = [("image/png".to_owned(), r#"{"width": 10}"#.to_owned())].into();
+    let data = [("image/png".to_owned(), "cG5n".to_owned())].into();
+    let displays = vec![Display { data, is_value: false, metadata }];
+    vectors.add("reply header, displayed", &encode_reply(&ReplyHeader::Displayed { codec: Codec::Pickle, displays }));
     let exited = ReplyHeader::Exited { code: Some(3), signal: None };
     vectors.add("reply header, exited", &encode_reply(&exited));
     vectors.add("reply header, raised", &encode_reply(&ReplyHeader::Raised(error)));

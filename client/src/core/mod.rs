@@ -9,6 +9,7 @@
 //! which may come back here.
 
 mod acks;
+pub mod definitions;
 mod ends;
 pub mod feeds;
 pub mod output;
@@ -28,12 +29,12 @@ use bytes::Bytes;
 use furlong_wire::ids::{FunctionHash, SessionId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
-    self, Cancel, Define, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes,
-    ToClient,
+    self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes, ToClient,
 };
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
+use self::definitions::Definition;
 use self::feeds::Feeds;
 use self::requests::Requests;
 use self::results::{Received, Recipient, Results};
@@ -44,8 +45,6 @@ use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Sent, SentCall, Tas
 use self::watches::{Piece, Publication, Watches};
 use crate::error::{ClientError, Disconnected};
 
-/// Functions that a session defines at most; the broker bounds them at 4096.
-const DEFINITIONS_MAX: usize = 4000;
 /// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is new.
 const OUTPUT_FEED_BYTES: usize = 8 * OUTPUT_KEPT_BYTES;
 /// Bytes of intermediate data that wait for one reader.
@@ -120,13 +119,6 @@ pub struct Call {
     pub content: Content,
 }
 
-/// Source text that is sent once a session.
-#[derive(Debug)]
-pub struct Definition {
-    pub hash: FunctionHash,
-    pub source: Bytes,
-}
-
 /// Call header and arguments.
 #[derive(Debug)]
 pub enum Content {
@@ -197,6 +189,16 @@ impl Core {
         Ok(Submitted { n, key: self.tasks.insert(n, listener, sent) })
     }
 
+    /// How many tasks were submitted: they are numbered from 1.
+    pub fn submitted(&self) -> u64 {
+        self.next_n - 1
+    }
+
+    /// The numbers of those that have not ended, sorted.
+    pub fn unfinished(&self) -> Vec<u64> {
+        self.tasks.unfinished().into_iter().map(|(n, _)| n).collect()
+    }
+
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
@@ -224,6 +226,7 @@ impl Core {
             return Err(ClientError::Busy);
         }
         let count = task_count(&call.targets);
+        self.do_without_definition(call);
         let announced = call.content.pack(&mut self.sealer)?;
         let defined = call.definition.as_ref().map(|definition| self.define(definition)).transpose()?;
         let (define, packed) = defined.unzip();
@@ -252,22 +255,6 @@ impl Core {
             FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
         });
         Ok((n, kept))
-    }
-
-    fn send_definition(&mut self, number: u32, packed: Packed) {
-        self.send_payload(packed, |payload| FromClient::Define(Define { number, payload }));
-    }
-
-    /// The number of a definition, and what is to be sent if the broker does not have it.
-    fn define(&mut self, definition: &Definition) -> Result<(u32, Option<Packed>), ClientError> {
-        if let Some((number, _)) = self.definitions.get(&definition.hash) {
-            return Ok((*number, None));
-        }
-        if self.definitions.len() >= DEFINITIONS_MAX {
-            return Err(ClientError::TooManyFunctions { functions_max: DEFINITIONS_MAX });
-        }
-        let number = self.definitions.len() as u32 + 1;
-        Ok((number, Some(self.sealer.pack(vec![definition.source.clone()])?)))
     }
 
     fn send_payload(&mut self, packed: Packed, message: impl FnOnce(Payload) -> FromClient) {

@@ -230,6 +230,15 @@ impl Tasks {
         self.outputs(key)?.published.clone()
     }
 
+    /// What a task has written so far.
+    pub fn written(&self, key: usize, stream: Stream) -> Output {
+        let written = self.outputs(key).map(|outputs| match stream {
+            Stream::Stdout => &outputs.stdout,
+            Stream::Stderr => &outputs.stderr,
+        });
+        written.cloned().unwrap_or_default()
+    }
+
     fn outputs(&self, key: usize) -> Option<&Outputs> {
         let task = self.slab.get(key)?;
         match &task.state {

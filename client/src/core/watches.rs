@@ -139,6 +139,10 @@ impl Core {
         self.tasks.published(key)
     }
 
+    pub fn written(&self, key: usize, stream: furlong_wire::message::Stream) -> super::output::Output {
+        self.tasks.written(key, stream)
+    }
+
     pub fn poll_output(&mut self, feed: usize, waker: &Waker, replaced: &mut Option<Waker>) -> Poll<Fed<Piece>> {
         self.outputs.poll(feed, waker, replaced)
     }

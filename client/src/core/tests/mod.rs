@@ -6,11 +6,15 @@ mod resume;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
-use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
+use furlong_wire::call::{
+    Call as HeaderCall, CallHeader, Codec, PickledCall, RemoteError, ReplyHeader, decode_header, encode_header,
+    encode_reply,
+};
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{EngineId, InstanceId};
 use furlong_wire::message::{ErrorKind, Finished, Outcome, Query, Reply, ReplyBody, Request, Stream, TaskState};
 
+use super::definitions::Instead;
 use super::requests::Answer;
 use super::*;
 use crate::error::DisconnectCause;
@@ -205,14 +209,39 @@ fn chunked_payloads_wait_for_credit_and_keep_what_was_packed() {
 #[test]
 fn a_definition_is_sent_once_before_its_first_use() {
     let mut core = core();
-    let definition = Arc::new(Definition { hash: FunctionHash([1; 32]), source: vec![b'#'; 2_000].into() });
+    let definition = Arc::new(Definition::new(FunctionHash([1; 32]), vec![b'#'; 2_000].into()));
     let with = |definition: &Arc<Definition>| Call { definition: Some(Arc::clone(definition)), ..call(8) };
     core.submit_shared(&mut with(&definition), Listener::Nobody).unwrap();
     core.submit_shared(&mut with(&definition), Listener::Nobody).unwrap();
-    let short = Arc::new(Definition { hash: FunctionHash([2; 32]), source: vec![b'#'; 600].into() });
+    let short = Arc::new(Definition::new(FunctionHash([2; 32]), vec![b'#'; 600].into()));
     core.submit_shared(&mut with(&short), Listener::Nobody).unwrap();
     let expected = ["define 1", "transfer 1", "submit 1 Some(1)", "submit 2 Some(1)", "define 2", "submit 3 Some(2)"];
     assert_eq!(sent(&mut core), expected);
+}
+
+#[test]
+fn a_function_beyond_all_definitions_goes_with_its_calls() {
+    let mut core = core();
+    for n in 1..=4000_u32 {
+        let hash = [&n.to_le_bytes()[..], &[0; 28]].concat();
+        core.definitions.insert(FunctionHash(hash.try_into().unwrap()), (n, Packed::Inline((&[]).into())));
+    }
+    let support = Arc::new(Definition::new(FunctionHash([1; 32]), b"text".as_slice().into()));
+    let instead = Instead { function: b"pickle".as_slice().into(), definition: Some(Arc::clone(&support)) };
+    let source = b"both".as_slice().into();
+    let definition = Definition { instead: Some(instead), ..Definition::new(FunctionHash([2; 32]), source) };
+    let pickled = PickledCall { name: "f".into(), hash: None, blob: None, python: (3, 12), has_code: false };
+    let header = CallHeader { call: HeaderCall::Pickled(pickled), codec: Codec::Pickle };
+    let content = Content::Buffers(encode_header(&header).into(), Vec::new());
+    let mut call = Call { definition: Some(Arc::new(definition)), content, ..call(8) };
+    core.do_without_definition(&mut call);
+    let Content::Buffers(header, _) = &call.content else { panic!("not packed yet") };
+    let header: CallHeader = decode_header(header).unwrap();
+    assert!(
+        matches!(header.call, HeaderCall::Pickled(pickled) if pickled.blob.as_deref().is_some_and(|blob| blob == b"pickle"))
+    );
+    core.submit_shared(&mut call, Listener::Nobody).unwrap();
+    assert_eq!(sent(&mut core), ["define 4001", "submit 1 Some(4001)"]);
 }
 
 #[test]

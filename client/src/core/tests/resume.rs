@@ -51,7 +51,7 @@ fn results_of_before_are_acknowledged_before_anything_is_submitted_again() {
 #[test]
 fn a_broker_that_knows_nothing_gets_definitions_and_tasks_again_and_so_does_the_next_one() {
     let mut core = core();
-    let source = Arc::new(Definition { hash: FunctionHash([1; 32]), source: Bytes::from_static(b"def f(): pass") });
+    let source = Arc::new(Definition::new(FunctionHash([1; 32]), Bytes::from_static(b"def f(): pass")));
     for definition in [None, Some(source)] {
         core.submit_shared(&mut Call { definition, ..call(8) }, Listener::Future(None)).unwrap();
     }

@@ -88,6 +88,12 @@ impl ResolvedInterpreter {
         let executable = if is_executable(&executable) { executable } else { interpreter.into() };
         Ok(Self { executable, version })
     }
+
+    /// The first two numbers of its version, as `3.11`.
+    pub(super) fn major_minor(&self) -> &str {
+        let minor = self.version.find('.').map_or(0, |dot| dot + 1);
+        self.version[minor..].find('.').map_or(&self.version, |dot| &self.version[..minor + dot])
+    }
 }
 
 fn is_supported(version: &str) -> bool {

@@ -7,6 +7,7 @@
 mod death;
 mod held;
 mod interpreter;
+mod known;
 mod outbox;
 mod pace;
 mod page;
@@ -43,6 +44,8 @@ pub struct PythonConfig {
     pub interpreter: PathBuf,
     /// Variables that the interpreters see beyond the engine's own.
     pub env: Variables,
+    /// The engine's labels.
+    pub labels: Vec<String>,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
     /// What interpreters, and what they start, may take of memory.
@@ -54,12 +57,13 @@ pub struct PythonConfig {
 }
 
 impl PythonConfig {
-    /// The defaults for an interpreter: no variables, one slot, as much memory as there is, a grace of
+    /// The defaults for an interpreter: no variables, no labels, one slot, as much memory as there is, a grace of
     /// 1 s, 60 s to start.
     pub fn new(interpreter: PathBuf) -> Self {
         Self {
             interpreter,
             env: Vec::new(),
+            labels: Vec::new(),
             slots_in_process: 1,
             memory: Memory::default(),
             kill_grace: Duration::from_secs(1),

@@ -55,7 +55,7 @@ impl Interpreter {
             Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let mut is_killed = false;
-        let why = match timeout(shared.config.start_timeout, interpreter.hand_over()).await {
+        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels)).await {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
                 interpreter.kill();
@@ -116,8 +116,8 @@ impl Interpreter {
     }
 
     /// Sends the worker's files, and waits for its word.
-    async fn hand_over(&mut self) -> io::Result<()> {
-        self.socket.write_all(&worker_bundle()).await?;
+    async fn hand_over(&mut self, labels: &[String]) -> io::Result<()> {
+        self.socket.write_all(&worker_bundle(labels)).await?;
         self.page.send_over(&self.socket).await?;
         let mut inbox = Inbox::default();
         loop {
@@ -296,27 +296,38 @@ fn death_cause(status: ExitStatus, memory: MemoryAtEnd, stderr: &str) -> String 
 }
 
 /// The worker's files, as the bootstrap reads them: how many, then for each its module's name, its size and its text.
-fn worker_bundle() -> Bytes {
+fn worker_bundle(labels: &[String]) -> Bytes {
     let mut bundle = BytesMut::from(format!("{:8}", WORKER_FILES.len()).as_bytes());
+    // JSON's strings are Python's as well.
+    let settings = format!("LABELS = {}\n", serde_json::json!(labels));
     for (module, text) in WORKER_FILES {
-        bundle.extend_from_slice(format!("{module:<56}{:8}", text.len()).as_bytes());
+        let more = if module == SETTINGS { settings.as_str() } else { "" };
+        bundle.extend_from_slice(format!("{module:<56}{:8}", text.len() + more.len()).as_bytes());
         bundle.extend_from_slice(text.as_bytes());
+        bundle.extend_from_slice(more.as_bytes());
     }
     bundle.freeze()
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 9] = [
+const WORKER_FILES: [(&str, &str); 13] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
+    (SETTINGS, include_str!("furlong_worker/settings.py")),
+    ("furlong_worker.paths", include_str!("furlong_worker/paths.py")),
+    ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
     ("furlong_worker.errors", include_str!("furlong_worker/errors.py")),
     ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
     ("furlong_worker.namespace", include_str!("furlong_worker/namespace.py")),
+    ("furlong_worker.engine", include_str!("furlong_worker/engine.py")),
     ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
     ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
 ];
+
+/// The file that ends with what this engine was told.
+const SETTINGS: &str = "furlong_worker.settings";
 
 /// Reads the worker's files from the socket, so that they need no place on disk and no room in the list of processes.
 ///

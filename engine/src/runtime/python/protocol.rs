@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use furlong_wire::call::{Call, Codec};
-use furlong_wire::ids::FunctionHash;
+use furlong_wire::call::{Call, Codec, PickledCall};
 use furlong_wire::limits::{PAYLOAD_BUFFERS_MAX, PAYLOAD_BYTES_MAX};
 
+use super::known::Unknown;
 use crate::runtime::{Job, OutputStream, Published};
 
 /// A request with a body of more than this is sent alone, with its buffers aligned and not copied.
@@ -33,12 +33,12 @@ impl Control {
     /// Appends the frame.
     pub(super) fn encode(self, out: &mut BytesMut) {
         let (kind, number) = match self {
-            Control::Cancel(attempt) => (9, attempt),
-            Control::Drained => (10, 0),
-            Control::Ask(question) => (11, question),
-            Control::EngineId(id) => (12, u64::from(id)),
-            Control::Interrupt(attempt) => (13, attempt),
-            Control::Recall(attempt) => (14, attempt),
+            Control::Cancel(attempt) => (11, attempt),
+            Control::Drained => (12, 0),
+            Control::Ask(question) => (13, question),
+            Control::EngineId(id) => (14, u64::from(id)),
+            Control::Interrupt(attempt) => (15, attempt),
+            Control::Recall(attempt) => (16, attempt),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }
@@ -55,9 +55,8 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Lays a job out. `knows_source` says whether the interpreter still has a source of this hash, which then is left
-    /// out.
-    pub(super) fn new(job: Job, knows_source: bool) -> Result<Self, CannotAsk> {
+    /// Lays a job out, with what must be said of its function.
+    pub(super) fn new(job: Job, unknown: Unknown) -> Result<Self, CannotAsk> {
         let codec = match job.header.codec {
             Codec::Json => 1,
             Codec::Pickle => 2,
@@ -67,12 +66,8 @@ impl Request {
         let (kind, mut buffers) = match Arc::unwrap_or_clone(job.header).call {
             Call::Execute { source } => (1, vec![Bytes::from(source)]),
             Call::Named { function } => (2, vec![Bytes::from(function)]),
-            Call::Source { file, hash, source, function } => {
-                let source = match (knows_source, source.map(Bytes::from).or(job.definition)) {
-                    (true, _) => Bytes::new(),
-                    (false, Some(source)) => source,
-                    (false, None) => return Err(CannotAsk::SourceMissing),
-                };
+            Call::Source { file, hash, function, .. } => {
+                let source = unknown.function.unwrap_or_default();
                 (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
             }
             Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source)]),
@@ -80,6 +75,13 @@ impl Request {
             Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
             Call::Keys => (7, Vec::new()),
             Call::Clear => (8, Vec::new()),
+            Call::Pickled(PickledCall { hash, .. }) => {
+                let hash = hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash.0));
+                match unknown.function {
+                    None => (9, vec![hash]),
+                    Some(function) => (10, vec![hash, function, unknown.support]),
+                }
+            }
             Call::Command(_) => return Err(CannotAsk::Command),
         };
         buffers.extend(job.data);
@@ -87,20 +89,18 @@ impl Request {
         Ok(Self { attempt: job.attempt, kind, codec, buffers, body_bytes })
     }
 
-    /// Bytes of the body that a job's request can have.
-    pub(super) fn bytes_at_most(job: &Job) -> usize {
+    /// Bytes of the body that a job's request can have, `unknown_bytes` of them for its function.
+    pub(super) fn bytes_at_most(job: &Job, unknown_bytes: usize) -> usize {
         let call = match &job.header.call {
             Call::Execute { source } => source.len(),
             Call::Named { function } => function.len(),
-            Call::Source { file, source, function, .. } => {
-                let source = source.as_ref().map(String::len).or(job.definition.as_ref().map(Bytes::len));
-                32 + file.len() + source.unwrap_or(0) + function.len()
-            }
+            Call::Source { file, function, .. } => 32 + file.len() + function.len(),
+            Call::Pickled(_) => 32,
             Call::Run { file, source } => file.len() + source.len(),
             Call::Pull { names } => names.iter().map(|name| 8 + name.len()).sum(),
             Call::Push | Call::Keys | Call::Clear | Call::Command(_) => 0,
         };
-        call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
+        unknown_bytes + call + 8 * (4 + job.data.len()) + job.data.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Bytes of the body, which count against what is sent ahead.
@@ -162,6 +162,9 @@ pub(super) enum CannotAsk {
     /// A call by source came without the source, and the interpreter has none of this hash.
     #[error("the call names a source by its hash, but neither the call nor a definition brought the source")]
     SourceMissing,
+    /// The same of a call of a pickled function.
+    #[error("the call names a function by its hash, but neither the call nor a definition brought the function")]
+    FunctionMissing,
     /// The call is for another runtime.
     #[error("the call is a command, but its task was submitted for Python; submit it for the runtime `command`")]
     Command,
@@ -211,6 +214,8 @@ pub(super) struct Ended {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     Returned,
+    /// The same, and what it displayed is the first buffer.
+    Displayed,
     Executed,
     Raised,
     Cancelled,
@@ -321,6 +326,7 @@ impl ReplyFrame {
         let end = match self.kind {
             1 => return Ok(Incoming::Ready),
             2 => End::Returned,
+            10 => End::Displayed,
             3 => End::Executed,
             4 => End::Raised,
             5 => End::Cancelled,
@@ -349,35 +355,9 @@ impl ReplyFrame {
 #[error("the interpreter's socket carried bytes that its worker did not send")]
 pub(super) struct ProtocolBroken;
 
-/// The sources that the interpreter holds, the oldest first: the same list as `Sources` in `sources.py`.
-///
-/// Both sides append and move in the order of the requests, so they agree without a message.
-#[derive(Debug, Default)]
-pub(super) struct KnownSources {
-    hashes: Vec<FunctionHash>,
-}
-
-impl KnownSources {
-    /// Whether the interpreter has the source.
-    pub(super) fn contains(&self, hash: &FunctionHash) -> bool {
-        self.hashes.contains(hash)
-    }
-
-    /// A request with this source goes out now.
-    pub(super) fn note(&mut self, hash: FunctionHash) {
-        self.hashes.retain(|known| *known != hash);
-        self.hashes.push(hash);
-        if self.hashes.len() > KNOWN_SOURCES_MAX {
-            self.hashes.remove(0);
-        }
-    }
-}
-
 const REQUEST_HEADER_BYTES: usize = 24;
 const REPLY_HEADER_BYTES: usize = 40;
 const ALIGNMENT: usize = 64;
-/// The same number as `SOURCES_MAX` in `sources.py`.
-const KNOWN_SOURCES_MAX: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 const COPY_BYTES_MAX: usize = 4 * 1024;
 

@@ -28,6 +28,12 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
             let header = ReplyHeader::Returned { codec };
             Reply { outcome: JobOutcome::Succeeded, header, data: buffers, run_us }
         }
+        End::Displayed => {
+            let mut data = buffers.into_iter();
+            let displays = displays(&data.next().unwrap_or_default());
+            let header = ReplyHeader::Displayed { codec, displays };
+            Reply { outcome: JobOutcome::Succeeded, header, data: data.collect(), run_us }
+        }
         End::Executed => {
             let displays = buffers.get(1).map(|json| displays(json)).unwrap_or_default();
             // With displays, an empty text stands for none.
@@ -41,8 +47,9 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
     }
 }
 
-/// What an execution displayed: a JSON array of whether it is the value, and the texts by their type.
+/// What a job displayed: a JSON array of whether it is the value, the texts by their type, and what is said about it.
 fn displays(json: &[u8]) -> Vec<Display> {
-    let displays: Vec<(bool, BTreeMap<String, String>)> = serde_json::from_slice(json).unwrap_or_default();
-    displays.into_iter().map(|(is_value, data)| Display { data, is_value }).collect()
+    type Texts = BTreeMap<String, String>;
+    let displays: Vec<(bool, Texts, Texts)> = serde_json::from_slice(json).unwrap_or_default();
+    displays.into_iter().map(|(is_value, data, metadata)| Display { data, is_value, metadata }).collect()
 }

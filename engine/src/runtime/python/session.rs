@@ -5,20 +5,21 @@ use std::io;
 use std::process::ExitStatus;
 
 use bytes::Bytes;
-use furlong_wire::call::{Call, Codec};
+use furlong_wire::call::{Call, Codec, PickledCall, RemoteError};
 use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::PythonShared;
 use super::held::HeldOutput;
+use super::known::Known;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
-use super::protocol::{Control, Ended, Inbox, Incoming, KnownSources, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::protocol::{Control, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
+use super::{PythonShared, ResolvedInterpreter};
 use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
 
 /// Why a session ended.
@@ -38,7 +39,7 @@ pub(super) struct Session<'a> {
     pub(super) interpreter: Interpreter,
     pub(super) inbox: Inbox,
     outbox: Outbox,
-    sources: KnownSources,
+    known: Known,
     /// Jobs that the interpreter has, in the order in which it runs them.
     pub(super) sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -122,7 +123,7 @@ impl<'a> Session<'a> {
             interpreter,
             inbox: Inbox::default(),
             outbox,
-            sources: KnownSources::default(),
+            known: Known::default(),
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::default(),
@@ -193,7 +194,9 @@ impl<'a> Session<'a> {
         loop {
             let job = {
                 let mut queue = self.context.queue();
-                let fits = queue.front().is_some_and(|job| self.may_send(Request::bytes_at_most(job)));
+                let fits = queue
+                    .front()
+                    .is_some_and(|job| self.may_send(Request::bytes_at_most(job, self.known.unknown_bytes(job))));
                 if !fits || self.closing.is_some() {
                     return;
                 }
@@ -215,15 +218,16 @@ impl<'a> Session<'a> {
 
     fn send_job(&mut self, job: Job) {
         let (attempt, codec) = (job.attempt, job.header.codec);
-        let hash = match &job.header.call {
-            Call::Source { hash, .. } => Some(*hash),
-            _ => None,
-        };
-        match Request::new(job, hash.is_some_and(|hash| self.sources.contains(&hash))) {
+        if let Some(error) = self.version_error(&job.header.call) {
+            return self.context.emit_raised(attempt, JobOutcome::Failed, error);
+        }
+        let known = &mut self.known;
+        let request = known.unknown(&job).and_then(|unknown| {
+            known.note(&job.header.call, &unknown);
+            Request::new(job, unknown)
+        });
+        match request {
             Ok(request) => {
-                if let Some(hash) = hash {
-                    self.sources.note(hash);
-                }
                 let bytes = request.body_bytes();
                 let is_large = request.is_large();
                 self.sent.push_back(Sent { attempt, bytes, codec, is_large, has_output: false });
@@ -236,6 +240,19 @@ impl<'a> Session<'a> {
             }
             Err(missing) => self.context.emit_error(attempt, JobOutcome::Failed, missing.to_string()),
         }
+    }
+
+    /// Code that another version of Python has made would not fail cleanly: it is not even loaded.
+    fn version_error(&self, call: &Call) -> Option<RemoteError> {
+        let Call::Pickled(PickledCall { name, python: (major, minor), has_code: true, .. }) = call else { return None };
+        let theirs = format!("{major}.{minor}");
+        let ours = self.shared.resolved().map(ResolvedInterpreter::major_minor).filter(|ours| *ours != theirs)?;
+        let message = format!(
+            "the call of `{name}` holds code of Python {theirs}, and this engine's is {ours}: define the function in a \
+             module that is installed on both sides, or run the engines with --python of version {theirs}"
+        );
+        let type_name = "furlong.PythonVersionError".to_owned();
+        Some(RemoteError { type_name, message, traceback: String::new(), execution: None })
     }
 
     fn flush(&mut self) {

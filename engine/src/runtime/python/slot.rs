@@ -178,7 +178,12 @@ impl SlotContext {
 
     /// Ends a job that could not be run, or was lost.
     pub(super) fn emit_error(&self, attempt: u64, outcome: JobOutcome, message: String) {
-        let header = ReplyHeader::Raised(engine_error(message));
+        self.emit_raised(attempt, outcome, engine_error(message));
+    }
+
+    /// Ends a job with an error that is not the interpreter's.
+    pub(super) fn emit_raised(&self, attempt: u64, outcome: JobOutcome, error: RemoteError) {
+        let header = ReplyHeader::Raised(error);
         self.emit(SlotEvent::Finished { attempt, reply: Reply { outcome, header, data: Vec::new(), run_us: 0 } });
     }
 }

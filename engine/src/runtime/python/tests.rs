@@ -19,7 +19,9 @@ mod control;
 mod death;
 mod memory;
 mod operations;
+mod pickled;
 mod rich;
+mod values;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import pickle
 from typing import Any, Callable, Sequence
 
-from furlong_worker import Buffer
+from furlong_worker import Buffer, pickles
 from furlong_worker.channel import JSON, PICKLE, RAW
 from furlong_worker.errors import type_name
+from furlong_worker.pickles import BUFFERS_MAX
 
-# Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
-OUT_OF_BAND_BYTES_MIN = 4096
-BUFFERS_MAX = 4000
 # Nesting that every reader of json can follow.
 DEPTH_MAX = 100
 
@@ -30,8 +27,8 @@ def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> l
         args, kwargs = _arguments_from_json(data)
         return [_value_to_json(function(*args, **kwargs))]
     if codec == PICKLE:
-        args, kwargs = pickle.loads(data[0], buffers=data[1:])
-        return _value_to_pickle(function(*args, **kwargs))
+        args, kwargs = pickles.load(data[0], data[1:])
+        return pickles.dump(function(*args, **kwargs))
     if codec == RAW:
         return _value_to_raw(function(*[memoryview(buffer) for buffer in data]))
     raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")
@@ -42,7 +39,7 @@ def encode(value: Any, codec: int) -> list[Buffer]:
     if codec == JSON:
         return [_value_to_json(value)]
     if codec == PICKLE:
-        return _value_to_pickle(value)
+        return pickles.dump(value)
     raise TypeError("this operation answers as json or pickle, not as msgpack or raw")
 
 
@@ -54,7 +51,7 @@ def encode_published(value: Any) -> tuple[int, list[Buffer]]:
         with contextlib.suppress(UnicodeEncodeError):  # half of a surrogate pair
             codec, buffers = JSON, [_json_encode(value).encode("utf-8")]
     if codec == PICKLE:
-        buffers = _value_to_pickle(value)
+        buffers = pickles.dump(value)
     size = 128 + sum(len(buffer) + 72 for buffer in buffers)  # with what a payload adds
     if size > PUBLISHED_BYTES_MAX:
         raise ValueError(
@@ -103,19 +100,6 @@ def _value_to_json(value: Any) -> bytes:
             f"the result, a {type_name(type(value))}, cannot be written as json: {error}; "
             "return plain values, or call with pickle"
         ) from None
-
-
-def _value_to_pickle(value: Any) -> list[Buffer]:
-    views: list[Buffer] = []
-
-    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
-        view = buffer.raw()
-        if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(views) == BUFFERS_MAX:
-            return True
-        views.append(view)
-        return False
-
-    return [pickle.dumps(value, protocol=5, buffer_callback=is_in_band), *views]
 
 
 def _value_to_raw(value: Any) -> list[Buffer]:

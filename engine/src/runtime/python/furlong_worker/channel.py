@@ -11,6 +11,10 @@ All numbers are little-endian.
 * To the engine: ``length u64, attempt u64, run_us u64, count u64, buffers u32, kind u8, flags u8,
   zero u16``, then sizes and buffers as above, without gaps.
 
+A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [hash, function, text of
+cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
+text comes once at most.
+
 Output
 ------
 When a job has ended and bytes are unread in a pipe, its reply carries the flag `DRAIN`, and the
@@ -44,10 +48,11 @@ import threading
 from typing import Sequence, Tuple, Union
 
 from furlong_worker import Buffer
+from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
-# Kind, codec, attempt, buffers, and what a call by source refers to.
-Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, None]]
+# Kind, codec, attempt, buffers, and what a call by source or by pickle refers to.
+Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None]]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
@@ -55,10 +60,10 @@ REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
 # Kinds of request.
-EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR = range(1, 9)
-CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(9, 15)
+EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(11, 17)
 # Kinds of reply.
-READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED = range(1, 10)
+READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
 # Codecs.
 JSON, PICKLE, MSGPACK, RAW = range(1, 5)
 # Flags of a request and of a reply.
@@ -94,6 +99,7 @@ class Channel:
         self.drained = False
         self.engine_id: int | None = None
         self.sources = Sources()
+        self.functions = Functions()
         self._inbox = bytearray(INBOX_BYTES)
         self._view = memoryview(self._inbox)
         self._filled = 0
@@ -144,7 +150,7 @@ class Channel:
             end = body + length
             if end > filled:
                 break
-            if kind <= CLEAR:
+            if kind <= NEW_PICKLED:
                 buffers = []
                 at = body + 8 * count
                 for (size,) in SIZE.iter_unpack(self._view[body:at]):
@@ -182,7 +188,14 @@ class Channel:
         self._add_job(kind, codec, attempt, buffers)
 
     def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
-        source = self.sources.note(buffers) if kind == SOURCE else None
+        source: LoadedSource | PickledFunction | None = None
+        if kind == PICKLED:
+            source = self.functions.find(buffers[0])
+        elif kind == SOURCE:
+            source = self.sources.note(buffers)
+        elif kind == NEW_PICKLED:
+            source = self.functions.add(*buffers[:3])
+            kind, buffers = PICKLED, buffers[2:]
         self.jobs.append((kind, codec, attempt, buffers, source))
 
     def _take_control(self, kind: int, number: int) -> None:

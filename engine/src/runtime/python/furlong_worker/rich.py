@@ -35,40 +35,38 @@ DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Displays:
-    """What the running execution has displayed, up to a bound."""
+    """What the running job has displayed, up to a bound."""
 
-    def __init__(self) -> None:
-        self._shown: list[tuple[bool, dict[str, str]]] = []
+    def __init__(self, is_late: Callable[[], bool]) -> None:
+        self._is_late = is_late
+        # Whether each is the value, its texts, and what is said about it: empty for nearly every job.
+        self.shown: list[tuple[bool, dict[str, str], dict[str, str]]] = []
         self._bytes = 0
-        self._is_wanted = False
 
-    def begin(self) -> None:
-        """Collect from now on."""
-        self._is_wanted = True
-
-    def show(self, data: dict[str, Any], is_value: bool = False) -> None:
-        """Take a display; outside an execution only its text is shown."""
+    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, is_value: bool = False) -> None:
+        """Take a display; of a thread whose job has ended only the text is shown."""
         texts = {mime: _as_text(mime, value) for mime, value in data.items() if value is not None}
-        size = sum(map(len, texts.values()))
-        if not self._is_wanted:
+        about = {str(key): json.dumps(value, default=str) for key, value in (metadata or {}).items() if value}
+        size = sum(map(len, texts.values())) + sum(map(len, about.values()))
+        if self._is_late():
             print(texts.get("text/plain", ""))
         elif self._bytes + size > DISPLAYS_BYTES_MAX:
-            print(f"a display of {size} bytes is left out: one execution has 16 MiB of them", file=sys.stderr)
+            print(f"a display of {size} bytes is left out: one task has 16 MiB of them", file=sys.stderr)
         else:
             self._bytes += size
-            self._shown.append((is_value, texts))
+            self.shown.append((is_value, texts, about))
 
-    def end(self) -> bytes:
-        """Give what was shown, for the engine, and collect no longer."""
-        shown, self._shown, self._bytes, self._is_wanted = self._shown, [], 0, False
-        return json.dumps(shown).encode() if shown else b""
+    def take(self) -> bytes:
+        """Give what was shown, for the engine."""
+        shown, self.shown, self._bytes = self.shown, [], 0
+        return json.dumps(shown).encode()
 
 
 class Rich:
     """IPython's shell, once it was needed."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self.displays = Displays()
+    def __init__(self, namespace: Namespace, is_late: Callable[[], bool]) -> None:
+        self.displays = Displays(is_late)
         self._namespace = namespace
         self._shell: Any = None
         self._why_not = ""
@@ -108,26 +106,31 @@ class Rich:
         """Display a value that can be shown as more than text, and give its text; None for others."""
         if not any(hasattr(type(value), method) for method in ALL_METHODS):
             return None
-        data = self._shell.display_formatter.format(value)[0] if self.load() else _describe(value)
+        data, metadata = self._shell.display_formatter.format(value) if self.load() else _describe(value)
         text: str = data.get("text/plain") or repr(value)
         if data.keys() - {"text/plain"}:
-            self.displays.show(data, True)
+            self.displays.show(data, metadata, True)
         return text
 
 
-def _describe(value: Any) -> dict[str, Any]:
+def _describe(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Ask an object how it is shown, without IPython."""
     data: dict[str, Any] = {"text/plain": repr(value)}
+    metadata: dict[str, Any] = {}
     for name, mime in METHODS.items():
         method = getattr(value, name, None)
         shown = method() if callable(method) else None
         if shown is not None:
-            data[mime] = shown[0] if isinstance(shown, tuple) else shown
+            data[mime] = shown
+            if isinstance(shown, tuple):
+                data[mime], metadata[mime] = shown
     bundle = getattr(value, "_repr_mimebundle_", None)
     if callable(bundle):
         shown = bundle(include=None, exclude=None)
-        data.update(shown[0] if isinstance(shown, tuple) else shown or {})
-    return data
+        more, about = shown if isinstance(shown, tuple) else (shown or {}, {})
+        data.update(more)
+        metadata.update(about)
+    return data, metadata
 
 
 def _as_text(mime: str, value: Any) -> str:
@@ -171,15 +174,15 @@ class _DisplayWatcher:
         return display_with_shell
 
 
-def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any]], None]) -> Any:
+def _make_shell(namespace: Namespace, show: Callable[[dict[str, Any], dict[str, Any] | None], None]) -> Any:
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets import Type
     from traitlets.config import Config
 
     class Publisher(DisplayPublisher):
-        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
-            show(data)
+        def publish(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, *_: Any, **__: Any) -> None:
+            show(data, metadata)
 
         def clear_output(self, wait: bool = False) -> None:
             pass

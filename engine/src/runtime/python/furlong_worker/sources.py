@@ -10,15 +10,16 @@ from typing import Any, Callable, Sequence
 
 from furlong_worker import Buffer
 
-# Loaded sources; `session.rs` keeps the same list, to know which need not be sent again.
+# Loaded sources; `known.rs` keeps the same list, to know which need not be sent again.
 SOURCES_MAX = 64
+MODULE_PREFIX = "furlong_source_"
 
 
 class LoadedSource:
     """A source file's text, and its module once a call needed it."""
 
     def __init__(self, digest: bytes, file: str, text: bytes) -> None:
-        self.name = "furlong_source_" + digest.hex()[:32]
+        self.name = MODULE_PREFIX + digest.hex()[:32]
         self.file = file
         self.text = text
         self.module: types.ModuleType | None = None

@@ -21,17 +21,19 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer
+from furlong_worker import Buffer, engine
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.channel import (
     CANCELLED,
     CLEAR,
+    DISPLAYED,
     DRAIN,
     EXECUTE,
     EXECUTED,
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLED,
     PULL,
     PUSH,
     RAISED,
@@ -44,7 +46,9 @@ from furlong_worker.channel import (
 from furlong_worker.errors import describe
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output
+from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
+from furlong_worker.settings import LABELS
 from furlong_worker.sources import LoadedSource
 
 # Executed cells whose lines later tracebacks can still show.
@@ -76,13 +80,17 @@ class Worker:
         self._namespace = self._names.variables
         self._names.seed("publish", self.publish)
         furlong_worker.publish = self.publish  # type: ignore[attr-defined]
-        self._rich = Rich(self._names)
+        self._names.seed("labels", list(LABELS))
+        self._engine = engine.bind(self._names, LABELS)
+        self._rich = Rich(self._names, self.is_late_thread)
+        self._displays = self._rich.displays
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
             SOURCE: self._call_source,
+            PICKLED: self._call_pickled,
             RUN: self._run_script,
             PUSH: self._push,
             PULL: self._pull,
@@ -114,6 +122,7 @@ class Worker:
         channel = self.channel
         if channel.engine_id is not None:
             self._names.seed("engine_id", channel.engine_id)
+            self._engine.id = channel.engine_id
             channel.engine_id = None
         if attempt in channel.cancelled:
             channel.reply(attempt, CANCELLED, 0, 0, 0, [])
@@ -156,6 +165,12 @@ class Worker:
             end = CANCELLED if self.interrupted == attempt else RAISED
             parts = describe(error)
             error = None
+        if self._displays.shown:
+            displays = self._displays.take()
+            if end == EXECUTED:
+                parts = [parts[0] if parts else b"", displays]
+            elif end == RETURNED:
+                end, parts = DISPLAYED, [displays, *parts]
         drain = self.output.settle(is_long)
         self.attempt = None
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
@@ -183,23 +198,15 @@ class Worker:
             self._namespace.pop("__file__", None)
 
     def _run_code(self, source: str, file: str, wants_value: bool) -> list[Buffer]:
-        """Run code, and give the text of its last expression, and what it displayed."""
-        self._functions.clear()  # the code may reload a module or define a name anew
-        rich = self._rich
-        rich.displays.begin()
+        """Run code, and give the text of its last expression."""
+        self._forget_names()  # the code may reload a module or define a name anew
+        tree = self._parse(source, file)
+        self._rich.announce("pre_execute")
         try:
-            tree = self._parse(source, file)
-            rich.announce("pre_execute")
-            try:
-                text = self._run_tree(tree, file, wants_value)
-            finally:
-                rich.announce("post_execute")
+            text = self._run_tree(tree, file, wants_value)
         finally:
-            displays = rich.displays.end()
-        shown = "" if text is None else text
-        if displays:
-            return [shown.encode("utf-8", "backslashreplace"), displays]
-        return [] if text is None else [shown.encode("utf-8", "backslashreplace")]
+            self._rich.announce("post_execute")
+        return [] if text is None else [text.encode("utf-8", "backslashreplace")]
 
     def _parse(self, source: str, file: str) -> ast.Module:
         tree: ast.Module
@@ -230,14 +237,14 @@ class Worker:
         return repr(value) if text is None else text
 
     def _push(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
-        self._functions.clear()  # it may set a module's attribute
+        self._forget_names()  # it may set a module's attribute
         return apply(self._names.push, codec, buffers)
 
     def _pull(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         return encode(self._names.pull([bytes(name).decode("utf-8") for name in buffers]), codec)
 
     def _clear(self, codec: int, *_: object) -> list[Buffer]:
-        self._functions.clear()
+        self._forget_names()
         self._names.clear()
         return encode(None, codec)
 
@@ -269,6 +276,16 @@ class Worker:
     def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
         function = source.function(bytes(buffers[3]).decode("utf-8"))
         return apply(function, codec, buffers[4:])
+
+    def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
+        function = pickled.value
+        if function is None:
+            function = self.channel.functions.load(pickled)
+        return apply(function, codec, buffers[1:])
+
+    def _forget_names(self) -> None:
+        self._functions.clear()
+        self.channel.functions.forget_named()
 
     # Signals, threads, forks.
 

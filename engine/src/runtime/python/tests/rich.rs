@@ -36,7 +36,7 @@ impl Fixture {
 
 const RICH: &str = "class Rich:\n    def _repr_html_(self): return '<b>rich</b>'\n\
                     \x20   def __repr__(self): return 'Rich()'\n\
-                    class Picture:\n    def _repr_png_(self): return b'png'\n    def __repr__(self): return 'Picture()'";
+                    class Picture:\n    def _repr_png_(self): return b'png', {'width': 10}\n    def __repr__(self): return 'Picture()'";
 
 async fn rich_values_are_shown(python: &mut Fixture) {
     python.eval(RICH).await;
@@ -47,6 +47,7 @@ async fn rich_values_are_shown(python: &mut Fixture) {
     assert_eq!(displays[0].data["text/plain"], "Rich()");
     let (_, displays) = python.shown("Picture()").await;
     assert_eq!(displays[0].data["image/png"], "cG5n", "base64");
+    assert_eq!(displays[0].metadata["image/png"], r#"{"width": 10}"#);
     assert_eq!(python.shown("Rich()\n5").await, (Some("5".into()), Vec::new()), "only the value is shown");
     assert_eq!(python.shown("_").await, (Some("5".into()), Vec::new()));
 }
@@ -115,10 +116,26 @@ async fn what_code_displays_is_captured_in_order_and_the_value_is_last() {
     assert_eq!(displays[2].data["application/json"], r#"{"a": 1}"#);
     python.eval("def f(): display(HTML('x')); return 1").await;
     let attempt = python.start_named("f", "[[],{}]");
-    assert_eq!(json_value(python.end(attempt).await).unwrap(), "1");
-    assert!(python.stdout(attempt).contains("IPython.core.display.HTML"), "a call has no displays: they are printed");
+    let reply = python.end(attempt).await;
+    assert_eq!(
+        (reply.header.codec(), &reply.data[0][..], reply.header.displays().len()),
+        (Some(Codec::Json), &b"1"[..], 1)
+    );
+    assert_eq!(reply.header.displays()[0].data["text/html"], "x");
+    assert_eq!(python.stdout(attempt), "");
+    assert_eq!(python.json("len", "[[[1]],{}]").await.unwrap(), "1", "a later call has none of them");
+    python
+        .execute(
+            "import threading\nshow = threading.Event()\n\
+        thread = threading.Thread(target=lambda: (show.wait(), display(HTML('late'))))\nthread.start()",
+        )
+        .await;
+    assert_eq!(python.shown("show.set(); thread.join()").await.1, [], "it is of a thread whose task has ended");
     let failed = python.execute("display(HTML('kept?')); 1 / 0").await;
     assert_eq!(failed.outcome, JobOutcome::Failed);
+    assert_eq!(python.shown("5").await.1, []);
+    let (_, displays) = python.shown("display(HTML('x'), metadata={'text/html': {'isolated': True}})").await;
+    assert_eq!(displays[0].metadata["text/html"], r#"{"isolated": true}"#);
     let huge = python.start_execute("for _ in range(3): display(HTML('x' * 7_000_000))");
     let reply = python.end(huge).await;
     let ReplyHeader::Executed { displays, .. } = reply.header else { panic!("{reply:?}") };

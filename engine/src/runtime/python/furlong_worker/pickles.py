@@ -1,0 +1,252 @@
+"""Pickles: functions that came as such, arguments, and values whose functions and classes must go by value."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import io
+import pickle
+import struct
+import sys
+import types
+import zlib
+from typing import Any, Callable, Sequence
+
+from furlong_worker import Buffer, paths
+from furlong_worker.sources import MODULE_PREFIX
+
+# Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
+OUT_OF_BAND_BYTES_MIN = 4096
+BUFFERS_MAX = 4000
+# Functions that came as pickles; `known.rs` keeps the same list, to know which need not be sent again.
+FUNCTIONS_MAX = 1024
+
+NONE = pickle.dumps(None, protocol=5)
+# What only the same version of Python can load, as cloudpickle writes it.
+MARKS_OF_CODE = (b"_make_function", b"_make_skel", b"CodeType")
+# Opcodes of a pickle, for the few that are written here.
+START, LOAD_CODE, END = b"\x80\x05cfurlong._wire\nload_code\n(", b"(", b"tR."
+SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
+
+
+class PickledFunction:
+    """A function as it came, and what was made of it once a call needed it."""
+
+    __slots__ = ("blob", "is_kept", "value")
+
+    def __init__(self, blob: bytes, is_kept: bool) -> None:
+        self.blob: bytes | None = blob
+        self.is_kept = is_kept
+        self.value: Callable[..., Any] | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Load it; from now on a call finds it in `value`, if it means the same each time."""
+        assert self.blob is not None, "it is dropped only where there is a value"
+        value: Callable[..., Any] = load(self.blob, ())
+        if self.is_kept:
+            self.value = value
+        return value
+
+    def settle(self) -> bool:
+        """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
+        value = self.value
+        found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
+        for part in str(getattr(value, "__qualname__", "")).split("."):
+            found = getattr(found, part, None)
+        if found is value:
+            return True
+        self.blob = None
+        return False
+
+
+class Functions:
+    """The functions that the engine has sent, by their hashes, the oldest first.
+
+    The engine keeps the same list in the order of sending, so it is updated in the order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, PickledFunction] = {}
+        self._named: list[PickledFunction] = []
+
+    def find(self, digest: Buffer) -> PickledFunction:
+        """Find the function of a request whose engine knows that it is here."""
+        return self._known[bytes(digest)]
+
+    def add(self, digest: Buffer, blob: Buffer, support: Buffer) -> PickledFunction:
+        """Keep a new one, unless it has no hash; and the text of cloudpickle, if it came with it."""
+        if support:
+            _Support.install(bytes(support))
+        function = PickledFunction(bytes(blob), len(digest) > 0)
+        if function.is_kept:
+            if len(self._known) == FUNCTIONS_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[bytes(digest)] = function
+        return function
+
+    def load(self, function: PickledFunction) -> Callable[..., Any]:
+        """Load one that has no value yet."""
+        value = function.load()
+        if function.is_kept and function.settle():
+            self._named.append(function)
+        return value
+
+    def forget_named(self) -> None:
+        """Load those anew that are only named: code may have defined the name once more."""
+        for function in self._named:
+            function.value = None
+        self._named.clear()
+
+
+def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:
+    """Load a function or arguments."""
+    try:
+        return pickle.loads(data, buffers=buffers)
+    except ImportError as error:
+        _add_hint(error)
+        raise
+
+
+def _add_hint(error: ImportError) -> None:
+    name = error.name or ""
+    if name.partition(".")[0] == "cloudpickle":
+        hint = "the call holds functions or classes by value, and its client has sent no cloudpickle; install it here"
+    else:
+        hint = "the call's function or arguments need it; install it for this engine's Python"
+    error.msg = f"{error.msg}: {hint}, {sys.executable}"
+
+
+def dump(value: Any) -> list[Buffer]:
+    """Pickle a value: a pickle and its out-of-band buffers.
+
+    What is of the engine's `__main__`, or of a source that came with a call, means nothing to a client by its name: it
+    goes by value, as do functions that have no name.
+    """
+    if value is None:
+        return [NONE]
+    try:
+        parts = _dump_with(pickle.dumps, value)
+        data = parts[0]
+        if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):  # type: ignore[operator]
+            return parts
+    except Exception as error:
+        return _dump_by_value(value, error)
+    return _dump_by_value(value, None)
+
+
+def _dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+    views: list[Buffer] = []
+
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(views) == BUFFERS_MAX:
+            return True
+        views.append(view)
+        return False
+
+    return [dumps(value, protocol=5, buffer_callback=is_in_band), *views]
+
+
+class _Names(pickle.Pickler):
+    """Sees whether a pickle names functions or classes of ours."""
+
+    found = False
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, types.FunctionType)) and is_ours(value.__module__):
+            self.found = True
+        return NotImplemented
+
+
+def is_ours(module: object) -> bool:
+    """Whether a module is one that clients have not."""
+    return isinstance(module, str) and (module == "__main__" or module.startswith(MODULE_PREFIX))
+
+
+def _names_ours(value: Any) -> bool:
+    pickler = _Names(io.BytesIO(), protocol=5, buffer_callback=lambda _: False)
+    pickler.dump(value)
+    return pickler.found
+
+
+def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
+    """Pickle with cloudpickle. `why` is what plain pickle says to it."""
+    try:
+        import cloudpickle
+    except ImportError as error:
+        if why is not None:
+            text = f"{_unpicklable(value, why, pickle.dumps)}; what has no name needs cloudpickle, which is not there"
+            raise TypeError(text) from why
+        raise ImportError(
+            "the result holds functions or classes that are defined on the engine only, and cloudpickle, which could "
+            f"send them, is not there: install it for {sys.executable}",
+            name="cloudpickle",
+        ) from error
+    register = getattr(cloudpickle, "register_pickle_by_value", None)
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE_PREFIX)]
+    for module in modules if register is not None else ():
+        register(module)
+    try:
+        parts = _dump_with(cloudpickle.dumps, value)
+    except Exception as error:
+        raise _unpicklable(value, error, cloudpickle.dumps) from error
+    data, *views = parts
+    if any(mark in data for mark in MARKS_OF_CODE):  # type: ignore[operator]
+        return _wrap(bytes(data), views)
+    return parts
+
+
+def _unpicklable(value: Any, error: Exception, dumps: Callable[[Any], object]) -> TypeError:
+    if isinstance(error, RecursionError):
+        return TypeError("the result cannot be pickled: it is nested too deeply")
+    return TypeError(f"the result cannot be pickled: {paths.find(value, 'result', dumps)}")
+
+
+def _wrap(data: bytes, views: list[Buffer]) -> list[Buffer]:
+    """Wrap a pickle that holds code: it asks the client first whether that is of its own version."""
+    major, minor = sys.version_info[:2]
+    version = SMALL_INT + bytes([major]) + SMALL_INT + bytes([minor])
+    if len(data) < OUT_OF_BAND_BYTES_MIN or len(views) == BUFFERS_MAX:
+        inner, buffers = LONG_BYTES + struct.pack("<Q", len(data)) + data, views
+    else:
+        inner, buffers = NEXT_BUFFER, [data, *views]
+    return [START + version + inner + LOAD_CODE + NEXT_BUFFER * len(views) + TUPLE + END, *buffers]
+
+
+class _Support:
+    """Finds the module `cloudpickle` in the text that a client has sent, where there is no other."""
+
+    text = b""
+
+    @classmethod
+    def install(cls, text: bytes) -> None:
+        """Take the first text that comes."""
+        if not cls.text:
+            cls.text = text
+            sys.meta_path.append(cls)  # type: ignore[arg-type] # last: whatever is installed goes before
+
+    @classmethod
+    def find_spec(cls, name: str, _path: object = None, _target: object = None) -> Any:
+        """Find our two modules."""
+        if name not in ("cloudpickle", "cloudpickle.cloudpickle"):
+            return None
+        return importlib.util.spec_from_loader(name, cls, is_package=name == "cloudpickle")  # type: ignore[arg-type]
+
+    @classmethod
+    def create_module(cls, _spec: importlib.machinery.ModuleSpec) -> None:
+        """Leave it to Python to make the module."""
+
+    @classmethod
+    def exec_module(cls, module: types.ModuleType) -> None:
+        """Run the text, and let the package have all that it defines."""
+        if module.__name__ == "cloudpickle":
+            inner = importlib.import_module("cloudpickle.cloudpickle")
+            own = {name: value for name, value in vars(inner).items() if not name.startswith("__")}
+            vars(module).update(own, __doc__=inner.__doc__)
+            return
+        is_compressed = cls.text[:1] == b"\x78" and int.from_bytes(cls.text[:2], "big") % 31 == 0
+        text = zlib.decompress(cls.text) if is_compressed else cls.text
+        exec(compile(text, "<cloudpickle of the client>", "exec", dont_inherit=True), vars(module))
+
+
+MODULE_MARK = MODULE_PREFIX.encode()

@@ -1,0 +1,5 @@
+"""What the engine was told at its start. The engine appends the values as it sends this file."""
+
+from __future__ import annotations
+
+LABELS: list[str] = []

@@ -1,0 +1,135 @@
+//! What an interpreter holds of the functions that were sent to it: that need not be sent again.
+
+use std::collections::{HashSet, VecDeque};
+
+use bytes::Bytes;
+use furlong_wire::call::{Call, PickledCall, PickledDefinition};
+use furlong_wire::ids::FunctionHash;
+
+use super::protocol::CannotAsk;
+use crate::runtime::Job;
+
+/// What one interpreter holds. Both sides change their lists in the order of the requests, so they agree without a
+/// message.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    sources: Sources,
+    functions: Functions,
+    /// The text of a client's module `cloudpickle` was sent: the first one is the one that counts.
+    has_support: bool,
+}
+
+/// What a request has to say of its function.
+#[derive(Debug, Default)]
+pub(super) struct Unknown {
+    /// The source text or the pickle, if the interpreter does not have it.
+    pub(super) function: Option<Bytes>,
+    /// The text of the client's `cloudpickle`, if the interpreter has none yet.
+    pub(super) support: Bytes,
+}
+
+impl Known {
+    /// What must be sent of a job's function.
+    pub(super) fn unknown(&self, job: &Job) -> Result<Unknown, CannotAsk> {
+        let function = match &job.header.call {
+            Call::Source { hash, .. } if self.sources.contains(hash) => return Ok(Unknown::default()),
+            Call::Source { source, .. } => {
+                let text = source.as_ref().map(|source| Bytes::copy_from_slice(source.as_bytes()));
+                text.or_else(|| job.definition.clone()).ok_or(CannotAsk::SourceMissing)?
+            }
+            Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => {
+                return Ok(Unknown::default());
+            }
+            Call::Pickled(call) => return self.unknown_pickle(call, job.definition.as_ref()),
+            _ => return Ok(Unknown::default()),
+        };
+        Ok(Unknown { function: Some(function), support: Bytes::new() })
+    }
+
+    fn unknown_pickle(&self, call: &PickledCall, definition: Option<&Bytes>) -> Result<Unknown, CannotAsk> {
+        let (function, support) = match (&call.blob, definition) {
+            (Some(blob), support) => (Bytes::copy_from_slice(blob), support.cloned().unwrap_or_default()),
+            (None, Some(definition)) => {
+                let parts = PickledDefinition::decode(definition).map_err(|_| CannotAsk::FunctionMissing)?;
+                (parts.blob, parts.support)
+            }
+            (None, None) => return Err(CannotAsk::FunctionMissing),
+        };
+        let support = if self.has_support { Bytes::new() } else { support };
+        Ok(Unknown { function: Some(function), support })
+    }
+
+    /// Bytes that a job's request has of its function at most.
+    pub(super) fn unknown_bytes(&self, job: &Job) -> usize {
+        let defined = || job.definition.as_ref().map_or(0, Bytes::len);
+        match &job.header.call {
+            Call::Source { hash, .. } if self.sources.contains(hash) => 0,
+            Call::Source { source, .. } => source.as_ref().map_or_else(defined, String::len),
+            Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => 0,
+            Call::Pickled(PickledCall { blob: Some(blob), .. }) if self.has_support => blob.len(),
+            Call::Pickled(PickledCall { blob, .. }) => blob.as_ref().map_or(0, |blob| blob.len()) + defined(),
+            _ => 0,
+        }
+    }
+
+    /// A request of this call, with what it has to say of its function, goes out now.
+    pub(super) fn note(&mut self, call: &Call, unknown: &Unknown) {
+        self.has_support |= !unknown.support.is_empty();
+        match call {
+            Call::Source { hash, .. } => self.sources.note(*hash),
+            Call::Pickled(PickledCall { hash: Some(hash), .. }) if unknown.function.is_some() => {
+                self.functions.note(*hash);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The sources, that of the latest call last: the same list as `Sources` in `sources.py`.
+#[derive(Debug, Default)]
+struct Sources {
+    hashes: Vec<FunctionHash>,
+}
+
+impl Sources {
+    fn contains(&self, hash: &FunctionHash) -> bool {
+        self.hashes.contains(hash)
+    }
+
+    fn note(&mut self, hash: FunctionHash) {
+        self.hashes.retain(|known| *known != hash);
+        self.hashes.push(hash);
+        if self.hashes.len() > SOURCES_MAX {
+            self.hashes.remove(0);
+        }
+    }
+}
+
+/// The functions that came as pickles, in the order in which they were sent: the same list as `Functions` in
+/// `pickles.py`. The oldest goes first, also if it is still called: so a call of a known one changes nothing.
+#[derive(Debug, Default)]
+struct Functions {
+    hashes: HashSet<FunctionHash>,
+    order: VecDeque<FunctionHash>,
+}
+
+impl Functions {
+    fn contains(&self, hash: &FunctionHash) -> bool {
+        self.hashes.contains(hash)
+    }
+
+    fn note(&mut self, hash: FunctionHash) {
+        if self.order.len() == FUNCTIONS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.hashes.remove(&oldest);
+        }
+        self.hashes.insert(hash);
+        self.order.push_back(hash);
+    }
+}
+
+/// The same number as `SOURCES_MAX` in `sources.py`.
+const SOURCES_MAX: usize = 64;
+/// The same number as `FUNCTIONS_MAX` in `pickles.py`.
+const FUNCTIONS_MAX: usize = 1024;

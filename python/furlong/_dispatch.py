@@ -1,0 +1,120 @@
+"""The thread that learns of tasks' ends, and what happens at a fork and at the interpreter's exit.
+
+Who waits for a result waits for it alone, without this thread. It starts with the first result that somebody wants to
+be told of: callbacks, `concurrent.futures.wait`, ``await``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from furlong import _furlong
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+class Dispatcher:
+    """Calls back when tasks have ended, in one thread."""
+
+    def __init__(self) -> None:
+        self._completions = _furlong.Completions()
+        self._keys = itertools.count()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def when_ended(self, task: _furlong.Task, callback: Callable[[], None]) -> None:
+        """Call back once, when the task has ended. The callback must not wait for other tasks."""
+        key = next(self._keys)
+        self._callbacks[key] = callback
+        if self._thread is None:
+            self._start()
+        task.notify(self._completions, key)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back once, from the thread."""
+        key = next(self._keys)
+        self._callbacks[key] = callback
+        if self._thread is None:
+            self._start()
+        self._completions.push(key)
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is this one's."""
+        return self._thread is threading.current_thread()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="furlong-results", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            keys = self._completions.take()
+            if not keys:
+                return
+            for key in keys:
+                try:
+                    self._callbacks.pop(key)()
+                except Exception:
+                    sys.excepthook(*sys.exc_info())
+
+    def close(self) -> None:
+        """End the thread, once it has called what is due."""
+        self._completions.close()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(5)
+
+
+_dispatcher: Dispatcher | None = None
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def dispatcher() -> Dispatcher:
+    """Give this process's dispatcher."""
+    global _dispatcher
+    if _dispatcher is None:
+        _dispatcher = Dispatcher()
+    return _dispatcher
+
+
+def close_at_exit(thing: _Closes) -> None:
+    """Close something before the interpreter goes, unless it is closed or gone before."""
+    _open.add(thing)
+
+
+def forget(thing: _Closes) -> None:
+    """Leave to itself what is closed."""
+    _open.discard(thing)
+
+
+def _at_exit() -> None:
+    for thing in list(_open):
+        try:
+            thing.close()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+    if _dispatcher is not None:
+        _dispatcher.close()
+
+
+def _after_fork() -> None:
+    global _dispatcher
+    _furlong.after_fork()
+    _dispatcher = None
+    _open.clear()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,379 @@
+"""How functions, arguments and results cross: pickle protocol 5, and code objects where that cannot do.
+
+Plain pickle goes first, in C. It meets a function or class that engines cannot import, of ``__main__``, of the user's
+own modules, or made inside a function, and gives up; then cloudpickle sends it by value. Memory of arrays, data frames
+and the like goes beside the pickle and is not copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import operator
+import pickle
+import site
+import sys
+import sysconfig
+import threading
+import types
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from furlong import _furlong
+from furlong.errors import PicklingError
+
+# Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
+OUT_OF_BAND_BYTES_MIN = 4096
+BUFFERS_MAX = 4000
+PYTHON = (sys.version_info[0], sys.version_info[1])
+
+
+class _NeedsCodeError(Exception):
+    """Plain pickle met something that goes by value."""
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickle as it is, unless something must go by value."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind is types.FunctionType or issubclass(kind, type):
+            if goes_by_value(obj):
+                raise _NeedsCodeError
+        elif kind is types.ModuleType:
+            raise _NeedsCodeError
+        elif kind is memoryview:
+            return _reduce_memoryview(obj)
+        return NotImplemented
+
+
+def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
+    plain = pickle.PickleBuffer(view if view.contiguous else bytes(view))
+    if view.format == "B" and view.ndim == 1:
+        return memoryview, (plain,)
+    return operator.methodcaller("cast", view.format, view.shape), (_Bytes(plain),)
+
+
+class _Bytes:
+    """A memoryview of plain bytes, inside the reduction of one that is more."""
+
+    def __init__(self, plain: pickle.PickleBuffer) -> None:
+        self._plain = plain
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return memoryview, (self._plain,)
+
+
+def _installed_folders() -> tuple[str, ...]:
+    paths = [*sysconfig.get_paths().values(), *getattr(site, "getsitepackages", list)(), site.getusersitepackages()]
+    paths += [str(Path(__file__).parent)]
+    # The prefixes themselves hold users' folders, as `/usr` does.
+    skipped = {sysconfig.get_paths().get("data"), sysconfig.get_paths().get("scripts")}
+    return tuple(sorted({str(Path(path)) + "/" for path in paths if path and path not in skipped}))
+
+
+_installed = _installed_folders()
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(name: str, file: str | None) -> bool:
+    root = name.partition(".")[0]
+    if root in sys.builtin_module_names or root in sys.stdlib_module_names or file is None:
+        return True
+    return "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)
+
+
+def ships(module_name: str | None) -> bool:
+    """Whether what a module defines goes by value: it is the user's own, and engines may not have it."""
+    if module_name is None or module_name == "__main__":
+        return True
+    module = sys.modules.get(module_name)
+    if module is None:
+        return True
+    return not _is_installed(module_name, getattr(module, "__file__", None))
+
+
+def goes_by_value(obj: Any) -> bool:
+    """Whether a function or class goes by value."""
+    if ships(getattr(obj, "__module__", None)):
+        return True
+    name = getattr(obj, "__qualname__", "")
+    return "<locals>" in name or "<lambda>" in name
+
+
+_code_lock = threading.RLock()
+
+
+@functools.lru_cache(maxsize=1)
+def _code_pickler() -> Any:
+    import cloudpickle
+
+    class CodePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+        """Cloudpickle, for the user's own modules as well."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.own_modules: list[types.ModuleType] = []
+
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is memoryview:
+                return _reduce_memoryview(obj)
+            if isinstance(obj, (types.FunctionType, type)):
+                self._note_module(obj.__module__)
+            return super().reducer_override(obj)
+
+        def _note_module(self, name: str | None) -> None:
+            if name is None or name == "__main__" or not ships(name):
+                return
+            module = sys.modules.get(name)
+            if module is not None and name not in cloudpickle.list_registry_pickle_by_value():
+                cloudpickle.register_pickle_by_value(module)
+                self.own_modules.append(module)
+
+        def dump(self, obj: Any) -> None:
+            with _code_lock:
+                try:
+                    super().dump(obj)
+                finally:
+                    for module in self.own_modules:
+                        cloudpickle.unregister_pickle_by_value(module)
+                    self.own_modules.clear()
+
+    return CodePickler
+
+
+def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
+    """Pickle a value.
+
+    Parameters
+    ----------
+    value : object
+        What is pickled.
+    what : str
+        What it is, for the error.
+
+    Returns
+    -------
+    buffers : list
+        The pickle, then the memory that goes beside it.
+    has_code : bool
+        Whether it holds functions or classes by value, which only the same version of Python can read.
+
+    Raises
+    ------
+    PicklingError
+        If a part of it cannot be pickled; the text names the part.
+    """
+    buffers: list[Any] = [b""]
+
+    def is_in_band(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND_BYTES_MIN or len(buffers) > BUFFERS_MAX:
+            return True
+        buffers.append(view)
+        return False
+
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, 5, buffer_callback=is_in_band).dump(value)
+    except _NeedsCodeError:
+        pass
+    except Exception as error:
+        # What plain pickle cannot do, cloudpickle may.
+        if not isinstance(error, (pickle.PicklingError, TypeError, AttributeError)):
+            raise _described(value, what, error) from error
+    else:
+        buffers[0] = file.getvalue()
+        return buffers, False
+    del buffers[1:]
+    file = io.BytesIO()
+    try:
+        _code_pickler()(file, 5, buffer_callback=is_in_band).dump(value)
+    except Exception as error:
+        raise _described(value, what, error) from error
+    buffers[0] = file.getvalue()
+    return buffers, True
+
+
+def _described(value: Any, what: str, error: Exception) -> PicklingError:
+    from furlong._paths import find_unpicklable
+
+    path = find_unpicklable(value, _can_pickle)
+    where = f"{what} cannot be pickled" if path is None else f"{what} cannot be pickled: {path}"
+    return PicklingError(f"{where}: {error}" if path is None else f"{where} ({type(error).__name__}: {error})")
+
+
+def _can_pickle(value: Any) -> bool:
+    try:
+        _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
+    except Exception:
+        return False
+    return True
+
+
+def loads(buffers: Sequence[Any], writable: bool = False) -> Any:
+    """Unpickle a value; arrays share the memory that came, read-only, or have copies of their own."""
+    if len(buffers) == 1:
+        return pickle.loads(buffers[0])
+    beside = buffers[1:]
+    return pickle.loads(buffers[0], buffers=[bytearray(buffer) for buffer in beside] if writable else beside)
+
+
+# Functions.
+
+_Check = tuple[dict[str, Any], str, Any]
+_MISSING = object()
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType, types.BuiltinFunctionType)
+
+
+class _Known:
+    """A function that was pickled, and what must be as it was for the pickle to be right still."""
+
+    def __init__(self, function: types.FunctionType, made: _furlong.Function, has_code: bool) -> None:
+        self.made = made
+        self.has_code = has_code
+        self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
+        self._globals: list[_Check] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
+        self.is_lasting = not has_code or self._look_at(function, set())
+
+    def is_right(self) -> bool:
+        """Whether nothing that was looked at has changed."""
+        for reference, parts in self._parts:
+            function = reference()
+            if function is None or _parts_of(function) != parts:
+                return False
+        for scope, name, value in self._globals:
+            if scope.get(name, _MISSING) is not value:
+                return False
+        return all(_content(cell) is value for cell, value in self._cells)
+
+    def _look_at(self, function: types.FunctionType, seen: set[int]) -> bool:
+        """Note what a function's pickle is made of; False if it cannot be watched."""
+        if id(function) in seen:
+            return True
+        seen.add(id(function))
+        self._parts.append((weakref.ref(function), _parts_of(function)))
+        values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        if function.__dict__ or function.__annotations__:
+            return False
+        for cell in function.__closure__ or ():
+            value = _content(cell)
+            self._cells.append((cell, value))
+            values.append(value)
+        for name in _names_of(function.__code__):
+            value = function.__globals__.get(name, _MISSING)
+            self._globals.append((function.__globals__, name, value))
+            values.append(value)
+        return all(self._is_steady(value, seen) for value in values)
+
+    def _is_steady(self, value: Any, seen: set[int]) -> bool:
+        if value is _MISSING or isinstance(value, _ATOMS):
+            return True
+        if isinstance(value, tuple):
+            return all(self._is_steady(item, seen) for item in value)
+        if isinstance(value, types.FunctionType):
+            return self._look_at(value, seen) if goes_by_value(value) else True
+        return isinstance(value, type) and not goes_by_value(value)
+
+
+def _parts_of(function: types.FunctionType) -> tuple[Any, ...]:
+    return function.__code__, function.__defaults__, function.__kwdefaults__
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _names_of(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names_of(constant)
+    return names
+
+
+_functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
+    """Pickle a function for engines, once for as long as nothing that it is made of has changed.
+
+    Returns
+    -------
+    function : Function
+        What sessions submit. Its pickle is sent once a session.
+    has_code : bool
+        Whether it goes by value.
+    """
+    kind = type(function)
+    if kind is types.FunctionType:
+        known = _functions.get(function)
+        if known is not None and known.is_right():
+            return known.made, known.has_code
+    buffers, has_code = _dump_function(function)
+    made = _furlong.Function.pickled(name_of(function), buffers, PYTHON, support())
+    if kind is types.FunctionType:
+        known = _Known(function, made, has_code)  # type: ignore[arg-type]
+        if known.is_lasting:
+            _functions[function] = known
+    return made, has_code
+
+
+_mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
+
+
+def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> tuple[_furlong.Function, bool]:
+    """Pickle a function within what calls it with many items, once like `function_of`."""
+    if type(f) is types.FunctionType:
+        known = _mapped.get(f, {}).get(return_exceptions)
+        if known is not None and known.is_right():
+            return known.made, known.has_code
+    buffers, has_code = _dump_function(wrap(f, return_exceptions))
+    made = _furlong.Function.pickled(name_of(f), buffers, PYTHON, support())
+    if type(f) is types.FunctionType:
+        known = _Known(f, made, has_code)
+        if known.is_lasting:
+            _mapped.setdefault(f, {})[return_exceptions] = known
+    return made, has_code
+
+
+def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
+    """Pickle a function into one buffer: it may hold arrays, but is sent once."""
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, 5).dump(function)
+    except _NeedsCodeError:
+        pass
+    except (pickle.PicklingError, TypeError, AttributeError):
+        pass
+    else:
+        return file.getvalue(), False
+    file = io.BytesIO()
+    try:
+        _code_pickler()(file, 5).dump(function)
+    except Exception as error:
+        raise _described(function, f"the function {name_of(function)}", error) from error
+    return file.getvalue(), True
+
+
+def name_of(function: Any) -> str:
+    """Name a function for people."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name)[:200]
+
+
+@functools.lru_cache(maxsize=1)
+def support() -> bytes:
+    """Give the source of our cloudpickle, for engines that have none."""
+    import cloudpickle
+
+    module: Any = sys.modules[cloudpickle.__name__ + ".cloudpickle"]
+    return Path(module.__file__).read_bytes()

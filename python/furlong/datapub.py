@@ -1,0 +1,5 @@
+"""Intermediate data, under the name that ipyparallel has for it."""
+
+from furlong.engine import publish_data
+
+__all__ = ["publish_data"]

@@ -1,0 +1,179 @@
+"""What tasks need: other tasks, modules, engines that fit."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from furlong.errors import UnmetDependency
+
+__all__ = ["Dependency", "depend", "dependent", "require"]
+
+
+class Dependency(set):  # type: ignore[type-arg]
+    """A condition on other tasks, for the flags ``after`` and ``follow``.
+
+    Parameters
+    ----------
+    dependencies : result, id, or several of such
+        The tasks.
+    all : bool
+        Whether all must end so, or one is enough.
+    success, failure : bool
+        Which ends satisfy.
+
+    Raises
+    ------
+    ValueError
+        If no end satisfies.
+    """
+
+    def __init__(
+        self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False
+    ) -> None:
+        if not (success or failure):
+            raise ValueError("neither success nor failure satisfies the dependency: nothing ever does")
+        super().__init__(ids_of(dependencies))
+        self.all = all
+        self.success = success
+        self.failure = failure
+
+    def check(self, completed: Iterable[str], failed: Iterable[str] = ()) -> bool:
+        """Whether the condition is met when these tasks have succeeded, and these failed."""
+        if not self:
+            return True
+        met: set[str] = set()
+        if self.success:
+            met |= set(completed)
+        if self.failure:
+            met |= set(failed)
+        return self <= met if self.all else bool(self & met)
+
+    def unreachable(self, completed: Iterable[str], failed: Iterable[str] = ()) -> bool:
+        """Whether the condition cannot be met any more when these have succeeded, and these failed."""
+        if not self:
+            return False
+        wrong: set[str] = set()
+        if not self.success:
+            wrong |= set(completed)
+        if not self.failure:
+            wrong |= set(failed)
+        return bool(self & wrong) if self.all else self <= wrong
+
+    def __repr__(self) -> str:
+        which = "all" if self.all else "any"
+        ends = " or ".join(name for name in ("success", "failure") if getattr(self, name))
+        return f"<Dependency on {ends} of {which} of {sorted(self)}>"
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def ids_of(tasks: Any) -> list[str]:
+    """Give the ids of results, ids, or several of such."""
+    if tasks is None:
+        return []
+    if isinstance(tasks, str):
+        return [tasks]
+    ids = getattr(tasks, "msg_ids", None)
+    if ids is not None:
+        return list(ids)
+    return [key for task in tasks for key in ids_of(task)]
+
+
+def as_condition(tasks: Any) -> tuple[list[str], bool, bool, bool] | None:
+    """Give what the broker takes: ids, whether one is enough, whether success and failure satisfy."""
+    if tasks is None:
+        return None
+    if isinstance(tasks, Dependency):
+        return (list(tasks), not tasks.all, tasks.success, tasks.failure) if tasks else None
+    ids = ids_of(tasks)
+    return (ids, False, True, False) if ids else None
+
+
+class dependent:  # noqa: N801 - the name that people know
+    """A function with a condition, which is asked on the engine before it runs there.
+
+    Where the condition is false, the task tries another engine.
+    """
+
+    def __init__(self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        self.f = _f
+        self.df = _df
+        self.dargs = args
+        self.dkwargs = kwargs
+        self.__name__ = getattr(_f, "__name__", "f")
+        self.__doc__ = getattr(_f, "__doc__", None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.df(*self.dargs, **self.dkwargs) is False:
+            raise UnmetDependency(f"the condition of {self.__name__} is not met on this engine")
+        return self.f(*args, **kwargs)
+
+
+def depend(_wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], dependent]:
+    """Make a decorator: the function runs only where a condition holds.
+
+    Examples
+    --------
+    >>> @depend(lambda: sys.platform == "linux")
+    ... def f(): ...
+    """
+    return lambda f: dependent(f, _wrapped, *args, **kwargs)
+
+
+def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a decorator: the engine imports these modules, and gets these objects, before the function runs.
+
+    Parameters
+    ----------
+    *objects : str, module, function or class
+        Modules by name or as they are; objects under their own names.
+    **mapping
+        Objects under the names that are given.
+
+    Raises
+    ------
+    TypeError
+        For something that has no name.
+    """
+    modules: list[str] = []
+    names: dict[str, Any] = {}
+    for thing in objects:
+        if isinstance(thing, str):
+            modules.append(thing)
+        elif isinstance(thing, types.ModuleType):
+            modules.append(thing.__name__)
+        elif hasattr(thing, "__name__"):
+            names[thing.__name__] = thing
+        else:
+            raise TypeError(f"`require` takes modules, their names, and things that have a name, not {thing!r}")
+    for name, thing in mapping.items():
+        if isinstance(thing, types.ModuleType):
+            modules.append(thing.__name__)
+        else:
+            names[name] = thing
+    return lambda f: _Requires(f, modules, names)
+
+
+class _Requires:
+    """A function, and what it needs in the engine's namespace."""
+
+    def __init__(self, f: Callable[..., Any], modules: list[str], names: dict[str, Any]) -> None:
+        self.f = f
+        self._modules = modules
+        self._names = names
+        self.__name__ = getattr(f, "__name__", "f")
+        self.__doc__ = getattr(f, "__doc__", None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.f(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import functools
+
+        from furlong.remote import EngineFunction, OnEngine
+
+        f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) else self.f
+        call = functools.partial(OnEngine("call_with"), f, self._modules, self._names)
+        return call.__reduce__()  # type: ignore[return-value]

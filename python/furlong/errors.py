@@ -1,0 +1,341 @@
+"""What can go wrong, by kind.
+
+Everything here is a `FurlongError`. What happened on an engine is a `RemoteError`; where the exception there was of a
+built-in type, the error is of that type too, so ``except ZeroDivisionError`` catches it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import concurrent.futures
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+__all__ = [
+    "AlreadyDisplayedError",
+    "Busy",
+    "CapabilityNotFound",
+    "CommandError",
+    "CompositeError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "ConnectionRefused",
+    "EngineError",
+    "Forbidden",
+    "FurlongError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "InvalidOption",
+    "JournalError",
+    "NoEnginesRegistered",
+    "PayloadTooLarge",
+    "PicklingError",
+    "RemoteError",
+    "RequestRefused",
+    "ResultLost",
+    "RunTimeout",
+    "TaskAborted",
+    "TaskCancelled",
+    "TaskTimeout",
+    "UnmetDependency",
+    "Unsupported",
+]
+
+EngineInfo = Mapping[str, Any]
+
+
+class FurlongError(Exception):
+    """The base of all errors of this package."""
+
+
+class CapabilityNotFound(FurlongError, OSError):
+    """There is no capability file: no cluster runs, or it is elsewhere."""
+
+
+class ConnectionFailed(FurlongError, TimeoutError):
+    """The broker did not answer in time."""
+
+
+class ConnectionRefused(FurlongError, ConnectionError):
+    """The broker, or the capability file, does not let this client in."""
+
+
+class ConnectionLost(FurlongError, ConnectionError):
+    """The session is over, so what had not finished is not known."""
+
+
+class RequestRefused(FurlongError, LookupError):
+    """The broker cannot do what was asked: a task that it does not know, something of another owner."""
+
+
+class Busy(FurlongError):
+    """A limit of the broker is reached: its memory for payloads, or the tasks of a session."""
+
+
+class PayloadTooLarge(FurlongError, ValueError):
+    """Function and arguments are larger than the broker takes."""
+
+
+class InvalidOption(FurlongError, ValueError):
+    """An option of a task is beyond its bounds."""
+
+
+class PicklingError(FurlongError, TypeError):
+    """Something cannot be pickled; the text says which part of it."""
+
+
+class NoEnginesRegistered(FurlongError):
+    """There are no engines to run on."""
+
+
+class UnmetDependency(FurlongError):
+    """Raised by a task's own code: this engine is not the right one, try another."""
+
+
+class RemoteError(FurlongError):
+    """What went wrong on an engine, or with a task.
+
+    Parameters
+    ----------
+    ename : str
+        The exception's type, as ``ValueError`` or ``numpy.linalg.LinAlgError``.
+    evalue : str
+        Its text.
+    traceback : str
+        The formatted traceback of the engine; may be empty.
+    engine_info : mapping, optional
+        ``engine_id``, ``engine_uuid`` and ``method`` (``apply`` or ``execute``).
+    """
+
+    def __init__(
+        self, ename: str = "", evalue: str = "", traceback: str = "", engine_info: EngineInfo | None = None
+    ) -> None:
+        Exception.__init__(self, ename, evalue, traceback, engine_info)
+        self.ename = ename
+        self.evalue = evalue
+        self.traceback = traceback
+        self.engine_info: dict[str, Any] = dict(engine_info or {})
+
+    def __str__(self) -> str:
+        engine = self.engine_info.get("engine_id")
+        where = "[Engine Exception]" if engine is None else f"[{engine}:{self.engine_info.get('method', 'apply')}]"
+        text = f"{self.ename}: {self.evalue}" if self.evalue else self.ename
+        return f"{where} {text}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self).__mro__[_depth(type(self))], *self.args)
+
+    def render_traceback(self) -> list[str]:
+        """Give the engine's traceback as lines; where there is none, the error itself."""
+        return (self.traceback or str(self)).splitlines()
+
+    def print_traceback(self, excid: int | None = None, file: IO[str] | None = None) -> None:
+        """Print the engine's traceback to standard error, or to `file`."""
+        print("\n".join(self.render_traceback()), file=file or sys.stderr)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows for it."""
+        return self.render_traceback()
+
+
+class EngineError(RemoteError):
+    """The engine, or its interpreter, died while it had the task."""
+
+
+class TaskAborted(RemoteError):
+    """The task was not run: an earlier one of the same session failed on that engine, or it was taken back."""
+
+
+class TaskCancelled(TaskAborted, concurrent.futures.CancelledError):
+    """The task was cancelled."""
+
+
+class TaskTimeout(RemoteError, TimeoutError):
+    """The task waited for an engine for longer than it may."""
+
+
+class RunTimeout(TaskTimeout):
+    """The task ran for longer than it may, and was stopped."""
+
+
+class ImpossibleDependency(RemoteError):
+    """What the task waits for cannot happen any more."""
+
+
+class InvalidDependency(ImpossibleDependency):
+    """The task waits for one that does not exist."""
+
+
+class CommandError(RemoteError):
+    """A program ended with a code other than 0, or by a signal.
+
+    Attributes
+    ----------
+    returncode : int or None
+        As `subprocess` has it: negative for a signal.
+    """
+
+    returncode: int | None = None
+
+
+class Forbidden(RemoteError, PermissionError):
+    """The capability does not allow it."""
+
+
+class Unsupported(RemoteError):
+    """The broker or the engine does not do that."""
+
+
+class ResultLost(RemoteError):
+    """The task ended, and its result cannot be read, or is kept nowhere any longer."""
+
+
+class JournalError(RemoteError):
+    """The broker's journal could not be written, so it did not take a durable task."""
+
+
+class CompositeError(RemoteError):
+    """Several engines failed.
+
+    Parameters
+    ----------
+    message : str
+        What was done.
+    elist : sequence
+        The errors, in the order of the engines.
+    """
+
+    tb_limit = 4
+
+    def __init__(self, message: str, errors: Sequence[RemoteError] = ()) -> None:
+        super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
+        self.args = (message, list(errors))
+        self.message = message
+        flat: list[RemoteError] = []
+        for error in errors:
+            flat.extend(error.errors if isinstance(error, CompositeError) else [error])
+        self.errors = flat
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+    @property
+    def elist(self) -> list[tuple[str, str, str, dict[str, Any]]]:
+        """Type, text, traceback and engine of each."""
+        return [(error.ename, error.evalue, error.traceback, error.engine_info) for error in self.errors]
+
+    def __str__(self) -> str:
+        shown = [str(error) for error in self.errors[: self.tb_limit]]
+        return "\n".join([self.message, *shown, *self._more()])
+
+    def _more(self) -> list[str]:
+        left = len(self.errors) - self.tb_limit
+        return [f"... {left} more exceptions ..."] if left > 0 else []
+
+    def raise_exception(self, excid: int = 0) -> None:
+        """Raise one of them.
+
+        Raises
+        ------
+        RemoteError
+            The one at that place.
+        IndexError
+            If there are not so many.
+        """
+        try:
+            error = self.errors[excid]
+        except IndexError:
+            raise IndexError(f"there are {len(self.errors)} exceptions; none has the index {excid}") from None
+        raise error
+
+    def render_traceback(self, excid: int | None = None) -> list[str]:
+        """Give the tracebacks as lines: all up to a limit, or the one at that place."""
+        if excid is not None:
+            return self.errors[excid].render_traceback()
+        lines: list[str] = []
+        for error in self.errors[: self.tb_limit]:
+            lines += [str(error).split("\n", 1)[0], *error.render_traceback(), ""]
+        return lines + self._more()
+
+    def print_traceback(self, excid: int | None = None, file: IO[str] | None = None) -> None:
+        """Print the tracebacks, or the one at that place."""
+        print("\n".join(self.render_traceback(excid)), file=file or sys.stderr)
+
+
+class AlreadyDisplayedError(RemoteError):
+    """A composite error whose tracebacks were shown already."""
+
+    def __init__(self, original: CompositeError) -> None:
+        super().__init__(original.ename, original.evalue)
+        self.args = (original,)
+        self.original = original
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        count = len(self.original.errors)
+        return f"{count} error{'s' if count != 1 else ''}"
+
+    def render_traceback(self) -> list[str]:
+        """Give the one line that is left to say."""
+        return [str(self)]
+
+
+_typed: dict[tuple[type[RemoteError], str], type[RemoteError]] = {}
+
+
+def _depth(cls: type[RemoteError]) -> int:
+    """Tell whether a class is one that was made for a built-in type: its base is what pickles."""
+    return 1 if cls in _typed.values() else 0
+
+
+def _rebuild(
+    base: type[RemoteError], ename: str, evalue: str, traceback: str, engine_info: EngineInfo | None
+) -> RemoteError:
+    return remote_error(ename, evalue, traceback, engine_info, base)
+
+
+def remote_error(
+    ename: str,
+    evalue: str,
+    traceback: str = "",
+    engine_info: EngineInfo | None = None,
+    base: type[RemoteError] = RemoteError,
+) -> RemoteError:
+    """Make an error, which is of the type `ename` as well if that is an exception of Python's own.
+
+    Exceptions that are meant for this process, as ``KeyboardInterrupt`` and ``SystemExit``, are not taken over.
+    """
+    return typed(ename, base)(ename, evalue, traceback, engine_info)
+
+
+def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError]:
+    """Give the class for an error of that type."""
+    known = _typed.get((base, ename))
+    if known is not None:
+        return known
+    original = getattr(builtins, ename, None)
+    is_exception = isinstance(original, type) and issubclass(original, Exception)
+    if not is_exception or issubclass(base, original) or issubclass(original, BaseExceptionGroupOrNone):
+        return base
+
+    def init(self: RemoteError, *args: Any) -> None:
+        RemoteError.__init__(self, *args)
+
+    def new(cls: type[RemoteError], *args: Any) -> RemoteError:
+        made: RemoteError = original.__new__(cls)
+        made.args = args
+        return made
+
+    made = type(original.__name__, (base, original), {"__init__": init, "__new__": new, "__module__": __name__})
+    _typed[base, ename] = made
+    return made
+
+
+class _Nothing(Exception):
+    """Stands for exception groups where Python has none."""
+
+
+BaseExceptionGroupOrNone: type[BaseException] = getattr(builtins, "BaseExceptionGroup", _Nothing)

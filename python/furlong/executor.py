@@ -1,0 +1,60 @@
+"""Views as executors of `concurrent.futures`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from furlong.results import AsyncResult
+    from furlong.views import View
+
+__all__ = ["ViewExecutor"]
+
+
+class ViewExecutor(concurrent.futures.Executor):
+    """A view as an executor. To shut it down waits for what it has submitted; the engines go on."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._results: weakref.WeakSet[AsyncResult] = weakref.WeakSet()
+        self._is_shut = False
+
+    @property
+    def _max_workers(self) -> int:
+        return len(self.view)  # type: ignore[arg-type]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:  # type: ignore[override]
+        """Call a function, and give its future.
+
+        Raises
+        ------
+        RuntimeError
+            After `shutdown`.
+        """
+        if self._is_shut:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        result = self.view.apply_async(fn, *args, **kwargs)
+        self._results.add(result)
+        return result
+
+    def map(  # type: ignore[override]
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[Any]:
+        """Call a function with each item, lazily."""
+        if self._is_shut:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        view: Any = self.view
+        found: Iterator[Any] = view.imap(fn, *iterables)
+        return found
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more; wait for what was submitted, or cancel it. Engines go on."""
+        self._is_shut = True
+        for result in list(self._results):
+            if cancel_futures:
+                result.cancel()
+            if wait:
+                result.wait()

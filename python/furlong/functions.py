@@ -1,0 +1,116 @@
+"""Functions that run on engines when they are called."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from furlong.results import AsyncMapResult
+from furlong.views import DirectView, LoadBalancedView, View
+
+__all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
+
+
+def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
+    """Make a decorator: the function runs on the engines of the view when it is called."""
+    return lambda f: RemoteFunction(view, f, block, **flags)
+
+
+def parallel(
+    view: View, dist: str = "b", block: bool | None = None, ordered: bool = True, **flags: Any
+) -> Callable[[Callable[..., Any]], ParallelFunction]:
+    """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
+    return lambda f: ParallelFunction(view, f, dist, block, None, ordered, **flags)
+
+
+class RemoteFunction:
+    """A function that runs on the engines of a view.
+
+    Its call gives a value if it blocks, else an `AsyncResult`.
+    """
+
+    def __init__(self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any) -> None:
+        functools.update_wrapper(self, f)
+        self.__doc__ = f"{type(self).__name__} wrapping:\n{f.__doc__ or ''}"
+        self.view = view
+        self.func = f
+        self.block = block
+        self.flags = flags
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        block = self.view.block if self.block is None else self.block
+        with self.view.temp_flags(**self.flags):
+            return self.view._apply(self.func, args, kwargs, block)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.__name__}>"  # type: ignore[attr-defined]
+
+
+class ParallelFunction(RemoteFunction):
+    """A function that is called with parts of its sequences, and whose results are put together.
+
+    Its method `map` calls it with each item instead.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        f: Callable[..., Any],
+        dist: str = "b",
+        block: bool | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+        **flags: Any,
+    ) -> None:
+        super().__init__(view, f, block, **flags)
+        self.dist = dist
+        self.chunksize = chunksize
+        self.ordered = ordered
+
+    def __call__(self, *sequences: Iterable[Any]) -> Any:
+        """Call it with parts of sequences of equal lengths.
+
+        Raises
+        ------
+        ValueError
+            If the lengths differ.
+        """
+        from furlong.maps import collect, deal
+
+        columns = [seq if hasattr(seq, "__len__") else list(seq) for seq in sequences]
+        if len({len(column) for column in columns}) > 1:  # type: ignore[arg-type]
+            raise ValueError("all sequences must have equal length")
+        if not columns:
+            raise TypeError("a parallel function takes at least one sequence")
+        count = len(columns[0])  # type: ignore[arg-type]
+        if isinstance(self.view, DirectView):
+            engines = self.view._engines(None)
+            many = len(engines)
+        else:
+            engines = []
+            size = self.chunksize or max(1, -(-count // max(1, len(self.view) * 2)))  # type: ignore[arg-type]
+            many = max(1, -(-count // size))
+        dealt = [deal(column, many, self.dist) for column in columns]
+        parts: list[Any] = []
+        with self.view.temp_flags(**self.flags):
+            for at in range(many):
+                chunk = [part[at] for part in dealt]
+                if not len(chunk[0]):
+                    continue
+                view: Any = self.view
+                if engines:
+                    view = DirectView(self.view.client, engines[at])
+                parts += view._apply(self.func, chunk, {}, False)._parts
+        result = AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
+        return self.view._finish(result, self.block)
+
+    def map(self, *sequences: Iterable[Any]) -> Any:
+        """Call it with each item."""
+        if isinstance(self.view, LoadBalancedView):
+            return self.view.map(
+                self.func, *sequences, block=self.block, chunksize=self.chunksize, ordered=self.ordered, **self.flags
+            )
+        view: Any = self.view
+        with view.temp_flags(**self.flags):
+            return view.map(self.func, *sequences, block=self.block)

@@ -1,0 +1,68 @@
+"""The Rust functions of engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from furlong import _furlong
+from furlong.results import AsyncResult, Part
+
+if TYPE_CHECKING:
+    from furlong.connection import Client
+
+__all__ = ["Native", "NativeFunction"]
+
+
+class Native:
+    """The Rust functions that engines have registered, as attributes or by name: ``rc.native["sum"](1, 2)``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> NativeFunction:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return NativeFunction(self._client, name)
+
+    def __getitem__(self, name: str) -> NativeFunction:
+        return NativeFunction(self._client, name)
+
+
+class NativeFunction:
+    """A Rust function. Its call waits for the value, which is data as msgpack has it; `submit` gives a result."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._function = _furlong.Function.native(name)
+
+    def __repr__(self) -> str:
+        return f"<native function {self._name!r}>"
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it on whichever engine is free, and wait.
+
+        Parameters
+        ----------
+        *args
+            Numbers, text, bytes, None, and lists and dictionaries of such.
+
+        Raises
+        ------
+        TypeError
+            For an argument that msgpack has no form for.
+        RemoteError
+            What the function, or its engine, says.
+        """
+        return self.submit(*args).get()
+
+    def submit(self, *args: Any) -> AsyncResult:
+        """Call it, and give an `AsyncResult` at once."""
+        from furlong._msgpack import pack
+
+        view = self._client.load_balanced_view()
+        about = view._about(self._name)
+        task = self._client._session.submit(self._function, "msgpack", [pack(list(args))], None)
+        result = AsyncResult([Part(task, about)], True)
+        self._client._note(result)
+        return result

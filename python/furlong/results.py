@@ -1,0 +1,888 @@
+"""Results of tasks: futures that can wait, cancel, and tell what happened."""
+
+from __future__ import annotations
+
+import _thread
+import concurrent.futures
+import datetime
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from typing import TYPE_CHECKING, Any
+
+from furlong import _pickling, errors
+from furlong._dispatch import dispatcher
+from furlong.displays import ExecuteReply, show_outputs
+
+if TYPE_CHECKING:
+    from furlong import _furlong
+    from furlong.connection import Client
+
+__all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
+
+# How long `cancel` waits for the broker's answer, in seconds.
+CANCEL_WAIT = 3.0
+
+METADATA = (
+    "msg_id",
+    "submitted",
+    "started",
+    "completed",
+    "received",
+    "engine_id",
+    "engine_uuid",
+    "follow",
+    "after",
+    "status",
+    "attempts",
+    "run_time",
+    "execute_input",
+    "execute_result",
+    "error",
+    "stdout",
+    "stderr",
+    "outputs",
+    "data",
+    "label",
+)
+_KINDS: dict[str, type[errors.RemoteError]] = {
+    "remote": errors.RemoteError,
+    "no_engines": errors.EngineError,
+    "unknown_engine": errors.EngineError,
+    "forbidden": errors.Forbidden,
+    "engine_lost": errors.EngineError,
+    "cancelled": errors.TaskCancelled,
+    "aborted": errors.TaskAborted,
+    "queue_timeout": errors.TaskTimeout,
+    "run_timeout": errors.RunTimeout,
+    "dependency": errors.ImpossibleDependency,
+    "unsupported": errors.Unsupported,
+    "payload": errors.ResultLost,
+    "exit": errors.CommandError,
+    "journal": errors.JournalError,
+}
+
+
+class Part:
+    """One task of a result: what was asked, and how it ended once that is known."""
+
+    __slots__ = (
+        "_lock",
+        "about",
+        "again",
+        "decode",
+        "error",
+        "is_settled",
+        "outcome",
+        "received",
+        "task",
+        "value",
+        "writable",
+    )
+
+    def __init__(self, task: _furlong.Task, about: About, decode: Decode | None = None) -> None:
+        self.task = task
+        self.about = about
+        self.decode = decode
+        self.again: Callable[[], AsyncResult] | None = None
+        self.outcome: _furlong.Outcome | None = None
+        self.value: Any = None
+        self.error: errors.FurlongError | None = None
+        self.received: float | None = None
+        self.is_settled = False
+        self._lock = _thread.allocate_lock()
+
+    def settle(self) -> None:
+        """Take the end, which has come, and decode it."""
+        if self.is_settled:
+            return
+        with self._lock:
+            if self.is_settled:
+                return
+            outcome = self.outcome = self.task.take()
+            if outcome is None:
+                raise RuntimeError("the task has not ended")
+            self.received = time.time()
+            try:
+                if outcome.ok:
+                    self.value = self._value(outcome)
+                else:
+                    self.error = error_of(outcome, self.about.method)
+            except Exception as error:
+                lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
+                lost.__cause__ = error
+                self.error = lost
+            self.is_settled = True
+
+    def _value(self, outcome: _furlong.Outcome) -> Any:
+        if self.decode is not None:
+            return self.decode(self, outcome)
+        return value_of(outcome, self.about.writable)
+
+    def where(self) -> dict[str, Any]:
+        """Tell the engine, for errors."""
+        engine = self.engine_id
+        return {"engine_id": engine, "engine_uuid": self.about.client._uuid_of(engine), "method": self.about.method}
+
+    @property
+    def engine_id(self) -> int | None:
+        """The engine that ran it, or that it is for."""
+        if self.outcome is not None and self.outcome.engine is not None:
+            return self.outcome.engine
+        return self.task.engine
+
+    def metadata(self, name: str) -> Any:
+        """Tell something of what happened."""
+        return _METADATA[name](self)
+
+    def live(self, stream: str) -> str:
+        """What it has written so far."""
+        if self.outcome is not None:
+            text: str = getattr(self.outcome, stream)
+            return text
+        return self.task.written(stream)
+
+
+Decode = Callable[[Part, "_furlong.Outcome"], Any]
+
+
+class About:
+    """What the tasks of one call have in common."""
+
+    __slots__ = ("after", "began", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        method: str = "apply",
+        *,
+        label: str | None = None,
+        after: Any = None,
+        follow: Any = None,
+        code: str | None = None,
+        owner: bool = True,
+        writable: bool = False,
+    ) -> None:
+        self.client = client
+        self.began = time.time()
+        self.name = name
+        self.method = method
+        self.label = label
+        self.after = after
+        self.follow = follow
+        self.code = code
+        self.owner = owner
+        self.writable = writable
+
+
+def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
+    """Decode the value of a success."""
+    codec = outcome.codec
+    if codec == "pickle":
+        return _pickling.loads(outcome.data(), writable)
+    if codec == "json":
+        import json
+
+        return json.loads(outcome.data()[0])
+    if codec == "msgpack":
+        from furlong._msgpack import unpack
+
+        return unpack(outcome.data()[0])
+    if codec == "raw":
+        return outcome.data()
+    if outcome.exited is not None:
+        return outcome.exited[0]
+    return None
+
+
+def error_of(outcome: _furlong.Outcome, method: str = "apply") -> errors.FurlongError:
+    """Make the exception of a failure."""
+    where = {"engine_id": outcome.engine, "engine_uuid": None, "method": method}
+    kind, text = outcome.kind or "remote", outcome.text or ""
+    if kind in ("disconnected", "submit"):
+        return errors.ConnectionLost(text)
+    if kind == "busy":
+        return errors.Busy(text)
+    remote = outcome.remote
+    if remote is not None:
+        ename, evalue, traceback, _ = remote
+        return errors.remote_error(ename, evalue, traceback, where)
+    text = text.removeprefix(f"{kind}: ")
+    if kind == "dependency" and "no task" in text:
+        return errors.InvalidDependency("InvalidDependency", text, "", where)
+    base = _KINDS.get(kind, errors.RemoteError)
+    error = base(base.__name__, text, "", where)
+    if isinstance(error, errors.CommandError) and outcome.exited is not None:
+        code, signal = outcome.exited
+        error.returncode = code if signal is None else -signal
+    return error
+
+
+def _time(part: Part, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
+    if part.outcome is None:
+        return None
+    times = part.outcome.times
+    offset = offset_us(times)
+    if offset is None or times[0] == 0:
+        return None
+    return datetime.datetime.fromtimestamp((times[0] + offset) / 1e6, datetime.timezone.utc)
+
+
+def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
+    _, assigned, finished, run = times
+    return None if assigned is None else max(assigned, finished - run)
+
+
+def _received(part: Part) -> Any:
+    received = part.received
+    return None if received is None else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
+
+
+def _status(part: Part) -> str | None:
+    if not part.is_settled:
+        return None
+    if part.error is None:
+        return "ok"
+    return "aborted" if isinstance(part.error, errors.TaskAborted) else "error"
+
+
+def _data(part: Part) -> Any:
+    if part.outcome is not None:
+        published = part.outcome.published()
+    else:
+        published = part.task.latest()
+    if published is None:
+        return {}
+    codec, buffers, _ = published
+    if codec == "json":
+        import json
+
+        return json.loads(bytes(buffers[0]))
+    return _pickling.loads(buffers)
+
+
+def _execute_result(part: Part) -> Any:
+    value = part.value
+    return value.execute_result if isinstance(value, ExecuteReply) else None
+
+
+def _outputs(part: Part) -> list[dict[str, Any]]:
+    from furlong.displays import outputs_of
+
+    return [] if part.outcome is None else outputs_of(part.outcome)
+
+
+_METADATA: dict[str, Callable[[Part], Any]] = {
+    "msg_id": lambda part: part.task.id,
+    "submitted": lambda part: _time(part, lambda times: 0),
+    "started": lambda part: _time(part, _started_us),
+    "completed": lambda part: _time(part, lambda times: times[2]),
+    "received": _received,
+    "engine_id": lambda part: part.engine_id,
+    "engine_uuid": lambda part: part.about.client._uuid_of(part.engine_id),
+    "follow": lambda part: part.about.follow,
+    "after": lambda part: part.about.after,
+    "status": _status,
+    "attempts": lambda part: None if part.outcome is None else part.outcome.attempts,
+    "run_time": lambda part: None if part.outcome is None else part.outcome.times[3] / 1e6,
+    "execute_input": lambda part: part.about.code,
+    "execute_result": _execute_result,
+    "error": lambda part: part.error,
+    "stdout": lambda part: part.live("stdout"),
+    "stderr": lambda part: part.live("stderr"),
+    "outputs": _outputs,
+    "data": _data,
+    "label": lambda part: part.about.label,
+}
+
+
+def _limit(timeout: float | None) -> float | None:
+    return None if timeout is None or timeout < 0 else time.monotonic() + timeout
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+    """The result of one call: one task, or one for each engine.
+
+    It is a `concurrent.futures.Future`: it has callbacks, can be waited for with `concurrent.futures.wait`, and
+    awaited. `cancel` ends the tasks, whether they wait or run.
+
+    A call for one engine, or for whichever is free, has a value; one for a list of engines has a list of values.
+    """
+
+    def __init__(self, parts: Sequence[Part], single: bool) -> None:
+        # What the base class needs is made when somebody uses it: see `__getattr__`.
+        self._parts = parts
+        self._single = single
+        self._final: Any = _UNKNOWN
+        self._error: BaseException | None = None
+        self._armed = False
+
+    # Waiting.
+
+    def wait(self, timeout: float | None = -1, return_when: str | None = None) -> Any:
+        """Wait for the end.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds; none, or a negative one, is no limit.
+        return_when : {"ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"}, optional
+            When to return, as `concurrent.futures.wait` has it.
+
+        Returns
+        -------
+        bool or (set, set)
+            Whether all have ended. With one of the two latter `return_when`, and while not all have ended, the
+            parts that have, and those that have not, as results of their own.
+        """
+        deadline = _limit(timeout)
+        if return_when in (None, ALL_COMPLETED):
+            return all(part.is_settled or part.task.wait(_left(deadline)) for part in self._parts)
+        if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
+            raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
+        children = self.split()
+        done, pending = concurrent.futures.wait(children, _left(deadline), return_when)
+        return True if not pending else (done, pending)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the value; raise what the task raised.
+
+        Raises
+        ------
+        TimeoutError
+            If the end does not come in time.
+        RemoteError, CompositeError
+            If a task, or several, did not succeed.
+        """
+        return self.get(timeout)
+
+    def get(
+        self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None
+    ) -> Any:
+        """Wait for the value.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds; none, or a negative one, is no limit.
+        return_exceptions : bool
+            Put exceptions in the place of values, and raise nothing.
+        return_when : str, optional
+            ``"FIRST_EXCEPTION"``: raise the first exception as soon as it comes.
+
+        Raises
+        ------
+        TimeoutError
+            If the end does not come in time.
+        """
+        if self._final is _UNKNOWN:
+            if return_when is not None:
+                self.wait(timeout, return_when)
+                if return_when == FIRST_EXCEPTION and not return_exceptions:
+                    self._raise_first()
+                timeout = 0 if return_when == FIRST_COMPLETED else timeout
+            if not self.wait(timeout):
+                raise TimeoutError(f"{self!r} has not ended in time")
+            self._settle()
+        if return_exceptions:
+            values = [part.value if part.error is None else part.error for part in self._parts]
+            return self._assemble(values)
+        if self._error is not None:
+            raise self._error
+        return self._final
+
+    def _raise_first(self) -> None:
+        for part in self._parts:
+            if part.task.done():
+                part.settle()
+                if part.error is not None:
+                    raise part.error
+
+    def _settle(self) -> None:
+        """Take all ends, which have come, and what they amount to."""
+        for part in self._parts:
+            part.settle()
+        failed = [part.error for part in self._parts if part.error is not None]
+        if failed:
+            self._error = self._error or self._collect(failed)
+            self._final = None
+        else:
+            self._final = self._assemble([part.value for part in self._parts])
+
+    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
+        if self._single:
+            return failed[0]
+        lost = [error for error in failed if not isinstance(error, errors.RemoteError)]
+        if lost:
+            return lost[0]
+        name = self._parts[0].about.method
+        remote = [error for error in failed if isinstance(error, errors.RemoteError)]
+        return errors.CompositeError(f"one or more exceptions from call to method: {name}", remote)
+
+    def _assemble(self, values: list[Any]) -> Any:
+        return values[0] if self._single else values
+
+    @property
+    def r(self) -> Any:
+        """The value; waits for it."""
+        return self.get()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end, and give the exception if there was one."""
+        try:
+            self.get(timeout)
+        except concurrent.futures.TimeoutError:
+            if self._final is _UNKNOWN:
+                raise
+        if isinstance(self._error, concurrent.futures.CancelledError):
+            raise self._error
+        return self._error
+
+    def ready(self) -> bool:
+        """Whether all tasks have ended."""
+        return self.done()
+
+    def done(self) -> bool:
+        """Whether all tasks have ended."""
+        return self._final is not _UNKNOWN or all(part.is_settled or part.task.done() for part in self._parts)
+
+    def running(self) -> bool:
+        """Whether a task has not ended."""
+        return not self.done()
+
+    def successful(self) -> bool:
+        """Whether all tasks have succeeded.
+
+        Raises
+        ------
+        RuntimeError
+            If not all have ended.
+        """
+        if not self.done():
+            raise RuntimeError("the result is not ready")
+        if self._final is _UNKNOWN:
+            self._settle()
+        return self._error is None
+
+    # Cancelling.
+
+    def cancel(self, force: bool = False) -> bool:
+        """End the tasks: those that wait are gone, those that run are interrupted.
+
+        Parameters
+        ----------
+        force : bool
+            Kill an interpreter that does not heed the interrupt.
+
+        Returns
+        -------
+        bool
+            Whether a task was cancelled, and had not ended before.
+        """
+        if self.done() and not force:
+            return self.cancelled()
+        for part in self._parts:
+            part.task.cancel(force)
+        self.wait(CANCEL_WAIT)
+        return self.cancelled()
+
+    def cancelled(self) -> bool:
+        """Whether the tasks were cancelled."""
+        if not self.done():
+            return False
+        if self._final is _UNKNOWN:
+            self._settle()
+        return any(isinstance(part.error, errors.TaskCancelled) for part in self._parts)
+
+    def abort(self) -> None:
+        """Take back the tasks that have not begun; what runs goes on.
+
+        Raises
+        ------
+        RuntimeError
+            If all tasks have ended.
+        """
+        if self.done():
+            raise RuntimeError("the result is ready: there is nothing to abort")
+        self._parts[0].about.client.abort(self)
+
+    def wait_for_stop(self, timeout: float | None = None) -> bool:
+        """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
+        deadline = _limit(timeout)
+        return all(part.task.stopped(_left(deadline)) for part in self._parts)
+
+    # The protocol of `concurrent.futures`.
+
+    def _arm(self) -> None:
+        """Become a future that its users are told of."""
+        super().__init__()
+        self._armed = True
+        left = [len(self._parts)]
+        lock = _thread.allocate_lock()
+
+        def one_ended() -> None:
+            with lock:
+                left[0] -= 1
+                if left[0]:
+                    return
+            self._complete()
+
+        pending = [part for part in self._parts if not part.is_settled]
+        left[0] = len(pending)
+        if not pending:
+            dispatcher().soon(self._complete)
+        for part in pending:
+            dispatcher().when_ended(part.task, one_ended)
+
+    def _complete(self) -> None:
+        if self._final is _UNKNOWN:
+            self._settle()
+        if isinstance(self._error, concurrent.futures.CancelledError):
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif self._error is not None:
+            self.set_exception(self._error)
+        else:
+            self.set_result(self._final)
+
+    def add_done_callback(self, fn: Callable[..., Any]) -> None:
+        """Call back when all tasks have ended, at once if they have. Callbacks run in a thread of their own."""
+        self._condition  # noqa: B018 - it is made here
+        super().add_done_callback(fn)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    # What happened.
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            if name in _FUTURE_PARTS and not self.__dict__.get("_armed", True):
+                self._arm()
+                return self.__dict__[name]
+        elif name in _METADATA:
+            return self._metadata(name)
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *METADATA})
+
+    def _metadata(self, name: str) -> Any:
+        if self.done() and self._final is _UNKNOWN:
+            self._settle()
+        values = [part.metadata(name) for part in self._parts]
+        return values[0] if self._single else values
+
+    @property
+    def metadata(self) -> Any:
+        """All that is known of the tasks: a dictionary, or a list of such."""
+        if self.done() and self._final is _UNKNOWN:
+            self._settle()
+        every = [{name: part.metadata(name) for name in METADATA} for part in self._parts]
+        return every[0] if self._single else every
+
+    @property
+    def msg_ids(self) -> list[str]:
+        """The tasks' ids."""
+        return [part.task.id for part in self._parts]
+
+    @property
+    def owner(self) -> bool:
+        """Whether the result is this client's own."""
+        return self._parts[0].about.owner
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            if key not in _METADATA:
+                raise KeyError(key)
+            return self._metadata(key)
+        values = self.get()
+        if self._single:
+            values = [values]
+        return values[key]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._single:
+            raise TypeError(f"{type(self).__name__} of one task has no items: its value is `get()`")
+        for part in self._parts:
+            part.task.wait()
+            part.settle()
+            if part.error is not None:
+                raise part.error
+            yield part.value
+
+    def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
+        """Give the values by engine.
+
+        Raises
+        ------
+        ValueError
+            If one engine has several.
+        """
+        values = self.get(timeout)
+        if self._single:
+            values = [values]
+        engines = [part.engine_id for part in self._parts]
+        if len(set(engines)) < len(engines):
+            raise ValueError("an engine has several of the results: they have no dictionary by engine")
+        return dict(zip(engines, values))  # type: ignore[arg-type]
+
+    @property
+    def result_dict(self) -> dict[int, Any]:
+        """The values by engine; waits for them."""
+        return self.get_dict()
+
+    # Timing.
+
+    @property
+    def progress(self) -> int:
+        """How many tasks have ended."""
+        return sum(part.is_settled or part.task.done() for part in self._parts)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the submit to the end, or to now."""
+        if self.done():
+            return self.timedelta(self.submitted, self.received)
+        return time.time() - self._parts[0].about.began
+
+    @property
+    def serial_time(self) -> float:
+        """Seconds that the tasks ran, added up.
+
+        Raises
+        ------
+        TimeoutError
+            If not all have ended.
+        """
+        self._check_ready()
+        return sum(part.outcome.times[3] for part in self._parts if part.outcome is not None) / 1e6
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds from the first submit to the last result's arrival.
+
+        Raises
+        ------
+        TimeoutError
+            If not all have ended.
+        """
+        self._check_ready()
+        return self.timedelta(self.submitted, self.received)
+
+    def _check_ready(self) -> None:
+        if not self.done():
+            raise TimeoutError("the result is not ready")
+        if self._final is _UNKNOWN:
+            self._settle()
+
+    def timedelta(
+        self,
+        start: Any,
+        end: Any,
+        start_key: Callable[[Iterable[Any]], Any] = min,
+        end_key: Callable[[Iterable[Any]], Any] = max,
+    ) -> float:
+        """Give the seconds between two times, or between the first of several and the last of several."""
+
+        def one(times: Any, choose: Callable[[Iterable[Any]], Any]) -> Any:
+            return times if isinstance(times, datetime.datetime) else choose(time for time in times if time)
+
+        seconds: float = (one(end, end_key) - one(start, start_key)).total_seconds()
+        return seconds
+
+    # Sending.
+
+    @property
+    def sent(self) -> bool:
+        """Whether the arguments may be changed again.
+
+        They are kept as they are for as long as they may have to be sent once more: until the tasks have ended.
+        """
+        return self.done()
+
+    def wait_for_send(self, timeout: float | None = -1) -> None:
+        """Wait until the arguments may be changed again.
+
+        Raises
+        ------
+        TimeoutError
+            If they may not within the time.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError("the arguments are still needed")
+
+    # Output.
+
+    def wait_for_output(self, timeout: float | None = -1) -> bool:
+        """Wait for the output, which is there when the tasks have ended."""
+        return bool(self.wait(timeout))
+
+    def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
+        """Show what the tasks wrote and displayed.
+
+        Parameters
+        ----------
+        groupby : {"type", "engine", "order"}
+            First all standard output, then all errors, then displays; or all of each engine; or all as it came.
+        result_only : bool
+            Only the results of executed code.
+        """
+        self._check_ready()
+        show_outputs(self._parts, self._single, groupby, result_only)
+
+    def stream_output(self) -> Any:
+        """Print output as it comes, within a ``with`` block."""
+        from furlong.displays import stream_output
+
+        return stream_output(self._parts)
+
+    def wait_interactive(
+        self,
+        interval: float = 0.1,
+        timeout: float | None = -1,
+        widget: bool | None = None,
+        return_when: str = ALL_COMPLETED,
+    ) -> Any:
+        """Wait with a bar that shows how many tasks have ended: in the terminal, or as a widget in a notebook.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between two looks.
+        timeout : float, optional
+            In seconds; none, or a negative one, is no limit.
+        widget : bool, optional
+            Whether a notebook's widget is used; by default where there is one.
+        return_when : str
+            ``"FIRST_EXCEPTION"`` returns when one has failed.
+        """
+        from furlong.progress import wait_interactive
+
+        return wait_interactive(self, interval, timeout, widget, return_when)
+
+    # Taking apart.
+
+    def split(self) -> tuple[AsyncResult, ...]:
+        """Give a result for each task; of one task, itself."""
+        if len(self._parts) == 1 and type(self) is AsyncResult:
+            return (self,)
+        return tuple(AsyncResult([part], True) for part in self._parts)
+
+    @classmethod
+    def join(cls, *results: AsyncResult) -> AsyncResult:
+        """Make one result of several."""
+        return AsyncResult([part for result in results for part in result._parts], False)
+
+    def __repr__(self) -> str:
+        name = self._parts[0].about.name if self._parts else ""
+        if not self.done():
+            state = "pending"
+        else:
+            state = "finished" if self.successful() else "failed"
+        return f"<{type(self).__name__}({name}): {state}>"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if isinstance(other, AsyncResult):
+            return self._parts is other._parts or list(self.msg_ids) == list(other.msg_ids)
+        return NotImplemented
+
+    def __del__(self) -> None:
+        """Nothing is cancelled by forgetting a result: the tasks go on."""
+
+
+_UNKNOWN: Any = object()
+_FUTURE_PARTS = frozenset(("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"))
+
+
+class AsyncMapResult(AsyncResult):
+    """The result of a map: the items' values in the order of the items.
+
+    Iterating gives values as they come, in the items' order unless `ordered` is false.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], collect: Collect, count: int, *, ordered: bool = True, errors_in_place: bool = False
+    ) -> None:
+        super().__init__(parts, False)
+        self._collect_values = collect
+        self._count = count
+        self._ordered = ordered
+        self._errors_in_place = errors_in_place
+
+    def _assemble(self, values: list[Any]) -> Any:
+        return self._collect_values(values)
+
+    def get(
+        self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None
+    ) -> Any:
+        """Wait for the list of values. See `AsyncResult.get`."""
+        return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self._parts if self._ordered else _as_ended(self._parts):
+            part.task.wait()
+            part.settle()
+            if part.error is None:
+                yield from part.value
+            elif self._errors_in_place:
+                yield part.error
+            else:
+                raise part.error
+
+    @property
+    def progress(self) -> int:
+        """How many items have ended, as far as whole chunks have."""
+        ended = sum(part.is_settled or part.task.done() for part in self._parts)
+        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
+
+
+Collect = Callable[[list[Any]], Any]
+
+
+def _as_ended(parts: Sequence[Part]) -> Iterator[Part]:
+    """Give parts in the order in which they end."""
+    ended: list[Part] = []
+    changed = threading.Condition()
+
+    def note(part: Part) -> Callable[[], None]:
+        def tell() -> None:
+            with changed:
+                ended.append(part)
+                changed.notify()
+
+        return tell
+
+    for part in parts:
+        dispatcher().when_ended(part.task, note(part))
+    for _ in parts:
+        with changed:
+            while not ended:
+                changed.wait()
+            part = ended.pop(0)
+        yield part
+
+
+def deprecated_chunksize() -> None:
+    """Say that a direct map has no chunks to choose."""
+    warnings.warn("a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=3)

@@ -1,0 +1,749 @@
+"""Views: the same engines, addressed by their ids, or as one queue."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from furlong import _furlong, _pickling, errors
+from furlong.displays import ExecuteReply
+from furlong.remote import EngineFunction, Reference, is_interactive
+from furlong.results import About, AsyncMapResult, AsyncResult, Part, value_of
+
+if TYPE_CHECKING:
+    from furlong.connection import Client
+    from furlong.dependencies import Dependency
+    from furlong.maps import LazyMapIterator
+
+__all__ = ["DirectView", "LoadBalancedView", "View"]
+
+# Flags that are options of tasks as the broker has them.
+_TASK_FLAGS = {
+    "label": None,
+    "priority": 0,
+    "retries": None,
+    "error_retries": None,
+    "backoff": 0.0,
+    "at_most_once": False,
+    "timeout": None,
+    "run_timeout": None,
+    "after": None,
+    "follow": None,
+    "require": (),
+    "keep": False,
+    "durable": False,
+    "restart_safe": False,
+}
+_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": False, **_TASK_FLAGS}
+
+
+class View:
+    """What both kinds of views have in common.
+
+    Its flags are attributes; `set_flags` and `temp_flags` set them.
+
+    Attributes
+    ----------
+    block : bool
+        Whether calls wait for their results, and give values instead of `AsyncResult`.
+    label : str or None
+        A name of the tasks, for people and selectors.
+    priority : int
+        Higher runs first.
+    retries : int or None
+        How often a task is run again after an error of its own, or the loss of its engine.
+    timeout : float or None
+        Seconds for which a task may wait for an engine.
+    run_timeout : float or None
+        Seconds for which a task may run; then it is stopped.
+    after, follow : results, ids, or `Dependency`
+        Tasks that must have succeeded before; with `follow`, it runs on their engine.
+    require : sequence of str
+        Labels that the engine must have.
+    keep : bool
+        Whether the broker keeps results for other processes of the same owner, and goes on with the tasks when this
+        session ends.
+    durable : bool
+        Whether the broker's journal must have a task before it is accepted.
+    writable : bool
+        Whether arrays in results are copies that can be changed.
+    """
+
+    block: bool
+    track: bool
+    targets: Any
+    label: str | None
+    keep: bool
+    writable: bool
+    after: Any
+    follow: Any
+
+    def __init__(self, client: Client, **flags: Any) -> None:
+        object.__setattr__(self, "_options", None)
+        self.client = client
+        self._cloudpickle = True
+        for name, value in _FLAGS.items():
+            object.__setattr__(self, name, value)
+        self.set_flags(**flags)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in _TASK_FLAGS:
+            object.__setattr__(self, "_options", None)
+
+    def set_flags(self, **flags: Any) -> Any:
+        """Set flags, and give the view itself.
+
+        Raises
+        ------
+        KeyError
+            For a flag that does not exist.
+        """
+        for name in flags:
+            if name not in _FLAGS:
+                raise KeyError(f"there is no flag {name!r}; there are {', '.join(sorted(_FLAGS))}")
+        for name, value in flags.items():
+            setattr(self, name, value)
+        return self
+
+    @contextlib.contextmanager
+    def temp_flags(self, **flags: Any) -> Iterator[Any]:
+        """Set flags within a ``with`` block."""
+        before = {name: getattr(self, name, None) for name in flags}
+        self.set_flags(**flags)
+        try:
+            yield self
+        finally:
+            self.set_flags(**before)
+
+    def use_cloudpickle(self) -> None:
+        """Send functions with the globals that they have here; so it is from the beginning."""
+        self._cloudpickle = True
+
+    use_dill = use_cloudpickle
+
+    def use_pickle(self) -> None:
+        """Send functions without globals: their global names are those of the engine's namespace."""
+        self._cloudpickle = False
+
+    # Tasks.
+
+    def _task_options(self, abort_on_error: bool = False, label: str | None = None) -> _furlong.Options | None:
+        if label is not None and label != self.label:
+            return self._made_options(abort_on_error, label)
+        known: dict[bool, _furlong.Options | None] | None = self._options  # type: ignore[attr-defined]
+        if known is None:
+            known = {}
+            object.__setattr__(self, "_options", known)
+        if abort_on_error not in known:
+            known[abort_on_error] = self._made_options(abort_on_error, self.label)
+        return known[abort_on_error]
+
+    def _made_options(self, abort_on_error: bool, label: str | None) -> _furlong.Options | None:
+        flags = {name: getattr(self, name) for name in _TASK_FLAGS}
+        if not abort_on_error and label is None and flags == _TASK_FLAGS:
+            return None
+        from furlong.dependencies import as_condition
+
+        retries, error_retries = flags.pop("retries"), flags.pop("error_retries")
+        flags["queue_timeout"] = flags.pop("timeout")
+        flags["label"] = label
+        for name in ("after", "follow"):
+            flags[name] = as_condition(flags[name])
+        flags["require"] = [flags["require"]] if isinstance(flags["require"], str) else list(flags["require"])
+        error_retries = error_retries if error_retries is not None else retries or 0
+        return _furlong.Options(
+            retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags
+        )
+
+    def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> About:
+        return About(
+            self.client,
+            name,
+            method,
+            label=label or self.label,
+            after=self.after,
+            follow=self.follow,
+            code=code,
+            writable=self.writable,
+        )
+
+    def _prepared(self, f: Any) -> tuple[_furlong.Function, bool]:
+        """Give a function as sessions submit it, and whether it holds code."""
+        from furlong.native import NativeFunction
+
+        if isinstance(f, NativeFunction):
+            raise TypeError(f"{f!r} is called by itself, or with `rc.native`; views call Python functions")
+        if isinstance(f, str):
+            return _furlong.Function.named(f), False
+        if not callable(f):
+            raise TypeError(f"a {type(f).__name__} cannot be called")
+        if not self._cloudpickle or is_interactive(f):
+            f = _in_engine_namespace(f)
+        return _pickling.function_of(f)
+
+    # Calls, as both kinds have them.
+
+    def apply(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function on engines: its value if the view blocks, else an `AsyncResult`."""
+        return self._apply(__f, args, kwargs, self.block)
+
+    def apply_async(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Call a function on engines, and give an `AsyncResult` at once."""
+        result: AsyncResult = self._apply(__f, args, kwargs, False)
+        return result
+
+    def apply_sync(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function on engines, and wait for its value."""
+        return self._apply(__f, args, kwargs, True)
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        raise NotImplementedError
+
+    def _finish(self, result: AsyncResult, block: bool | None) -> Any:
+        """Give a result, or its value; Ctrl-C gives the result instead of the value."""
+        if not (self.block if block is None else block):
+            return result
+        try:
+            return result.get()
+        except KeyboardInterrupt:
+            return result
+
+    def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Make a decorator: the function runs on the engines of this view when it is called."""
+        from furlong.functions import RemoteFunction
+
+        return lambda f: RemoteFunction(self, f, block, **flags)
+
+    def parallel(
+        self,
+        dist: str = "b",
+        block: bool | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+        **flags: Any,
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
+        from furlong.functions import ParallelFunction
+
+        return lambda f: ParallelFunction(self, f, dist, block, chunksize, ordered, **flags)
+
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+        """Wait for tasks. See `Client.wait`."""
+        return self.client.wait(self._jobs(jobs), timeout)
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Take tasks back that have not begun. See `Client.abort`."""
+        self.client.abort(jobs, targets, block)
+
+    def get_result(self, jobs: Any = None, block: bool = False, owner: bool = True) -> AsyncResult:
+        """Give a result by its id. See `Client.get_result`."""
+        return self.client.get_result(jobs, block, owner)
+
+    def _jobs(self, jobs: Any) -> Any:
+        return jobs
+
+    @property
+    def executor(self) -> Any:
+        """This view as a `concurrent.futures.Executor`; to shut it down does not stop engines."""
+        from furlong.executor import ViewExecutor
+
+        return ViewExecutor(self)
+
+
+def _in_engine_namespace(f: Any) -> Any:
+    import types
+
+    return EngineFunction(f) if isinstance(f, types.FunctionType) else f
+
+
+class DirectView(View):
+    """Engines by their ids: each has its own queue and its own lasting namespace.
+
+    What is called on a view of one engine has a value; on a view of several a list of values, in the order of the
+    engines. Made by ``rc[0]``, ``rc[::2]``, ``rc[:]``, ``rc.direct_view("all")``.
+    """
+
+    def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
+        super().__init__(client, **flags)
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 1 if isinstance(self.targets, int) else len(self._engines(None))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.targets!r}>"
+
+    def _engines(self, targets: Any) -> list[int]:
+        """Give the engines of a call."""
+        if targets is None:
+            targets = self.targets
+            if isinstance(targets, int):
+                return [targets]
+            if isinstance(targets, list) and targets:
+                return targets
+        return self.client._engines(targets)
+
+    def _is_single(self, targets: Any) -> bool:
+        return isinstance(self.targets if targets is None else targets, int)
+
+    def _submit(
+        self,
+        function: _furlong.Function,
+        codec: str,
+        data: Sequence[Any],
+        about: About,
+        *,
+        targets: Any = None,
+        has_code: bool = False,
+        decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
+        abort: bool = True,
+    ) -> AsyncResult:
+        """Submit the same to each engine."""
+        engines = self._engines(targets)
+        options = self._task_options(abort, about.label)
+        session = self.client._session
+        tasks = session.submit_to(engines, function, codec, data, options, has_code)
+        result = AsyncResult([Part(task, about, decode) for task in tasks], self._is_single(targets))
+        self.client._note(result)
+        for part in result._parts:
+            part.again = _Again(self, function, codec, data, about, has_code, decode, options, part.task.engine)
+        return result
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        function, has_code = self._prepared(f)
+        data, args_have_code = _pickling.dumps((args, kwargs))
+        about = self._about(_pickling.name_of(f))
+        result = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
+        return self._finish(result, block)
+
+    def execute(
+        self,
+        code: str,
+        silent: bool = True,
+        targets: Any = None,
+        block: bool | None = None,
+        label: str | None = None,
+    ) -> AsyncResult:
+        """Execute code in the namespaces of engines.
+
+        An error aborts what this session has queued behind it on that engine. IPython's magics are allowed where the
+        engine's interpreter has IPython.
+
+        Parameters
+        ----------
+        code : str
+            Any statements.
+        silent : bool
+            If false, the result is an `ExecuteReply` with the value of the last expression, as the engine shows it.
+
+        Returns
+        -------
+        AsyncResult
+            Also if it blocks: then it has ended.
+        """
+
+        def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
+            return None if silent else ExecuteReply(outcome, part.engine_id)
+
+        about = self._about("execute", "execute", label, code)
+        result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
+        if self.block if block is None else block:
+            with contextlib.suppress(KeyboardInterrupt):
+                result.get()
+        return result
+
+    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
+        """Run a script, which is read here, in the namespaces of engines."""
+        path = Path(filename)
+        source = path.read_text()
+        source += "" if source.endswith("\n") else "\n"
+        about = self._about("run", "execute", None, source)
+        function = _furlong.Function.script(str(path), source)
+        result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
+        if self.block if block is None else block:
+            with contextlib.suppress(KeyboardInterrupt):
+                result.get()
+        return result
+
+    # The namespace.
+
+    def push(
+        self, ns: Mapping[str, Any], targets: Any = None, block: bool | None = None, track: bool | None = None
+    ) -> Any:
+        """Set variables: a dictionary of names and values. A name with dots sets an attribute.
+
+        Raises
+        ------
+        TypeError
+            If it is no dictionary.
+        """
+        if not isinstance(ns, dict):
+            raise TypeError(f"what is pushed is a dictionary of names and values, not a {type(ns).__name__}")
+        values = {name: self._value(value) for name, value in ns.items()}
+        data, has_code = _pickling.dumps(((values,), {}))
+        about = self._about("push")
+        result = self._submit(_furlong.Function.push(), "pickle", data, about, targets=targets, has_code=has_code)
+        return self._finish(result, block)
+
+    def _value(self, value: Any) -> Any:
+        return _in_engine_namespace(value) if is_interactive(value) or self._is_plain_function(value) else value
+
+    def _is_plain_function(self, value: Any) -> bool:
+        return not self._cloudpickle and callable(value) and _pickling.goes_by_value(value)
+
+    def pull(self, names: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
+        """Get variables, or any expressions: of one name its value, of several a list; from each engine."""
+        if isinstance(names, str):
+            wanted, one = [names], True
+        else:
+            wanted, one = list(names), False
+            if not all(isinstance(name, str) for name in wanted):
+                raise TypeError("what is pulled are names: a str, or a sequence of such")
+
+        def decode(part: Part, outcome: _furlong.Outcome) -> Any:
+            values = value_of(outcome, part.about.writable)
+            return values[0] if one else values
+
+        about = self._about("pull")
+        function = _furlong.Function.pull(wanted)
+        result = self._submit(function, "pickle", (), about, targets=targets, decode=decode)
+        return self._finish(result, block)
+
+    def get(self, key_s: str | Sequence[str]) -> Any:
+        """Get variables, and wait for them."""
+        return self.pull(key_s, block=True)
+
+    def update(self, ns: Mapping[str, Any]) -> Any:
+        """Set variables."""
+        return self.push(ns, block=self.block)
+
+    def __getitem__(self, key: str | Sequence[str]) -> Any:
+        return self.get(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.push({key: value}, block=True)
+
+    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Get the names that users have made."""
+        result = self._submit(_furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets)
+        return self._finish(result, block)
+
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Empty the namespaces."""
+        result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
+        return self._finish(result, block)
+
+    # Sequences.
+
+    def scatter(
+        self,
+        key: str,
+        seq: Sequence[Any],
+        dist: str = "b",
+        flatten: bool = False,
+        targets: Any = None,
+        block: bool | None = None,
+        track: bool | None = None,
+    ) -> Any:
+        """Deal a sequence to engines, each part under that name.
+
+        Parameters
+        ----------
+        key : str
+            The name.
+        seq : sequence
+            A list, an array, anything with a length that can be sliced; or any iterable.
+        dist : {"b", "r"}
+            Contiguous blocks, the first engines get the longer ones; or one item each in turn.
+        flatten : bool
+            Give an engine whose part has one item the item itself.
+        """
+        from furlong.maps import deal
+
+        engines = self._engines(targets)
+        parts = []
+        for engine, part in zip(engines, deal(seq, len(engines), dist)):
+            value = part[0] if flatten and len(part) == 1 else part
+            parts += self.push({key: value}, targets=[engine], block=False)._parts
+        return self._finish(AsyncResult(parts, self._is_single(targets)), block)
+
+    def gather(
+        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
+    ) -> Any:
+        """Collect what was scattered, or what became of it: one list, or one array."""
+        from furlong.maps import collect
+
+        pulled = self.pull(key, targets=targets, block=False)
+        result = AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
+        return self._finish(result, block)
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        track: bool | None = None,
+        return_exceptions: bool = False,
+        chunksize: int | None = None,
+        label: str | None = None,
+    ) -> Any:
+        """Call a function with each item: one contiguous chunk for each engine.
+
+        Parameters
+        ----------
+        f : callable
+            The function.
+        *sequences : iterable
+            Its arguments; the shortest says how many calls there are.
+        return_exceptions : bool
+            Put exceptions in the place of values.
+
+        Returns
+        -------
+        AsyncMapResult, or the list of values if it blocks
+            An array, if the items came as one.
+        """
+        from furlong.maps import map_direct
+
+        if chunksize is not None:
+            warnings.warn(
+                "a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=2
+            )
+        return self._finish(map_direct(self, f, sequences, return_exceptions, label), block)
+
+    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
+        """Map, and give the `AsyncMapResult` at once."""
+        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
+        return result
+
+    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Map, and wait for the values."""
+        return self.map(f, *sequences, **{**options, "block": True})
+
+    def imap(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: int | str = "auto",
+        return_exceptions: bool = False,
+    ) -> LazyMapIterator:
+        """Map lazily over these engines. See `LoadBalancedView.imap`."""
+        from furlong.maps import LazyMapIterator
+
+        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+
+    # Imports.
+
+    @contextlib.contextmanager
+    def sync_imports(self, local: bool = True, quiet: bool = False) -> Iterator[None]:
+        """Import within the ``with`` block here and on the engines.
+
+        Raises
+        ------
+        NotImplementedError
+            With `local` false: the statements run here in any case.
+        """
+        if not local:
+            raise NotImplementedError("imports in the block happen here as well; use `execute` for engines alone")
+        from furlong.imports import imports_on
+
+        with imports_on(self, quiet):
+            yield
+
+    @property
+    def importer(self) -> Any:
+        """``with view.importer: import re`` imports here and on the engines."""
+        return self.sync_imports()
+
+    # Control.
+
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+        """Send a signal to what runs on these engines. See `Client.send_signal`."""
+        self.client.send_signal(sig, self._engines(targets), block)
+
+    def restart(self, targets: Any = None) -> None:
+        """Give these engines new interpreters."""
+        self.client.restart(self._engines(targets))
+
+    def shutdown(self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None) -> None:
+        """Stop these engines."""
+        self.client.shutdown(self._engines(targets), restart, hub, block)
+
+    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
+        """Tell how much these engines have to do."""
+        return self.client.queue_status(self._engines(targets), verbose)
+
+
+class _Again:
+    """Submits the same task again."""
+
+    __slots__ = ("about", "codec", "data", "decode", "engine", "function", "has_code", "options", "view")
+
+    def __init__(
+        self,
+        view: View,
+        function: _furlong.Function,
+        codec: str,
+        data: Sequence[Any],
+        about: About,
+        has_code: bool,
+        decode: Callable[[Part, _furlong.Outcome], Any] | None,
+        options: _furlong.Options | None,
+        engine: int | None,
+    ) -> None:
+        self.view, self.function, self.codec, self.data = view, function, codec, data
+        self.about, self.has_code, self.decode, self.options = about, has_code, decode, options
+        self.engine = engine
+
+    def __call__(self) -> AsyncResult:
+        client = self.about.client
+        call = (self.function, self.codec, self.data, self.options, self.has_code)
+        if self.engine is None:
+            task = client._session.submit(*call)
+        else:
+            (task,) = client._session.submit_to([self.engine], *call)
+        part = Part(task, self.about, self.decode)
+        part.again = self
+        result = AsyncResult([part], True)
+        client._note(result)
+        return result
+
+
+class LoadBalancedView(View):
+    """The shared queue: each task runs wherever an engine is free.
+
+    Made by ``rc.load_balanced_view()``.
+    """
+
+    def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
+        super().__init__(client, **flags)
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.client.ids if self.targets is None else self.targets)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'all' if self.targets is None else self.targets!r}>"
+
+    def _submit(
+        self,
+        function: _furlong.Function,
+        codec: str,
+        data: Sequence[Any],
+        about: About,
+        *,
+        has_code: bool = False,
+        decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
+    ) -> Part:
+        """Submit one task."""
+        options = self._task_options(False, about.label)
+        session = self.client._session
+        if self.targets is None:
+            task = session.submit(function, codec, data, options, has_code)
+        else:
+            (task,) = session.submit_to([self._least_loaded()], function, codec, data, options, has_code)
+        part = Part(task, about, decode)
+        part.again = _Again(self, function, codec, data, about, has_code, decode, options, task.engine)
+        return part
+
+    def _least_loaded(self) -> int:
+        """Choose one of the view's engines: in turn."""
+        online = set(self.client.ids)
+        engines = [engine for engine in self.targets if engine in online]
+        if not engines:
+            raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
+        turn = getattr(self, "_turn", 0)
+        object.__setattr__(self, "_turn", turn + 1)
+        chosen: int = engines[turn % len(engines)]
+        return chosen
+
+    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
+        function, has_code = self._prepared(f)
+        data, args_have_code = _pickling.dumps((args, kwargs))
+        about = self._about(_pickling.name_of(f))
+        part = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
+        result = AsyncResult((part,), True)
+        self.client._note(result)
+        return self._finish(result, block)
+
+    def map(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        block: bool | None = None,
+        track: bool | None = None,
+        chunksize: int | str | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        label: str | None = None,
+        **flags: Any,
+    ) -> Any:
+        """Call a function with each item, wherever an engine is free.
+
+        Parameters
+        ----------
+        f : callable
+            The function.
+        *sequences : iterable
+            Its arguments; the shortest says how many calls there are.
+        chunksize : int, optional
+            Items in a task. By default the measured time of the first tasks chooses it.
+        ordered : bool
+            Whether iterating the result gives the items' order, or the order of their ends.
+        return_exceptions : bool
+            Put exceptions in the place of values.
+
+        Returns
+        -------
+        AsyncMapResult, or the list of values if it blocks
+        """
+        from furlong.maps import map_balanced
+
+        with self.temp_flags(**flags):
+            result = map_balanced(self, f, sequences, chunksize, ordered, return_exceptions, label)
+        return self._finish(result, block)
+
+    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
+        """Map, and give the `AsyncMapResult` at once."""
+        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
+        return result
+
+    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Map, and wait for the values."""
+        return self.map(f, *sequences, **{**options, "block": True})
+
+    def imap(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: int | str = "auto",
+        return_exceptions: bool = False,
+    ) -> LazyMapIterator:
+        """Map lazily: items are taken as results are, so that the input may be endless.
+
+        Parameters
+        ----------
+        ordered : bool
+            Give results in the items' order, or as they come.
+        max_outstanding : int or "auto"
+            Items that are submitted and not yet given; ``"auto"`` is the number of engines, 0 no bound.
+        return_exceptions : bool
+            Give exceptions in the place of values, and go on.
+        """
+        from furlong.maps import LazyMapIterator
+
+        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+
+    def _condition(self, tasks: Any) -> Dependency:
+        from furlong.dependencies import Dependency
+
+        return Dependency(tasks)
+
+
+__all__ += ["Reference"]
