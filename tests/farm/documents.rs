@@ -26,6 +26,10 @@ use furlong_tests::wait::{SOON, eventually};
 const EXEMPT: &[(&str, &str)] = &[
     ("cargo run --release -- demo", "builds the workspace again; tests/farm/demo.rs runs the demo"),
     ("cargo xtask test", "it runs these tests"),
+    (
+        "pip install ./python",
+        "builds the release profile; the step `python` installs the same package of the dev profile",
+    ),
 ];
 
 /// A command, and what the document says that it prints.
@@ -60,7 +64,7 @@ fn documents() -> Vec<PathBuf> {
     let folders = ["docs", "docs/guide"].map(|folder| fs::read_dir(repository().join(folder)).unwrap());
     let entries = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut documents: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
-    documents.push(repository().join("README.md"));
+    documents.extend(["README.md", "python/README.md"].map(|document| repository().join(document)));
     documents.sort();
     documents
 }

@@ -1,4 +1,4 @@
-//! The Python side: an environment of its own under the target folder, ruff and pytest.
+//! The Python side: an environment of its own under the target folder, the package in it, ruff, mypy and pytest.
 
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,37 @@ pub fn lint(workspace: &Workspace) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// pytest over `tests/python`.
+/// Builds the package `furlong`, and installs it into the environment.
+///
+/// In the profile of the other steps, so that maturin finds what cargo has compiled for them: the release profile takes
+/// minutes. What the package needs is among the requirements.
+pub fn install_package(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
+    let wheels = workspace.target().join("wheels");
+    // An older version's would be taken for this one's.
+    let _ = std::fs::remove_dir_all(&wheels);
+    let mut build = workspace.program(environment(workspace).join("bin/maturin"));
+    build.args(["build", "--quiet", "--manifest-path", "python/Cargo.toml", "--profile", "dev"]);
+    build.args(["--compression-method", "stored", "--interpreter"]).arg(python).arg("--out").arg(&wheels);
+    check(&mut build)?;
+    let built = std::fs::read_dir(&wheels).context("maturin has left no folder of wheels")?;
+    let wheel = built.flatten().next().context("maturin has left no wheel")?.path();
+    let mut install = workspace.program(python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]);
+    check(install.arg("--force-reinstall").arg(wheel))
+}
+
+/// mypy over the package.
+pub fn check_types(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
+    let mut mypy = workspace.program(python);
+    mypy.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(workspace.target().join("mypy"));
+    check(mypy.arg("python/furlong"))
+}
+
+/// pytest over those folders of tests that there are.
 pub fn test(workspace: &Workspace, python: &Path) -> anyhow::Result<()> {
+    let folders = ["python/tests", "tests/python"].into_iter().filter(|folder| workspace.root().join(folder).is_dir());
     let mut pytest = workspace.program(python);
-    pytest.args(["-m", "pytest", "-p", "no:cacheprovider", "tests/python"]);
+    pytest.args(["-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "2"]).args(folders);
     pytest.env("FURLONG_TEST_BIN_DIR", workspace.bin_dir()).env("FURLONG_TEST_PYTHON", python);
     check(pytest.env("PYTHONDONTWRITEBYTECODE", "1"))
 }

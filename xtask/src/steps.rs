@@ -25,7 +25,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "chaos", what: "a short history in which everything breaks at random", run: chaos },
     Step { name: "portable", what: "furlong-wire with the pure-Rust cipher", run: portable },
     Step { name: "doc", what: "the documentation builds without a warning", run: doc },
-    Step { name: "python", what: "ruff, and the Python tests", run: python },
+    Step { name: "python", what: "the Python package, ruff, mypy, and the Python tests", run: python },
 ];
 
 fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
@@ -87,11 +87,11 @@ fn doc(workspace: &Workspace) -> anyhow::Result<()> {
 fn python(workspace: &Workspace) -> anyhow::Result<()> {
     let python = python::ensure(workspace)?;
     python::lint(workspace)?;
-    if workspace.root().join("tests/python").is_dir() {
-        build_programs(workspace)?;
-        python::test(workspace, &python)?;
-    }
-    Ok(())
+    require_c_compiler(workspace)?;
+    build_programs(workspace)?;
+    python::install_package(workspace, &python)?;
+    python::check_types(workspace, &python)?;
+    python::test(workspace, &python)
 }
 
 fn build_programs(workspace: &Workspace) -> anyhow::Result<()> {
