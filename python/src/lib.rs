@@ -2,8 +2,8 @@
 //!
 //! Network, cryptography and bookkeeping are `furlong-client`'s, on a thread that never takes the interpreter's lock
 //! ([`runtime`]). Python threads come in with the lock and let go of it while they wait. Memory crosses without a copy
-//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python. The command `furlong` is here
-//! too ([`command`]).
+//! in both directions ([`buffer`]). What only Python needs, pickling above all, is in Python. The command `furlong` is
+//! here too ([`command`]).
 
 mod buffer;
 mod command;
