@@ -7,6 +7,7 @@ and the like goes beside the pickle and is not copied.
 
 from __future__ import annotations
 
+import collections
 import functools
 import io
 import operator
@@ -111,8 +112,17 @@ _code_lock = threading.RLock()
 def _code_pickler() -> Any:
     import cloudpickle
 
+    table: Any = cloudpickle.Pickler.dispatch_table
+
+    def reduce_code(code: types.CodeType) -> Any:
+        """Keep the file's name, which cloudpickle leaves out and tracebacks show."""
+        make, parts, *rest = table[types.CodeType](code)
+        return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts), *rest
+
     class CodePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
         """Cloudpickle, for the user's own modules as well."""
+
+        dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, table)
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
