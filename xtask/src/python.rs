@@ -52,8 +52,8 @@ pub fn install_package(workspace: &Workspace, python: &Path) -> anyhow::Result<(
     build.args(["build", "--quiet", "--manifest-path", "python/Cargo.toml", "--profile", "dev"]);
     build.args(["--compression-method", "stored", "--interpreter"]).arg(python).arg("--out").arg(&wheels);
     check(&mut build)?;
-    let built = std::fs::read_dir(&wheels).context("maturin has left no folder of wheels")?;
-    let wheel = built.flatten().next().context("maturin has left no wheel")?.path();
+    let folder = std::fs::read_dir(&wheels).context("maturin has left no folder of wheels")?;
+    let wheel = folder.flatten().next().context("maturin has left no wheel")?.path();
     let mut install = workspace.program(python);
     install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]);
     check(install.arg("--force-reinstall").arg(wheel))
