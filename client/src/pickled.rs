@@ -43,8 +43,9 @@ pub struct PickledFunction {
     definition: OnceLock<Option<Arc<Definition>>>,
 }
 
-/// The text of the client's module `cloudpickle`, for engines whose Python has none. It is defined once a session for
-/// all functions whose pickles are short, and with each that is long: compress it.
+/// The text of the client's module `cloudpickle` (version 3, which is one file), for engines whose Python has none.
+///
+/// It is defined once a session for all functions whose pickles are short, and with each that is long: compress it.
 #[derive(Clone, Debug)]
 pub struct PickleSupport(Arc<Definition>);
 

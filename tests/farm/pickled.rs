@@ -38,9 +38,10 @@ fn python() -> OsString {
     std::env::var_os("FURLONG_TEST_PYTHON").unwrap_or_else(|| "python3".into())
 }
 
-/// None if the Python of the tests has no cloudpickle.
+/// None if the Python of the tests has no cloudpickle 3, which is one file.
 fn made() -> Option<Made> {
-    let has = Command::new(python()).args(["-c", "import cloudpickle"]).stderr(Stdio::null()).status();
+    let probe = ["-c", "from cloudpickle.cloudpickle import dumps"];
+    let has = Command::new(python()).args(probe).stderr(Stdio::null()).status();
     if !has.is_ok_and(|status| status.success()) {
         return None;
     }

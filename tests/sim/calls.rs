@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use furlong_broker::core::Peer as Proved;
-use furlong_client::core::{Call, Content, Definition};
+use furlong_client::core::definitions::Definition;
+use furlong_client::core::{Call, Content};
 use furlong_engine::runtime::Job;
 use furlong_tests::history::TaskName;
 use furlong_wire::call::{Call as Code, CallHeader, Codec, encode_header};
@@ -74,7 +75,7 @@ impl CallRecord {
         if plan.request_bytes > 0 {
             data.push(filler(no, plan.request_bytes));
         }
-        let definition = plan.define.map(|number| Definition { hash: hash(number), source: definition_text(number) });
+        let definition = plan.define.map(|number| Definition::new(hash(number), definition_text(number)));
         let targets = if plan.targets.is_empty() { Targets::Shared } else { Targets::Engines(self.targets.clone()) };
         let is_default = options == TaskOptions::default();
         Call {

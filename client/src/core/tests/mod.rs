@@ -236,10 +236,9 @@ fn a_function_beyond_all_definitions_goes_with_its_calls() {
     let mut call = Call { definition: Some(Arc::new(definition)), content, ..call(8) };
     core.do_without_definition(&mut call);
     let Content::Buffers(header, _) = &call.content else { panic!("not packed yet") };
-    let header: CallHeader = decode_header(header).unwrap();
-    assert!(
-        matches!(header.call, HeaderCall::Pickled(pickled) if pickled.blob.as_deref().is_some_and(|blob| blob == b"pickle"))
-    );
+    let header = decode_header::<CallHeader>(header).unwrap().call;
+    let HeaderCall::Pickled(pickled) = header else { panic!("{header:?}") };
+    assert_eq!(pickled.blob.unwrap(), b"pickle");
     core.submit_shared(&mut call, Listener::Nobody).unwrap();
     assert_eq!(sent(&mut core), ["define 4001", "submit 1 Some(4001)"]);
 }

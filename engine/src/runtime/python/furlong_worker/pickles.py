@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib.machinery
 import importlib.util
@@ -64,12 +65,14 @@ class PickledFunction:
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
         value = self.value
-        found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
-        for part in str(getattr(value, "__qualname__", "")).split("."):
-            found = getattr(found, part, None)
-        if found is value:
-            return True
-        self.blob = None
+        with contextlib.suppress(Exception):  # whatever such an object or module does when asked
+            found: Any = sys.modules.get(value.__module__)  # type: ignore[union-attr]
+            for part in value.__qualname__.split("."):  # type: ignore[union-attr]
+                found = getattr(found, part)
+            if found is value:
+                return True
+        if value is not None:
+            self.blob = None
         return False
 
 
@@ -154,6 +157,12 @@ def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:
     except ImportError as error:
         _add_hint(error)
         raise
+    except AttributeError as error:
+        text = str(error)
+        if "cloudpickle" in text:
+            hint = "the client's cloudpickle is of another version than this engine's; let both have the same"
+            error.args = (f"{text}: {hint}, {sys.executable}",)
+        raise
 
 
 def _add_hint(error: ImportError) -> None:
@@ -162,7 +171,7 @@ def _add_hint(error: ImportError) -> None:
         hint = "the call holds functions or classes by value, and its client has sent no cloudpickle; install it here"
     else:
         hint = "the call's function or arguments need it; install it for this engine's Python"
-    error.msg = f"{error.msg}: {hint}, {sys.executable}"
+    error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
 
 
 def dump(value: Any) -> list[Buffer]:

@@ -112,8 +112,8 @@ async fn code_of_another_python_is_refused_before_anything_runs() {
 
 /// An environment with nothing but the standard library.
 fn bare_python(folder: &Path) -> PythonConfig {
-    let made =
-        StdCommand::new(config().interpreter).args(["-m", "venv", "--without-pip"]).arg(folder).output().unwrap();
+    let mut command = StdCommand::new(config().interpreter);
+    let made = command.args(["-m", "venv", "--without-pip"]).arg(folder).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     PythonConfig::new(folder.join("bin/python"))
 }
@@ -136,6 +136,10 @@ async fn a_module_that_is_missing_is_named_and_the_clients_cloudpickle_takes_the
     assert_eq!(python.call(pickled(2, None), NOTHING).await.unwrap(), "7", "what failed is tried again");
     let value = "import cloudpickle\ncloudpickle.dumps(1), cloudpickle.cloudpickle.__name__";
     assert_eq!(python.eval(value).await.as_deref(), Some("(b'dumped', 'cloudpickle.cloudpickle')"));
+    let old = "ccloudpickle.cloudpickle\n_make_eight\n.";
+    let old = python.call(pickled(5, Some(old)), NOTHING).await.unwrap_err();
+    assert_eq!(old.type_name, "AttributeError");
+    assert!(old.message.contains("cloudpickle is of another version than this engine's"), "{}", old.message);
     let other = Bytes::from_static(b"raise OSError");
     let reply = python.call_with(pickled(4, Some(blob)), Some(other), NOTHING).await;
     assert_eq!(json_value(reply).unwrap(), "7", "the first text counts");
@@ -162,7 +166,7 @@ async fn user_code_finds_its_engine_by_name() {
 #[tokio::test]
 async fn an_interactive_function_sees_the_engines_namespace() {
     let mut python = Fixture::new();
-    let make = "import marshal, furlong_worker\ndef outer(c):\n    def inner(x, k=1, *, m=2): return a + x + k + m + c\n\
+    let make = "import marshal, furlong_worker\ndef outer(c):\n    def inner(x, k=1, *, m=2): return a+x+k+m+c\n\
                 \x20   return inner\nf = outer(100)\ncode = marshal.dumps(f.__code__)\n\
                 made = furlong_worker.engine_function(code, 'h', f.__defaults__, f.__kwdefaults__, (100,), {}, 'doc')\n\
                 again = furlong_worker.engine_function(code, 'h', f.__defaults__, f.__kwdefaults__, f.__closure__)\n\

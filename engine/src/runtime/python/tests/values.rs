@@ -115,7 +115,8 @@ async fn functions_by_value_are_called_pushed_and_pulled() {
     }
     let mut python = Fixture::new();
     let script = "import sys, cloudpickle\nn = 5\ndef f(x): return x + n\n\
-        for value in (f, (({'g': f, 'h': lambda: f(1)},), {}), ((1,), {})):\n    print(cloudpickle.dumps(value).hex())\n\
+        for value in (f, (({'g': f, 'h': lambda: f(1)},), {}), ((1,), {})):\n\
+        \x20   print(cloudpickle.dumps(value).hex())\n\
         print(bytes(sys.version_info[:2]).hex())";
     let made = run_python(script, &[]);
     let [function, variables, arguments, version] = &made[..] else { panic!("{made:?}") };
@@ -169,4 +170,18 @@ async fn a_value_without_a_pickle_is_named_by_its_path() {
     }
     let looped = python.pull_error("(lambda a: (a.append(a), a.append(lock), a)[2])([])").await;
     assert!(looped.starts_with("the result cannot be pickled: result[0]"), "{looped}");
+}
+
+#[tokio::test]
+async fn an_exception_of_several_keeps_its_text_and_that_of_its_causes() {
+    let mut python = Fixture::new();
+    let define = "class CompositeError(Exception): pass\ndef f():\n    try: 1 / 0\n    except Exception as error:\n\
+                  \x20       raise CompositeError('2 of 3 failed\\n  engine 0: no\\n  engine 2: no') from error";
+    python.eval(define).await;
+    let raised = python.json("f", "[[],{}]").await.unwrap_err();
+    assert_eq!(raised.type_name, "__main__.CompositeError");
+    assert_eq!(raised.message, "2 of 3 failed\n  engine 0: no\n  engine 2: no");
+    for text in ["ZeroDivisionError: division by zero\n", "CompositeError: 2 of 3 failed\n  engine 0: no\n"] {
+        assert!(raised.traceback.contains(text), "{}", raised.traceback);
+    }
 }
