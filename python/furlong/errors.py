@@ -31,6 +31,7 @@ __all__ = [
     "NoEnginesRegistered",
     "PayloadTooLarge",
     "PicklingError",
+    "PythonVersionError",
     "RemoteError",
     "RequestRefused",
     "ResultLost",
@@ -193,6 +194,10 @@ class ResultLost(RemoteError):
 
 class JournalError(RemoteError):
     """The broker's journal could not be written, so it did not take a durable task."""
+
+
+class PythonVersionError(RemoteError, TypeError):
+    """Functions or classes by value were for another version of Python; data cross."""
 
 
 class CompositeError(RemoteError):

@@ -279,6 +279,9 @@ def error_of(outcome: _furlong.Outcome, method: str = "apply") -> errors.Furlong
     remote = outcome.remote
     if remote is not None:
         ename, evalue, traceback, _ = remote
+        own = _OWN.get(ename)
+        if own is not None:
+            return own(ename, evalue, traceback, where)
         return errors.remote_error(ename, evalue, traceback, where)
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "no task" in text:
@@ -289,6 +292,10 @@ def error_of(outcome: _furlong.Outcome, method: str = "apply") -> errors.Furlong
         code, signal = outcome.exited
         error.returncode = code if signal is None else -signal
     return error
+
+
+# Exceptions of engines that are kinds of ours.
+_OWN = {"furlong.PythonVersionError": errors.PythonVersionError}
 
 
 def _time(part: Part, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
