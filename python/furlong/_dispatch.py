@@ -78,7 +78,8 @@ class Dispatcher:
 
 
 _dispatcher: Dispatcher | None = None
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
+# What is closed at the exit, and whether after the others.
+_open: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def dispatcher() -> Dispatcher:
@@ -89,18 +90,18 @@ def dispatcher() -> Dispatcher:
     return _dispatcher
 
 
-def close_at_exit(thing: _Closes) -> None:
-    """Close something before the interpreter goes, unless it is closed or gone before."""
-    _open.add(thing)
+def close_at_exit(thing: _Closes, last: bool = False) -> None:
+    """Close something before the interpreter goes, unless it is closed or gone before; after the others if `last`."""
+    _open[thing] = last
 
 
 def forget(thing: _Closes) -> None:
     """Leave to itself what is closed."""
-    _open.discard(thing)
+    _open.pop(thing, None)
 
 
 def _at_exit() -> None:
-    for thing in list(_open):
+    for thing, _ in sorted(_open.items(), key=lambda item: item[1]):
         try:
             thing.close()
         except Exception:

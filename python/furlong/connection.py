@@ -467,9 +467,9 @@ class Client:
         for engine in status["engines"]:
             if wanted is None or engine["id"] in wanted:
                 queues[engine["id"]] = {
-                    "queue": engine["queued"],
-                    "completed": engine["finished"],
-                    "tasks": engine["assigned"],
+                    "queue": engine["tasks_queued"],
+                    "completed": engine["tasks_finished"],
+                    "tasks": engine["tasks_assigned"],
                 }
         return queues
 

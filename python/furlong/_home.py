@@ -1,0 +1,58 @@
+"""Where the programs keep their files: `FURLONG_HOME`, by default ``~/.furlong``, with one folder a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_name", "home", "read_json", "write_private"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def home() -> Path:
+    """Give the folder of all clusters, which need not exist."""
+    named = os.environ.get("FURLONG_HOME")
+    return Path(named).absolute() if named else Path.home() / ".furlong"
+
+
+def check_name(name: str) -> str:
+    """Give back a cluster's name.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "a cluster's name is 1 to 64 letters, digits, '.', '_' or '-', and does not begin with a dot; "
+            f"{name!r} is none"
+        )
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read an object; none if it is not there, or not whole."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_private(path: Path, value: dict[str, Any]) -> None:
+    """Write an object to a file of the user's own, which is there as a whole or not at all."""
+    # Such a file has the mode 0600.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(value, file, indent=1)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

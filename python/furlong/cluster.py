@@ -1,0 +1,645 @@
+"""Clusters of this machine, started and stopped from Python.
+
+Examples
+--------
+>>> with furlong.Cluster(n=4) as rc:
+...     rc[:].apply_sync(lambda: engine_id)
+[0, 1, 2, 3]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from furlong import _dispatch, errors
+from furlong.__main__ import SAFE_PATH
+from furlong._home import check_name, home, read_json, write_private
+from furlong._processes import Child, Folder, Process, end_all
+
+if TYPE_CHECKING:
+    from furlong.connection import Client
+
+__all__ = ["Cluster"]
+
+# How long a broker has to listen, in seconds, and how long to sleep between two looks.
+BROKER_SECONDS = 30.0
+LOOK_SECONDS = 0.005
+# What one engine process takes.
+ENGINES_MAX = 1024
+# Where a cluster's own process says what it has started, in the cluster's folder.
+STATE = Path("run", "python.json")
+# What `to_dict` gives of the arguments, so that another process starts engines like these.
+_OPTIONS = ("engine_timeout", "controller_args", "engine_args", "python", "labels", "env", "cwd", "memory", "journal")
+
+
+class Cluster:
+    """A broker that only this machine reaches, and engines, as processes of their own.
+
+    Each method that waits is a coroutine, and has a twin with the suffix ``_sync``. As a context manager, of ``with``
+    or ``async with``, the cluster is started, gives a connected `Client`, and is stopped at the end.
+
+    What is started here ends with this process, however that ends; so does the cluster's folder, if its name was not
+    chosen by the user.
+
+    Parameters
+    ----------
+    n : int, optional
+        Engines; as many as there are processors if nothing is said.
+    engines, controller : {"local"}
+        Where they run.
+    profile, cluster_id : str, optional
+        The cluster's name: `cluster_id`, else `profile`, else a random one.
+    controller_args, engine_args : sequence of str
+        Further flags of ``furlong broker`` and ``furlong engine``.
+    engine_timeout : float
+        How many seconds engines have to come.
+    shutdown_atexit : bool
+        Whether the cluster ends with this process. If not, `from_file` finds it again.
+    python : str or path, optional
+        The engines' interpreter; by default this one.
+    labels : sequence of str
+        Labels of the engines that tasks can require.
+    env : mapping, optional
+        Variables for tasks.
+    cwd : str or path, optional
+        The folder in which tasks run; by default the current one.
+    memory : str or int, optional
+        What each process of a task may take: bytes, or as ``"4G"``, ``"10%"``.
+    journal : bool, str or path, optional
+        Keep durable tasks over restarts of the broker: in this file, or in the cluster's folder.
+    log_level : str, optional
+        ``"error"``, ``"warn"``, ``"info"``, ``"debug"`` or ``"trace"``.
+    delay : float, optional
+        Is accepted, and has no meaning: nothing has to be waited for.
+    """
+
+    def __init__(
+        self,
+        n: int | None = None,
+        *,
+        engines: str = "local",
+        controller: str = "local",
+        profile: str | None = None,
+        cluster_id: str | None = None,
+        controller_args: Sequence[str] = (),
+        engine_args: Sequence[str] = (),
+        engine_timeout: float = 60,
+        shutdown_atexit: bool = True,
+        python: str | os.PathLike[str] | None = None,
+        labels: str | Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        memory: str | int | None = None,
+        journal: bool | str | os.PathLike[str] | None = None,
+        log_level: str | None = None,
+        delay: float | None = None,
+    ) -> None:
+        for what, where in (("engines", engines), ("controller", controller)):
+            if where != "local":
+                raise ValueError(
+                    f"{what}={where!r}: only 'local' is started from here; elsewhere, run `furlong engine` there with "
+                    "the cluster's engine.cap.json"
+                )
+        if n is not None and not 0 <= n <= ENGINES_MAX:
+            raise ValueError(f"n is 0 to {ENGINES_MAX} engines, not {n}")
+        name = cluster_id or profile
+        self._has_random_name = not name
+        self.cluster_id = check_name(name or f"py-{secrets.token_hex(4)}")
+        self.controller_args = list(controller_args)
+        self.engine_args = list(engine_args)
+        self.engine_timeout = engine_timeout
+        self.shutdown_atexit = shutdown_atexit
+        self.python = None if python is None else os.fspath(python)
+        self.labels = [labels] if isinstance(labels, str) else list(labels)
+        self.env = dict(env or {})
+        self.cwd = None if cwd is None else os.fspath(cwd)
+        self.memory = memory
+        self.journal = journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
+        self.log_level = log_level
+        self._n = n
+        self._home = home()
+        self._controller: Process | None = None
+        self._engines: dict[str, _EngineSet] = {}
+        self._folder: Folder | None = None
+        self._numbers = itertools.count()
+        self._client: Client | None = None
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    # What it is.
+
+    @property
+    def n(self) -> int:
+        """How many engines it was told to start; before its start, how many it will."""
+        if self._engines:
+            return sum(engines.n for engines in self._engines.values())
+        return _processors() if self._n is None else self._n
+
+    @property
+    def folder(self) -> Path:
+        """The cluster's folder."""
+        return self._home / self.cluster_id
+
+    @property
+    def capability(self) -> Path:
+        """The capability file with which everything can be done, else that for clients."""
+        admin = self.folder / "security" / "admin.cap.json"
+        return admin if admin.exists() else admin.with_name("client.cap.json")
+
+    @property
+    def engine_sets(self) -> dict[str, int]:
+        """How many engines each set was started with, by the sets' ids."""
+        return {key: engines.n for key, engines in self._engines.items()}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a broker."""
+        return self._controller is not None and self._controller.is_alive()
+
+    def __repr__(self) -> str:
+        if os.getpid() != self._pid:
+            return f"<{type(self).__name__} {self.cluster_id!r}: of another process>"
+        state = "running" if self.is_running else "stopped"
+        sets = f" in {len(self._engines)} sets" if len(self._engines) > 1 else ""
+        return f"<{type(self).__name__} {self.cluster_id!r}: {state}, {self.n if self._engines else 0} engines{sets}>"
+
+    # Starting.
+
+    def start_controller_sync(self) -> None:
+        """Start the broker, and wait until it listens.
+
+        Raises
+        ------
+        RuntimeError
+            If it runs already, or does not start.
+        """
+        with self._lock:
+            controller = self._spawn_controller()
+            try:
+                self._await_controller(controller)
+            except BaseException:
+                self.stop_controller_sync()
+                raise
+            self._save()
+
+    def start_engines_sync(self, n: int | None = None, engine_set_id: str | None = None) -> str:
+        """Start a set of engines, without waiting for them.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many.
+        engine_set_id : str, optional
+            What the set is called.
+
+        Returns
+        -------
+        str
+            What it is called.
+
+        Raises
+        ------
+        RuntimeError
+            If there is a set of that name.
+        """
+        with self._lock:
+            key = self._spawn_engines(n, engine_set_id)
+            self._save()
+            return key
+
+    def start_cluster_sync(self, n: int | None = None) -> None:
+        """Start broker and engines, without waiting for the engines.
+
+        Raises
+        ------
+        RuntimeError
+            If it runs already, or the broker does not start.
+        """
+        with self._lock:
+            controller = self._spawn_controller()
+            try:
+                if self._count(n):
+                    # They wait for the broker by themselves.
+                    self._spawn_engines(n, None)
+                self._await_controller(controller)
+                self._save()
+            except BaseException:
+                self.stop_cluster_sync()
+                raise
+
+    def start_and_connect_sync(self, n: int | None = None, activate: bool = False) -> Client:
+        """Start the cluster, unless it runs, and give a client of it when its engines are there.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many engines.
+        activate : bool
+            Let the magics of IPython work with this client.
+        """
+        was_running = self.is_running
+        if not was_running:
+            self.start_cluster_sync(n)
+        try:
+            client = self.connect_client_sync()
+            try:
+                client.wait_for_engines(self.n if n is None else n, timeout=self.engine_timeout)
+                if activate:
+                    client.direct_view().activate()  # type: ignore[attr-defined]
+            except BaseException:
+                client.close()
+                raise
+        except BaseException:
+            if not was_running:
+                self.stop_cluster_sync()
+            raise
+        return client
+
+    def connect_client_sync(self, **kwargs: Any) -> Client:
+        """Give a client; the arguments are those of `Client`."""
+        from furlong.connection import Client
+
+        self._check_process()
+        return Client(cluster=self, **kwargs)
+
+    def _spawn_controller(self) -> Child:
+        self._check_process()
+        if self.is_running:
+            raise RuntimeError(f"the controller of cluster {self.cluster_id!r} is running already")
+        argv = ["--bind", "127.0.0.1"]
+        if self.journal:
+            argv.append("--journal" if self.journal is True else f"--journal={self.journal}")
+        child = self._spawn("broker", [*argv, *self.controller_args])
+        self._controller = child
+        return child
+
+    def _await_controller(self, controller: Child) -> None:
+        deadline = time.monotonic() + BROKER_SECONDS
+        path = self.folder / "run" / "broker.json"
+        while True:
+            state = read_json(path)
+            if state is not None and state.get("pid") == controller.pid and not state.get("stopped"):
+                return
+            if controller.wait(LOOK_SECONDS):
+                raise RuntimeError(f"the broker of cluster {self.cluster_id!r} {controller.ending()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the broker of cluster {self.cluster_id!r} does not listen: {controller.said()}")
+
+    def _spawn_engines(self, n: int | None, engine_set_id: str | None) -> str:
+        self._check_process()
+        n = self._count(n)
+        if not 1 <= n <= ENGINES_MAX:
+            raise ValueError(f"a set has 1 to {ENGINES_MAX} engines, not {n}")
+        self._prune()
+        if engine_set_id is None:
+            engine_set_id = next(key for key in map(str, self._numbers) if key not in self._engines)
+        elif engine_set_id in self._engines:
+            raise RuntimeError(f"there is a set of engines {engine_set_id!r} already")
+        argv = ["-n", str(n), "--cap", str(self.folder / "security" / "engine.cap.json")]
+        for name, value in (("--python", self.python), ("--cwd", self.cwd), ("--memory", self.memory)):
+            if value is not None:
+                argv += [name, str(value)]
+        argv += [f"--label={label}" for label in self.labels]
+        argv += [f"--env={name}={value}" for name, value in self.env.items()]
+        self._engines[engine_set_id] = _EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
+        return engine_set_id
+
+    def _spawn(self, command: str, argv: list[str]) -> Child:
+        if self.shutdown_atexit:
+            argv = ["--stop-with-stdin", *argv]
+            if self not in _tied:
+                _tied.add(self)
+                _dispatch.close_at_exit(self, last=True)
+            if self._has_random_name and self._folder is None:
+                self._folder = Folder(self.folder)
+        if self.log_level is not None:
+            argv = ["--log-level", self.log_level, *argv]
+        argv = [sys.executable, *SAFE_PATH, "-m", "furlong", command, "--cluster", self.cluster_id, *argv]
+        env = {**os.environ, "FURLONG_HOME": str(self._home)}
+        env.pop("FURLONG_CAP", None)
+        inherits = () if self._folder is None else (self._folder.held,)
+        return Child(argv, env, self.shutdown_atexit, inherits)
+
+    def _count(self, n: int | None) -> int:
+        if n is not None:
+            return n
+        return _processors() if self._n is None else self._n
+
+    # Stopping.
+
+    def stop_engine_sync(self, engine_id: int) -> None:
+        """Stop one engine, and wait until it has left."""
+        with self._control() as client:
+            client.shutdown(engine_id, block=True)
+
+    def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
+        """Stop a set of engines, or all of them; what runs there is lost.
+
+        Raises
+        ------
+        KeyError
+            If there is no set of that name.
+        """
+        with self._lock:
+            self._check_process()
+            keys = self._sets(engine_set_id)
+            end_all([self._engines[key].process for key in keys])
+            for key in keys:
+                del self._engines[key]
+            self._save()
+
+    def stop_controller_sync(self) -> None:
+        """Stop the broker, if it runs."""
+        with self._lock:
+            self._check_process()
+            if self._controller is not None:
+                end_all([self._controller])
+                self._controller = None
+            self._save()
+            if not self._engines:
+                self._remove()
+
+    def stop_cluster_sync(self) -> None:
+        """Stop engines and broker, as far as they run."""
+        with self._lock:
+            self._check_process()
+            # Others may have started some as well, who came by `from_file`.
+            written = read_json(self.folder / STATE)
+            others = self._processes_of(written or {})
+            end_all([*(engines.process for engines in self._engines.values()), *others])
+            self._engines.clear()
+            self.stop_controller_sync()
+
+    def restart_engines_sync(self, engine_set_id: str | None = None) -> None:
+        """Stop a set of engines, or all of them, and start as many anew, without waiting for them.
+
+        They have new ids.
+
+        Raises
+        ------
+        KeyError
+            If there is no set of that name.
+        """
+        with self._lock:
+            counts = {key: self._engines[key].n for key in self._sets(engine_set_id)}
+            for key in counts:
+                self.stop_engines_sync(key)
+            for key, n in counts.items():
+                self.start_engines_sync(n, key)
+
+    def restart_engine_sync(self, engine_id: int) -> None:
+        """Give an engine a new interpreter, with an empty namespace; it keeps its id."""
+        with self._control() as client:
+            client.restart(engine_id)
+
+    def signal_engine_sync(self, engine_id: int, signum: int | str) -> None:
+        """Send a signal to what runs on an engine."""
+        with self._control() as client:
+            client.send_signal(signum, engine_id)
+
+    def signal_engines_sync(self, signum: int | str, engine_set_id: str | None = None) -> None:
+        """Send a signal to what runs on the engines of a set, or on all of them.
+
+        Raises
+        ------
+        KeyError
+            If there is no set of that name.
+        """
+        pids = {self._engines[key].process.pid for key in self._sets(engine_set_id)}
+        with self._control() as client:
+            processes = [process for process in client.status()["processes"] if process["pid"] in pids]
+            client.send_signal(signum, [engine for process in processes for engine in process["engines"]])
+
+    def _control(self) -> Client:
+        return self.connect_client_sync()
+
+    def _sets(self, engine_set_id: str | None) -> list[str]:
+        if engine_set_id is None:
+            return list(self._engines)
+        if engine_set_id not in self._engines:
+            raise KeyError(f"there is no set of engines {engine_set_id!r}; there are {sorted(self._engines)}")
+        return [engine_set_id]
+
+    def _processes_of(self, written: Mapping[str, Any]) -> list[Process]:
+        known = {engines.process.pid for engines in self._engines.values()}
+        engines = [Process.from_dict(engines) for engines in written.get("engines", {}).values()]
+        return [process for process in engines if process.pid not in known]
+
+    def _prune(self) -> None:
+        """Forget sets whose engines were all told to stop."""
+        for key, engines in list(self._engines.items()):
+            if isinstance(engines.process, Child) and engines.process.code == 0:
+                engines.process.forget()
+                del self._engines[key]
+
+    def _check_engines(self) -> None:
+        """Look whether engines that were started here have died.
+
+        Raises
+        ------
+        EngineError
+            If so, with how they ended and what they said.
+        """
+        with self._lock:
+            self._prune()
+            for key, engines in self._engines.items():
+                process = engines.process
+                if isinstance(process, Child) and process.code is not None:
+                    text = f"the engine process {process.pid} of set {key!r} {process.ending()}"
+                    raise errors.EngineError("EngineError", text)
+
+    def _remove(self) -> None:
+        """Leave nothing of a cluster that has stopped."""
+        _tied.discard(self)
+        _dispatch.forget(self)
+        if self._folder is not None:
+            self._folder.forget()
+            self._folder = None
+        if self._has_random_name:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop it at the interpreter's exit."""
+        self.stop_cluster_sync()
+
+    # Other processes.
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `from_dict` makes the same cluster of, in any process of this machine: it can be JSON."""
+        return {
+            "cluster_id": self.cluster_id,
+            "home": str(self._home),
+            "n": self._n,
+            "has_random_name": self._has_random_name,
+            "options": {name: getattr(self, name) for name in (*_OPTIONS, "log_level")},
+            "controller": None if self._controller is None else self._controller.to_dict(),
+            "engines": {key: {"n": it.n, **it.process.to_dict()} for key, it in self._engines.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> Cluster:
+        """Make a cluster of what `to_dict` gave, in this process or another.
+
+        It does not end with this process, unless its `shutdown_atexit` is set.
+        """
+        made = cls(known["n"], cluster_id=known["cluster_id"], shutdown_atexit=False, **known["options"])
+        made._has_random_name = known["has_random_name"]
+        made._home = Path(known["home"])
+        if known["controller"] is not None:
+            made._controller = Process.from_dict(known["controller"])
+        for key, engines in known["engines"].items():
+            made._engines[key] = _EngineSet(int(engines["n"]), Process.from_dict(engines))
+        return made
+
+    @classmethod
+    def from_file(cls, *, cluster_id: str | None = None, profile: str | None = None) -> Cluster:
+        """Find a cluster that a Python process has started.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none of that name.
+        """
+        name = check_name(cluster_id or profile or "default")
+        path = home() / name / STATE
+        known = read_json(path)
+        if known is None:
+            raise FileNotFoundError(f"no cluster {name!r} was started from Python: there is no {path}")
+        return cls.from_dict(known)
+
+    def _save(self) -> None:
+        path = self.folder / STATE
+        if self._controller is None and not self._engines:
+            path.unlink(missing_ok=True)
+        elif path.parent.is_dir():
+            write_private(path, self.to_dict())
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"the cluster {self.cluster_id!r} was started before the process forked, and is the parent's"
+            )
+
+    def _after_fork(self) -> None:
+        """Let go of the ends of pipes that say that the parent lives."""
+        for process in (self._controller, *(engines.process for engines in self._engines.values())):
+            if isinstance(process, Child):
+                process.let_go()
+        if self._folder is not None:
+            self._folder.let_go()
+
+    # As a context manager.
+
+    def __enter__(self) -> Client:
+        self._client = self.start_and_connect_sync()
+        return self._client
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:
+            return
+        try:
+            if self._client is not None:
+                self._client.close()
+        finally:
+            self._client = None
+            self.stop_cluster_sync()
+
+    async def __aenter__(self) -> Client:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    # The same, for programs with an event loop.
+
+    async def start_controller(self) -> None:
+        """Start the broker. See `start_controller_sync`."""
+        await asyncio.to_thread(self.start_controller_sync)
+
+    async def start_engines(self, n: int | None = None, engine_set_id: str | None = None) -> str:
+        """Start a set of engines. See `start_engines_sync`."""
+        return await asyncio.to_thread(self.start_engines_sync, n, engine_set_id)
+
+    async def start_cluster(self, n: int | None = None) -> None:
+        """Start broker and engines. See `start_cluster_sync`."""
+        await asyncio.to_thread(self.start_cluster_sync, n)
+
+    async def start_and_connect(self, n: int | None = None, activate: bool = False) -> Client:
+        """Start the cluster, and give a client. See `start_and_connect_sync`."""
+        return await asyncio.to_thread(self.start_and_connect_sync, n, activate)
+
+    async def connect_client(self, **kwargs: Any) -> Client:
+        """Give a client. See `connect_client_sync`."""
+        return await asyncio.to_thread(lambda: self.connect_client_sync(**kwargs))
+
+    async def stop_engine(self, engine_id: int) -> None:
+        """Stop one engine. See `stop_engine_sync`."""
+        await asyncio.to_thread(self.stop_engine_sync, engine_id)
+
+    async def stop_engines(self, engine_set_id: str | None = None) -> None:
+        """Stop a set of engines. See `stop_engines_sync`."""
+        await asyncio.to_thread(self.stop_engines_sync, engine_set_id)
+
+    async def stop_controller(self) -> None:
+        """Stop the broker. See `stop_controller_sync`."""
+        await asyncio.to_thread(self.stop_controller_sync)
+
+    async def stop_cluster(self) -> None:
+        """Stop engines and broker. See `stop_cluster_sync`."""
+        await asyncio.to_thread(self.stop_cluster_sync)
+
+    async def restart_engines(self, engine_set_id: str | None = None) -> None:
+        """Stop engines, and start as many anew. See `restart_engines_sync`."""
+        await asyncio.to_thread(self.restart_engines_sync, engine_set_id)
+
+    async def restart_engine(self, engine_id: int) -> None:
+        """Give an engine a new interpreter. See `restart_engine_sync`."""
+        await asyncio.to_thread(self.restart_engine_sync, engine_id)
+
+    async def signal_engine(self, engine_id: int, signum: int | str) -> None:
+        """Send a signal to what runs on an engine. See `signal_engine_sync`."""
+        await asyncio.to_thread(self.signal_engine_sync, engine_id, signum)
+
+    async def signal_engines(self, signum: int | str, engine_set_id: str | None = None) -> None:
+        """Send a signal to what runs on engines. See `signal_engines_sync`."""
+        await asyncio.to_thread(self.signal_engines_sync, signum, engine_set_id)
+
+
+class _EngineSet:
+    """Engines that were started together, as one process."""
+
+    def __init__(self, n: int, process: Process) -> None:
+        self.n = n
+        self.process = process
+
+
+# Clusters that end with this process; they are kept until then.
+_tied: set[Cluster] = set()
+
+
+def _processors() -> int:
+    return min(ENGINES_MAX, len(os.sched_getaffinity(0)))
+
+
+def _after_fork() -> None:
+    for cluster in _tied:
+        cluster._after_fork()
+    _tied.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
