@@ -29,9 +29,7 @@ class Dependency(set):  # type: ignore[type-arg]
         If no end satisfies.
     """
 
-    def __init__(
-        self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False
-    ) -> None:
+    def __init__(self, dependencies: Any = (), all: bool = True, success: bool = True, failure: bool = False) -> None:
         if not (success or failure):
             raise ValueError("neither success nor failure satisfies the dependency: nothing ever does")
         super().__init__(ids_of(dependencies))

@@ -136,8 +136,7 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
         # An endless one beside one that ends is fine.
         bound = min(lengths) if lengths else None
         columns = [
-            list(itertools.islice(seq, bound)) if column is None else column
-            for seq, column in zip(sequences, columns)
+            list(itertools.islice(seq, bound)) if column is None else column for seq, column in zip(sequences, columns)
         ]
     count = min(len(column) for column in columns)  # type: ignore[arg-type]
     return [column if len(column) == count else column[:count] for column in columns], count  # type: ignore[arg-type]
@@ -212,7 +211,14 @@ class _Feeder:
     """Submits the chunks of a map as engines take them, of the size that the time of earlier ones suggests."""
 
     def __init__(
-        self, view: LoadBalancedView, function: Any, has_code: bool, about: About, columns: list[Any], count: int, chunk: int
+        self,
+        view: LoadBalancedView,
+        function: Any,
+        has_code: bool,
+        about: About,
+        columns: list[Any],
+        count: int,
+        chunk: int,
     ) -> None:
         self.parts: list[Part] = []
         self.ended: collections.deque[Part] = collections.deque()
@@ -408,7 +414,9 @@ class LazyMapIterator(Iterator[Any]):
         if max_outstanding == "auto":
             max_outstanding = max(1, len(view))  # type: ignore[arg-type]
         if not isinstance(max_outstanding, int) or max_outstanding < 0:
-            raise ValueError(f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}")
+            raise ValueError(
+                f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
+            )
         self._view, self._f = view, f
         self._items = zip(*sequences)
         self._ordered = ordered

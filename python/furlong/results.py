@@ -423,7 +423,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         if return_when in (None, ALL_COMPLETED):
             return all(part.wait(_left(deadline)) for part in self._parts)
         if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
-            raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
+            raise ValueError(
+                f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}"
+            )
         children = self.split()
         done, pending = concurrent.futures.wait(children, _left(deadline), return_when)
         return True if not pending else (done, pending)
@@ -440,9 +442,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """
         return self.get(timeout)
 
-    def get(
-        self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None
-    ) -> Any:
+    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
         """Wait for the value.
 
         Parameters
@@ -896,7 +896,13 @@ class AsyncMapResult(AsyncResult):
     """
 
     def __init__(
-        self, parts: Sequence[Part], collect: Collect, count: int, *, ordered: bool = True, errors_in_place: bool = False
+        self,
+        parts: Sequence[Part],
+        collect: Collect,
+        count: int,
+        *,
+        ordered: bool = True,
+        errors_in_place: bool = False,
     ) -> None:
         super().__init__(parts, False)
         self._collect_values = collect
@@ -907,9 +913,7 @@ class AsyncMapResult(AsyncResult):
     def _assemble(self, values: list[Any]) -> Any:
         return self._collect_values(values)
 
-    def get(
-        self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None
-    ) -> Any:
+    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
         """Wait for the list of values. See `AsyncResult.get`."""
         return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
 
@@ -958,4 +962,3 @@ def _as_ended(parts: Sequence[Part]) -> Iterator[Part]:
                 changed.wait()
             part = ended.pop(0)
         yield part
-

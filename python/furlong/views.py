@@ -155,9 +155,7 @@ class View:
             flags[name] = as_condition(flags[name])
         flags["require"] = [flags["require"]] if isinstance(flags["require"], str) else list(flags["require"])
         error_retries = error_retries if error_retries is not None else retries or 0
-        return _furlong.Options(
-            retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags
-        )
+        return _furlong.Options(retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags)
 
     def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> About:
         return About(
@@ -473,9 +471,7 @@ class DirectView(View):
             parts += self.push({key: value}, targets=[engine], block=False)._parts
         return self._finish(AsyncResult(parts, self._is_single(targets)), block)
 
-    def gather(
-        self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None
-    ) -> Any:
+    def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
         """Collect what was scattered, or what became of it: one list, or one array."""
         from furlong.maps import collect
 
@@ -572,7 +568,9 @@ class DirectView(View):
         """Give these engines new interpreters."""
         self.client.restart(self._engines(targets))
 
-    def shutdown(self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None) -> None:
+    def shutdown(
+        self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
+    ) -> None:
         """Stop these engines."""
         self.client.shutdown(self._engines(targets), restart, hub, block)
 
