@@ -111,7 +111,9 @@ class Child(Process):
         Descriptors that it inherits.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], is_tied: bool, inherits: Sequence[int] = ()) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], is_tied: bool, inherits: Sequence[int] = ()
+    ) -> None:
         # A file without a name: it never fills up as a pipe does, and is gone with the last who has it open.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed by `forget`
         self._popen = subprocess.Popen(

@@ -9,7 +9,6 @@ Examples
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import secrets
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, errors
 from furlong.__main__ import SAFE_PATH
+from furlong._coroutine import coroutine
 from furlong._home import check_name, home, read_json, write_private
 from furlong._processes import Child, Folder, Process, end_all
 
@@ -557,67 +557,23 @@ class Cluster:
             self._client = None
             self.stop_cluster_sync()
 
-    async def __aenter__(self) -> Client:
-        return await asyncio.to_thread(self.__enter__)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.__exit__, kind, error, trace)
-
     # The same, for programs with an event loop.
 
-    async def start_controller(self) -> None:
-        """Start the broker. See `start_controller_sync`."""
-        await asyncio.to_thread(self.start_controller_sync)
-
-    async def start_engines(self, n: int | None = None, engine_set_id: str | None = None) -> str:
-        """Start a set of engines. See `start_engines_sync`."""
-        return await asyncio.to_thread(self.start_engines_sync, n, engine_set_id)
-
-    async def start_cluster(self, n: int | None = None) -> None:
-        """Start broker and engines. See `start_cluster_sync`."""
-        await asyncio.to_thread(self.start_cluster_sync, n)
-
-    async def start_and_connect(self, n: int | None = None, activate: bool = False) -> Client:
-        """Start the cluster, and give a client. See `start_and_connect_sync`."""
-        return await asyncio.to_thread(self.start_and_connect_sync, n, activate)
-
-    async def connect_client(self, **kwargs: Any) -> Client:
-        """Give a client. See `connect_client_sync`."""
-        return await asyncio.to_thread(lambda: self.connect_client_sync(**kwargs))
-
-    async def stop_engine(self, engine_id: int) -> None:
-        """Stop one engine. See `stop_engine_sync`."""
-        await asyncio.to_thread(self.stop_engine_sync, engine_id)
-
-    async def stop_engines(self, engine_set_id: str | None = None) -> None:
-        """Stop a set of engines. See `stop_engines_sync`."""
-        await asyncio.to_thread(self.stop_engines_sync, engine_set_id)
-
-    async def stop_controller(self) -> None:
-        """Stop the broker. See `stop_controller_sync`."""
-        await asyncio.to_thread(self.stop_controller_sync)
-
-    async def stop_cluster(self) -> None:
-        """Stop engines and broker. See `stop_cluster_sync`."""
-        await asyncio.to_thread(self.stop_cluster_sync)
-
-    async def restart_engines(self, engine_set_id: str | None = None) -> None:
-        """Stop engines, and start as many anew. See `restart_engines_sync`."""
-        await asyncio.to_thread(self.restart_engines_sync, engine_set_id)
-
-    async def restart_engine(self, engine_id: int) -> None:
-        """Give an engine a new interpreter. See `restart_engine_sync`."""
-        await asyncio.to_thread(self.restart_engine_sync, engine_id)
-
-    async def signal_engine(self, engine_id: int, signum: int | str) -> None:
-        """Send a signal to what runs on an engine. See `signal_engine_sync`."""
-        await asyncio.to_thread(self.signal_engine_sync, engine_id, signum)
-
-    async def signal_engines(self, signum: int | str, engine_set_id: str | None = None) -> None:
-        """Send a signal to what runs on engines. See `signal_engines_sync`."""
-        await asyncio.to_thread(self.signal_engines_sync, signum, engine_set_id)
+    start_controller = coroutine(start_controller_sync)
+    start_engines = coroutine(start_engines_sync)
+    start_cluster = coroutine(start_cluster_sync)
+    start_and_connect = coroutine(start_and_connect_sync)
+    connect_client = coroutine(connect_client_sync)
+    stop_engine = coroutine(stop_engine_sync)
+    stop_engines = coroutine(stop_engines_sync)
+    stop_controller = coroutine(stop_controller_sync)
+    stop_cluster = coroutine(stop_cluster_sync)
+    restart_engine = coroutine(restart_engine_sync)
+    restart_engines = coroutine(restart_engines_sync)
+    signal_engine = coroutine(signal_engine_sync)
+    signal_engines = coroutine(signal_engines_sync)
+    __aenter__ = coroutine(__enter__)
+    __aexit__ = coroutine(__exit__)
 
 
 class _EngineSet:

@@ -8,7 +8,6 @@ import os
 import signal as signals
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -718,8 +717,3 @@ def _whole_id(record_id: Any) -> str:
     if not isinstance(session, str):
         session = bytes(session).hex()
     return f"{session}:{n}"
-
-
-def warn_about_host(location: str) -> None:
-    """Say that a broker which listens on one machine alone is not reached from another."""
-    warnings.warn(f"the broker listens on {location} only; start it with `--bind`", RuntimeWarning, stacklevel=3)
