@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
 from furlong._dispatch import dispatcher
-from furlong.remote import OnEngine
+from furlong._remote import OnEngine
 from furlong.results import About, AsyncMapResult, AsyncResult, Part
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Mapped:
 
 
 def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, bool]:
-    from furlong.remote import EngineFunction, Reference, is_interactive
+    from furlong._remote import EngineFunction, Reference, is_interactive
 
     if not callable(f):
         raise TypeError(f"a {type(f).__name__} cannot be called")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
 from furlong.displays import ExecuteReply
-from furlong.remote import EngineFunction, OnEngine, Reference, is_interactive
+from furlong._remote import EngineFunction, OnEngine, Reference, is_interactive
 from furlong.results import About, AsyncMapResult, AsyncResult, BalancedPart, Part, value_of
 
 if TYPE_CHECKING:
