@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -284,6 +285,12 @@ class DirectView(View):
             if isinstance(targets, list) and targets:
                 return targets
         return self.client._engines(targets)
+
+    def _on(self, engine: int) -> DirectView:
+        """Give the same view, flags and all, on one engine."""
+        view = copy.copy(self)
+        view.targets = engine
+        return view
 
     def _is_single(self, targets: Any) -> bool:
         return isinstance(self.targets if targets is None else targets, int)
