@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from furlong.connection import Client
     from furlong.dependencies import Dependency, depend, dependent, require
     from furlong.displays import ExecuteReply
-    from furlong.engine import engine, publish, publish_data
+    from furlong._engine import engine, publish, publish_data
     from furlong.errors import (
         AlreadyDisplayedError,
         CompositeError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from furlong.executor import ViewExecutor
     from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.remote import Reference, interactive
+    from furlong._remote import Reference, interactive
     from furlong.results import AsyncMapResult, AsyncResult
     from furlong.views import DirectView, LoadBalancedView, View
 
@@ -58,7 +58,7 @@ _HOMES = {
     "LoadBalancedView": "views",
     "NoEnginesRegistered": "errors",
     "ParallelFunction": "functions",
-    "Reference": "remote",
+    "Reference": "_remote",
     "RemoteError": "errors",
     "RemoteFunction": "functions",
     "TaskAborted": "errors",
@@ -70,11 +70,11 @@ _HOMES = {
     "__version__": "_furlong",
     "depend": "dependencies",
     "dependent": "dependencies",
-    "engine": "engine",
-    "interactive": "remote",
+    "engine": "_engine",
+    "interactive": "_remote",
     "parallel": "functions",
-    "publish": "engine",
-    "publish_data": "engine",
+    "publish": "_engine",
+    "publish_data": "_engine",
     "remote": "functions",
     "require": "dependencies",
 }

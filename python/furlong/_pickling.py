@@ -24,7 +24,7 @@ from typing import Any
 
 from furlong import _furlong
 from furlong.errors import PicklingError
-from furlong.remote import Reference
+from furlong._remote import Reference
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096

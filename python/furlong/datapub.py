@@ -1,5 +1,5 @@
 """Intermediate data, under the name that ipyparallel has for it."""
 
-from furlong.engine import publish_data
+from furlong._engine import publish_data
 
 __all__ = ["publish_data"]

@@ -106,7 +106,7 @@ class dependent:  # noqa: N801 - the name that people know
     def __reduce__(self) -> tuple[Any, ...]:
         import functools
 
-        from furlong.remote import OnEngine
+        from furlong._remote import OnEngine
 
         call = functools.partial(OnEngine("call_if"), self.f, self.df, self.dargs, self.dkwargs)
         return call.__reduce__()  # type: ignore[return-value]
@@ -178,7 +178,7 @@ class _Requires:
     def __reduce__(self) -> tuple[Any, ...]:
         import functools
 
-        from furlong.remote import EngineFunction, OnEngine
+        from furlong._remote import EngineFunction, OnEngine
 
         f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) else self.f
         call = functools.partial(OnEngine("call_with"), f, self._modules, self._names)

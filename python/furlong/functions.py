@@ -100,7 +100,7 @@ class ParallelFunction(RemoteFunction):
                     continue
                 view: Any = self.view
                 if engines:
-                    view = DirectView(self.view.client, engines[at])
+                    view = view._on(engines[at])
                 parts += view._apply(self.func, chunk, {}, False)._parts
         result = AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
         return self.view._finish(result, self.block)

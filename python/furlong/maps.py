@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
 from furlong._dispatch import dispatcher
-from furlong.remote import OnEngine
+from furlong._remote import OnEngine
 from furlong.results import About, AsyncMapResult, AsyncResult, Part
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Mapped:
 
 
 def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, bool]:
-    from furlong.remote import EngineFunction, Reference, is_interactive
+    from furlong._remote import EngineFunction, Reference, is_interactive
 
     if not callable(f):
         raise TypeError(f"a {type(f).__name__} cannot be called")
@@ -341,7 +341,7 @@ class _FedMapResult(AsyncMapResult):
         cancelled = [error for error in failed if isinstance(error, errors.TaskCancelled)]
         if self._feeder.is_cancelled and cancelled:
             return cancelled[0]
-        return failed[0] if len(failed) == 1 else super()._collect(failed)
+        return super()._collect(failed)
 
     def cancel(self, force: bool = False) -> bool:
         """End the tasks, and submit no more. See `AsyncResult.cancel`."""
@@ -425,7 +425,7 @@ class LazyMapIterator(Iterator[Any]):
         self._waiting: collections.deque[AsyncResult] = collections.deque()
         self._ended: collections.deque[AsyncResult] = collections.deque()
         self._changed = threading.Condition()
-        self._unordered = 0
+        self._unordered: set[AsyncResult] = set()
         self._turn = 0
         self._is_exhausted = False
         self._is_cancelled = False
@@ -433,7 +433,7 @@ class LazyMapIterator(Iterator[Any]):
     def _submit(self) -> None:
         """Submit up to the bound."""
         while not (self._is_exhausted or self._is_cancelled):
-            outstanding = len(self._waiting) if self._ordered else self._unordered
+            outstanding = len(self._waiting if self._ordered else self._unordered)
             if self._bound and outstanding >= self._bound:
                 return
             try:
@@ -445,20 +445,16 @@ class LazyMapIterator(Iterator[Any]):
             if self._ordered:
                 self._waiting.append(result)
             else:
-                self._unordered += 1
-                result._parts[0].when_ended(lambda result=result: self._note(result))
+                self._unordered.add(result)
+                result._parts[0].when_ended(functools.partial(self._note, result))
 
     def _call(self, item: tuple[Any, ...]) -> AsyncResult:
         view: Any = self._view
-        targets = getattr(view, "targets", None)
         if hasattr(view, "execute"):  # a direct view gives its engines an item each in turn
             engines = view._engines(None)
+            view = view._on(engines[self._turn % len(engines)])
             self._turn += 1
-            single = type(view)(view.client, engines[self._turn % len(engines)])
-            result: AsyncResult = single.apply_async(self._f, *item)
-            return result
-        del targets
-        result = view.apply_async(self._f, *item)
+        result: AsyncResult = view.apply_async(self._f, *item)
         return result
 
     def _note(self, result: AsyncResult) -> None:
@@ -482,12 +478,12 @@ class LazyMapIterator(Iterator[Any]):
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._ended))
                 result = self._ended.popleft()
-            self._unordered -= 1
+            self._unordered.discard(result)
         return result.get(return_exceptions=self._errors_in_place)
 
     def cancel(self) -> None:
         """Submit nothing more, and end what was submitted."""
         self._is_cancelled = True
-        for result in self._waiting:
+        for result in (*self._waiting, *self._unordered):
             for part in result._parts:
                 part.task.cancel()

@@ -913,6 +913,9 @@ class AsyncMapResult(AsyncResult):
     def _assemble(self, values: list[Any]) -> Any:
         return self._collect_values(values)
 
+    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
+        return failed[0] if len(failed) == 1 else super()._collect(failed)
+
     def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
         """Wait for the list of values. See `AsyncResult.get`."""
         return super().get(timeout, return_exceptions or self._errors_in_place, return_when)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
 from furlong.displays import ExecuteReply
-from furlong.remote import EngineFunction, OnEngine, Reference, is_interactive
+from furlong._remote import EngineFunction, OnEngine, Reference, is_interactive
 from furlong.results import About, AsyncMapResult, AsyncResult, BalancedPart, Part, value_of
 
 if TYPE_CHECKING:
@@ -284,6 +285,12 @@ class DirectView(View):
             if isinstance(targets, list) and targets:
                 return targets
         return self.client._engines(targets)
+
+    def _on(self, engine: int) -> DirectView:
+        """Give the same view, flags and all, on one engine."""
+        view = copy.copy(self)
+        view.targets = engine
+        return view
 
     def _is_single(self, targets: Any) -> bool:
         return isinstance(self.targets if targets is None else targets, int)

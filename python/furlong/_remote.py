@@ -16,34 +16,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 ENGINE_MODULE = "furlong_worker"
 
 
-class _EngineModule:
-    """The engine's module, which this process does not have: its pickle imports it there."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return importlib.import_module, (ENGINE_MODULE,)
-
-
-class OnEngine:
-    """Something that the engine's own program has, by name: its pickle finds it there."""
+class _Module:
+    """A module that this process need not have: its pickle imports it there."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (_EngineModule(), self.name)
+        return importlib.import_module, (self.name,)
+
+
+class OnEngine:
+    """Something that the engine's own program has, or another module there, by name: its pickle finds it there."""
+
+    def __init__(self, name: str, module: str = ENGINE_MODULE) -> None:
+        self.name = name
+        self.module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_Module(self.module), self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(f"{self.name} is only there on engines")
 
 
-class _Call:
-    """A call that is made when its pickle is loaded."""
-
-    def __init__(self, function: OnEngine, *args: Any) -> None:
-        self._parts = (function, args)
+class _EmptyCell:
+    """A cell without contents: of a variable that its function has not set yet."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._parts
+        return OnEngine("CellType", "types"), ()
 
 
 class Reference:
@@ -93,10 +94,17 @@ class EngineFunction:
         f = self.function
         if not isinstance(f, types.FunctionType):
             raise TypeError(f"a {type(f).__name__} has no code that engines could run in their namespace")
-        cells = None if f.__closure__ is None else tuple(cell.cell_contents for cell in f.__closure__)
+        cells = None if f.__closure__ is None else tuple(_content(cell) for cell in f.__closure__)
         annotations: dict[str, Any] = {}
         parts = (marshal.dumps(f.__code__), f.__name__, f.__defaults__, f.__kwdefaults__, cells, annotations, f.__doc__)
         return OnEngine("engine_function"), parts
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EmptyCell()
 
 
 def interactive(f: F) -> F:

@@ -1,0 +1,466 @@
+"""Maps: direct, balanced, lazy."""
+
+import collections
+import itertools
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import furlong
+from furlong import CompositeError, RemoteError
+from furlong.maps import collect, deal
+
+# The cluster is the same for all examples, and slow beside what hypothesis expects.
+on_cluster = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+items = st.lists(st.integers() | st.text(max_size=5) | st.none(), max_size=40)
+dists = st.sampled_from(["b", "r"])
+
+
+def square(x):
+    return x * x
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 16, 101])
+def test_035_direct_map_is_map(view, count):
+    result = view.map_async(square, range(count))
+    assert len(result) == count
+    assert result.get() == [x * x for x in range(count)]
+    assert list(result) == result.get()
+    assert result[0] == 0
+    assert result[-1] == (count - 1) ** 2
+    assert result[::2] == [x * x for x in range(count)][::2]
+
+
+def test_035_an_engine_gets_one_contiguous_chunk(view):
+    engines = view.map_sync(lambda x: engine_id, range(10))  # noqa: F821
+    assert engines == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+
+
+def test_035_generators_and_several_sequences(view):
+    assert view.map_sync(lambda x, y: x + y, (x for x in range(17)), range(17)) == [2 * x for x in range(17)]
+    assert view.map_sync(pow, range(5), itertools.repeat(2)) == [0, 1, 4, 9, 16]
+    assert view.map_sync(str, {"a": 1, "b": 2}) == ["a", "b"]
+    assert view.map_sync(str, {3}) == ["3"]
+    assert view.map_sync(ord, "abc") == [97, 98, 99]
+    with pytest.raises(TypeError):
+        view.map_sync(square)
+
+
+def test_035_a_chunksize_is_ignored_with_a_warning(view):
+    with pytest.warns(UserWarning, match="chunksize"):
+        assert view.map_sync(square, range(5), chunksize=2) == [0, 1, 4, 9, 16]
+
+
+def test_035_direct_map_obeys_block(view):
+    view.block = True
+    assert view.map(square, range(3)) == [0, 1, 4]
+    assert isinstance(view.map(square, range(3), block=False), furlong.AsyncMapResult)
+
+
+def test_036_map_of_nothing(rc, view, lview):
+    for some in (view, lview, rc[0], rc[[1]]):
+        for nothing in ([], (), iter(()), np.array([])):
+            result = some.map_async(square, nothing)
+            assert result.get(60) == []
+            assert result.done()
+            assert result.successful()
+            assert list(result) == []
+            assert len(result) == 0
+    assert list(lview.imap(square, [])) == []
+
+
+def test_036_map_on_one_engine(rc):
+    assert rc[2].map_sync(square, range(10)) == [x * x for x in range(10)]
+    assert rc[[2]].map_sync(square, range(10)) == [x * x for x in range(10)]
+
+
+@pytest.mark.parametrize("shape", [(64,), (7,), (9, 3)])
+def test_037_map_of_an_array_is_an_array(view, lview, shape):
+    array = np.arange(np.prod(shape), dtype="f4").reshape(shape)
+    for some in (view, lview):
+        mapped = some.map_sync(lambda x: x, array)
+        assert isinstance(mapped, np.ndarray)
+        assert mapped.dtype == array.dtype
+        np.testing.assert_array_equal(mapped, array)
+        np.testing.assert_array_equal(some.map_sync(np.sqrt, array), np.sqrt(array))
+
+
+def test_038_balanced_map_takes_iterators(lview):
+    assert lview.map_sync(square, iter(range(50))) == [x * x for x in range(50)]
+    assert lview.map_sync(square, (x for x in range(50)), chunksize=7) == [x * x for x in range(50)]
+    assert lview.map_sync(square, range(5000)) == [x * x for x in range(5000)]
+    assert lview.map_sync(square, np.arange(5)).tolist() == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("lengths", [(5, 20), (20, 5), (0, 5), (5, 0)])
+def test_038_the_shortest_sequence_rules(view, lview, lengths):
+    short, long = (list(range(length)) for length in lengths)
+    expected = list(map(lambda x, y: (x, y), short, long))  # noqa: C417
+    for some in (view, lview):
+        for first, second in ((short, long), (iter(short), long), (short, iter(long)), (iter(short), iter(long))):
+            result = some.map_async(lambda x, y: (x, y), first, second)
+            assert result.get() == expected
+        short, long = list(short), list(long)
+
+
+def test_038_chunks_may_be_chosen(lview):
+    for chunksize in (1, 3, 100, None, "auto"):
+        result = lview.map_async(square, range(20), chunksize=chunksize)
+        assert result.get() == [x * x for x in range(20)]
+        assert len(result) == 20
+    assert len(lview.map_async(square, range(20), chunksize=5).msg_ids) == 4
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="chunk"):
+            lview.map_async(square, range(20), chunksize=wrong)
+    for wrong in (1.5, True, "five"):
+        with pytest.raises(TypeError, match="chunk"):
+            lview.map_async(square, range(20), chunksize=wrong)
+
+
+def test_039_balanced_map_gives_results_in_order_as_they_come(rc, lview):
+    rc[:].execute("import threading", block=True)
+
+    def wait_for(x):
+        if x == 3:
+            time.sleep(60)
+        return x
+
+    result = lview.map_async(wait_for, range(4), chunksize=1)
+    values = iter(result)
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    assert not result.done()
+    assert result.cancel()
+    with pytest.raises(furlong.TaskCancelled):
+        next(values)
+
+
+def test_039_unordered_gives_what_is_done_first(lview):
+    def slow_first(x):
+        if x == 0:
+            time.sleep(1)
+        return x
+
+    result = lview.map_async(slow_first, range(20), chunksize=1, ordered=False)
+    values = list(result)
+    assert values != list(range(20))
+    assert values[-1] == 0
+    assert collections.Counter(values) == collections.Counter(range(20))
+    assert result.get() == list(range(20))
+    assert list(result) == values
+
+
+def test_039_iterating_twice_gives_the_same(lview):
+    result = lview.map_async(square, range(30))
+    assert list(result) == list(result) == [x * x for x in range(30)]
+
+
+class Counted:
+    """Items that say how many of them were taken."""
+
+    def __init__(self, end=math.inf):
+        self.taken = 0
+        self.end = end
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.taken >= self.end:
+            raise StopIteration
+        self.taken += 1
+        return self.taken - 1
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("bound", [1, 3, 10, "auto"])
+def test_040_imap_takes_items_as_values_are_asked_for(rc, lview, ordered, bound):
+    source = Counted()
+    values = lview.imap(square, source, max_outstanding=bound, ordered=ordered)
+    assert source.taken == 0
+    before = len(rc.history)
+    limit = 4 if bound == "auto" else bound
+    for given_out in range(20):
+        next(values)
+        assert limit <= source.taken - given_out <= limit + 1
+        assert len(rc.history) - before == source.taken
+    values.cancel()
+
+
+def test_040_imap_without_a_bound_takes_all(lview):
+    source = Counted(50)
+    values = lview.imap(square, source, max_outstanding=0)
+    assert next(values) == 0
+    assert source.taken == 50
+    assert list(values) == [x * x for x in range(1, 50)]
+    for wrong in (-1, 1.5, "many"):
+        with pytest.raises(ValueError, match="max_outstanding"):
+            lview.imap(square, [1], max_outstanding=wrong)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_041_imap_over_endless_items_can_be_cancelled(rc, lview, ordered):
+    source = Counted()
+    values = lview.imap(square, source, ordered=ordered)
+    found = [next(values) for _ in range(10)]
+    assert set(found) <= {x * x for x in range(20)}
+    values.cancel()
+    taken = source.taken
+    assert list(values) == []
+    assert source.taken == taken
+    assert rc.wait(timeout=60)
+    assert not rc.outstanding
+
+
+def test_041_cancel_ends_what_runs(rc, lview):
+    values = lview.imap(lambda x: time.sleep(60 * (x > 0)), itertools.count(), ordered=False)
+    assert next(values) is None
+    values.cancel()
+    assert rc.wait(timeout=60)
+
+
+def test_042_imap_unordered_gives_quick_ones_first(lview):
+    def slow_first(x):
+        if x == 0:
+            time.sleep(1)
+        return x
+
+    values = list(lview.imap(slow_first, range(12), ordered=False, max_outstanding=8))
+    assert values[0] != 0
+    assert sorted(values) == list(range(12))
+
+
+def test_042_imap_of_a_direct_view_deals_items_out(view):
+    found = list(view.imap(lambda x: (x, engine_id), range(8)))  # noqa: F821
+    assert [x for x, _ in found] == list(range(8))
+    assert [engine for _, engine in found] == [0, 1, 2, 3, 0, 1, 2, 3]
+    view.use_pickle()
+    view.push({"offset": 5}, block=True)
+    assert list(view.imap(lambda x: x + offset, range(5))) == [5, 6, 7, 8, 9]  # noqa: F821
+
+
+def fails_at_3(x):
+    if x == 3:
+        raise ValueError("three")
+    return x
+
+
+def test_043_errors_in_the_places_of_values(view, lview):
+    for some in (view, lview):
+        for options in ({}, {"chunksize": 3} if some is lview else {}):
+            result = some.map_async(fails_at_3, range(10), return_exceptions=True, **options)
+            values = result.get()
+            assert [x for x in values if not isinstance(x, Exception)] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+            assert isinstance(values[3], RemoteError)
+            assert isinstance(values[3], ValueError)
+            assert values[3].ename == "ValueError"
+            assert values[3].evalue == "three"
+            assert values[3].engine_info["engine_id"] in (0, 1, 2, 3)
+            assert "fails_at_3" in values[3].traceback
+            listed = list(result)
+            assert [str(x) for x in listed] == [str(x) for x in values]
+            assert result.successful()
+
+
+def test_043_errors_in_the_places_of_values_of_a_lazy_map(view, lview):
+    for some in (view, lview):
+        values = list(some.imap(fails_at_3, range(10), return_exceptions=True))
+        assert [x for x in values if not isinstance(x, Exception)] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+        assert isinstance(values[3], ValueError)
+        assert values[3].engine_info["engine_id"] in (0, 1, 2, 3)
+
+
+def test_043_a_lazy_map_raises_where_the_error_is(lview):
+    values = lview.imap(fails_at_3, range(10))
+    assert [next(values) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(values)
+    assert list(values) == [4, 5, 6, 7, 8, 9]
+
+
+def test_043_arrays_with_errors_are_lists(view):
+    values = view.map_sync(fails_at_3, np.arange(5), return_exceptions=True)
+    assert [int(x) for x in values if not isinstance(x, Exception)] == [0, 1, 2, 4]
+    assert isinstance(values[3], ValueError)
+
+
+def test_044_iterating_raises_the_error_each_time(view, lview):
+    for result in (view.map_async(fails_at_3, range(8)), lview.map_async(fails_at_3, range(8), chunksize=1)):
+        for _ in range(3):
+            found = []
+            with pytest.raises(ValueError, match="three"):
+                for value in result:
+                    found.append(value)
+            assert found == [0, 1, 2][: len(found)]
+        with pytest.raises(RemoteError):
+            result.get()
+        with pytest.raises(ValueError, match="three"):
+            list(result)
+
+
+def test_044_a_failed_map_raises_what_it_can(view, lview):
+    for some in (view, lview):
+        with pytest.raises(ValueError, match="three"):
+            some.map_sync(fails_at_3, [3])
+        with pytest.raises(ValueError, match="three"):
+            some.map_sync(fails_at_3, range(10))
+    with pytest.raises(CompositeError) as caught:
+        view.map_sync(fails_at_3, [3, 3, 3, 3])
+    assert [error.engine_info["engine_id"] for error in caught.value.errors] == [0, 1, 2, 3]
+    with pytest.raises(CompositeError) as caught:
+        lview.map_sync(fails_at_3, [3, 3, 3, 3], chunksize=1)
+    assert len(caught.value.errors) == 4
+
+
+def test_044_a_generator_that_raises_is_the_callers(view, lview):
+    def items():
+        yield 1
+        raise RuntimeError("no more")
+
+    for some in (view, lview):
+        with pytest.raises(RuntimeError, match="no more"):
+            some.map_async(square, items())
+    values = lview.imap(square, items(), max_outstanding=1)
+    assert next(values) == 1
+    with pytest.raises(RuntimeError, match="no more"):
+        next(values)
+
+
+def test_044_items_that_cannot_be_pickled_are_told(lview):
+    with pytest.raises(furlong.errors.PicklingError, match="generator"):
+        lview.map_async(square, [1, (x for x in ())]).get(60)
+
+
+def test_a_balanced_map_can_be_cancelled(rc, lview):
+    result = lview.map_async(lambda x: time.sleep(60), range(10_000))
+    assert not result.done()
+    assert result.cancel()
+    assert result.cancelled()
+    with pytest.raises(furlong.TaskCancelled):
+        result.get(60)
+    assert rc.wait(timeout=60)
+    assert len(rc.history) < 1000
+
+
+def test_a_map_calls_back_and_can_be_awaited(view, lview):
+    import asyncio
+
+    for some in (view, lview):
+        told = threading.Event()
+        result = some.map_async(square, range(100))
+        result.add_done_callback(lambda result, told=told: told.set())
+        assert told.wait(60)
+
+        async def main(some=some):
+            return await asyncio.gather(*[some.map_async(square, range(n)) for n in range(5)])
+
+        assert asyncio.run(main()) == [[x * x for x in range(n)] for n in range(5)]
+
+
+def test_a_map_waits_for_its_first_error(lview):
+    def f(x):
+        if x == 1:
+            raise ValueError
+        time.sleep(60)
+
+    result = lview.map_async(f, range(3), chunksize=1)
+    done, pending = result.wait(60, return_when="FIRST_EXCEPTION")
+    assert len(done) == 1
+    assert len(pending) == 2
+    with pytest.raises(ValueError):
+        done.pop().get()
+    result.cancel()
+
+
+def test_maps_within_maps_are_lists_of_lists(lview):
+    assert lview.map_sync(lambda x: list(map(lambda y: y * x, range(3))), range(3)) == [  # noqa: C417
+        [0, 0, 0],
+        [0, 1, 2],
+        [0, 2, 4],
+    ]
+
+
+def test_large_maps(lview, view):
+    count = 100_000
+    for some in (lview, view):
+        assert sum(some.map_sync(square, range(count))) == sum(x * x for x in range(count))
+
+
+# Against the plain result.
+
+
+@given(seq=items, count=st.integers(1, 12), dist=dists)
+def test_020_collect_undoes_deal(seq, count, dist):
+    for some in (seq, tuple(seq)):
+        parts = deal(some, count, dist)
+        assert len(parts) == count
+        sizes = [len(part) for part in parts]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[-1] <= 1
+        assert all(type(part) is type(some) for part in parts)
+        assert collect(parts, dist) == seq
+
+
+@given(
+    length=st.integers(0, 40),
+    rest=st.lists(st.integers(1, 3), max_size=2),
+    count=st.integers(1, 12),
+    dist=dists,
+    dtype=st.sampled_from(["i1", "f8", "U3", "c16", "O"]),
+)
+def test_020_collect_undoes_deal_of_arrays(length, rest, count, dist, dtype):
+    shape = (length, *rest)
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    whole = collect(deal(array, count, dist), dist)
+    assert whole.dtype == array.dtype
+    assert whole.shape == array.shape
+    assert (whole == array).all()
+
+
+@on_cluster
+@given(seq=items, dist=dists)
+def test_020_any_list_is_gathered_as_it_was_scattered(view, seq, dist):
+    view.scatter("x", seq, dist=dist)
+    assert view.gather("x", dist=dist).get() == seq
+
+
+@on_cluster
+@given(columns=st.lists(st.lists(st.integers(), max_size=20), min_size=1, max_size=3), chunksize=st.integers(1, 9))
+def test_038_any_map_is_map(view, lview, columns, chunksize):
+    def f(*args):
+        return args
+
+    expected = list(map(f, *columns))
+    assert view.map_sync(f, *columns) == expected
+    assert lview.map_sync(f, *columns, chunksize=chunksize) == expected
+    assert list(lview.imap(f, *columns)) == expected
+    assert sorted(lview.imap(f, *columns, ordered=False, max_outstanding=chunksize)) == sorted(expected)
+
+
+bounds = st.none() | st.integers(-6, 6)
+
+
+@on_cluster
+@given(start=bounds, stop=bounds, step=st.none() | st.integers(-3, 3).filter(bool))
+def test_003_any_slice_is_the_slice_of_the_ids(rc, start, stop, step):
+    chosen = slice(start, stop, step)
+    assert rc[chosen].targets == rc.ids[chosen]
+    ids = rc.ids[chosen]
+    if ids:
+        assert rc[chosen].apply_sync(lambda: engine_id) == ids  # noqa: F821
+
+
+@on_cluster
+@given(index=st.integers(-6, 6))
+def test_003_any_index_is_that_engine_or_an_error(rc, index):
+    if -4 <= index < 4:
+        assert rc[index].targets == rc.ids[index]
+    else:
+        with pytest.raises(IndexError):
+            rc[index]
