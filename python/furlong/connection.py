@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Fetched"]
 
 Targets = "int | slice | Sequence[int] | str | None"
+# Where a task stands, by the numbers of the protocol.
+PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
 
 
 class Client:
@@ -399,7 +401,7 @@ class Client:
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
-        return {_whole_id(record["id"]) for record in records if record["phase"] != "running"}
+        return {_whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
 
     def cancel(self, jobs: Any = None, force: bool = False) -> int:
         """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
@@ -507,7 +509,7 @@ class Client:
         """
         found = json.loads(self._session.records(label=label, ended=ended, limit=limit))
         for record in found:
-            record["id"] = _whole_id(record["id"])
+            record["id"], record["phase"] = _whole_id(record["id"]), PHASES[record["phase"]]
         return list(found)
 
     def hub_history(self) -> list[str]:
@@ -646,7 +648,7 @@ class _FetchedTask:
         return self._has_ended()
 
     def _has_ended(self) -> bool:
-        return bool(json.loads(self._record)["phase"] == "ended")
+        return PHASES[json.loads(self._record)["phase"]] == "ended"
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._has_ended():

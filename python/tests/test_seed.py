@@ -1,0 +1,260 @@
+"""The interface of IPython.kernel 0.10: what people typed there works, and prints what it printed."""
+
+import code
+import contextlib
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import furlong
+import pytest
+from furlong import client
+
+#: How long anything may take on a machine that is busy with other tests.
+SOON_SECONDS = 60
+
+OVERVIEW = """\
+>>> from furlong import client
+>>> mec = client.MultiEngineClient()
+>>> mec.get_ids()
+[0, 1]
+>>> mec.execute('print("Hello World")')
+<Results List>
+[0] In [1]: print("Hello World")
+[0] Out[1]: Hello World
+[1] In [1]: print("Hello World")
+[1] Out[1]: Hello World
+"""
+
+
+@pytest.fixture
+def mec(rc: furlong.Client) -> Iterator[client.MultiEngineClient]:
+    """Give a client to engines whose interpreters are new."""
+    rc.restart()
+    with client.MultiEngineClient() as mec:
+        yield mec
+
+
+@pytest.fixture
+def tc(rc: furlong.Client) -> Iterator[client.TaskClient]:
+    """Give a client to the shared queue."""
+    with client.TaskClient() as tc:
+        yield tc
+
+
+def test_the_session_of_the_overview_typed_as_it_stands(mec: client.MultiEngineClient) -> None:
+    typed = [line.removeprefix(">>> ") for line in OVERVIEW.splitlines() if line.startswith(">>> ")]
+    console, printed = code.InteractiveConsole(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        for line in typed:
+            print(f">>> {line}")
+            assert not console.push(line)
+    assert printed.getvalue() == OVERVIEW
+
+
+def test_results_of_execute_are_dictionaries(mec: client.MultiEngineClient) -> None:
+    results = mec.execute("import sys; print('out'); print('err', file=sys.stderr)\n6 * 7", targets=1)
+    assert [(r["id"], r["number"], r["stdout"], r["stderr"]) for r in results] == [(1, 1, "out\n42\n", "err\n")]
+    assert results[0]["input"].startswith("import sys")
+    assert repr(results).splitlines()[-4:] == ["[1] Out[1]:", "out", "42", "[1] Err[1]: err"]
+    assert repr(mec.execute("x = 1", targets=0)) == "<Results List>\n[0] In [1]: x = 1"
+    mec.execute("x + 1", targets=[0])
+    assert [mec.get_result(i, targets=0)[0]["stdout"] for i in (None, 1, 2)] == ["2\n", "", "2\n"]
+    with pytest.raises(IndexError, match="engine 0 had no command 7"):
+        mec.get_result(7, targets=0)
+    mec.flush()
+    with pytest.raises(IndexError):
+        mec.get_result()
+
+
+def test_an_int_target_gives_a_list_of_one(mec: client.MultiEngineClient) -> None:
+    mec.push({"a": 5, "b": [1, 2]})
+    assert mec.pull("a", targets=1) == [5]
+    assert mec.pull(("a", "b"), targets=1) == [[5, [1, 2]]]
+    assert mec.pull("a") == [5, 5]
+    assert mec.zip_pull(("a", "b")) == [(5, 5), ([1, 2], [1, 2])]
+    assert mec.keys() == [["a", "b"]] * 2
+    mec.reset(targets=0)
+    assert mec.keys() == [[], ["a", "b"]]
+    with pytest.raises(client.InvalidEngineID):
+        mec.pull("a", targets=99)
+
+
+def test_a_name_that_is_not_there(mec: client.MultiEngineClient) -> None:
+    with pytest.raises(client.CompositeError) as caught:
+        mec.pull("nothing")
+    assert "[0:execute] NameError" in str(caught.value).replace("[0:apply]", "[0:execute]")
+    with pytest.raises(client.NotDefined):
+        caught.value.raise_exception()
+
+
+def test_a_failed_command_clears_the_queue_of_its_engine(mec: client.MultiEngineClient) -> None:
+    first = mec.execute("1 / 0", targets=0, block=False)
+    second = mec.execute("a = 1", block=False)
+    with pytest.raises(client.CompositeError, match="ZeroDivisionError"):
+        first.get_result()
+    with pytest.raises(client.CompositeError) as caught:
+        second.get_result()
+    with pytest.raises(client.QueueCleared):
+        caught.value.raise_exception()
+    assert mec.keys() == [[], ["a"]]
+
+
+def test_pending_results(mec: client.MultiEngineClient) -> None:
+    pending = mec.execute("input_ = 1", block=False)
+    mec.barrier([pending])
+    assert pending.done() and pending.r[0]["id"] == 0
+    slow = mec.execute("import time; time.sleep(60)", targets=0, block=False)
+    behind = mec.push({"c": 1}, targets=0, block=False)
+    assert slow.get_result("not yet", block=False) == "not yet"
+    with pytest.raises(client.ResultNotCompleted):
+        mec.get_result(targets=0, block=False)
+    _eventually(lambda: mec.queue_status() == [(0, {"queue": 1, "pending": 1}), (1, {"queue": 0, "pending": 0})])
+    mec.clear_queue(targets=0)
+    with pytest.raises(client.CompositeError) as caught:
+        behind.get_result()
+    with pytest.raises(client.QueueCleared):
+        caught.value.raise_exception()
+    assert not slow.done()
+    mec.client.send_signal("SIGINT", 0)
+    with pytest.raises(client.CompositeError, match="KeyboardInterrupt"):
+        slow.get_result()
+    pulled = mec.pull("engine_id", block=False)
+    pulled.add_callback(lambda values, factor: [value * factor for value in values], 10)
+    pulled.add_callback(sum)
+    assert pulled.r == 10 and pulled.r == 10
+
+
+def _eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+
+
+def test_functions_scatter_gather_map_and_parallel(mec: client.MultiEngineClient) -> None:
+    mec.push({"factor": 3})
+    mec.push_function({"triple": lambda x: x * factor})  # noqa: F821 - the engines have it
+    mec.execute("y = triple(14)")
+    assert mec.pull("y") == [42, 42]
+    mec.execute("def twice(x):\n    return 2 * x")
+    assert [f(4) for f in mec.pull_function("twice")] == [8, 8]
+    mec.scatter("part", range(7))
+    assert mec.pull("part") == [[0, 1, 2, 3], [4, 5, 6]]
+    mec.execute("part = [item * 10 for item in part]")
+    assert mec.gather("part") == list(range(0, 70, 10))
+    assert mec.map(lambda x, y: x + y, range(5), range(5)) == [0, 2, 4, 6, 8]
+    assert mec.map(lambda x: (x, engine_id), range(3), targets=1) == [(0, 1), (1, 1), (2, 1)]  # noqa: F821
+
+    @mec.parallel()
+    def power(x: float) -> float:
+        """Raise to the fourth power."""
+        return 10.0 * x**4
+
+    assert power(range(4)) == [0.0, 10.0, 160.0, 810.0]
+    assert power.__doc__ == "Raise to the fourth power."
+
+
+def test_a_script(mec: client.MultiEngineClient, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("z = engine_id + 1\nprint('ran', z)")
+    assert [result["stdout"] for result in mec.run(script)] == ["ran 1\n", "ran 2\n"]
+    assert mec.pull("z") == [1, 2]
+
+
+def test_properties(mec: client.MultiEngineClient) -> None:
+    mec.set_properties({"gpu": True, "memory": 8}, targets=1)
+    assert mec.get_properties() == [{}, {"gpu": True, "memory": 8}]
+    assert mec.get_properties(["memory"], targets=1) == [{"memory": 8}]
+    assert mec.has_properties(["gpu", "memory"]) == [[False, False], [True, True]]
+    mec.del_properties(["memory"], targets=1)
+    assert mec.get_properties() == [{}, {"gpu": True}]
+    mec.clear_properties()
+    assert mec.get_properties() == [{}, {}]
+    assert mec.keys() == [[], []]
+
+
+def test_string_tasks(tc: client.TaskClient) -> None:
+    assert tc.run(client.StringTask("a = b * 7", push={"b": 6}, pull=["a", "b"])) == 0
+    result = tc.get_task_result(0, block=True)
+    assert (result["a"], result.ns.b, result.results, result.failure) == (42, 6, {"a": 42, "b": 6}, None)
+    assert result.engineid in (0, 1) and result.taskid == 0
+    assert result.submitted <= result.completed and result.duration >= 0
+    assert tc.run(client.StringTask("c = 1", pull="c"), block=True)["c"] == 1
+    failed = tc.run(client.StringTask("1 / 0", pull="a"), block=True)
+    assert isinstance(failed.failure, ZeroDivisionError)
+    for ask in (failed.raise_exception, lambda: failed["a"], lambda: failed.ns):
+        with pytest.raises(ZeroDivisionError):
+            ask()
+    tc.run(client.StringTask("leaves = 1", clear_after=True), block=True)
+    cleared = tc.run(client.StringTask("found = 'b' in globals(), 'leaves' in globals()", "found", clear_before=True))
+    assert tc.get_task_result(cleared, block=True)["found"] == (False, False)
+    assert tc.queue_status() == {"pending": 0, "failed": 1, "succeeded": 4, "scheduled": 0}
+    assert tc.queue_status(verbose=True)["failed"] == [2]
+    tc.clear()
+    with pytest.raises(client.InvalidTaskID):
+        tc.get_task_result(0)
+
+
+def test_map_tasks(tc: client.TaskClient) -> None:
+    tasks = [tc.run(client.MapTask(pow, (2, n))) for n in range(10)]
+    tc.barrier(tasks)
+    assert [tc.get_task_result(task) for task in tasks] == [2**n for n in range(10)]
+    task = client.MapTask(lambda x, y=0: x - y, [5], {"y": 3}, clear_before=True)
+    assert tc.run(task, block=True) == 2
+    with pytest.raises(ValueError, match="invalid literal"):
+        tc.run(client.MapTask(int, ("x",)), block=True)
+    assert tc.map(lambda x: x * x, range(50)) == [x * x for x in range(50)]
+    tc.spin()
+
+    @tc.parallel()
+    def cube(x: int) -> int:
+        return x**3
+
+    assert cube(range(4)) == [0, 1, 8, 27]
+
+
+def test_retries_and_recovery(tc: client.TaskClient, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    flaky = f"import pathlib\nwith pathlib.Path({str(mark)!r}).open('a') as f: f.write('x')\n"
+    flaky += f"if len(pathlib.Path({str(mark)!r}).read_text()) < 3: raise OSError('not yet')\nok = True"
+    assert tc.run(client.StringTask(flaky, pull="ok", retries=2), block=True)["ok"]
+    assert mark.read_text() == "xxx"
+    last = client.StringTask("how = 'recovered twice'", pull="how")
+    middle = client.MapTask(os.remove, (str(tmp_path / "nothing"),), recovery_task=last)
+    result = tc.run(client.StringTask("raise ValueError", recovery_task=middle), block=True)
+    assert result.ns.how == "recovered twice" and result.failure is None
+
+
+def test_depend_is_asked_on_engines(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
+    mec.set_properties({"gpu": True}, targets=1)
+    tasks = [tc.run(client.StringTask("e = engine_id", "e", depend=lambda p: p.get("gpu"))) for _ in range(8)]
+    assert {tc.get_task_result(task, block=True)["e"] for task in tasks} == {1}
+    where = client.MapTask(lambda: engine_id, depend=lambda p: "gpu" not in p)  # noqa: F821
+    assert tc.run(where, block=True) == 0
+    nowhere = client.StringTask("e = 1", "e", depend=lambda p: False)
+    assert isinstance(tc.run(nowhere, block=True).failure, furlong.ImpossibleDependency)
+
+
+def test_abort_takes_back_what_has_not_begun(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
+    sleeping = [tc.run(client.StringTask("import time; time.sleep(60)")) for _ in range(2)]
+    _eventually(lambda: tc.queue_status()["pending"] == 2)
+    other = client.StringTask("never = 1")
+    waiting = tc.run(client.StringTask("a = 1", recovery_task=other))
+    assert tc.get_task_result(waiting) is None
+    _eventually(lambda: tc.queue_status(verbose=True)["scheduled"] == [waiting])
+    tc.abort(waiting)
+    assert isinstance(tc.get_task_result(waiting, block=True).failure, client.TaskAborted)
+    for task in sleeping:
+        assert tc.get_task_result(task) is None
+    tc.client.cancel()
+    tc.barrier(sleeping)
+
+
+def test_kill_stops_engines(mec: client.MultiEngineClient) -> None:
+    before = mec.get_ids()
+    mec.kill(targets=before[-1])
+    assert mec.get_ids() == before[:-1]
