@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import errors
 from furlong.displays import ExecuteReply
 from furlong.errors import CompositeError, TaskAborted, TaskTimeout
-from furlong.remote import Reference
+from furlong._remote import Reference
 from furlong.results import AsyncResult, Part
 from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
 from furlong.views import DirectView

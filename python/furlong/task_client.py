@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import errors
 from furlong.connection import Client
 from furlong.dependencies import dependent
-from furlong.remote import EngineFunction, Reference
+from furlong._remote import EngineFunction, Reference
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
