@@ -82,6 +82,8 @@ _installed = _installed_folders()
 @functools.lru_cache(maxsize=4096)
 def _is_installed(name: str, file: str | None) -> bool:
     root = name.partition(".")[0]
+    if root in ("cloudpickle", "furlong"):
+        return True
     if root in sys.builtin_module_names or root in sys.stdlib_module_names or file is None:
         return True
     return "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import copyreg
 import functools
 import importlib.machinery
 import importlib.util
 import io
+import operator
 import pickle
 import struct
 import sys
@@ -148,6 +150,28 @@ def _names_of(code: types.CodeType) -> set[str]:
         if isinstance(constant, types.CodeType):
             names |= _names_of(constant)
     return names
+
+
+def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
+    """Let a view of bytes cross as one, beside the pickle where it is large."""
+    plain = pickle.PickleBuffer(view if view.contiguous else view.tobytes())
+    if view.format == "B" and view.ndim == 1:
+        return memoryview, (plain,)
+    return operator.methodcaller("cast", view.format, view.shape), (_PlainView(plain),)
+
+
+class _PlainView:
+    """The view of plain bytes that one of another format is made of."""
+
+    def __init__(self, plain: pickle.PickleBuffer) -> None:
+        self._plain = plain
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as a memoryview."""
+        return memoryview, (self._plain,)
+
+
+copyreg.pickle(memoryview, _reduce_memoryview)  # type: ignore[arg-type]
 
 
 def load(data: Buffer, buffers: Sequence[Buffer]) -> Any:
