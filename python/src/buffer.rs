@@ -20,7 +20,7 @@ use pyo3::types::PyBytes;
 /// Results up to this size are copied into `bytes`, which is cheaper than an object that shares them.
 const COPY_BYTES_MAX: usize = 4096;
 
-/// `Py_buffer`, as the stable ABI has it since 3.11, and CPython since 3.3.
+/// `Py_buffer`, as the stable ABI has it since 3.11, and `CPython` since 3.3.
 #[repr(C)]
 struct View {
     buf: *mut c_void,
@@ -148,7 +148,7 @@ struct Lent {
     bytes: Option<Box<Bytes>>,
 }
 
-fn lent_type<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+fn lent_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let kind = TYPE.get_or_try_init(py, || {
         let mut slots = [

@@ -31,7 +31,11 @@ impl Options {
         run_timeout=None, after=None, follow=None, require=Vec::new(), keep=false, abort_on_error=false,
         restart_safe=false, durable=false,
     ))]
-    #[allow(clippy::too_many_arguments)]
+    #[expect(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "they are named arguments in Python"
+    )]
     fn new(
         label: Option<String>,
         priority: i32,

@@ -35,6 +35,8 @@ impl Outcome {
     }
 }
 
+/// Something displayed: by type, what is said about it, and whether it is the last expression's value.
+type Shown<'py> = (Bound<'py, PyDict>, Bound<'py, PyDict>, bool);
 /// An exception's type name, text, traceback, and its count of executions.
 type RemoteParts = (String, String, String, Option<u64>);
 
@@ -68,7 +70,7 @@ impl Outcome {
     }
 
     /// What it displayed: dictionaries by type, what is said about each, and whether it is the last expression's value.
-    fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyDict>, Bound<'py, PyDict>, bool)>> {
+    fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<Shown<'py>>> {
         let shown = self.result.as_ref().map_or(&[][..], |result| result.header.displays());
         let convert = |display: &Display| {
             let (data, metadata) = (PyDict::new(py), PyDict::new(py));

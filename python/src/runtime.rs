@@ -59,30 +59,30 @@ impl Origin {
 /// A value of the parent's is leaked in a child, as dropping it may wait for a lock for ever.
 #[derive(Debug)]
 pub struct Guarded<T> {
-    value: std::mem::ManuallyDrop<T>,
+    /// There until it is dropped.
+    value: Option<T>,
     origin: Origin,
 }
 
 impl<T> Guarded<T> {
     /// Guards a value that is made now.
     pub fn new(value: T) -> Self {
-        Self { value: std::mem::ManuallyDrop::new(value), origin: Origin::now() }
+        Self { value: Some(value), origin: Origin::now() }
     }
 
     /// # Errors
     /// `RuntimeError` in a child.
     pub fn get(&self) -> PyResult<&T> {
         self.origin.check()?;
-        Ok(&self.value)
+        Ok(self.value.as_ref().expect("it is there until it is dropped"))
     }
 }
 
 impl<T> Drop for Guarded<T> {
-    #[allow(unsafe_code)]
+    #[expect(clippy::disallowed_methods, reason = "dropping what the parent's threads may have locked can block")]
     fn drop(&mut self) {
-        if !self.origin.is_foreign() {
-            // SAFETY: the value is not used after this, the only place that drops it.
-            unsafe { std::mem::ManuallyDrop::drop(&mut self.value) };
+        if self.origin.is_foreign() {
+            std::mem::forget(self.value.take());
         }
     }
 }
@@ -101,8 +101,8 @@ pub fn handle(_: Python<'_>) -> PyResult<Handle> {
     let handle = started.handle().clone();
     let serve = move || started.block_on(std::future::pending::<()>());
     thread::Builder::new().name("furlong-client".into()).spawn(serve).map_err(failed)?;
-    // A parent's runtime is not dropped here: its threads do not exist.
-    std::mem::forget(runtime.replace((generation, handle.clone())));
+    // A parent's is only forgotten: the thread that holds it does not exist here.
+    *runtime = Some((generation, handle.clone()));
     Ok(handle)
 }
 

@@ -52,7 +52,7 @@ impl Session {
             .software(concat!("furlong-python/", env!("CARGO_PKG_VERSION")))
             .on_link(move |event| {
                 if matches!(event, LinkEvent::Back) {
-                    told.handle_back()
+                    told.handle_back();
                 }
             });
         if let Some(path) = capability {
@@ -138,7 +138,7 @@ impl Session {
 
     /// Submits a call to each of these engines, with one copy of its data. Waits while the session's credit is used up.
     #[pyo3(signature = (engines, function, codec, data, options=None, has_code=false))]
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "they are named arguments in Python")]
     fn submit_to(
         &self,
         py: Python<'_>,
@@ -163,7 +163,7 @@ impl Session {
 
     /// Records of the owner's tasks, as a JSON array: those that the query, as JSON, means.
     #[pyo3(signature = (session=None, label=None, ended=None, first=None, last=None, limit=0))]
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "they are named arguments in Python")]
     fn records(
         &self,
         py: Python<'_>,
