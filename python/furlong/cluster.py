@@ -229,8 +229,10 @@ class Cluster:
         with self._lock:
             controller = self._spawn_controller()
             try:
+                # Engines wait for the broker by themselves; but one of this name may run already, which is not ours.
+                if not self._has_random_name:
+                    self._await_controller(controller)
                 if self._count(n):
-                    # They wait for the broker by themselves.
                     self._spawn_engines(n, None)
                 self._await_controller(controller)
                 self._save()
@@ -374,10 +376,7 @@ class Cluster:
         """Stop engines and broker, as far as they run."""
         with self._lock:
             self._check_process()
-            # Others may have started some as well, who came by `from_file`.
-            written = read_json(self.folder / STATE)
-            others = self._processes_of(written or {})
-            end_all([*(engines.process for engines in self._engines.values()), *others])
+            end_all([*(engines.process for engines in self._engines.values()), *self._others()])
             self._engines.clear()
             self.stop_controller_sync()
 
@@ -431,9 +430,13 @@ class Cluster:
             raise KeyError(f"there is no set of engines {engine_set_id!r}; there are {sorted(self._engines)}")
         return [engine_set_id]
 
-    def _processes_of(self, written: Mapping[str, Any]) -> list[Process]:
+    def _others(self) -> list[Process]:
+        """Give engine processes that others have started for this broker, who came by `from_file`."""
+        written = read_json(self.folder / STATE)
+        if written is None or self._controller is None or written["controller"] != self._controller.to_dict():
+            return []
         known = {engines.process.pid for engines in self._engines.values()}
-        engines = [Process.from_dict(engines) for engines in written.get("engines", {}).values()]
+        engines = [Process.from_dict(engines) for engines in written["engines"].values()]
         return [process for process in engines if process.pid not in known]
 
     def _prune(self) -> None:
@@ -520,10 +523,16 @@ class Cluster:
 
     def _save(self) -> None:
         path = self.folder / STATE
+        own = self.to_dict()
+        written = read_json(path)
+        of = None if written is None else written["controller"]
+        if of is not None and of != own["controller"] and Process.from_dict(of).is_alive():
+            # The name is another's.
+            return
         if self._controller is None and not self._engines:
             path.unlink(missing_ok=True)
         elif path.parent.is_dir():
-            write_private(path, self.to_dict())
+            write_private(path, own)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

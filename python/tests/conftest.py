@@ -1,81 +1,140 @@
-"""A cluster of four engines for all tests of a run, and what tests take from it."""
+"""What all tests use: a cluster for each module, a client for each test, deadlines, and a look at what is left."""
 
+from __future__ import annotations
+
+import faulthandler
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
+from typing import TypeVar
 
 import furlong
+import psutil
+import pytest
+from furlong import _dispatch, _furlong
 
+#: How long a test may take on a machine that is busy with others.
+TEST_SECONDS = 60
+#: How long anything may take to come true.
+SOON_SECONDS = 30
+#: Engines of a module's cluster.
 ENGINES = 4
-# How long anything may take on a machine that is busy with other tests.
-SOON_SECONDS = 60
-ROOT = Path(__file__).parents[2]
-PROGRAM = Path(os.environ.get("FURLONG_TEST_BIN_DIR", ROOT / "target/debug")) / "furlong"
-PYTHON = os.environ.get("FURLONG_TEST_PYTHON", sys.executable)
+
+T = TypeVar("T")
 
 
-class Farm:
-    """A cluster of its own, in a folder of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.capability = home / "default/security/client.cap.json"
-        self._environment = {**os.environ, "FURLONG_HOME": str(home)}
-        # Engines have what is installed, and nothing of the tests.
-        for name in ("FURLONG_CAP", "PYTHONPATH"):
-            self._environment.pop(name, None)
-
-    def run(self, *args: str) -> None:
-        """Run the command, which must succeed."""
-        ended = subprocess.run(
-            [PROGRAM, *args],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=SOON_SECONDS,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout.decode()
-
-    def start(self, engines: int = ENGINES) -> None:
-        """Start broker and engines."""
-        self.run("cluster", "start", "-n", str(engines), "--daemon", "--python", PYTHON)
-
-    def stop(self) -> None:
-        """Stop all of it."""
-        self.run("cluster", "stop")
-
-    def client(self) -> furlong.Client:
-        """Connect."""
-        return furlong.Client(self.capability, timeout=SOON_SECONDS)
+def eventually(condition: Callable[[], T], seconds: float = SOON_SECONDS) -> T:
+    """Wait until something is true, and give it; fail if it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        time.sleep(0.01)
+    return value
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    """Give the cluster that tests share; they leave its engines as they are."""
-    farm = Farm(tmp_path_factory.mktemp("furlong"))
-    farm.start()
-    yield farm
-    farm.stop()
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Give all processes that have this home in their environment, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("FURLONG_HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes too long, with what all threads do."""
+
+    def fail(*_: object) -> None:
+        faulthandler.dump_traceback()
+        pytest.fail(f"{item.name} has not ended in {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(TEST_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give all clusters a folder of their own, whatever the environment says."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FURLONG_HOME", str(folder))
+        environment.delenv("FURLONG_CAP", raising=False)
+        environment.delenv("VIRTUAL_ENV", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_that_stay(session_home: Path) -> None:
+    """Start the two threads that a process has for all of its clients, so that no module is blamed for them."""
+    with pytest.raises(furlong.FurlongError):
+        _furlong.Session.connect(session_home / "nowhere", None, 0.0)
+    called = threading.Event()
+    _dispatch.dispatcher().soon(called.set)
+    assert called.wait(SOON_SECONDS)
+
+
+def descriptors() -> Counter[str]:
+    """Count open files by what they are."""
+    counted: Counter[str] = Counter()
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            counted[str(path.readlink()).partition(":")[0]] += 1
+        except FileNotFoundError:
+            # It is that of the listing itself.
+            continue
+    return counted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(threads_that_stay: None, session_home: Path) -> Iterator[None]:
+    """Look that a module leaves no process, thread, open file or cluster's folder."""
+    before = descriptors()
+    threads = set(threading.enumerate())
+    children = set(psutil.Process().children(recursive=True))
+    yield
+    eventually(lambda: set(psutil.Process().children(recursive=True)) <= children)
+    eventually(lambda: not processes_of(session_home))
+    eventually(lambda: set(threading.enumerate()) <= threads)
+    try:
+        eventually(lambda: not descriptors() - before, 5)
+    except AssertionError:
+        pytest.fail(f"open files are left: {descriptors() - before}")
+    assert [path.name for path in session_home.iterdir() if path.name.startswith("py-")] == []
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Farm]:
-    """Give a cluster that a test may break."""
-    farm = Farm(tmp_path / "home")
-    farm.start()
-    yield farm
-    farm.stop()
+def home(session_home: Path) -> Path:
+    """Give the folder of all clusters."""
+    return session_home
+
+
+@pytest.fixture(scope="module")
+def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
+    """Give a cluster for the tests of a module, whose engines they leave as they are."""
+    made = furlong.Cluster(n=ENGINES)
+    made.start_and_connect_sync().close()
+    yield made
+    made.stop_cluster_sync()
 
 
 @pytest.fixture
-def rc(cluster: Farm) -> Iterator[furlong.Client]:
-    """Give a client of its own, with empty namespaces on all engines."""
-    with cluster.client() as client:
-        assert len(client) == ENGINES
+def rc(cluster: furlong.Cluster) -> Iterator[furlong.Client]:
+    """Give a client, with empty namespaces on all engines; it is closed after the test."""
+    with furlong.Client(cluster=cluster) as client:
+        client.wait_for_engines(ENGINES, timeout=SOON_SECONDS)
         client[:].clear(block=True)
         yield client
         client.cancel(force=True)
@@ -91,3 +150,36 @@ def view(rc: furlong.Client) -> furlong.DirectView:
 def lview(rc: furlong.Client) -> furlong.LoadBalancedView:
     """Give a view on the shared queue."""
     return rc.load_balanced_view()
+
+
+@pytest.fixture
+def own() -> Iterator[Callable[..., furlong.Cluster]]:
+    """Give a maker of clusters of a test's own, which are stopped after it."""
+    made: list[furlong.Cluster] = []
+
+    def make(*args: object, **options: object) -> furlong.Cluster:
+        made.append(furlong.Cluster(*args, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.stop_cluster_sync()
+
+
+class Farm:
+    """A cluster that a test may break."""
+
+    def __init__(self, cluster: furlong.Cluster) -> None:
+        self.cluster = cluster
+
+    def client(self) -> furlong.Client:
+        """Connect."""
+        return furlong.Client(cluster=self.cluster, timeout=SOON_SECONDS)
+
+
+@pytest.fixture
+def farm(own: Callable[..., furlong.Cluster]) -> Farm:
+    """Give a cluster of four engines that the test may break."""
+    cluster = own(n=ENGINES)
+    cluster.start_and_connect_sync().close()
+    return Farm(cluster)
