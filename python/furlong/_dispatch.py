@@ -1,7 +1,8 @@
-"""The thread that learns of tasks' ends, and what happens at a fork and at the interpreter's exit.
+"""The threads that learn of tasks' ends, and what happens at a fork and at the interpreter's exit.
 
-Who waits for a result waits for it alone, without this thread. It starts with the first result that somebody wants to
-be told of: callbacks, `concurrent.futures.wait`, ``await``.
+Who waits for a result waits for it alone, without them. There are two. One serves those who want to be told of results:
+callbacks, `concurrent.futures.wait`, ``await``. What users' callbacks do takes its time, and may be a map; so what maps
+need to go on is done by the other. Each starts with the first result that it is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class _Closes(Protocol):
 class Dispatcher:
     """Calls back when tasks have ended, in one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._completions = _furlong.Completions()
         self._keys = itertools.count()
         self._callbacks: dict[int, Callable[[], None]] = {}
@@ -48,14 +50,10 @@ class Dispatcher:
             self._start()
         self._completions.push(key)
 
-    def is_current(self) -> bool:
-        """Whether the calling thread is this one's."""
-        return self._thread is threading.current_thread()
-
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="furlong-results", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
@@ -77,17 +75,25 @@ class Dispatcher:
             thread.join(5)
 
 
-_dispatcher: Dispatcher | None = None
+_dispatchers: dict[str, Dispatcher] = {}
 # What is closed at the exit, and whether after the others.
 _open: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def dispatcher() -> Dispatcher:
-    """Give this process's dispatcher."""
-    global _dispatcher
-    if _dispatcher is None:
-        _dispatcher = Dispatcher()
-    return _dispatcher
+    """Give this process's dispatcher for what the package itself does."""
+    return _dispatcher("furlong-results")
+
+
+def callbacks() -> Dispatcher:
+    """Give this process's dispatcher for what users do."""
+    return _dispatcher("furlong-callbacks")
+
+
+def _dispatcher(name: str) -> Dispatcher:
+    found = _dispatchers.get(name)
+    # Of two that are made at once, one is kept.
+    return found if found is not None else _dispatchers.setdefault(name, Dispatcher(name))
 
 
 def close_at_exit(thing: _Closes, last: bool = False) -> None:
@@ -106,14 +112,13 @@ def _at_exit() -> None:
             thing.close()
         except Exception:
             sys.excepthook(*sys.exc_info())
-    if _dispatcher is not None:
-        _dispatcher.close()
+    for each in list(_dispatchers.values()):
+        each.close()
 
 
 def _after_fork() -> None:
-    global _dispatcher
     _furlong.after_fork()
-    _dispatcher = None
+    _dispatchers.clear()
     _open.clear()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
-from furlong._dispatch import dispatcher
+from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
 from furlong.results import About, AsyncMapResult, AsyncResult, Part
 
@@ -223,7 +223,8 @@ class _Feeder:
         self.parts: list[Part] = []
         self.ended: collections.deque[Part] = collections.deque()
         self.changed = threading.Condition()
-        self.is_over = count == 0
+        self.is_over = False
+        self._when_over: list[Callable[[], None]] = []
         self.is_cancelled = False
         self.failure: BaseException | None = None
         self._view = view
@@ -250,8 +251,7 @@ class _Feeder:
         except Exception as error:
             self.failure = error
             self.is_cancelled = True
-        if self._unfinished == 0 and (self._at >= self._count or self.is_cancelled):
-            self.is_over = True
+        self._end_if_over()
         self.changed.notify_all()
 
     def _next_size(self) -> int:
@@ -288,9 +288,22 @@ class _Feeder:
         """Submit nothing more."""
         with self.changed:
             self.is_cancelled = True
-            if self._unfinished == 0:
-                self.is_over = True
+            self._end_if_over()
             self.changed.notify_all()
+
+    def _end_if_over(self) -> None:
+        if self._unfinished == 0 and (self._at >= self._count or self.is_cancelled):
+            self.is_over = True
+            while self._when_over:
+                self._when_over.pop()()
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once, when all chunks have ended: at once, or from the dispatcher's thread. It must be short."""
+        with self.changed:
+            if not self.is_over:
+                self._when_over.append(callback)
+                return
+        callback()
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until all chunks have ended."""
@@ -356,13 +369,7 @@ class _FedMapResult(AsyncMapResult):
         import concurrent.futures
 
         concurrent.futures.Future.__init__(self)
-        self._armed = True
-
-        def complete() -> None:
-            self._feeder.wait(None)
-            dispatcher().soon(self._complete)
-
-        threading.Thread(target=complete, name="furlong-map", daemon=True).start()
+        self._feeder.when_over(functools.partial(callbacks().soon, self._complete))
 
     @property
     def progress(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import concurrent.futures
 import datetime
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
-from furlong._dispatch import dispatcher
+from furlong._dispatch import Dispatcher, callbacks, dispatcher
 from furlong.displays import ExecuteReply, show_outputs
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ class Part:
         """Whether the end has come."""
         return self.is_settled or self.task.done()
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call back once, from the dispatcher's thread, when the end has come."""
-        dispatcher().when_ended(self.task, callback)
+    def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
+        """Call back once, from a dispatcher's thread, when the end has come."""
+        (by or dispatcher()).when_ended(self.task, callback)
 
     def settle(self) -> None:
         """Take the end, which has come, and decode it."""
@@ -143,6 +144,11 @@ class Part:
         if self.outcome is not None and self.outcome.engine is not None:
             return self.outcome.engine
         return self.task.engine
+
+    def submitted(self) -> float:
+        """When the broker got it; if that is not known, when it was made."""
+        known = 0 if self.outcome is None else self.outcome.times[0]
+        return known / 1e6 if known else self.about.began
 
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""
@@ -189,9 +195,16 @@ class BalancedPart(Part):
             self._take()
         return True
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Call back once, from the dispatcher's thread, when the end has come."""
-        dispatcher().when_ended(self.task, lambda: callback() if self.done() else self.when_ended(callback))
+    def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
+        """Call back once, from a dispatcher's thread, when the end has come."""
+
+        def one_ended() -> None:
+            if self.done():
+                callback()
+            else:
+                self.when_ended(callback, by)
+
+        super().when_ended(one_ended, by)
 
     def _take(self) -> None:
         """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
@@ -210,6 +223,14 @@ class BalancedPart(Part):
                 text = f"no engine is left to try; {sorted(self._tried)} did not fit: {remote[1]}"
                 self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
             self.outcome = outcome
+
+
+if issubclass(TimeoutError, concurrent.futures.TimeoutError):
+    _TimedOut: type[TimeoutError] = TimeoutError
+else:  # before Python 3.11 they are two
+
+    class _TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef]
+        pass
 
 
 # What the worker calls `UnmetDependency`.
@@ -466,7 +487,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                     self._raise_first()
                 timeout = 0 if return_when == FIRST_COMPLETED else timeout
             if not self.wait(timeout):
-                raise TimeoutError(f"{self!r} has not ended in time")
+                raise _TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions:
             values = [part.value if part.error is None else part.error for part in self._parts]
@@ -513,11 +534,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end, and give the exception if there was one."""
-        try:
-            self.get(timeout)
-        except concurrent.futures.TimeoutError:
-            if self._final is _UNKNOWN:
-                raise
+        if self._final is _UNKNOWN:
+            if not self.wait(timeout):
+                raise _TimedOut(f"{self!r} has not ended in time")
+            self._settle()
         if isinstance(self._error, concurrent.futures.CancelledError):
             raise self._error
         return self._error
@@ -600,23 +620,17 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _arm(self) -> None:
         """Become a future that its users are told of."""
         super().__init__()
-        self._armed = True
-        left = [len(self._parts)]
-        lock = _thread.allocate_lock()
+        pending = [part for part in self._parts if not part.is_settled]
+        left = itertools.count(len(pending) - 1, -1)
 
         def one_ended() -> None:
-            with lock:
-                left[0] -= 1
-                if left[0]:
-                    return
-            self._complete()
+            if next(left) == 0:
+                self._complete()
 
-        pending = [part for part in self._parts if not part.is_settled]
-        left[0] = len(pending)
         if not pending:
-            dispatcher().soon(self._complete)
+            callbacks().soon(self._complete)
         for part in pending:
-            part.when_ended(one_ended)
+            part.when_ended(one_ended, callbacks())
 
     def _complete(self) -> None:
         if self._final is _UNKNOWN:
@@ -643,8 +657,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            if name in _FUTURE_PARTS and not self.__dict__.get("_armed", True):
-                self._arm()
+            if name in _FUTURE_PARTS and "_armed" in self.__dict__:
+                with _arming:  # two threads may ask at once
+                    if not self._armed:
+                        self._arm()
+                        self._armed = True
                 return self.__dict__[name]
         elif name in _METADATA:
             return self._metadata(name)
@@ -732,7 +749,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def elapsed(self) -> float:
         """Seconds from the submit to the end, or to now."""
         if self.done():
-            return self.timedelta(self.submitted, self.received)
+            return self.wall_time
         return time.time() - self._parts[0].about.began
 
     @property
@@ -757,7 +774,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             If not all have ended.
         """
         self._check_ready()
-        return self.timedelta(self.submitted, self.received)
+        began = min((part.submitted() for part in self._parts), default=0.0)
+        return max((part.received or began for part in self._parts), default=began) - began
 
     def _check_ready(self) -> None:
         if not self.done():
@@ -872,13 +890,13 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         return f"<{type(self).__name__}({name}): {state}>"
 
     def __hash__(self) -> int:
-        return id(self)
+        return hash(self._parts[0]) if self._parts else 0
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if isinstance(other, AsyncResult):
-            return self._parts is other._parts or list(self.msg_ids) == list(other.msg_ids)
+        if type(other) is type(self):
+            return tuple(self._parts) == tuple(other._parts)
         return NotImplemented
 
     def __del__(self) -> None:
@@ -886,6 +904,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
 
 _UNKNOWN: Any = object()
+_arming = threading.RLock()
 _FUTURE_PARTS = frozenset(("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"))
 
 
@@ -909,6 +928,12 @@ class AsyncMapResult(AsyncResult):
         self._count = count
         self._ordered = ordered
         self._errors_in_place = errors_in_place
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
     def _assemble(self, values: list[Any]) -> Any:
         return self._collect_values(values)
