@@ -515,7 +515,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Wait for the end, and give the exception if there was one."""
         try:
             self.get(timeout)
-        except concurrent.futures.TimeoutError:
+        except Exception:
+            # While the end is not known, it is what the wait for it raised.
             if self._final is _UNKNOWN:
                 raise
         if isinstance(self._error, concurrent.futures.CancelledError):
