@@ -1,0 +1,81 @@
+"""Every Python block of the guide runs, and shows what the guide shows.
+
+The blocks of a page are one program: they run in order, in one namespace, against a cluster of four engines whose
+interpreters are new. In a block with ``>>>`` what is printed is compared, as doctest does; ``...`` stands for anything.
+"""
+
+import doctest
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+from conftest import PYTHON, SOON_SECONDS, Farm
+
+import furlong
+
+GUIDE = Path(__file__).parents[2] / "docs/guide"
+PAGES = sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text())
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> Iterator[tuple[int, str]]:
+    """Give the Python blocks of a page, each with the number of its first line."""
+    text = (GUIDE / page).read_text()
+    for found in BLOCK.finditer(text):
+        yield text.count("\n", 0, found.start(1)) + 1, found[1]
+
+
+@pytest.fixture
+def surroundings(
+    cluster: Farm, rc: furlong.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, object]]:
+    """Make the cluster that which a session finds, and give the namespace of `__main__`."""
+    rc.restart()
+    monkeypatch.setenv("FURLONG_CAP", str(cluster.capability))
+    monkeypatch.setenv("FURLONG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    yield namespace
+    for value in namespace.values():
+        if isinstance(value, furlong.Client):
+            value.cancel(force=True)
+            value.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page(page: str, surroundings: dict[str, object]) -> None:
+    parser = doctest.DocTestParser()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
+    for line, block in blocks(page):
+        if ">>> " in block:
+            session = parser.get_doctest(block, surroundings, page, str(GUIDE / page), line - 1)
+            # Not a copy: functions that one block defines see what later ones set.
+            session.globs = surroundings
+            printed: list[str] = []
+            assert runner.run(session, out=printed.append, clear_globs=False).failed == 0, "".join(printed)
+        else:
+            exec(compile("\n" * (line - 1) + block, page, "exec"), surroundings)
+
+
+def test_there_are_pages() -> None:
+    assert {"from-ipyparallel.md", "python.md", "python-tasks.md"} <= set(PAGES)
+
+
+def test_the_first_session_as_a_notebook(cluster: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FURLONG_HOME", str(tmp_path))
+    # The kernel finds the package as this process does.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    _, first = next(blocks("python.md"))
+    more = "rc = furlong.Client(%r)\nresult = rc[:].apply_async(lambda: engine_id)\nawait result"
+    cells = [nbformat.v4.new_code_cell(source) for source in (first, more % str(cluster.capability))]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=SOON_SECONDS, kernel_name="python3", cwd=str(tmp_path)).execute()
+    printed = "".join(output["text"] for output in cells[0].outputs if output["output_type"] == "stream")
+    assert "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]" in printed
+    assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"
+    assert Path(PYTHON).exists()
