@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal as signals
@@ -581,10 +582,11 @@ class Client:
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:
             return None
-        known = self._uuids.get(engine)
-        if known is None:
-            known = self._uuids[engine] = f"{self._session.cluster}:{engine}"
-        return known
+        if engine not in self._uuids:
+            # Each engine's id is its own for ever. One that has left is not known any more.
+            with contextlib.suppress(errors.FurlongError):
+                self._uuids.update((known["id"], _hex(known["uuid"])) for known in self.status()["engines"])
+        return self._uuids.get(engine)
 
     # The end.
 
@@ -711,6 +713,10 @@ class _History(Sequence[str]):
 
     def __hash__(self) -> int:
         return hash((self._session, self._count))
+
+
+def _hex(uuid: Any) -> str:
+    return uuid if isinstance(uuid, str) else bytes(uuid).hex()
 
 
 def _whole_id(record_id: Any) -> str:

@@ -133,9 +133,10 @@ def cluster(nothing_is_left: None) -> Iterator[furlong.Cluster]:
 @pytest.fixture
 def rc(cluster: furlong.Cluster) -> Iterator[furlong.Client]:
     """Give a client, with empty namespaces on all engines; it is closed after the test."""
+    with furlong.Client(cluster=cluster) as other:
+        other.wait_for_engines(ENGINES, timeout=SOON_SECONDS)
+        other[:].clear(block=True)
     with furlong.Client(cluster=cluster) as client:
-        client.wait_for_engines(ENGINES, timeout=SOON_SECONDS)
-        client[:].clear(block=True)
         yield client
         client.cancel(force=True)
 

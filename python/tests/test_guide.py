@@ -14,7 +14,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from conftest import PYTHON, SOON_SECONDS, Farm
+from conftest import SOON_SECONDS
 
 import furlong
 
@@ -32,7 +32,7 @@ def blocks(page: str) -> Iterator[tuple[int, str]]:
 
 @pytest.fixture
 def surroundings(
-    cluster: Farm, rc: furlong.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: furlong.Cluster, rc: furlong.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, object]]:
     """Make the cluster that which a session finds, and give the namespace of `__main__`."""
     rc.restart()
@@ -66,7 +66,7 @@ def test_there_are_pages() -> None:
     assert {"from-ipyparallel.md", "python.md", "python-tasks.md"} <= set(PAGES)
 
 
-def test_the_first_session_as_a_notebook(cluster: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_session_as_a_notebook(cluster: furlong.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FURLONG_HOME", str(tmp_path))
     # The kernel finds the package as this process does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -78,4 +78,4 @@ def test_the_first_session_as_a_notebook(cluster: Farm, tmp_path: Path, monkeypa
     printed = "".join(output["text"] for output in cells[0].outputs if output["output_type"] == "stream")
     assert "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]" in printed
     assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"
-    assert Path(PYTHON).exists()
+    assert Path(sys.executable).exists()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Farm
 
 import furlong
 from furlong import client
@@ -37,21 +36,21 @@ OVERVIEW = """\
 
 
 @pytest.fixture
-def mec(rc: furlong.Client, cluster: Farm) -> Iterator[client.MultiEngineClient]:
+def mec(rc: furlong.Client, cluster: furlong.Cluster) -> Iterator[client.MultiEngineClient]:
     """Give a client to the engines."""
     with client.MultiEngineClient(cluster.capability) as mec:
         yield mec
 
 
 @pytest.fixture
-def tc(rc: furlong.Client, cluster: Farm) -> Iterator[client.TaskClient]:
+def tc(rc: furlong.Client, cluster: furlong.Cluster) -> Iterator[client.TaskClient]:
     """Give a client to the shared queue."""
     with client.TaskClient(cluster.capability) as tc:
         yield tc
 
 
 def test_the_session_of_the_overview_typed_as_it_stands(
-    rc: furlong.Client, cluster: Farm, monkeypatch: pytest.MonkeyPatch
+    rc: furlong.Client, cluster: furlong.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rc.restart()
     monkeypatch.setenv("FURLONG_CAP", str(cluster.capability))
@@ -266,7 +265,7 @@ def test_abort_takes_back_what_has_not_begun(mec: client.MultiEngineClient, tc: 
     tc.barrier(sleeping)
 
 
-def test_kill_stops_engines(farm: Farm) -> None:
+def test_kill_stops_engines(farm: furlong.Cluster) -> None:
     with client.MultiEngineClient(farm.capability.with_name("admin.cap.json")) as mec:
         mec.kill(targets=3)
         assert mec.get_ids() == [0, 1, 2]
