@@ -78,12 +78,13 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads_that_stay(session_home: Path) -> None:
-    """Start the two threads that a process has for all of its clients, so that no module is blamed for them."""
+    """Start the threads that a process has for all of its clients, so that no module is blamed for them."""
     with pytest.raises(furlong.FurlongError):
         _furlong.Session.connect(session_home / "nowhere", None, 0.0)
-    called = threading.Event()
-    _dispatch.dispatcher().soon(called.set)
-    assert called.wait(SOON_SECONDS)
+    for dispatcher in (_dispatch.dispatcher(), _dispatch.callbacks()):
+        called = threading.Event()
+        dispatcher.soon(called.set)
+        assert called.wait(SOON_SECONDS)
 
 
 def descriptors() -> Counter[str]:

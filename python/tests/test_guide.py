@@ -4,6 +4,7 @@ The blocks of a page are one program: they run in order, in one namespace, again
 interpreters are new. In a block with ``>>>`` what is printed is compared, as doctest does; ``...`` stands for anything.
 """
 
+import asyncio
 import doctest
 import os
 import re
@@ -37,7 +38,6 @@ def surroundings(
     """Make the cluster that which a session finds, and give the namespace of `__main__`."""
     rc.restart()
     monkeypatch.setenv("FURLONG_CAP", str(cluster.capability))
-    monkeypatch.setenv("FURLONG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     yield namespace
@@ -66,16 +66,17 @@ def test_there_are_pages() -> None:
     assert {"from-ipyparallel.md", "python.md", "python-tasks.md"} <= set(PAGES)
 
 
-def test_the_first_session_as_a_notebook(cluster: furlong.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FURLONG_HOME", str(tmp_path))
+def test_the_first_session_as_a_notebook(
+    cluster: furlong.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The kernel finds the package as this process does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     _, first = next(blocks("python.md"))
     more = "rc = furlong.Client(%r)\nresult = rc[:].apply_async(lambda: engine_id)\nawait result"
     cells = [nbformat.v4.new_code_cell(source) for source in (first, more % str(cluster.capability))]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    nbclient.NotebookClient(notebook, timeout=SOON_SECONDS, kernel_name="python3", cwd=str(tmp_path)).execute()
+    resources = {"metadata": {"path": str(tmp_path)}}
+    asyncio.run(nbclient.NotebookClient(notebook, timeout=SOON_SECONDS, resources=resources).async_execute())
     printed = "".join(output["text"] for output in cells[0].outputs if output["output_type"] == "stream")
     assert "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]" in printed
     assert cells[1].outputs[-1]["data"]["text/plain"] == "[0, 1, 2, 3]"
-    assert Path(sys.executable).exists()

@@ -4,18 +4,14 @@ import code
 import contextlib
 import io
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Farm, eventually
 
 import furlong
 from furlong import client
-
-#: How long anything may take on a machine that is busy with other tests.
-SOON_SECONDS = 60
 
 OVERVIEW = """\
 >>> from furlong import client
@@ -38,7 +34,7 @@ OVERVIEW = """\
 @pytest.fixture
 def mec(rc: furlong.Client, cluster: furlong.Cluster) -> Iterator[client.MultiEngineClient]:
     """Give a client to the engines."""
-    with client.MultiEngineClient(cluster.capability) as mec:
+    with client.MultiEngineClient(cluster=cluster) as mec:
         yield mec
 
 
@@ -122,7 +118,7 @@ def test_pending_results(mec: client.MultiEngineClient) -> None:
     assert slow.get_result("not yet", block=False) == "not yet"
     with pytest.raises(client.ResultNotCompleted):
         mec.get_result(targets=0, block=False)
-    _eventually(lambda: [record["phase"] for record in mec.client.records(ended=False)] == ["running", "queued"])
+    eventually(lambda: [record["phase"] for record in mec.client.records(ended=False)] == ["running", "queued"])
     assert mec.queue_status(targets=[0, 1]) == [(0, {"queue": 1, "pending": 1}), (1, {"queue": 0, "pending": 0})]
     mec.clear_queue(targets=0)
     with pytest.raises(client.CompositeError) as caught:
@@ -137,13 +133,6 @@ def test_pending_results(mec: client.MultiEngineClient) -> None:
     pulled.add_callback(lambda values, factor: [value * factor for value in values], 10)
     pulled.add_callback(sum)
     assert (pulled.r, pulled.r) == (60, 60)
-
-
-def _eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
 
 
 def test_functions_scatter_gather_map_and_parallel(mec: client.MultiEngineClient) -> None:
@@ -252,11 +241,11 @@ def test_depend_is_asked_on_engines(mec: client.MultiEngineClient, tc: client.Ta
 
 def test_abort_takes_back_what_has_not_begun(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
     sleeping = [tc.run(client.StringTask("import time; time.sleep(60)")) for _ in range(4)]
-    _eventually(lambda: tc.queue_status()["pending"] == 4)
+    eventually(lambda: tc.queue_status()["pending"] == 4)
     other = client.StringTask("never = 1")
     waiting = tc.run(client.StringTask("a = 1", recovery_task=other))
     assert tc.get_task_result(waiting) is None
-    _eventually(lambda: tc.queue_status(verbose=True)["scheduled"] == [waiting])
+    eventually(lambda: tc.queue_status(verbose=True)["scheduled"] == [waiting])
     tc.abort(waiting)
     assert isinstance(tc.get_task_result(waiting, block=True).failure, client.TaskAborted)
     for task in sleeping:
@@ -265,7 +254,7 @@ def test_abort_takes_back_what_has_not_begun(mec: client.MultiEngineClient, tc: 
     tc.barrier(sleeping)
 
 
-def test_kill_stops_engines(farm: furlong.Cluster) -> None:
-    with client.MultiEngineClient(farm.capability.with_name("admin.cap.json")) as mec:
+def test_kill_stops_engines(farm: Farm) -> None:
+    with client.MultiEngineClient(farm.cluster.capability.with_name("admin.cap.json")) as mec:
         mec.kill(targets=3)
         assert mec.get_ids() == [0, 1, 2]
