@@ -506,11 +506,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end, and give the exception if there was one."""
-        try:
-            self.get(timeout)
-        except concurrent.futures.TimeoutError:
-            if self._final is _UNKNOWN:
-                raise
+        if self._final is _UNKNOWN:
+            if not self.wait(timeout):
+                raise TimeoutError(f"{self!r} has not ended in time")
+            self._settle()
         if isinstance(self._error, concurrent.futures.CancelledError):
             raise self._error
         return self._error
