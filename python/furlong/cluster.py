@@ -519,8 +519,7 @@ class Cluster:
         return cls.from_dict(known)
 
     def _save(self) -> None:
-        path = self.folder / STATE
-        own = self.to_dict()
+        path, own = self.folder / STATE, self.to_dict()
         written = read_json(path)
         of = None if written is None else written["controller"]
         if of is not None and of != own["controller"] and Process.from_dict(of).is_alive():
