@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Child", "Folder", "Process", "end_all"]
+__all__ = ["Child", "EngineSet", "Folder", "Process", "end_all"]
 
 # How long a process has to leave in good order, in seconds, and then to be gone after it was killed.
 LEAVE_SECONDS = 5.0
@@ -168,6 +168,14 @@ class Child(Process):
         self.let_go()
         self._popen.poll()
         self._stderr.close()
+
+
+class EngineSet:
+    """Engines that were started together, as one process."""
+
+    def __init__(self, n: int, process: Process) -> None:
+        self.n = n
+        self.process = process
 
 
 class Folder:

@@ -25,7 +25,7 @@ from furlong import _dispatch, errors
 from furlong.__main__ import SAFE_PATH
 from furlong._coroutine import coroutine
 from furlong._home import check_name, home, read_json, write_private
-from furlong._processes import Child, Folder, Process, end_all
+from furlong._processes import Child, EngineSet, Folder, Process, end_all
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -130,7 +130,7 @@ class Cluster:
         self._n = n
         self._home = home()
         self._controller: Process | None = None
-        self._engines: dict[str, _EngineSet] = {}
+        self._engines: dict[str, EngineSet] = {}
         self._folder: Folder | None = None
         self._numbers = itertools.count()
         self._client: Client | None = None
@@ -168,6 +168,7 @@ class Cluster:
         return self._controller is not None and self._controller.is_alive()
 
     def __repr__(self) -> str:
+        """Tell name, state and engines."""
         if os.getpid() != self._pid:
             return f"<{type(self).__name__} {self.cluster_id!r}: of another process>"
         state = "running" if self.is_running else "stopped"
@@ -314,7 +315,7 @@ class Cluster:
                 argv += [name, str(value)]
         argv += [f"--label={label}" for label in self.labels]
         argv += [f"--env={name}={value}" for name, value in self.env.items()]
-        self._engines[engine_set_id] = _EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
+        self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
         return engine_set_id
 
     def _spawn(self, command: str, argv: list[str]) -> Child:
@@ -342,7 +343,7 @@ class Cluster:
 
     def stop_engine_sync(self, engine_id: int) -> None:
         """Stop one engine, and wait until it has left."""
-        with self._control() as client:
+        with self.connect_client_sync() as client:
             client.shutdown(engine_id, block=True)
 
     def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
@@ -399,12 +400,12 @@ class Cluster:
 
     def restart_engine_sync(self, engine_id: int) -> None:
         """Give an engine a new interpreter, with an empty namespace; it keeps its id."""
-        with self._control() as client:
+        with self.connect_client_sync() as client:
             client.restart(engine_id)
 
     def signal_engine_sync(self, engine_id: int, signum: int | str) -> None:
         """Send a signal to what runs on an engine."""
-        with self._control() as client:
+        with self.connect_client_sync() as client:
             client.send_signal(signum, engine_id)
 
     def signal_engines_sync(self, signum: int | str, engine_set_id: str | None = None) -> None:
@@ -416,12 +417,9 @@ class Cluster:
             If there is no set of that name.
         """
         pids = {self._engines[key].process.pid for key in self._sets(engine_set_id)}
-        with self._control() as client:
+        with self.connect_client_sync() as client:
             processes = [process for process in client.status()["processes"] if process["pid"] in pids]
             client.send_signal(signum, [engine for process in processes for engine in process["engines"]])
-
-    def _control(self) -> Client:
-        return self.connect_client_sync()
 
     def _sets(self, engine_set_id: str | None) -> list[str]:
         if engine_set_id is None:
@@ -472,9 +470,8 @@ class Cluster:
         if self._has_random_name:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def close(self) -> None:
-        """Stop it at the interpreter's exit."""
-        self.stop_cluster_sync()
+    #: What is called at the interpreter's exit.
+    close = stop_cluster_sync
 
     # Other processes.
 
@@ -502,7 +499,7 @@ class Cluster:
         if known["controller"] is not None:
             made._controller = Process.from_dict(known["controller"])
         for key, engines in known["engines"].items():
-            made._engines[key] = _EngineSet(int(engines["n"]), Process.from_dict(engines))
+            made._engines[key] = EngineSet(int(engines["n"]), Process.from_dict(engines))
         return made
 
     @classmethod
@@ -522,8 +519,7 @@ class Cluster:
         return cls.from_dict(known)
 
     def _save(self) -> None:
-        path = self.folder / STATE
-        own = self.to_dict()
+        path, own = self.folder / STATE, self.to_dict()
         written = read_json(path)
         of = None if written is None else written["controller"]
         if of is not None and of != own["controller"] and Process.from_dict(of).is_alive():
@@ -551,12 +547,14 @@ class Cluster:
     # As a context manager.
 
     def __enter__(self) -> Client:
+        """Start the cluster, and give a client when its engines are there."""
         self._client = self.start_and_connect_sync()
         return self._client
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop it. A child of a fork in between leaves it as it is."""
         if os.getpid() != self._pid:
             return
         try:
@@ -583,14 +581,6 @@ class Cluster:
     signal_engines = coroutine(signal_engines_sync)
     __aenter__ = coroutine(__enter__)
     __aexit__ = coroutine(__exit__)
-
-
-class _EngineSet:
-    """Engines that were started together, as one process."""
-
-    def __init__(self, n: int, process: Process) -> None:
-        self.n = n
-        self.process = process
 
 
 # Clusters that end with this process; they are kept until then.

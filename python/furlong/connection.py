@@ -237,7 +237,8 @@ class Client:
         if n is None:
             n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
         if block:
-            return self._wait_for_engines(n, timeout, interactive, widget)
+            self._wait_for_engines(n, timeout, interactive, widget)
+            return None
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         if len(self) >= n:
             future.set_result(None)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import furlong
 import psutil
 import pytest
+
+import furlong
 from furlong import _dispatch, _furlong
 
 #: How long a test may take on a machine that is busy with others.

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import furlong
 import pytest
 from conftest import ENGINES, SOON_SECONDS, eventually
+
+import furlong
 
 Own = Callable[..., furlong.Cluster]
 

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import furlong
 import psutil
 import pytest
 from conftest import SOON_SECONDS, eventually, processes_of
+
+import furlong
 from furlong._processes import start_of
 
 Own = Callable[..., furlong.Cluster]
