@@ -121,7 +121,7 @@ class Part:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.about.method)
+                    self.error = error_of(outcome, self.where())
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
@@ -135,7 +135,9 @@ class Part:
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
-        engine = self.engine_id
+        return self._where(self.engine_id)
+
+    def _where(self, engine: int | None) -> dict[str, Any]:
         return {"engine_id": engine, "engine_uuid": self.about.client._uuid_of(engine), "method": self.about.method}
 
     @property
@@ -219,7 +221,7 @@ class BalancedPart(Part):
                 if task is not None:
                     self.task = task
                     return
-                where = {"engine_id": outcome.engine, "engine_uuid": None, "method": self.about.method}
+                where = self._where(outcome.engine)
                 text = f"no engine is left to try; {sorted(self._tried)} did not fit: {remote[1]}"
                 self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
             self.outcome = outcome
@@ -289,9 +291,8 @@ def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
     return None
 
 
-def error_of(outcome: _furlong.Outcome, method: str = "apply") -> errors.FurlongError:
+def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
     """Make the exception of a failure."""
-    where = {"engine_id": outcome.engine, "engine_uuid": None, "method": method}
     kind, text = outcome.kind or "remote", outcome.text or ""
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
