@@ -208,7 +208,7 @@ def test_052_another_client_sees_the_same_times(rc, cluster, lview):
     with lview.temp_flags(keep=True):
         result = lview.apply_async(sleep, 0.2)
     assert result.get() == 0.2
-    with cluster.client() as other:
+    with furlong.Client(cluster=cluster) as other:
         again = other.get_result(result.msg_ids[0])
         assert again.get(60) == 0.2
         assert again.serial_time == result.serial_time
@@ -643,7 +643,7 @@ def test_results_themselves_do_not_pickle_and_say_so(rc):
 
 
 def test_a_result_of_a_closed_client_says_that_it_is_over(cluster):
-    client = cluster.client()
+    client = furlong.Client(cluster=cluster)
     slow = client[0].apply_async(sleep)
     quick = client[1].apply_async(int)
     quick.get()
