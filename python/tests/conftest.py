@@ -186,3 +186,29 @@ def farm(own: Callable[..., furlong.Cluster]) -> Farm:
     cluster = own(n=ENGINES)
     cluster.start_and_connect_sync().close()
     return Farm(cluster)
+
+
+class Gate:
+    """What tasks wait for, until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        #: Code that waits.
+        self.code = f"import os, time\nwhile not os.path.exists({str(path)!r}): time.sleep(0.005)"
+
+    def wait(self, value: object = None) -> object:
+        """Wait on an engine, and give the value."""
+        exec(self.code, {})
+        return value
+
+    def open(self) -> None:
+        """Let all of them go on."""
+        self._path.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Give a gate, which is open after the test in any case."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
