@@ -18,6 +18,8 @@ use crate::plan::{Act, CallPlan, Choice, Group, Question, Reader};
 use crate::process::Link;
 use crate::world::World;
 
+/// Submits of a program that wait for room at a time.
+const SUBMITS_WAITING_MAX: usize = 24;
 /// Nobody's.
 const NO_ENGINE: EngineId = EngineId(60_000);
 
@@ -97,7 +99,12 @@ impl World {
         self.setup.processes.iter().map(|spec| spec.slots as usize).sum()
     }
 
+    /// A program that has many submits waiting for room begins no more: each is tried whenever there is some.
     fn begins_call(&mut self, place: usize, plan: &CallPlan) {
+        let handles = self.clients[place].handles.values();
+        if handles.filter(|handle| matches!(handle, Handle::Submit(..))).count() >= SUBMITS_WAITING_MAX {
+            return;
+        }
         let mut targets: Vec<EngineId> = plan.targets.iter().map(|choice| self.engine(*choice)).collect();
         targets.sort_unstable();
         targets.dedup();
