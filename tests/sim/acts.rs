@@ -173,10 +173,8 @@ impl World {
         for (n, target) in (first..).zip(names) {
             let task = TaskName { client: place as u32, n };
             let engine = target.map(|id| id.0);
-            self.history.submitted(
-                task,
-                Facts { at_most_once: plan.at_most_once, engine, restart_safe: plan.restart_safe, durable: false },
-            );
+            let CallPlan { at_most_once, restart_safe, durable, .. } = *plan;
+            self.history.submitted(task, Facts { at_most_once, engine, restart_safe, durable });
             if reader != Reader::Nobody {
                 self.history.accepted(task);
             }

@@ -99,7 +99,9 @@ impl World {
         let fails = self.broker.disk.fails_until > self.now;
         let disk = &mut self.broker.disk;
         let written: Vec<(u64, Entry)> = disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
-        let through = written.last().map(|(number, _)| *number);
+        // A try to write again what could not be written says that, too.
+        let through = written.last().map_or(0, |(number, _)| *number);
+        let is_news = !fails || through > 0;
         let entries = written.into_iter().map(|(_, entry)| entry);
         if fails {
             disk.has_failed = true;
@@ -111,7 +113,7 @@ impl World {
             entries.into_iter().for_each(|entry| disk.write(entry));
         }
         let result = if fails { Err("no space left on device") } else { Ok(()) };
-        if let (Some(core), Some(through)) = (&mut self.broker.core, through) {
+        if let Some(core) = self.broker.core.as_mut().filter(|_| is_news) {
             core.handle_journaled(now, through, result);
             self.broker_flush();
         }

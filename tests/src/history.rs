@@ -101,11 +101,12 @@ pub struct Violation {
 #[derive(Default, Debug)]
 pub struct History {
     tasks: BTreeMap<TaskName, Seen>,
-    /// For each client and engine: the last of its direct tasks that has begun there.
-    last_begun: BTreeMap<(u32, u32), u64>,
+    /// For each client and engine: the last of its direct tasks that has begun there, of those that are not durable
+    /// and of those that are.
+    last_begun: BTreeMap<(u32, u32), [u64; 2]>,
     /// Engines of which an interpreter is gone.
     restarted: BTreeSet<u32>,
-    /// Whether a broker without a journal was killed.
+    /// Whether a broker was killed.
     broker_was_killed: bool,
     /// Clients that nobody waits for.
     gone: BTreeSet<u32>,
@@ -150,7 +151,8 @@ impl History {
         self.restarted.insert(engine);
     }
 
-    /// A broker without a journal was killed: it does not tell the next one what was lost with an interpreter.
+    /// A broker was killed: it does not tell the next one what was lost with an interpreter, and what it has in a
+    /// journal goes on before clients are back with the rest.
     pub fn broker_killed(&mut self) {
         self.broker_was_killed = true;
     }
@@ -268,8 +270,11 @@ impl History {
         if (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
             return;
         }
-        let before = self.last_begun.insert((task.client, engine), task.n);
-        if let Some(before) = before.filter(|before| *before > task.n) {
+        let kind = usize::from(facts.durable);
+        let last = self.last_begun.entry((task.client, engine)).or_default();
+        let before = if self.broker_was_killed { last[kind] } else { last[0].max(last[1]) };
+        last[kind] = task.n;
+        if before > task.n {
             self.violated(OrderInAnEnginesQueue, task, format!("it began at {engine} after task {before}"));
         }
     }
