@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use furlong_broker::core::journal::{Entry, MemoryJournal, Restoring};
 use furlong_broker::core::{Core, Time};
+use furlong_wire::ids::SessionId;
 
 use crate::world::{Event, World};
 
@@ -22,7 +23,8 @@ pub struct Disk {
     /// Whether one has ever failed.
     pub has_failed: bool,
     /// Tasks that it has, and that have not ended there: their sessions and numbers.
-    open: BTreeMap<u64, (u32, u64)>,
+    open: BTreeMap<u64, (SessionId, u64)>,
+    sessions: BTreeMap<u32, SessionId>,
 }
 
 /// How long the broker waits to write again what could not be written, in microseconds.
@@ -33,12 +35,18 @@ pub const JOURNAL_KEEP_US: u64 = 3_600_000_000;
 impl Disk {
     fn write(&mut self, entry: Entry) {
         match &entry {
-            Entry::Task(row) => _ = self.open.insert(row.id, (row.session, row.n)),
+            Entry::Session(row) => _ = self.sessions.insert(row.key, row.id),
+            Entry::Task(row) => _ = self.open.insert(row.id, (self.sessions[&row.session], row.n)),
             Entry::Ended(row) => _ = self.open.remove(&row.id),
             Entry::Forgotten(id) => _ = self.open.remove(id),
             _ => {}
         }
         self.journal.write(entry);
+    }
+
+    /// Whether it has a task, and not its end.
+    pub fn is_open(&self, session: SessionId, n: u64) -> bool {
+        self.open.values().any(|name| *name == (session, n))
     }
 
     /// The broker is killed. What is being written may be on the disk or not.

@@ -9,8 +9,9 @@ use std::fmt;
 
 use Invariant::{
     AnswersCome, AtMostOnceNeverTwice, BothSidesAgree, BudgetsAndCreditAreConserved, HonestPeersAreServed,
-    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingSucceedsUnrun, OneDeliveryEach, OneTerminalStateEach,
-    OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd, SessionsGoOn,
+    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingFollowsAnError, NothingSucceedsUnrun, OnDiskBeforeItIsTold,
+    OneDeliveryEach, OneTerminalStateEach, OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd,
+    SessionsGoOn,
 };
 
 /// What is never otherwise.
@@ -28,6 +29,10 @@ pub enum Invariant {
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
+    /// What is aborted after an error does not begin where that happened.
+    NothingFollowsAnError,
+    /// Nobody hears of a durable task's end before that is on disk.
+    OnDiskBeforeItIsTold,
     /// Nothing is cancelled unasked, and nothing else is lost than what may be.
     OutcomesAreJust,
     /// What is submitted is what runs, and what it returns is what arrives.
@@ -329,6 +334,8 @@ impl fmt::Display for Invariant {
             AtMostOnceNeverTwice => "at_most_once_never_twice",
             OrderInAnEnginesQueue => "order_in_an_engines_queue",
             NothingSucceedsUnrun => "nothing_succeeds_unrun",
+            NothingFollowsAnError => "nothing_follows_an_error",
+            OnDiskBeforeItIsTold => "on_disk_before_it_is_told",
             OutcomesAreJust => "outcomes_are_just",
             PayloadsArriveIntact => "payloads_arrive_intact",
             NoEligibleTaskWaits => "no_eligible_task_waits_while_an_eligible_engine_idles",
