@@ -13,6 +13,7 @@ use furlong_client::{
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::heir;
 use crate::job::{Job, Jobs, OWN, Place, Target};
 use crate::log::{End, Log, What};
 
@@ -46,6 +47,12 @@ pub struct ClientArgs {
     /// Whether engines run Python.
     #[arg(long)]
     with_python: bool,
+    /// Make some of the tasks durable.
+    #[arg(long)]
+    with_durable: bool,
+    /// The log of a client that was killed: its durable tasks are this one's to fetch.
+    #[arg(long)]
+    heir_of: Vec<PathBuf>,
     /// Submit short tasks alone, as fast as they end, and count them.
     #[arg(long)]
     short: bool,
@@ -87,6 +94,7 @@ impl Busy {
         };
         let builder = Client::builder().capability(&args.cap).wait(PATIENCE).on_link(told);
         let client = builder.cancel_on_disconnect(args.cancel_on_disconnect).connect().await?;
+        log.add(What::Begins(client.session().0));
         let stop = Arc::new(Notify::new());
         let at_end = Arc::clone(&stop);
         tokio::task::spawn_blocking(move || {
@@ -118,8 +126,12 @@ impl Busy {
     /// Submits all sorts of tasks.
     async fn submit(self) -> anyhow::Result<()> {
         let place = Place { client: self.args.number, trace: self.args.trace.clone(), files: self.args.files.clone() };
-        let targets = self.watch_engines();
-        let mut jobs = Jobs::new(self.args.seed, self.args.number, self.args.with_python);
+        let submitted = Arc::<AtomicU64>::default();
+        let targets = self.watch_engines(&submitted);
+        let estate = heir::estate(&self.args.heir_of)?;
+        let fetches = tokio::spawn(heir::fetch(self.client.clone(), Arc::clone(&self.log), place.clone(), estate));
+        let ClientArgs { seed, number, with_python, with_durable, .. } = self.args;
+        let mut jobs = Jobs::new(seed, number, with_python, with_durable);
         let (mut ids, mut recent) = (BTreeMap::<u64, TaskId>::new(), VecDeque::new());
         while let Some(permit) = self.place().await {
             let job = {
@@ -131,6 +143,7 @@ impl Busy {
             let pause = jobs.pause(job.n);
             match self.submit_one(&job, &call).await {
                 Ok(task) => {
+                    submitted.store(job.n, Ordering::Relaxed);
                     ids.insert(job.n, task.id());
                     recent.push_back(job.n);
                     if recent.len() > RECENT {
@@ -144,6 +157,7 @@ impl Busy {
             }
             tokio::time::sleep(pause).await;
         }
+        fetches.await?;
         self.leave().await
     }
 
@@ -158,12 +172,18 @@ impl Busy {
         }
     }
 
-    /// Keeps a list of the engines that are there.
-    fn watch_engines(&self) -> Arc<Mutex<Vec<Target>>> {
+    /// Keeps a list of the engines that are there. An answer says as well that what was submitted before is accepted.
+    fn watch_engines(&self, submitted: &Arc<AtomicU64>) -> Arc<Mutex<Vec<Target>>> {
         let targets = Arc::<Mutex<Vec<Target>>>::default();
-        let (client, list) = (self.client.clone(), Arc::clone(&targets));
+        let (client, list, log) = (self.client.clone(), Arc::clone(&targets), Arc::clone(&self.log));
+        let (submitted, says) = (Arc::clone(submitted), self.args.with_durable);
         tokio::spawn(async move {
-            while let Ok(status) = client.status().await {
+            loop {
+                let before = submitted.load(Ordering::Relaxed);
+                let Ok(status) = client.status().await else { break };
+                if says {
+                    log.add(What::Accepted(before));
+                }
                 let of_process = |process: &furlong_client::ProcessStatus| {
                     let (pid, is_own) = (process.pid, process.labels.iter().any(|label| label == OWN));
                     let target = move |engine: &EngineId| Target { engine: engine.0, pid, is_own };
@@ -224,7 +244,8 @@ async fn follow(log: &Log, place: &Place, job: Job, mut task: TaskFuture, permit
     drop(permit);
 }
 
-fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
+/// How a task ended, to be written down.
+pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
     let report = ended.as_ref().map_or_else(|failure| &failure.report, |result| &result.report);
     let (attempts, engine, is_wrong) = (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());
     match ended {

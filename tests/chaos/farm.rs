@@ -76,9 +76,18 @@ pub struct ClientLog {
     pub entries: Vec<Entry>,
     /// Whether it was killed.
     pub is_gone: bool,
+    /// At whose place it was.
+    cap: PathBuf,
     /// Whether its session was to end with its connection.
     pub cancels: bool,
     reader: LogReader,
+}
+
+impl Setup {
+    /// Whether the broker has a journal.
+    pub fn has_journal(&self) -> bool {
+        self.broker_args.iter().any(|arg| arg == "--journal" || arg.starts_with("--journal="))
+    }
 }
 
 impl Farm {
@@ -350,16 +359,27 @@ impl Farm {
         let number = self.logs.len() as u32;
         let Setup { folder, seed, window, python, short, .. } = &self.setup;
         let log = folder.join(format!("client-{number}.log"));
-        let cancels = number % 4 == 3 && !short;
+        let with_durable = self.setup.has_journal() && !short;
+        // Those who were at its place before.
+        let heir_of = (0..).zip(&self.logs).filter(|(_, log)| with_durable && log.cap == cap);
+        let heir_of: Vec<PathBuf> = heir_of.map(|(other, _)| folder.join(format!("client-{other}.log"))).collect();
+        // Who is to fetch for others stays.
+        let cancels = number % 4 == 3 && !short && heir_of.is_empty();
         let mut command = this_program();
-        command.arg("client").arg("--cap").arg(cap).arg("--log").arg(&log);
+        command.arg("client").args(heir_of.into_iter().flat_map(|log| ["--heir-of".into(), log]));
+        command.arg("--cap").arg(cap).arg("--log").arg(&log);
         command.args(["--number", &number.to_string(), "--seed", &seed.to_string(), "--window", &window.to_string()]);
         command.arg("--trace").arg(folder.join("trace")).arg("--files").arg(folder.join("home/files"));
-        let flags = [(cancels, "--cancel-on-disconnect"), (python.is_some(), "--with-python"), (*short, "--short")];
+        let flags = [
+            (cancels, "--cancel-on-disconnect"),
+            (python.is_some(), "--with-python"),
+            (with_durable && !cancels, "--with-durable"),
+            (*short, "--short"),
+        ];
         command.args(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag));
         command.env("FURLONG_HOME", self.home.path()).env("RUST_BACKTRACE", "1");
         let reader = LogReader::open(&log)?;
-        self.logs.push(ClientLog { entries: Vec::new(), is_gone: false, cancels, reader });
+        self.logs.push(ClientLog { entries: Vec::new(), is_gone: false, cap: cap.to_owned(), cancels, reader });
         Ok((number, Program::spawn("client", command)))
     }
 }

@@ -80,6 +80,8 @@ pub struct Job {
     pub target: Option<Target>,
     /// Whether it may run once only.
     pub at_most_once: bool,
+    /// Whether what is accepted of it outlives its client and the broker, and its result is kept.
+    pub durable: bool,
     /// How its code ends.
     pub how: How,
     /// How long it takes.
@@ -110,6 +112,7 @@ pub struct Jobs {
     random: StdRng,
     next_n: u64,
     with_python: bool,
+    with_durable: bool,
 }
 
 /// Where tasks leave their traces, and who sends them.
@@ -124,10 +127,10 @@ pub struct Place {
 }
 
 impl Jobs {
-    /// The jobs of one client.
-    pub fn new(seed: u64, client: u32, with_python: bool) -> Self {
+    /// The jobs of one client, some of them durable if that may be.
+    pub fn new(seed: u64, client: u32, with_python: bool, with_durable: bool) -> Self {
         let random = StdRng::seed_from_u64(seed ^ u64::from(client).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Self { random, next_n: 1, with_python }
+        Self { random, next_n: 1, with_python, with_durable }
     }
 
     /// The next one. `targets` are the engines that are known, `recent` tasks that it may wait for.
@@ -142,6 +145,8 @@ impl Jobs {
         let once = at_most_once || target.is_some();
         let how = self.how(runtime, once);
         let after = if target.is_none() && !recent.is_empty() && self.chance(10) { self.after(recent) } else { None };
+        // A durable task may not wait for one that is not.
+        let durable = self.with_durable && after.is_none() && self.chance(40);
         let n = self.next_n;
         self.next_n += 1;
         Job {
@@ -149,6 +154,7 @@ impl Jobs {
             runtime,
             target,
             at_most_once,
+            durable,
             how,
             ms: self.ms(),
             bytes: self.bytes(),
@@ -223,6 +229,7 @@ impl Job {
             };
         // A direct task names its engine, and then labels say nothing.
         let mut call = call.priority(self.priority).error_retries(self.error_retries).at_most_once(self.at_most_once);
+        call = call.durable(self.durable).keep(self.durable);
         if !self.at_most_once && self.target.is_none() {
             call = call.retries(RETRIES);
         }
@@ -326,11 +333,12 @@ mod tests {
     fn a_seed_always_makes_the_same_jobs() {
         let target = Target { engine: 3, pid: 1, is_own: true };
         let jobs = |seed| {
-            let mut jobs = Jobs::new(seed, 1, true);
+            let mut jobs = Jobs::new(seed, 1, true, true);
             (0..500).map(|_| jobs.next(&[target], &[7, 8, 9])).collect::<Vec<_>>()
         };
         assert_eq!(jobs(5), jobs(5));
         assert_ne!(jobs(5), jobs(6));
         assert!(jobs(5).iter().any(|job| job.after.is_some()) && jobs(5).iter().any(|job| job.target.is_some()));
+        assert!(jobs(5).iter().any(|job| job.durable));
     }
 }

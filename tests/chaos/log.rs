@@ -22,6 +22,17 @@ pub struct Entry {
 /// What happened to a client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum What {
+    /// It has a session, of this id.
+    Begins([u8; 16]),
+    /// The broker has answered what was asked after the submit of this task: what is durable up to it is accepted.
+    Accepted(u64),
+    /// It has come for the result of another one's task, which ended so.
+    Fetched {
+        /// The other one's number.
+        of: u32,
+        /// How its task ended, for whoever asks.
+        end: End,
+    },
     /// It submits a task.
     Submits(Box<Job>),
     /// A submit was refused, which should never be.

@@ -39,7 +39,10 @@ struct Task {
     job: Job,
     submitted_us: u64,
     cancelled: bool,
+    /// As its client heard of them; of one that was killed, as another one did.
     ends: Vec<(u64, End)>,
+    /// What others were told who asked.
+    fetched: Vec<End>,
     /// The engines at which it began, in their order.
     begins: Vec<u32>,
 }
@@ -49,6 +52,8 @@ pub struct Account<'a> {
     tasks: BTreeMap<TaskName, Task>,
     /// The beginnings, in their order.
     begins: Vec<(TaskName, u32)>,
+    /// For each client, the last task of which it knows that it was accepted.
+    accepted: BTreeMap<u32, u64>,
     logs: &'a [ClientLog],
     struck: &'a [Struck],
     engine_pids: &'a [(u32, usize)],
@@ -91,7 +96,8 @@ impl<'a> Account<'a> {
         struck: &'a [Struck],
         engine_pids: &'a [(u32, usize)],
     ) -> anyhow::Result<Self> {
-        let mut account = Self { tasks: BTreeMap::new(), begins: Vec::new(), logs, struck, engine_pids };
+        let (tasks, begins, accepted) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let mut account = Self { tasks, begins, accepted, logs, struck, engine_pids };
         for (client, log) in (0..).zip(logs) {
             log.entries.iter().for_each(|entry| account.take(client, entry.at_us, &entry.what));
         }
@@ -112,7 +118,8 @@ impl<'a> Account<'a> {
         match what {
             What::Submits(job) => {
                 let job = (**job).clone();
-                let seen = Task { submitted_us: at_us, cancelled: false, ends: Vec::new(), begins: Vec::new(), job };
+                let (ends, fetched, begins) = (Vec::new(), Vec::new(), Vec::new());
+                let seen = Task { submitted_us: at_us, cancelled: false, ends, fetched, begins, job };
                 self.tasks.insert(task(seen.job.n), seen);
             }
             What::Cancels(n) => {
@@ -121,6 +128,15 @@ impl<'a> Account<'a> {
             // Those of a session that has ended with its connection are not known.
             What::Ended(end) if end.state.is_some() || !self.logs[client as usize].cancels => {
                 self.tasks.entry(task(end.n)).and_modify(|task| task.ends.push((at_us, end.clone())));
+            }
+            What::Accepted(n) => _ = self.accepted.insert(client, *n),
+            What::Fetched { of, end } => {
+                self.tasks.entry(TaskName { client: *of, n: end.n }).and_modify(|task| {
+                    task.fetched.push(end.clone());
+                    if task.ends.is_empty() && end.state.is_some() {
+                        task.ends.push((at_us, end.clone()));
+                    }
+                });
             }
             _ => {}
         }
@@ -152,6 +168,7 @@ impl<'a> Account<'a> {
             }
             self.waited(*name, task)?;
         }
+        self.what_was_accepted_is_there()?;
         self.interpreters_lose_one_task_each()?;
         self.history().check_end().map_err(|violation| Violation {
             invariant: violation.invariant.to_string(),
@@ -169,8 +186,11 @@ impl<'a> Account<'a> {
             let may_be_late = job.runtime == Runtime::Python && self.is_broken(task, Struck::is_kill_of_broker);
             let engine = job.target.map(|target| target.engine).filter(|_| !may_be_late);
             let at_most_once = job.at_most_once || job.target.is_some();
-            history.submitted(*name, Facts { at_most_once, engine, ..Facts::default() });
-            history.accepted(*name);
+            let durable = job.durable;
+            history.submitted(*name, Facts { at_most_once, engine, durable, ..Facts::default() });
+            if !self.logs[name.client as usize].is_gone || self.was_accepted(*name, task) {
+                history.accepted(*name);
+            }
             if task.cancelled || job.after.is_some() || job.run_timeout_ms.is_some() || job.queue_timeout_ms.is_some() {
                 history.cancel_asked(*name);
             }
@@ -180,12 +200,35 @@ impl<'a> Account<'a> {
         }
         let gone = (0..).zip(self.logs).filter(|(_, log)| log.is_gone);
         gone.for_each(|(client, _)| history.client_gone(client));
+        if self.struck.iter().any(Struck::is_kill_of_broker) && self.tasks.values().any(|task| task.job.durable) {
+            history.broker_killed();
+        }
         self.begins.iter().for_each(|(name, engine)| history.began(*name, *engine));
         for (name, task) in &self.tasks {
             let outcomes = task.ends.iter().filter_map(|(_, end)| outcome(end));
             outcomes.for_each(|outcome| history.delivered(*name, outcome));
+            let seen = task.fetched.iter().filter_map(outcome);
+            seen.for_each(|outcome| history.ended(*name, outcome));
         }
         history
+    }
+
+    /// Whether a task outlives its client and the broker: the client has had an answer that says so, and the disk was
+    /// not full.
+    fn was_accepted(&self, name: TaskName, task: &Task) -> bool {
+        let is_within = self.accepted.get(&name.client).is_some_and(|last| name.n <= *last);
+        task.job.durable && is_within && !self.is_broken(task, |struck| struck.hit == Hit::Disk)
+    }
+
+    /// Whoever comes for the result of a durable task finds it.
+    fn what_was_accepted_is_there(&self) -> Result<(), Violation> {
+        for (name, task) in &self.tasks {
+            let missing = task.fetched.iter().find(|end| end.state.is_none());
+            if let Some(end) = missing.filter(|_| self.was_accepted(*name, task)) {
+                return violation("durable_results_are_there", Some(*name), end.text.clone());
+            }
+        }
+        Ok(())
     }
 
     fn submits_are_taken(&self) -> Result<(), Violation> {
@@ -211,6 +254,7 @@ impl<'a> Account<'a> {
                 "remote" | "exit" => matches!(job.how, How::Raise | How::Flaky) || self.is_disk_to_blame(task),
                 // It follows another one to an engine without our function.
                 "unsupported" => job.after.as_ref().is_some_and(|after| after.follow),
+                "journal" => job.durable && self.is_broken(task, |struck| struck.hit == Hit::Disk),
                 "unknown_engine" => job.target.is_some() && self.is_engine_broken(task),
                 _ => false,
             },

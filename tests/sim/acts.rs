@@ -18,6 +18,8 @@ use crate::plan::{Act, CallPlan, Choice, Group, Question, Reader};
 use crate::process::Link;
 use crate::world::World;
 
+/// Submits of a program that wait for room at a time.
+const SUBMITS_WAITING_MAX: usize = 24;
 /// Nobody's.
 const NO_ENGINE: EngineId = EngineId(60_000);
 
@@ -97,7 +99,12 @@ impl World {
         self.setup.processes.iter().map(|spec| spec.slots as usize).sum()
     }
 
+    /// A program that has many submits waiting for room begins no more: each is tried whenever there is some.
     fn begins_call(&mut self, place: usize, plan: &CallPlan) {
+        let handles = self.clients[place].handles.values();
+        if handles.filter(|handle| matches!(handle, Handle::Submit(..))).count() >= SUBMITS_WAITING_MAX {
+            return;
+        }
         let mut targets: Vec<EngineId> = plan.targets.iter().map(|choice| self.engine(*choice)).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -166,10 +173,8 @@ impl World {
         for (n, target) in (first..).zip(names) {
             let task = TaskName { client: place as u32, n };
             let engine = target.map(|id| id.0);
-            self.history.submitted(
-                task,
-                Facts { at_most_once: plan.at_most_once, engine, restart_safe: plan.restart_safe, durable: false },
-            );
+            let CallPlan { at_most_once, restart_safe, durable, .. } = *plan;
+            self.history.submitted(task, Facts { at_most_once, engine, restart_safe, durable });
             if reader != Reader::Nobody {
                 self.history.accepted(task);
             }

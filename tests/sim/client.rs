@@ -8,7 +8,7 @@ use furlong_broker::core::Peer as Proved;
 use furlong_client::core::streams::Taken;
 use furlong_client::core::{Call, Core, Outbound, Ticket};
 use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
-use furlong_tests::history::Invariant;
+use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{BrokerStart, EngineId, SessionId, TokenId};
 use furlong_wire::message::{RefusalKind, ToClient, Welcome};
@@ -254,8 +254,15 @@ impl World {
         self.client_ends(place);
     }
 
-    fn client_closes_core(&mut self, place: usize, cause: DisconnectCause) {
+    /// Nobody waits for its tasks any longer: what becomes of durable ones the disk tells at the end.
+    fn client_is_gone(&mut self, place: usize) {
         self.history.client_gone(place as u32);
+        let count = self.clients[place].tasks.len() as u64;
+        (1..=count).for_each(|n| self.history.forgotten(TaskName { client: place as u32, n }));
+    }
+
+    fn client_closes_core(&mut self, place: usize, cause: DisconnectCause) {
+        self.client_is_gone(place);
         let endpoint = Endpoint::new("localhost", 1).expect("it is one");
         let why = Arc::new(Disconnected { endpoint, cause });
         if let Some(core) = &mut self.clients[place].core {
@@ -282,7 +289,7 @@ impl World {
             return;
         }
         let (spec, link) = (client.spec, client.link);
-        self.history.client_gone(place as u32);
+        self.client_is_gone(place);
         self.note(|_| format!("client {place} ends"));
         link.connection().into_iter().for_each(|no| self.peer_is_gone(no));
         if !self.rests {

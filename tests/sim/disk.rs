@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use furlong_broker::core::journal::{Entry, MemoryJournal, Restoring};
 use furlong_broker::core::{Core, Time};
+use furlong_wire::ids::SessionId;
 
 use crate::world::{Event, World};
 
@@ -22,7 +23,8 @@ pub struct Disk {
     /// Whether one has ever failed.
     pub has_failed: bool,
     /// Tasks that it has, and that have not ended there: their sessions and numbers.
-    open: BTreeMap<u64, (u32, u64)>,
+    open: BTreeMap<u64, (SessionId, u64)>,
+    sessions: BTreeMap<u32, SessionId>,
 }
 
 /// How long the broker waits to write again what could not be written, in microseconds.
@@ -33,12 +35,18 @@ pub const JOURNAL_KEEP_US: u64 = 3_600_000_000;
 impl Disk {
     fn write(&mut self, entry: Entry) {
         match &entry {
-            Entry::Task(row) => _ = self.open.insert(row.id, (row.session, row.n)),
+            Entry::Session(row) => _ = self.sessions.insert(row.key, row.id),
+            Entry::Task(row) => _ = self.open.insert(row.id, (self.sessions[&row.session], row.n)),
             Entry::Ended(row) => _ = self.open.remove(&row.id),
             Entry::Forgotten(id) => _ = self.open.remove(id),
             _ => {}
         }
         self.journal.write(entry);
+    }
+
+    /// Whether it has a task, and not its end.
+    pub fn is_open(&self, session: SessionId, n: u64) -> bool {
+        self.open.values().any(|name| *name == (session, n))
     }
 
     /// The broker is killed. What is being written may be on the disk or not.
@@ -99,7 +107,9 @@ impl World {
         let fails = self.broker.disk.fails_until > self.now;
         let disk = &mut self.broker.disk;
         let written: Vec<(u64, Entry)> = disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
-        let through = written.last().map(|(number, _)| *number);
+        // A try to write again what could not be written says that, too.
+        let through = written.last().map_or(0, |(number, _)| *number);
+        let is_news = !fails || through > 0;
         let entries = written.into_iter().map(|(_, entry)| entry);
         if fails {
             disk.has_failed = true;
@@ -111,7 +121,7 @@ impl World {
             entries.into_iter().for_each(|entry| disk.write(entry));
         }
         let result = if fails { Err("no space left on device") } else { Ok(()) };
-        if let (Some(core), Some(through)) = (&mut self.broker.core, through) {
+        if let Some(core) = self.broker.core.as_mut().filter(|_| is_news) {
             core.handle_journaled(now, through, result);
             self.broker_flush();
         }

@@ -38,6 +38,7 @@ impl World {
         if matches!(outcome.state, TaskState::Cancelled | TaskState::TimedOut) {
             self.history.cancel_asked(task);
         }
+        self.is_on_disk(task);
         if let Err(why) = self.is_intact(task, &outcome, &body) {
             self.violated(Invariant::PayloadsArriveIntact, Some(task), why);
         }
@@ -62,6 +63,7 @@ impl World {
         if self.setup.clients[self.clients[place].spec].owner != self.setup.clients[self.clients[of].spec].owner {
             self.violated(Invariant::OutcomesAreJust, Some(task), "somebody else has fetched it");
         }
+        self.is_on_disk(task);
         let ending = ending(outcome.state);
         if self.history.is_delivered(task) {
             self.history.ended(task, ending);
@@ -70,6 +72,17 @@ impl World {
         }
         if matches!(body, Body::Failed(_)) {
             self.violated(Invariant::PayloadsArriveIntact, Some(task), format!("fetched: {body:?}"));
+        }
+    }
+
+    /// Somebody hears of a task's end, which is on disk then, unless a disk has failed.
+    fn is_on_disk(&mut self, task: TaskName) {
+        let client = &self.clients[task.client as usize];
+        let is_durable = client.tasks.get(task.n as usize - 1).is_some_and(|it| self.calls[it.call].plan.durable);
+        let disk = &self.broker.disk;
+        if is_durable && !disk.has_failed && disk.is_open(client.session, task.n) {
+            let text = "somebody has heard of its end, which is not on disk";
+            self.violated(Invariant::OnDiskBeforeItIsTold, Some(task), text);
         }
     }
 

@@ -151,10 +151,26 @@ impl World {
             self.slot_dies(place, slot, false);
         } else if let Some(running) = self.slot(place, slot).running.take() {
             let reply = self.reply(place, slot, &running);
+            if reply.outcome != JobOutcome::Succeeded {
+                self.nothing_follows(place, slot, &running);
+            }
             self.slot_reports(place, slot, SlotEvent::Finished { attempt: running.job, reply });
             self.begin_next(place, slot);
         }
         self.engine_flush(place);
+    }
+
+    /// What is aborted when a run fails was not sent ahead to begin behind it.
+    fn nothing_follows(&mut self, place: usize, slot: usize, failed: &Running) {
+        let aborts = |call: CallNo| self.calls[call].plan.abort_on_error && !self.calls[call].plan.targets.is_empty();
+        let process = &self.processes[place];
+        let engines: Vec<EngineId> = process.had.iter().filter_map(|engines| engines.get(slot).copied()).collect();
+        let behind = process.slots[slot].lane.iter().filter_map(|(_, job)| self.job_is_sound(job, &engines));
+        let mut behind = behind.filter(|(call, task)| task.client == failed.task.client && aborts(*call));
+        if let Some((_, task)) = behind.next().filter(|_| aborts(failed.call)) {
+            let text = format!("it is about to begin where task {} has failed", failed.task.n);
+            self.violated(Invariant::NothingFollowsAnError, Some(task), text);
+        }
     }
 
     fn reply(&self, place: usize, slot: usize, running: &Running) -> Reply {

@@ -9,8 +9,9 @@ use std::fmt;
 
 use Invariant::{
     AnswersCome, AtMostOnceNeverTwice, BothSidesAgree, BudgetsAndCreditAreConserved, HonestPeersAreServed,
-    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingSucceedsUnrun, OneDeliveryEach, OneTerminalStateEach,
-    OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd, SessionsGoOn,
+    NoEligibleTaskWaits, NothingAcknowledgedIsLost, NothingFollowsAnError, NothingSucceedsUnrun, OnDiskBeforeItIsTold,
+    OneDeliveryEach, OneTerminalStateEach, OrderInAnEnginesQueue, OutcomesAreJust, PayloadsArriveIntact, QuietAtTheEnd,
+    SessionsGoOn,
 };
 
 /// What is never otherwise.
@@ -28,6 +29,10 @@ pub enum Invariant {
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
+    /// What is aborted after an error does not begin where that happened.
+    NothingFollowsAnError,
+    /// Nobody hears of a durable task's end before that is on disk.
+    OnDiskBeforeItIsTold,
     /// Nothing is cancelled unasked, and nothing else is lost than what may be.
     OutcomesAreJust,
     /// What is submitted is what runs, and what it returns is what arrives.
@@ -101,11 +106,12 @@ pub struct Violation {
 #[derive(Default, Debug)]
 pub struct History {
     tasks: BTreeMap<TaskName, Seen>,
-    /// For each client and engine: the last of its direct tasks that has begun there.
-    last_begun: BTreeMap<(u32, u32), u64>,
+    /// For each client and engine: the last of its direct tasks that has begun there, of those that are not durable
+    /// and of those that are.
+    last_begun: BTreeMap<(u32, u32), [u64; 2]>,
     /// Engines of which an interpreter is gone.
     restarted: BTreeSet<u32>,
-    /// Whether a broker without a journal was killed.
+    /// Whether a broker was killed.
     broker_was_killed: bool,
     /// Clients that nobody waits for.
     gone: BTreeSet<u32>,
@@ -150,7 +156,8 @@ impl History {
         self.restarted.insert(engine);
     }
 
-    /// A broker without a journal was killed: it does not tell the next one what was lost with an interpreter.
+    /// A broker was killed: it does not tell the next one what was lost with an interpreter, and what it has in a
+    /// journal goes on before clients are back with the rest.
     pub fn broker_killed(&mut self) {
         self.broker_was_killed = true;
     }
@@ -268,8 +275,11 @@ impl History {
         if (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
             return;
         }
-        let before = self.last_begun.insert((task.client, engine), task.n);
-        if let Some(before) = before.filter(|before| *before > task.n) {
+        let kind = usize::from(facts.durable);
+        let last = self.last_begun.entry((task.client, engine)).or_default();
+        let before = if self.broker_was_killed { last[kind] } else { last[0].max(last[1]) };
+        last[kind] = task.n;
+        if before > task.n {
             self.violated(OrderInAnEnginesQueue, task, format!("it began at {engine} after task {before}"));
         }
     }
@@ -324,6 +334,8 @@ impl fmt::Display for Invariant {
             AtMostOnceNeverTwice => "at_most_once_never_twice",
             OrderInAnEnginesQueue => "order_in_an_engines_queue",
             NothingSucceedsUnrun => "nothing_succeeds_unrun",
+            NothingFollowsAnError => "nothing_follows_an_error",
+            OnDiskBeforeItIsTold => "on_disk_before_it_is_told",
             OutcomesAreJust => "outcomes_are_just",
             PayloadsArriveIntact => "payloads_arrive_intact",
             NoEligibleTaskWaits => "no_eligible_task_waits_while_an_eligible_engine_idles",

@@ -63,9 +63,17 @@ impl Core {
             let Some((session, _)) = self.kept.sessions(owner).find(of_range) else { continue };
             let tasks = self.kept.tasks_from(session, range.first).take_while(|(n, _)| *n <= range.last);
             let numbers: Vec<u64> = tasks.map(|(n, _)| n).collect();
-            numbers.into_iter().for_each(|n| _ = self.forget_kept(session, n));
+            numbers.into_iter().for_each(|n| self.purge_kept(session, n));
         }
         ReplyBody::Done
+    }
+
+    /// Those who wait for an end that is on its way to the journal hear of it first.
+    fn purge_kept(&mut self, session: SessionKey, n: u64) {
+        match self.kept.get_mut(session, n) {
+            Some(done) if done.is_unwritten => done.is_purged = true,
+            _ => _ = self.forget_kept(session, n),
+        }
     }
 
     /// Tasks that have ended and whose session has not said that it knows are not kept when it does.

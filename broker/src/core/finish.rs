@@ -101,6 +101,7 @@ impl Core {
             process: ended.process,
             held: ended.process.zip(ended.attempt),
             is_unwritten: false,
+            is_purged: false,
             what,
         })
     }

@@ -8,6 +8,7 @@ use furlong_wire::ids::{EngineId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
 use crate::core::Core;
+use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::Definition;
 use crate::core::tasks::{Place, State, Task, TaskKey};
@@ -30,6 +31,7 @@ pub fn hold(core: &Core) {
     who_waits_for_an_end_is_counted(core);
     processes_know_what_is_still_there(core);
     records_are_bounded(core);
+    durable_tasks_are_on_disk_before_they_are_queued(core);
 }
 
 fn unfinished(core: &Core) -> impl Iterator<Item = (TaskKey, &Task)> {
@@ -47,7 +49,7 @@ fn each_task_is_unfinished_or_done(core: &Core) {
         }
         let numbers = session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
         assert!(numbers.max().is_none_or(|last| last <= session.submitted));
-        assert!((session.tasks.len() + session.done.len()) as u64 <= session.tasks_max);
+        assert!((session.tasks.len() + session.done.len()) as u64 <= session.tasks_max + session.restored_tasks);
         assert!(!session.departed || (session.done.is_empty() && !session.tasks.is_empty()), "{key:?} should be gone");
     }
     assert_eq!(core.tasks.len(), unfinished(core).count());
@@ -296,6 +298,13 @@ fn records_are_bounded(core: &Core) {
     for (id, engine) in core.engines.iter() {
         let (entries, waiting) = (engine.queue.iter().count(), engine.queue.len());
         assert!(entries <= 2 * waiting + 65, "engine {id} has {entries} entries for {waiting} tasks");
+    }
+}
+
+fn durable_tasks_are_on_disk_before_they_are_queued(core: &Core) {
+    for (_, task) in unfinished(core).filter(|(_, task)| task.state != State::Receiving) {
+        let stage = task.durable().map(|durable| durable.stage);
+        assert!(stage.is_none_or(|stage| stage == Stage::Written), "task {} in {:?} is {stage:?}", task.n, task.state);
     }
 }
 

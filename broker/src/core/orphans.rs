@@ -102,6 +102,13 @@ impl Orphans {
         }
     }
 
+    /// It is still waited for.
+    fn postpone(&mut self, attempt: Attempt, expires: Time) {
+        let Some(orphan) = self.by_attempt.get_mut(&attempt) else { return };
+        self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt));
+        self.expiries.insert((expires, attempt));
+    }
+
     fn of_session(&self, session: SessionId) -> Vec<Attempt> {
         self.by_task.range((session, 0)..=(session, u64::MAX)).map(|(_, attempt)| *attempt).collect()
     }
@@ -271,8 +278,21 @@ impl Core {
     /// Ends what nobody has asked for in time.
     pub(super) fn expire_orphans(&mut self, now: Time) {
         while let Some((_, attempt)) = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now) {
-            self.end_orphan(attempt);
+            if self.is_asked_for(attempt) {
+                self.orphans.postpone(attempt, now.after(CLAIM_WAIT));
+            } else {
+                self.end_orphan(attempt);
+            }
         }
+    }
+
+    /// Whether a client has submitted the task again, which waits for others that ran before it then, and run once
+    /// more.
+    fn is_asked_for(&self, attempt: Attempt) -> bool {
+        let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else { return false };
+        let sessions = self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
+        let mut tasks = sessions.filter_map(|session| self.tasks.get(*session.tasks.get(*n)?));
+        self.orphans.by_task.get(&(*id, *n)) == Some(&attempt) && tasks.any(|task| task.state == State::Waiting)
     }
 
     /// An attempt of an earlier start has ended.

@@ -74,6 +74,9 @@ pub struct Session {
     pub missing: BTreeSet<u64>,
     /// Unfinished and unacknowledged tasks that it may have.
     pub tasks_max: u64,
+    /// As many more: those that a journal had as unfinished. Their client may know the end of some, if that could not
+    /// be written, and does not count them.
+    pub restored_tasks: u64,
     /// What it may announce.
     pub credit: Credit,
     /// The payloads that it is sending.
@@ -131,6 +134,8 @@ pub struct Done {
     pub held: Option<(ProcessKey, u64)>,
     /// Whether its end is on its way to the journal, and may not be told before.
     pub is_unwritten: bool,
+    /// Whether nobody wants it any longer as soon as it is.
+    pub is_purged: bool,
     /// What the task was.
     pub what: What,
 }
@@ -252,6 +257,7 @@ impl Session {
             opened: Time::default(),
             missing: BTreeSet::new(),
             tasks_max,
+            restored_tasks: 0,
             credit: Credit::default(),
             receiving: Receiving::default(),
             next_transfer: 0,
@@ -282,6 +288,7 @@ impl Session {
             }
             self.submitted = self.submitted.max(open.submitted);
             (self.before, self.opened) = (self.submitted, now);
+            self.restored_tasks = self.tasks.len() as u64;
             return Ok(Accepted { n: self.submitted, missing: self.unknown_ranges(), definitions });
         }
         if self.secret.replace(open.secret).is_none() {
@@ -331,7 +338,7 @@ impl Session {
         } else if n != self.submitted + 1 {
             return Err(PeerMisbehaved::TaskNumber);
         }
-        if (self.tasks.len() + self.done.len() + count) as u64 > self.tasks_max {
+        if (self.tasks.len() + self.done.len() + count) as u64 > self.tasks_max + self.restored_tasks {
             return Err(PeerMisbehaved::Credit);
         }
         self.submitted = self.submitted.max(n + count as u64 - 1);

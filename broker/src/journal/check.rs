@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::file;
 use super::read::Reader;
 use super::seal::SecretSealer;
+use crate::core::journal::TaskRow;
 
 /// What a look at a journal has found.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -60,10 +61,16 @@ fn read(database: &rusqlite::Connection, key: Option<&AtRestKey>, report: &mut J
         Ok(())
     })?;
     reader.definitions(|_, _, _| Ok(()))?;
-    reader.tasks(|task, end| {
+    let is_of_a_session = |task: &TaskRow| {
         ensure!(keys.contains(&task.session), "task {} is of a session that is not there", task.id);
-        report.unfinished += u64::from(end.is_none());
-        report.ended += u64::from(end.is_some());
         Ok(())
+    };
+    reader.unfinished(|task| {
+        report.unfinished += 1;
+        is_of_a_session(&task)
+    })?;
+    reader.ended(|task, _| {
+        report.ended += 1;
+        is_of_a_session(&task)
     })
 }

@@ -112,7 +112,9 @@ fn run(entries: &Queue, written: &Sender<Written>, mut writer: Writer) {
         let batch = match entries.take(ENTRIES_PER_COMMIT_MAX, wait) {
             Taken::Entries(batch) => batch,
             Taken::Nothing => {
-                writer.try_again();
+                if writer.try_again() {
+                    let _ = written.blocking_send((0, Ok(())));
+                }
                 continue;
             }
             Taken::Closed => return writer.finish(),

@@ -40,11 +40,14 @@ pub(super) fn restore(database: &Connection, sealer: &SecretSealer, core: &mut R
         core.session(SessionRow { key: row.key, id: row.id, claims: row.claims, secret, departed: row.departed });
         Ok(())
     })?;
+    reader.unfinished(|task| {
+        restored.unfinished += 1;
+        Ok(core.task(task, None)?)
+    })?;
     reader.definitions(|session, number, source| Ok(core.definition(session, number, source)?))?;
-    reader.tasks(|task, end| {
-        restored.unfinished += u64::from(end.is_none());
-        restored.ended += u64::from(end.is_some());
-        Ok(core.task(task, end)?)
+    reader.ended(|task, end| {
+        restored.ended += 1;
+        Ok(core.task(task, Some(end))?)
     })?;
     Ok(restored)
 }
@@ -109,36 +112,53 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Each task with its end, if it has ended, in the order of their numbers.
-    pub(super) fn tasks(&mut self, mut each: impl FnMut(TaskRow, Option<EndRow>) -> Result<()>) -> Result<()> {
-        let sql = "SELECT t.id, t.session, t.n, t.head, t.options, t.payload, t.chunks,
-                       e.head, e.payload, e.delivered_us, e.ended_unix_us
-                   FROM tasks t LEFT JOIN ends e USING (id) ORDER BY t.id";
+    /// The tasks that have not ended, in the order of their numbers.
+    pub(super) fn unfinished(&mut self, mut each: impl FnMut(TaskRow) -> Result<()>) -> Result<()> {
+        let sql = "SELECT id, session, n, head, options, payload, chunks FROM tasks
+                   WHERE id NOT IN (SELECT id FROM ends) ORDER BY id";
         let mut rows = self.database.prepare(sql)?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
-            let (task, end) = self.task(id, row).with_context(|| format!("task {id} cannot be read"))?;
-            each(task, end)?;
+            each(self.task(id, row).with_context(|| cannot_read(id))?)?;
         }
         Ok(())
     }
 
-    fn task(&mut self, id: i64, row: &Row<'_>) -> Result<(TaskRow, Option<EndRow>)> {
+    /// The tasks that have ended, without their arguments, in the order of their numbers.
+    pub(super) fn ended(&mut self, mut each: impl FnMut(TaskRow, EndRow) -> Result<()>) -> Result<()> {
+        let sql = "SELECT t.id, t.session, t.n, t.head, t.options, e.head, e.payload, e.delivered_us, e.ended_unix_us
+                   FROM ends e JOIN tasks t USING (id) ORDER BY e.id";
+        let mut rows = self.database.prepare(sql)?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            let task = self.task_row(id, row, |_, _| Ok(Blob::Inline(InlineBytes::new())));
+            each(task.with_context(|| cannot_read(id))?, self.end(id, row).with_context(|| cannot_read(id))?)?;
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, id: i64, row: &Row<'_>) -> Result<TaskRow> {
+        let chunks: Option<i64> = row.get(6)?;
+        self.task_row(id, row, |reader, head| {
+            reader.blob(Kind::Request, chunks.unwrap_or(id), head.payload, row.get_ref(5)?)
+        })
+    }
+
+    fn task_row(
+        &mut self,
+        id: i64,
+        row: &Row<'_>,
+        payload: impl FnOnce(&mut Self, &TaskHead) -> Result<Blob>,
+    ) -> Result<TaskRow> {
         let head: TaskHead = decode(blob(row, 3)?)?;
-        let end = match row.get_ref(7)? {
-            ValueRef::Blob(head) => Some(self.end(id, row, decode(head)?)?),
-            _ => None,
-        };
-        let payload = if end.is_some() {
-            Blob::Inline(InlineBytes::new())
-        } else {
-            let chunks: Option<i64> = row.get(6)?;
-            self.blob(Kind::Request, chunks.unwrap_or(id), head.payload, row.get_ref(5)?)?
-        };
+        let payload = payload(self, &head)?;
         let mut met: Vec<Met> = head.met.into_iter().map(of_body).collect();
-        met.extend(self.met.remove(&id).unwrap_or_default());
-        let task = TaskRow {
+        if !self.met.is_empty() {
+            met.extend(self.met.remove(&id).unwrap_or_default());
+        }
+        Ok(TaskRow {
             id: id as u64,
             session: row.get(1)?,
             n: row.get::<_, i64>(2)? as u64,
@@ -151,8 +171,7 @@ impl<'a> Reader<'a> {
             submitted_unix_us: head.submitted_unix_us,
             begun: self.begun.contains(&id),
             met,
-        };
-        Ok((task, end))
+        })
     }
 
     fn options(&mut self, bytes: &[u8]) -> Result<Arc<TaskOptions>> {
@@ -166,14 +185,15 @@ impl<'a> Reader<'a> {
         Ok(options)
     }
 
-    fn end(&mut self, id: i64, row: &Row<'_>, head: EndHead) -> Result<EndRow> {
+    fn end(&mut self, id: i64, row: &Row<'_>) -> Result<EndRow> {
+        let head: EndHead = decode(blob(row, 5)?)?;
         let payload =
-            head.has_payload.then(|| self.blob(Kind::Result, id, head.payload, row.get_ref(8)?)).transpose()?;
+            head.has_payload.then(|| self.blob(Kind::Result, id, head.payload, row.get_ref(6)?)).transpose()?;
         let pieces = head.output.into_iter();
         let pieces = pieces.map(|(stream, offset, bytes)| Piece { stream, offset, bytes: bytes.into_vec() });
         Ok(EndRow {
             id: id as u64,
-            ended_unix_us: row.get::<_, i64>(10)? as u64,
+            ended_unix_us: row.get::<_, i64>(8)? as u64,
             outcome: head.outcome,
             engine: head.engine,
             attempts: head.attempts,
@@ -188,7 +208,7 @@ impl<'a> Reader<'a> {
             payload,
             output: pieces.collect(),
             output_bytes: head.output_bytes,
-            delivered_us: row.get::<_, Option<i64>>(9)?.map(|us| us as u64),
+            delivered_us: row.get::<_, Option<i64>>(7)?.map(|us| us as u64),
         })
     }
 
@@ -215,6 +235,10 @@ impl<'a> Reader<'a> {
 
 fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8]> {
     Ok(row.get_ref(column)?.as_blob()?)
+}
+
+fn cannot_read(id: i64) -> String {
+    format!("task {id} cannot be read")
 }
 
 fn of_body((task, succeeded, engine): MetBody) -> Met {

@@ -21,7 +21,7 @@ use crate::core::journal::{
     Blob, Chunked, EndRow, Entry, MemoryJournal, Met, Restoring, SessionRow, TaskRow, definition_id,
 };
 use crate::core::output::Piece;
-use crate::core::{Config, Core, Roster};
+use crate::core::{Config, Core, Roster, invariants};
 
 const CLUSTER: ClusterId = ClusterId([9; 32]);
 
@@ -146,12 +146,16 @@ fn contents(path: &Path) -> Vec<String> {
         Ok(())
     });
     definitions.unwrap();
-    reader
-        .tasks(|task, end| {
-            contents.push(format!("{task:?} {end:?}"));
-            Ok(())
-        })
-        .unwrap();
+    let unfinished = reader.unfinished(|task| {
+        contents.push(format!("{task:?}"));
+        Ok(())
+    });
+    unfinished.unwrap();
+    let ended = reader.ended(|task, end| {
+        contents.push(format!("{task:?} {end:?}"));
+        Ok(())
+    });
+    ended.unwrap();
     contents
 }
 
@@ -162,7 +166,10 @@ fn contents_of_memory(memory: &mut MemoryJournal) -> Vec<String> {
         contents.push(format!("{} {} {:?} {}", row.key, row.id, row.claims, row.departed));
     });
     memory.definitions().for_each(|((session, number), blob)| contents.push(format!("{session} {number} {blob:?}")));
-    memory.rows().into_iter().for_each(|(task, end)| contents.push(format!("{task:?} {end:?}")));
+    let rows = memory.rows();
+    let unfinished = rows.iter().filter(|(_, end)| end.is_none()).map(|(task, _)| format!("{task:?}"));
+    contents.extend(unfinished);
+    contents.extend(rows.iter().filter_map(|(task, end)| Some(format!("{task:?} {:?}", end.as_ref()?))));
     contents
 }
 
@@ -318,7 +325,7 @@ fn cut_at_any_byte_it_has_a_beginning_of_what_was_written() {
         let mut reader = Reader::new(&journal.database).unwrap();
         let mut found = Vec::new();
         reader
-            .tasks(|row, _| {
+            .unfinished(|row| {
                 found.push(row.id);
                 Ok(())
             })
@@ -328,6 +335,28 @@ fn cut_at_any_byte_it_has_a_beginning_of_what_was_written() {
         most = found.len();
     }
     assert_eq!(most, 30, "all of the log has all that was written");
+}
+
+#[test]
+fn what_must_be_held_fits_before_results_and_a_session_that_is_over_needs_no_definitions() {
+    let place = place();
+    let mut writer = writer(&place.path);
+    let ended = [1, 2].map(|id| Entry::Task(Box::new(task(id, 1, inline()))));
+    let ends = [1, 2].map(|id| Entry::Ended(Box::new(end(id, Some(chunked(id, true))))));
+    let of_another = Entry::Task(Box::new(task(4, 2, inline())));
+    let end_of_another = Entry::Ended(Box::new(end(4, None)));
+    let definition = Entry::Definition(2, 1, chunked(definition_id(2, 1), true));
+    let unfinished = Entry::Task(Box::new(task(3, 1, chunked(3, true))));
+    writer.write(vec![session(1), session(2), Entry::Departed(2), definition, of_another, end_of_another]).unwrap();
+    writer.write(ended.into_iter().chain(ends).chain([unfinished]).collect()).unwrap();
+    writer.finish();
+    let journal = Journal::open(&place.path, CLUSTER, &key()).unwrap();
+    let mut core = core(4_000);
+    let mut restoring = Restoring::new(&mut core);
+    let restored = journal.restore(&mut restoring, std::time::Duration::from_hours(1), 1_000_000_000_000).unwrap();
+    restoring.finish(crate::core::Time(0));
+    assert_eq!((restored.unfinished, restored.ended), (1, 3));
+    invariants::hold(&core);
 }
 
 #[test]

@@ -63,12 +63,15 @@ impl Writer {
         })
     }
 
-    /// Tries again what could not be written, if it is time: a full disk is not to cost each submit a try.
-    pub(super) fn try_again(&mut self) {
+    /// Tries again what could not be written, if it is time: a full disk is not to cost each submit a try. Whether
+    /// that is on disk now.
+    pub(super) fn try_again(&mut self) -> bool {
         let is_due = |(_, tried): &(String, Instant)| tried.elapsed() >= TRIED_AGAIN_AFTER;
         if !self.is_given_up && self.problem.as_ref().is_some_and(is_due) {
             self.try_now();
+            return self.problem.is_none();
         }
+        false
     }
 
     fn try_now(&mut self) {

@@ -50,10 +50,12 @@ impl MemoryJournal {
     pub fn restore(&mut self, core: &mut Restoring<'_>, ended_before_unix_us: u64) -> Result<(), RestoreError> {
         self.tidy(ended_before_unix_us);
         self.sessions().for_each(|row| core.session(row.clone()));
+        let (ended, unfinished): (Vec<_>, Vec<_>) = self.rows().into_iter().partition(|(_, end)| end.is_some());
+        unfinished.into_iter().try_for_each(|(task, end)| core.task(task, end))?;
         for ((session, number), source) in self.definitions() {
             core.definition(*session, *number, source.clone())?;
         }
-        self.rows().into_iter().try_for_each(|(task, end)| core.task(task, end))
+        ended.into_iter().try_for_each(|(task, end)| core.task(task, end))
     }
 
     /// Forgets what ended before a moment, and what belongs to nothing.

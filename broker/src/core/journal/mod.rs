@@ -28,6 +28,9 @@ use super::{ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk hangs.
 const REPLIES_WAITING_MAX: usize = 4096;
+/// Releases that wait for a disk that has failed, each of up to 256 attempts. Beyond, the oldest goes out: engines hold
+/// no more than so much anyway.
+const RELEASES_WAITING_MAX: usize = 4096;
 
 /// What the core knows of its journal.
 #[derive(Debug, Default)]
@@ -40,6 +43,10 @@ pub struct Journal {
     entries: u64,
     written: u64,
     acts: VecDeque<(u64, Act)>,
+    /// What engines need not hold, once what could not be written is.
+    releases: VecDeque<(ConnectionId, Release)>,
+    /// Whether something could not be written, and has not been since.
+    is_behind: bool,
     replies_waiting: usize,
     /// Tasks that waited until others were noted, which they are now.
     released: VecDeque<TaskKey>,
@@ -139,9 +146,11 @@ impl Journal {
 }
 
 impl Core {
-    /// The journal has everything up to this entry, or could not be written: then some of it may be missing.
+    /// The journal has everything up to this entry, or could not be written: then some of it may be missing. What was
+    /// to be tried again is there, too, when one is written.
     pub fn handle_journaled(&mut self, now: Time, through: u64, written: Result<(), &str>) {
         self.journal.written = self.journal.written.max(through);
+        self.journal.is_behind = written.is_err();
         while let Some((_, act)) = self.journal.acts.pop_front_if(|(entry, _)| *entry <= through) {
             match act {
                 Act::Accept(key) => self.accept(now, key, written),
@@ -151,11 +160,7 @@ impl Core {
                     self.begin_noted(now, count, written);
                 }
                 Act::Deliver(session, n) => self.deliver_noted(now, session, n, written.is_ok()),
-                Act::Release(connection, release) => {
-                    if self.is_served(connection) {
-                        self.to_engine(connection, ToEngine::Release(release));
-                    }
-                }
+                Act::Release(connection, release) => self.journal.releases.push_back((connection, release)),
                 Act::Answer(connection, reply) => {
                     self.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
@@ -164,7 +169,20 @@ impl Core {
                 }
             }
         }
+        self.send_releases();
         self.dispatch(now);
+    }
+
+    /// Tells engines what they need not hold: nothing while ends could not be written, since should the broker be
+    /// killed then, what engines hold is all that says that a task has run.
+    fn send_releases(&mut self) {
+        let bound = if self.journal.is_behind { RELEASES_WAITING_MAX } else { 0 };
+        while self.journal.releases.len() > bound {
+            let Some((connection, release)) = self.journal.releases.pop_front() else { return };
+            if self.is_served(connection) {
+                self.to_engine(connection, ToEngine::Release(release));
+            }
+        }
     }
 
     fn write(&mut self, entry: Entry) -> u64 {
@@ -182,7 +200,8 @@ impl Core {
     /// on its way there is known to the engine alone.
     pub(super) fn send_release(&mut self, connection: ConnectionId, release: Release) {
         if self.journal.written == self.journal.entries {
-            self.to_engine(connection, ToEngine::Release(release));
+            self.journal.releases.push_back((connection, release));
+            self.send_releases();
         } else {
             self.journal.acts.push_back((self.journal.entries, Act::Release(connection, release)));
         }
@@ -237,6 +256,10 @@ impl Core {
             let durable = self.tasks.get(key).and_then(Task::durable);
             durable.is_none_or(|durable| matches!(durable.stage, Stage::Noted | Stage::Written))
         };
+        if is_noted(key) {
+            // Several of those for which it waits were noted in one go.
+            return;
+        }
         let waits = self.tasks.get(key).and_then(Task::more).and_then(|more| more.waits.as_ref());
         let is_next = waits.is_none_or(|waits| waits.keys().all(is_noted));
         let stage = if is_next { Stage::Noted } else { Stage::Behind };
@@ -412,13 +435,16 @@ impl Core {
         let is_held = held.is_some();
         let Some(done) = held.map(|done| &mut **done).or_else(|| self.kept.get_mut(session, n)) else { return };
         done.is_unwritten = false;
-        let followers = done.what.take_followers();
+        let (followers, is_purged) = (done.what.take_followers(), done.is_purged);
         let was_stopped = matches!(done.outcome.state, TaskState::Cancelled | TaskState::TimedOut);
         let held = if is_written { done.held.take() } else { None };
         let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
         self.answer_followers(now, session, n, followers);
         if let Some((process, count)) = held {
             self.release_attempt(process, count, bytes);
+        }
+        if is_purged {
+            self.forget_kept(session, n);
         }
         if is_held {
             self.deliver(session, n);

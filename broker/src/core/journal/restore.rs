@@ -1,4 +1,5 @@
-//! What the journal of an earlier start had, back in the core: sessions, then tasks in the order of their numbers.
+//! What the journal of an earlier start had, back in the core: sessions, then what must be held (unfinished tasks, then
+//! definitions), then as many results as fit.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +24,17 @@ pub struct Restoring<'a> {
     core: &'a mut Core,
     /// Arguments that several tasks share.
     shared: BTreeMap<u64, Stored>,
-    unfinished: Vec<(TaskKey, Vec<Met>)>,
+    unfinished: Vec<Unfinished>,
     sessions: BTreeMap<u32, SessionKey>,
+}
+
+/// A task, and those that it waited for and that have ended.
+#[derive(Debug)]
+struct Unfinished {
+    session: SessionKey,
+    n: u64,
+    key: TaskKey,
+    met: Vec<Met>,
 }
 
 /// What does not fit this broker.
@@ -66,12 +76,16 @@ impl<'a> Restoring<'a> {
         self.sessions.insert(row.key, key);
     }
 
-    /// A definition of a session.
+    /// A definition of a session, after its unfinished tasks: without any, one that is over needs none.
     ///
     /// # Errors
     /// If there is no such session, or no memory for it.
     pub fn definition(&mut self, session: u32, number: u32, blob: Blob) -> Result<(), RestoreError> {
         let key = self.key(session)?;
+        let of = self.core.sessions.get(key).expect("it was restored");
+        if of.departed && of.tasks.is_empty() {
+            return Ok(());
+        }
         let stored = self.hold(key, blob, false)?;
         let session = self.core.sessions.get_mut(key).expect("it was restored");
         session.definitions.insert(number, Definition::Here(stored));
@@ -79,7 +93,7 @@ impl<'a> Restoring<'a> {
         Ok(())
     }
 
-    /// A task, and its end if it has ended. In the order of their numbers.
+    /// A task, and its end if it has ended: after all that have not, which must fit.
     ///
     /// # Errors
     /// If there is no such session, or no memory for what it needs.
@@ -107,7 +121,7 @@ impl<'a> Restoring<'a> {
             Blob::Inline(bytes) => return Ok(Stored::Inline(bytes)),
             Blob::Chunked(chunked) => chunked,
         };
-        if let Some(stored) = self.shared.get(&chunked.of) {
+        if let Some(stored) = self.shared.get(&chunked.of).filter(|_| is_shared) {
             return Ok(stored.clone());
         }
         let (of, bytes) = (chunked.of, chunked.bytes);
@@ -147,7 +161,7 @@ impl<'a> Restoring<'a> {
         session.tasks.insert(row.n, task);
         let token = session.counted_by;
         core.quotas.begin_task(token);
-        self.unfinished.push((task, row.met));
+        self.unfinished.push(Unfinished { session: key, n: row.n, key: task, met: row.met });
         Ok(())
     }
 
@@ -179,6 +193,7 @@ impl<'a> Restoring<'a> {
             process: None,
             held: None,
             is_unwritten: false,
+            is_purged: false,
             what: What {
                 runtime: row.runtime,
                 target: row.target,
@@ -202,14 +217,20 @@ impl<'a> Restoring<'a> {
     /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What
     /// engines may have waits for those of the roster, from now on.
     pub fn finish(self, now: Time) {
-        let Self { core, shared, unfinished, sessions } = self;
+        let Self { core, shared, mut unfinished, sessions } = self;
         // Whether others hold it decides when it is freed.
         drop(shared);
         if !core.orphans.awaits_nobody() {
             let until = now.after(ROSTER_WAIT);
             core.journal.reconciling_until = (!unfinished.is_empty()).then_some(until);
         }
-        for (key, met) in unfinished {
+        // A session's tasks are in its order, but for those that it had to submit once more.
+        let mut last = BTreeMap::new();
+        let mut in_order = |it: &Unfinished| last.insert(it.session, it.n).is_none_or(|before| before < it.n);
+        if !unfinished.iter().all(&mut in_order) {
+            unfinished.sort_by_key(|it| (it.session, it.n));
+        }
+        for Unfinished { key, met, .. } in unfinished {
             core.go_on(now, key, &met);
         }
         sessions.into_values().for_each(|key| core.forget_departed(key));

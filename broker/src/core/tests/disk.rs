@@ -45,6 +45,13 @@ impl Farm {
         self.pump();
     }
 
+    /// The next write to the disk fails, and what is tried again is not there before the broker is killed.
+    pub fn lose_unwritten(&mut self) {
+        let Some((last, _)) = self.disk.unwritten.drain(..).last() else { return };
+        self.core.handle_journaled(self.now, last, Err("no space left on device"));
+        self.pump();
+    }
+
     /// The next write to the disk fails: what is on its way is lost, but for what is not refused.
     pub fn fail_to_sync(&mut self) {
         let Some((last, _)) = self.disk.unwritten.back() else { return };

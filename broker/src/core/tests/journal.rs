@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange, TaskState,
+    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange,
+    TaskState,
 };
 
 use super::disk::JOURNAL_KEEP;
 use super::peers::{Farm, direct, on_success, shared, with};
 use crate::core::invariants;
+use crate::core::journal::Entry;
 
 const DONE: Option<(TaskState, Option<ErrorKind>)> = Some((TaskState::Succeeded, None));
 
@@ -401,4 +403,117 @@ fn a_time_to_wait_goes_on_while_there_is_no_broker() {
     assert_eq!(farm.end_of(client, n), None);
     farm.wait(Duration::from_secs(2));
     assert_eq!(farm.end_of(client, n), Some((TaskState::TimedOut, Some(ErrorKind::QueueTimeout))));
+}
+
+#[test]
+fn a_client_that_knows_ends_that_could_not_be_written_is_not_closed_for_submitting_more() {
+    let mut farm = Farm::with_journal(8 << 20, 2);
+    let (client, engine) = (farm.client(), farm.engine());
+    let tasks = [(); 2].map(|()| submit(&mut farm, client, shared(), durable()));
+    farm.disk.is_slow = true;
+    farm.finish(engine);
+    farm.finish(engine);
+    farm.lose_unwritten();
+    assert_eq!(tasks.map(|n| farm.end_of(client, n)), [DONE; 2]);
+    farm.ack(client, tasks[0], tasks[1]);
+    farm.restart();
+    farm.connect_client(client).unwrap();
+    let next = [farm.submit(client, shared()), farm.submit(client, shared())];
+    let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
+    assert_eq!(next.map(|n| farm.end_of(client, n)), [busy; 2], "the broker as a whole takes two");
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_result_is_held_by_its_engine_until_an_end_that_could_not_be_written_is() {
+    let mut farm = farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = direct(&[farm.id(engine)]);
+    let n = submit(&mut farm, client, to_engine, once());
+    farm.start(engine);
+    farm.disk.is_slow = true;
+    farm.finish(engine);
+    farm.lose_unwritten();
+    farm.ack(client, n, n);
+    farm.core.handle_tick();
+    farm.pump();
+    assert_eq!((farm.end_of(client, n), farm.released(engine).len()), (DONE, 0));
+    farm.sync();
+    farm.core.handle_tick();
+    farm.pump();
+    assert_eq!(farm.released(engine).len(), 1);
+}
+
+#[test]
+fn what_may_run_once_does_not_run_again_when_its_end_was_told_and_not_written() {
+    let mut farm = farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = direct(&[farm.id(engine)]);
+    let n = submit(&mut farm, client, to_engine, once());
+    farm.start(engine);
+    farm.disk.is_slow = true;
+    farm.finish(engine);
+    farm.lose_unwritten();
+    farm.ack(client, n, n);
+    farm.core.handle_tick();
+    farm.pump();
+    farm.restart();
+    farm.connect_engine(engine);
+    farm.wait(Duration::from_secs(20));
+    assert!(farm.in_hand(engine).is_empty());
+}
+
+#[test]
+fn a_task_behind_several_that_are_noted_in_one_go_is_noted_once() {
+    let mut farm = farm();
+    let client = farm.client();
+    let payload = farm.clients[client].sending.chunked(2_000);
+    let first = submit(&mut farm, client, Submit { payload, ..shared() }, durable());
+    let second_waits = TaskOptions { after: vec![on_success(farm.task(client, first))], ..durable() };
+    let second = submit(&mut farm, client, shared(), second_waits);
+    let after = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
+    let third = submit(&mut farm, client, shared(), TaskOptions { after, ..durable() });
+    while farm.send_chunk(client) {}
+    let engine = farm.engine();
+    assert_eq!([(); 3].map(|()| farm.finish(engine)), [first, second, third]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_a_client_had_to_submit_once_more_is_in_its_place_after_the_next_restart() {
+    let mut farm = farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let to_engine = direct(&[farm.id(engine)]);
+    farm.disconnect_engine(engine);
+    farm.disk.is_slow = true;
+    let first = submit(&mut farm, client, to_engine.clone(), durable());
+    farm.disk.unwritten.retain(|(_, entry)| !matches!(entry, Entry::Task(_)));
+    let second = submit(&mut farm, client, to_engine, durable());
+    farm.sync();
+    farm.disk.is_slow = false;
+    farm.restart();
+    farm.connect_client(client).unwrap();
+    farm.restart();
+    invariants::hold(&farm.core);
+    farm.connect_engine(engine);
+    assert_eq!([(); 2].map(|()| farm.finish(engine)), [first, second]);
+}
+
+#[test]
+fn who_waits_for_a_task_hears_of_its_end_though_it_is_purged_before_that_is_on_disk() {
+    let mut farm = farm();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let n = submit(&mut farm, client, shared(), durable());
+    let request = farm.fetch(other, client, n, true, false);
+    let id = farm.task(client, n);
+    farm.goodbye(client);
+    farm.disk.is_slow = true;
+    farm.finish(engine);
+    let tasks = vec![TaskRange { session: id.session, first: n, last: n }];
+    farm.say(other, FromClient::Purge(Purge { request: 99, tasks })).unwrap();
+    assert!(farm.fetched(other, request).is_none());
+    farm.sync();
+    assert_eq!(farm.fetched(other, request).unwrap().record.outcome.unwrap().state, TaskState::Succeeded);
+    assert_eq!(farm.disk.journal.counts(), (0, 0));
+    invariants::hold(&farm.core);
 }

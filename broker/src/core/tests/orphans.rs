@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    Attempts, Cancel, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown, Submit, TaskOptions,
-    TaskState, ToEngine,
+    Attempts, Cancel, Dependency, ErrorKind, FromClient, FromEngine, Outcome, Payload, Runtime, Shutdown, Submit,
+    TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -492,4 +492,26 @@ fn a_process_does_not_hold_what_an_engine_had_ended_that_was_stopped_alone() {
     farm.ask(admin, |request| FromClient::Shutdown(Shutdown { request, engines, finish: false, broker: false }));
     assert_eq!(farm.released(process), [attempt]);
     invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_waits_for_others_that_run_once_more_goes_on_where_it_was_however_long_that_takes() {
+    for kind in kinds() {
+        let (mut farm, client, engine, submit) = restarted(kind);
+        let other = farm.client();
+        let nowhere = TaskOptions { require: vec!["nowhere".into()], ..TaskOptions::default() };
+        let first = farm.submit(other, with(shared(), nowhere));
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        let options = submit.options.as_deref().cloned().unwrap_or_default();
+        let after = vec![Dependency { task: farm.task(other, first), success: true, failure: true }];
+        farm.repeat(client, 1, with(submit, TaskOptions { after, ..options }));
+        farm.wait(Duration::from_mins(20));
+        assert!(farm.processes[engine].cancelled.is_empty());
+        farm.cancel(other, first, first);
+        farm.finish(engine);
+        assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
+        assert!(farm.in_hand(engine).is_empty());
+        invariants::hold(&farm.core);
+    }
 }
