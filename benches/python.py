@@ -18,9 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy
-
 import furlong
+import numpy
 
 TASKS = 10_000
 ITEMS = 1_000_000
@@ -88,7 +87,7 @@ def calls(rc: furlong.Client, rounds: int) -> None:
 
 
 def maps(rc: furlong.Client, rounds: int) -> None:
-    """A map of a million trivial items, with automatic chunks."""
+    """Map a million trivial items, with automatic chunks."""
     view = rc.load_balanced_view()
     expected = [2 * n for n in range(ITEMS)]
     rates = []
@@ -101,7 +100,7 @@ def maps(rc: furlong.Client, rounds: int) -> None:
 
 
 def arrays(rc: furlong.Client, rounds: int) -> None:
-    """An array of 1 MiB there and back; 100 MiB to eight engines of one process."""
+    """Send an array of 1 MiB there and back, and 100 MiB to eight engines of one process."""
     view = rc.load_balanced_view()
     array = numpy.frombuffer(os.urandom(MIB), dtype="u1")
     ours, theirs = [], []
@@ -124,10 +123,10 @@ def arrays(rc: furlong.Client, rounds: int) -> None:
 
 
 def start(rounds: int) -> None:
-    """The import, and a cluster's first result."""
+    """Import the package, and wait for a cluster's first result."""
     imports, firsts = [], []
     for _ in range(rounds):
-        code = "import time; begun = time.perf_counter(); import furlong; furlong.Client; print(time.perf_counter() - begun)"
+        code = "import time; t = time.perf_counter(); import furlong; furlong.Client; print(time.perf_counter() - t)"
         imports.append(float(subprocess.check_output([sys.executable, "-c", code])) * 1000)
         begun = time.perf_counter()
         with furlong.Cluster(n=4) as rc:

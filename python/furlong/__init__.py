@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from furlong import errors
+    from furlong._engine import engine, publish, publish_data
     from furlong._furlong import __version__
+    from furlong._remote import Reference, interactive
     from furlong.cluster import Cluster
     from furlong.connection import Client
     from furlong.dependencies import Dependency, depend, dependent, require
+    from furlong.direct import DirectView
     from furlong.displays import ExecuteReply
-    from furlong._engine import engine, publish, publish_data
     from furlong.errors import (
         AlreadyDisplayedError,
         CompositeError,
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     )
     from furlong.executor import ViewExecutor
     from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong._remote import Reference, interactive
     from furlong.results import AsyncMapResult, AsyncResult
-    from furlong.views import DirectView, LoadBalancedView, View
+    from furlong.views import LoadBalancedView, View
 
 # Where each name lives: nothing is imported before it is used.
 _HOMES = {
@@ -49,7 +50,7 @@ _HOMES = {
     "Cluster": "cluster",
     "CompositeError": "errors",
     "Dependency": "dependencies",
-    "DirectView": "views",
+    "DirectView": "direct",
     "EngineError": "errors",
     "ExecuteReply": "displays",
     "FurlongError": "errors",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # As deep a walk goes, and so many parts it tries to pickle.
 DEPTH_MAX = 64

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from furlong import _furlong
-from furlong.errors import PicklingError
 from furlong._remote import Reference
+from furlong.errors import PicklingError
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096
@@ -112,7 +112,7 @@ _code_lock = threading.RLock()
 
 @functools.lru_cache(maxsize=1)
 def _code_pickler() -> Any:
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     table: Any = cloudpickle.Pickler.dispatch_table
 
@@ -121,7 +121,7 @@ def _code_pickler() -> Any:
         make, parts, *rest = table[types.CodeType](code)
         return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts), *rest
 
-    class CodePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+    class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Cloudpickle, for the user's own modules as well."""
 
         dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, table)

@@ -10,22 +10,21 @@ import signal as signals
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, errors
-from furlong.results import About, AsyncResult, Part
-from furlong.views import DirectView, LoadBalancedView
+from furlong.direct import DirectView
+from furlong.records import PHASES, Fetched, History, hex_of, whole_id
+from furlong.results import AsyncResult
+from furlong.targets import chosen_of
+from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
 
-__all__ = ["Client", "Fetched"]
-
-Targets = "int | slice | Sequence[int] | str | None"
-# Where a task stands, by the numbers of the protocol.
-PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
+__all__ = ["Client"]
 
 
 class Client:
@@ -160,37 +159,7 @@ class Client:
 
     def _chosen(self, targets: Any) -> Any:
         """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
-        if isinstance(targets, str):
-            if targets == "all":
-                return "all"
-            raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
-        if targets is None:
-            return "all"
-        ids = self.ids
-        if isinstance(targets, bool):
-            raise TypeError("targets are ids of engines, not bool")
-        if isinstance(targets, int):
-            if targets < 0:
-                if not ids:
-                    raise errors.NoEnginesRegistered("no engines are connected")
-                if -targets > len(ids):
-                    raise IndexError(f"there are {len(ids)} engines; none is at {targets}")
-                targets = ids[targets]
-            if targets not in ids:
-                raise IndexError(f"no engine {targets}; there are {ids}")
-            return targets
-        if isinstance(targets, slice):
-            if not ids:
-                raise errors.NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
-            return ids[targets]
-        chosen = list(targets)
-        for engine in chosen:
-            if not isinstance(engine, int) or isinstance(engine, bool):
-                raise TypeError(f"targets are ids of engines, not {type(engine).__name__}")
-        missing = [engine for engine in chosen if engine not in ids]
-        if missing:
-            raise IndexError(f"no engines {missing}; there are {ids}")
-        return chosen
+        return chosen_of(targets, self.ids)
 
     def _engines(self, targets: Any) -> list[int]:
         """Give the ids that a call goes to now."""
@@ -324,7 +293,7 @@ class Client:
     @property
     def history(self) -> Sequence[str]:
         """The ids of all tasks of this session, in the order of their submits."""
-        return _History(self._session.id, self._session.submitted())
+        return History(self._session.id, self._session.submitted())
 
     @property
     def outstanding(self) -> set[str]:
@@ -343,7 +312,7 @@ class Client:
         found = json.loads(self._session.records(session=session, first=int(number), last=int(number)))
         if not found:
             raise KeyError(f"no task {job!r} is known")
-        return _whole_id(found[0]["id"])
+        return whole_id(found[0]["id"])
 
     def get_result(
         self, jobs: Any = None, block: bool = False, owner: bool = True, timeout: float | None = None
@@ -403,7 +372,7 @@ class Client:
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
-        return {_whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
+        return {whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
 
     def cancel(self, jobs: Any = None, force: bool = False) -> int:
         """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
@@ -431,7 +400,7 @@ class Client:
         """Give engines new interpreters, with empty namespaces. What runs there is lost."""
         self._session.restart(self._engines("all" if targets is None else targets))
 
-    def clear(self, targets: Any = None, block: bool | None = None) -> AsyncResult:
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
         return self.direct_view("all" if targets is None else targets).clear(block=block)
 
@@ -511,7 +480,7 @@ class Client:
         """
         found = json.loads(self._session.records(label=label, ended=ended, limit=limit))
         for record in found:
-            record["id"], record["phase"] = _whole_id(record["id"]), PHASES[record["phase"]]
+            record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
         return list(found)
 
     def hub_history(self) -> list[str]:
@@ -586,7 +555,7 @@ class Client:
         if engine not in self._uuids:
             # Each engine's id is its own for ever. One that has left is not known any more.
             with contextlib.suppress(errors.FurlongError):
-                self._uuids.update((known["id"], _hex(known["uuid"])) for known in self.status()["engines"])
+                self._uuids.update((known["id"], hex_of(known["uuid"])) for known in self.status()["engines"])
         return self._uuids.get(engine)
 
     # The end.
@@ -616,113 +585,4 @@ class Client:
         self.close()
 
     def __del__(self) -> None:
-        """The session closes itself with the last of its tasks."""
-
-
-class Fetched(AsyncResult):
-    """The result of a task by its id, asked of the broker: of any session of the same owner."""
-
-    def __init__(self, client: Client, key: str) -> None:
-        about = About(client, key, owner=False)
-        super().__init__([Part(_FetchedTask(client._session, key), about)], True)  # type: ignore[arg-type]
-
-
-class _FetchedTask:
-    """Stands for a task of another session: asks the broker for its end."""
-
-    def __init__(self, session: _furlong.Session, key: str) -> None:
-        self.id = key
-        self._session = session
-        found = session.fetch(key, False)
-        if found is None:
-            raise TimeoutError(f"the broker did not answer about {key}")
-        self._record, self._outcome = found
-
-    @property
-    def engine(self) -> int | None:
-        engine: int | None = json.loads(self._record)["engine"]
-        return engine
-
-    def done(self) -> bool:
-        if not self._has_ended():
-            found = self._session.fetch(self.id, False)
-            if found is not None:
-                self._record, self._outcome = found
-        return self._has_ended()
-
-    def _has_ended(self) -> bool:
-        return PHASES[json.loads(self._record)["phase"]] == "ended"
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self._has_ended():
-            found = self._session.fetch(self.id, True, timeout)
-            if found is None:
-                return False
-            self._record, self._outcome = found
-        return self._has_ended()
-
-    def take(self) -> Any:
-        if self._outcome is None:
-            raise errors.ResultLost(
-                "ResultLost",
-                f"the task {self.id} has ended, and its result is not kept: submit with the flag keep=True",
-            )
-        return self._outcome
-
-    def notify(self, completions: _furlong.Completions, key: int) -> None:
-        def wait() -> None:
-            self.wait()
-            completions.push(key)
-
-        threading.Thread(target=wait, name="furlong-fetch", daemon=True).start()
-
-    def cancel(self, force: bool = False) -> None:
-        self._session.cancel([self.id], force)
-
-    def stopped(self, timeout: float | None = None) -> bool:
-        return self.wait(timeout)
-
-    def latest(self) -> None:
-        return None
-
-    def written(self, stream: str) -> str:
-        return "" if self._outcome is None else getattr(self._outcome, stream)
-
-
-class _History(Sequence[str]):
-    """Ids of a session's tasks, which are numbered from 1."""
-
-    def __init__(self, session: str, count: int) -> None:
-        self._session = session
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [f"{self._session}:{n + 1}" for n in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(f"the history has {self._count} tasks")
-        return f"{self._session}:{index % self._count + 1}"
-
-    def __repr__(self) -> str:
-        return repr(list(self))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Iterable) and list(self) == list(other)
-
-    def __hash__(self) -> int:
-        return hash((self._session, self._count))
-
-
-def _hex(uuid: Any) -> str:
-    return uuid if isinstance(uuid, str) else bytes(uuid).hex()
-
-
-def _whole_id(record_id: Any) -> str:
-    """Read the id of a record."""
-    session, n = (record_id["session"], record_id["n"]) if isinstance(record_id, dict) else record_id
-    if not isinstance(session, str):
-        session = bytes(session).hex()
-    return f"{session}:{n}"
+        """Leave it to the session, which closes itself with the last of its tasks."""

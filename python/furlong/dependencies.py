@@ -64,7 +64,7 @@ class Dependency(set):  # type: ignore[type-arg]
         ends = " or ".join(name for name in ("success", "failure") if getattr(self, name))
         return f"<Dependency on {ends} of {which} of {sorted(self)}>"
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def ids_of(tasks: Any) -> list[str]:
@@ -112,6 +112,13 @@ class dependent:  # noqa: N801 - the name that people know
         return call.__reduce__()  # type: ignore[return-value]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it, if the condition is true.
+
+        Raises
+        ------
+        UnmetDependency
+            If it is false.
+        """
         if self.df(*self.dargs, **self.dkwargs) is False:
             raise UnmetDependency(f"the condition of {self.__name__} is not met on this engine")
         return self.f(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from furlong import _furlong
-    from furlong.results import Part
+    from furlong.parts import Part
 
 _BINARY = ("image/png", "image/jpeg", "application/pdf", "image/gif")
 _REPRS = {

@@ -136,7 +136,7 @@ class RemoteError(FurlongError):
         print("\n".join(self.render_traceback()), file=file or sys.stderr)
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows for it."""
+        """Give what IPython shows for it."""
         return self.render_traceback()
 
 
@@ -217,10 +217,9 @@ class CompositeError(RemoteError):
         super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
         self.args = (message, list(errors))
         self.message = message
-        flat: list[RemoteError] = []
+        self.errors: list[RemoteError] = []
         for error in errors:
-            flat.extend(error.errors if isinstance(error, CompositeError) else [error])
-        self.errors = flat
+            self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
@@ -321,9 +320,11 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
     known = _typed.get((base, ename))
     if known is not None:
         return known
-    original = getattr(builtins, ename, None)
-    is_exception = isinstance(original, type) and issubclass(original, Exception)
-    if not is_exception or issubclass(base, original) or issubclass(original, BaseExceptionGroupOrNone):
+    original: Any = getattr(builtins, ename, None)
+    # Groups of exceptions hold others, which are not here.
+    if not isinstance(original, type) or not issubclass(original, Exception) or ename.endswith("ExceptionGroup"):
+        return base
+    if issubclass(base, original):
         return base
 
     def init(self: RemoteError, *args: Any) -> None:
@@ -337,10 +338,3 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
     made = type(original.__name__, (base, original), {"__init__": init, "__new__": new, "__module__": __name__})
     _typed[base, ename] = made
     return made
-
-
-class _Nothing(Exception):
-    """Stands for exception groups where Python has none."""
-
-
-BaseExceptionGroupOrNone: type[BaseException] = getattr(builtins, "BaseExceptionGroup", _Nothing)

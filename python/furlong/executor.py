@@ -26,7 +26,7 @@ class ViewExecutor(concurrent.futures.Executor):
     def _max_workers(self) -> int:
         return len(self.view)  # type: ignore[arg-type]
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call a function, and give its future.
 
         Raises
@@ -40,7 +40,7 @@ class ViewExecutor(concurrent.futures.Executor):
         self._results.add(result)
         return result
 
-    def map(  # type: ignore[override]
+    def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
     ) -> Iterator[Any]:
         """Call a function with each item, lazily."""

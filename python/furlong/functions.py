@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from furlong.direct import DirectView
 from furlong.results import AsyncMapResult
-from furlong.views import DirectView, LoadBalancedView, View
+from furlong.views import LoadBalancedView, View
 
 __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
 
@@ -39,6 +40,7 @@ class RemoteFunction:
         self.flags = flags
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it on the engines."""
         block = self.view.block if self.block is None else self.block
         with self.view.temp_flags(**self.flags):
             return self.view._apply(self.func, args, kwargs, block)

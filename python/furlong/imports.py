@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from furlong.views import DirectView
+    from furlong.direct import DirectView
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def imports_on(view: DirectView, quiet: bool) -> Iterator[None]:
             is_within = False
         return found
 
-    builtins.__import__ = import_everywhere  # type: ignore[assignment]
+    builtins.__import__ = import_everywhere
     try:
         yield
     finally:

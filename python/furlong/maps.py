@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from furlong import _pickling, errors
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
-from furlong.results import About, AsyncMapResult, AsyncResult, Part
+from furlong.parts import About, Part
+from furlong.results import AsyncMapResult, AsyncResult
 
 if TYPE_CHECKING:
-    from furlong.views import DirectView, LoadBalancedView, View
+    from furlong.direct import DirectView
+from furlong.views import LoadBalancedView, View
 
 __all__ = ["LazyMapIterator", "collect", "deal"]
 
@@ -77,7 +79,7 @@ def collect(parts: Sequence[Any], dist: str = "b") -> Any:
 
 
 def _as_list(part: Any) -> Any:
-    """What was flattened is one item."""
+    """Take what was flattened for one item."""
     if isinstance(part, (str, bytes, dict)) or not hasattr(part, "__iter__"):
         return [part]
     return part
@@ -127,7 +129,7 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     """Give sequences of one length, which is that of the shortest."""
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
-    columns = [
+    columns: list[Any] = [
         seq if hasattr(seq, "__len__") and hasattr(seq, "__getitem__") and not isinstance(seq, dict) else None
         for seq in sequences
     ]
@@ -138,8 +140,8 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
         columns = [
             list(itertools.islice(seq, bound)) if column is None else column for seq, column in zip(sequences, columns)
         ]
-    count = min(len(column) for column in columns)  # type: ignore[arg-type]
-    return [column if len(column) == count else column[:count] for column in columns], count  # type: ignore[arg-type]
+    count = min(len(column) for column in columns)
+    return [column if len(column) == count else column[:count] for column in columns], count
 
 
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
@@ -158,7 +160,7 @@ def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
 
 
 def _chunk_values(chunks: list[Any]) -> Iterator[Any]:
-    """An exception in the place of a chunk stands for its items."""
+    """Give the values of each chunk; an exception in the place of a chunk stands for its items."""
     for chunk in chunks:
         yield [chunk] if isinstance(chunk, BaseException) else chunk
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
-from furlong.results import AsyncResult, Part
+from furlong.parts import Part
+from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
     from furlong.connection import Client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import concurrent.futures
 import datetime
 import itertools
@@ -10,400 +9,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from furlong import _pickling, errors
-from furlong._dispatch import Dispatcher, callbacks, dispatcher
+from furlong import errors
+from furlong._dispatch import callbacks
 from furlong.displays import ExecuteReply, show_outputs
-
-if TYPE_CHECKING:
-    from furlong import _furlong
-    from furlong.connection import Client
+from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
 
 __all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
 
 # How long `cancel` waits for the broker's answer, in seconds.
 CANCEL_WAIT = 3.0
 
-METADATA = (
-    "msg_id",
-    "submitted",
-    "started",
-    "completed",
-    "received",
-    "engine_id",
-    "engine_uuid",
-    "follow",
-    "after",
-    "status",
-    "attempts",
-    "run_time",
-    "execute_input",
-    "execute_result",
-    "error",
-    "stdout",
-    "stderr",
-    "outputs",
-    "data",
-    "label",
-)
-_KINDS: dict[str, type[errors.RemoteError]] = {
-    "remote": errors.RemoteError,
-    "no_engines": errors.EngineError,
-    "unknown_engine": errors.EngineError,
-    "forbidden": errors.Forbidden,
-    "engine_lost": errors.EngineError,
-    "cancelled": errors.TaskCancelled,
-    "aborted": errors.TaskAborted,
-    "queue_timeout": errors.TaskTimeout,
-    "run_timeout": errors.RunTimeout,
-    "dependency": errors.ImpossibleDependency,
-    "unsupported": errors.Unsupported,
-    "payload": errors.ResultLost,
-    "exit": errors.CommandError,
-    "journal": errors.JournalError,
-}
-
-
-class Part:
-    """One task of a result: what was asked, and how it ended once that is known."""
-
-    __slots__ = (
-        "_lock",
-        "about",
-        "again",
-        "decode",
-        "error",
-        "is_settled",
-        "outcome",
-        "received",
-        "task",
-        "value",
-        "writable",
-    )
-
-    def __init__(self, task: _furlong.Task, about: About, decode: Decode | None = None) -> None:
-        self.task = task
-        self.about = about
-        self.decode = decode
-        self.again: Callable[[], AsyncResult] | None = None
-        self.outcome: _furlong.Outcome | None = None
-        self.value: Any = None
-        self.error: errors.FurlongError | None = None
-        self.received: float | None = None
-        self.is_settled = False
-        self._lock = _thread.allocate_lock()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; whether it has come in time."""
-        return self.is_settled or self.task.wait(timeout)
-
-    def done(self) -> bool:
-        """Whether the end has come."""
-        return self.is_settled or self.task.done()
-
-    def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
-        """Call back once, from a dispatcher's thread, when the end has come."""
-        (by or dispatcher()).when_ended(self.task, callback)
-
-    def settle(self) -> None:
-        """Take the end, which has come, and decode it."""
-        if self.is_settled:
-            return
-        with self._lock:
-            if self.is_settled:
-                return
-            outcome = self.outcome = self.outcome or self.task.take()
-            if outcome is None:
-                raise RuntimeError("the task has not ended")
-            self.received = time.time()
-            try:
-                if outcome.ok:
-                    self.value = self._value(outcome)
-                elif self.error is None:
-                    self.error = error_of(outcome, self.where())
-            except Exception as error:
-                lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
-                lost.__cause__ = error
-                self.error = lost
-            self.is_settled = True
-
-    def _value(self, outcome: _furlong.Outcome) -> Any:
-        if self.decode is not None:
-            return self.decode(self, outcome)
-        return value_of(outcome, self.about.writable)
-
-    def where(self) -> dict[str, Any]:
-        """Tell the engine, for errors."""
-        return self._where(self.engine_id)
-
-    def _where(self, engine: int | None) -> dict[str, Any]:
-        return {"engine_id": engine, "engine_uuid": self.about.client._uuid_of(engine), "method": self.about.method}
-
-    @property
-    def engine_id(self) -> int | None:
-        """The engine that ran it, or that it is for."""
-        if self.outcome is not None and self.outcome.engine is not None:
-            return self.outcome.engine
-        return self.task.engine
-
-    def submitted(self) -> float:
-        """When the broker got it; if that is not known, when it was made."""
-        known = 0 if self.outcome is None else self.outcome.times[0]
-        return known / 1e6 if known else self.about.began
-
-    def metadata(self, name: str) -> Any:
-        """Tell something of what happened."""
-        return _METADATA[name](self)
-
-    def live(self, stream: str) -> str:
-        """What it has written so far."""
-        if self.outcome is not None:
-            text: str = getattr(self.outcome, stream)
-            return text
-        return self.task.written(stream)
-
-
-class BalancedPart(Part):
-    """A task of the shared queue, which tries another engine where its own code says that this one does not fit."""
-
-    __slots__ = ("_elsewhere", "_tried")
-
-    def __init__(
-        self,
-        task: _furlong.Task,
-        about: About,
-        decode: Decode | None,
-        elsewhere: Callable[[set[int]], _furlong.Task | None],
-    ) -> None:
-        super().__init__(task, about, decode)
-        self._elsewhere = elsewhere
-        self._tried: set[int] = set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; whether it has come in time."""
-        deadline = _limit(timeout)
-        while not self.is_settled and self.outcome is None:
-            if not self.task.wait(_left(deadline)):
-                return False
-            self._take()
-        return True
-
-    def done(self) -> bool:
-        """Whether the end has come."""
-        while not self.is_settled and self.outcome is None:
-            if not self.task.done():
-                return False
-            self._take()
-        return True
-
-    def when_ended(self, callback: Callable[[], None], by: Dispatcher | None = None) -> None:
-        """Call back once, from a dispatcher's thread, when the end has come."""
-
-        def one_ended() -> None:
-            if self.done():
-                callback()
-            else:
-                self.when_ended(callback, by)
-
-        super().when_ended(one_ended, by)
-
-    def _take(self) -> None:
-        """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
-        with self._lock:
-            if self.outcome is not None or not self.task.done():
-                return
-            outcome = self.task.take()
-            remote = None if outcome is None or outcome.ok else outcome.remote
-            if outcome is not None and remote is not None and remote[0] == UNMET and outcome.engine is not None:
-                self._tried.add(outcome.engine)
-                task = self._elsewhere(self._tried)
-                if task is not None:
-                    self.task = task
-                    return
-                where = self._where(outcome.engine)
-                text = f"no engine is left to try; {sorted(self._tried)} did not fit: {remote[1]}"
-                self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
-            self.outcome = outcome
-
-
 if issubclass(TimeoutError, concurrent.futures.TimeoutError):
     _TimedOut: type[TimeoutError] = TimeoutError
 else:  # before Python 3.11 they are two
 
-    class _TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef]
+    class _TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef,misc]
         pass
-
-
-# What the worker calls `UnmetDependency`.
-UNMET = "furlong.errors.UnmetDependency"
-
-Decode = Callable[[Part, "_furlong.Outcome"], Any]
-
-
-class About:
-    """What the tasks of one call have in common."""
-
-    __slots__ = ("after", "began", "client", "code", "follow", "label", "method", "name", "owner", "writable")
-
-    def __init__(
-        self,
-        client: Client,
-        name: str,
-        method: str = "apply",
-        *,
-        label: str | None = None,
-        after: Any = None,
-        follow: Any = None,
-        code: str | None = None,
-        owner: bool = True,
-        writable: bool = False,
-    ) -> None:
-        self.client = client
-        self.began = time.time()
-        self.name = name
-        self.method = method
-        self.label = label
-        self.after = after
-        self.follow = follow
-        self.code = code
-        self.owner = owner
-        self.writable = writable
-
-
-def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
-    """Decode the value of a success."""
-    codec = outcome.codec
-    if codec == "pickle":
-        return _pickling.loads(outcome.data(), writable)
-    if codec == "json":
-        import json
-
-        return json.loads(outcome.data()[0])
-    if codec == "msgpack":
-        from furlong._msgpack import unpack
-
-        return unpack(outcome.data()[0])
-    if codec == "raw":
-        return outcome.data()
-    if outcome.exited is not None:
-        return outcome.exited[0]
-    return None
-
-
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
-    """Make the exception of a failure."""
-    kind, text = outcome.kind or "remote", outcome.text or ""
-    if kind in ("disconnected", "submit"):
-        return errors.ConnectionLost(text)
-    if kind == "busy":
-        return errors.Busy(text)
-    remote = outcome.remote
-    if remote is not None:
-        ename, evalue, traceback, _ = remote
-        own = _OWN.get(ename)
-        if own is not None:
-            return own(ename, evalue, traceback, where)
-        return errors.remote_error(ename, evalue, traceback, where)
-    text = text.removeprefix(f"{kind}: ")
-    if kind == "dependency" and "no task" in text:
-        return errors.InvalidDependency("InvalidDependency", text, "", where)
-    base = _KINDS.get(kind, errors.RemoteError)
-    error = base(base.__name__, text, "", where)
-    if isinstance(error, errors.CommandError) and outcome.exited is not None:
-        code, signal = outcome.exited
-        error.returncode = code if signal is None else -signal
-    return error
-
-
-# Exceptions of engines that are kinds of ours.
-_OWN = {"furlong.PythonVersionError": errors.PythonVersionError}
-
-
-def _time(part: Part, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
-    if part.outcome is None:
-        return None
-    times = part.outcome.times
-    offset = offset_us(times)
-    if offset is None or times[0] == 0:
-        return None
-    return datetime.datetime.fromtimestamp((times[0] + offset) / 1e6, datetime.timezone.utc)
-
-
-def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
-    _, assigned, finished, run = times
-    return None if assigned is None else max(assigned, finished - run)
-
-
-def _received(part: Part) -> Any:
-    received = part.received
-    return None if received is None else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
-
-
-def _status(part: Part) -> str | None:
-    if not part.is_settled:
-        return None
-    if part.error is None:
-        return "ok"
-    return "aborted" if isinstance(part.error, errors.TaskAborted) else "error"
-
-
-def _data(part: Part) -> Any:
-    if part.outcome is not None:
-        published = part.outcome.published()
-    else:
-        published = part.task.latest()
-    if published is None:
-        return {}
-    codec, buffers, _ = published
-    if codec == "json":
-        import json
-
-        return json.loads(bytes(buffers[0]))
-    return _pickling.loads(buffers)
-
-
-def _execute_result(part: Part) -> Any:
-    value = part.value
-    return value.execute_result if isinstance(value, ExecuteReply) else None
-
-
-def _outputs(part: Part) -> list[dict[str, Any]]:
-    from furlong.displays import outputs_of
-
-    return [] if part.outcome is None else outputs_of(part.outcome)
-
-
-_METADATA: dict[str, Callable[[Part], Any]] = {
-    "msg_id": lambda part: part.task.id,
-    "submitted": lambda part: _time(part, lambda times: 0),
-    "started": lambda part: _time(part, _started_us),
-    "completed": lambda part: _time(part, lambda times: times[2]),
-    "received": _received,
-    "engine_id": lambda part: part.engine_id,
-    "engine_uuid": lambda part: part.about.client._uuid_of(part.engine_id),
-    "follow": lambda part: part.about.follow,
-    "after": lambda part: part.about.after,
-    "status": _status,
-    "attempts": lambda part: None if part.outcome is None else part.outcome.attempts,
-    "run_time": lambda part: None if part.outcome is None else part.outcome.times[3] / 1e6,
-    "execute_input": lambda part: part.about.code,
-    "execute_result": _execute_result,
-    "error": lambda part: part.error,
-    "stdout": lambda part: part.live("stdout"),
-    "stderr": lambda part: part.live("stderr"),
-    "outputs": _outputs,
-    "data": _data,
-    "label": lambda part: part.about.label,
-}
-
-
-def _limit(timeout: float | None) -> float | None:
-    return None if timeout is None or timeout < 0 else time.monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
@@ -441,15 +64,15 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             Whether all have ended. With one of the two latter `return_when`, and while not all have ended, the
             parts that have, and those that have not, as results of their own.
         """
-        deadline = _limit(timeout)
+        deadline = limit_of(timeout)
         if return_when in (None, ALL_COMPLETED):
-            return all(part.wait(_left(deadline)) for part in self._parts)
+            return all(part.wait(left_of(deadline)) for part in self._parts)
         if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(
                 f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}"
             )
         children = self.split()
-        done, pending = concurrent.futures.wait(children, _left(deadline), return_when)
+        done, pending = concurrent.futures.wait(children, left_of(deadline), return_when)
         return True if not pending else (done, pending)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -613,8 +236,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
-        deadline = _limit(timeout)
-        return all(part.task.stopped(_left(deadline)) for part in self._parts)
+        deadline = limit_of(timeout)
+        return all(part.task.stopped(left_of(deadline)) for part in self._parts)
 
     # The protocol of `concurrent.futures`.
 
@@ -664,7 +287,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                         self._arm()
                         self._armed = True
                 return self.__dict__[name]
-        elif name in _METADATA:
+        elif name in METADATA_OF:
             return self._metadata(name)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
@@ -697,7 +320,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
-            if key not in _METADATA:
+            if key not in METADATA_OF:
                 raise KeyError(key)
             return self._metadata(key)
         values = self.get()
@@ -884,10 +507,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
-        if not self.done():
-            state = "pending"
-        else:
-            state = "finished" if self.successful() else "failed"
+        state = "pending" if not self.done() else "finished" if self.successful() else "failed"
         return f"<{type(self).__name__}({name}): {state}>"
 
     def __hash__(self) -> int:
@@ -950,7 +570,7 @@ class AsyncMapResult(AsyncResult):
         return self._count
 
     def __iter__(self) -> Iterator[Any]:
-        for part in self._parts if self._ordered else _as_ended(self._parts):
+        for part in self._parts if self._ordered else as_ended(self._parts):
             part.wait()
             part.settle()
             if part.error is None:
@@ -968,26 +588,3 @@ class AsyncMapResult(AsyncResult):
 
 
 Collect = Callable[[list[Any]], Any]
-
-
-def _as_ended(parts: Sequence[Part]) -> Iterator[Part]:
-    """Give parts in the order in which they end."""
-    ended: list[Part] = []
-    changed = threading.Condition()
-
-    def note(part: Part) -> Callable[[], None]:
-        def tell() -> None:
-            with changed:
-                ended.append(part)
-                changed.notify()
-
-        return tell
-
-    for part in parts:
-        part.when_ended(note(part))
-    for _ in parts:
-        with changed:
-            while not ended:
-                changed.wait()
-            part = ended.pop(0)
-        yield part

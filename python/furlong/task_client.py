@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong._remote import EngineFunction, Reference
 from furlong.connection import Client
 from furlong.dependencies import dependent
-from furlong._remote import EngineFunction, Reference
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
-from furlong.displays import ExecuteReply
-from furlong._remote import EngineFunction, OnEngine, Reference, is_interactive
-from furlong.results import About, AsyncMapResult, AsyncResult, BalancedPart, Part, value_of
+from furlong._remote import EngineFunction, is_interactive
+from furlong.parts import About, BalancedPart, Part
+from furlong.results import AsyncMapResult, AsyncResult
 
 if TYPE_CHECKING:
     from furlong.connection import Client
     from furlong.dependencies import Dependency
     from furlong.maps import LazyMapIterator
 
-__all__ = ["DirectView", "LoadBalancedView", "View"]
+__all__ = ["LoadBalancedView", "View"]
 
 # Flags that are options of tasks as the broker has them.
 _TASK_FLAGS = {
@@ -181,7 +178,7 @@ class View:
         if not callable(f):
             raise TypeError(f"a {type(f).__name__} cannot be called")
         if not self._cloudpickle or is_interactive(f):
-            f = _in_engine_namespace(f)
+            f = in_engine_namespace(f)
         return _pickling.function_of(f)
 
     # Calls, as both kinds have them.
@@ -247,346 +244,19 @@ class View:
 
     @property
     def executor(self) -> Any:
-        """This view as a `concurrent.futures.Executor`; to shut it down does not stop engines."""
+        """The view as a `concurrent.futures.Executor`; to shut it down does not stop engines."""
         from furlong.executor import ViewExecutor
 
         return ViewExecutor(self)
 
 
-def _in_engine_namespace(f: Any) -> Any:
+def in_engine_namespace(f: Any) -> Any:
     import types
 
     return EngineFunction(f) if isinstance(f, types.FunctionType) else f
 
 
-class DirectView(View):
-    """Engines by their ids: each has its own queue and its own lasting namespace.
-
-    What is called on a view of one engine has a value; on a view of several a list of values, in the order of the
-    engines. Made by ``rc[0]``, ``rc[::2]``, ``rc[:]``, ``rc.direct_view("all")``.
-    """
-
-    def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
-        super().__init__(client, **flags)
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return 1 if isinstance(self.targets, int) else len(self._engines(None))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.targets!r}>"
-
-    def _engines(self, targets: Any) -> list[int]:
-        """Give the engines of a call."""
-        if targets is None:
-            targets = self.targets
-            if isinstance(targets, int):
-                return [targets]
-            if isinstance(targets, list) and targets:
-                return targets
-        return self.client._engines(targets)
-
-    def _on(self, engine: int) -> DirectView:
-        """Give the same view, flags and all, on one engine."""
-        view = copy.copy(self)
-        view.targets = engine
-        return view
-
-    def _is_single(self, targets: Any) -> bool:
-        return isinstance(self.targets if targets is None else targets, int)
-
-    def _submit(
-        self,
-        function: _furlong.Function,
-        codec: str,
-        data: Sequence[Any],
-        about: About,
-        *,
-        targets: Any = None,
-        has_code: bool = False,
-        decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
-        abort: bool = True,
-    ) -> AsyncResult:
-        """Submit the same to each engine."""
-        engines = self._engines(targets)
-        options = self._task_options(abort, about.label)
-        session = self.client._session
-        tasks = session.submit_to(engines, function, codec, data, options, has_code)
-        result = AsyncResult([Part(task, about, decode) for task in tasks], self._is_single(targets))
-        self.client._note(result)
-        for part in result._parts:
-            part.again = _Again(self, function, codec, data, about, has_code, decode, options, part.task.engine)
-        return result
-
-    def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        function, has_code = self._prepared(f)
-        data, args_have_code = _pickling.dumps((args, kwargs))
-        about = self._about(_pickling.name_of(f))
-        result = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
-        return self._finish(result, block)
-
-    def execute(
-        self,
-        code: str,
-        silent: bool = True,
-        targets: Any = None,
-        block: bool | None = None,
-        label: str | None = None,
-    ) -> AsyncResult:
-        """Execute code in the namespaces of engines.
-
-        An error aborts what this session has queued behind it on that engine. IPython's magics are allowed where the
-        engine's interpreter has IPython.
-
-        Parameters
-        ----------
-        code : str
-            Any statements.
-        silent : bool
-            If false, the result is an `ExecuteReply` with the value of the last expression, as the engine shows it.
-
-        Returns
-        -------
-        AsyncResult
-            Also if it blocks: then it has ended.
-        """
-
-        def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
-            return None if silent else ExecuteReply(outcome, part.engine_id)
-
-        about = self._about("execute", "execute", label, code)
-        result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
-        if self.block if block is None else block:
-            with contextlib.suppress(KeyboardInterrupt):
-                result.get()
-        return result
-
-    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
-        """Run a script, which is read here, in the namespaces of engines."""
-        path = Path(filename)
-        source = path.read_text()
-        source += "" if source.endswith("\n") else "\n"
-        about = self._about("run", "execute", None, source)
-        function = _furlong.Function.script(str(path), source)
-        result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
-        if self.block if block is None else block:
-            with contextlib.suppress(KeyboardInterrupt):
-                result.get()
-        return result
-
-    # The namespace.
-
-    def push(
-        self, ns: Mapping[str, Any], targets: Any = None, block: bool | None = None, track: bool | None = None
-    ) -> Any:
-        """Set variables: a dictionary of names and values. A name with dots sets an attribute.
-
-        Raises
-        ------
-        TypeError
-            If it is no dictionary.
-        """
-        if not isinstance(ns, dict):
-            raise TypeError(f"what is pushed is a dictionary of names and values, not a {type(ns).__name__}")
-        values = {name: self._value(value) for name, value in ns.items()}
-        data, has_code = _pickling.dumps(((values,), {}), "what is pushed")
-        about = self._about("push")
-        # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
-        function = _pickling.function_of(OnEngine("push"))[0] if has_code else _furlong.Function.push()
-        result = self._submit(function, "pickle", data, about, targets=targets, has_code=has_code)
-        return self._finish(result, block)
-
-    def _value(self, value: Any) -> Any:
-        return _in_engine_namespace(value) if is_interactive(value) or self._is_plain_function(value) else value
-
-    def _is_plain_function(self, value: Any) -> bool:
-        return not self._cloudpickle and callable(value) and _pickling.goes_by_value(value)
-
-    def pull(self, names: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
-        """Get variables, or any expressions: of one name its value, of several a list; from each engine."""
-        if isinstance(names, str):
-            wanted, one = [names], True
-        else:
-            wanted, one = list(names), False
-            if not all(isinstance(name, str) for name in wanted):
-                raise TypeError("what is pulled are names: a str, or a sequence of such")
-
-        def decode(part: Part, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome, part.about.writable)
-            return values[0] if one else values
-
-        about = self._about("pull")
-        function = _furlong.Function.pull(wanted)
-        result = self._submit(function, "pickle", (), about, targets=targets, decode=decode)
-        return self._finish(result, block)
-
-    def get(self, key_s: str | Sequence[str]) -> Any:
-        """Get variables, and wait for them."""
-        return self.pull(key_s, block=True)
-
-    def update(self, ns: Mapping[str, Any]) -> Any:
-        """Set variables."""
-        return self.push(ns, block=self.block)
-
-    def __getitem__(self, key: str | Sequence[str]) -> Any:
-        return self.get(key)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.push({key: value}, block=True)
-
-    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Get the names that users have made."""
-        result = self._submit(_furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets)
-        return self._finish(result, block)
-
-    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
-        """Empty the namespaces."""
-        result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
-        return self._finish(result, block)
-
-    # Sequences.
-
-    def scatter(
-        self,
-        key: str,
-        seq: Sequence[Any],
-        dist: str = "b",
-        flatten: bool = False,
-        targets: Any = None,
-        block: bool | None = None,
-        track: bool | None = None,
-    ) -> Any:
-        """Deal a sequence to engines, each part under that name.
-
-        Parameters
-        ----------
-        key : str
-            The name.
-        seq : sequence
-            A list, an array, anything with a length that can be sliced; or any iterable.
-        dist : {"b", "r"}
-            Contiguous blocks, the first engines get the longer ones; or one item each in turn.
-        flatten : bool
-            Give an engine whose part has one item the item itself.
-        """
-        from furlong.maps import deal
-
-        engines = self._engines(targets)
-        parts = []
-        for engine, part in zip(engines, deal(seq, len(engines), dist)):
-            value = part[0] if flatten and len(part) == 1 else part
-            parts += self.push({key: value}, targets=[engine], block=False)._parts
-        return self._finish(AsyncResult(parts, self._is_single(targets)), block)
-
-    def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
-        """Collect what was scattered, or what became of it: one list, or one array."""
-        from furlong.maps import collect
-
-        pulled = self.pull(key, targets=targets, block=False)
-        result = AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
-        return self._finish(result, block)
-
-    def map(
-        self,
-        f: Callable[..., Any],
-        *sequences: Iterable[Any],
-        block: bool | None = None,
-        track: bool | None = None,
-        return_exceptions: bool = False,
-        chunksize: int | None = None,
-        label: str | None = None,
-    ) -> Any:
-        """Call a function with each item: one contiguous chunk for each engine.
-
-        Parameters
-        ----------
-        f : callable
-            The function.
-        *sequences : iterable
-            Its arguments; the shortest says how many calls there are.
-        return_exceptions : bool
-            Put exceptions in the place of values.
-
-        Returns
-        -------
-        AsyncMapResult, or the list of values if it blocks
-            An array, if the items came as one.
-        """
-        from furlong.maps import map_direct
-
-        if chunksize is not None:
-            warnings.warn(
-                "a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=2
-            )
-        return self._finish(map_direct(self, f, sequences, return_exceptions, label), block)
-
-    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
-        """Map, and give the `AsyncMapResult` at once."""
-        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
-        return result
-
-    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
-        """Map, and wait for the values."""
-        return self.map(f, *sequences, **{**options, "block": True})
-
-    def imap(
-        self,
-        f: Callable[..., Any],
-        *sequences: Iterable[Any],
-        ordered: bool = True,
-        max_outstanding: int | str = "auto",
-        return_exceptions: bool = False,
-    ) -> LazyMapIterator:
-        """Map lazily over these engines. See `LoadBalancedView.imap`."""
-        from furlong.maps import LazyMapIterator
-
-        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
-
-    # Imports.
-
-    @contextlib.contextmanager
-    def sync_imports(self, local: bool = True, quiet: bool = False) -> Iterator[None]:
-        """Import within the ``with`` block here and on the engines.
-
-        Raises
-        ------
-        NotImplementedError
-            With `local` false: the statements run here in any case.
-        """
-        if not local:
-            raise NotImplementedError("imports in the block happen here as well; use `execute` for engines alone")
-        from furlong.imports import imports_on
-
-        with imports_on(self, quiet):
-            yield
-
-    @property
-    def importer(self) -> Any:
-        """``with view.importer: import re`` imports here and on the engines."""
-        return self.sync_imports()
-
-    # Control.
-
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
-        """Send a signal to what runs on these engines. See `Client.send_signal`."""
-        self.client.send_signal(sig, self._engines(targets), block)
-
-    def restart(self, targets: Any = None) -> None:
-        """Give these engines new interpreters."""
-        self.client.restart(self._engines(targets))
-
-    def shutdown(
-        self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> None:
-        """Stop these engines."""
-        self.client.shutdown(self._engines(targets), restart, hub, block)
-
-    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
-        """Tell how much these engines have to do."""
-        return self.client.queue_status(self._engines(targets), verbose)
-
-
-class _Again:
+class Again:
     """Submits the same task again."""
 
     __slots__ = ("about", "codec", "data", "decode", "engine", "function", "has_code", "options", "view")
@@ -665,7 +335,7 @@ class LoadBalancedView(View):
             task = session.submit(function, codec, data, options, has_code)
         else:
             (task,) = session.submit_to([self._least_loaded()], function, codec, data, options, has_code)
-        again = _Again(self, function, codec, data, about, has_code, decode, options, task.engine)
+        again = Again(self, function, codec, data, about, has_code, decode, options, task.engine)
         part = BalancedPart(task, about, decode, again.elsewhere)
         part.again = again
         return part
@@ -763,6 +433,3 @@ class LoadBalancedView(View):
         from furlong.dependencies import Dependency
 
         return Dependency(tasks)
-
-
-__all__ += ["Reference"]

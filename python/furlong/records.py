@@ -1,0 +1,130 @@
+"""Tasks by what the broker knows of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong import _furlong, errors
+from furlong.parts import About, Part
+from furlong.results import AsyncResult
+
+if TYPE_CHECKING:
+    from furlong.connection import Client
+
+__all__ = ["PHASES", "Fetched", "History", "hex_of", "whole_id"]
+
+# Where a task stands, by the numbers of the protocol.
+PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
+
+
+class Fetched(AsyncResult):
+    """The result of a task by its id, asked of the broker: of any session of the same owner."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        about = About(client, key, owner=False)
+        super().__init__([Part(_FetchedTask(client._session, key), about)], True)  # type: ignore[arg-type]
+
+
+class _FetchedTask:
+    """Stands for a task of another session: asks the broker for its end."""
+
+    def __init__(self, session: _furlong.Session, key: str) -> None:
+        self.id = key
+        self._session = session
+        found = session.fetch(key, False)
+        if found is None:
+            raise TimeoutError(f"the broker did not answer about {key}")
+        self._record, self._outcome = found
+
+    @property
+    def engine(self) -> int | None:
+        engine: int | None = json.loads(self._record)["engine"]
+        return engine
+
+    def done(self) -> bool:
+        if not self._has_ended():
+            found = self._session.fetch(self.id, False)
+            if found is not None:
+                self._record, self._outcome = found
+        return self._has_ended()
+
+    def _has_ended(self) -> bool:
+        return PHASES[json.loads(self._record)["phase"]] == "ended"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._has_ended():
+            found = self._session.fetch(self.id, True, timeout)
+            if found is None:
+                return False
+            self._record, self._outcome = found
+        return self._has_ended()
+
+    def take(self) -> Any:
+        if self._outcome is None:
+            raise errors.ResultLost(
+                "ResultLost",
+                f"the task {self.id} has ended, and its result is not kept: submit with the flag keep=True",
+            )
+        return self._outcome
+
+    def notify(self, completions: _furlong.Completions, key: int) -> None:
+        def wait() -> None:
+            self.wait()
+            completions.push(key)
+
+        threading.Thread(target=wait, name="furlong-fetch", daemon=True).start()
+
+    def cancel(self, force: bool = False) -> None:
+        self._session.cancel([self.id], force)
+
+    def stopped(self, timeout: float | None = None) -> bool:
+        return self.wait(timeout)
+
+    def latest(self) -> None:
+        return None
+
+    def written(self, stream: str) -> str:
+        return "" if self._outcome is None else getattr(self._outcome, stream)
+
+
+class History(Sequence[str]):
+    """Ids of a session's tasks, which are numbered from 1."""
+
+    def __init__(self, session: str, count: int) -> None:
+        self._session = session
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [f"{self._session}:{n + 1}" for n in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(f"the history has {self._count} tasks")
+        return f"{self._session}:{index % self._count + 1}"
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Iterable) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((self._session, self._count))
+
+
+def hex_of(uuid: Any) -> str:
+    """Give a uuid as text."""
+    return uuid if isinstance(uuid, str) else bytes(uuid).hex()
+
+
+def whole_id(record_id: Any) -> str:
+    """Read the id of a record."""
+    session, n = (record_id["session"], record_id["n"]) if isinstance(record_id, dict) else record_id
+    if not isinstance(session, str):
+        session = bytes(session).hex()
+    return f"{session}:{n}"

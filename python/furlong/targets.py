@@ -1,0 +1,53 @@
+"""Engines, as users choose them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from furlong import errors
+
+__all__ = ["chosen_of"]
+
+
+def chosen_of(targets: Any, ids: list[int]) -> Any:
+    """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is.
+
+    Raises
+    ------
+    IndexError
+        For an engine that is not among `ids`, those that are online.
+    NoEnginesRegistered
+        If there are none at all.
+    TypeError
+        For what chooses no engines.
+    """
+    if isinstance(targets, str):
+        if targets == "all":
+            return "all"
+        raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
+    if targets is None:
+        return "all"
+    if isinstance(targets, bool):
+        raise TypeError("targets are ids of engines, not bool")
+    if isinstance(targets, int):
+        if targets < 0:
+            if not ids:
+                raise errors.NoEnginesRegistered("no engines are connected")
+            if -targets > len(ids):
+                raise IndexError(f"there are {len(ids)} engines; none is at {targets}")
+            targets = ids[targets]
+        if targets not in ids:
+            raise IndexError(f"no engine {targets}; there are {ids}")
+        return targets
+    if isinstance(targets, slice):
+        if not ids:
+            raise errors.NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+        return ids[targets]
+    chosen = list(targets)
+    for engine in chosen:
+        if not isinstance(engine, int) or isinstance(engine, bool):
+            raise TypeError(f"targets are ids of engines, not {type(engine).__name__}")
+    missing = [engine for engine in chosen if engine not in ids]
+    if missing:
+        raise IndexError(f"no engines {missing}; there are {ids}")
+    return chosen
