@@ -19,7 +19,7 @@ pub struct Estate {
     jobs: Vec<Job>,
 }
 
-/// Reads the logs of killed clients, as they are named: `client-7.log`. One of them may have come for what another left.
+/// Reads the logs of killed clients, as they are named: `client-7.log`. One may have come for what another left.
 ///
 /// # Errors
 /// If one cannot be read.

@@ -144,7 +144,7 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
     });
     work.release("held.release");
     work.within(holder).unwrap();
-    // A result needs room as well, and takes what a task that waited for credit would have had: what finds none says so.
+    // A result needs room as well, and takes what a task that waited for credit would have had: without any it says so.
     let is_whole_or_refused = |ended: Result<TaskResult, TaskFailure>| match ended {
         Ok(result) => assert_eq!(result.data[0].len(), MIB - 4096),
         Err(failure) => assert_eq!(failure.kind(), Some(ErrorKind::Busy), "{failure}"),

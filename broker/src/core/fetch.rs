@@ -96,7 +96,7 @@ impl Core {
     /// none for any other task.
     fn follow_unwritten(&mut self, key: SessionKey, owner: OwnerId, id: TaskId, follower: Follower) -> Option<bool> {
         let has_room = self.sessions.get(key).is_some_and(|session| session.fetches < FETCHES_WAITING_MAX);
-        let of = self.sessions.find(owner, id.session)?;
+        let of = self.sessions.find(owner, id.session).or_else(|| self.kept.session(owner, id.session))?;
         let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
         let followers = &mut done.what.more.as_mut()?.followers;

@@ -94,6 +94,11 @@ impl Kept {
         self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
     }
 
+    /// The session of which tasks are kept, by its id.
+    pub fn session(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
+        self.by_id.get(&(owner, id)).copied()
+    }
+
     /// Whose a session with kept tasks is, and its id.
     pub fn name(&self, key: SessionKey) -> Option<(OwnerId, SessionId)> {
         self.sessions.get(&key).map(|session| (session.owner, session.id))

@@ -517,3 +517,18 @@ fn who_waits_for_a_task_hears_of_its_end_though_it_is_purged_before_that_is_on_d
     assert_eq!(farm.disk.journal.counts(), (0, 0));
     invariants::hold(&farm.core);
 }
+
+#[test]
+fn an_end_is_fetched_when_it_is_on_disk_also_of_a_session_that_is_over() {
+    let mut farm = farm();
+    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
+    let n = submit(&mut farm, client, shared(), durable());
+    farm.goodbye(client);
+    farm.disk.is_slow = true;
+    farm.finish(engine);
+    let request = farm.fetch(other, client, n, true, false);
+    assert!(farm.fetched(other, request).is_none());
+    farm.sync();
+    assert_eq!(farm.fetched(other, request).unwrap().record.outcome.unwrap().state, TaskState::Succeeded);
+    invariants::hold(&farm.core);
+}
