@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong._remote import Reference
 from furlong.displays import ExecuteReply
 from furlong.errors import CompositeError, TaskAborted, TaskTimeout
-from furlong._remote import Reference
 from furlong.results import AsyncResult, Part
 from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
 from furlong.views import DirectView
