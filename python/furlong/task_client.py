@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import datetime
 import functools
 import os
@@ -300,8 +301,10 @@ class _Entry:
         """Take an end. What was taken back is not recovered from."""
         failed = _failure_of(result)
         if failed is not None and task.recovery_task is not None and not isinstance(failed, errors.TaskAborted):
-            self._start(task.recovery_task)
-            return
+            # What cannot be submitted recovers from nothing: the failure stands.
+            with contextlib.suppress(errors.FurlongError):
+                self._start(task.recovery_task)
+                return
         with self._changed:
             self._final = task, result
             self._changed.notify_all()

@@ -4,11 +4,13 @@ import code
 import contextlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Farm, eventually
+from IPython.lib import pretty
 
 import furlong
 from furlong import client
@@ -66,6 +68,7 @@ def test_results_of_execute_are_dictionaries(mec: client.MultiEngineClient, rc: 
     assert [(r["id"], r["number"], r["stdout"], r["stderr"]) for r in results] == [(1, 1, "out\n42\n", "err\n")]
     assert results[0]["input"].startswith("import sys")
     assert repr(results).splitlines()[-4:] == ["[1] Out[1]:", "out", "42", "[1] Err[1]: err"]
+    assert pretty.pretty(results) == repr(results)
     assert repr(mec.execute("x = 1", targets=0)) == "<Results List>\n[0] In [1]: x = 1"
     mec.execute("x + 1", targets=[0])
     assert [mec.get_result(i, targets=0)[0]["stdout"] for i in (None, 1, 2)] == ["2\n", "", "2\n"]
@@ -98,15 +101,17 @@ def test_a_name_that_is_not_there(mec: client.MultiEngineClient) -> None:
 
 
 def test_a_failed_command_clears_the_queue_of_its_engine(mec: client.MultiEngineClient) -> None:
-    first = mec.execute("1 / 0", targets=0, block=False)
+    first = mec.execute("import time; time.sleep(600)", targets=0, block=False)
     second = mec.execute("a = 1", block=False)
-    with pytest.raises(client.CompositeError, match="ZeroDivisionError"):
+    eventually(lambda: ("running", 0) in [(task["phase"], task["engine"]) for task in mec.client.records(ended=False)])
+    mec.client.send_signal("SIGINT", 0)
+    with pytest.raises(client.CompositeError, match="KeyboardInterrupt"):
         first.get_result()
     with pytest.raises(client.CompositeError) as caught:
         second.get_result()
     with pytest.raises(client.QueueCleared):
         caught.value.raise_exception()
-    assert mec.keys() == [[], ["a"], ["a"], ["a"]]
+    assert mec.keys() == [["time"], ["a"], ["a"], ["a"]]
 
 
 def test_pending_results(mec: client.MultiEngineClient) -> None:
@@ -227,6 +232,9 @@ def test_retries_and_recovery(tc: client.TaskClient, tmp_path: Path) -> None:
     middle = client.MapTask(os.remove, (str(tmp_path / "nothing"),), recovery_task=last)
     result = tc.run(client.StringTask("raise ValueError", recovery_task=middle), block=True)
     assert result.ns.how == "recovered twice" and result.failure is None
+    unsendable = client.MapTask(len, (threading.Lock(),))
+    failed = tc.run(client.StringTask("raise ValueError", recovery_task=unsendable), block=True)
+    assert isinstance(failed.failure, ValueError)
 
 
 def test_depend_is_asked_on_engines(mec: client.MultiEngineClient, tc: client.TaskClient) -> None:
