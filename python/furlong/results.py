@@ -228,10 +228,10 @@ class BalancedPart(Part):
 
 
 if issubclass(TimeoutError, concurrent.futures.TimeoutError):
-    _TimedOut: type[TimeoutError] = TimeoutError
+    TimedOut: type[TimeoutError] = TimeoutError
 else:  # before Python 3.11 they are two
 
-    class _TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef]
+    class TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef]
         pass
 
 
@@ -306,7 +306,7 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.Furlong
             return own(ename, evalue, traceback, where)
         return errors.remote_error(ename, evalue, traceback, where)
     text = text.removeprefix(f"{kind}: ")
-    if kind == "dependency" and "no task" in text:
+    if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)
     base = _KINDS.get(kind, errors.RemoteError)
     error = base(base.__name__, text, "", where)
@@ -488,7 +488,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                     self._raise_first()
                 timeout = 0 if return_when == FIRST_COMPLETED else timeout
             if not self.wait(timeout):
-                raise _TimedOut(f"{self!r} has not ended in time")
+                raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions:
             values = [part.value if part.error is None else part.error for part in self._parts]
@@ -537,7 +537,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Wait for the end, and give the exception if there was one."""
         if self._final is _UNKNOWN:
             if not self.wait(timeout):
-                raise _TimedOut(f"{self!r} has not ended in time")
+                raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if isinstance(self._error, concurrent.futures.CancelledError):
             raise self._error

@@ -203,7 +203,9 @@ def test_065_tracebacks_show_the_code(rc):
 
 
 def composite(count):
-    return CompositeError("failed", [furlong.errors.remote_error("ValueError", f"v{n}", f"tb{n}") for n in range(count)])
+    return CompositeError(
+        "failed", [furlong.errors.remote_error("ValueError", f"v{n}", f"tb{n}") for n in range(count)]
+    )
 
 
 def test_066_composites_show_some_and_count_the_rest(view, capsys):
