@@ -494,9 +494,12 @@ class Client:
         Raises
         ------
         KeyError
-            If a result is not held here any longer, so that what it ran is not known.
+            If there is no such task, or its result is not held here any longer, so that what it ran is not known.
         """
-        wanted = self._futures([-1] if jobs is None else jobs)
+        try:
+            wanted = self._futures([-1] if jobs is None else jobs)
+        except (errors.RequestRefused, ValueError) as error:
+            raise KeyError(str(error)) from error
         again = []
         for result in wanted:
             if not isinstance(result, AsyncResult) or any(part.again is None for part in result._parts):

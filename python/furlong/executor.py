@@ -43,12 +43,18 @@ class ViewExecutor(concurrent.futures.Executor):
     def map(
         self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
     ) -> Iterator[Any]:
-        """Call a function with each item, lazily."""
+        """Call a function with each item, lazily.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator, if a value has not come so many seconds after this call.
+        """
+        from furlong.maps import LazyMapIterator
+
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        view: Any = self.view
-        found: Iterator[Any] = view.imap(fn, *iterables)
-        return found
+        return LazyMapIterator(self.view, fn, iterables, True, "auto", False, timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more; wait for what was submitted, or cancel it. Engines go on."""

@@ -7,6 +7,7 @@ import functools
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ from furlong import _pickling, errors
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
 from furlong.parts import About, Part
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.results import AsyncMapResult, AsyncResult, TimedOut
 
 if TYPE_CHECKING:
     from furlong.direct import DirectView
-from furlong.views import LoadBalancedView, View
+    from furlong.views import LoadBalancedView, View
 
 __all__ = ["LazyMapIterator", "collect", "deal"]
 
@@ -417,9 +418,11 @@ class LazyMapIterator(Iterator[Any]):
         ordered: bool,
         max_outstanding: int | str,
         return_exceptions: bool,
+        timeout: float | None = None,
     ) -> None:
         if not sequences:
             raise TypeError("a map takes a function and at least one sequence of items")
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         if max_outstanding == "auto":
             max_outstanding = max(1, len(view))  # type: ignore[arg-type]
         if not isinstance(max_outstanding, int) or max_outstanding < 0:
@@ -479,16 +482,21 @@ class LazyMapIterator(Iterator[Any]):
             if not self._waiting:
                 raise StopIteration
             result = self._waiting[0]
-            result.wait()
+            if not result.wait(self._left()):
+                raise TimedOut("the next value has not come in time")
             self._waiting.popleft()
         else:
             if not self._unordered:
                 raise StopIteration
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._ended))
+                if not self._changed.wait_for(lambda: bool(self._ended), self._left()):
+                    raise TimedOut("no value has come in time")
                 result = self._ended.popleft()
             self._unordered.discard(result)
         return result.get(return_exceptions=self._errors_in_place)
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def cancel(self) -> None:
         """Submit nothing more, and end what was submitted."""

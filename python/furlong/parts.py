@@ -293,7 +293,7 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.Furlong
             return own(ename, evalue, traceback, where)
         return errors.remote_error(ename, evalue, traceback, where)
     text = text.removeprefix(f"{kind}: ")
-    if kind == "dependency" and "no task" in text:
+    if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)
     base = _KINDS.get(kind, errors.RemoteError)
     error = base(base.__name__, text, "", where)

@@ -22,10 +22,10 @@ __all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
 CANCEL_WAIT = 3.0
 
 if issubclass(TimeoutError, concurrent.futures.TimeoutError):
-    _TimedOut: type[TimeoutError] = TimeoutError
+    TimedOut: type[TimeoutError] = TimeoutError
 else:  # before Python 3.11 they are two
 
-    class _TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef,misc]
+    class TimedOut(TimeoutError, concurrent.futures.TimeoutError):  # type: ignore[no-redef,misc]
         pass
 
 
@@ -111,7 +111,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                     self._raise_first()
                 timeout = 0 if return_when == FIRST_COMPLETED else timeout
             if not self.wait(timeout):
-                raise _TimedOut(f"{self!r} has not ended in time")
+                raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions:
             values = [part.value if part.error is None else part.error for part in self._parts]
@@ -160,7 +160,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Wait for the end, and give the exception if there was one."""
         if self._final is _UNKNOWN:
             if not self.wait(timeout):
-                raise _TimedOut(f"{self!r} has not ended in time")
+                raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if isinstance(self._error, concurrent.futures.CancelledError):
             raise self._error

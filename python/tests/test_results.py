@@ -110,14 +110,14 @@ def test_048_results_by_engine(rc, view, lview):
     busy.cancel()
 
 
-def test_049_metadata_before_and_after(rc, view):
-    gates = view.apply_async(sleep)
+def test_049_metadata_before_and_after(rc, view, gate):
+    view.apply_async(gate.wait)
     result = view.apply_async(int)
     assert result.completed == [None] * 4
     assert result.started == [None] * 4
     assert result.status == [None] * 4
     assert rc[0].apply_async(int).completed is None
-    gates.cancel()
+    gate.open()
     result.get(60)
     for name in ("submitted", "started", "completed", "received"):
         times = getattr(result, name)
@@ -428,14 +428,15 @@ def test_059_interactive_waits_return_at_the_first_exception(view, capsys):
     result.cancel()
 
 
-def test_059_progress_goes_from_nothing_to_all(rc, view, lview):
-    gates = view.apply_async(sleep)
+def test_059_progress_goes_from_nothing_to_all(rc, view, lview, gate):
+    held = view.apply_async(gate.wait)
     result, mapped = view.apply_async(int), lview.map_async(int, range(7))
     assert result.progress == 0
     assert mapped.progress == 0
-    for n, part in enumerate(gates.split()):
-        part.cancel()
-        assert result.split()[n].wait(60)
+    assert held.progress == 0
+    gate.open()
+    for n, part in enumerate(result.split()):
+        assert part.wait(60)
         assert result.progress >= n + 1
     assert result.progress == len(result) == 4
     mapped.get(60)
