@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from furlong import _furlong
-from furlong._remote import Reference
+from furlong._remote import EngineFunction, Reference
 from furlong.errors import PicklingError
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -44,7 +44,7 @@ class _PlainPickler(pickle.Pickler):
         if kind is types.FunctionType or issubclass(kind, type):
             if goes_by_value(obj):
                 raise _NeedsCodeError
-        elif kind is types.ModuleType:
+        elif kind is types.ModuleType or kind is EngineFunction:
             raise _NeedsCodeError
         elif kind is memoryview:
             return _reduce_memoryview(obj)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import furlong
-from furlong import CompositeError, Reference, RemoteError
+from furlong import CompositeError, Reference, RemoteError, _pickling, _remote
 
 Point = collections.namedtuple("Point", ["x", "y"])
 OFFSET = 100
@@ -513,3 +513,10 @@ def test_errors_of_calls_are_of_both_kinds(rc):
     assert isinstance(caught.value, KeyError)
     with pytest.raises(KeyError):
         rc[0].apply_sync(lambda: {}["missing"])
+
+
+def test_a_function_with_the_engines_globals_is_known_to_hold_code_of_this_version() -> None:
+    # An engine of another version would run what is no code there, and die of it.
+    for function in (_remote.EngineFunction(lambda: 1), {"f": _remote.EngineFunction(lambda: 1)}):
+        _, has_code = _pickling.dumps(function)
+        assert has_code
