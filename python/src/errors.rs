@@ -17,6 +17,7 @@ pub fn raise(py: Python<'_>, class: &str, text: String) -> PyErr {
 pub fn connect_error(py: Python<'_>, error: &ConnectError) -> PyErr {
     let class = match error {
         ConnectError::NoCapability(_) => "CapabilityNotFound",
+        ConnectError::CapabilityFile(_) if error.is_transient() => "CapabilityNotFound",
         ConnectError::Dial(error) if error.is_transient() => "ConnectionFailed",
         _ => "ConnectionRefused",
     };
