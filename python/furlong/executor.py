@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ class ViewExecutor(concurrent.futures.Executor):
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._results: weakref.WeakSet[AsyncResult] = weakref.WeakSet()
+        # What has not ended, and a few that have.
+        self._results: collections.deque[AsyncResult] = collections.deque()
         self._is_shut = False
 
     @property
@@ -37,7 +38,9 @@ class ViewExecutor(concurrent.futures.Executor):
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
         result = self.view.apply_async(fn, *args, **kwargs)
-        self._results.add(result)
+        self._results.append(result)
+        while self._results and self._results[0].done():
+            self._results.popleft()
         return result
 
     def map(
