@@ -107,6 +107,17 @@ def goes_by_value(obj: Any) -> bool:
     return "<locals>" in name or "<lambda>" in name
 
 
+def is_own_source(module: types.ModuleType) -> bool:
+    """Whether a module is the user's own, and in Python, so that it goes by value as a whole."""
+    file = getattr(module, "__file__", None)
+    return module.__name__ != "__main__" and file is not None and file.endswith(".py") and ships(module.__name__)
+
+
+def _variables_of(module: types.ModuleType) -> dict[str, Any]:
+    of_import = ("__builtins__", "__cached__", "__loader__", "__spec__")
+    return {name: value for name, value in vars(module).items() if name not in of_import}
+
+
 _code_lock = threading.RLock()
 
 
@@ -133,6 +144,9 @@ def _code_pickler() -> Any:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is memoryview:
                 return _reduce_memoryview(obj)
+            if isinstance(obj, types.ModuleType) and is_own_source(obj):
+                # What it holds is set afterwards, since it may hold itself.
+                return types.ModuleType, (obj.__name__, obj.__doc__), _variables_of(obj)
             if isinstance(obj, (types.FunctionType, type)):
                 self._note_module(obj.__module__)
             return super().reducer_override(obj)
@@ -235,7 +249,7 @@ def loads(buffers: Sequence[Any], writable: bool = False) -> Any:
 
 _Check = tuple[dict[str, Any], str, Any]
 _MISSING = object()
-_ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType, types.BuiltinFunctionType)
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), types.BuiltinFunctionType)
 
 
 class _Known:
@@ -284,6 +298,8 @@ class _Known:
             return True
         if isinstance(value, tuple):
             return all(self._is_steady(item, seen) for item in value)
+        if isinstance(value, types.ModuleType):
+            return not is_own_source(value)
         if isinstance(value, types.FunctionType):
             return self._look_at(value, seen) if goes_by_value(value) else True
         return isinstance(value, type) and not goes_by_value(value)

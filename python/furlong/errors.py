@@ -331,7 +331,10 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
         RemoteError.__init__(self, *args)
 
     def new(cls: type[RemoteError], *args: Any) -> RemoteError:
-        made: RemoteError = original.__new__(cls)
+        try:
+            made: RemoteError = original.__new__(cls)
+        except TypeError:  # `MemoryError` makes nothing but its own kind
+            made = Exception.__new__(cls)
         made.args = args
         return made
 
