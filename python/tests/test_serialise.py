@@ -32,6 +32,8 @@ def shadowed(x):
 
 @dataclasses.dataclass
 class Point:
+    """A data class, which goes by value."""
+
     x: int
     y: list = dataclasses.field(default_factory=list)
 
@@ -40,11 +42,15 @@ class Point:
 
 
 class Shape(abc.ABC):
+    """An abstract class."""
+
     @abc.abstractmethod
     def area(self): ...
 
 
 class Square(Shape):
+    """A class with all kinds of methods."""
+
     sides = 4
 
     def __init__(self, side):
@@ -67,11 +73,15 @@ class Square(Shape):
 
 
 class Color(enum.Enum):
+    """An enumeration."""
+
     RED = 1
     BLUE = "b"
 
 
 class Slots:
+    """A class without a dictionary."""
+
     __slots__ = ("a",)
 
     def __init__(self, a):
