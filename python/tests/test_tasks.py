@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from conftest import eventually
 
 import furlong
 from furlong import (
@@ -31,11 +32,28 @@ def where():
 
 
 def hold(rc, gate):
-    """Keep all engines busy until the gate opens; they are busy when this returns."""
-    held = rc[:].execute("print('held', flush=True)\n" + gate.code)
-    for part in held._parts:
-        assert part.task.output().next(60) is not None
+    """Keep all engines busy until the gate opens; the broker knows that they are when this returns."""
+    held = rc[:].execute(gate.code)
+    wanted = set(held.msg_ids)
+
+    def is_running():
+        return wanted <= {record["id"] for record in rc.records(ended=False) if record["phase"] == "running"}
+
+    eventually(is_running)
     return held
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the broker learns some milliseconds late that a task has begun, so what runs is taken for what waits; "
+    "no message ends only what has not begun",
+)
+def test_073_what_has_just_begun_goes_on(rc):
+    for _ in range(30):
+        begun = rc[0].execute("print('on', flush=True)\nimport time\ntime.sleep(0.2)")
+        assert begun._parts[0].task.output().next(60) is not None
+        rc.abort(begun)
+        begun.get(60)
 
 
 def test_073_what_is_queued_is_taken_back_and_what_runs_goes_on(rc, view, gate):
