@@ -281,8 +281,7 @@ class _Known:
         seen.add(id(function))
         self._parts.append((weakref.ref(function), _parts_of(function)))
         values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        if function.__dict__ or function.__annotations__:
-            return False
+        values += [*function.__dict__.values(), *function.__annotations__.values()]
         for cell in function.__closure__ or ():
             value = _content(cell)
             self._cells.append((cell, value))
