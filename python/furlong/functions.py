@@ -42,8 +42,7 @@ class RemoteFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it on the engines."""
         block = self.view.block if self.block is None else self.block
-        with self.view.temp_flags(**self.flags):
-            return self.view._apply(self.func, args, kwargs, block)
+        return self.view._with(self.flags)._apply(self.func, args, kwargs, block)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.__name__}>"  # type: ignore[attr-defined]
@@ -86,24 +85,21 @@ class ParallelFunction(RemoteFunction):
         if not columns:
             raise TypeError("a parallel function takes at least one sequence")
         count = len(columns[0])  # type: ignore[arg-type]
-        if isinstance(self.view, DirectView):
-            engines = self.view._engines(None)
+        view = self.view._with(self.flags)
+        if isinstance(view, DirectView):
+            engines = view._engines(None)
             many = len(engines)
         else:
             engines = []
-            size = self.chunksize or max(1, -(-count // max(1, len(self.view) * 2)))  # type: ignore[arg-type]
+            size = self.chunksize or max(1, -(-count // max(1, len(view) * 2)))
             many = max(1, -(-count // size))
         dealt = [deal(column, many, self.dist) for column in columns]
         parts: list[Any] = []
-        with self.view.temp_flags(**self.flags):
-            for at in range(many):
-                chunk = [part[at] for part in dealt]
-                if not len(chunk[0]):
-                    continue
-                view: Any = self.view
-                if engines:
-                    view = view._on(engines[at])
-                parts += view._apply(self.func, chunk, {}, False)._parts
+        for at in range(many):
+            chunk = [part[at] for part in dealt]
+            if len(chunk[0]):
+                one = view._on(engines[at]) if engines else view
+                parts += one._apply(self.func, chunk, {}, False)._parts
         result = AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
         return self.view._finish(result, self.block)
 
@@ -113,6 +109,4 @@ class ParallelFunction(RemoteFunction):
             return self.view.map(
                 self.func, *sequences, block=self.block, chunksize=self.chunksize, ordered=self.ordered, **self.flags
             )
-        view: Any = self.view
-        with view.temp_flags(**self.flags):
-            return view.map(self.func, *sequences, block=self.block)
+        return self.view._with(self.flags).map(self.func, *sequences, block=self.block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,10 @@ class View:
             yield self
         finally:
             self.set_flags(**before)
+
+    def _with(self, flags: Mapping[str, Any]) -> Any:
+        """Give the same view with other flags, for one call: other threads may be using this one."""
+        return copy.copy(self).set_flags(**flags) if flags else self
 
     def use_cloudpickle(self) -> None:
         """Send functions with the globals that they have here; so it is from the beginning."""
@@ -393,8 +398,7 @@ class LoadBalancedView(View):
         """
         from furlong.maps import map_balanced
 
-        with self.temp_flags(**flags):
-            result = map_balanced(self, f, sequences, chunksize, ordered, return_exceptions, label)
+        result = map_balanced(self._with(flags), f, sequences, chunksize, ordered, return_exceptions, label)
         return self._finish(result, block)
 
     def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:

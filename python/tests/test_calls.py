@@ -459,6 +459,28 @@ def test_threads_share_a_view_whose_flags_change(rc):
         assert all(found == [0] * 50 for found in pool.map(lambda f: f(0), [work, flags, work, work]))
 
 
+def test_flags_of_one_call_are_not_those_of_other_threads(rc):
+    lview = rc.load_balanced_view()
+    decorated = furlong.remote(lview, block=True, label="decorated")(lambda: 1)
+    seen = []
+
+    def labelled(thread):
+        for _ in range(30):
+            assert decorated() == 1
+            assert lview.map_sync(abs, range(2), priority=3) == [0, 1]
+
+    def plain(thread):
+        for _ in range(100):
+            result = lview.apply_async(int)
+            seen.append(result.label)
+            assert result.get() == 0
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda f: f(0), [labelled, plain, labelled, plain]))
+    assert set(seen) == {None}
+    assert (lview.label, lview.priority) == (None, 0)
+
+
 def test_recursion_and_mutual_recursion(rc):
     def even(n):
         return True if n == 0 else odd(n - 1)

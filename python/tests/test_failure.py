@@ -73,6 +73,11 @@ def test_088_an_engine_that_dies_in_a_call_on_several(apart):
         apart[2]
 
 
+def test_088_an_engine_that_died_is_gone_within_five_seconds(apart):
+    kill_engine(apart, 2)
+    eventually(lambda: 2 not in apart.ids, 5)
+
+
 def test_088_a_view_that_is_older_than_the_death(apart):
     old, everywhere = apart[:], apart.direct_view("all")
     kill_engine(apart, 0)
