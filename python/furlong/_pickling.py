@@ -18,7 +18,7 @@ import sysconfig
 import threading
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,17 @@ def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
     return buffers, True
 
 
+def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], bool]:
+    """Pickle the arguments of a call, like `dumps`."""
+    if not kwargs and _PLAIN.issuperset(map(type, args)):
+        return [pickle.dumps((args, kwargs), 5)], False
+    return dumps((args, kwargs))
+
+
+# Types of arguments that need no look.
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
+
+
 def _described(value: Any, what: str, error: Exception) -> PicklingError:
     from furlong import _paths
 
@@ -256,8 +267,7 @@ class _Known:
     """A function that was pickled, and what must be as it was for the pickle to be right still."""
 
     def __init__(self, function: types.FunctionType, made: _furlong.Function, has_code: bool) -> None:
-        self.made = made
-        self.has_code = has_code
+        self.answer = (made, has_code)
         self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
         self._globals: list[_Check] = []
         self._cells: list[tuple[types.CellType, Any]] = []
@@ -337,18 +347,25 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
         Whether it goes by value.
     """
     kind = type(function)
-    if kind is types.FunctionType:
-        known = _functions.get(function)
-        if known is not None and known.is_right():
-            return known.made, known.has_code
+    known = known_of(function)
+    if known is not None:
+        return known
     blob, has_code = _dump_function(function)
     kept = not isinstance(function, Reference)
     made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
     if kind is types.FunctionType:
-        known = _Known(function, made, has_code)  # type: ignore[arg-type]
-        if known.is_lasting:
-            _functions[function] = known
+        noted = _Known(function, made, has_code)  # type: ignore[arg-type]
+        if noted.is_lasting:
+            _functions[function] = noted
     return made, has_code
+
+
+def known_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool] | None:
+    """Give what `function_of` would, if it need not pickle."""
+    if type(function) is not types.FunctionType:
+        return None
+    known = _functions.get(function)
+    return known.answer if known is not None and known.is_right() else None
 
 
 _mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
@@ -359,7 +376,7 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
     if type(f) is types.FunctionType:
         known = _mapped.get(f, {}).get(return_exceptions)
         if known is not None and known.is_right():
-            return known.made, known.has_code
+            return known.answer
     blob, has_code = _dump_function(wrap(f, return_exceptions))
     kept = not isinstance(f, Reference)
     made = _furlong.Function.pickled(name_of(f), blob, PYTHON, has_code, support(), kept)

@@ -19,7 +19,7 @@ from furlong.direct import DirectView
 from furlong.records import PHASES, Fetched, History, hex_of, whole_id
 from furlong.results import AsyncResult
 from furlong.targets import chosen_of
-from furlong.views import LoadBalancedView
+from furlong.views import Again, LoadBalancedView
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
@@ -71,7 +71,8 @@ class Client:
             raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
         path = None if connection_info is None else Path(connection_info).expanduser()
         self._session = _furlong.Session.connect(path, name, timeout)
-        self._results: weakref.WeakValueDictionary[str, AsyncResult] = weakref.WeakValueDictionary()
+        # The results that somebody holds.
+        self._held: set[weakref.ref[AsyncResult]] = set()
         self._uuids: dict[int, str] = {}
         self._closed = False
         _dispatch.close_at_exit(self)
@@ -282,7 +283,7 @@ class Client:
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
             unfinished = self.outstanding
-            seen = {id(result): result for key, result in list(self._results.items()) if key in unfinished}
+            seen = {id(result): result for key, result in self._results().items() if key in unfinished}
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
             jobs = [jobs]
@@ -342,7 +343,7 @@ class Client:
                 made.wait(timeout)
             return made
         key = self._id_of(-1 if jobs is None else jobs)
-        result = self._results.get(key)
+        result = self._results().get(key)
         if result is None:
             result = Fetched(self, key)
         elif len(result._parts) > 1 and isinstance(jobs, str):
@@ -502,9 +503,9 @@ class Client:
             raise KeyError(str(error)) from error
         again = []
         for result in wanted:
-            if not isinstance(result, AsyncResult) or any(part.again is None for part in result._parts):
+            if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
                 raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
-            again += [part.again() for part in result._parts if part.again is not None]
+            again += [Again(*part.call)() for part in result._parts if part.call is not None]
         made = again[0] if len(again) == 1 else AsyncResult.join(*again)
         if block:
             made.wait()
@@ -532,14 +533,13 @@ class Client:
         RuntimeError
             If one has not ended.
         """
-        chosen = list(self._results.values()) if jobs == "all" else self._futures(jobs)
+        chosen = list(self._results().values()) if jobs == "all" else self._futures(jobs)
         for result in chosen:
             if not result.done():
                 raise RuntimeError(f"{result!r} has not ended; wait for it, or cancel it")
         for result in chosen:
             if isinstance(result, AsyncResult):
-                for key in result.msg_ids:
-                    self._results.pop(key, None)
+                self._held.discard(weakref.ref(result))
 
     def purge_everything(self) -> None:
         """Forget all results, here and at the broker."""
@@ -549,8 +549,12 @@ class Client:
     # Bookkeeping.
 
     def _note(self, result: AsyncResult) -> None:
-        for part in result._parts:
-            self._results[part.task.id] = result
+        self._held.add(weakref.ref(result, self._held.discard))
+
+    def _results(self) -> dict[str, AsyncResult]:
+        """Give the results that somebody holds, by the ids of their tasks."""
+        held = [reference() for reference in self._held.copy()]
+        return {part.task.id: result for result in held if result is not None for part in result._parts}
 
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:

@@ -14,7 +14,7 @@ from furlong._remote import OnEngine, is_interactive
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
 from furlong.results import AsyncMapResult, AsyncResult
-from furlong.views import Again, View, in_engine_namespace
+from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -76,15 +76,15 @@ class DirectView(View):
         options = self._task_options(abort, about.label)
         session = self.client._session
         tasks = session.submit_to(engines, function, codec, data, options, has_code)
-        result = AsyncResult([Part(task, about, decode) for task in tasks], self._is_single(targets))
+        call = (self, function, codec, data, about, has_code, decode, options)
+        parts = [Part(task, about, decode, (*call, task.engine)) for task in tasks]
+        result = AsyncResult(parts, self._is_single(targets))
         self.client._note(result)
-        for part in result._parts:
-            part.again = Again(self, function, codec, data, about, has_code, decode, options, part.task.engine)
         return result
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         function, has_code = self._prepared(f)
-        data, args_have_code = _pickling.dumps((args, kwargs))
+        data, args_have_code = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
         result = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
         return self._finish(result, block)

@@ -16,7 +16,6 @@ from furlong.displays import ExecuteReply
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.connection import Client
-    from furlong.results import AsyncResult
 
 __all__ = ["METADATA", "About", "BalancedPart", "Part", "as_ended", "error_of", "left_of", "limit_of", "value_of"]
 
@@ -66,7 +65,8 @@ class Part:
     __slots__ = (
         "_lock",
         "about",
-        "again",
+        "began",
+        "call",
         "decode",
         "error",
         "is_settled",
@@ -77,11 +77,14 @@ class Part:
         "writable",
     )
 
-    def __init__(self, task: _furlong.Task, about: About, decode: Decode | None = None) -> None:
+    def __init__(
+        self, task: _furlong.Task, about: About, decode: Decode | None = None, call: Call | None = None
+    ) -> None:
         self.task = task
         self.about = about
         self.decode = decode
-        self.again: Callable[[], AsyncResult] | None = None
+        self.call = call
+        self.began = time.time()
         self.outcome: _furlong.Outcome | None = None
         self.value: Any = None
         self.error: errors.FurlongError | None = None
@@ -145,7 +148,7 @@ class Part:
     def submitted(self) -> float:
         """When the broker got it; if that is not known, when it was made."""
         known = 0 if self.outcome is None else self.outcome.times[0]
-        return known / 1e6 if known else self.about.began
+        return known / 1e6 if known else self.began
 
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""
@@ -162,18 +165,11 @@ class Part:
 class BalancedPart(Part):
     """A task of the shared queue, which tries another engine where its own code says that this one does not fit."""
 
-    __slots__ = ("_elsewhere", "_tried")
+    __slots__ = ("_tried",)
 
-    def __init__(
-        self,
-        task: _furlong.Task,
-        about: About,
-        decode: Decode | None,
-        elsewhere: Callable[[set[int]], _furlong.Task | None],
-    ) -> None:
-        super().__init__(task, about, decode)
-        self._elsewhere = elsewhere
-        self._tried: set[int] = set()
+    def __init__(self, task: _furlong.Task, about: About, decode: Decode | None, call: Call) -> None:
+        super().__init__(task, about, decode, call)
+        self._tried: set[int] | None = None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
@@ -211,13 +207,17 @@ class BalancedPart(Part):
             outcome = self.task.take()
             remote = None if outcome is None or outcome.ok else outcome.remote
             if outcome is not None and remote is not None and remote[0] == UNMET and outcome.engine is not None:
-                self._tried.add(outcome.engine)
-                task = self._elsewhere(self._tried)
+                from furlong.views import Again
+
+                tried = self._tried = self._tried or set()
+                tried.add(outcome.engine)
+                assert self.call is not None
+                task = Again(*self.call).elsewhere(tried)
                 if task is not None:
                     self.task = task
                     return
                 where = self._where(outcome.engine)
-                text = f"no engine is left to try; {sorted(self._tried)} did not fit: {remote[1]}"
+                text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
                 self.error = errors.ImpossibleDependency("ImpossibleDependency", text, remote[2], where)
             self.outcome = outcome
 
@@ -226,12 +226,14 @@ class BalancedPart(Part):
 UNMET = "furlong.errors.UnmetDependency"
 
 Decode = Callable[[Part, "_furlong.Outcome"], Any]
+# What `views.Again` is made of.
+Call = tuple[Any, ...]
 
 
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "began", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner", "writable")
 
     def __init__(
         self,
@@ -247,7 +249,6 @@ class About:
         writable: bool = False,
     ) -> None:
         self.client = client
-        self.began = time.time()
         self.name = name
         self.method = method
         self.label = label

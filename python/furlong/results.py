@@ -66,6 +66,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """
         deadline = limit_of(timeout)
         if return_when in (None, ALL_COMPLETED):
+            if len(self._parts) == 1:
+                return self._parts[0].wait(left_of(deadline))
             return all(part.wait(left_of(deadline)) for part in self._parts)
         if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
             raise ValueError(
@@ -374,7 +376,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Seconds from the submit to the end, or to now."""
         if self.done():
             return self.wall_time
-        return time.time() - self._parts[0].about.began
+        return time.time() - self._parts[0].began
 
     @property
     def serial_time(self) -> float:

@@ -82,6 +82,7 @@ class View:
 
     def __init__(self, client: Client, **flags: Any) -> None:
         object.__setattr__(self, "_options", None)
+        object.__setattr__(self, "_abouts", {})
         self.client = client
         self._cloudpickle = True
         for name, value in _FLAGS.items():
@@ -90,8 +91,9 @@ class View:
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        if name in _TASK_FLAGS:
+        if name in _FLAGS:
             object.__setattr__(self, "_options", None)
+            object.__setattr__(self, "_abouts", {})
 
     def set_flags(self, **flags: Any) -> Any:
         """Set flags, and give the view itself.
@@ -161,19 +163,29 @@ class View:
         return _furlong.Options(retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags)
 
     def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> About:
-        return About(
-            self.client,
-            name,
-            method,
-            label=label or self.label,
-            after=self.after,
-            follow=self.follow,
-            code=code,
-            writable=self.writable,
-        )
+        known: dict[Any, About] = self._abouts  # type: ignore[attr-defined]
+        about = known.get(name) if method == "apply" and label is None else None
+        if about is None:
+            about = About(
+                self.client,
+                name,
+                method,
+                label=label or self.label,
+                after=self.after,
+                follow=self.follow,
+                code=code,
+                writable=self.writable,
+            )
+            if method == "apply" and label is None:
+                known[name] = about
+        return about
 
     def _prepared(self, f: Any) -> tuple[_furlong.Function, bool]:
         """Give a function as sessions submit it, and whether it holds code."""
+        if self._cloudpickle and not is_interactive(f):
+            known = _pickling.known_of(f)
+            if known is not None:
+                return known
         from furlong.native import NativeFunction
 
         if isinstance(f, NativeFunction):
@@ -300,8 +312,8 @@ class Again:
             task = client._session.submit(*call)
         else:
             (task,) = client._session.submit_to([self.engine], *call)
-        part = Part(task, self.about, self.decode)
-        part.again = self
+        call = (self.view, *(getattr(self, name) for name in ("function", "codec", "data", "about", "has_code")))
+        part = Part(task, self.about, self.decode, (*call, self.decode, self.options, self.engine))
         result = AsyncResult([part], True)
         client._note(result)
         return result
@@ -340,10 +352,9 @@ class LoadBalancedView(View):
             task = session.submit(function, codec, data, options, has_code)
         else:
             (task,) = session.submit_to([self._least_loaded()], function, codec, data, options, has_code)
-        again = Again(self, function, codec, data, about, has_code, decode, options, task.engine)
-        part = BalancedPart(task, about, decode, again.elsewhere)
-        part.again = again
-        return part
+        engine = None if self.targets is None else task.engine
+        call = (self, function, codec, data, about, has_code, decode, options, engine)
+        return BalancedPart(task, about, decode, call)
 
     def _least_loaded(self) -> int:
         """Choose one of the view's engines: in turn."""
@@ -358,7 +369,7 @@ class LoadBalancedView(View):
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         function, has_code = self._prepared(f)
-        data, args_have_code = _pickling.dumps((args, kwargs))
+        data, args_have_code = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
         part = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
         result = AsyncResult((part,), True)
