@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, errors
 from furlong.direct import DirectView
-from furlong.records import PHASES, Fetched, History, hex_of, whole_id
+from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
 from furlong.results import AsyncResult
 from furlong.targets import chosen_of
 from furlong.views import Again, LoadBalancedView
@@ -270,7 +270,8 @@ class Client:
                     return False
             elif not concurrent.futures.wait([future], left).done:
                 return False
-        return True
+        # Results that nobody holds are still waited for.
+        return jobs is not None or wait_for_ids(self._session, self.outstanding, deadline)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from furlong.results import AsyncResult
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["PHASES", "Fetched", "History", "hex_of", "whole_id"]
+__all__ = ["PHASES", "Fetched", "History", "hex_of", "wait_for_ids", "whole_id"]
 
 # Where a task stands, by the numbers of the protocol.
 PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
@@ -128,3 +129,17 @@ def whole_id(record_id: Any) -> str:
     if not isinstance(session, str):
         session = bytes(session).hex()
     return f"{session}:{n}"
+
+
+def wait_for_ids(session: _furlong.Session, ids: set[str], deadline: float | None) -> bool:
+    """Wait for tasks of a session by their ids; whether they have ended by that time of the monotonic clock."""
+    if ids:
+        session.flush()  # the broker is to know them
+    for key in ids:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            if session.fetch(key, True, left) is None:
+                return False
+        except errors.RequestRefused:
+            continue  # it has ended, and is not kept
+    return True

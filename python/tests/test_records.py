@@ -208,6 +208,20 @@ def test_087_labels_find_tasks(rc, view, lview):
     assert direct.label == ["direct one"] * 4
 
 
+def test_all_that_is_outstanding_is_waited_for_also_what_nobody_holds(rc, view, gate):
+    held = view.apply_async(gate.wait)
+    for n in range(4):
+        rc[n].apply_async(gate.wait)
+    view.push({"a": 1}, block=False)
+    del held
+    assert rc.wait(timeout=0.05) is False
+    assert rc.outstanding
+    gate.open()
+    assert rc.wait(timeout=60) is True
+    assert rc.outstanding == set()
+    assert rc.wait(timeout=0) is True
+
+
 def test_records_are_plain_data(rc, lview):
     result = lview.apply_async(int)
     result.get()
