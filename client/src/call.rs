@@ -475,6 +475,9 @@ mod tests {
         let parts = PickledDefinition { blob: long.blob().clone(), support: "text".into() };
         assert_eq!(PickledDefinition::decode(&source), Ok(parts));
         assert_eq!(pickled(call).blob, None);
+        let often = prepare(function(3).defined());
+        assert_eq!(often.definition.as_ref().unwrap().source[8..], b"ppptext"[..]);
+        assert_eq!(pickled(often).blob, None);
         assert!(prepare(PickledFunction::new("f", "p", (3, 12))).definition.is_none());
         assert_eq!(pickled(prepare(function(3).kept(false))).hash, None);
     }

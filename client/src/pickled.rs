@@ -39,6 +39,7 @@ pub struct PickledFunction {
     python: (u8, u8),
     has_code: bool,
     is_kept: bool,
+    is_defined: bool,
     support: Option<PickleSupport>,
     definition: OnceLock<Option<Arc<Definition>>>,
 }
@@ -62,8 +63,8 @@ impl PickledFunction {
     pub fn new(name: impl Into<String>, blob: impl Into<Bytes>, python: (u8, u8)) -> Self {
         let blob = blob.into();
         let digest = digest(&[&blob]);
-        let (has_code, is_kept, support) = (false, true, None);
-        Self { name: name.into(), blob, digest, python, has_code, is_kept, support, definition: OnceLock::new() }
+        let (name, has_code, is_kept, is_defined, support) = (name.into(), false, true, false, None);
+        Self { name, blob, digest, python, has_code, is_kept, is_defined, support, definition: OnceLock::new() }
     }
 
     /// Whether the pickle holds functions or classes by value. An engine whose Python is of another major or minor
@@ -90,6 +91,14 @@ impl PickledFunction {
         self
     }
 
+    /// Defines it once a session although it is short: for one that is called often.
+    #[must_use]
+    pub fn defined(mut self) -> Self {
+        self.is_defined = true;
+        self.definition = OnceLock::new();
+        self
+    }
+
     /// The function's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -106,7 +115,7 @@ impl PickledFunction {
     }
 
     fn is_inline(&self) -> bool {
-        self.blob.len() <= BLOB_INLINE_BYTES_MAX
+        !self.is_defined && self.blob.len() <= BLOB_INLINE_BYTES_MAX
     }
 
     /// What is defined once a session: the function where it is long, and the support.

@@ -1,6 +1,7 @@
 //! What to run.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use furlong_client::{CallSpec, Function as ClientFunction, PickleSupport, PickledFunction, Runtime};
 use pyo3::prelude::*;
@@ -25,16 +26,29 @@ impl Support {
 #[derive(Debug)]
 pub struct Function {
     call: CallSpec,
+    /// For the second call and later ones.
+    often: Option<CallSpec>,
+    was_called: AtomicBool,
 }
+
+/// A pickle that is longer is sent once a session from the second call on.
+const SHORT_BYTES: usize = 128;
 
 impl Function {
     /// A call of it, without arguments.
     pub fn call(&self) -> CallSpec {
-        self.call.clone()
+        match &self.often {
+            Some(often) if self.was_called.swap(true, Ordering::Relaxed) => often.clone(),
+            _ => self.call.clone(),
+        }
     }
 
     fn of(function: ClientFunction) -> Self {
-        Self { call: CallSpec::new(Runtime::Python, function) }
+        Self::once(CallSpec::new(Runtime::Python, function))
+    }
+
+    fn once(call: CallSpec) -> Self {
+        Self { call, often: None, was_called: AtomicBool::new(false) }
     }
 }
 
@@ -47,19 +61,20 @@ impl Function {
     fn pickled(name: String, blob: &[u8], python: (u8, u8), has_code: bool, support: &Support, kept: bool) -> Self {
         let function = PickledFunction::new(name, blob.to_vec(), python);
         let function = function.has_code(has_code).kept(kept).support(&support.support);
-        Self { call: CallSpec::pickled(Arc::new(function)) }
+        let often = (blob.len() > SHORT_BYTES && kept).then(|| CallSpec::pickled(Arc::new(function.clone().defined())));
+        Self { often, ..Self::once(CallSpec::pickled(Arc::new(function))) }
     }
 
     /// A Python function that the engine finds as `module:name`.
     #[staticmethod]
     fn named(name: String) -> Self {
-        Self { call: CallSpec::python(name) }
+        Self::once(CallSpec::python(name))
     }
 
     /// A Rust function that the engine has registered.
     #[staticmethod]
     fn native(name: String) -> Self {
-        Self { call: CallSpec::native(name) }
+        Self::once(CallSpec::native(name))
     }
 
     /// Code to execute in the namespace.
@@ -101,6 +116,6 @@ impl Function {
     /// A program to run, with its arguments.
     #[staticmethod]
     fn command(argv: Vec<String>) -> Self {
-        Self { call: CallSpec::command(argv) }
+        Self::once(CallSpec::command(argv))
     }
 }
