@@ -455,15 +455,15 @@ def test_labels_of_engines_that_nobody_has_wait(rc, lview):
 def test_priorities_go_first(rc, gate):
     held = hold(rc, gate)
     some = rc.load_balanced_view()
-    low = [some.apply_async(int) for _ in range(100)]
+    low = [some.apply_async(int) for _ in range(500)]
     some.priority = 5
-    high = [some.apply_async(int) for _ in range(100)]
+    high = [some.apply_async(int) for _ in range(500)]
     gate.open()
     held.get(60)
     assert rc.wait(low + high, timeout=60)
     # Engines have a few tasks ahead, which stay where they are.
-    middle = sorted(result.started for result in low + high)[100]
-    assert sum(result.started < middle for result in high) > 70
+    middle = sorted(result.started for result in low + high)[500]
+    assert sum(result.started < middle for result in high) > 300
 
 
 def test_a_view_of_some_engines_uses_those_only(rc):
