@@ -18,7 +18,6 @@ from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
     from furlong.connection import Client
-    from furlong.maps import LazyMapIterator
 
 __all__ = ["DirectView"]
 
@@ -259,6 +258,7 @@ class DirectView(View):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         label: str | None = None,
+        **flags: Any,
     ) -> Any:
         """Call a function with each item: one contiguous chunk for each engine.
 
@@ -270,6 +270,8 @@ class DirectView(View):
             Its arguments; the shortest says how many calls there are.
         return_exceptions : bool
             Put exceptions in the place of values.
+        **flags
+            Flags of the view, for this map.
 
         Returns
         -------
@@ -282,29 +284,7 @@ class DirectView(View):
             warnings.warn(
                 "a direct map makes one chunk for each engine; `chunksize` is ignored", UserWarning, stacklevel=2
             )
-        return self._finish(map_direct(self, f, sequences, return_exceptions, label), block)
-
-    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
-        """Map, and give the `AsyncMapResult` at once."""
-        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
-        return result
-
-    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
-        """Map, and wait for the values."""
-        return self.map(f, *sequences, **{**options, "block": True})
-
-    def imap(
-        self,
-        f: Callable[..., Any],
-        *sequences: Iterable[Any],
-        ordered: bool = True,
-        max_outstanding: int | str = "auto",
-        return_exceptions: bool = False,
-    ) -> LazyMapIterator:
-        """Map lazily over these engines. See `LoadBalancedView.imap`."""
-        from furlong.maps import LazyMapIterator
-
-        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+        return self._finish(map_direct(self._with(flags), f, sequences, return_exceptions, label), block)
 
     # Imports.
 

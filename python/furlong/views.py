@@ -14,7 +14,6 @@ from furlong.results import AsyncMapResult, AsyncResult
 
 if TYPE_CHECKING:
     from furlong.connection import Client
-    from furlong.dependencies import Dependency
     from furlong.maps import LazyMapIterator
 
 __all__ = ["LoadBalancedView", "View"]
@@ -216,6 +215,42 @@ class View:
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         raise NotImplementedError
 
+    def map(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Call a function with each item: see the views."""
+        raise NotImplementedError
+
+    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
+        """Map, and give the `AsyncMapResult` at once."""
+        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
+        return result
+
+    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
+        """Map, and wait for the values."""
+        return self.map(f, *sequences, **{**options, "block": True})
+
+    def imap(
+        self,
+        f: Callable[..., Any],
+        *sequences: Iterable[Any],
+        ordered: bool = True,
+        max_outstanding: int | str = "auto",
+        return_exceptions: bool = False,
+    ) -> LazyMapIterator:
+        """Map lazily: items are taken as results are, so that the input may be endless.
+
+        Parameters
+        ----------
+        ordered : bool
+            Give results in the items' order, or as they come.
+        max_outstanding : int or "auto"
+            Items that are submitted and not yet given; ``"auto"`` is the number of engines, 0 no bound.
+        return_exceptions : bool
+            Give exceptions in the place of values, and go on.
+        """
+        from furlong.maps import LazyMapIterator
+
+        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
+
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
         """Give a result, or its value; Ctrl-C gives the result instead of the value."""
         if not (self.block if block is None else block):
@@ -411,40 +446,3 @@ class LoadBalancedView(View):
 
         result = map_balanced(self._with(flags), f, sequences, chunksize, ordered, return_exceptions, label)
         return self._finish(result, block)
-
-    def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
-        """Map, and give the `AsyncMapResult` at once."""
-        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
-        return result
-
-    def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
-        """Map, and wait for the values."""
-        return self.map(f, *sequences, **{**options, "block": True})
-
-    def imap(
-        self,
-        f: Callable[..., Any],
-        *sequences: Iterable[Any],
-        ordered: bool = True,
-        max_outstanding: int | str = "auto",
-        return_exceptions: bool = False,
-    ) -> LazyMapIterator:
-        """Map lazily: items are taken as results are, so that the input may be endless.
-
-        Parameters
-        ----------
-        ordered : bool
-            Give results in the items' order, or as they come.
-        max_outstanding : int or "auto"
-            Items that are submitted and not yet given; ``"auto"`` is the number of engines, 0 no bound.
-        return_exceptions : bool
-            Give exceptions in the place of values, and go on.
-        """
-        from furlong.maps import LazyMapIterator
-
-        return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
-
-    def _condition(self, tasks: Any) -> Dependency:
-        from furlong.dependencies import Dependency
-
-        return Dependency(tasks)
