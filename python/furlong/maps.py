@@ -31,6 +31,8 @@ GROWTH = 16
 # Chunks that each engine has or will have next.
 CHUNKS_AHEAD = 3
 CHUNK_ITEMS_MAX = 65_536
+# Bytes of items, or of values, that a chunk has at most, unless one has more.
+CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def _is_array(value: Any) -> bool:
@@ -231,15 +233,15 @@ class _Feeder:
         self.is_cancelled = False
         self.failure: BaseException | None = None
         self._view = view
-        self._options = view._task_options(False, about.label)
         self._function, self._has_code, self._about = function, has_code, about
         self._columns, self._count = columns, count
         self._at = 0
         self._engines = max(1, len(view))
         self._fixed = chunk
         self._size = chunk or 1
+        # Bytes of an item, or of its value, as far as is known.
+        self._item_bytes = 1.0
         self._unfinished = 0
-        self._sizes: dict[str, int] = {}
 
     def start(self) -> None:
         """Submit the first chunks; the rest follows from the dispatcher's thread."""
@@ -262,11 +264,12 @@ class _Feeder:
             return self._fixed
         # What is left is shared evenly at last, so that engines end together.
         fair = -(-(self._count - self._at) // (self._engines * 2))
-        return max(1, min(self._size, fair, CHUNK_ITEMS_MAX))
+        return max(1, min(self._size, fair, CHUNK_ITEMS_MAX, int(CHUNK_BYTES / self._item_bytes)))
 
     def _submit(self, size: int) -> None:
         chunk = [column[self._at : self._at + size] for column in self._columns]
         data, args_have_code = _pickling.dumps((chunk, {}), "the items")
+        self._note_bytes(sum(len(buffer) for buffer in data), size)
         code = self._has_code or args_have_code
         part = self._view._submit(self._function, "pickle", data, self._about, has_code=code)
         self._at += size
@@ -280,12 +283,16 @@ class _Feeder:
             self._unfinished -= 1
             self.ended.append(part)
             if not self._fixed and part.outcome is not None and part.error is None:
+                self._note_bytes(part.outcome.nbytes, size)
                 self._adapt(part.outcome.times[3] / 1e6, size)
             self._feed()
 
+    def _note_bytes(self, nbytes: int, size: int) -> None:
+        self._item_bytes = max(self._item_bytes, nbytes / size)
+
     def _adapt(self, seconds: float, size: int) -> None:
         fitting = int(CHUNK_SECONDS / max(seconds / size, 1e-8))
-        self._size = max(1, min(fitting, size * GROWTH, max(self._size, size) * GROWTH))
+        self._size = max(1, min(fitting, max(self._size, size * GROWTH)))
 
     def cancel(self) -> None:
         """Submit nothing more."""

@@ -1,7 +1,8 @@
 //! Which engines are online, as the broker's events tell it.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Engines {
     state: Mutex<State>,
-    /// The connection is back after a cut: nobody told what happened meanwhile.
-    is_back: Notify,
+    /// The connection is back after a cut, when nobody told what happened meanwhile; or nobody looks any longer.
+    look: Notify,
+    is_left: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -38,14 +40,20 @@ impl Engines {
         // Before the question: what happens meanwhile is told twice rather than not at all.
         let events = client.subscribe()?;
         self.set(client.engines().await?);
-        // This keeps the connection; it ends with the client's `close`.
-        tokio::spawn(watch(Arc::downgrade(self), client.clone(), events));
+        // This keeps the connection, until `leave` or the client's `close`.
+        tokio::spawn(watch(Arc::clone(self), client.clone(), events));
         Ok(())
     }
 
     /// The connection is back after a cut.
     pub fn handle_back(&self) {
-        self.is_back.notify_one();
+        self.look.notify_one();
+    }
+
+    /// Nobody looks any longer: the connection is no longer kept for this.
+    pub fn leave(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
+        self.look.notify_one();
     }
 
     /// Their ids, sorted, and the version.
@@ -84,25 +92,25 @@ impl Engines {
 }
 
 /// Keeps the set right until the connection is over, or nobody looks any longer.
-async fn watch(engines: Weak<Engines>, client: Client, mut events: Events) {
-    while let Some(here) = engines.upgrade() {
+async fn watch(engines: Arc<Engines>, client: Client, mut events: Events) {
+    while !engines.is_left.load(Ordering::Relaxed) {
         let event = tokio::select! {
             event = events.next() => event,
-            () = here.is_back.notified() => Some(Err(EventsError::Missed(0))),
+            () = engines.look.notified() => Some(Err(EventsError::Missed(0))),
         };
         match event {
-            Some(Ok(Event::EngineOnline(id))) => here.change(|state| _ = state.online.insert(id)),
-            Some(Ok(Event::EngineOffline(id))) => here.change(|state| _ = state.online.remove(&id)),
+            Some(Ok(Event::EngineOnline(id))) => engines.change(|state| _ = state.online.insert(id)),
+            Some(Ok(Event::EngineOffline(id))) => engines.change(|state| _ = state.online.remove(&id)),
             Some(Ok(Event::EngineRestarted(..))) => {}
-            Some(Err(EventsError::Missed(_))) => ask_again(&here, &client).await,
-            Some(Err(EventsError::Disconnected(_))) | None => return here.change(|state| state.is_over = true),
+            Some(Err(EventsError::Missed(_))) => ask_again(&engines, &client).await,
+            Some(Err(EventsError::Disconnected(_))) | None => return engines.change(|state| state.is_over = true),
         }
     }
 }
 
 /// Asks which engines there are, as often as it takes.
 async fn ask_again(engines: &Engines, client: &Client) {
-    loop {
+    while !engines.is_left.load(Ordering::Relaxed) {
         match client.engines().await {
             Ok(online) => return engines.set(online),
             Err(ClientError::Disconnected(_)) => return,

@@ -54,6 +54,12 @@ impl Outcome {
         self.result.as_ref().ok().and_then(|result| result.header.codec()).map(Codec::as_str)
     }
 
+    /// Bytes of the value's buffers.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.result.as_ref().map_or(0, |result| result.data.iter().map(bytes::Bytes::len).sum())
+    }
+
     /// The value's buffers.
     fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let buffers = self.result.as_ref().map_or(&[][..], |result| &result.data);

@@ -32,6 +32,12 @@ struct Inner {
     engines: Arc<Engines>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.engines.leave();
+    }
+}
+
 #[pymethods]
 impl Session {
     /// Connects: by the capability file, else as the client's builder finds one. Waits so many seconds for file and

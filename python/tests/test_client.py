@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -195,3 +196,16 @@ def touch_and_sleep(folder: str) -> None:
 def process_of(_: int) -> int:
     time.sleep(0.01)
     return os.getpid()
+
+
+def test_a_client_that_nobody_holds_leaves(rc: furlong.Client, cluster: furlong.Cluster) -> None:
+    here = rc.status()["clients"]
+    other = furlong.Client(cluster=cluster)
+    result = other[0].apply_async(os.getpid)
+    assert rc.status()["clients"] == here + 1
+    del other
+    gc.collect()
+    assert result.get(SOON_SECONDS) > 0, "a result keeps its session"
+    del result
+    gc.collect()
+    eventually(lambda: rc.status()["clients"] == here)

@@ -179,7 +179,7 @@ def test_a_program_may_end_with_everything_open(cluster):
 
 def test_a_forked_process_says_that_it_has_no_client(cluster):
     code = """
-        import furlong, os, sys
+        import furlong, os, sys, threading
         rc = furlong.Client(sys.argv[1])
         assert rc[0].apply_sync(int) == 0
         pid = os.fork()
@@ -190,8 +190,9 @@ def test_a_forked_process_says_that_it_has_no_client(cluster):
                 print(type(error).__name__, error, flush=True)
             with furlong.Client(sys.argv[1]) as own:
                 print(own[0].apply_sync(abs, -3), flush=True)
-                own[0].apply_async(int).add_done_callback(lambda r: print("called back", flush=True))
-                own.wait()
+                called = threading.Event()
+                own[0].apply_async(int).add_done_callback(lambda r: called.set())
+                print("called back" if called.wait(30) else "not called", flush=True)
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         print(rc[0].apply_sync(abs, -4))
@@ -199,7 +200,7 @@ def test_a_forked_process_says_that_it_has_no_client(cluster):
     ended = run(code, cluster)
     assert ended.returncode == 0, ended.stderr
     assert "fork" in ended.stdout.splitlines()[0]
-    assert "3" in ended.stdout.splitlines()
+    assert ended.stdout.splitlines()[1:-1] == ["3", "called back"]
     assert ended.stdout.splitlines()[-1] == "4"
 
 

@@ -464,3 +464,11 @@ def test_003_any_index_is_that_engine_or_an_error(rc, index):
     else:
         with pytest.raises(IndexError):
             rc[index]
+
+
+def test_chunks_of_large_items_or_values_are_small(lview):
+    arrays = [np.zeros(1 << 20, dtype="u1") for _ in range(40)]
+    for result in (lview.map_async(len, arrays), lview.map_async(lambda n: bytes(1 << 20), range(40))):
+        result.get()
+        assert sum(len(part.value) for part in result._parts) == 40
+        assert max(len(part.value) for part in result._parts) <= 4

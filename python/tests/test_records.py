@@ -182,7 +182,7 @@ def test_085_purge_everything(rc, lview, other):
     result.get()
     key = result.msg_ids[0]
     rc.purge_everything()
-    assert rc._results.get(key) is None
+    assert rc._results().get(key) is None
     with pytest.raises(errors.FurlongError):
         rc.get_result(key).get(60)
 

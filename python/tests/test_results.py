@@ -352,13 +352,13 @@ def test_055_results_are_gone_once_nobody_holds_them(rc, view, lview):
         del result
         gc.collect()
         assert seen() is None
-        assert not set(ids) & set(rc._results)
+        assert not set(ids) & set(rc._results())
     results = [lview.apply_async(int) for _ in range(100)]
     assert rc.wait(results, timeout=60)
     assert set(rc.outstanding) == set()
     del results
     gc.collect()
-    assert len(rc._results) == 0
+    assert len(rc._results()) == 0
 
 
 def test_056_values_and_one_error_in_its_place(view):
