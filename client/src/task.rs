@@ -54,6 +54,12 @@ impl TaskFuture {
         self.key.is_none_or(|key| self.handle.shared.with(|core| core.has_ended(key)))
     }
 
+    /// Whether it is among the last few tasks that its session has submitted, so that it may well end soon.
+    pub fn is_recent(&self) -> bool {
+        const FEW: u64 = 16;
+        self.handle.shared.with(|core| core.submitted()) < self.id.n.saturating_add(FEW)
+    }
+
     /// Cancels the task: gone at once if it has not begun, interrupted if it runs. The future resolves with the
     /// broker's answer, which is the task's end: `cancelled`, or what it was before. [`TaskFuture::stopped`] tells when
     /// nothing of it runs any longer.

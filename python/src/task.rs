@@ -1,10 +1,13 @@
 //! A submitted task.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use furlong_client::{EngineId, Stream, TaskFailure, TaskFuture, TaskId, TaskResult};
 use pyo3::prelude::*;
@@ -42,6 +45,33 @@ impl Task {
         let (id, engine) = (furlong_client::HasTaskId::task_id(&future), future.engine());
         let state = State { future, ended: None, is_over: false, listeners: None };
         Self { id, engine, state: Guarded::new(Mutex::new(state)) }
+    }
+
+    /// Looks for the end for a moment without going to sleep, where that has been worth it lately: to wake a sleeping
+    /// thread, and with it a processor, costs more than all the rest of a short task.
+    fn look_for_a_moment(&self, py: Python<'_>) -> PyResult<()> {
+        let told = {
+            let mut state = self.lock()?;
+            if state.is_over || !is_worth_it() || !state.future.is_recent() {
+                return Ok(());
+            }
+            if state.has_ended(|_| ()) {
+                return Ok(());
+            }
+            Arc::clone(state.listeners.get_or_insert_default())
+        };
+        let was_told = py.detach(|| {
+            let began = Instant::now();
+            while began.elapsed() < LONGEST {
+                if told.is_told.load(Ordering::Acquire) {
+                    return true;
+                }
+                thread::yield_now();
+            }
+            false
+        });
+        note_worth(was_told);
+        Ok(())
     }
 
     fn lock(&self) -> PyResult<MutexGuard<'_, State>> {
@@ -91,7 +121,11 @@ impl Task {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         self.state.get()?;
-        let ended = until(py, limit_of(timeout)?, SIGNALS, || {
+        let limit = limit_of(timeout)?;
+        if limit.is_none_or(|limit| limit > LONGEST) {
+            self.look_for_a_moment(py)?;
+        }
+        let ended = until(py, limit, SIGNALS, || {
             let ask = |state: &mut State| state.has_ended(|listeners| listeners.add(thread::current()));
             match self.lock().map(|mut state| ask(&mut state)) {
                 Ok(false) => Poll::Pending,
@@ -173,9 +207,37 @@ impl Task {
     }
 }
 
+/// How long a thread looks for an end before it sleeps.
+const LONGEST: Duration = Duration::from_micros(500);
+/// Looks that were worth it, less those that were not, up to this.
+const WORTH_MAX: i32 = 8;
+/// After this many waits without a look, one is tried again.
+const WAITS_MAX: i32 = 32;
+
+thread_local! {
+    /// What this thread's last looks were worth; below zero, waits without one.
+    static WORTH: Cell<i32> = const { Cell::new(WORTH_MAX) };
+}
+
+fn is_worth_it() -> bool {
+    WORTH.with(|worth| {
+        let now = worth.get();
+        if now > 0 {
+            return true;
+        }
+        worth.set(if now <= -WAITS_MAX { 1 } else { now - 1 });
+        false
+    })
+}
+
+fn note_worth(was_told: bool) {
+    WORTH.with(|worth| worth.set(if was_told { (worth.get() + 1).min(WORTH_MAX) } else { worth.get() - 2 }));
+}
+
 /// Who is told of a task's end: threads that wait, and the readers of completions.
 #[derive(Debug, Default)]
 struct Listeners {
+    is_told: AtomicBool,
     told: Mutex<Told>,
 }
 
@@ -188,7 +250,7 @@ struct Told {
 impl Listeners {
     fn of(thread: Thread) -> Self {
         let told = Mutex::new(Told { threads: vec![thread], queues: Vec::new() });
-        Self { told }
+        Self { is_told: AtomicBool::new(false), told }
     }
 
     fn add(&self, thread: Thread) {
@@ -213,6 +275,7 @@ impl Wake for Listeners {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.is_told.store(true, Ordering::Release);
         let Told { threads, queues } = std::mem::take(&mut *self.lock());
         threads.iter().for_each(Thread::unpark);
         queues.iter().for_each(|(queue, key)| queue.push(*key));
