@@ -324,6 +324,8 @@ class _Feeder:
 class _FedMapResult(AsyncMapResult):
     """The result of a balanced map, whose tasks are submitted as others end."""
 
+    _shown_as = "AsyncMapResult"
+
     def __init__(self, feeder: _Feeder, put: Any, count: int, *, ordered: bool, errors_in_place: bool) -> None:
         super().__init__(feeder.parts, put, count, ordered=ordered, errors_in_place=errors_in_place)
         self._feeder = feeder

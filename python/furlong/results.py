@@ -38,6 +38,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     A call for one engine, or for whichever is free, has a value; one for a list of engines has a list of values.
     """
 
+    # What its representation calls it, where that is not the class.
+    _shown_as = ""
+
     def __init__(self, parts: Sequence[Part], single: bool) -> None:
         # What the base class needs is made when somebody uses it: see `__getattr__`.
         self._parts = parts
@@ -510,7 +513,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
         state = "pending" if not self.done() else "finished" if self.successful() else "failed"
-        return f"<{type(self).__name__}({name}): {state}>"
+        return f"<{self._shown_as or type(self).__name__}({name}): {state}>"
 
     def __hash__(self) -> int:
         return hash(self._parts[0]) if self._parts else 0
