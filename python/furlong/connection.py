@@ -591,6 +591,3 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        """Leave it to the session, which closes itself with the last of its tasks."""

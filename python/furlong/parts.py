@@ -74,7 +74,6 @@ class Part:
         "received",
         "task",
         "value",
-        "writable",
     )
 
     def __init__(

@@ -36,6 +36,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     awaited. `cancel` ends the tasks, whether they wait or run.
 
     A call for one engine, or for whichever is free, has a value; one for a list of engines has a list of values.
+    To forget a result cancels nothing: the tasks go on.
     """
 
     # What its representation calls it, where that is not the class.
@@ -524,9 +525,6 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         if type(other) is type(self):
             return tuple(self._parts) == tuple(other._parts)
         return NotImplemented
-
-    def __del__(self) -> None:
-        """Nothing is cancelled by forgetting a result: the tasks go on."""
 
 
 _UNKNOWN: Any = object()
