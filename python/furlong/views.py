@@ -386,12 +386,12 @@ class LoadBalancedView(View):
         if self.targets is None:
             task = session.submit(function, codec, data, options, has_code)
         else:
-            (task,) = session.submit_to([self._least_loaded()], function, codec, data, options, has_code)
+            (task,) = session.submit_to([self._next_engine()], function, codec, data, options, has_code)
         engine = None if self.targets is None else task.engine
         call = (self, function, codec, data, about, has_code, decode, options, engine)
         return BalancedPart(task, about, decode, call)
 
-    def _least_loaded(self) -> int:
+    def _next_engine(self) -> int:
         """Choose one of the view's engines: in turn."""
         online = set(self.client.ids)
         engines = [engine for engine in self.targets if engine in online]
