@@ -3,11 +3,12 @@
 //! After a cut nothing of it is sent by itself. The process names it when it registers, and the broker says what it
 //! wants: adopted results are sent again, byte for byte, the others are released.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use furlong_wire::ids::{Attempt, SessionId};
 use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
 use furlong_wire::message::{Adopt, AttemptFinished, FromEngine, HeldWork, Outcome, Payload, Release};
+use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::SealedPayload;
 
 use super::results::too_large;
@@ -30,7 +31,7 @@ pub struct Held {
 pub(super) struct EndedWork {
     pub finished: AttemptFinished,
     /// The result, if it travels in chunks. To seal it anew would be to use another counter.
-    pub payload: Option<SealedPayload>,
+    pub payload: Option<Box<SealedPayload>>,
     pub session: SessionId,
     pub n: u64,
     pub slot: SlotIndex,
@@ -52,7 +53,7 @@ pub(super) enum Stage {
 /// be sent yet.
 #[derive(Debug, Default)]
 pub(super) struct Results {
-    ended: BTreeMap<Attempt, Box<EndedWork>>,
+    ended: NumberMap<Attempt, EndedWork>,
     bytes: u64,
     received: Option<Attempt>,
     dropped: Option<Attempt>,
@@ -67,7 +68,7 @@ impl EndedWork {
             _ => 0,
         };
         let text = self.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
-        inline + text + self.payload.as_ref().map_or(0, SealedPayload::bytes)
+        inline + text + self.payload.as_ref().map_or(0, |sealed| sealed.bytes())
     }
 }
 
@@ -102,22 +103,40 @@ impl Results {
 
     fn insert(&mut self, ended: EndedWork) {
         self.bytes += ended.bytes();
-        self.ended.insert(ended.finished.attempt, Box::new(ended));
+        self.ended.insert(ended.finished.attempt, ended);
     }
 
-    fn remove(&mut self, attempt: Attempt) -> Option<Box<EndedWork>> {
+    fn remove(&mut self, attempt: Attempt) -> Option<EndedWork> {
         let ended = self.ended.remove(&attempt)?;
         self.bytes -= ended.bytes();
         Some(ended)
     }
 
-    /// Drops the oldest results beyond the bounds.
+    /// Beyond the bounds, drops the oldest results: an eighth of many, so that it is not to be done for each new one.
     fn trim(&mut self) {
-        while self.ended.len() > HELD_RESULTS_MAX || self.bytes > HELD_RESULT_BYTES_MAX {
-            let oldest = self.ended.iter().find(|(_, ended)| ended.stage != Stage::Unsent);
-            let Some(attempt) = oldest.map(|(attempt, _)| *attempt) else { return };
+        if self.is_within_bounds() {
+            return;
+        }
+        let oldest = self.attempts(|ended| ended.stage != Stage::Unsent);
+        let many = oldest.len() / 8;
+        for (dropped, attempt) in oldest.into_iter().enumerate() {
+            if dropped >= many && self.is_within_bounds() {
+                return;
+            }
             self.drop_result(attempt);
         }
+    }
+
+    fn is_within_bounds(&self) -> bool {
+        self.ended.len() <= HELD_RESULTS_MAX && self.bytes <= HELD_RESULT_BYTES_MAX
+    }
+
+    /// The attempts of such results, oldest first.
+    fn attempts(&self, such: impl Fn(&EndedWork) -> bool) -> Vec<Attempt> {
+        let ended = self.ended.iter().filter(|(_, ended)| such(ended));
+        let mut attempts: Vec<Attempt> = ended.map(|(attempt, _)| *attempt).collect();
+        attempts.sort_unstable();
+        attempts
     }
 
     fn drop_result(&mut self, attempt: Attempt) {
@@ -137,15 +156,12 @@ impl Core {
             finished: false,
         });
         let mut work: Vec<HeldWork> = running.take(HELD_RESULTS_MAX).collect();
-        let room = HELD_RESULTS_MAX - work.len();
-        let beyond: Vec<Attempt> = self.results.ended.keys().rev().skip(room).copied().collect();
-        beyond.into_iter().for_each(|attempt| self.results.drop_result(attempt));
-        work.extend(self.results.ended.values().map(|ended| HeldWork {
-            attempt: ended.finished.attempt,
-            session: ended.session,
-            n: ended.n,
-            slot: ended.slot,
-            finished: true,
+        let mut ended = self.results.attempts(|_| true);
+        let beyond = (work.len() + ended.len()).saturating_sub(HELD_RESULTS_MAX);
+        ended.drain(..beyond).for_each(|attempt| self.results.drop_result(attempt));
+        work.extend(ended.into_iter().filter_map(|attempt| {
+            let EndedWork { session, n, slot, .. } = *self.results.ended.get(&attempt)?;
+            Some(HeldWork { attempt, session, n, slot, finished: true })
         }));
         Held { work, received: self.results.received, dropped: self.results.dropped }
     }
@@ -162,7 +178,7 @@ impl Core {
     /// Sends a held result, at once or when there is credit for it.
     fn send_result(&mut self, attempt: Attempt) {
         let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
-        match ended.payload.as_ref().map(SealedPayload::bytes) {
+        match ended.payload.as_ref().map(|sealed| sealed.bytes()) {
             Some(bytes) if bytes <= self.result_bytes_max => {
                 ended.stage = Stage::Unsent;
                 self.results.large.push_back(attempt);
@@ -184,7 +200,7 @@ impl Core {
     /// Sends the large results that wait, in their order, as far as the credit goes.
     pub(super) fn send_large(&mut self) {
         while let Some(attempt) = self.results.large.front() {
-            let sealed = self.results.ended.get(attempt).and_then(|ended| ended.payload.clone());
+            let sealed = self.results.ended.get(attempt).and_then(|ended| ended.payload.as_deref().cloned());
             // It may have been released meanwhile.
             if let Some(sealed) = sealed {
                 if self.announced.saturating_add(sealed.bytes()) > self.credit {
@@ -223,7 +239,7 @@ impl Core {
                 });
             } else if let Some(mut ended) = self.results.remove(held) {
                 ended.finished.attempt = adopted;
-                self.results.insert(*ended);
+                self.results.insert(ended);
                 self.send_result(adopted);
             }
         }

@@ -65,10 +65,13 @@ fn an_adopted_result_is_sent_again_byte_for_byte() {
 #[test]
 fn the_oldest_results_are_dropped_beyond_the_bound_of_their_number() {
     let mut process = Process::new(1);
-    let attempts = finished(&mut process, HELD_RESULTS_MAX as u64 + 2, 3);
-    assert_eq!(held(&mut process), attempts[2..]);
-    assert_eq!(process.core.held().dropped, Some(attempts[1]));
-    assert_eq!(process.core.held().received, attempts.last().copied());
+    let attempts = finished(&mut process, HELD_RESULTS_MAX as u64, 3);
+    assert_eq!(held(&mut process), attempts);
+    let one_more = finished(&mut process, 1, 3);
+    let dropped = HELD_RESULTS_MAX / 8;
+    assert_eq!(held(&mut process), [&attempts[dropped..], &one_more].concat(), "and with the first one some more");
+    assert_eq!(process.core.held().dropped, Some(attempts[dropped - 1]));
+    assert_eq!(process.core.held().received, Some(one_more[0]));
 }
 
 #[test]
