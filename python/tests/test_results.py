@@ -328,11 +328,6 @@ def test_054_data_may_be_anything_that_pickles(rc):
     result.cancel()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a task's end is told while the payload of what it published last is still arriving at the client, and the "
-    "report is without it",
-)
 def test_054_data_that_is_large_stays_as_well(rc):
     def publishes(value):
         publish(value)  # noqa: F821

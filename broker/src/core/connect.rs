@@ -275,7 +275,7 @@ impl Core {
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
     fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
-        self.budget.release(process.receiving.abandoned_bytes());
+        self.budget.release(process.receiving_bytes());
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ConnectionId;
 use super::connect::ENGINE_GRACE;
 use super::direct::DirectQueue;
-use super::payloads::{Credit, Receiving};
+use super::payloads::{Credit, Receiving, Stored};
 use super::placement::ClassId;
 use super::reconcile::Moved;
 use super::release::Releasing;
@@ -60,8 +60,28 @@ pub struct Process {
 pub enum EngineWaiting {
     /// An attempt's end.
     Finished(AttemptFinished),
-    /// Intermediate data.
-    Published(AttemptPublished),
+    /// Intermediate data, and what follows them if it was faster.
+    Published(AttemptPublished, Option<Box<EarlyEnd>>),
+}
+
+/// The end of an attempt that has come before what it has published, and is told after that.
+#[derive(Debug)]
+pub struct EarlyEnd {
+    /// The end.
+    pub finished: AttemptFinished,
+    /// The result.
+    pub payload: Option<Stored>,
+}
+
+impl Process {
+    /// Bytes of payloads that came in part, or whole with an end that cannot be told yet.
+    pub fn receiving_bytes(&self) -> u64 {
+        let of_ends = self.receiving.waiting().map(|waiting| match waiting {
+            EngineWaiting::Published(_, Some(end)) => end.payload.as_ref().map_or(0, Stored::budget_bytes),
+            EngineWaiting::Published(_, None) | EngineWaiting::Finished(_) => 0,
+        });
+        of_ends.sum::<u64>() + self.receiving.abandoned_bytes()
+    }
 }
 
 /// One engine: a slot of a process, with a queue of its own.

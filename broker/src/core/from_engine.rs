@@ -9,7 +9,7 @@ use furlong_wire::message::{
 };
 
 use super::control::namespace_lost;
-use super::engines::{EngineWaiting, ProcessKey};
+use super::engines::{EarlyEnd, EngineWaiting, ProcessKey};
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::placement::Class;
@@ -48,8 +48,11 @@ impl Core {
                         self.attempt_ended(now, key, given, finished, Some(stored));
                         Ok(())
                     }
-                    Some((EngineWaiting::Published(published), stored)) => {
+                    Some((EngineWaiting::Published(published, end), stored)) => {
                         self.pass_on(key, &published, &stored);
+                        let Some(EarlyEnd { finished, payload }) = end.map(|end| *end) else { return Ok(()) };
+                        let given = self.given(key, finished.attempt)?;
+                        self.attempt_ended(now, key, given, finished, payload);
                         Ok(())
                     }
                     None => Ok(()),
@@ -209,7 +212,7 @@ impl Core {
         let admitted = wanted && self.reserve(bytes);
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
-        process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published)))?;
+        process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published, None)))?;
         if !admitted {
             self.grant_to_engine(key, bytes);
         }
@@ -273,7 +276,7 @@ impl Core {
         Ok(())
     }
 
-    /// An attempt has ended, and its result is here.
+    /// An attempt has ended, and its result is here. That is told when what it has published is here as well.
     fn attempt_ended(
         &mut self,
         now: Time,
@@ -282,6 +285,11 @@ impl Core {
         finished: AttemptFinished,
         payload: Option<Stored>,
     ) {
+        match self.published_by(key, finished.attempt) {
+            None => {}
+            Some(Some(_)) => return self.release_result(payload.as_ref(), Some(key)),
+            Some(end) => return *end = Some(Box::new(EarlyEnd { finished, payload })),
+        }
         let Some(given) = given else {
             self.release_result(payload.as_ref(), Some(key));
             if finished.attempt.start == self.config.start {
@@ -319,6 +327,15 @@ impl Core {
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
         let ended = Ended { outcome, engine, run_us: finished.run_us, payload, process, attempt };
         self.end(now, given.task, ended);
+    }
+
+    /// Of intermediate data of an attempt that are on the way: its end, if that has come.
+    fn published_by(&mut self, key: ProcessKey, attempt: Attempt) -> Option<&mut Option<Box<EarlyEnd>>> {
+        let process = self.processes.get_mut(&key)?;
+        process.receiving.waiting_mut().find_map(|waiting| match waiting {
+            EngineWaiting::Published(published, end) if published.attempt == attempt => Some(end),
+            EngineWaiting::Published(..) | EngineWaiting::Finished(_) => None,
+        })
     }
 
     /// Whether a task that raised is run again. It is queued, or waits for that, if so.

@@ -8,6 +8,7 @@ use furlong_wire::ids::{EngineId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
 use crate::core::Core;
+use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::Definition;
@@ -218,7 +219,7 @@ fn the_budget_is_what_is_held(core: &Core) {
         held += session.definitions.values().map(definition_bytes).sum::<u64>();
     }
     held += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
-    held += core.processes.values().map(|process| process.receiving.abandoned_bytes()).sum::<u64>();
+    held += core.processes.values().map(Process::receiving_bytes).sum::<u64>();
     // The tasks of one submit share its payload.
     let mut requests = BTreeMap::new();
     for (_, task) in unfinished(core) {

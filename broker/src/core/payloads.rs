@@ -190,6 +190,16 @@ impl<W> Receiving<W> {
         Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
     }
 
+    /// What waits.
+    pub fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.transfers.values().filter_map(|transfer| transfer.waiting.as_ref())
+    }
+
+    /// What waits, to be changed.
+    pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut W> {
+        self.transfers.values_mut().filter_map(|transfer| transfer.waiting.as_mut())
+    }
+
     /// The budget's bytes of the payloads that never came whole.
     pub fn abandoned_bytes(&self) -> u64 {
         let kept = self.transfers.values().filter(|transfer| transfer.waiting.is_some());

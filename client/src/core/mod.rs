@@ -392,7 +392,7 @@ impl Core {
     }
 
     fn receive(&mut self, received: Received) {
-        let Received { to, body } = received;
+        let Received { to, body, then } = received;
         match to {
             Recipient::Task(task, mut ended) => {
                 self.acks.push(ended.n, body.bytes());
@@ -403,6 +403,9 @@ impl Core {
             }
             Recipient::Published(n, number) => self.publish(n, number, body),
             Recipient::Request(request, record) => self.answer_fetch(request, *record, body),
+        }
+        if let Some(then) = then {
+            self.receive(*then);
         }
     }
 

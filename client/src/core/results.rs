@@ -28,6 +28,8 @@ pub struct Results {
 struct Receiving {
     to: Recipient,
     opener: PayloadOpener,
+    /// The task's end, which has come before what it published.
+    then: Option<Box<Received>>,
 }
 
 /// Whom a payload is for.
@@ -39,6 +41,12 @@ pub enum Recipient {
     Published(u64, u64),
     /// Who asked for a task, by the request's number.
     Request(u64, Box<TaskRecord>),
+}
+
+impl Recipient {
+    fn is_published_by(&self, n: u64) -> bool {
+        matches!(self, Self::Published(by, _) if *by == n)
+    }
 }
 
 /// What a task's payload turned out to be.
@@ -72,6 +80,8 @@ pub struct Received {
     pub to: Recipient,
     /// The payload.
     pub body: Body,
+    /// What was held for it: the end of a task, of whose intermediate data this is the last.
+    pub then: Option<Box<Received>>,
 }
 
 impl Results {
@@ -94,6 +104,7 @@ impl Results {
     }
 
     /// Takes a payload of this session as a message carries or announces it. Gives it back if nothing more has to come.
+    /// The end of a task is held while intermediate data of it are on the way: they belong to its report.
     pub fn handle_payload(&mut self, to: Recipient, payload: Option<Payload>) -> Option<Received> {
         self.handle_payload_of(self.session, to, payload)
     }
@@ -112,14 +123,14 @@ impl Results {
                 match self.opener(session, counter, bytes, instance) {
                     Ok(opener) if opener.is_complete() => open(opener),
                     Ok(opener) => {
-                        self.transfers.insert(transfer, Receiving { to, opener });
+                        self.transfers.insert(transfer, Receiving { to, opener, then: None });
                         return None;
                     }
                     Err(failure) => Body::Failed(failure),
                 }
             }
         };
-        Some(Received { to, body })
+        self.unless_held(Received { to, body, then: None })
     }
 
     /// Takes a chunk. Chunks of transfers that are unknown here, or have failed, are read past.
@@ -129,9 +140,21 @@ impl Results {
         if opened.is_ok() && !receiving.opener.is_complete() {
             return None;
         }
-        let Receiving { to, opener } = self.transfers.remove(&transfer)?;
+        let Receiving { to, opener, then } = self.transfers.remove(&transfer)?;
         let body = opened.map_or_else(|error| Body::Failed(error.into()), |()| open(opener));
-        Some(Received { to, body })
+        let then = then.and_then(|then| self.unless_held(*then)).map(Box::new);
+        self.unless_held(Received { to, body, then })
+    }
+
+    /// Gives a payload back, unless it ends a task of which intermediate data are on the way.
+    fn unless_held(&mut self, received: Received) -> Option<Received> {
+        if let Recipient::Task(_, ended) = &received.to
+            && let Some(published) = self.transfers.values_mut().find(|it| it.to.is_published_by(ended.n))
+        {
+            published.then = Some(Box::new(received));
+            return None;
+        }
+        Some(received)
     }
 
     /// Nothing more will come.

@@ -1,7 +1,7 @@
 //! What handles of single tasks want to know beyond the end: output and intermediate data as they come, and whether a
 //! cancelled task still runs. Most tasks have no such handle, and cost nothing here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
@@ -41,9 +41,6 @@ pub struct Watches {
 struct Watch {
     outputs: Vec<usize>,
     published: Vec<usize>,
-    /// Intermediate data that are on the way, by their numbers.
-    arriving: BTreeSet<u64>,
-    has_ended: bool,
 }
 
 /// Whether a task still runs somewhere.
@@ -192,13 +189,8 @@ impl Core {
         let PublishedMessage { n, payload } = published;
         self.watches.publications += 1;
         let number = self.watches.publications;
-        match self.results.handle_payload(Recipient::Published(n, number), Some(payload)) {
-            Some(received) => self.publish(n, number, received.body),
-            None => {
-                if let Some(watch) = self.watches.watched.get_mut(&n) {
-                    watch.arriving.insert(number);
-                }
-            }
+        if let Some(received) = self.results.handle_payload(Recipient::Published(n, number), Some(payload)) {
+            self.publish(n, number, received.body);
         }
     }
 
@@ -209,18 +201,13 @@ impl Core {
         if let Ok(published) = &publication {
             self.tasks.handle_published(n, published);
         }
-        let Some(watch) = self.watches.watched.get_mut(&n) else { return };
-        watch.arriving.remove(&number);
-        let is_over = watch.has_ended && watch.arriving.is_empty();
+        let Some(watch) = self.watches.watched.get(&n) else { return };
         for feed in &watch.published {
             self.wakes.extend(self.published.push(*feed, publication.clone()));
-            if is_over {
-                self.wakes.extend(self.published.finish(*feed));
-            }
         }
     }
 
-    /// A task has ended: nothing more comes for who follows it, but what is on the way.
+    /// A task has ended: nothing more comes for who follows it.
     pub(super) fn end_watch(&mut self, n: u64, is_stop_due: bool, has_future: bool) {
         if is_stop_due && has_future {
             self.watches.stops.entry(n).or_default();
@@ -235,12 +222,11 @@ impl Core {
                 self.wakes.append(&mut stop.wakers);
             }
         }
-        let Some(watch) = self.watches.watched.get_mut(&n) else { return };
-        watch.has_ended = true;
+        let Some(watch) = self.watches.watched.get(&n) else { return };
         for feed in &watch.outputs {
             self.wakes.extend(self.outputs.finish(*feed));
         }
-        for feed in watch.published.iter().filter(|_| watch.arriving.is_empty()) {
+        for feed in &watch.published {
             self.wakes.extend(self.published.finish(*feed));
         }
     }
@@ -337,16 +323,8 @@ impl Core {
         }
     }
 
-    /// The connection was cut: intermediate data that were on the way are lost, and so may be the word that something
-    /// has stopped.
+    /// The connection was cut: the word that something has stopped may be lost.
     pub(super) fn cut_watches(&mut self) {
-        for watch in self.watches.watched.values_mut() {
-            let were_awaited = watch.has_ended && !watch.arriving.is_empty();
-            watch.arriving.clear();
-            for feed in watch.published.iter().filter(|_| were_awaited) {
-                self.wakes.extend(self.published.finish(*feed));
-            }
-        }
         for stop in self.watches.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped) {
             stop.is_unknown = true;
             self.wakes.append(&mut stop.wakers);

@@ -1,8 +1,8 @@
 //! Payloads in chunks: definitions, credit and the budget.
 
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskRange, TaskState, ToClient,
-    ToEngine,
+    AttemptPublished, CancelTasks, Define, ErrorKind, FromClient, FromEngine, Outcome, Payload, Submit, TaskOptions,
+    TaskRange, TaskState, ToClient, ToEngine,
 };
 
 use super::peers::{Farm, direct, shared, with};
@@ -238,6 +238,53 @@ fn a_result_that_was_cut_off_is_made_again() {
     let (client, dying, other) = (farm.client(), farm.engine(), farm.engine());
     farm.submit(client, shared());
     finish_chunked(&mut farm, dying, 2_000);
+    farm.disconnect_engine(dying);
+    assert_eq!((held(&farm), farm.in_hand(other)), (0, vec![1]));
+}
+
+/// The oldest job publishes a large value, whose chunks are still to come.
+fn publish_chunked(farm: &mut Farm, engine: usize, bytes: u64) {
+    let attempt = farm.processes[engine].jobs[0].attempt;
+    let payload = farm.processes[engine].sending.chunked(bytes);
+    farm.report(engine, FromEngine::Published(AttemptPublished { attempt, payload })).unwrap();
+}
+
+#[test]
+fn an_end_is_told_after_what_was_published_before_it() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    for result in [None, Some(2_000)] {
+        let n = farm.submit(client, shared());
+        publish_chunked(&mut farm, engine, 300_000);
+        let payload = result.map(|bytes| farm.processes[engine].sending.chunked(bytes));
+        farm.finish_with(engine, Outcome::SUCCEEDED, 1_000, payload);
+        assert!(farm.send_result_chunk(engine));
+        assert_eq!(farm.end_of(client, n), None, "one of two chunks of what was published is here");
+        while farm.send_result_chunk(engine) {}
+        assert_eq!(farm.end_of(client, n), SUCCEEDED);
+        let of_task = farm.clients[client].received.iter().filter_map(|message| match message {
+            ToClient::Published(published) if published.n == n => Some("published"),
+            ToClient::Finished(finished) if finished.n == n => Some("finished"),
+            _ => None,
+        });
+        assert_eq!(of_task.collect::<Vec<_>>(), ["published", "finished"]);
+        farm.ack(client, n, n);
+        assert_eq!(held(&farm), 0);
+    }
+}
+
+#[test]
+fn an_end_that_waits_for_what_was_published_goes_with_its_connection() {
+    let mut farm = small_farm();
+    let (client, dying, other) = (farm.client(), farm.engine(), farm.engine());
+    farm.submit(client, shared());
+    publish_chunked(&mut farm, dying, 100_000);
+    // The result's chunk comes first.
+    let published = farm.processes[dying].sending.chunks.pop_first().unwrap().1;
+    finish_chunked(&mut farm, dying, 2_000);
+    farm.send_result_chunk(dying);
+    invariants::hold(&farm.core);
+    assert_eq!((held(&farm), published.len()), (102_000, 1));
     farm.disconnect_engine(dying);
     assert_eq!((held(&farm), farm.in_hand(other)), (0, vec![1]));
 }

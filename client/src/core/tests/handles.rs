@@ -177,8 +177,11 @@ fn a_large_publication_that_comes_late_neither_replaces_a_newer_one_nor_is_lost(
     core.handle_message(published(1, announced), None);
     core.handle_message(returned(1), None);
     assert_eq!(read_published(&mut core, feed), [], "the last one is on the way");
+    assert!(take(&mut core, task).is_none(), "and so the task has not ended");
     core.handle_message(chunk(), Some(&payload.chunk(0)));
     assert_eq!(read_published(&mut core, feed), [Some(5_000), None]);
+    let report = take(&mut core, task).unwrap().unwrap().report;
+    assert_eq!(report.published.unwrap().data[0].len(), 5_000);
     core.forget_published(1, feed);
 }
 
