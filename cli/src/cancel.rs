@@ -14,14 +14,16 @@ const RANGES_PER_REQUEST: usize = 1000;
 const AFTER_CANCEL: &str = "\
 A task that waits is gone at once. One that runs is interrupted: a command gets SIGTERM and is killed after a second,
 Python code gets KeyboardInterrupt. With --force an interpreter that does not heed it is killed after a second too, and
-its namespace goes with it. Tasks of other sessions of the same owner can be cancelled as well.
+its namespace goes with it. With --waiting what runs goes on. Tasks of other sessions of the same owner can be cancelled
+as well.
 
 Exit codes: 0 also if the tasks had ended before; 1 no such task is known, or an error; 2 wrong usage.
 
 Examples:
   furlong cancel last
   furlong cancel k3f9a2:5-10,15
-  furlong cancel --label 'night-*' --force";
+  furlong cancel --label 'night-*' --force
+  furlong cancel last --waiting";
 
 const AFTER_PURGE: &str = "\
 Results and output of ended tasks are kept for an hour when their submit asked for it, as `furlong submit` does without
@@ -42,6 +44,9 @@ pub struct CancelArgs {
     /// Kill an interpreter that does not heed the interrupt
     #[arg(long)]
     force: bool,
+    /// Cancel only what has not begun
+    #[arg(long, conflicts_with = "force")]
+    waiting: bool,
     /// Print a JSON document
     #[arg(long)]
     json: bool,
@@ -55,7 +60,12 @@ pub async fn cancel(args: CancelArgs) -> Result<ExitCode> {
     let (ranges, known) = args.select.ranges(&client, None).await?;
     let mut cancelled = 0;
     for ranges in ranges.chunks(RANGES_PER_REQUEST) {
-        cancelled += client.cancel_tasks(ranges, args.force).await?.cancelled;
+        let ended = if args.waiting {
+            client.take_back(ranges).await?
+        } else {
+            client.cancel_tasks(ranges, args.force).await?
+        };
+        cancelled += ended.cancelled;
     }
     client.close().await;
     // Of kept tasks the broker does not count those that ended long ago.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use furlong_wire::ids::{SessionId, TokenId};
 use furlong_wire::limits::RECORDS_PER_REPLY_MAX;
 use furlong_wire::message::{
-    CancelTasks, FromClient, Purge, Query, ReplyBody, Revoke, TaskQuery, TaskRange, TaskRecord,
+    CancelTasks, FromClient, Purge, Query, ReplyBody, Revoke, TakeBack, TaskQuery, TaskRange, TaskRecord,
 };
 use futures_util::{Stream, StreamExt};
 
@@ -92,10 +92,24 @@ impl Client {
     /// Ends tasks of any session of the same owner. With `force`, an interpreter that does not heed the interrupt is
     /// killed. Tasks that are not known are passed over.
     pub async fn cancel_tasks(&self, tasks: &[TaskRange], force: bool) -> Result<Cancelled, ClientError> {
+        self.end_tasks(tasks, |request, tasks| FromClient::CancelTasks(CancelTasks { request, tasks, force })).await
+    }
+
+    /// Ends those tasks of any session of the same owner that have not begun; what runs goes on. Tasks that are not known
+    /// are passed over. Counts as `cancelled` what is ended and what engines are asked to give back: a task that has
+    /// just begun goes on all the same, and so does one that moves to another engine meanwhile.
+    pub async fn take_back(&self, tasks: &[TaskRange]) -> Result<Cancelled, ClientError> {
+        self.end_tasks(tasks, |request, tasks| FromClient::TakeBack(TakeBack { request, tasks })).await
+    }
+
+    async fn end_tasks(
+        &self,
+        tasks: &[TaskRange],
+        message: impl Fn(u64, Vec<TaskRange>) -> FromClient,
+    ) -> Result<Cancelled, ClientError> {
         let mut all = Cancelled::default();
         for tasks in tasks.chunks(RANGES_MAX).map(<[TaskRange]>::to_vec) {
-            let message = |request| FromClient::CancelTasks(CancelTasks { request, tasks, force });
-            match ask(&self.handle, message).await? {
+            match ask(&self.handle, |request| message(request, tasks)).await? {
                 ReplyBody::Cancelled(cancelled, finished) => {
                     all.cancelled += cancelled;
                     all.finished += finished;

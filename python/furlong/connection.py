@@ -357,6 +357,8 @@ class Client:
     def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
         """Take tasks back that have not begun; what runs goes on. They end with `TaskAborted`.
 
+        A task that moves to another engine at that moment goes on all the same.
+
         Parameters
         ----------
         jobs : optional
@@ -365,12 +367,11 @@ class Client:
             Only those for these engines.
         """
         engines = None if targets is None else set(self._engines(targets))
-        waiting = self._not_running()
-        for future in self._futures(jobs):
-            if isinstance(future, AsyncResult):
-                for part in future._parts:
-                    if part.task.id in waiting and (engines is None or part.task.engine in engines):
-                        part.task.cancel()
+        results = (future for future in self._futures(jobs) if isinstance(future, AsyncResult))
+        tasks = (part.task for result in results for part in result._parts)
+        wanted = [task.id for task in tasks if engines is None or task.engine in engines]
+        if wanted:
+            self._session.take_back(wanted)
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))

@@ -215,6 +215,13 @@ impl Session {
         Ok((cancelled.cancelled, cancelled.finished))
     }
 
+    /// Ends those tasks of any session of the owner that have not begun: how many are ended or asked back, and how many
+    /// had ended.
+    fn take_back(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<(u64, u64)> {
+        let cancelled = answer(py, self.inner.get()?.client.take_back(&ranges(ids)?))?;
+        Ok((cancelled.cancelled, cancelled.finished))
+    }
+
     /// Forgets kept results.
     fn purge(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
         answer(py, self.inner.get()?.client.purge(&ranges(ids)?))

@@ -8,7 +8,7 @@ use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
     Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye, NeedBlob, Open, Outcome, Payload, Purge,
     Query, Register, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit,
-    Subscribe, Targets, TaskQuery, ToClient, ToEngine,
+    Subscribe, TakeBack, Targets, TaskQuery, ToClient, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -84,6 +84,7 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Purge(Purge { request, tasks: vec![] }), submitters(Refused)),
         (FromClient::Revoke(Revoke { request, tokens: vec![TokenId([1; 16])] }), admin),
         (FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: false }), admin),
+        (FromClient::TakeBack(TakeBack { request, tasks: vec![] }), submitters(Refused)),
     ]
 }
 
@@ -107,6 +108,7 @@ fn name(message: &FromClient) -> &'static str {
         FromClient::Purge(_) => "purge",
         FromClient::Revoke(_) => "revoke",
         FromClient::Shutdown(_) => "shutdown",
+        FromClient::TakeBack(_) => "take back",
     }
 }
 

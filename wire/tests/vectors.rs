@@ -23,8 +23,8 @@ use furlong_wire::message::{
     FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload, ProcessStatus,
     Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply, ReplyBody,
     Request, Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, Stopped,
-    Stream, Submit, Subscribe, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
-    ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
+    Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState,
+    TaskTimes, ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -361,6 +361,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Purge(Purge { request: 5, tasks: tasks() }),
         FromClient::Revoke(Revoke { request: 6, tokens: vec![TOKEN_ID] }),
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
+        FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
     ];
     add_all(vectors, "FromClient", &all, FromClient::name);
 }

@@ -1,17 +1,17 @@
 //! What clients ask about tasks of other sessions, and about engines: cancel, purge, signals, restarts, shutdown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::message::{
     CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal,
-    SignalAttempts, Slots, TaskRange, TaskState, ToClient, ToEngine,
+    SignalAttempts, Slots, TakeBack, TaskRange, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::token::Role;
 
 use super::finish::Ended;
 use super::sessions::{Session, SessionKey};
-use super::tasks::{Task, TaskKey};
+use super::tasks::{State, Task, TaskKey};
 use super::{ConnectionId, Core, Output, ProcessKey, Stopping, Time};
 
 /// Restarts that wait for their engines.
@@ -35,20 +35,56 @@ impl Core {
         if let Some(refused) = too_many(&cancel.tasks) {
             return refused;
         }
-        let mut unfinished: BTreeSet<TaskKey> = BTreeSet::new();
-        let mut ended = 0;
-        for range in &cancel.tasks {
-            let Some((session, _)) = self.session_of(key, range) else { continue };
-            if cancel.force {
-                self.force_stopping(now, session, range.first, range.last);
-            }
-            let Some(session) = self.sessions.get(session) else { continue };
-            unfinished.extend(session.tasks.range(range.first, range.last).map(|(_, task)| *task));
-            ended += session.endings.range(range.first, range.last).count() as u64;
+        for range in cancel.tasks.iter().filter(|_| cancel.force) {
+            let session = self.session_of(key, range).map(|(session, _)| session);
+            session.into_iter().for_each(|session| self.force_stopping(now, session, range.first, range.last));
         }
+        let (unfinished, ended) = self.unfinished_of(key, &cancel.tasks);
         let cancelled = unfinished.len() as u64;
         unfinished.into_iter().for_each(|task| self.cancel_task(now, task, cancel.force));
         ReplyBody::Cancelled(cancelled, ended)
+    }
+
+    /// Ends what has not begun, of any session of the same owner. What an engine has is asked back: whether it has
+    /// begun, the engine alone knows.
+    pub(super) fn take_tasks_back(&mut self, now: Time, key: SessionKey, take: &TakeBack) -> ReplyBody {
+        if let Some(refused) = too_many(&take.tasks) {
+            return refused;
+        }
+        let (mut unfinished, ended) = self.unfinished_of(key, &take.tasks);
+        unfinished.retain(|task| self.tasks.get(*task).is_some_and(|task| !task.is_reported()));
+        let cancelled = unfinished.len() as u64;
+        let mut assigned: BTreeMap<EngineId, Vec<u64>> = BTreeMap::new();
+        for task in unfinished {
+            match self.tasks.get(task).map(|task| task.state) {
+                Some(State::Assigned { engine, attempt, .. }) if !self.is_withheld(engine, attempt) => {
+                    assigned.entry(engine).or_default().push(attempt);
+                }
+                _ => self.cancel_task(now, task, false),
+            }
+        }
+        for (engine, attempts) in assigned {
+            self.taking_back.extend(&attempts);
+            self.recall(engine, attempts);
+        }
+        ReplyBody::Cancelled(cancelled, ended)
+    }
+
+    /// Whether an engine will be sent an attempt that it has in hand only when the journal has it.
+    fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
+        self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
+    }
+
+    /// The unfinished ones of some tasks of the same owner, and how many of them are known to have ended.
+    fn unfinished_of(&self, key: SessionKey, tasks: &[TaskRange]) -> (BTreeSet<TaskKey>, u64) {
+        let (mut unfinished, mut ended) = (BTreeSet::new(), 0);
+        for range in tasks {
+            let session = self.session_of(key, range).and_then(|(session, _)| self.sessions.get(session));
+            let Some(session) = session else { continue };
+            unfinished.extend(session.tasks.range(range.first, range.last).map(|(_, task)| *task));
+            ended += session.endings.range(range.first, range.last).count() as u64;
+        }
+        (unfinished, ended)
     }
 
     /// Forgets kept results of any session of the same owner.

@@ -284,6 +284,9 @@ impl Core {
         if waits == Some(true) {
             self.direct_ready.insert(given.engine);
         }
+        if !self.taking_back.is_empty() {
+            self.taking_back.remove(&count);
+        }
         self.note_stopped(count, &given);
         Some(given)
     }
@@ -363,7 +366,7 @@ impl Core {
         }
     }
 
-    fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
+    pub(super) fn recall(&mut self, id: EngineId, counts: Vec<u64>) {
         let process = self.engines.get(id).and_then(|engine| engine.process);
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;

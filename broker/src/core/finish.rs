@@ -46,6 +46,13 @@ impl Ended {
     }
 }
 
+const BEFORE_IT_BEGAN: &str = "cancelled before it began";
+
+/// The end of a task that its client has taken back.
+pub fn cancelled_before_it_began() -> Ended {
+    Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, BEFORE_IT_BEGAN)
+}
+
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
     pub(super) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
@@ -297,7 +304,7 @@ impl Core {
         let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
             State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
-            _ => (None, "cancelled before it began"),
+            _ => (None, BEFORE_IT_BEGAN),
         };
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
         // An engine had it, and has it no longer: it waits for another attempt.

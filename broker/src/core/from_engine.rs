@@ -10,7 +10,7 @@ use furlong_wire::message::{
 
 use super::control::namespace_lost;
 use super::engines::{EarlyEnd, EngineWaiting, ProcessKey};
-use super::finish::Ended;
+use super::finish::{Ended, cancelled_before_it_began};
 use super::payloads::Stored;
 use super::placement::Class;
 use super::reconcile::Held;
@@ -364,8 +364,8 @@ impl Core {
         true
     }
 
-    /// What had not begun goes back to its queue. Of an engine's own queue nothing is recalled: such a task comes back
-    /// because its interpreter is gone, or the engine leaves.
+    /// What had not begun goes back to its queue, or ends if its client wants it back. Of an engine's own queue nothing
+    /// else is recalled: such a task comes back because its interpreter is gone, or the engine leaves.
     fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
         // The one that was given last comes first: each goes to the front of its queue.
         let is_of_now = |attempt: &Attempt| attempt.start == self.config.start;
@@ -374,8 +374,13 @@ impl Core {
         attempts.extend(before.into_iter().map(|attempt| self.orphan_recalled(key, attempt)));
         attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
         for attempt in &attempts {
+            let is_wanted_back = self.taking_back.contains(&attempt.count);
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
             let Some(task) = self.tasks.get(given.task) else { continue };
+            if is_wanted_back {
+                self.end(now, given.task, cancelled_before_it_began());
+                continue;
+            }
             let leaving = self.processes.get(&key).is_none_or(|process| process.leaving);
             let down = self.engines.get(given.engine).and_then(|engine| engine.down_cause.clone());
             if task.place != Place::Shared && (task.needs_namespace() || task.runs_on_one_attempt() || leaving) {

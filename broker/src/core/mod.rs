@@ -168,6 +168,8 @@ pub struct Core {
     /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
     attempts: Numbered<Given>,
     attempts_made: u64,
+    /// Attempts whose tasks end if their engine gives them back.
+    taking_back: BTreeSet<u64>,
     /// What engines hold of an earlier start.
     orphans: Orphans,
     /// What tasks demand of their engines, and the shared queues.
@@ -241,6 +243,7 @@ impl Core {
             tasks: Tasks::default(),
             attempts: Numbered::default(),
             attempts_made: 0,
+            taking_back: BTreeSet::new(),
             orphans: Orphans::new(roster.here.clone()),
             placements: Placements::default(),
             shared_given: 0,

@@ -149,6 +149,12 @@ impl Client {
         block_on(self.client.cancel_tasks(tasks, force))
     }
 
+    /// Ends those tasks of any session of the same owner that have not begun. See [`crate::Client::take_back`].
+    pub fn take_back(&self, tasks: &[TaskRange]) -> Result<Cancelled, ClientError> {
+        check_outside()?;
+        block_on(self.client.take_back(tasks))
+    }
+
     /// Forgets kept results, of any session of the same owner.
     pub fn purge(&self, tasks: &[TaskRange]) -> Result<(), ClientError> {
         check_outside()?;

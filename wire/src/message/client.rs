@@ -46,6 +46,14 @@ bodies! {
         force: bool,
     }
 
+    /// Ends those tasks of any session of the same owner that have not begun.
+    TakeBack {
+        /// The client's number for the request.
+        request: u64,
+        /// Which tasks; those that are unknown or run are passed over.
+        tasks: Vec<TaskRange>,
+    }
+
     /// Tasks of one session.
     TaskRange {
         /// The session that submitted them.

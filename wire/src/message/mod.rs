@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use catalogue::{Direction, Message, MessageError, decode_batch, decode_next, encode_message};
 pub use client::{
     Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open, Output, Published,
-    Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TaskRange,
+    Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TakeBack, TaskRange,
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
@@ -92,6 +92,8 @@ messages! {
         28 Revoke(Revoke),
         /// Stops engines, or the broker with them.
         29 Shutdown(Shutdown),
+        /// Ends what has not begun, of any session of the owner.
+        30 TakeBack(TakeBack),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
     Cancel, CancelTasks, Draining, ErrorKind, FromClient, FromEngine, ReplyBody, Restart, Runtime, Shutdown, Signal,
-    TaskOptions, TaskRange, TaskState, ToEngine,
+    TakeBack, TaskOptions, TaskRange, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -63,6 +63,49 @@ fn the_owner_cancels_tasks_of_any_of_its_sessions_and_nobody_else_does() {
     assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(2, 1)));
     assert_eq!([1, 2, 3].map(|n| farm.end_of(client, n)), [SUCCEEDED, CANCELLED, CANCELLED]);
     assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(0, 3)));
+}
+
+fn takes_back(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
+    let tasks = vec![TaskRange { session: farm.clients[of].session, first: 1, last: u64::MAX }];
+    let request = farm.ask(client, |request| FromClient::TakeBack(TakeBack { request, tasks }));
+    farm.reply(client, request)
+}
+
+#[test]
+fn what_has_not_begun_is_taken_back_and_what_has_goes_on() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let stranger = stranger(&mut farm, Role::Client);
+    let id = farm.id(engine);
+    // Of a short kind several are given at once.
+    farm.submit(client, direct(&[id]));
+    farm.finish_after(engine, 10);
+    (0..3).for_each(|_| _ = farm.submit(client, direct(&[id])));
+    farm.submit(client, with(shared(), at_most_once()));
+    assert_eq!(farm.in_hand(engine), [2, 3, 4]);
+    assert_eq!(takes_back(&mut farm, stranger, client), Some(ReplyBody::Cancelled(0, 0)));
+    assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(4, 1)));
+    assert_eq!(farm.end_of(client, 5), CANCELLED, "it was in the queue");
+    assert_eq!([2, 3, 4].map(|n| farm.end_of(client, n)), [None; 3], "what has begun the engine knows");
+    assert_eq!(farm.answer_recalls(engine), [3, 4]);
+    assert_eq!([3, 4].map(|n| farm.end_of(client, n)), [CANCELLED; 2]);
+    farm.start(engine);
+    assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(0, 4)));
+    assert_eq!(farm.finish(engine), 2);
+    assert_eq!((farm.end_of(client, 2), farm.in_hand(engine)), (SUCCEEDED, vec![]));
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_shall_be_taken_back_from_an_engine_that_is_lost_runs_elsewhere() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    farm.submit(client, shared());
+    assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(1, 0)));
+    farm.disconnect_engine(engine);
+    let other = farm.engine();
+    assert_eq!((farm.finish(other), farm.end_of(client, 1)), (1, SUCCEEDED));
+    invariants::hold(&farm.core);
 }
 
 #[test]
