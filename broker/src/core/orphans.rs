@@ -182,6 +182,14 @@ impl Core {
 
     /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
     fn end_held(&mut self, engine: EngineId, held: &HeldWork, verdicts: &mut Verdicts) {
+        if let Some(session) = self.session_that_had(held) {
+            // The task has ended otherwise, and its client does not know that yet. Should this broker be killed before,
+            // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
+            self.attempts_made += 1;
+            let (task, count) = (TaskKey::NOBODY, self.attempts_made);
+            self.hold_attempt(Given { task, session, n: held.n, engine, direct: true, stopping: None }, count);
+            return verdicts.adopt_to_end(held, self.attempt(count));
+        }
         verdicts.end(held.attempt, held.finished);
         if !held.finished {
             let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine)));

@@ -68,6 +68,14 @@ impl Verdicts {
             self.to_stop[0].push(attempt);
         }
     }
+
+    /// Nobody wants its result, but it is held under another attempt from now on.
+    pub fn adopt_to_end(&mut self, held: &HeldWork, adopted: Attempt) {
+        self.adopted.push((held.attempt, adopted));
+        if !held.finished {
+            self.to_stop[0].push(adopted);
+        }
+    }
 }
 
 impl Core {
@@ -141,7 +149,7 @@ impl Core {
     }
 
     /// The session whose client has not acknowledged the end of a task.
-    fn session_that_had(&self, held: &HeldWork) -> Option<SessionKey> {
+    pub(super) fn session_that_had(&self, held: &HeldWork) -> Option<SessionKey> {
         let mut sessions = self.sessions.with_id(held.session).into_iter();
         sessions.rfind(|key| self.sessions.get(*key).is_some_and(|session| session.done.get(held.n).is_some()))
     }

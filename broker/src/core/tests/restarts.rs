@@ -278,3 +278,24 @@ fn a_task_that_an_engine_holds_twice_goes_on_once() {
     ];
     History::new(false).takes(&events);
 }
+
+/// The end of a task that a broker has told nobody is forgotten with that broker: the engine must hold on to its own.
+#[test]
+fn a_task_that_was_lost_before_its_engine_came_back_does_not_run_at_the_next_start() {
+    use Event::{BrokerRestarts, ClientLosesConnection, ClientReturns, Cut, EngineReturns, FinishesUnheard};
+    use Event::{Submits, TimePasses};
+    for (kind, ends) in [(2, FinishesUnheard(0, false)), (2, FinishesUnheard(0, true)), (2, Cut(0)), (3, Cut(0))] {
+        let events = [
+            Submits(kind, false),
+            ends,
+            BrokerRestarts,
+            TimePasses(14_000),
+            ClientReturns,
+            ClientLosesConnection,
+            TimePasses(1_000),
+            EngineReturns(0),
+            BrokerRestarts,
+        ];
+        [false, true].into_iter().for_each(|has_journal| History::new(has_journal).takes(&events));
+    }
+}
