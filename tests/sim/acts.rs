@@ -155,6 +155,7 @@ impl World {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
+        let after = call.options.as_ref().map(|options| (options.after.clone(), options.after_any)).unwrap_or_default();
         let mut keys = Vec::new();
         let mut opened = None;
         if !targets.is_empty() {
@@ -183,6 +184,7 @@ impl World {
                 target,
                 at: self.now,
                 cancel_asked: false,
+                after: after.clone(),
                 seen: None,
             });
         }

@@ -22,6 +22,8 @@ pub struct Setup {
     pub quality: Quality,
     /// Whether the broker has a journal.
     pub has_journal: bool,
+    /// How long a write to its disk takes at most, in microseconds.
+    pub disk_us: u64,
 }
 
 /// An engine process, and those that are started in its place.
@@ -209,6 +211,7 @@ impl Setup {
                 chunks_apart: dice.one_in(2),
             },
             has_journal: dice.one_in(2),
+            disk_us: dice.pick(&[5_000, 5_000, 300_000]),
         }
     }
 }
