@@ -7,8 +7,8 @@ use furlong_client::core::{Call, Core};
 use furlong_tests::history::{Facts, Invariant, TaskName};
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{
-    CancelTasks, Dependency, FromClient, Purge, Query, Request, Restart, Revoke, Shutdown, Signal, TaskOptions,
-    TaskQuery, TaskRange,
+    CancelTasks, Dependency, FromClient, Purge, Query, Request, Restart, Revoke, Shutdown, Signal, TakeBack,
+    TaskOptions, TaskQuery, TaskRange,
 };
 
 use crate::calls::{CallNo, CallRecord};
@@ -155,6 +155,7 @@ impl World {
         let client = &mut self.clients[place];
         let Some(core) = &mut client.core else { return Ok(()) };
         let first = client.tasks.len() as u64 + 1;
+        let after = call.options.as_ref().map(|options| (options.after.clone(), options.after_any)).unwrap_or_default();
         let mut keys = Vec::new();
         let mut opened = None;
         if !targets.is_empty() {
@@ -183,6 +184,7 @@ impl World {
                 target,
                 at: self.now,
                 cancel_asked: false,
+                after: after.clone(),
                 seen: None,
             });
         }
@@ -260,7 +262,12 @@ impl World {
         let Some(range) = self.range_of(of, tasks) else { return };
         let of = (of % self.clients.len() as u64) as usize;
         (range.first..=range.last).for_each(|n| self.note_cancel(of, n));
-        self.asks(place, |request| FromClient::CancelTasks(CancelTasks { request, tasks: vec![range], force }));
+        let tasks = vec![range];
+        if tasks[0].first.is_multiple_of(2) {
+            self.asks(place, |request| FromClient::TakeBack(TakeBack { request, tasks }));
+        } else {
+            self.asks(place, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force }));
+        }
     }
 
     fn fetches(&mut self, place: usize, of: u64, tasks: Choice, wait: bool, follow: bool) {

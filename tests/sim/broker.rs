@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time};
-use furlong_tests::history::Invariant;
+use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time, invariants as of_broker};
+use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::{BrokerStart, ClusterId, TokenId};
 use furlong_wire::message::{FromClient, FromEngine, RefusalKind, ToEngine};
@@ -75,12 +75,11 @@ impl World {
 
     /// The process is killed. Peers notice at once, or when they have heard nothing for too long.
     pub fn broker_dies(&mut self, down_us: u64, is_silent: bool) {
-        if self.broker.core.take().is_none() {
-            return;
-        }
+        let Some(core) = self.broker.core.take() else { return };
         self.note(|_| "the broker is killed".to_owned());
         let is_written = self.dice.one_in(2);
-        self.broker.disk.loses_what_is_on_the_way(is_written);
+        self.broker.disk.loses_what_is_on_the_way(self.now, is_written);
+        self.ends_are_lost(&core);
         self.everybody_is_hurt();
         self.history.broker_killed();
         let connections: Vec<ConnectionNo> = self.network.connections.keys().copied().collect();
@@ -97,6 +96,16 @@ impl World {
             self.network.settle(no);
         }
         self.after(down_us, Event::BrokerStarts);
+    }
+
+    /// What had ended and is not so on disk goes on.
+    fn ends_are_lost(&mut self, core: &Core) {
+        let ended = self.broker.disk.open().filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
+        for (session, n) in ended {
+            if let Some(client) = self.clients.iter().position(|client| client.session == session) {
+                self.history.end_lost(TaskName { client: client as u32, n });
+            }
+        }
     }
 
     /// A peer has proved itself.

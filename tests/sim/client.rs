@@ -11,7 +11,7 @@ use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{BrokerStart, EngineId, SessionId, TokenId};
-use furlong_wire::message::{RefusalKind, ToClient, Welcome};
+use furlong_wire::message::{Dependency, RefusalKind, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
@@ -51,6 +51,8 @@ pub struct Submitted {
     pub target: Option<EngineId>,
     pub at: u64,
     pub cancel_asked: bool,
+    /// The tasks after which it is to run, and whether one of them is enough.
+    pub after: (Vec<Dependency>, bool),
     /// How it had ended for somebody else who asked, in that life of the broker.
     pub seen: Option<(u64, furlong_tests::history::Outcome)>,
 }

@@ -20,6 +20,8 @@ pub struct Disk {
     waiting: Vec<Entry>,
     /// Writes fail before that time.
     pub fails_until: u64,
+    /// After a write that has failed, the others fail until then without a try.
+    tried_again_at: u64,
     /// Whether one has ever failed.
     pub has_failed: bool,
     /// Tasks that it has, and that have not ended there: their sessions and numbers.
@@ -49,17 +51,28 @@ impl Disk {
         self.open.values().any(|name| *name == (session, n))
     }
 
+    /// Whether what is written now fails. The journal's thread tries once a second then, and what comes meanwhile fails
+    /// with what had failed: so arguments that several tasks share are not missing for some of them alone.
+    fn fails(&self, now: u64) -> bool {
+        self.fails_until > now || self.tried_again_at > now
+    }
+
     /// The broker is killed. What is being written may be on the disk or not.
-    pub fn loses_what_is_on_the_way(&mut self, is_written: bool) {
+    pub fn loses_what_is_on_the_way(&mut self, now: u64, is_written: bool) {
         let writing: Vec<_> = self.unwritten.drain(..self.writing).collect();
-        if is_written {
+        if is_written && !self.fails(now) {
             for entry in std::mem::take(&mut self.waiting).into_iter().chain(writing.into_iter().map(|it| it.1)) {
                 self.write(entry);
             }
         }
         self.unwritten.clear();
         self.waiting.clear();
-        self.writing = 0;
+        (self.writing, self.tried_again_at) = (0, 0);
+    }
+
+    /// The tasks that it has, and whose ends it does not have.
+    pub fn open(&self) -> impl Iterator<Item = (SessionId, u64)> {
+        self.open.values().copied()
     }
 
     /// Gives a broker's core back what is there.
@@ -93,7 +106,7 @@ impl World {
             return;
         }
         disk.writing = disk.unwritten.len();
-        let takes = if self.dice.one_in(20) { 200_000 } else { 5_000 };
+        let takes = if self.dice.one_in(20) { 200_000 } else { self.setup.disk_us };
         let wait = self.dice.below(takes);
         self.after(wait, Event::DiskWrites(self.broker.life));
     }
@@ -104,8 +117,8 @@ impl World {
         if life != self.broker.life || self.broker.core.is_none() {
             return;
         }
-        let fails = self.broker.disk.fails_until > self.now;
         let disk = &mut self.broker.disk;
+        let fails = disk.fails(self.now);
         let written: Vec<(u64, Entry)> = disk.unwritten.drain(..std::mem::take(&mut disk.writing)).collect();
         // A try to write again what could not be written says that, too.
         let through = written.last().map_or(0, |(number, _)| *number);
@@ -113,6 +126,9 @@ impl World {
         let entries = written.into_iter().map(|(_, entry)| entry);
         if fails {
             disk.has_failed = true;
+            if disk.tried_again_at <= self.now {
+                disk.tried_again_at = self.now + TRIED_AGAIN_US;
+            }
             disk.waiting.extend(entries.filter(|entry| !matches!(entry, Entry::Task(_))));
             self.note(|_| "a write to the journal fails".to_owned());
             self.after(TRIED_AGAIN_US, Event::DiskWrites(life));

@@ -3,8 +3,12 @@
 //! Outside, the [`History`](furlong_tests::history::History) decides, as things happen. Inside, the broker's core is
 //! looked at as a whole now and then, by the same functions as in its own tests, and compared with the engines' cores.
 
+use std::collections::BTreeSet;
+
 use furlong_broker::core::invariants as of_broker;
-use furlong_tests::history::Invariant;
+use furlong_tests::history::{Invariant, TaskName};
+use furlong_wire::ids::Attempt;
+use furlong_wire::message::Release;
 
 use crate::network::Side;
 use crate::process::Link;
@@ -34,7 +38,8 @@ impl World {
         self.both_sides_agree();
     }
 
-    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has.
+    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has, and it was told
+    /// to stop what nobody wants.
     fn both_sides_agree(&mut self) {
         let Some(core) = &self.broker.core else { return };
         let mut found = None;
@@ -56,6 +61,12 @@ impl World {
                         "engine {engine} of process {place} has {has}, the broker says {given}: {jobs:?}"
                     ));
                 }
+                let is_overlooked =
+                    |attempt| of_broker::is_unwanted(core, attempt) && !process.stopped.contains(&attempt);
+                let runs = held.work.iter().filter(|work| work.slot == slot && !work.finished);
+                if let Some(work) = runs.into_iter().find(|work| is_overlooked(work.attempt)) {
+                    found = Some(format!("engine {engine} runs what nobody wants, and was not told to stop: {work:?}"));
+                }
                 if has == 0 && !process.slots[slot as usize].is_empty() {
                     found = Some(format!("a slot of engine {engine} runs what its process does not know"));
                 }
@@ -63,6 +74,30 @@ impl World {
         }
         if let Some(text) = found {
             self.violated(Invariant::BothSidesAgree, None, text);
+        }
+    }
+
+    /// An engine process need not hold results any longer: of what may run once only, its end is on disk by then, as
+    /// nobody could say after a kill of the broker that it has run.
+    pub fn lets_go(&mut self, place: usize, release: &Release) {
+        let released: BTreeSet<Attempt> = release.attempts().collect();
+        let held = self.processes[place].core.held().work;
+        for work in held.into_iter().filter(|work| work.finished && released.contains(&work.attempt)) {
+            let client = self.clients.iter().position(|client| client.session == work.session);
+            let Some((client, submitted)) =
+                client.and_then(|client| Some((client, self.clients[client].tasks.get(work.n as usize - 1)?)))
+            else {
+                continue;
+            };
+            let runs_once = submitted.target.is_some() || self.calls[submitted.call].plan.at_most_once;
+            if runs_once && self.broker.disk.is_open(work.session, work.n) {
+                let text = "its engine has let its result go, and its end is not on disk";
+                self.violated(
+                    Invariant::OnDiskBeforeItIsTold,
+                    Some(TaskName { client: client as u32, n: work.n }),
+                    text,
+                );
+            }
         }
     }
 

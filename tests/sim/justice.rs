@@ -5,10 +5,11 @@ use furlong_client::core::tasks::{End, Ended};
 use furlong_tests::history::{Invariant, Outcome as Ending, TaskName};
 use furlong_wire::call::{ReplyHeader, decode_reply};
 use furlong_wire::ids::EngineId;
-use furlong_wire::message::{ErrorKind, Outcome, TaskPhase, TaskRecord, TaskState};
+use furlong_wire::message::{Dependency, ErrorKind, Outcome, TaskPhase, TaskRecord, TaskState};
 use furlong_wire::payload::unpack_inline_call;
 
 use crate::calls::filler;
+use crate::client::Submitted;
 use crate::plan::CallPlan;
 use crate::world::World;
 
@@ -107,9 +108,10 @@ impl World {
                 so(submitted.cancel_asked || is_revoked || timed_out_before, "nobody has cancelled it")
             }
             Some(ErrorKind::Aborted) => so(plan.abort_on_error && may_be_bound, "it did not say so"),
-            Some(ErrorKind::Dependency) => {
-                so(!(plan.after.demands.is_empty() && plan.follow.demands.is_empty()), "it waits for nobody")
-            }
+            Some(ErrorKind::Dependency) => so(
+                !plan.follow.demands.is_empty() || !self.are_met(task, submitted),
+                "what it was to run after was met",
+            ),
             Some(ErrorKind::QueueTimeout) => {
                 let waited_ms = (self.now - submitted.at) / 1_000;
                 so(plan.queue_timeout_ms.is_some_and(|limit| waited_ms >= limit), "it has not waited so long")
@@ -126,6 +128,28 @@ impl World {
             Some(ErrorKind::Journal) => so(plan.durable && self.broker.disk.has_failed, "its disk has not failed"),
             Some(ErrorKind::NoEngines) => Err("nobody says so"),
         }
+    }
+
+    /// Whether what a task was to run after has ended as it demanded, as its client has heard: each was a task of the
+    /// same session and submitted before. A condition that was met stays met, also through a restart of the broker; a
+    /// disk that has failed may have lost that.
+    fn are_met(&self, task: TaskName, submitted: &Submitted) -> bool {
+        let (after, is_one_enough) = &submitted.after;
+        let session = self.clients[task.client as usize].session;
+        let first = self.calls[submitted.call].first;
+        let is_own = |demand: &Dependency| demand.task.session == session && demand.task.n < first;
+        let is_met = |demand: &Dependency| match self.history.outcome(TaskName { n: demand.task.n, ..task }) {
+            Some(ending) => {
+                if ending == Ending::Succeeded {
+                    demand.success
+                } else {
+                    demand.failure
+                }
+            }
+            None => false,
+        };
+        let are_met = if *is_one_enough { after.iter().any(is_met) } else { after.iter().all(is_met) };
+        are_met && after.iter().all(is_own) && !self.broker.disk.has_failed
     }
 
     /// Whether a task may have been lost: with its interpreter, with the engine that had it, with all its engines.

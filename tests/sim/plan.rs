@@ -22,6 +22,10 @@ pub struct Setup {
     pub quality: Quality,
     /// Whether the broker has a journal.
     pub has_journal: bool,
+    /// How long a write to its disk takes at most, in microseconds.
+    pub disk_us: u64,
+    /// How many of ten calls are durable then.
+    pub durables: u64,
 }
 
 /// An engine process, and those that are started in its place.
@@ -209,6 +213,8 @@ impl Setup {
                 chunks_apart: dice.one_in(2),
             },
             has_journal: dice.one_in(2),
+            disk_us: dice.pick(&[5_000, 5_000, 300_000]),
+            durables: dice.pick(&[5, 5, 10]),
         }
     }
 }
@@ -278,7 +284,10 @@ impl Acts {
         match dice.below(100) {
             0..72 => {
                 let habit = dice.below(2 * self.habits.len() as u64) as usize;
-                let call = self.habits.get(habit).cloned().unwrap_or_else(|| CallPlan::of(dice, setup));
+                let mut call = self.habits.get(habit).cloned().unwrap_or_else(|| CallPlan::of(dice, setup));
+                if call.durable && dice.one_in(4) {
+                    call.after = Group::of_the_last(dice);
+                }
                 let copies = if dice.one_in(6) { dice.between(2, 20) } else { 1 };
                 Act::Submit { client, copies, call: Box::new(call) }
             }
@@ -370,7 +379,7 @@ impl CallPlan {
             keep: dice.one_in(7),
             abort_on_error: dice.one_in(5),
             restart_safe: dice.one_in(3),
-            durable: setup.has_journal && dice.one_in(2),
+            durable: setup.has_journal && dice.below(10) < setup.durables,
             run_us: dice.pick(&[0, 5, 100, 400, 400, 3_000, 60_000, 2_000_000]),
             ends: dice.weigh(&[(20, Ends::Returns), (4, Ends::Raises), (1, Ends::Exits), (1, Ends::KillsInterpreter)]),
             fails_first: dice.pick(&[0, 0, 0, 0, 1, 2]),
@@ -416,6 +425,13 @@ impl fmt::Debug for CallPlan {
 }
 
 impl Group {
+    /// All of the last ones, however they end: some may have ended when the broker is killed, and others not.
+    fn of_the_last(dice: &mut Dice) -> Self {
+        let demands =
+            (1..=dice.between(2, 4)).map(|back| Demand { of_neighbour: false, back, success: true, failure: true });
+        Self { any: false, demands: demands.collect() }
+    }
+
     fn of(dice: &mut Dice) -> Self {
         if !dice.one_in(8) {
             return Self::default();

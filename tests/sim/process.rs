@@ -1,12 +1,14 @@
 //! Engine processes: the core of each, and what its shell does between core, connection and slots.
 
+use std::collections::BTreeSet;
+
 use furlong_broker::core::Peer as Proved;
 use furlong_engine::core::{Core, Output};
 use furlong_engine::runtime::SlotEvent;
 use furlong_tests::history::Invariant;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId, TokenId};
-use furlong_wire::message::{FromEngine, Goodbye, RefusalKind, Register, Slot as SlotOf, ToEngine, Welcome};
+use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
+use furlong_wire::message::{Adopt, FromEngine, Goodbye, RefusalKind, Register, Slot as SlotOf, ToEngine, Welcome};
 use furlong_wire::token::Role;
 
 use crate::calls::{claims, wait_before_try};
@@ -37,6 +39,9 @@ pub struct Process {
     drains: bool,
     alone_since: Option<u64>,
     leaves: bool,
+    /// The attempts that it was told to stop, and those of them that it had then.
+    told: BTreeSet<Attempt>,
+    pub stopped: BTreeSet<Attempt>,
 }
 
 /// Where a peer stands with the broker.
@@ -86,6 +91,8 @@ impl World {
             drains: false,
             alone_since: None,
             leaves: false,
+            told: BTreeSet::new(),
+            stopped: BTreeSet::new(),
         });
         self.after(0, Event::Dials(Peer::Process(place), 0));
     }
@@ -167,12 +174,33 @@ impl World {
             return;
         }
         for (message, chunk) in messages {
+            match &message {
+                ToEngine::Cancel(cancel) => self.is_to_stop(place, &cancel.attempts),
+                ToEngine::Adopt(adopt) => self.is_matched(place, adopt),
+                ToEngine::Release(release) => self.lets_go(place, release),
+                _ => {}
+            }
             if let Err(error) = self.processes[place].core.handle_message(message, chunk.as_deref()) {
                 let text = format!("process {place} closes its connection: {error}");
                 return self.violated(Invariant::HonestPeersAreServed, None, text);
             }
         }
         self.engine_flush(place);
+    }
+
+    /// What is not here yet is not told to stop.
+    fn is_to_stop(&mut self, place: usize, attempts: &[Attempt]) {
+        let process = &mut self.processes[place];
+        let here: BTreeSet<Attempt> = process.core.held().work.iter().map(|work| work.attempt).collect();
+        process.stopped.extend(attempts.iter().filter(|attempt| here.contains(attempt)));
+        process.told.extend(attempts);
+    }
+
+    /// The word to stop may have come before the new name of what it is about.
+    fn is_matched(&mut self, place: usize, adopt: &Adopt) {
+        let process = &mut self.processes[place];
+        let names = adopt.attempts.iter().map(|(_, adopted)| *adopted);
+        process.stopped.extend(names.filter(|adopted| process.told.contains(adopted)));
     }
 
     pub fn process_notices(&mut self, place: usize, no: ConnectionNo) {

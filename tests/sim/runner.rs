@@ -31,8 +31,6 @@ pub struct Failure {
 
 /// How long a failing history is cut down.
 const SHRINKING: Duration = Duration::from_secs(60);
-/// The last lines of a log that are shown.
-const LINES_SHOWN: usize = 60;
 /// Characters of a line that are shown.
 const LINE_SHOWN: usize = 240;
 
@@ -137,8 +135,8 @@ pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failure
     many.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Cuts a failing history down, and says how it fails, and how to see that again.
-pub fn report(seed: u64, steps: u64, failure: &Failure) -> String {
+/// Cuts a failing history down, and says how it fails, with the last lines of its log, and how to see that again.
+pub fn report(seed: u64, steps: u64, failure: &Failure, lines: usize) -> String {
     let fails_so = |acts: &[Planned]| run_acts(seed, acts, false).is_err_and(|other| other.kind == failure.kind);
     let deadline = Instant::now() + SHRINKING;
     let acts = shrink(failure.acts.clone(), |acts| Instant::now() < deadline && fails_so(acts));
@@ -147,7 +145,7 @@ pub fn report(seed: u64, steps: u64, failure: &Failure) -> String {
         Err(shown) => (shown.text, shown.log),
         Ok(_) => (failure.text.clone(), vec!["the history fails only as a whole".to_owned()]),
     };
-    let from = log.len().saturating_sub(LINES_SHOWN);
+    let from = log.len().saturating_sub(lines);
     format!(
         "seed {seed} fails: {text}\nreplay: cargo xtask sim --from {seed} --seeds 1 --steps {steps}\n{} of {} acts are \
          enough:\n{}\n{}",

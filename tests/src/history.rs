@@ -17,7 +17,8 @@ use Invariant::{
 /// What is never otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invariant {
-    /// A task ends once, whoever is asked how.
+    /// A task ends once, whoever is asked how. It may end once more for the next broker, if the disk had failed and did
+    /// not have its end when the broker was killed: that was told all the same.
     OneTerminalStateEach,
     /// A client's future of a task resolves once.
     OneDeliveryEach,
@@ -25,7 +26,8 @@ pub enum Invariant {
     NothingAcknowledgedIsLost,
     /// What may run once does not begin twice: at-most-once tasks, and those of one engine.
     AtMostOnceNeverTwice,
-    /// What one client sends to one engine begins there in that order.
+    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and whose
+    /// end was not on disk when it was killed, begins after all: behind what has begun meanwhile.
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
@@ -126,6 +128,8 @@ struct Seen {
     cancel_asked: bool,
     may_be_lost: bool,
     outcome: Option<Outcome>,
+    /// Whether the broker was killed when it had ended the task and the disk did not have that.
+    is_end_lost: bool,
     delivered: bool,
 }
 
@@ -179,6 +183,11 @@ impl History {
             self.nothing_succeeds_unrun(task, outcome);
             self.outcomes_are_just(task, outcome);
         }
+    }
+
+    /// The broker was killed when it had ended the task, and the disk did not have that: it goes on.
+    pub fn end_lost(&mut self, task: TaskName) {
+        self.seen(task).is_end_lost = true;
     }
 
     /// A client's future of a task has resolved.
@@ -246,7 +255,7 @@ impl History {
     }
 
     fn one_terminal_state_each(&mut self, task: TaskName, before: Option<Outcome>, outcome: Outcome) {
-        if before.is_some_and(|before| before != outcome) {
+        if before.is_some_and(|before| before != outcome) && !self.tasks[&task].is_end_lost {
             self.violated(OneTerminalStateEach, task, format!("it ended {before:?}, and then {outcome:?}"));
         }
     }
@@ -272,7 +281,8 @@ impl History {
             self.violated(OrderInAnEnginesQueue, task, format!("it is for {:?} and began at {engine}", facts.engine));
             return;
         }
-        if (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
+        let goes_on = self.tasks[&task].is_end_lost;
+        if goes_on || (facts.restart_safe || self.broker_was_killed) && self.restarted.contains(&engine) {
             return;
         }
         let kind = usize::from(facts.durable);
@@ -384,6 +394,19 @@ mod tests {
         history.delivered(TASK, Outcome::Succeeded);
         history.ended(TASK, Outcome::Succeeded);
         assert_eq!(history.check_end(), Ok(()));
+    }
+
+    #[test]
+    fn an_end_that_the_disk_has_lost_may_be_another_one_later() {
+        for is_lost in [false, true] {
+            let mut history = of(Facts::default());
+            history.delivered(TASK, Outcome::Failed);
+            if is_lost {
+                history.end_lost(TASK);
+            }
+            history.ended(TASK, Outcome::Succeeded);
+            assert_eq!(history.check_end().is_ok(), is_lost);
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Request {
 
 const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
        cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)
-       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K]";
+       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]";
 
 #[cfg(test)]
 mod tests {

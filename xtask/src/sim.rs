@@ -12,19 +12,27 @@ pub struct Histories {
     steps: u64,
     /// How many may fail before the rest is left.
     failures: u64,
+    /// On how many threads; on all cores, if that is 0.
+    threads: u64,
+    /// How many of the last lines of a failing history's log are shown.
+    lines: u64,
 }
 
 impl Histories {
     /// Reads the options.
     pub fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut histories = Self { from: 0, seeds: 100, steps: 10_000, failures: 1 };
+        let mut histories = Self { from: 0, seeds: 100, steps: 10_000, failures: 1, threads: 0, lines: 60 };
         while let Some(name) = args.next() {
             let place = match name.as_str() {
                 "--from" => &mut histories.from,
                 "--seeds" => &mut histories.seeds,
                 "--steps" => &mut histories.steps,
                 "--failures" => &mut histories.failures,
-                other => bail!("no option `{other}`; there are --from, --seeds, --steps and --failures"),
+                "--threads" => &mut histories.threads,
+                "--lines" => &mut histories.lines,
+                other => {
+                    bail!("no option `{other}`; there are --from, --seeds, --steps, --failures, --threads and --lines")
+                }
             };
             let value = args.next().with_context(|| format!("{name} needs a number"))?;
             *place = value.parse().with_context(|| format!("{name} needs a number, not `{value}`"))?;
@@ -38,8 +46,10 @@ pub fn run(workspace: &Workspace, histories: Histories) -> anyhow::Result<()> {
     let test = "many_histories_keep_every_promise";
     let mut cargo = workspace.cargo("test --locked --profile sim -p furlong-tests --test sim --");
     cargo.args(["--ignored", "--exact", test, "--nocapture"]).env("RUST_BACKTRACE", "0");
-    let Histories { from, seeds, steps, failures } = histories;
-    for (name, number) in [("FROM", from), ("SEEDS", seeds), ("STEPS", steps), ("FAILURES", failures)] {
+    let Histories { from, seeds, steps, failures, threads, lines } = histories;
+    let of_history = [("FROM", from), ("SEEDS", seeds), ("STEPS", steps)];
+    for (name, number) in of_history.into_iter().chain([("FAILURES", failures), ("THREADS", threads), ("LINES", lines)])
+    {
         cargo.env(format!("FURLONG_SIM_{name}"), number.to_string());
     }
     check(&mut cargo)
@@ -52,7 +62,7 @@ mod tests {
     #[test]
     fn options_are_numbers_in_any_order() {
         let parse = |line: &str| Histories::parse(line.split_whitespace().map(str::to_owned));
-        let expected = Histories { from: 7, seeds: 3, steps: 10_000, failures: 1 };
+        let expected = Histories { from: 7, seeds: 3, steps: 10_000, failures: 1, threads: 0, lines: 60 };
         assert_eq!(parse("--seeds 3 --from 7").unwrap(), expected);
         assert!(parse("--seeds many").is_err() && parse("--from").is_err());
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use furlong_wire::ids::{EngineId, TokenId};
+use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
 use crate::core::Core;
@@ -315,10 +315,25 @@ pub fn tasks(core: &Core) -> usize {
     core.tasks.len()
 }
 
+/// Whether a session has a task that has not ended.
+pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
+    let sessions = core.sessions.with_id(session);
+    sessions.into_iter().filter_map(|key| core.sessions.get(key)).any(|session| session.tasks.get(n).is_some())
+}
+
 /// How many attempts an engine has in hand; none if it is not known.
 pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
+}
+
+/// Whether an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
+pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
+    if attempt.start != core.config.start {
+        return core.orphans.is_disclaimed(attempt);
+    }
+    let given = core.attempts.get(attempt.count);
+    given.is_some_and(|given| given.stopping.is_some() || core.tasks.get(given.task).is_none())
 }
 
 /// Nothing is on its way: everybody may send as much as at the beginning.

@@ -118,6 +118,13 @@ impl Orphans {
         of_engines.map(|(attempt, _)| *attempt).collect()
     }
 
+    /// Whether nobody can ask for an attempt, which an engine holds, any longer.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn is_disclaimed(&self, attempt: Attempt) -> bool {
+        let orphan = self.by_attempt.get(&attempt);
+        orphan.is_some_and(|orphan| self.by_task.get(&orphan.task) != Some(&attempt))
+    }
+
     /// How many there are, for the tests.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -289,18 +296,29 @@ impl Core {
             if self.is_asked_for(attempt) {
                 self.orphans.postpone(attempt, now.after(CLAIM_WAIT));
             } else {
+                self.note_unasked(attempt);
                 self.end_orphan(attempt);
             }
         }
     }
 
-    /// Whether a client has submitted the task again, which waits for others that ran before it then, and run once
-    /// more.
+    /// A client may ask for it all the same, later: one that submits again in the order of its numbers, and has no
+    /// credit for those before. Then it may have run.
+    fn note_unasked(&mut self, attempt: Attempt) {
+        let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else { return };
+        for key in self.sessions.with_id(id) {
+            self.sessions.get_mut(key).into_iter().for_each(|session| _ = session.unasked.insert(n));
+        }
+    }
+
+    /// Whether a client has submitted the task again, which waits for its arguments, or for others that ran before it
+    /// then, and run once more.
     fn is_asked_for(&self, attempt: Attempt) -> bool {
         let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else { return false };
         let sessions = self.sessions.with_id(*id).into_iter().filter_map(|key| self.sessions.get(key));
         let mut tasks = sessions.filter_map(|session| self.tasks.get(*session.tasks.get(*n)?));
-        self.orphans.by_task.get(&(*id, *n)) == Some(&attempt) && tasks.any(|task| task.state == State::Waiting)
+        self.orphans.by_task.get(&(*id, *n)) == Some(&attempt)
+            && tasks.any(|task| matches!(task.state, State::Receiving | State::Waiting))
     }
 
     /// An attempt of an earlier start has ended.
@@ -369,7 +387,7 @@ impl Core {
         }
         match task.place.engine() {
             // It waits in its engine's queue, which is matched when the engine comes.
-            Some(engine) if !self.orphans.lossy.contains(&engine) => false,
+            Some(engine) if !self.orphans.lossy.contains(&engine) && !session.unasked.contains(&task.n) => false,
             Some(_) => {
                 self.lose_unmatched(now, key);
                 true

@@ -68,6 +68,8 @@ pub struct Session {
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it still waits for it
     /// submits again.
     pub before: u64,
+    /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
+    pub unasked: BTreeSet<u64>,
     /// When it was opened here.
     pub opened: Time,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
@@ -254,6 +256,7 @@ impl Session {
             fetches: 0,
             submitted: 0,
             before: 0,
+            unasked: BTreeSet::new(),
             opened: Time::default(),
             missing: BTreeSet::new(),
             tasks_max,

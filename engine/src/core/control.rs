@@ -4,15 +4,19 @@ use furlong_wire::call::ReplyHeader;
 use furlong_wire::ids::Attempt;
 use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
-use super::{Core, Output, error};
+use super::{Core, Early, Output, error};
 use crate::runtime::{JobOutcome, Reply, SlotIndex};
 
 /// Attempts in one message.
 const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
+/// Attempts that are not here and of which something is noted: mostly they have gone back. The oldest are forgotten.
+const EARLY_MAX: usize = 4096;
 
 impl Core {
     pub(super) fn cancel(&mut self, attempt: Attempt, force: bool) {
-        let Some((job, slot, runtime)) = self.find(attempt) else { return };
+        let Some((job, slot, runtime)) = self.find(attempt) else {
+            return self.note_early(attempt, Early::Cancel(force));
+        };
         if self.slots[slot as usize].waiting.contains(&job) {
             let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
             self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
@@ -36,12 +40,41 @@ impl Core {
     }
 
     pub(super) fn recall(&mut self, attempt: Attempt) {
-        let Some((job, slot, runtime)) = self.find(attempt) else { return };
+        let Some((job, slot, runtime)) = self.find(attempt) else { return self.note_early(attempt, Early::Recall) };
         let place = &self.slots[slot as usize];
         if place.waiting.contains(&job) {
             self.handle_recalled(job);
         } else if place.running.front() != Some(&job) {
             self.outputs.push_back(Output::Recall(slot, runtime, job));
+        }
+    }
+
+    /// An attempt is not here: it has ended or gone back, or its assignment is still on its way.
+    fn note_early(&mut self, attempt: Attempt, what: Early) {
+        if self.results.holds(attempt) || attempt.start != self.start {
+            return;
+        }
+        match self.early.get(&attempt) {
+            Some(Early::Cancel(true)) => {}
+            Some(Early::Cancel(false)) if matches!(what, Early::Recall) => {}
+            _ => _ = self.early.insert(attempt, what),
+        }
+        if self.early.len() > EARLY_MAX {
+            self.early.pop_first();
+        }
+    }
+
+    /// What was said of attempts before their assignment came is done now.
+    pub(super) fn heed_early(&mut self, attempts: impl Iterator<Item = Attempt>) {
+        if self.early.is_empty() {
+            return;
+        }
+        for attempt in attempts {
+            match self.early.remove(&attempt) {
+                Some(Early::Cancel(force)) => self.cancel(attempt, force),
+                Some(Early::Recall) => self.recall(attempt),
+                None => {}
+            }
         }
     }
 
@@ -53,6 +86,7 @@ impl Core {
     /// Jobs have not begun, and will not: the broker may give them to another engine.
     pub(super) fn give_back(&mut self, jobs: &[u64]) {
         let given_back: Vec<_> = jobs.iter().filter_map(|job| self.forget(*job)).collect();
+        given_back.iter().for_each(|work| self.results.note_given_back(work.attempt));
         for some in given_back.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
             let attempts = some.iter().map(|work| work.attempt).collect();
             self.send(FromEngine::Recalled(Attempts { attempts }));

@@ -20,7 +20,7 @@ use crate::runtime::SlotIndex;
 pub struct Held {
     /// What runs or waits here, and what has ended.
     pub work: Vec<HeldWork>,
-    /// The last attempt that it was given.
+    /// The last attempt that it was given: later ones have not come to it, or not whole, and have not begun.
     pub received: Option<Attempt>,
     /// The last attempt whose result was dropped.
     pub dropped: Option<Attempt>,
@@ -56,6 +56,8 @@ pub(super) struct Results {
     ended: NumberMap<Attempt, EndedWork>,
     bytes: u64,
     received: Option<Attempt>,
+    /// The last attempt that was given back.
+    given_back: Option<Attempt>,
     dropped: Option<Attempt>,
     /// Large results that wait for credit, in this order.
     large: VecDeque<Attempt>,
@@ -76,6 +78,25 @@ impl Results {
     /// An attempt was given to the process.
     pub fn note_received(&mut self, attempt: Attempt) {
         self.received = self.received.max(Some(attempt));
+    }
+
+    /// An attempt was given back.
+    pub fn note_given_back(&mut self, attempt: Attempt) {
+        self.given_back = self.given_back.max(Some(attempt));
+    }
+
+    /// This attempt and later ones that the process does not hold have not begun, since what they need was on its way
+    /// when the connection was cut: it is as if they had never come. What was given back may not have been, of that the
+    /// broker has not heard.
+    pub fn note_unbegun(&mut self, first: Attempt) {
+        if self.given_back < Some(first) {
+            self.received = Some(Attempt { count: first.count.saturating_sub(1), ..first });
+        }
+    }
+
+    /// Whether the end of an attempt is held.
+    pub fn holds(&self, attempt: Attempt) -> bool {
+        self.ended.contains_key(&attempt)
     }
 
     /// Whether large results wait for credit.
@@ -243,6 +264,7 @@ impl Core {
                 self.send_result(adopted);
             }
         }
+        self.heed_early(adopt.attempts.iter().map(|(_, adopted)| *adopted));
     }
 }
 

@@ -13,7 +13,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub use held::Held;
@@ -86,6 +86,8 @@ pub struct Core {
     /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
     last_header: Option<(Vec<u8>, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
+    /// What the broker has said of attempts before their assignments came: it goes before what waits to be sent.
+    early: BTreeMap<Attempt, Early>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
@@ -150,6 +152,15 @@ struct Request {
     data: Vec<Bytes>,
 }
 
+/// What is to become of an attempt that is still on its way.
+#[derive(Clone, Copy, Debug)]
+enum Early {
+    /// It ends, by force or without.
+    Cancel(bool),
+    /// It goes back.
+    Recall,
+}
+
 /// A payload from the broker, and what waits for it.
 #[derive(Debug)]
 struct Receiving {
@@ -178,6 +189,7 @@ impl Core {
             receiving: BTreeMap::new(),
             shares: BTreeMap::new(),
             last_header: None,
+            early: BTreeMap::new(),
             undefined: Vec::new(),
             connected: false,
             start: BrokerStart::default(),
@@ -220,12 +232,34 @@ impl Core {
             Purpose::Define(..) | Purpose::Share(_) => None,
         });
         let receiving: Vec<Call> = receiving.collect();
-        let incomplete: Vec<u64> =
+        let incomplete: BTreeSet<u64> =
             undefined.chain(receiving).chain(self.forget_shares()).flat_map(|call| call.jobs).collect();
-        for job in incomplete {
-            let slot = self.forget(job).map(|work| work.slot);
-            slot.into_iter().for_each(|slot| self.advance(slot));
+        let unbegun: Vec<Work> =
+            self.with_those_behind(&incomplete).into_iter().filter_map(|job| self.forget(job)).collect();
+        if let Some(first) = unbegun.iter().map(|work| work.attempt).min() {
+            self.results.note_unbegun(first);
         }
+        unbegun.into_iter().for_each(|work| self.advance(work.slot));
+        self.early.clear();
+    }
+
+    /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the same lines: it must
+    /// not begin before them.
+    fn with_those_behind(&self, incomplete: &BTreeSet<u64>) -> Vec<u64> {
+        let mut unbegun = Vec::new();
+        for slot in &self.slots {
+            let mut sessions = BTreeSet::new();
+            for job in &slot.waiting {
+                let Some(work) = self.work.get(job) else { continue };
+                if incomplete.contains(job) {
+                    sessions.insert(work.session);
+                }
+                if sessions.contains(&work.session) {
+                    unbegun.push(*job);
+                }
+            }
+        }
+        unbegun
     }
 
     /// Takes a message of the broker, with the chunk that belongs to it.
@@ -315,6 +349,8 @@ impl Core {
         let session = session.filter(|_| known).ok_or(BrokerMisbehaved::Assign)?;
         self.assigned_session = Some(session);
         let call = self.line_up(session, &assign);
+        let start = self.start;
+        self.heed_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
         if self.draining.is_some() {
             // It was on its way when the broker was told. A large payload is still received, for nobody.
             let jobs: Vec<u64> = call.jobs.iter().copied().collect();

@@ -308,9 +308,13 @@ fn a_forged_definition_fails_the_work_that_names_it() {
 fn work_that_a_cut_left_incomplete_is_not_held_and_not_in_the_way() {
     let (mut process, attempts, ..) = one_undefined();
     process.core.handle_disconnected();
-    assert_eq!(process.done().jobs(), [(0, Native, 2)]);
-    let held = process.core.held().work;
-    assert!(held.len() == 2 && held.iter().all(|held| held.attempt != attempts[0]));
+    assert!(process.done().started.is_empty(), "nothing begins in its place");
+    let held = process.core.held();
+    assert!(held.work.len() == 1 && held.work.iter().all(|held| !attempts.contains(&held.attempt)));
+    assert!(held.received < Some(attempts[0]), "it is as if they had never come");
+    process.core.handle_connected(START, CREDIT);
+    process.assign(0, Native);
+    assert_eq!(process.done().jobs(), [(0, Native, 4)]);
 }
 
 #[test]

@@ -399,6 +399,44 @@ fn a_client_that_is_back_has_a_minute_to_ask_and_its_goodbye_ends_the_rest() {
 }
 
 #[test]
+fn what_may_run_once_and_is_asked_for_too_late_is_lost() {
+    for kind in kinds().into_iter().skip(1) {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        let submit = kind(&farm, engine);
+        farm.submit(client, submit.clone());
+        farm.finish_unheard(engine, small());
+        farm.restart();
+        farm.connect_engine(engine);
+        farm.connect_client(client).unwrap();
+        farm.wait(Duration::from_secs(61));
+        assert!(farm.processes[engine].results.is_empty(), "nobody has asked for it");
+        farm.repeat(client, 1, submit);
+        assert!(farm.in_hand(engine).is_empty(), "it has run");
+        assert_eq!(farm.end_of(client, 1), LOST);
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn what_is_asked_for_and_has_no_arguments_yet_is_not_ended() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let submit = direct(&[farm.id(engine)]);
+    farm.submit(client, submit.clone());
+    farm.finish_unheard(engine, small());
+    farm.restart();
+    farm.connect_engine(engine);
+    farm.connect_client(client).unwrap();
+    let payload = farm.clients[client].sending.chunked(2_000);
+    farm.repeat(client, 1, Submit { payload, ..submit });
+    farm.wait(Duration::from_secs(100));
+    while farm.send_chunk(client) {}
+    assert_eq!(farm.end_of(client, 1), SUCCEEDED);
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn an_engine_that_is_cut_off_once_more_is_matched_when_it_is_back() {
     let (mut farm, client, engine, submit) = restarted(|_, _| with(shared(), at_most_once()));
     farm.connect_engine(engine);

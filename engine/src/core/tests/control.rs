@@ -42,6 +42,74 @@ fn signals_go_to_the_runtimes_and_never_to_what_waits_here() {
 }
 
 #[test]
+fn what_is_said_of_work_before_it_comes_holds_when_it_is_here() {
+    let mut process = Process::new(1);
+    let [first, second, third] = [1, 2, 3].map(|count| Attempt { start: START, count });
+    let cancel = |attempt, force| ToEngine::Cancel(CancelAttempts { attempts: vec![attempt], force });
+    process.tell(cancel(first, false));
+    process.tell(ToEngine::Recall(Attempts { attempts: vec![second] }));
+    process.tell(cancel(third, true));
+    process.tell(ToEngine::Recall(Attempts { attempts: vec![third] }));
+    let (cancelled, transfer, chunk) = process.assign_large(0, Native);
+    assert_eq!((cancelled, process.assign(0, Native), process.assign(0, Python)), (first, second, third));
+    let done = process.done();
+    assert!(done.started.is_empty());
+    assert_eq!(done.finished().iter().map(|it| it.attempt).collect::<Vec<_>>(), [first, third]);
+    assert!(done.finished().iter().all(|it| it.outcome.state == TaskState::Cancelled));
+    let recalled = |it: &FromEngine| matches!(it, FromEngine::Recalled(it) if it.attempts == [second]);
+    assert!(done.sent.iter().any(recalled));
+    process.chunk(transfer, &chunk).unwrap();
+    let next = process.assign(0, Native);
+    assert_eq!(process.done().jobs(), [(0, Native, 4)], "the slot is free");
+    assert_eq!(process.held_attempts(), [next]);
+}
+
+#[test]
+fn what_is_said_of_a_match_before_it_comes_holds_when_it_is_here() {
+    let mut process = Process::new(1);
+    let held = process.assign(0, Native);
+    process.core.handle_disconnected();
+    process.core.handle_connected(BrokerStart(2), CREDIT);
+    process.done();
+    let adopted = Attempt { start: BrokerStart(2), count: 1 };
+    process.tell(ToEngine::Cancel(CancelAttempts { attempts: vec![adopted], force: true }));
+    assert!(process.done().rest.is_empty());
+    process.tell(ToEngine::Adopt(Adopt { attempts: vec![(held, adopted)] }));
+    assert!(matches!(&process.done().rest[..], [Output::Cancel(0, Native, 1, true)]));
+}
+
+#[test]
+fn what_stands_behind_what_did_not_come_whole_does_not_begin_before_it() {
+    let mut process = Process::new(1);
+    let other = SessionId([5; 16]);
+    process.tell(ToEngine::Secret(Secret { session: other, secret: secret() }));
+    let runs = process.assign(0, Native);
+    process.assign_large(0, Native);
+    process.assign(0, Python);
+    let Packed::Inline(inline) = secret().request_key(&other).into_sealer().pack(call(b"small")).unwrap() else {
+        panic!("it is small")
+    };
+    let (assign, of_another) = process.assignment(0, Native, None, Payload::Inline(inline));
+    process.tell(ToEngine::Assign(Assign { session: Some(other), ..assign }));
+    process.core.handle_disconnected();
+    let done = process.done();
+    assert_eq!(done.jobs(), [(0, Native, 1), (0, Native, 4)], "another session does not wait for it");
+    assert_eq!(BTreeSet::from_iter(process.held_attempts()), BTreeSet::from([runs, of_another]));
+    assert_eq!(process.core.held().received, Some(runs), "they are as if they had never come");
+}
+
+#[test]
+fn what_was_given_back_before_a_cut_is_not_as_if_it_had_never_come() {
+    let mut process = Process::new(2);
+    process.assign_large(0, Native);
+    process.assign(1, Native);
+    let (last, ..) = process.assign_large(1, Python);
+    process.core.handle_slot_event(1, SlotEvent::Down { cause: "signal 9".into() });
+    process.core.handle_disconnected();
+    assert_eq!(process.core.held().received, Some(last), "the broker may not have heard of the death");
+}
+
+#[test]
 fn a_restart_asks_each_slot_that_there_is() {
     let mut process = Process::new(2);
     process.tell(ToEngine::Restart(Slots { slots: vec![1, 7, 0] }));
