@@ -99,7 +99,7 @@ impl Core {
         let of = self.sessions.find(owner, id.session).or_else(|| self.kept.session(owner, id.session))?;
         let done = self.sessions.get_mut(of).and_then(|session| session.done.get_mut(id.n)).map(|done| &mut **done);
         let done = done.or_else(|| self.kept.get_mut(of, id.n)).filter(|done| done.is_unwritten)?;
-        let followers = &mut done.what.more.as_mut()?.followers;
+        let followers = &mut done.what.more.get_or_insert_default().followers;
         if followers.len() >= FOLLOWERS_MAX || !has_room {
             return Some(false);
         }

@@ -95,7 +95,9 @@ impl Core {
             target,
             losses: task.losses,
             request_bytes: payload.bytes(),
+            queued_us: task.queued_us,
             gave_way: false,
+            durable: task.take_durable(),
             more: task.take_more(),
             options: task.options,
         };

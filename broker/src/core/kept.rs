@@ -177,7 +177,7 @@ impl Core {
     ) {
         let Some(session) = self.sessions.get(key) else { return self.drop_done(*done) };
         let (id, owner, secret) = (session.id, session.owner(), session.secret.clone());
-        let expires = if done.what.durable().is_some() {
+        let expires = if done.what.durable.is_some() {
             let ended_unix_us = done.times.submitted_unix_us.saturating_add(done.times.finished_us);
             self.journal.keeps_until(ended_unix_us, self.config.start.0)
         } else {

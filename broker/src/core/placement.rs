@@ -91,6 +91,8 @@ impl Placement {
 pub struct Placements {
     table: BTreeMap<PlacementId, Placement>,
     by_demands: BTreeMap<Demands, PlacementId>,
+    /// That of the last task with labels or scopes: the next one mostly has the same.
+    recent: Option<PlacementId>,
     ids_made: u32,
     /// Those with waiting tasks.
     waiting: BTreeSet<PlacementId>,
@@ -104,6 +106,7 @@ impl Default for Placements {
         let mut placements = Self {
             table: BTreeMap::new(),
             by_demands: BTreeMap::new(),
+            recent: None,
             ids_made: 0,
             waiting: BTreeSet::new(),
             classes: BTreeMap::new(),
@@ -129,14 +132,25 @@ impl Placements {
             let plain = Runtime::ALL.iter().position(|known| *known == runtime);
             PlacementId(plain.expect("`ALL` has all of them") as u32)
         } else {
-            let demands = Demands::new(runtime, require, scopes);
-            match self.by_demands.get(&demands) {
-                Some(id) => *id,
-                None if self.table.len() >= PLACEMENTS_MAX => return None,
-                None => self.add(demands),
-            }
+            self.of_demands(runtime, require, scopes)?
         };
         self.get_mut(id).tasks += tasks;
+        Some(id)
+    }
+
+    fn of_demands(&mut self, runtime: Runtime, require: &[String], scopes: &[String]) -> Option<PlacementId> {
+        let is_same =
+            |Demands { runtime: r, require: l, scopes: s }: &Demands| *r == runtime && l == require && s == scopes;
+        if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
+            return Some(id);
+        }
+        let demands = Demands::new(runtime, require, scopes);
+        let id = match self.by_demands.get(&demands) {
+            Some(id) => *id,
+            None if self.table.len() >= PLACEMENTS_MAX => return None,
+            None => self.add(demands),
+        };
+        self.recent = Some(id);
         Some(id)
     }
 

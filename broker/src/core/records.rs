@@ -19,7 +19,7 @@ impl Core {
         let since = |at: Time| task.since_submit(at);
         let queued = match task.state {
             State::Receiving | State::Waiting => None,
-            _ => Some(task.more().and_then(|more| more.queued).map_or(0, since)),
+            _ => Some(task.queued_us),
         };
         let times = RecordTimes {
             submitted_unix_us: task.submitted_unix_us(self.config.start),
@@ -54,7 +54,7 @@ impl Core {
         let since = |at: Time| at.unix_us(self.config.start).saturating_sub(submitted);
         let times = RecordTimes {
             submitted_unix_us: submitted,
-            queued_us: Some(more.and_then(|more| more.queued).map_or(0, since)),
+            queued_us: Some(what.queued_us),
             assigned_us: done.times.assigned_us,
             started_us: more.and_then(|more| more.started).map(since),
             finished_us: Some(done.times.finished_us),

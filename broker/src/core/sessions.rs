@@ -155,8 +155,12 @@ pub struct What {
     pub request_bytes: u64,
     /// How many of its attempts were lost.
     pub losses: u32,
+    /// Microseconds from its submit until it had all that it needed.
+    pub queued_us: u64,
     /// Whether its result and output were dropped for want of memory.
     pub gave_way: bool,
+    /// What the journal has of it.
+    pub durable: Option<Box<Durable>>,
     /// What few tasks have.
     pub more: Option<Box<More>>,
 }
@@ -174,17 +178,7 @@ impl What {
 
     /// Whether somebody may ask for it when its session is over.
     pub fn outlives_session(&self) -> bool {
-        self.keep() || self.durable().is_some()
-    }
-
-    /// What the journal has of it.
-    pub fn durable(&self) -> Option<Durable> {
-        self.more.as_ref().and_then(|more| more.durable)
-    }
-
-    /// The journal does not know it.
-    pub fn forget_durable(&mut self) {
-        self.more.iter_mut().for_each(|more| more.durable = None);
+        self.keep() || self.durable.is_some()
     }
 
     /// Who waits for it.
@@ -311,6 +305,12 @@ impl Session {
     /// Whether a task that was ended still runs on an engine.
     pub fn is_stopping(&self, n: u64) -> bool {
         self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
+    }
+
+    /// It submitted a task of this number to an earlier start.
+    pub fn had_before(&mut self, n: u64) {
+        self.submitted = self.submitted.max(n);
+        self.before = self.submitted;
     }
 
     /// Remembers how a task ended.

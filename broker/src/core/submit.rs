@@ -55,12 +55,9 @@ impl Core {
         let mut enter = |n, target| {
             let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
             let placement = placement.unwrap_or_else(|plain| plain);
-            let part = Submitted { target, placement, runtime, class, define, options };
-            let mut task = submitted(key, n, part, stored.clone(), now);
-            if is_durable {
-                task.more_mut().durable = Some(self.journal.begin());
-            }
-            let task = self.tasks.insert(task);
+            let durable = is_durable.then(|| self.journal.begin());
+            let part = Submitted { target, placement, runtime, class, define, options, durable };
+            let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
             within_quota &= self.quotas.begin_task(session.counted_by);
@@ -330,9 +327,7 @@ impl Core {
         self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let has_run = matches!(task.state, State::Pausing | State::Assigned { .. });
         task.transition(State::Queued);
-        if now != task.submitted {
-            task.more_mut().queued = Some(now);
-        }
+        task.queued_us = task.since_submit(now);
         let (priority, session, placement) = (task.priority(), task.session, task.placement);
         if let Some(engine) = task.place.engine() {
             let tasks = &self.tasks;

@@ -58,8 +58,12 @@ pub struct Task {
     pub losses: u32,
     /// When it was submitted.
     pub submitted: Time,
+    /// Microseconds from then until it had all that it needed.
+    pub queued_us: u64,
     /// When it was last given to an engine.
     pub assigned: Option<Time>,
+    /// What the journal has of it.
+    durable: Option<Box<Durable>>,
     /// What few tasks have.
     more: Option<Box<More>>,
 }
@@ -69,8 +73,6 @@ pub struct Task {
 pub struct More {
     /// Attempts that raised and were followed by another.
     pub errors: u32,
-    /// When it had all that it needed, if that was later than its submit.
-    pub queued: Option<Time>,
     /// When its engine reported that it runs.
     pub started: Option<Time>,
     /// When something is due for it.
@@ -85,8 +87,6 @@ pub struct More {
     pub output: KeptOutput,
     /// Who waits for its end.
     pub followers: Vec<Follower>,
-    /// What the journal has of it.
-    pub durable: Option<Durable>,
 }
 
 /// A client that has asked for a task that has not ended.
@@ -181,12 +181,17 @@ impl Task {
 
     /// What the journal has of it.
     pub fn durable(&self) -> Option<Durable> {
-        self.more.as_ref().and_then(|more| more.durable)
+        self.durable.as_deref().copied()
     }
 
     /// What the journal has of it.
     pub fn durable_mut(&mut self) -> Option<&mut Durable> {
-        self.more.as_mut().and_then(|more| more.durable.as_mut())
+        self.durable.as_deref_mut()
+    }
+
+    /// Takes out what the journal has of it: the task has ended.
+    pub fn take_durable(&mut self) -> Option<Box<Durable>> {
+        self.durable.take()
     }
 
     /// Whether it was submitted to an earlier start of the broker, where it may have run.
@@ -347,7 +352,9 @@ pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: St
         attempts: 0,
         losses: 0,
         submitted: now,
+        queued_us: 0,
         assigned: None,
+        durable: submit.durable.map(Box::new),
         more: None,
     }
 }
@@ -367,6 +374,8 @@ pub struct Submitted<'a> {
     pub define: Option<u32>,
     /// What is not the default.
     pub options: Option<&'a Arc<TaskOptions>>,
+    /// What the journal has of it.
+    pub durable: Option<Durable>,
 }
 
 #[cfg(test)]

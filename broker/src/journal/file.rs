@@ -16,8 +16,9 @@ pub(super) const VERSION: i64 = 1;
 /// Bytes of the write-ahead log that stay allocated after they were carried over.
 const LOG_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
-/// Never through a symbolic link.
-const OPEN_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
+/// Never through a symbolic link. Without locks inside SQLite: a connection is one thread's at a time.
+const OPEN_FLAGS: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW).union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// The tables of each version: what brings a journal from the one before to it.
 const MIGRATIONS: [&str; VERSION as usize] = ["

@@ -66,6 +66,7 @@ pub(super) struct SessionHead {
 pub(super) struct Reader<'a> {
     database: &'a Connection,
     begun: BTreeSet<i64>,
+    ends: BTreeSet<i64>,
     met: BTreeMap<i64, Vec<Met>>,
     /// Arguments that several tasks share, and that one of them has been given.
     given: BTreeSet<i64>,
@@ -75,8 +76,6 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(database: &'a Connection) -> Result<Self> {
-        let mut begun = database.prepare("SELECT id FROM begun")?;
-        let begun = begun.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         let mut met: BTreeMap<i64, Vec<Met>> = BTreeMap::new();
         let mut rows = database.prepare("SELECT id, body FROM met ORDER BY place")?;
         let mut rows = rows.query([])?;
@@ -84,7 +83,8 @@ impl<'a> Reader<'a> {
             let body: MetBody = decode(blob(row, 1)?)?;
             met.entry(row.get(0)?).or_default().push(of_body(body));
         }
-        Ok(Self { database, begun, met, given: BTreeSet::new(), options: None })
+        let (begun, ends) = (ids(database, "SELECT id FROM begun")?, ids(database, "SELECT id FROM ends")?);
+        Ok(Self { database, begun, ends, met, given: BTreeSet::new(), options: None })
     }
 
     pub(super) fn sessions(&mut self, mut each: impl FnMut(SessionHead, &[u8]) -> Result<()>) -> Result<()> {
@@ -114,13 +114,14 @@ impl<'a> Reader<'a> {
 
     /// The tasks that have not ended, in the order of their numbers.
     pub(super) fn unfinished(&mut self, mut each: impl FnMut(TaskRow) -> Result<()>) -> Result<()> {
-        let sql = "SELECT id, session, n, head, options, payload, chunks FROM tasks
-                   WHERE id NOT IN (SELECT id FROM ends) ORDER BY id";
+        let sql = "SELECT id, session, n, head, options, payload, chunks FROM tasks ORDER BY id";
         let mut rows = self.database.prepare(sql)?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
-            each(self.task(id, row).with_context(|| cannot_read(id))?)?;
+            let id = number(row, 0)?;
+            if !self.ends.contains(&id) {
+                each(self.task(id, row).with_context(|| cannot_read(id))?)?;
+            }
         }
         Ok(())
     }
@@ -132,7 +133,7 @@ impl<'a> Reader<'a> {
         let mut rows = self.database.prepare(sql)?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
+            let id = number(row, 0)?;
             let task = self.task_row(id, row, |_, _| Ok(Blob::Inline(InlineBytes::new())));
             each(task.with_context(|| cannot_read(id))?, self.end(id, row).with_context(|| cannot_read(id))?)?;
         }
@@ -140,9 +141,10 @@ impl<'a> Reader<'a> {
     }
 
     fn task(&mut self, id: i64, row: &Row<'_>) -> Result<TaskRow> {
-        let chunks: Option<i64> = row.get(6)?;
         self.task_row(id, row, |reader, head| {
-            reader.blob(Kind::Request, chunks.unwrap_or(id), head.payload, row.get_ref(5)?)
+            // Those inside their rows have no chunks.
+            let of = head.payload.map(|_| row.get::<_, Option<i64>>(6)).transpose()?.flatten();
+            reader.blob(Kind::Request, of.unwrap_or(id), head.payload, row.get_ref(5)?)
         })
     }
 
@@ -160,8 +162,8 @@ impl<'a> Reader<'a> {
         }
         Ok(TaskRow {
             id: id as u64,
-            session: row.get(1)?,
-            n: row.get::<_, i64>(2)? as u64,
+            session: number(row, 1)?.try_into()?,
+            n: number(row, 2)? as u64,
             target: head.target,
             runtime: head.runtime,
             class: head.class,
@@ -231,6 +233,14 @@ impl<'a> Reader<'a> {
         let chunks = chunks.query_map(params![kind as u8, of], |row| row.get::<_, Vec<u8>>(0))?;
         Ok(chunks.map(|chunk| chunk.map(Bytes::from)).collect::<Result<_, _>>()?)
     }
+}
+
+fn ids(database: &Connection, sql: &str) -> rusqlite::Result<BTreeSet<i64>> {
+    database.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
+}
+
+fn number(row: &Row<'_>, column: usize) -> Result<i64> {
+    Ok(row.get_ref(column)?.as_i64()?)
 }
 
 fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8]> {

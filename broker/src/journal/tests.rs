@@ -461,8 +461,9 @@ fn restore_beside_a_plain_select() {
         let mut rows = rows.query([]).unwrap();
         let mut bytes = 0;
         while let Some(row) = rows.next().unwrap() {
-            let columns = 3..6;
-            bytes += columns.map(|column| row.get::<_, Vec<u8>>(column).unwrap().len()).sum::<usize>();
+            let numbers = [0, 1, 2, 6].map(|column| row.get::<_, Option<i64>>(column).unwrap());
+            let blobs = [3, 4, 5].map(|column| row.get::<_, Vec<u8>>(column).unwrap());
+            bytes += std::hint::black_box((numbers, blobs)).1.iter().map(Vec::len).sum::<usize>();
         }
         let select_s = began.elapsed().as_secs_f64();
         let mut core = core(1 << 30);

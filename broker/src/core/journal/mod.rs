@@ -400,11 +400,9 @@ impl Core {
 impl Core {
     /// Writes down how a task ended, if the journal knows it. Whether its end waits for that.
     pub(super) fn note_ended(&mut self, session: SessionKey, n: u64, done: &mut Done, request: &Stored) -> bool {
-        let durable = done.what.durable();
-        let Some(durable) = durable.filter(|it| matches!(it.stage, Stage::Noted | Stage::Written)) else {
-            done.what.forget_durable();
-            return false;
-        };
+        let durable = done.what.durable.take();
+        done.what.durable = durable.filter(|it| matches!(it.stage, Stage::Noted | Stage::Written));
+        let Some(durable) = &done.what.durable else { return false };
         let more = done.what.more.as_deref();
         let row = EndRow {
             id: durable.id,
@@ -457,14 +455,14 @@ impl Core {
 
     /// The client has a result that is kept.
     pub(super) fn note_delivered(&mut self, done: &Done, delivered_us: u64) {
-        if let Some(durable) = done.what.durable() {
+        if let Some(durable) = &done.what.durable {
             self.write(Entry::Delivered(durable.id, delivered_us));
         }
     }
 
     /// Nobody can ask for an ended task any longer.
     pub(super) fn note_forgotten(&mut self, done: &Done) {
-        if let Some(durable) = done.what.durable() {
+        if let Some(durable) = &done.what.durable {
             self.write(Entry::Forgotten(durable.id));
         }
     }

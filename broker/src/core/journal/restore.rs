@@ -24,17 +24,11 @@ pub struct Restoring<'a> {
     core: &'a mut Core,
     /// Arguments that several tasks share.
     shared: BTreeMap<u64, Stored>,
-    unfinished: Vec<Unfinished>,
-    sessions: BTreeMap<u32, SessionKey>,
-}
-
-/// A task, and those that it waited for and that have ended.
-#[derive(Debug)]
-struct Unfinished {
-    session: SessionKey,
-    n: u64,
-    key: TaskKey,
-    met: Vec<Met>,
+    unfinished: Vec<TaskKey>,
+    /// Whether each of them is later in its session than those before it.
+    is_in_order: bool,
+    /// Those that they waited for and that have ended.
+    met: BTreeMap<TaskKey, Vec<Met>>,
 }
 
 /// What does not fit this broker.
@@ -54,7 +48,7 @@ pub enum RestoreError {
 impl<'a> Restoring<'a> {
     /// Begins with a core that has just been made.
     pub fn new(core: &'a mut Core) -> Self {
-        Self { core, shared: BTreeMap::new(), unfinished: Vec::new(), sessions: BTreeMap::new() }
+        Self { core, shared: BTreeMap::new(), unfinished: Vec::new(), is_in_order: true, met: BTreeMap::new() }
     }
 
     /// A session. Until its client comes back, it is like one whose connection was cut when the broker was started.
@@ -72,8 +66,7 @@ impl<'a> Restoring<'a> {
             ..Session::new(row.id, row.claims, tasks_max)
         };
         core.expiry_at = Some(core.expiry_at.map_or(expires, |at| at.min(expires)));
-        let key = core.sessions.insert_at(SessionKey(row.key), session);
-        self.sessions.insert(row.key, key);
+        core.sessions.insert_at(SessionKey(row.key), session);
     }
 
     /// A definition of a session, after its unfinished tasks: without any, one that is over needs none.
@@ -81,8 +74,8 @@ impl<'a> Restoring<'a> {
     /// # Errors
     /// If there is no such session, or no memory for it.
     pub fn definition(&mut self, session: u32, number: u32, blob: Blob) -> Result<(), RestoreError> {
-        let key = self.key(session)?;
-        let of = self.core.sessions.get(key).expect("it was restored");
+        let key = SessionKey(session);
+        let of = self.core.sessions.get(key).ok_or_else(|| no_session(key))?;
         if of.departed && of.tasks.is_empty() {
             return Ok(());
         }
@@ -98,21 +91,11 @@ impl<'a> Restoring<'a> {
     /// # Errors
     /// If there is no such session, or no memory for what it needs.
     pub fn task(&mut self, row: TaskRow, end: Option<EndRow>) -> Result<(), RestoreError> {
-        let key = self.key(row.session)?;
         self.core.journal.last_id = self.core.journal.last_id.max(row.id);
-        let session = self.core.sessions.get_mut(key).expect("it was restored");
-        session.submitted = session.submitted.max(row.n);
-        session.before = session.submitted;
         match end {
-            Some(end) => self.ended(key, row, end),
-            None => self.unfinished(key, row)?,
+            Some(end) => self.ended(row, end),
+            None => self.unfinished(row),
         }
-        Ok(())
-    }
-
-    fn key(&self, session: u32) -> Result<SessionKey, RestoreError> {
-        let key = self.sessions.get(&session).copied();
-        key.ok_or_else(|| RestoreError::Damaged(format!("a row is of session {session}, which is not there")))
     }
 
     /// Arguments, or a definition, which must be held. Those of direct tasks may be shared.
@@ -143,30 +126,36 @@ impl<'a> Restoring<'a> {
         Ok(stored)
     }
 
-    fn unfinished(&mut self, key: SessionKey, row: TaskRow) -> Result<(), RestoreError> {
+    fn unfinished(&mut self, row: TaskRow) -> Result<(), RestoreError> {
+        let key = SessionKey(row.session);
         let payload = self.hold(key, row.payload, row.target.is_some())?;
         let core = &mut *self.core;
-        let scopes = core.sessions.get(key).map_or(&[][..], |session| &session.claims.scopes);
-        let demands = core.placements.enter(row.runtime, &row.options.require, scopes, 1);
+        let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
+        let demands = core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 1);
         let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 1));
         let placement = placement.expect("the plain demands are always there");
-        let (target, runtime, class, define) = (row.target, row.runtime, row.class, row.define);
-        let part = Submitted { target, placement, runtime, class, define, options: Some(&row.options) };
-        let mut task = submitted(key, row.n, part, payload, Time::default());
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);
-        task.more_mut().durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
-        let task = core.tasks.insert(task);
-        let session = core.sessions.get_mut(key).expect("it was restored");
+        let durable = Some(Durable { id: row.id, stage: Stage::Written, begun, age_us });
+        let (target, runtime, class, define) = (row.target, row.runtime, row.class, row.define);
+        let part = Submitted { target, placement, runtime, class, define, options: Some(&row.options), durable };
+        let task = core.tasks.insert(submitted(key, row.n, part, payload, Time::default()));
+        self.is_in_order &= row.n > session.submitted;
+        session.had_before(row.n);
         session.tasks.insert(row.n, task);
-        let token = session.counted_by;
-        core.quotas.begin_task(token);
-        self.unfinished.push(Unfinished { session: key, n: row.n, key: task, met: row.met });
+        core.quotas.begin_task(session.counted_by);
+        self.unfinished.push(task);
+        if !row.met.is_empty() {
+            self.met.insert(task, row.met);
+        }
         Ok(())
     }
 
-    fn ended(&mut self, key: SessionKey, row: TaskRow, end: EndRow) {
+    fn ended(&mut self, row: TaskRow, end: EndRow) -> Result<(), RestoreError> {
+        let key = SessionKey(row.session);
         let core = &mut *self.core;
+        let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
+        session.had_before(row.n);
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
         let fits = core.reserve(wanted);
@@ -174,7 +163,7 @@ impl<'a> Restoring<'a> {
             output.drop_pieces();
         }
         let durable = Durable { id: row.id, stage: Stage::Written, begun: true, age_us: 0 };
-        let more = More { errors: end.errors, past: end.past, output, durable: Some(durable), ..More::default() };
+        let more = More { errors: end.errors, past: end.past, output, ..More::default() };
         let payload = end.payload.filter(|_| fits).map(|blob| match blob {
             Blob::Inline(bytes) => Stored::Inline(bytes),
             Blob::Chunked(chunked) => Stored::restored(chunked, None),
@@ -200,7 +189,9 @@ impl<'a> Restoring<'a> {
                 options: Some(row.options),
                 request_bytes: end.request_bytes,
                 losses: end.losses,
+                queued_us: 0,
                 gave_way: !fits,
+                durable: Some(Box::new(durable)),
                 more: Some(Box::new(more)),
             },
         });
@@ -212,12 +203,13 @@ impl<'a> Restoring<'a> {
             session.done.insert(row.n, done);
             core.results_held += 1;
         }
+        Ok(())
     }
 
     /// Everything is here: what waits for other tasks is told of those that have ended, the rest is queued. What
     /// engines may have waits for those of the roster, from now on.
     pub fn finish(self, now: Time) {
-        let Self { core, shared, mut unfinished, sessions } = self;
+        let Self { core, shared, mut unfinished, is_in_order, mut met } = self;
         // Whether others hold it decides when it is freed.
         drop(shared);
         if !core.orphans.awaits_nobody() {
@@ -225,16 +217,19 @@ impl<'a> Restoring<'a> {
             core.journal.reconciling_until = (!unfinished.is_empty()).then_some(until);
         }
         // A session's tasks are in its order, but for those that it had to submit once more.
-        let mut last = BTreeMap::new();
-        let mut in_order = |it: &Unfinished| last.insert(it.session, it.n).is_none_or(|before| before < it.n);
-        if !unfinished.iter().all(&mut in_order) {
-            unfinished.sort_by_key(|it| (it.session, it.n));
+        if !is_in_order {
+            unfinished.sort_by_key(|key| core.tasks.get(*key).map(|task| (task.session, task.n)));
         }
-        for Unfinished { key, met, .. } in unfinished {
-            core.go_on(now, key, &met);
+        let sessions: Vec<SessionKey> = core.sessions.iter().map(|(key, _)| key).collect();
+        for key in unfinished {
+            core.go_on(now, key, &met.remove(&key).unwrap_or_default());
         }
-        sessions.into_values().for_each(|key| core.forget_departed(key));
+        sessions.into_iter().for_each(|key| core.forget_departed(key));
     }
+}
+
+fn no_session(key: SessionKey) -> RestoreError {
+    RestoreError::Damaged(format!("a row is of session {}, which is not there", key.0))
 }
 
 impl Core {
