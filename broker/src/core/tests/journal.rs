@@ -6,6 +6,7 @@ use furlong_wire::message::{
     CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange,
     TaskState,
 };
+use furlong_wire::token::Role;
 
 use super::disk::JOURNAL_KEEP;
 use super::peers::{Farm, direct, on_success, shared, with};
@@ -286,6 +287,37 @@ fn an_end_that_was_not_on_disk_is_asked_of_the_engine_that_holds_it() {
     farm.connect_engine(engine);
     assert_eq!(farm.end_of(client, n), DONE);
     assert!(farm.in_hand(engine).is_empty());
+}
+
+#[test]
+fn what_a_client_knows_to_have_ended_does_not_count_when_it_comes_back() {
+    for is_acknowledged in [false, true] {
+        let mut farm = farm();
+        let (client, engine) = (farm.absent_client(Role::Client), farm.engine());
+        farm.clients[client].limits.unfinished_tasks_max = 2;
+        farm.connect_client(client).unwrap();
+        let limit = TaskOptions { queue_timeout_ms: Some(300), ..durable() };
+        if is_acknowledged {
+            submit(&mut farm, client, shared(), limit);
+            farm.finish(engine);
+            farm.disk.is_slow = true;
+            farm.ack(client, 1, 1);
+        } else {
+            farm.disconnect_engine(engine);
+            submit(&mut farm, client, shared(), limit);
+            farm.disk.is_slow = true;
+            farm.wait(Duration::from_secs(1));
+            farm.lose_unwritten();
+            farm.ack(client, 1, 1);
+        }
+        assert!(farm.end_of(client, 1).is_some());
+        let others = [farm.submit(client, shared()), farm.submit(client, shared())];
+        farm.restart();
+        farm.wait(Duration::from_millis(1));
+        farm.connect_client(client).unwrap();
+        invariants::hold(&farm.core);
+        assert_eq!(farm.accepted(client).missing, [(others[0], others[1])]);
+    }
 }
 
 #[test]
