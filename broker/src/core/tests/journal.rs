@@ -357,6 +357,31 @@ fn dependencies_are_as_they_were() {
 }
 
 #[test]
+fn a_condition_stays_met_though_its_end_alone_was_on_disk_when_the_broker_was_killed() {
+    let mut farm = farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let first = submit(&mut farm, client, shared(), durable());
+    let second = submit(&mut farm, client, shared(), durable());
+    let after_both = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
+    let last = submit(&mut farm, client, shared(), TaskOptions { after: after_both, ..durable() });
+    farm.disk.is_slow = true;
+    assert_eq!(farm.finish(engine), first);
+    farm.disk.unwritten.truncate(1);
+    assert!(matches!(farm.disk.unwritten[0].1, Entry::Ended(_)));
+    farm.sync_once();
+    farm.restart();
+    farm.disk.is_slow = false;
+    farm.connect_client(client).unwrap();
+    farm.ack(client, first, first);
+    farm.restart();
+    farm.connect_engine(engine);
+    assert_eq!(farm.in_hand(engine), [second]);
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [last]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
 fn a_task_is_written_after_those_for_which_it_waits() {
     let mut farm = slow_farm();
     let client = farm.client();
