@@ -76,8 +76,8 @@ pub struct Session {
     pub missing: BTreeSet<u64>,
     /// Unfinished and unacknowledged tasks that it may have.
     pub tasks_max: u64,
-    /// As many more: those that a journal had as unfinished. Their client may know the end of some, if that could not
-    /// be written, and does not count them.
+    /// As many more: those that a journal had. Their client may know the end of some, if that could not be written, or
+    /// have acknowledged it, if that was not written; it does not count them.
     pub restored_tasks: u64,
     /// What it may announce.
     pub credit: Credit,
@@ -285,7 +285,7 @@ impl Session {
             }
             self.submitted = self.submitted.max(open.submitted);
             (self.before, self.opened) = (self.submitted, now);
-            self.restored_tasks = self.tasks.len() as u64;
+            self.restored_tasks = (self.tasks.len() + self.done.len()) as u64;
             return Ok(Accepted { n: self.submitted, missing: self.unknown_ranges(), definitions });
         }
         if self.secret.replace(open.secret).is_none() {

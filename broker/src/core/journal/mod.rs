@@ -20,6 +20,7 @@ pub use memory::MemoryJournal;
 pub use restore::{RestoreError, Restoring};
 pub use rows::{Blob, Chunked, EndRow, Entry, Met, SessionRow, TaskRow};
 
+use super::dependencies::Waits;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Definition, Done, SessionKey};
@@ -348,6 +349,15 @@ impl Core {
             self.write(Entry::Met(durable.id, met));
         } else if let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) {
             waits.note_met(met);
+        }
+    }
+
+    /// Of a task from the journal, one for which it waits had ended, and the broker was killed before it had noted that
+    /// for this one: it is noted now, since the other one is forgotten when its client has its end.
+    fn note_met_before(&mut self, key: TaskKey, waits: &Waits, known: &[Met]) {
+        let Some(id) = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.id) else { return };
+        for met in waits.met().iter().filter(|met| known.iter().all(|known| known.task != met.task)) {
+            self.write(Entry::Met(id, *met));
         }
     }
 

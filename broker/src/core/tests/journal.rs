@@ -6,6 +6,7 @@ use furlong_wire::message::{
     CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange,
     TaskState,
 };
+use furlong_wire::token::Role;
 
 use super::disk::JOURNAL_KEEP;
 use super::peers::{Farm, direct, on_success, shared, with};
@@ -289,6 +290,37 @@ fn an_end_that_was_not_on_disk_is_asked_of_the_engine_that_holds_it() {
 }
 
 #[test]
+fn what_a_client_knows_to_have_ended_does_not_count_when_it_comes_back() {
+    for is_acknowledged in [false, true] {
+        let mut farm = farm();
+        let (client, engine) = (farm.absent_client(Role::Client), farm.engine());
+        farm.clients[client].limits.unfinished_tasks_max = 2;
+        farm.connect_client(client).unwrap();
+        let limit = TaskOptions { queue_timeout_ms: Some(300), ..durable() };
+        if is_acknowledged {
+            submit(&mut farm, client, shared(), limit);
+            farm.finish(engine);
+            farm.disk.is_slow = true;
+            farm.ack(client, 1, 1);
+        } else {
+            farm.disconnect_engine(engine);
+            submit(&mut farm, client, shared(), limit);
+            farm.disk.is_slow = true;
+            farm.wait(Duration::from_secs(1));
+            farm.lose_unwritten();
+            farm.ack(client, 1, 1);
+        }
+        assert!(farm.end_of(client, 1).is_some());
+        let others = [farm.submit(client, shared()), farm.submit(client, shared())];
+        farm.restart();
+        farm.wait(Duration::from_millis(1));
+        farm.connect_client(client).unwrap();
+        invariants::hold(&farm.core);
+        assert_eq!(farm.accepted(client).missing, [(others[0], others[1])]);
+    }
+}
+
+#[test]
 fn a_task_that_may_run_once_and_may_have_begun_is_lost_with_its_engine_one_that_has_not_runs() {
     let mut farm = farm();
     let (client, engine) = (farm.client(), farm.engine());
@@ -316,6 +348,31 @@ fn dependencies_are_as_they_were() {
     // It ended as demanded, and nobody remembers it but who waits for it.
     farm.ack(client, first, first);
     farm.goodbye(client);
+    farm.restart();
+    farm.connect_engine(engine);
+    assert_eq!(farm.in_hand(engine), [second]);
+    farm.finish(engine);
+    assert_eq!(farm.in_hand(engine), [last]);
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn a_condition_stays_met_though_its_end_alone_was_on_disk_when_the_broker_was_killed() {
+    let mut farm = farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let first = submit(&mut farm, client, shared(), durable());
+    let second = submit(&mut farm, client, shared(), durable());
+    let after_both = vec![on_success(farm.task(client, first)), on_success(farm.task(client, second))];
+    let last = submit(&mut farm, client, shared(), TaskOptions { after: after_both, ..durable() });
+    farm.disk.is_slow = true;
+    assert_eq!(farm.finish(engine), first);
+    farm.disk.unwritten.truncate(1);
+    assert!(matches!(farm.disk.unwritten[0].1, Entry::Ended(_)));
+    farm.sync_once();
+    farm.restart();
+    farm.disk.is_slow = false;
+    farm.connect_client(client).unwrap();
+    farm.ack(client, first, first);
     farm.restart();
     farm.connect_engine(engine);
     assert_eq!(farm.in_hand(engine), [second]);
