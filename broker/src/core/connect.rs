@@ -353,8 +353,7 @@ impl Core {
         let tried = task.losses;
         if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
             if started {
-                let given =
-                    Given { task: key, session: task.session, n: task.n, engine, direct: false, stopping: None };
+                let given = Given::new(key, (task.session, task.n), engine, false);
                 self.note_attempt(now, given, how);
             }
             self.requeue(now, key);

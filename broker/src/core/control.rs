@@ -64,7 +64,9 @@ impl Core {
             }
         }
         for (engine, attempts) in assigned {
-            self.taking_back.extend(&attempts);
+            for count in &attempts {
+                self.attempts.get_mut(*count).into_iter().for_each(|given| given.is_wanted_back = true);
+            }
             self.recall(engine, attempts);
         }
         ReplyBody::Cancelled(cancelled, ended)

@@ -147,7 +147,7 @@ impl Core {
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
-        self.attempts.insert(count, Given { task: key, session, n, engine, direct, stopping: None });
+        self.attempts.insert(count, Given::new(key, (session, n), engine, direct));
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
@@ -283,9 +283,6 @@ impl Core {
         });
         if waits == Some(true) {
             self.direct_ready.insert(given.engine);
-        }
-        if !self.taking_back.is_empty() {
-            self.taking_back.remove(&count);
         }
         self.note_stopped(count, &given);
         Some(given)

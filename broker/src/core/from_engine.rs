@@ -374,10 +374,9 @@ impl Core {
         attempts.extend(before.into_iter().map(|attempt| self.orphan_recalled(key, attempt)));
         attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
         for attempt in &attempts {
-            let is_wanted_back = self.taking_back.contains(&attempt.count);
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };
             let Some(task) = self.tasks.get(given.task) else { continue };
-            if is_wanted_back {
+            if given.is_wanted_back {
                 self.end(now, given.task, cancelled_before_it_began());
                 continue;
             }

@@ -168,8 +168,6 @@ pub struct Core {
     /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
     attempts: Numbered<Given>,
     attempts_made: u64,
-    /// Attempts whose tasks end if their engine gives them back.
-    taking_back: BTreeSet<u64>,
     /// What engines hold of an earlier start.
     orphans: Orphans,
     /// What tasks demand of their engines, and the shared queues.
@@ -215,6 +213,14 @@ struct Given {
     direct: bool,
     /// If the task has been ended: how the engine was told to stop, or will be when it is back.
     stopping: Option<Stopping>,
+    /// Whether the task ends if the engine gives it back.
+    is_wanted_back: bool,
+}
+
+impl Given {
+    fn new(task: TaskKey, (session, n): (SessionKey, u64), engine: EngineId, direct: bool) -> Self {
+        Self { task, session, n, engine, direct, stopping: None, is_wanted_back: false }
+    }
 }
 
 /// How an attempt is stopped.
@@ -243,7 +249,6 @@ impl Core {
             tasks: Tasks::default(),
             attempts: Numbered::default(),
             attempts_made: 0,
-            taking_back: BTreeSet::new(),
             orphans: Orphans::new(roster.here.clone()),
             placements: Placements::default(),
             shared_given: 0,

@@ -194,7 +194,7 @@ impl Core {
             // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
             self.attempts_made += 1;
             let (task, count) = (TaskKey::NOBODY, self.attempts_made);
-            self.hold_attempt(Given { task, session, n: held.n, engine, direct: true, stopping: None }, count);
+            self.hold_attempt(Given::new(task, (session, held.n), engine, true), count);
             return verdicts.adopt_to_end(held, self.attempt(count));
         }
         verdicts.end(held.attempt, held.finished);
@@ -216,7 +216,7 @@ impl Core {
     fn occupy(&mut self, engine: EngineId) -> u64 {
         self.attempts_made += 1;
         let (task, session) = (TaskKey::NOBODY, SessionKey::NOBODY);
-        self.hold_attempt(Given { task, session, n: 0, engine, direct: true, stopping: None }, self.attempts_made);
+        self.hold_attempt(Given::new(task, (session, 0), engine, true), self.attempts_made);
         self.attempts_made
     }
 
@@ -487,7 +487,7 @@ impl Core {
         } else if was_queued {
             self.placements.count_waiting(placement, false);
         }
-        self.hold_attempt(Given { task: key, session, n, engine, direct, stopping: None }, count);
+        self.hold_attempt(Given::new(key, (session, n), engine, direct), count);
         self.set_deadline(now, key);
         let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
         if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {

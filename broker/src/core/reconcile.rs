@@ -141,7 +141,7 @@ impl Core {
                     // It keeps the engine busy until it has stopped, also if its task goes on elsewhere.
                     let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
-                    let given = Given { task, session, n: held.n, engine, direct: true, stopping: None };
+                    let given = Given::new(task, (session, held.n), engine, true);
                     self.hold_attempt(given, count);
                 }
             }
@@ -170,7 +170,7 @@ impl Core {
         }
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.placements.count_waiting(placement, false);
-        self.hold_attempt(Given { task: key, session, n, engine, direct: false, stopping: None }, count);
+        self.hold_attempt(Given::new(key, (session, n), engine, false), count);
         self.set_deadline(now, key);
         true
     }

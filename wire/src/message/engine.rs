@@ -122,7 +122,7 @@ bodies! {
         labels: Vec<String>,
         /// Attempts that it has not ended, and ended ones that were not released.
         held: Vec<HeldWork>,
-        /// The last attempt that it was given, whatever became of it: later ones have not reached it.
+        /// The last attempt that it was given, whatever became of it: later ones have not reached it, or not whole.
         received: Option<Attempt>,
         /// Of ended attempts whose results it has dropped before they were released, the last one. What it was given
         /// after that and does not hold has not run.
