@@ -60,5 +60,5 @@ impl Drop for Disk {
     }
 }
 
-/// Logs and small files have room in it for many histories.
-const SIZE_MIB: u32 = 48;
+/// Logs, and the journal of a long history, have room in it.
+const SIZE_MIB: u32 = 256;
