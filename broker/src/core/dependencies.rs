@@ -276,6 +276,7 @@ impl Core {
     }
 
     fn pin(&mut self, key: TaskKey, engine: EngineId) -> Result<(), String> {
+        let may_have_run = self.tasks.get(key).is_some_and(|task| self.may_have_run(task));
         let Some(task) = self.tasks.get_mut(key) else { return Ok(()) };
         let session = task.session;
         match task.place {
@@ -283,6 +284,9 @@ impl Core {
             Place::Direct(target) | Place::Pinned(target) => {
                 Err(format!("it is for engine {target}, and was to follow a task that ran on engine {engine}"))
             }
+            // If the other one was run once more, this one may have followed it elsewhere before: it goes on there, or is
+            // lost.
+            Place::Shared if may_have_run && task.at_most_once() => Ok(()),
             Place::Shared => {
                 task.place = Place::Pinned(engine);
                 let tasks = &self.tasks;

@@ -397,7 +397,7 @@ impl Core {
     }
 
     /// Whether a task was submitted to an earlier start, and was not given to an engine at this one.
-    fn may_have_run(&self, task: &Task) -> bool {
+    pub(super) fn may_have_run(&self, task: &Task) -> bool {
         task.attempts == 0
             && task.may_be_repeated()
             && self.sessions.get(task.session).is_some_and(|session| task.n <= session.before)

@@ -249,7 +249,8 @@ impl Core {
     /// depends on others is noted.
     fn join(&mut self, now: Time, key: TaskKey, waits: Option<&Waits>) {
         let Some(task) = self.tasks.get(key) else { return };
-        let (target, session, placement) = (task.target(), task.session, task.placement);
+        let (target, session, placement, n) = (task.target(), task.session, task.placement, task.n);
+        let is_durable = task.durable().is_some();
         if task.options.is_some() {
             self.set_deadline(now, key);
         }
@@ -277,6 +278,9 @@ impl Core {
                 }
                 engine.queue.note(session, tasks);
             });
+            if is_durable {
+                self.journal.line_up(session, target, n, key);
+            }
             if let Some(text) = out_of_scope {
                 return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text));
             }

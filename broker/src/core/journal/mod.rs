@@ -9,7 +9,7 @@ mod memory;
 mod restore;
 mod rows;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use furlong_wire::ids::{EngineId, TaskId};
@@ -51,6 +51,8 @@ pub struct Journal {
     replies_waiting: usize,
     /// Tasks that waited until others were noted, which they are now.
     released: VecDeque<TaskKey>,
+    /// Tasks for one engine that are not noted: each session's for each engine are, in their order.
+    in_line: BTreeMap<(SessionKey, EngineId, u64), TaskKey>,
     /// Until then, tasks of an earlier start that engines may have wait for those engines.
     reconciling_until: Option<Time>,
 }
@@ -88,7 +90,8 @@ pub struct Durable {
 pub enum Stage {
     /// It does not know it: arguments are missing.
     Unknown,
-    /// Nothing is missing but tasks that it waits for, which the journal must have first.
+    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which the journal must have
+    /// first.
     Behind,
     /// On its way to the disk.
     Noted,
@@ -131,6 +134,17 @@ impl Journal {
     pub fn begin(&mut self) -> Durable {
         self.last_id += 1;
         Durable { id: self.last_id, stage: Stage::Unknown, begun: false, age_us: 0 }
+    }
+
+    /// A durable task has taken its place in the queue of the engine that it names.
+    pub fn line_up(&mut self, session: SessionKey, engine: EngineId, n: u64, key: TaskKey) {
+        self.in_line.insert((session, engine, n), key);
+    }
+
+    /// The first of a session's tasks for an engine that are not noted.
+    fn first_in_line(&self, session: SessionKey, engine: EngineId) -> Option<TaskKey> {
+        let line = (session, engine, 0)..=(session, engine, u64::MAX);
+        self.in_line.range(line).next().map(|(_, key)| *key)
     }
 
     /// Until when an ended task is kept.
@@ -244,14 +258,32 @@ impl Core {
             Some(Stage::Unknown | Stage::Behind) => {}
         }
         self.journal.released.push_back(key);
+        self.note_released();
+        true
+    }
+
+    fn note_released(&mut self) {
         // A loop: a chain of a million tasks must not be a million calls deep.
         while let Some(key) = self.journal.released.pop_front() {
             self.note_task(key);
         }
-        true
     }
 
-    /// Writes a task down, after those for which it waits.
+    /// A task for one engine is noted, or has ended: the one behind it may be noted, if nothing else of it is missing.
+    fn leave_line(&mut self, session: SessionKey, engine: Option<EngineId>, n: u64) {
+        let Some(engine) = engine else { return };
+        if self.journal.in_line.remove(&(session, engine, n)).is_none() {
+            return;
+        }
+        let is_behind = |key: &TaskKey| {
+            self.tasks.get(*key).and_then(Task::durable).is_some_and(|durable| durable.stage == Stage::Behind)
+        };
+        let next = self.journal.first_in_line(session, engine).filter(is_behind);
+        self.journal.released.extend(next);
+    }
+
+    /// Writes a task down, after those for which it waits, and in the order of its session's tasks for its engine: should
+    /// the broker be killed, none of them goes on without those before it.
     fn note_task(&mut self, key: TaskKey) {
         let is_noted = |key: TaskKey| {
             let durable = self.tasks.get(key).and_then(Task::durable);
@@ -261,8 +293,11 @@ impl Core {
             // Several of those for which it waits were noted in one go.
             return;
         }
-        let waits = self.tasks.get(key).and_then(Task::more).and_then(|more| more.waits.as_ref());
-        let is_next = waits.is_none_or(|waits| waits.keys().all(is_noted));
+        let Some(task) = self.tasks.get(key) else { return };
+        let (session, n, target, define) = (task.session, task.n, task.target(), task.define);
+        let first = target.and_then(|engine| self.journal.first_in_line(session, engine));
+        let waits = task.more().and_then(|more| more.waits.as_ref());
+        let is_next = first.is_none_or(|first| first == key) && waits.is_none_or(|waits| waits.keys().all(is_noted));
         let stage = if is_next { Stage::Noted } else { Stage::Behind };
         if let Some(durable) = self.tasks.get_mut(key).and_then(Task::durable_mut) {
             durable.stage = stage;
@@ -270,7 +305,7 @@ impl Core {
         if !is_next {
             return;
         }
-        let Some((session, define)) = self.tasks.get(key).map(|task| (task.session, task.define)) else { return };
+        self.leave_line(session, target, n);
         self.note_session(session);
         define.into_iter().for_each(|number| self.note_definition(session, number));
         let Some(row) = self.task_row(key) else { return };
@@ -411,7 +446,12 @@ impl Core {
     /// Writes down how a task ended, if the journal knows it. Whether its end waits for that.
     pub(super) fn note_ended(&mut self, session: SessionKey, n: u64, done: &mut Done, request: &Stored) -> bool {
         let durable = done.what.durable.take();
-        done.what.durable = durable.filter(|it| matches!(it.stage, Stage::Noted | Stage::Written));
+        if durable.as_ref().is_some_and(|it| matches!(it.stage, Stage::Unknown | Stage::Behind)) {
+            self.leave_line(session, done.what.target, n);
+            self.note_released();
+            return false;
+        }
+        done.what.durable = durable;
         let Some(durable) = &done.what.durable else { return false };
         let more = done.what.more.as_deref();
         let row = EndRow {

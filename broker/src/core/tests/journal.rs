@@ -589,3 +589,29 @@ fn an_end_is_fetched_when_it_is_on_disk_also_of_a_session_that_is_over() {
     assert_eq!(farm.fetched(other, request).unwrap().record.outcome.unwrap().state, TaskState::Succeeded);
     invariants::hold(&farm.core);
 }
+
+#[test]
+fn tasks_for_an_engine_are_written_in_their_order() {
+    for is_cancelled in [false, true] {
+        let mut farm = farm();
+        let (client, engine) = (farm.client(), farm.engine());
+        let to_engine = direct(&[farm.id(engine)]);
+        farm.disconnect_engine(engine);
+        let payload = farm.clients[client].sending.chunked(2_000);
+        let large = submit(&mut farm, client, Submit { payload, ..to_engine.clone() }, durable());
+        let behind = [(); 2].map(|()| submit(&mut farm, client, to_engine.clone(), durable()));
+        assert_eq!(farm.disk.journal.counts(), (0, 0), "what stands behind it does not go on without it");
+        if is_cancelled {
+            farm.cancel(client, large, large);
+        }
+        while farm.send_chunk(client) {}
+        invariants::hold(&farm.core);
+        farm.restart();
+        farm.connect_engine(engine);
+        let first = (!is_cancelled).then_some(large);
+        for n in first.into_iter().chain(behind) {
+            assert_eq!(farm.finish(engine), n);
+        }
+        invariants::hold(&farm.core);
+    }
+}

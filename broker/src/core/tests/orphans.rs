@@ -553,3 +553,39 @@ fn what_waits_for_others_that_run_once_more_goes_on_where_it_was_however_long_th
         invariants::hold(&farm.core);
     }
 }
+
+#[test]
+fn what_may_run_once_and_has_followed_another_goes_on_though_that_one_runs_elsewhere_now() {
+    for is_back in [true, false] {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        let short = with(shared(), TaskOptions { run_timeout_ms: Some(100), ..TaskOptions::default() });
+        let first = farm.submit(client, short.clone());
+        let follow = vec![Dependency { task: farm.task(client, first), success: true, failure: true }];
+        let follows = with(shared(), TaskOptions { follow, ..at_most_once() });
+        let second = farm.submit(client, follows.clone());
+        farm.start(engine);
+        farm.disconnect_client(client);
+        farm.wait(Duration::from_millis(100));
+        farm.finish_with(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, ""), 1_000, None);
+        assert_eq!(farm.in_hand(engine), [second]);
+        farm.restart();
+        let other = farm.engine();
+        farm.connect_client(client).unwrap();
+        farm.repeat(client, first, short);
+        farm.repeat(client, second, follows);
+        if is_back {
+            farm.connect_engine(engine);
+        }
+        farm.wait(Duration::from_secs(1));
+        assert_eq!(farm.finish(other), first);
+        assert!(farm.in_hand(other).is_empty(), "it has begun where the first one was then");
+        invariants::hold(&farm.core);
+        if is_back {
+            assert_eq!(farm.finish(engine), second);
+        }
+        farm.wait(Duration::from_secs(15));
+        assert_eq!(farm.end_of(client, second), if is_back { SUCCEEDED } else { LOST });
+        invariants::hold(&farm.core);
+    }
+}
