@@ -7,12 +7,12 @@ use std::sync::Arc;
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
-use crate::core::{ConnectionId, Core};
 use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::Definition;
 use crate::core::tasks::{Place, State, Task, TaskKey};
+use crate::core::{ConnectionId, Core};
 
 /// All of them.
 pub fn hold(core: &Core) {
