@@ -1,5 +1,7 @@
 //! What breaks: connections, processes, interpreters, the broker.
 
+use furlong_broker::core::{ConnectionId, invariants as of_broker};
+
 use crate::broker::SILENCE_US;
 use crate::network::{ConnectionNo, Peer, Side};
 use crate::plan::{Act, Cut};
@@ -77,7 +79,10 @@ impl World {
         };
         connection.from(Side::Peer).kill();
         connection.from(Side::Broker).kill();
-        if let Peer::Process(place) = connection.peer {
+        // One that has not registered again is away since its last cut.
+        if let (Peer::Process(place), Some(core)) = (connection.peer, &self.broker.core)
+            && of_broker::is_registered(core, ConnectionId(no))
+        {
             self.process_is_cut_off(place);
         }
         self.note(|_| {

@@ -290,6 +290,7 @@ impl Core {
                 engine.restarting = false;
                 engine.returning.clear();
             });
+            self.requeue_withheld(now, id);
             self.note_restarted(id);
             self.expiry_at = Some(self.expiry_at.map_or(given_up, |at| at.min(given_up)));
             self.tell_subscribers(Event::EngineOffline(id));

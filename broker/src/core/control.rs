@@ -256,6 +256,7 @@ impl Core {
             }
             let process = process.map(|process| process.connection);
             self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
+            self.requeue_withheld(now, id);
             // What needs no interpreter is not ended by that.
             let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
             let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
 
-use crate::core::Core;
 use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::Definition;
 use crate::core::tasks::{Place, State, Task, TaskKey};
+use crate::core::{ConnectionId, Core};
 
 /// All of them.
 pub fn hold(core: &Core) {
@@ -324,6 +324,11 @@ pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
 pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
+}
+
+/// Whether an engine process has registered on a connection that the broker does not know to be gone.
+pub fn is_registered(core: &Core, connection: ConnectionId) -> bool {
+    core.processes.values().any(|process| process.connection == connection && process.register.is_some())
 }
 
 /// Whether an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.

@@ -416,6 +416,16 @@ impl Core {
         true
     }
 
+    /// An engine's connection is gone, or the engine is stopped. What waits for the journal has not come to it, and is
+    /// queued again.
+    pub(super) fn requeue_withheld(&mut self, now: Time, engine: EngineId) {
+        let withheld = self.engines.update(engine, |engine| std::mem::take(&mut engine.withheld)).unwrap_or_default();
+        for count in withheld.into_iter().rev() {
+            let given = self.take_back(count);
+            given.into_iter().for_each(|given| self.requeue(now, given.task));
+        }
+    }
+
     fn begin_noted(&mut self, now: Time, count: u64, written: Result<(), &str>) {
         let Some(given) = self.attempts.get(count).copied() else { return };
         let current = |task: &&mut Task| matches!(task.state, State::Assigned { attempt, .. } if attempt == count);

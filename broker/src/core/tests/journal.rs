@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Submit, TaskOptions, TaskRange,
-    TaskState,
+    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Runtime, Submit, TaskOptions,
+    TaskRange, TaskState,
 };
 use furlong_wire::token::Role;
 
 use super::disk::JOURNAL_KEEP;
-use super::peers::{Farm, direct, on_success, shared, with};
+use super::peers::{Farm, direct, on_success, python, shared, with};
 use crate::core::invariants;
 use crate::core::journal::Entry;
 
@@ -128,6 +128,43 @@ fn a_task_that_may_run_once_begins_when_the_journal_says_so_and_holds_its_line()
     assert_eq!(farm.finish(engine), first);
     farm.sync();
     assert_eq!(farm.in_hand(engine), [second]);
+}
+
+#[test]
+fn what_waits_for_the_journal_has_not_come_to_its_engine_and_is_not_lost_with_it() {
+    for is_written_meanwhile in [false, true] {
+        let mut farm = farm();
+        let (client, process) = (farm.client(), farm.engine_with(2, Runtime::ALL));
+        let [engine, neighbour] = farm.processes[process].ids[..] else { panic!("it has two engines") };
+        farm.disk.is_slow = true;
+        let n = submit(&mut farm, client, python(direct(&[engine])), once());
+        farm.sync_once();
+        let later = farm.submit(client, direct(&[neighbour]));
+        assert_eq!(farm.in_hand(process), [later], "the beginning of the first is on the way to the disk");
+        farm.disconnect_engine(process);
+        if is_written_meanwhile {
+            farm.sync();
+        }
+        farm.connect_engine(process);
+        farm.sync();
+        assert_eq!(farm.end_of(client, n), None);
+        assert_eq!(farm.in_hand(process), [later, n]);
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn a_shared_task_that_waits_for_the_journal_goes_elsewhere_when_its_engine_leaves() {
+    let mut farm = farm();
+    let (client, leaves) = (farm.client(), farm.engine());
+    farm.disk.is_slow = true;
+    let n = submit(&mut farm, client, shared(), once());
+    farm.sync_once();
+    let other = farm.engine();
+    farm.engine_goodbye(leaves);
+    farm.sync();
+    assert_eq!((farm.end_of(client, n), farm.in_hand(other)), (None, vec![n]));
+    invariants::hold(&farm.core);
 }
 
 #[test]
