@@ -321,13 +321,16 @@ impl<'a> Account<'a> {
 
     fn may_be_lost(&self, task: &Task) -> bool {
         let job = &task.job;
+        // On the engine to which it has followed another task it is as one that names that engine.
+        let follows = job.after.as_ref().is_some_and(|after| after.follow);
         match (job.target, job.runtime) {
             _ if job.how == How::Die && job.runtime == Runtime::Python => true,
             // With its namespace, when somebody's cancel has killed the interpreter.
             (Some(_), Runtime::Python) => true,
             (Some(_), _) => self.is_engine_broken(task),
             (None, runtime) => self.is_broken(task, |struck| match struck.hit {
-                Hit::Engine(_) | Hit::Broker | Hit::Disk => job.at_most_once,
+                Hit::Engine(_) | Hit::Disk => job.at_most_once || follows,
+                Hit::Broker => job.at_most_once || (follows && struck.fault != Fault::Kill),
                 Hit::Interpreter(_) => runtime == Runtime::Python,
                 Hit::Client(_) => false,
             }),
