@@ -86,12 +86,11 @@ impl Results {
     }
 
     /// This attempt and later ones that the process does not hold have not begun, since what they need was on its way
-    /// when the connection was cut: it is as if they had never come. What was given back may not have been, of that the
-    /// broker has not heard.
+    /// when the connection was cut: it is as if they had never come. Up to the last one that was given back that cannot
+    /// be said: its interpreter may have ended, and of that the broker may not have heard.
     pub fn note_unbegun(&mut self, first: Attempt) {
-        if self.given_back < Some(first) {
-            self.received = Some(Attempt { count: first.count.saturating_sub(1), ..first });
-        }
+        let before = Attempt { count: first.count.saturating_sub(1), ..first };
+        self.received = self.given_back.max(Some(before));
     }
 
     /// Whether the end of an attempt is held.

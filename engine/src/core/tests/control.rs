@@ -110,6 +110,17 @@ fn what_was_given_back_before_a_cut_is_not_as_if_it_had_never_come() {
 }
 
 #[test]
+fn what_was_given_out_after_what_was_given_back_is_as_if_it_had_never_come() {
+    let mut process = Process::new(2);
+    process.assign_large(0, Native);
+    let (given_back, ..) = process.assign_large(1, Python);
+    process.core.handle_slot_event(1, SlotEvent::Down { cause: "signal 9".into() });
+    process.assign(0, Python);
+    process.core.handle_disconnected();
+    assert_eq!(process.core.held().received, Some(given_back), "it waited behind the large one");
+}
+
+#[test]
 fn a_restart_asks_each_slot_that_there_is() {
     let mut process = Process::new(2);
     process.tell(ToEngine::Restart(Slots { slots: vec![1, 7, 0] }));
