@@ -326,7 +326,7 @@ impl<'a> Account<'a> {
         match (job.target, job.runtime) {
             _ if job.how == How::Die && job.runtime == Runtime::Python => true,
             // With its namespace, when somebody's cancel has killed the interpreter.
-            (Some(_), Runtime::Python) => true,
+            (target, Runtime::Python) if target.is_some() || follows => true,
             (Some(_), _) => self.is_engine_broken(task),
             (None, runtime) => self.is_broken(task, |struck| match struck.hit {
                 Hit::Engine(_) | Hit::Disk => job.at_most_once || follows,
