@@ -95,9 +95,9 @@ impl Client {
         self.end_tasks(tasks, |request, tasks| FromClient::CancelTasks(CancelTasks { request, tasks, force })).await
     }
 
-    /// Ends those tasks of any session of the same owner that have not begun; what runs goes on. Tasks that are not known
-    /// are passed over. Counts as `cancelled` what is ended and what engines are asked to give back: a task that has
-    /// just begun goes on all the same, and so does one that moves to another engine meanwhile.
+    /// Ends those tasks of any session of the same owner that have not begun; what runs goes on. Tasks that are not
+    /// known are passed over. Counts as `cancelled` what is ended and what engines are asked to give back: a task that
+    /// has just begun goes on all the same, and so does one that moves to another engine meanwhile.
     pub async fn take_back(&self, tasks: &[TaskRange]) -> Result<Cancelled, ClientError> {
         self.end_tasks(tasks, |request, tasks| FromClient::TakeBack(TakeBack { request, tasks })).await
     }

@@ -38,8 +38,8 @@ impl World {
         self.both_sides_agree();
     }
 
-    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has, and it was told
-    /// to stop what nobody wants.
+    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has, and it was
+    /// told to stop what nobody wants.
     fn both_sides_agree(&mut self) {
         let Some(core) = &self.broker.core else { return };
         let mut found = None;

@@ -100,8 +100,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// When something last happened to an engine that may cost it what it has.
     pub hurt: BTreeMap<u32, u64>,
-    /// When the connection of an engine was last cut on which it had registered: that alone costs nothing, if it is back
-    /// in time. Cuts of those on which it has tried to come back do not lengthen that time.
+    /// When the connection of an engine was last cut on which it had registered: that alone costs nothing, if it is
+    /// back in time. Cuts of those on which it has tried to come back do not lengthen that time.
     pub cut_off: BTreeMap<u32, u64>,
     /// When something last happened to any engine.
     pub last_hurt: Option<u64>,

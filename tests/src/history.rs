@@ -26,8 +26,8 @@ pub enum Invariant {
     NothingAcknowledgedIsLost,
     /// What may run once does not begin twice: at-most-once tasks, and those of one engine.
     AtMostOnceNeverTwice,
-    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and whose
-    /// end was not on disk when it was killed, begins after all: behind what has begun meanwhile.
+    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and
+    /// whose end was not on disk when it was killed, begins after all: behind what has begun meanwhile.
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,

@@ -284,8 +284,8 @@ impl Core {
             Place::Direct(target) | Place::Pinned(target) => {
                 Err(format!("it is for engine {target}, and was to follow a task that ran on engine {engine}"))
             }
-            // If the other one was run once more, this one may have followed it elsewhere before: it goes on there, or is
-            // lost.
+            // If the other one was run once more, this one may have followed it elsewhere before: it goes on there, or
+            // is lost.
             Place::Shared if may_have_run && task.at_most_once() => Ok(()),
             Place::Shared => {
                 task.place = Place::Pinned(engine);

@@ -90,8 +90,8 @@ pub struct Durable {
 pub enum Stage {
     /// It does not know it: arguments are missing.
     Unknown,
-    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which the journal must have
-    /// first.
+    /// Nothing is missing but tasks that it waits for or that stand before it at its engine, which the journal must
+    /// have first.
     Behind,
     /// On its way to the disk.
     Noted,
@@ -282,8 +282,8 @@ impl Core {
         self.journal.released.extend(next);
     }
 
-    /// Writes a task down, after those for which it waits, and in the order of its session's tasks for its engine: should
-    /// the broker be killed, none of them goes on without those before it.
+    /// Writes a task down, after those for which it waits, and in the order of its session's tasks for its engine:
+    /// should the broker be killed, none of them goes on without those before it.
     fn note_task(&mut self, key: TaskKey) {
         let is_noted = |key: TaskKey| {
             let durable = self.tasks.get(key).and_then(Task::durable);
