@@ -113,7 +113,7 @@ fn name(message: &FromClient) -> &'static str {
 }
 
 /// How many names the function above has.
-const NAMES: usize = 17;
+const NAMES: usize = 18;
 
 /// What becomes of a message of an open session: of what the broker sends until the answer to a question after it.
 fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {
