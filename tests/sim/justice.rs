@@ -138,15 +138,9 @@ impl World {
         let session = self.clients[task.client as usize].session;
         let first = self.calls[submitted.call].first;
         let is_own = |demand: &Dependency| demand.task.session == session && demand.task.n < first;
-        let is_met = |demand: &Dependency| match self.history.outcome(TaskName { n: demand.task.n, ..task }) {
-            Some(ending) => {
-                if ending == Ending::Succeeded {
-                    demand.success
-                } else {
-                    demand.failure
-                }
-            }
-            None => false,
+        let is_met = |demand: &Dependency| {
+            let ending = self.history.outcome(TaskName { n: demand.task.n, ..task });
+            ending.is_some_and(|ending| if ending == Ending::Succeeded { demand.success } else { demand.failure })
         };
         let are_met = if *is_one_enough { after.iter().any(is_met) } else { after.iter().all(is_met) };
         are_met && after.iter().all(is_own) && !self.broker.disk.has_failed

@@ -174,7 +174,7 @@ impl Core {
         }
         let claims = sessions.iter().filter_map(|session| self.sessions.get(*session)).map(|it| it.opened);
         let expires = claims.map(|opened| opened.after(CLAIM_WAIT)).fold(now.after(SESSION_GRACE), Time::min);
-        let occupies = (!held.finished).then(|| self.occupy(engine));
+        let occupies = (!held.finished).then(|| self.occupy(engine, (SessionKey::NOBODY, 0)));
         self.orphans.add(held.attempt, Orphan { task: id, engine, occupies, expires });
         let Some(task) = task.filter(|task| self.tasks.get(*task).is_some_and(|task| may_be_matched(task, engine)))
         else {
@@ -192,14 +192,12 @@ impl Core {
         if let Some(session) = self.session_that_had(held) {
             // The task has ended otherwise, and its client does not know that yet. Should this broker be killed before,
             // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
-            self.attempts_made += 1;
-            let (task, count) = (TaskKey::NOBODY, self.attempts_made);
-            self.hold_attempt(Given::new(task, (session, held.n), engine, true), count);
+            let count = self.occupy(engine, (session, held.n));
             return verdicts.adopt_to_end(held, self.attempt(count));
         }
         verdicts.end(held.attempt, held.finished);
         if !held.finished {
-            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine)));
+            let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
             self.orphans.by_attempt.insert(held.attempt, orphan);
         }
@@ -212,11 +210,11 @@ impl Core {
         (session.departed || session.knows(n)) && task.is_none_or(tried_elsewhere)
     }
 
-    /// While the work runs, its engine is as busy as with work of this start.
-    fn occupy(&mut self, engine: EngineId) -> u64 {
+    /// While the work runs, its engine is as busy as with work of this start. `of` is the task whose end is held with
+    /// it, if there is one.
+    fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
         self.attempts_made += 1;
-        let (task, session) = (TaskKey::NOBODY, SessionKey::NOBODY);
-        self.hold_attempt(Given::new(task, (session, 0), engine, true), self.attempts_made);
+        self.hold_attempt(Given::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
         self.attempts_made
     }
 
