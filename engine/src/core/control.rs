@@ -1,11 +1,10 @@
 //! What the broker asks about work that is here: to end it, to signal it, to give it back. And how a process leaves.
 
-use furlong_wire::call::ReplyHeader;
 use furlong_wire::ids::Attempt;
 use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
-use super::{Core, Early, Output, error};
-use crate::runtime::{JobOutcome, Reply, SlotIndex};
+use super::{Core, Early, Output};
+use crate::runtime::{Reply, SlotIndex};
 
 /// Attempts in one message.
 const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
@@ -18,8 +17,7 @@ impl Core {
             return self.note_early(attempt, Early::Cancel(force));
         };
         if self.slots[slot as usize].waiting.contains(&job) {
-            let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-            self.finished(slot, job, Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 });
+            self.finished(slot, job, Reply::cancelled_before_it_began());
         } else {
             self.work.get_mut(&job).into_iter().for_each(|work| work.cancelled = true);
             self.outputs.push_back(Output::Cancel(slot, runtime, job, force));

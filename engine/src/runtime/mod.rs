@@ -13,6 +13,8 @@ use bytes::Bytes;
 use furlong_wire::call::{CallHeader, Codec, ReplyHeader};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::core::error;
+
 /// A slot's number within its engine process.
 pub type SlotIndex = u32;
 
@@ -40,6 +42,14 @@ pub struct Reply {
     pub data: Vec<Bytes>,
     /// How long the code ran, in microseconds.
     pub run_us: u64,
+}
+
+impl Reply {
+    /// The end of a job that was cancelled while it waited.
+    pub(crate) fn cancelled_before_it_began() -> Self {
+        let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
+        Self { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 }
+    }
 }
 
 /// How a job ended.

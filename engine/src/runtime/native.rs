@@ -118,7 +118,9 @@ fn encode_value<T: Serialize>(codec: Codec, value: &T) -> Result<(Codec, Vec<Byt
 /// One slot: a queue and the thread that works on it.
 #[derive(Debug)]
 pub struct NativeSlot {
+    slot: SlotIndex,
     shared: Arc<Shared>,
+    events: EventSender,
 }
 
 #[derive(Debug)]
@@ -146,10 +148,10 @@ impl NativeSlot {
     pub fn new(slot: SlotIndex, functions: Arc<Functions>, events: EventSender) -> std::io::Result<Self> {
         let engine_id = AtomicU32::new(u32::MAX);
         let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), engine_id });
-        let of_thread = shared.clone();
+        let (of_thread, from_thread) = (shared.clone(), events.clone());
         let name = format!("slot {slot}");
-        std::thread::Builder::new().name(name).spawn(move || work(slot, &of_thread, &functions, &events))?;
-        Ok(Self { shared })
+        std::thread::Builder::new().name(name).spawn(move || work(slot, &of_thread, &functions, &from_thread))?;
+        Ok(Self { slot, shared, events })
     }
 
     /// Lets the thread run jobs, after those that it has. Many at once: the two threads then seldom meet at the lock.
@@ -171,9 +173,16 @@ impl NativeSlot {
         queue.jobs.len() < before
     }
 
-    /// Asks a running job to end ([`is_cancelled`]). A thread cannot be killed: the function must look.
+    /// Ends a waiting job, and asks a running one to end ([`is_cancelled`]). A thread cannot be killed: the function
+    /// must look.
     pub fn cancel(&self, job: u64) {
-        self.ask(job, CANCELLED);
+        if self.recall(job) {
+            let end = SlotEvent::Finished { attempt: job, reply: Reply::cancelled_before_it_began() };
+            // Nobody listens any more when the engine ends.
+            let _ = self.events.send((self.slot, end));
+        } else {
+            self.ask(job, CANCELLED);
+        }
     }
 
     /// Asks a running job to end, as SIGINT does: its error, if it returns one, is a failure and not a cancel.
@@ -429,12 +438,15 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_reaches_the_running_job_and_a_recall_the_waiting_one() {
+    fn a_cancel_reaches_the_running_and_the_waiting_job_and_a_recall_the_waiting_one() {
         let (slot, mut events) = slot();
         slot.start([job(1, "waits", Codec::Msgpack, b"")]);
         slot.start([job(2, "nothing", Codec::Msgpack, &[0x90])]);
         begun(&slot);
         assert!(slot.recall(2) && !slot.recall(1));
+        slot.start([job(4, "stuck", Codec::Msgpack, b"")]);
+        slot.cancel(4);
+        assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);
         slot.cancel(2);
         slot.cancel(1);
         assert_eq!(next_reply(&mut events).outcome, JobOutcome::Cancelled);

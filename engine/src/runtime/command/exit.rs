@@ -33,12 +33,6 @@ pub(super) fn failed(text: &str) -> Reply {
     Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
 }
 
-/// The reply of a command that was cancelled before it began.
-pub(super) fn cancelled_before() -> Reply {
-    let header = ReplyHeader::Raised(error("Cancelled", "cancelled before it began"));
-    Reply { outcome: JobOutcome::Cancelled, header, data: Vec::new(), run_us: 0 }
-}
-
 /// How it ended in a line, and then the last lines of standard error.
 fn describe(status: ExitStatus, memory: MemoryAtEnd, stderr_tail: &[u8]) -> String {
     let mut text = match (status.code(), status.signal()) {

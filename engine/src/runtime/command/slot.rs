@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 use super::CommandShared;
-use super::exit::{cancelled_before, failed};
+use super::exit::failed;
 use super::launch::launch;
 use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
@@ -114,7 +114,7 @@ impl CommandSlot {
     /// once with `force`. All of its process group gets it.
     pub fn cancel(&self, attempt: u64, force: bool) {
         if self.context.take_queued(attempt) {
-            self.context.emit(SlotEvent::Finished { attempt, reply: cancelled_before() });
+            self.context.emit(SlotEvent::Finished { attempt, reply: Reply::cancelled_before_it_began() });
         } else {
             self.context.ask(attempt, |asked| asked.cancel = Some(force || asked.cancel == Some(true)));
         }

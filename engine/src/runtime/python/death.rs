@@ -49,7 +49,7 @@ impl Session<'_> {
     /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
     /// what had not begun.
     pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) {
-        while let Ok(1..) = self.interpreter.socket.try_read_buf(self.inbox.room()) {
+        while let Ok(1..) = self.interpreter.replies.try_read_buf(self.inbox.room()) {
             if self.handle_frames().is_err() {
                 break;
             }

@@ -14,6 +14,7 @@ mod page;
 mod process;
 mod protocol;
 mod replies;
+mod requests;
 mod session;
 mod slot;
 #[cfg(test)]

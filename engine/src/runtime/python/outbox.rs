@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::net::UnixStream;
 
 use super::protocol::{Control, Request};
+use super::requests::Requests;
 
 /// Frames in order: small ones gathered into one write, the buffers of large ones as they are.
 #[derive(Debug, Default)]
@@ -37,10 +37,10 @@ impl Outbox {
     }
 
     /// Writes as much as the socket takes now.
-    pub(super) fn write_to(&mut self, socket: &UnixStream) -> io::Result<()> {
+    pub(super) fn write_to(&mut self, requests: &mut Requests) -> io::Result<()> {
         self.close_small();
         while let Some(piece) = self.pieces.front_mut() {
-            match socket.try_write(piece) {
+            match requests.try_write(piece) {
                 Ok(written) => piece.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -49,6 +49,7 @@ impl Outbox {
                 self.pieces.pop_front();
             }
         }
+        requests.forget_room();
         Ok(())
     }
 

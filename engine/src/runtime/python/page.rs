@@ -10,14 +10,10 @@
 //! replies           frames, as on the socket
 //! ```
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 
 /// The memory of one interpreter.
 #[derive(Debug)]
@@ -33,18 +29,9 @@ impl Page {
         Ok(Self { memory })
     }
 
-    /// Gives it to the worker at the other end, with one byte.
-    pub(super) async fn send_over(&self, socket: &UnixStream) -> io::Result<()> {
-        socket.async_io(Interest::WRITABLE, || self.try_send_over(socket)).await
-    }
-
-    fn try_send_over(&self, socket: &UnixStream) -> io::Result<()> {
-        let files = [self.memory.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&files));
-        sendmsg(socket, &[IoSlice::new(b"p")], &mut control, SendFlags::empty())?;
-        Ok(())
+    /// The file by which the worker maps it.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
     }
 
     /// The attempt that began last.

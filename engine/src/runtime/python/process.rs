@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -20,6 +18,7 @@ use tokio::time::timeout;
 
 use super::page::Page;
 use super::protocol::{Inbox, Incoming};
+use super::requests::Requests;
 use super::{PythonConfig, PythonError, PythonShared, Variables};
 use crate::runtime::OutputStream;
 use crate::runtime::ending::{exit_code, killed_by};
@@ -29,7 +28,8 @@ use crate::runtime::memory::{KillsBefore, MemoryAtEnd, SlotMemory};
 #[derive(Debug)]
 pub(super) struct Interpreter {
     pub(super) child: Child,
-    pub(super) socket: UnixStream,
+    pub(super) requests: Requests,
+    pub(super) replies: UnixStream,
     pub(super) stdout: OutputPipe,
     pub(super) stderr: OutputPipe,
     pub(super) page: Page,
@@ -51,11 +51,13 @@ impl Interpreter {
         let resolved = shared.resolve().await?;
         let path = &resolved.executable;
         let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
-        let mut interpreter =
+        let (mut interpreter, worker_end) =
             Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let mut is_killed = false;
-        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels)).await {
+        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels, worker_end))
+            .await
+        {
             Ok(Ok(())) => return Ok(interpreter),
             Ok(Err(_)) => {
                 interpreter.kill();
@@ -73,18 +75,17 @@ impl Interpreter {
         Err(if is_killed { PythonError::KilledAtStart { path, why } } else { PythonError::CannotStart { path, why } })
     }
 
+    /// Starts the process. It is still to be given its end of the replies.
     fn spawn(
         path: &OsStr,
         config: &PythonConfig,
         env: &Variables,
         group: &Arc<ProcessGroup>,
         memory: &Arc<SlotMemory>,
-    ) -> io::Result<Self> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        // Room for all that is sent ahead, so that a cancel is never stuck behind jobs. Best effort: the system has a
-        // limit.
-        let _ = set_socket_send_buffer_size(&ours, SEND_BUFFER_BYTES);
+    ) -> io::Result<(Self, OwnedFd)> {
+        let (requests, stdin) = Requests::pair()?;
+        let (replies, worker_end) = StdUnixStream::pair()?;
+        replies.set_nonblocking(true)?;
         let mut command = Command::new(path);
         command
             .args(["-c", BOOTSTRAP])
@@ -92,7 +93,7 @@ impl Interpreter {
             .envs(config.thread_counts())
             .envs(env.iter().map(|(name, value)| (name, value)))
             .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdin(Stdio::from(stdin))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
@@ -102,9 +103,10 @@ impl Interpreter {
         memory.admit(pid);
         let stdout = child.stdout.take().expect("it was asked for as a pipe").into_owned_fd()?;
         let stderr = child.stderr.take().expect("it was asked for as a pipe").into_owned_fd()?;
-        Ok(Self {
+        let interpreter = Self {
             child,
-            socket: UnixStream::from_std(ours)?,
+            requests,
+            replies: UnixStream::from_std(replies)?,
             stdout: OutputPipe::new(OutputStream::Stdout, stdout)?,
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
             page: Page::new()?,
@@ -112,17 +114,19 @@ impl Interpreter {
             kills: memory.kills(),
             pid,
             group: Arc::clone(group),
-        })
+        };
+        Ok((interpreter, worker_end.into()))
     }
 
-    /// Sends the worker's files, and waits for its word.
-    async fn hand_over(&mut self, labels: &[String]) -> io::Result<()> {
-        self.socket.write_all(&worker_bundle(labels)).await?;
-        self.page.send_over(&self.socket).await?;
+    /// Sends the worker's files and all that it needs, and waits for its word.
+    async fn hand_over(&mut self, labels: &[String], worker_end: OwnedFd) -> io::Result<()> {
+        self.requests.write_all(&worker_bundle(labels)).await?;
+        self.requests.send_files([worker_end.as_fd(), self.page.file()]).await?;
+        drop(worker_end); // when the worker ends, nobody else may hold it
         let mut inbox = Inbox::default();
         loop {
-            self.socket.readable().await?;
-            match self.socket.try_read_buf(inbox.room()) {
+            self.replies.readable().await?;
+            match self.replies.try_read_buf(inbox.room()) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -330,7 +334,7 @@ const WORKER_FILES: [(&str, &str); 14] = [
 /// The file that ends with what this engine was told.
 const SETTINGS: &str = "furlong_worker.settings";
 
-/// Reads the worker's files from the socket, so that they need no place on disk and no room in the list of processes.
+/// Reads the worker's files from the socket for requests, so that they need no place on disk and no room in the list of processes.
 ///
 /// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there
 /// is the user's.
@@ -352,8 +356,6 @@ for _ in range(int(read(8))):
 module.main()
 "#;
 
-/// Jobs of 256 KiB, and the kernel's own record of each of their frames.
-const SEND_BUFFER_BYTES: usize = 512 * 1024;
 const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
 const TAIL_BYTES_MAX: usize = 2 * 1024;
 /// Shorter jobs are not worth the look at the system's counter.

@@ -171,17 +171,17 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
         let deadline = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing).min();
-        let Interpreter { child, socket, stdout, stderr, .. } = &mut self.interpreter;
+        let Interpreter { child, requests, replies, stdout, stderr, .. } = &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none();
         select! {
             biased;
-            _ = socket.readable(), if is_open => Wake::Readable,
+            _ = replies.readable(), if is_open => Wake::Readable,
             command = commands.recv() => Wake::Command(command),
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),
             () = stderr.readable(), if is_output_plain => Wake::Output(OutputStream::Stderr),
-            _ = socket.writable(), if is_open && !self.outbox.is_empty() => Wake::Writable,
+            _ = requests.writable(), if is_open && !self.outbox.is_empty() => Wake::Writable,
             _ = self.tick.tick(), if !is_output_plain => Wake::Tick,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Deadline,
             status = child.wait() => Wake::Exited(status),
@@ -259,7 +259,7 @@ impl<'a> Session<'a> {
         if self.closing.is_some() {
             return;
         }
-        if self.outbox.write_to(&self.interpreter.socket).is_err() {
+        if self.outbox.write_to(&mut self.interpreter.requests).is_err() {
             self.close(Fault::SocketClosed);
             return;
         }
@@ -320,7 +320,7 @@ impl<'a> Session<'a> {
     // From the interpreter.
 
     fn handle_readable(&mut self) {
-        match self.interpreter.socket.try_read_buf(self.inbox.room()) {
+        match self.interpreter.replies.try_read_buf(self.inbox.room()) {
             Ok(0) => self.close(Fault::SocketClosed),
             Ok(_) => {
                 if let Err(ProtocolBroken) = self.handle_frames() {

@@ -84,13 +84,14 @@ SHORT_JOB_US = 1000
 
 
 class Channel:
-    """The socket to the engine.
+    """The sockets from and to the engine.
 
     Complete jobs come out of `jobs`; control messages take effect as they are read.
     """
 
-    def __init__(self, sock: socket.socket, page: mmap.mmap) -> None:
-        self.sock = sock
+    def __init__(self, requests: socket.socket, replies: socket.socket, page: mmap.mmap) -> None:
+        self._requests = requests
+        self._replies = replies
         self.jobs: collections.deque[Job] = collections.deque()
         self.cancelled: set[int] = set()
         self.interrupted: set[int] = set()
@@ -111,13 +112,18 @@ class Channel:
         self._reply_count = 0
         self._send_lock = threading.Lock()
 
+    def leave(self) -> None:
+        """Close the sockets of a process that was forked."""
+        self._requests.close()
+        self._replies.close()
+
     def receive(self) -> None:
         """Wait for at least one byte, then take in all complete frames.
 
         At the end of file the process ends.
         """
         try:
-            received = self.sock.recv_into(self._view[self._filled :])
+            received = self._requests.recv_into(self._view[self._filled :])
         except OSError:
             received = 0
         if received == 0:
@@ -129,7 +135,7 @@ class Channel:
         """Take in what has arrived, without waiting."""
         while self._filled < INBOX_BYTES:
             try:
-                received = self.sock.recv_into(self._view[self._filled :], 0, socket.MSG_DONTWAIT)
+                received = self._requests.recv_into(self._view[self._filled :], 0, socket.MSG_DONTWAIT)
             except OSError:
                 return
             if received == 0:
@@ -175,7 +181,7 @@ class Channel:
         body[: len(begun)] = begun
         filled = len(begun)
         while filled < length:
-            received = self.sock.recv_into(body[filled:])
+            received = self._requests.recv_into(body[filled:])
             if received == 0:
                 os._exit(0)
             filled += received
@@ -309,6 +315,6 @@ class Channel:
         with self._send_lock:
             try:
                 for piece in pieces:
-                    self.sock.sendall(piece)
+                    self._replies.sendall(piece)
             except OSError:
                 os._exit(0)  # the engine is gone, or the code has closed our socket

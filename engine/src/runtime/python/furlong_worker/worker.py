@@ -376,7 +376,7 @@ class Worker:
 
     def _after_fork(self) -> None:
         self.forked = True
-        self.channel.sock.close()
+        self.channel.leave()
 
 
 def _leave_fork(error: BaseException | None) -> NoReturn:
@@ -397,24 +397,29 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
         os._exit(status)
 
 
-def _receive_page(sock: socket.socket) -> mmap.mmap:
-    """Take the memory that the engine reads when this process has died."""
-    _, messages, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(4))
-    (fd,) = struct.unpack("i", messages[0][2][:4])
-    page = mmap.mmap(fd, PAGE_BYTES)
+def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap]:
+    """Take the socket for replies, and the memory that the engine reads when this process has died."""
+    _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
+    replies, memory = struct.unpack("ii", messages[0][2][:8])
+    page = mmap.mmap(memory, PAGE_BYTES)
+    os.close(memory)
+    return socket.socket(fileno=_out_of_the_way(replies)), page
+
+
+def _out_of_the_way(fd: int) -> int:
+    """Give a file a number that code which closes or replaces the first ones does not reach."""
+    far = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
     os.close(fd)
-    return page
+    return far
 
 
 def main() -> NoReturn:
-    """Take the socket over from file descriptor 0, and serve."""
-    sock = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 100))
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    """Take the socket for requests over from file descriptor 0, and serve."""
+    requests = socket.socket(fileno=_out_of_the_way(0))
+    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
-    channel = Channel(sock, _receive_page(sock))
+    channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
     channel.send_ready()
     worker.serve()
