@@ -12,6 +12,8 @@ import statistics
 import subprocess
 import sys
 
+from standstill import Standstill
+
 PAIRS = 5
 RATE = ["--window", "1000"]
 RELAY_RATE = ["relay", "--count", "500000", *RATE]
@@ -30,7 +32,6 @@ PAIRED = {
 # What is measured: the arguments, and the figures' keys.
 ALONE = {
     "`true` 5 000 times": (["command"], ["farm_per_s", "bare_per_s", "ratio"]),
-    "256 MiB there and back": (["large"], ["seconds", "peak_ratio", "noop_p50_us", "noop_max_us"]),
     "a million queued no-ops": (["queue"], ["bytes_each", "one_more_short_us", "one_more_us", "ratio"]),
     "kill -9 of an engine, to the second run": (["kill"], ["median_ms", "max_ms"]),
 }
@@ -40,6 +41,17 @@ def measure(furlong: str, arguments: list[str]) -> dict[str, float]:
     """Run one `furlong bench` and return its figures."""
     command = [furlong, "bench", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def large(furlong: str) -> None:
+    """Print a line for each time that 256 MiB go there and back, with no-ops beside them."""
+    for _ in range(PAIRS):
+        with Standstill() as machine:
+            figures = measure(furlong, ["large"])
+        stood = "not known" if machine.longest_ms is None else f"{machine.longest_ms:.1f} ms"
+        seconds, peak, longest = (figures[key] for key in ("seconds", "peak_ratio", "noop_max_us"))
+        print(f"256 MiB there and back: {seconds:.1f} s, broker's peak {peak:.3g}, longest no-op", end=" ")
+        print(f"beside it {longest / 1e3:.1f} ms (the machine itself stood still for {stood})", flush=True)
 
 
 def main() -> None:
@@ -54,6 +66,7 @@ def main() -> None:
     for name, (arguments, keys) in ALONE.items():
         figures = measure(furlong, arguments)
         print(f"{name}:", ", ".join(f"{key} {figures[key]:.4g}" for key in keys), flush=True)
+    large(furlong)
 
 
 if __name__ == "__main__":
