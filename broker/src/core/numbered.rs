@@ -104,8 +104,8 @@ impl<T> Numbered<T> {
     pub fn range(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &T)> {
         let (first_page, last_page) = (first / PAGE, (last / PAGE).max(first / PAGE));
         let old = self.old.range(first_page..=last_page).map(|(page, content)| (*page, content));
-        let skipped = usize::try_from(first_page.saturating_sub(self.first_recent)).unwrap_or(usize::MAX);
-        let recent = (self.first_recent..).zip(&self.recent).skip(skipped.min(self.recent.len()));
+        let before = first_page.saturating_sub(self.first_recent).min(self.recent.len() as u64);
+        let recent = (self.first_recent + before..).zip(self.recent.range(before as usize..));
         let recent = recent.filter_map(|(page, content)| Some((page, content.as_ref()?)));
         let pages = old.chain(recent).take_while(move |(page, _)| *page <= last_page);
         let in_pages = pages.flat_map(|(page, content)| {
