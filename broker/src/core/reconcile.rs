@@ -10,6 +10,7 @@ use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, ToEngine};
 
 use super::engines::ProcessKey;
+use super::finish::cancelled_before_it_began;
 use super::payloads::Stored;
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
@@ -195,7 +196,9 @@ impl Core {
         // gave back, or its arguments were on the way.
         let never_ran = attempt > held.dropped && !matches!(task.state, State::Assigned { started: true, .. });
         let may_wait = task.place == Place::Shared || never_came || !task.needs_namespace();
-        if never_ran && may_wait && !matches!(task.payload, Stored::Sent(_)) {
+        if never_ran && given.is_wanted_back {
+            self.end(now, given.task, cancelled_before_it_began());
+        } else if never_ran && may_wait && !matches!(task.payload, Stored::Sent(_)) {
             self.requeue(now, given.task);
         } else {
             let how = "its connection was cut while the task or its result was on the way";

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::TaskId;
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{Dependency, TaskOptions};
 
@@ -36,12 +36,16 @@ impl Ends {
         self.ends[at] = Some(succeeded);
     }
 
-    /// Leaves out of `after` what is met already. What can never be met stays: the broker says so.
-    pub fn leave_out_met(&self, session: SessionId, options: &mut TaskOptions) {
+    /// Leaves out of `after` what is met already. What can never be met stays: the broker says so, also if `own`, the
+    /// first task of the submit, is to wait for itself or for a later one.
+    pub fn leave_out_met(&self, own: TaskId, options: &mut TaskOptions) {
+        if options.after.iter().chain(&options.follow).any(|dependency| is_not_before(dependency, own)) {
+            return;
+        }
         let end_of = |dependency: &Dependency| {
             let n = dependency.task.n;
             let at = usize::try_from(n.checked_sub(self.first)?).ok()?;
-            self.ends.get(at).copied().flatten().filter(|_| dependency.task.session == session)
+            self.ends.get(at).copied().flatten().filter(|_| dependency.task.session == own.session)
         };
         let is_met = |dependency: &Dependency| {
             end_of(dependency).is_some_and(|succeeded| if succeeded { dependency.success } else { dependency.failure })
@@ -56,13 +60,29 @@ impl Ends {
     }
 }
 
+/// Makes the options of a submit those of each of its tasks alone, from `own` to `last`: one that waits for any of them
+/// is refused as a whole, and so is each part then.
+pub fn part(own: TaskId, last: u64, options: &mut TaskOptions) {
+    let dependencies = options.after.iter_mut().chain(&mut options.follow);
+    dependencies.filter(|dependency| is_not_before(dependency, own)).for_each(|dependency| {
+        dependency.task.n = dependency.task.n.max(last);
+    });
+}
+
+/// Whether a task was not submitted before another one of its session.
+fn is_not_before(dependency: &Dependency, own: TaskId) -> bool {
+    dependency.task.session == own.session && dependency.task.n >= own.n
+}
+
 #[cfg(test)]
 mod tests {
-    use furlong_wire::ids::TaskId;
+    use furlong_wire::ids::SessionId;
 
     use super::*;
 
     const SESSION: SessionId = SessionId([7; 16]);
+    /// Behind all that the tests name.
+    const OWN: TaskId = TaskId { session: SESSION, n: u64::MAX };
 
     fn on(n: u64, success: bool, failure: bool) -> Dependency {
         Dependency { task: TaskId { session: SESSION, n }, success, failure }
@@ -70,7 +90,7 @@ mod tests {
 
     fn left(ends: &Ends, after: &[Dependency], after_any: bool) -> Vec<u64> {
         let mut options = TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
-        ends.leave_out_met(SESSION, &mut options);
+        ends.leave_out_met(OWN, &mut options);
         options.after.iter().map(|dependency| dependency.task.n).collect()
     }
 
@@ -86,6 +106,20 @@ mod tests {
         assert_eq!(left(&ends, &all[2..3], true), [5], "the broker says why it never will");
         let foreign = Dependency { task: TaskId { session: SessionId([8; 16]), n: 2 }, success: true, failure: true };
         assert_eq!(left(&ends, &[foreign], false), [2]);
+    }
+
+    #[test]
+    fn what_waits_for_itself_is_the_brokers_whatever_is_met() {
+        let mut ends = Ends::default();
+        ends.note(2, true);
+        ends.note(6, false);
+        let (after, follow) = (vec![on(2, true, true)], vec![on(6, true, true)]);
+        let mut options = TaskOptions { after, follow, after_any: true, ..TaskOptions::default() };
+        let before = options.clone();
+        ends.leave_out_met(TaskId { n: 5, ..OWN }, &mut options);
+        assert_eq!(options, before);
+        ends.leave_out_met(TaskId { n: 7, ..OWN }, &mut options);
+        assert_eq!(options.after, []);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use furlong_wire::ids::{FunctionHash, SessionId};
+use furlong_wire::ids::{FunctionHash, SessionId, TaskId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes, ToClient,
@@ -245,10 +245,12 @@ impl Core {
         self.next_n += count;
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
         let (runtime, class, mut options) = (call.runtime, call.class, call.options.take());
-        self.leave_out_met(options.as_deref_mut());
+        self.leave_out_met(n, options.as_deref_mut());
         let packed = call.content.take(&mut self.sealer)?;
         let kept = self.keeps_calls.then(|| {
-            let (options, packed) = (options.clone(), packed.clone());
+            let (mut options, packed) = (options.clone(), packed.clone());
+            let own = TaskId { session: self.results.session(), n };
+            options.iter_mut().for_each(|options| ends::part(own, n + count - 1, options));
             Arc::new(SentCall { runtime, class, define, options, packed })
         });
         self.send_payload(packed, |payload| {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use furlong_wire::ids::TaskId;
 use furlong_wire::message::{
     Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions, TaskState, TaskTimes,
 };
@@ -141,7 +142,7 @@ impl Core {
         }
         self.room.take(0, bytes, 0);
         let mut options = TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
-        self.leave_out_met(Some(&mut options));
+        self.leave_out_met(n, Some(&mut options));
         let options = Some(Box::new(options));
         let targets = sent.target.map_or(Targets::Shared, |engine| Targets::Engines(vec![engine]));
         let (runtime, class, define) = (call.runtime, call.class, call.define);
@@ -152,9 +153,9 @@ impl Core {
     }
 
     /// The broker that is there now need not know how the session's earlier tasks have ended.
-    pub(super) fn leave_out_met(&self, options: Option<&mut TaskOptions>) {
+    pub(super) fn leave_out_met(&self, n: u64, options: Option<&mut TaskOptions>) {
         if let Some(options) = options.filter(|options| !options.after.is_empty()) {
-            self.tasks.ends.leave_out_met(self.results.session(), options);
+            self.tasks.ends.leave_out_met(TaskId { session: self.results.session(), n }, options);
         }
     }
 

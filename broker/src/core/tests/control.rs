@@ -109,6 +109,38 @@ fn what_shall_be_taken_back_from_an_engine_that_is_lost_runs_elsewhere() {
 }
 
 #[test]
+fn what_shall_be_taken_back_ends_when_its_engine_is_back_without_it() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let id = farm.id(engine);
+    for has_come in [true, false] {
+        for submit in [with(shared(), at_most_once()), direct(&[id]), python(direct(&[id]))] {
+            let n = farm.submit(client, submit);
+            assert!(matches!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(1, _))));
+            // Either the engine has given it back, which was lost with the connection, or it never had it.
+            let job = farm.processes[engine].jobs.pop().unwrap();
+            farm.processes[engine].last_received = has_come.then_some(job.attempt);
+            farm.disconnect_engine(engine);
+            assert_eq!(farm.end_of(client, n), None, "it may have begun");
+            farm.connect_engine(engine);
+            invariants::hold(&farm.core);
+            assert_eq!((farm.end_of(client, n), farm.in_hand(engine)), (CANCELLED, vec![]));
+        }
+    }
+}
+
+#[test]
+fn what_shall_be_taken_back_and_has_begun_goes_on_through_a_cut() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let n = farm.submit(client, direct(&[farm.id(engine)]));
+    assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(1, 0)));
+    farm.disconnect_engine(engine);
+    farm.connect_engine(engine);
+    assert_eq!((farm.finish(engine), farm.end_of(client, n)), (n, SUCCEEDED));
+}
+
+#[test]
 fn a_cancelled_task_is_said_to_have_stopped_once_when_its_engine_has_ended_it() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());

@@ -85,6 +85,29 @@ fn conditions_that_were_met_before_a_cut_are_not_asked_of_a_broker_that_knows_no
 }
 
 #[test]
+fn each_part_of_a_submit_that_waits_for_itself_does_so_when_it_is_said_again() {
+    let mut core = core();
+    let on = |n| Dependency { task: TaskId { session: SESSION, n }, success: true, failure: true };
+    let options = TaskOptions { after: vec![on(1)], after_any: true, follow: vec![on(2)], ..TaskOptions::default() };
+    let targets = Targets::Engines([4, 6, 7].map(EngineId).to_vec());
+    core.submit_direct(&mut Call { targets, options: Some(Box::new(options)), ..call(8) }).unwrap();
+    // The broker has refused them all, and is killed when it has told that of one.
+    core.handle_message(returned(1), None);
+    sent(&mut core);
+    reconnected(&mut core);
+    core.handle_message(ToClient::Accepted(Accepted { n: 0, missing: vec![], definitions: vec![] }), None);
+    let waits_for_itself = |outbound| match outbound {
+        Outbound::Message(FromClient::Submit(submit)) => {
+            let TaskOptions { after, follow, .. } = *submit.options.unwrap();
+            Some((submit.n, after.iter().chain(&follow).all(|on| on.task.n >= submit.n && !after.is_empty())))
+        }
+        _ => None,
+    };
+    let said: Vec<_> = std::iter::from_fn(|| core.poll_outbound()).filter_map(waits_for_itself).collect();
+    assert_eq!(said, [(2, true), (3, true)]);
+}
+
+#[test]
 fn what_is_submitted_again_says_so_and_is_the_same_payload() {
     let mut core = core();
     core.submit_direct(&mut Call { targets: Targets::Engines(vec![EngineId(4), EngineId(6)]), ..call(2_000) }).unwrap();
