@@ -139,9 +139,7 @@ impl Core {
             Ok(_) => ReplyBody::Done,
             Err(text) => ReplyBody::Refused(format!("nothing is revoked: {text}")),
         };
-        if self.is_served(connection) {
-            self.to_client(connection, ToClient::Reply(Reply { request, body }));
-        }
+        self.answer_later(connection, Reply { request, body });
         if let Ok(revoked) = written {
             self.handle_revoked(now, revoked);
         }

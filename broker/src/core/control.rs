@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::message::{
     CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal,
-    SignalAttempts, Slots, TakeBack, TaskRange, TaskState, ToClient, ToEngine,
+    SignalAttempts, Slots, TakeBack, TaskRange, TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
@@ -196,9 +196,7 @@ impl Core {
         };
         let done: Vec<Restarting> = self.restarting.extract_if(.., waits).collect();
         for Restarting { connection, request, .. } in done {
-            if self.connections.contains_key(&connection) {
-                self.to_client(connection, ToClient::Reply(Reply { request, body: ReplyBody::Done }));
-            }
+            self.answer_later(connection, Reply { request, body: ReplyBody::Done });
         }
     }
 

@@ -25,7 +25,7 @@ use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Definition, Done, SessionKey};
 use super::tasks::{State, Task, TaskKey};
-use super::{ConnectionId, Core, Output, Time};
+use super::{Connected, ConnectionId, Core, Output, Time};
 
 /// Replies that wait for the journal: more are refused, since requests would pile up while a disk hangs.
 const REPLIES_WAITING_MAX: usize = 4096;
@@ -225,6 +225,13 @@ impl Core {
     /// Entries so far.
     pub(super) fn entries(&self) -> u64 {
         self.journal.entries
+    }
+
+    /// Answers a request that had to wait for something else, if who has asked is still there.
+    pub(super) fn answer_later(&mut self, connection: ConnectionId, reply: Reply) {
+        if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
+            self.answer_request(key, connection, reply, self.journal.entries);
+        }
     }
 
     /// Answers a request: when everything is on disk that the session has submitted before, and what the request has

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Runtime, Submit, TaskOptions,
-    TaskRange, TaskState,
+    CancelTasks, Define, ErrorKind, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke, Runtime, Submit,
+    TaskOptions, TaskRange, TaskState,
 };
 use furlong_wire::token::Role;
 
@@ -110,6 +110,24 @@ fn any_answer_says_that_what_was_submitted_before_is_on_disk() {
     assert!(farm.reply(client, of_client).is_none());
     farm.sync();
     assert!(farm.reply(client, of_client).is_some());
+}
+
+#[test]
+fn so_does_an_answer_that_has_waited_for_something_else() {
+    let mut farm = slow_farm();
+    let (admin, engine) = (farm.client_as(Role::Admin), farm.engine());
+    submit(&mut farm, admin, shared(), durable());
+    let engines = vec![farm.id(engine)];
+    let restart = farm.ask(admin, |request| FromClient::Restart(Restart { request, engines }));
+    farm.slot_down(engine, 0);
+    let revoke = farm.ask(admin, |request| FromClient::Revoke(Revoke { request, tokens: vec![] }));
+    let connection = farm.clients[admin].connection.unwrap();
+    farm.core.handle_revocation(farm.now, connection, revoke, Err("no space".into()));
+    farm.pump();
+    assert_eq!([restart, revoke].map(|request| farm.reply(admin, request)), [None, None]);
+    farm.sync();
+    let refused = ReplyBody::Refused("nothing is revoked: no space".into());
+    assert_eq!([restart, revoke].map(|request| farm.reply(admin, request)), [Some(ReplyBody::Done), Some(refused)]);
 }
 
 #[test]
