@@ -334,7 +334,8 @@ const WORKER_FILES: [(&str, &str); 14] = [
 /// The file that ends with what this engine was told.
 const SETTINGS: &str = "furlong_worker.settings";
 
-/// Reads the worker's files from the socket for requests, so that they need no place on disk and no room in the list of processes.
+/// Reads the worker's files from the socket for requests, so that they need no place on disk and no room in the list of
+/// processes.
 ///
 /// The working directory comes off `sys.path` until the worker has imported what it needs: a `json.py` that lies there
 /// is the user's.

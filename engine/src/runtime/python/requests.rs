@@ -92,8 +92,8 @@ fn send_files(socket: &StdUnixStream, files: [BorrowedFd<'_>; 2]) -> io::Result<
     Ok(())
 }
 
-/// Room for all that is sent ahead, so that a cancel is never stuck behind jobs: 256 KiB, and the kernel's own record of
-/// each frame.
+/// Room for all that is sent ahead, so that a cancel is never stuck behind jobs: 256 KiB, and the kernel's own record
+/// of each frame.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 
 #[cfg(test)]
