@@ -7,12 +7,12 @@ use furlong_client::core::{Call, Core};
 use furlong_tests::history::{Facts, Invariant, TaskName};
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{
-    CancelTasks, Dependency, FromClient, Purge, Query, Request, Restart, Revoke, Shutdown, Signal, TakeBack,
+    CancelTasks, Dependency, FromClient, Purge, Query, ReplyBody, Request, Restart, Revoke, Shutdown, Signal, TakeBack,
     TaskOptions, TaskQuery, TaskRange,
 };
 
 use crate::calls::{CallNo, CallRecord};
-use crate::client::{Handle, Submitted};
+use crate::client::{Asked, Handle, Submitted};
 use crate::network::Peer;
 use crate::plan::{Act, CallPlan, Choice, Group, Question, Reader};
 use crate::process::Link;
@@ -262,11 +262,12 @@ impl World {
         let Some(range) = self.range_of(of, tasks) else { return };
         let of = (of % self.clients.len() as u64) as usize;
         (range.first..=range.last).for_each(|n| self.note_cancel(of, n));
-        let tasks = vec![range];
-        if tasks[0].first.is_multiple_of(2) {
+        let tasks = vec![range.clone()];
+        if range.first.is_multiple_of(2) {
             self.asks(place, |request| FromClient::TakeBack(TakeBack { request, tasks }));
         } else {
-            self.asks(place, |request| FromClient::CancelTasks(CancelTasks { request, tasks, force }));
+            let cancel = |request| FromClient::CancelTasks(CancelTasks { request, tasks, force });
+            self.asks_and_cancels(place, Some(range), cancel);
         }
     }
 
@@ -274,15 +275,24 @@ impl World {
         let Some(range) = self.range_of(of, tasks) else { return };
         let task = TaskId { session: range.session, n: range.first };
         if let Some(Ok((request, follower))) = self.client_does(place, |core| core.fetch(task, wait, follow)) {
-            self.begin(place, Handle::Request(request));
+            self.waits_for_answer(place, request, None);
             follower.into_iter().for_each(|feed| self.begin(place, Handle::Output(task.n, feed)));
         }
     }
 
     fn asks(&mut self, place: usize, message: impl FnOnce(u64) -> FromClient) {
+        self.asks_and_cancels(place, None, message);
+    }
+
+    fn asks_and_cancels(&mut self, place: usize, cancels: Option<TaskRange>, message: impl FnOnce(u64) -> FromClient) {
         if let Some(Ok(request)) = self.client_does(place, |core| core.request(message)) {
-            self.begin(place, Handle::Request(request));
+            self.waits_for_answer(place, request, cancels);
         }
+    }
+
+    fn waits_for_answer(&mut self, place: usize, request: u64, cancels: Option<TaskRange>) {
+        let submitted = self.clients[place].tasks.len() as u64;
+        self.begin(place, Handle::Request(request, Asked { submitted, cancels }));
     }
 
     fn asks_about(&mut self, place: usize, what: Question) {
@@ -350,10 +360,12 @@ impl World {
     }
 
     /// A request of a client is answered, or the answer is lost.
-    pub fn is_answered(&mut self, place: usize, answer: Result<Answer, ClientError>) {
+    pub fn is_answered(&mut self, place: usize, asked: &Asked, answer: Result<Answer, ClientError>) {
         match answer {
             Ok(Answer::Task(fetched)) => self.sees_record(place, &fetched.record, &fetched.body),
-            Ok(Answer::Reply(_)) | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {}
+            Ok(Answer::Reply(ReplyBody::Refused(_))) | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {
+            }
+            Ok(Answer::Reply(body)) => self.what_was_answered_is_on_disk(place, asked, &body),
             Err(error) => {
                 self.violated(Invariant::AnswersCome, None, format!("client {place} has no answer: {error}"));
             }

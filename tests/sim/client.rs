@@ -11,7 +11,7 @@ use furlong_client::{ClientError, DisconnectCause, Disconnected, Endpoint};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{BrokerStart, EngineId, SessionId, TokenId};
-use furlong_wire::message::{Dependency, RefusalKind, ToClient, Welcome};
+use furlong_wire::message::{Dependency, RefusalKind, TaskRange, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Role, TokenLimits};
 
@@ -67,12 +67,21 @@ pub enum Handle {
     /// For any end of a stream.
     Stream(usize),
     /// For an answer.
-    Request(u64),
+    Request(u64, Asked),
     /// For output, by its task's number.
     Output(u64, usize),
     /// For intermediate data.
     Published(u64, usize),
     Events(usize),
+}
+
+/// What a request was about.
+#[derive(Debug)]
+pub struct Asked {
+    /// How many tasks its session had submitted before.
+    pub submitted: u64,
+    /// The tasks that it cancels.
+    pub cancels: Option<TaskRange>,
 }
 
 /// Handles that were woken.
@@ -425,9 +434,9 @@ impl World {
                     return ended.into_iter().for_each(|(_, ended)| self.is_delivered(place, ended));
                 }
             }
-            Handle::Request(request) => {
+            Handle::Request(request, ref asked) => {
                 if let Poll::Ready(answer) = core.poll_answer(request, &waker, &mut replaced) {
-                    return self.is_answered(place, answer);
+                    return self.is_answered(place, asked, answer);
                 }
             }
             Handle::Output(n, feed) => {

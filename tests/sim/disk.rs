@@ -1,7 +1,7 @@
 //! The disk of the broker's journal: it takes its time, fails for a while, and loses what was on the way when the
 //! broker is killed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_broker::core::journal::{Entry, MemoryJournal, Restoring};
 use furlong_broker::core::{Core, Time};
@@ -26,6 +26,10 @@ pub struct Disk {
     pub has_failed: bool,
     /// Tasks that it has, and that have not ended there: their sessions and numbers.
     open: BTreeMap<u64, (SessionId, u64)>,
+    /// Tasks that it has or had.
+    accepted: BTreeSet<(SessionId, u64)>,
+    /// Those of them that may have begun, if they may run once only.
+    begun: BTreeSet<(SessionId, u64)>,
     sessions: BTreeMap<u32, SessionId>,
 }
 
@@ -38,12 +42,30 @@ impl Disk {
     fn write(&mut self, entry: Entry) {
         match &entry {
             Entry::Session(row) => _ = self.sessions.insert(row.key, row.id),
-            Entry::Task(row) => _ = self.open.insert(row.id, (self.sessions[&row.session], row.n)),
+            Entry::Task(row) => {
+                let name = (self.sessions[&row.session], row.n);
+                self.open.insert(row.id, name);
+                self.accepted.insert(name);
+                if row.begun || row.options.repeated {
+                    self.begun.insert(name);
+                }
+            }
+            Entry::Begun(id) => self.begun.extend(self.open.get(id)),
             Entry::Ended(row) => _ = self.open.remove(&row.id),
             Entry::Forgotten(id) => _ = self.open.remove(id),
             _ => {}
         }
         self.journal.write(entry);
+    }
+
+    /// Whether it has a task, or had it until nobody could ask for it any longer.
+    pub fn has_accepted(&self, session: SessionId, n: u64) -> bool {
+        self.accepted.contains(&(session, n))
+    }
+
+    /// Whether it says that a task which may run once only may have begun.
+    pub fn has_begun(&self, session: SessionId, n: u64) -> bool {
+        self.begun.contains(&(session, n))
     }
 
     /// Whether it has a task, and not its end.

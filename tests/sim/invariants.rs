@@ -8,8 +8,11 @@ use std::collections::BTreeSet;
 use furlong_broker::core::invariants as of_broker;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::ids::Attempt;
-use furlong_wire::message::Release;
+use furlong_wire::message::{Release, ReplyBody, TaskRange};
 
+use crate::calls::CallNo;
+use crate::client::{Asked, Submitted};
+use crate::justice::INLINE_BYTES;
 use crate::network::Side;
 use crate::process::Link;
 use crate::world::World;
@@ -75,6 +78,61 @@ impl World {
         if let Some(text) = found {
             self.violated(Invariant::BothSidesAgree, None, text);
         }
+    }
+
+    /// A durable task begins: it is on disk, and if it may run once only, that it may have begun is so, too.
+    pub fn may_begin(&mut self, call: CallNo, task: TaskName) {
+        let plan = &self.calls[call].plan;
+        if !plan.durable {
+            return;
+        }
+        let (disk, session) = (&self.broker.disk, self.clients[task.client as usize].session);
+        let text = if !disk.has_accepted(session, task.n) {
+            "it begins, and is not on disk"
+        } else if plan.at_most_once && !disk.has_begun(session, task.n) {
+            "it begins, may do so once, and the disk does not say so"
+        } else {
+            return;
+        };
+        self.violated(Invariant::OnDiskBeforeItIsTold, Some(task), text);
+    }
+
+    /// A client has an answer: the durable tasks that it had submitted before are on disk, and so are the ends of those
+    /// that it has cancelled by that.
+    pub fn what_was_answered_is_on_disk(&mut self, place: usize, asked: &Asked, answer: &ReplyBody) {
+        let Some(core) = &self.broker.core else { return };
+        let (client, disk) = (&self.clients[place], &self.broker.disk);
+        let is_unfinished = |session, n| of_broker::is_unfinished(core, session, n);
+        let is_missing = |(n, task): &(u64, &Submitted)| {
+            self.is_on_disk_when_answered(task)
+                && !disk.has_accepted(client.session, *n)
+                && is_unfinished(client.session, *n)
+        };
+        let mut before = (1..=asked.submitted).zip(&client.tasks);
+        if let Some((n, _)) = before.find(is_missing) {
+            let text = "its client has had an answer to a later request, and it is not on disk";
+            let task = TaskName { client: place as u32, n };
+            return self.violated(Invariant::OnDiskBeforeItIsTold, Some(task), text);
+        }
+        // If some had ended before, nobody knows which.
+        let Some(&TaskRange { session, first, last }) = asked.cancels.as_ref() else { return };
+        if disk.has_failed || *answer != ReplyBody::Cancelled(last + 1 - first, 0) {
+            return;
+        }
+        let Some(of) = self.clients.iter().position(|client| client.session == session) else { return };
+        if let Some(n) = (first..=last).find(|n| disk.is_open(session, *n) && !is_unfinished(session, *n)) {
+            let text = "that it was cancelled is answered, and not on disk";
+            self.violated(Invariant::OnDiskBeforeItIsTold, Some(TaskName { client: of as u32, n }), text);
+        }
+    }
+
+    /// Whether a task is on disk when a later request is answered. One whose arguments or definition travel in chunks
+    /// may not be, nor what stands or waits behind such a task.
+    fn is_on_disk_when_answered(&self, task: &Submitted) -> bool {
+        let plan = &self.calls[task.call].plan;
+        let travels_whole = plan.request_bytes <= INLINE_BYTES && plan.define.is_none_or(|number| number < 2);
+        let waits = !plan.after.demands.is_empty() || !plan.follow.demands.is_empty();
+        plan.durable && travels_whole && task.target.is_none() && !waits
     }
 
     /// An engine process need not hold results any longer: of what may run once only, its end is on disk by then, as

@@ -18,7 +18,7 @@ const GIVEN_UP_US: u64 = 35_000_000;
 /// An engine that was cut off is waited for so long.
 const GRACE_US: u64 = 15_000_000;
 /// Arguments up to about this size travel in their message.
-const INLINE_BYTES: usize = 900;
+pub const INLINE_BYTES: usize = 900;
 /// How often a shared task is run again after a loss, if its submit does not say.
 const RETRIES: u32 = 3;
 

@@ -86,5 +86,5 @@ impl World {
 }
 
 fn waits(handle: &Handle) -> bool {
-    matches!(handle, Handle::Submit(..) | Handle::Task(..) | Handle::Request(_))
+    matches!(handle, Handle::Submit(..) | Handle::Task(..) | Handle::Request(..))
 }

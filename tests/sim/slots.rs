@@ -103,6 +103,7 @@ impl World {
             return self.violated(Invariant::PayloadsArriveIntact, None, text);
         };
         let named = self.clients[task.client as usize].tasks[task.n as usize - 1].target;
+        self.may_begin(call, task);
         self.history.began(task, named.unwrap_or(engine).0);
         let runs = self.history.runs(task);
         self.note(|_| format!("task {task:?} begins at engine {engine}, as run {runs} ({runtime:?})"));
