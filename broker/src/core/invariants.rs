@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
+use furlong_wire::message::Outcome;
 
 use crate::core::engines::Process;
 use crate::core::journal::Stage;
@@ -318,6 +319,13 @@ pub fn tasks(core: &Core) -> usize {
 pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
     let sessions = core.sessions.with_id(session);
     sessions.into_iter().filter_map(|key| core.sessions.get(key)).any(|session| session.tasks.get(n).is_some())
+}
+
+/// How a task has ended, until its client has acknowledged that.
+pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
+    let sessions = core.sessions.with_id(session);
+    let mut sessions = sessions.into_iter().filter_map(|key| core.sessions.get(key));
+    sessions.find_map(|session| session.done.get(n)).map(|done| &done.outcome)
 }
 
 /// How many attempts an engine has in hand; none if it is not known.
