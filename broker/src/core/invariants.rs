@@ -334,9 +334,10 @@ pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
 }
 
-/// Whether an engine process has registered on a connection that the broker does not know to be gone.
-pub fn is_registered(core: &Core, connection: ConnectionId) -> bool {
-    core.processes.values().any(|process| process.connection == connection && process.register.is_some())
+/// The engines of the process that has registered on a connection which the broker does not know to be gone.
+pub fn registered(core: &Core, connection: ConnectionId) -> &[EngineId] {
+    let process = core.processes.values().find(|process| process.connection == connection);
+    process.map_or(&[], |process| &process.engines)
 }
 
 /// Whether an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
