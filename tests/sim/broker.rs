@@ -5,8 +5,8 @@ use std::time::Duration;
 use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer as Proved, Roster, Time, invariants as of_broker};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::capability::{Revocation, RevokedTokens};
-use furlong_wire::ids::{BrokerStart, ClusterId, TokenId};
-use furlong_wire::message::{FromClient, FromEngine, RefusalKind, ToEngine};
+use furlong_wire::ids::{BrokerStart, ClusterId, SessionId, TokenId};
+use furlong_wire::message::{ErrorKind, FromClient, FromEngine, RefusalKind, ToEngine};
 
 use crate::disk::{Disk, JOURNAL_KEEP_US};
 use crate::network::{Chunks, ConnectionNo, Messages, Side, Ways};
@@ -98,14 +98,27 @@ impl World {
         self.after(down_us, Event::BrokerStarts);
     }
 
-    /// What had ended and is not so on disk goes on.
+    /// What had ended and is not so on disk goes on. So does what the broker had ended itself, if its client has not
+    /// heard of that: it submits it again, to a broker that does not know of it.
     fn ends_are_lost(&mut self, core: &Core) {
+        let untold: Vec<TaskName> =
+            self.unheard().filter(|(_, task)| is_ended_by_broker(core, *task)).map(|it| it.0).collect();
+        untold.into_iter().for_each(|task| self.history.end_lost(task));
         let ended = self.broker.disk.open().filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
         for (session, n) in ended {
             if let Some(client) = self.clients.iter().position(|client| client.session == session) {
                 self.history.end_lost(TaskName { client: client as u32, n });
             }
         }
+    }
+
+    /// Tasks of clients that are there and have not heard of their ends, with their sessions and numbers.
+    fn unheard(&self) -> impl Iterator<Item = (TaskName, (SessionId, u64))> {
+        let clients = (0..).zip(&self.clients).filter(|(_, client)| client.is_alive);
+        let tasks = clients.flat_map(|(no, client)| {
+            (1..).zip(&client.tasks).map(move |(n, _)| (TaskName { client: no, n }, (client.session, n)))
+        });
+        tasks.filter(|(task, _)| !self.history.is_delivered(*task))
     }
 
     /// A peer has proved itself.
@@ -303,4 +316,20 @@ impl World {
         self.after(0, Event::Notices(no, Side::Broker));
         self.at(arrival, Event::Notices(no, Side::Peer));
     }
+}
+
+/// Whether the broker has ended a task for what happened to it, not for what it is.
+fn is_ended_by_broker(core: &Core, (session, n): (SessionId, u64)) -> bool {
+    let outcome = of_broker::outcome(core, session, n);
+    let kind = outcome.and_then(|outcome| outcome.error.as_ref()).map(|error| error.kind);
+    matches!(
+        kind,
+        Some(
+            ErrorKind::EngineLost
+                | ErrorKind::Cancelled
+                | ErrorKind::Aborted
+                | ErrorKind::QueueTimeout
+                | ErrorKind::RunTimeout
+        )
+    )
 }

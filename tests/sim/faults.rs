@@ -80,10 +80,9 @@ impl World {
         connection.from(Side::Peer).kill();
         connection.from(Side::Broker).kill();
         // One that has not registered again is away since its last cut.
-        if let (Peer::Process(place), Some(core)) = (connection.peer, &self.broker.core)
-            && of_broker::is_registered(core, ConnectionId(no))
-        {
-            self.process_is_cut_off(place);
+        if let Some(core) = &self.broker.core {
+            let engines = of_broker::registered(core, ConnectionId(no)).iter();
+            self.cut_off.extend(engines.map(|engine| (engine.0, self.now)));
         }
         self.note(|_| {
             format!("connection {no} is cut; the broker notices after {broker} us, the peer after {peer} us")

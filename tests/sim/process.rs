@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use furlong_broker::core::Peer as Proved;
+use furlong_broker::core::{ConnectionId, Peer as Proved, invariants as of_broker};
 use furlong_engine::core::{Core, Output};
 use furlong_engine::runtime::SlotEvent;
 use furlong_tests::history::Invariant;
@@ -374,16 +374,11 @@ impl World {
     /// The engines of a process may lose what they have, whatever comes.
     pub fn process_is_hurt(&mut self, place: usize) {
         self.last_hurt = Some(self.now);
-        for engine in &self.processes[place].engines {
-            self.hurt.insert(engine.0, self.now);
-        }
-    }
-
-    /// They may lose it, if the process does not come back in time.
-    pub fn process_is_cut_off(&mut self, place: usize) {
-        for engine in &self.processes[place].engines {
-            self.cut_off.insert(engine.0, self.now);
-        }
+        let process = &self.processes[place];
+        // The broker may have given them work before the process has heard which ones they are.
+        let connection = process.link.connection().zip(self.broker.core.as_ref());
+        let registered = connection.map_or(&[][..], |(no, core)| of_broker::registered(core, ConnectionId(no)));
+        self.hurt.extend(process.engines.iter().chain(registered).map(|engine| (engine.0, self.now)));
     }
 
     /// The same of one engine.

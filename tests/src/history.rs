@@ -26,8 +26,9 @@ pub enum Invariant {
     NothingAcknowledgedIsLost,
     /// What may run once does not begin twice: at-most-once tasks, and those of one engine.
     AtMostOnceNeverTwice,
-    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and
-    /// whose end was not on disk when it was killed, begins after all: behind what has begun meanwhile.
+    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and of
+    /// whose end neither the disk nor its client knew when it was killed, begins after all: behind what has begun
+    /// meanwhile.
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
@@ -128,7 +129,7 @@ struct Seen {
     cancel_asked: bool,
     may_be_lost: bool,
     outcome: Option<Outcome>,
-    /// Whether the broker was killed when it had ended the task and the disk did not have that.
+    /// Whether the broker was killed when it had ended the task, which was not on disk or not told.
     is_end_lost: bool,
     delivered: bool,
 }
@@ -185,7 +186,8 @@ impl History {
         }
     }
 
-    /// The broker was killed when it had ended the task, and the disk did not have that: it goes on.
+    /// The broker was killed when it had ended the task, and the disk did not have that, or its client had not heard of
+    /// it: it goes on.
     pub fn end_lost(&mut self, task: TaskName) {
         self.seen(task).is_end_lost = true;
     }
@@ -406,6 +408,19 @@ mod tests {
             }
             history.ended(TASK, Outcome::Succeeded);
             assert_eq!(history.check_end().is_ok(), is_lost);
+        }
+    }
+
+    #[test]
+    fn what_goes_on_as_its_end_was_lost_may_begin_behind_later_ones() {
+        for is_lost in [false, true] {
+            let mut history = of(Facts { engine: Some(3), ..Facts::default() });
+            history.began(TASK, 3);
+            if is_lost {
+                history.end_lost(TaskName { n: 1, ..TASK });
+            }
+            history.began(TaskName { n: 1, ..TASK }, 3);
+            assert_eq!(history.check().is_ok(), is_lost);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
+use furlong_wire::message::Outcome;
 
 use crate::core::engines::Process;
 use crate::core::journal::Stage;
@@ -320,15 +321,23 @@ pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
     sessions.into_iter().filter_map(|key| core.sessions.get(key)).any(|session| session.tasks.get(n).is_some())
 }
 
+/// How a task has ended, until its client has acknowledged that.
+pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
+    let sessions = core.sessions.with_id(session);
+    let mut sessions = sessions.into_iter().filter_map(|key| core.sessions.get(key));
+    sessions.find_map(|session| session.done.get(n)).map(|done| &done.outcome)
+}
+
 /// How many attempts an engine has in hand; none if it is not known.
 pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
 }
 
-/// Whether an engine process has registered on a connection that the broker does not know to be gone.
-pub fn is_registered(core: &Core, connection: ConnectionId) -> bool {
-    core.processes.values().any(|process| process.connection == connection && process.register.is_some())
+/// The engines of the process that has registered on a connection which the broker does not know to be gone.
+pub fn registered(core: &Core, connection: ConnectionId) -> &[EngineId] {
+    let process = core.processes.values().find(|process| process.connection == connection);
+    process.map_or(&[], |process| &process.engines)
 }
 
 /// Whether an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
