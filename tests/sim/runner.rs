@@ -118,6 +118,7 @@ pub fn run_many(seeds: std::ops::Range<u64>, steps: u64, threads: usize, failure
             match outcome {
                 Ok(done) => many.steps += done.steps,
                 Err(failure) => {
+                    eprintln!("seed {seed} fails: {}", failure.kind);
                     many.failed.insert(seed, failure);
                     if many.failed.len() >= failures_max {
                         next.fetch_max(seeds.end, Ordering::Relaxed);

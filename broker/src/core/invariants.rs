@@ -51,7 +51,9 @@ fn each_task_is_unfinished_or_done(core: &Core) {
         }
         let numbers = session.tasks.iter().map(|(n, _)| n).chain(session.done.iter().map(|(n, _)| n));
         assert!(numbers.max().is_none_or(|last| last <= session.submitted));
-        assert!((session.tasks.len() + session.done.len()) as u64 <= session.tasks_max + session.restored_tasks);
+        // Until its client is back, nobody counts what a journal had: that may be more than the credit once more.
+        let count = (session.tasks.len() + session.done.len()) as u64;
+        assert!(session.is_restored || count <= session.tasks_max + session.restored_tasks);
         assert!(!session.departed || (session.done.is_empty() && !session.tasks.is_empty()), "{key:?} should be gone");
     }
     assert_eq!(core.tasks.len(), unfinished(core).count());
