@@ -129,7 +129,7 @@ pub(crate) async fn retry<F>(wait: Duration, mut connect: impl FnMut() -> F) -> 
 where
     F: Future<Output = Result<Client, ConnectError>>,
 {
-    let deadline = Instant::now() + wait;
+    let deadline = Instant::now().checked_add(wait); // none for a wait without end
     let mut backoff = Backoff::default();
     loop {
         let error = match connect().await {
@@ -137,7 +137,7 @@ where
             Err(error) => error,
         };
         let pause = backoff.next_wait();
-        if !error.is_transient() || Instant::now() + pause > deadline {
+        if !error.is_transient() || deadline.is_some_and(|deadline| Instant::now() + pause > deadline) {
             return Err(error);
         }
         tracing::debug!(%error, ?pause, "not connected yet");

@@ -71,7 +71,7 @@ impl Connection {
         }
         self.shared.with(Core::handle_cut);
         self.way.tell(&LinkEvent::Cut(cause.to_string()));
-        let deadline = Instant::now() + self.way.returns_within;
+        let deadline = Instant::now().checked_add(self.way.returns_within);
         let mut backoff = Backoff::default();
         let dialed = loop {
             self.incarnation += 1;
@@ -83,7 +83,7 @@ impl Connection {
                     Err(error) => tracing::debug!(%error, "not connected again yet"),
                 },
                 () = is_over(&self.shared) => return Err(DisconnectCause::Closed),
-                () = sleep_until(deadline) => return Err(cause),
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return Err(cause),
             }
         };
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;

@@ -37,7 +37,7 @@ class Client:
     cluster : str, optional
         The cluster's name; ``default`` if nothing else is said.
     timeout : float
-        Seconds to wait for capability file and broker.
+        Seconds to wait for capability file and broker; below 0 or infinite, for ever.
 
     Raises
     ------
@@ -170,7 +170,7 @@ class Client:
         elif isinstance(chosen, int):
             chosen = [chosen]
         if not chosen:
-            raise errors.NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+            raise errors.no_engines(self.ids)
         return list(chosen)
 
     # Waiting.

@@ -119,9 +119,7 @@ class DirectView(View):
 
         about = self._about("execute", "execute", label, code)
         result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
-        if self.block if block is None else block:
-            with contextlib.suppress(KeyboardInterrupt):
-                result.get()
+        self._finish(result, block)
         return result
 
     def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
@@ -132,9 +130,7 @@ class DirectView(View):
         about = self._about("run", "execute", None, source)
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
-        if self.block if block is None else block:
-            with contextlib.suppress(KeyboardInterrupt):
-                result.get()
+        self._finish(result, block)
         return result
 
     # The namespace.

@@ -189,9 +189,9 @@ def _show_result(part: Part) -> None:
 @contextlib.contextmanager
 def stream_output(parts: Sequence[Part]) -> Iterator[None]:
     """Print what tasks write while they run, each piece behind its engine's id where there are several."""
+    shown = Shown(len(parts) > 1)
     threads = [
-        threading.Thread(target=_follow, args=(part, len(parts) > 1), name="furlong-output", daemon=True)
-        for part in parts
+        threading.Thread(target=_follow, args=(part, shown), name="furlong-output", daemon=True) for part in parts
     ]
     for thread in threads:
         thread.start()
@@ -204,17 +204,33 @@ def stream_output(parts: Sequence[Part]) -> Iterator[None]:
             thread.join()
 
 
-def _follow(part: Part, named: bool) -> None:
+class Shown:
+    """What was printed last, of the tasks that are followed together."""
+
+    def __init__(self, named: bool) -> None:
+        self._named = named
+        self._lock = threading.Lock()
+        self._last = ""
+        self._is_at_start = True
+
+    def show(self, stream: str, engine: int | None, text: str) -> None:
+        """Print a piece, behind a heading if the piece before it was another's."""
+        file = sys.stdout if stream == "stdout" else sys.stderr
+        with self._lock:
+            heading = f"[{stream}:{engine}]"
+            if self._named and heading != self._last:
+                text = f"{'' if self._is_at_start else chr(10)}{heading}\n{text}"
+            self._last = heading
+            self._is_at_start = text.endswith("\n")
+            file.write(text)
+            file.flush()
+
+
+def _follow(part: Part, shown: Shown) -> None:
     reader = part.task.output()
-    last = ""
     while (piece := reader.next()) is not None:
         stream, _, _, left_out, data = piece
-        file = sys.stdout if stream == "stdout" else sys.stderr
         text = data.decode("utf-8", "replace")
         if left_out:
             text = f"\n[{left_out} bytes left out]\n{text}"
-        if named and stream != last:
-            text = f"[{stream}:{part.engine_id}]\n{text}"
-        last = stream
-        file.write(text)
-        file.flush()
+        shown.show(stream, part.engine_id, text)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures
+import linecache
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -90,8 +92,22 @@ class NoEnginesRegistered(FurlongError):
     """There are no engines to run on."""
 
 
+def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
+    """Say why a call goes to none of the engines that there are."""
+    if ids:
+        return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
+    return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+
+
 class UnmetDependency(FurlongError):
     """Raised by a task's own code: this engine is not the right one, try another."""
+
+
+class OnEngine(Exception):
+    """The engine's traceback, which Python shows above a `RemoteError` that nobody caught."""
+
+    def __str__(self) -> str:
+        return "\n".join(["", *_with_source(self.args[0])])
 
 
 class RemoteError(FurlongError):
@@ -117,6 +133,8 @@ class RemoteError(FurlongError):
         self.evalue = evalue
         self.traceback = traceback
         self.engine_info: dict[str, Any] = dict(engine_info or {})
+        if traceback:
+            self.__cause__ = OnEngine(traceback)
 
     def __str__(self) -> str:
         engine = self.engine_info.get("engine_id")
@@ -129,7 +147,7 @@ class RemoteError(FurlongError):
 
     def render_traceback(self) -> list[str]:
         """Give the engine's traceback as lines; where there is none, the error itself."""
-        return (self.traceback or str(self)).splitlines()
+        return _with_source(self.traceback) if self.traceback else str(self).splitlines()
 
     def print_traceback(self, excid: int | None = None, file: IO[str] | None = None) -> None:
         """Print the engine's traceback to standard error, or to `file`."""
@@ -329,6 +347,7 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
 
     def init(self: RemoteError, *args: Any) -> None:
         RemoteError.__init__(self, *args)
+        _set_attributes(self)
 
     def new(cls: type[RemoteError], *args: Any) -> RemoteError:
         try:
@@ -341,3 +360,42 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
     made = type(original.__name__, (base, original), {"__init__": init, "__new__": new, "__module__": __name__})
     _typed[base, ename] = made
     return made
+
+
+_FRAME = re.compile(r'  File "(.*)", line (\d+), in ')
+_PLACE_OF_SYNTAX = re.compile(r'  File "(.*)", line (\d+)\n(?:    (.*)\n)?(?:    ( *)[\^~]+\n)?(?!  File|    )')
+_OS_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*?)')?(?: -> '(.*)')?$")
+_NO_MODULE = re.compile(r"No module named '(.*?)'")
+
+
+def _set_attributes(error: RemoteError) -> None:
+    """Set what code that handles such an error asks it for, as far as the texts from the engine say it."""
+    if isinstance(error, SyntaxError):
+        error.msg = error.evalue.rpartition(" (")[0] if error.evalue.endswith(")") else error.evalue
+        places = list(_PLACE_OF_SYNTAX.finditer(error.traceback))
+        if places:
+            error.filename, line, error.text, before = places[-1].groups()
+            error.lineno = int(line)
+            error.offset = None if before is None else len(before) + 1
+    elif isinstance(error, OSError):
+        found = _OS_ERROR.search(error.evalue)
+        if found:
+            number, error.strerror, error.filename, error.filename2 = found.groups()
+            error.errno = int(number)
+    elif isinstance(error, ImportError):
+        error.msg = error.evalue
+        found = _NO_MODULE.search(error.evalue)
+        error.name = found and found[1]
+
+
+def _with_source(traceback: str) -> list[str]:
+    """Add the lines of code that the engine could not read: those of cells, and of files that are here alone."""
+    lines: list[str] = []
+    given = traceback.splitlines()
+    for line, following in zip(given, [*given[1:], ""], strict=True):
+        lines.append(line)
+        frame = _FRAME.match(line)
+        if frame and not following.startswith("    "):
+            source = linecache.getline(frame[1], int(frame[2])).strip()
+            lines += [f"    {source}"] if source else []
+    return lines

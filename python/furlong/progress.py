@@ -95,6 +95,11 @@ def is_interactive() -> bool:
     return _shell() is not None
 
 
+def has_prompt() -> bool:
+    """Whether a person types what runs: at IPython, in a notebook, or at Python's own prompt."""
+    return hasattr(sys, "ps1") or is_interactive()
+
+
 def _shell() -> Any:
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()

@@ -32,7 +32,7 @@ def chosen_of(targets: Any, ids: list[int]) -> Any:
     if isinstance(targets, int):
         if targets < 0:
             if not ids:
-                raise errors.NoEnginesRegistered("no engines are connected")
+                raise errors.no_engines(ids)
             if -targets > len(ids):
                 raise IndexError(f"there are {len(ids)} engines; none is at {targets}")
             targets = ids[targets]
@@ -41,7 +41,7 @@ def chosen_of(targets: Any, ids: list[int]) -> Any:
         return targets
     if isinstance(targets, slice):
         if not ids:
-            raise errors.NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+            raise errors.no_engines(ids)
         return ids[targets]
     chosen = list(targets)
     for engine in chosen:

@@ -252,12 +252,16 @@ class View:
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
-        """Give a result, or its value; Ctrl-C gives the result instead of the value."""
+        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value."""
         if not (self.block if block is None else block):
             return result
         try:
             return result.get()
         except KeyboardInterrupt:
+            from furlong.progress import has_prompt
+
+            if not has_prompt():
+                raise
             return result
 
     def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -396,6 +400,8 @@ class LoadBalancedView(View):
         online = set(self.client.ids)
         engines = [engine for engine in self.targets if engine in online]
         if not engines:
+            if not self.targets:
+                raise errors.no_engines(self.client.ids)
             raise errors.NoEnginesRegistered(f"none of the engines {self.targets} is online")
         turn = getattr(self, "_turn", 0)
         object.__setattr__(self, "_turn", turn + 1)

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import sys
 import threading
 
 import numpy as np
@@ -497,9 +498,10 @@ def test_recursion_and_mutual_recursion(rc):
         rc[0].apply_sync(lambda: factorial(-1))
 
 
-def test_ctrl_c_in_a_blocking_call_gives_the_result(rc):
+def test_ctrl_c_in_a_blocking_call_gives_the_result_to_who_types(rc, monkeypatch):
     import _thread
 
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     before = rc[0].apply_sync(int)
     assert before == 0
     timer = threading.Timer(0.2, _thread.interrupt_main)

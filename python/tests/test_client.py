@@ -182,6 +182,12 @@ def test_no_capability_is_said_with_its_place(tmp_path: Path) -> None:
         furlong.Client(missing, timeout=0.05)
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e30, -1])
+def test_a_client_may_wait_for_ever(cluster: furlong.Cluster, timeout: float) -> None:
+    with furlong.Client(cluster=cluster, timeout=timeout) as client:
+        assert client.ids is not None
+
+
 def wait_for_file(path: str) -> str:
     while not os.path.exists(path):  # noqa: PTH110
         time.sleep(0.005)

@@ -1,6 +1,11 @@
 """Executed code: replies, output, displays, errors."""
 
+import errno
+import linecache
+import os
+import pickle
 import sys
+import traceback
 
 import pytest
 
@@ -167,10 +172,44 @@ def test_065_errors_are_raised_by_get(rc, view):
     with pytest.raises(CompositeError) as caught:
         view.execute("1/0").get(60)
     assert [error.ename for error in caught.value.errors] == ["ZeroDivisionError"] * 4
-    with pytest.raises(SyntaxError):
-        rc[0].execute("a = = b").get()
+    with pytest.raises(SyntaxError) as wrong:
+        rc[0].execute("1\na = = b").get()
+    told = wrong.value
+    assert (told.msg, told.lineno, told.offset, told.text) == ("invalid syntax", 2, 5, "a = = b")
+    assert told.filename.startswith("<furlong ")
+    assert "SyntaxError: invalid syntax" in "".join(traceback.format_exception_only(told))
     with pytest.raises(CompositeError):
         view.execute("1/0", block=True)
+
+
+def test_065_errors_have_the_attributes_that_code_asks_for(rc):
+    def of(code):
+        error = rc[0].execute(code).exception()
+        return pickle.loads(pickle.dumps(error))
+
+    missing = of("open('/nowhere/at all')")
+    assert isinstance(missing, FileNotFoundError)
+    assert (missing.errno, missing.filename) == (errno.ENOENT, "/nowhere/at all")
+    assert missing.strerror == os.strerror(errno.ENOENT)
+    assert of("import nowhere.at_all").name == "nowhere"
+    assert of("raise OSError('of my own')").errno is None
+    indented = of("def f():\nreturn 1")
+    assert isinstance(indented, IndentationError)
+    assert (indented.lineno, indented.text) == (2, "return 1")
+    assert of("raise SyntaxError('of my own')").msg == "of my own"
+
+
+def test_065_tracebacks_have_the_lines_of_code_that_is_here_alone(rc):
+    source = "def inner(x):\n    return 1 / x\n"
+    linecache.cache["<cell 7>"] = (len(source), None, source.splitlines(keepends=True), "<cell 7>")
+    scope = {}
+    exec(compile(source, "<cell 7>", "exec"), scope)
+    error = rc[0].apply_async(scope["inner"], 0).exception()
+    lines = error.render_traceback()
+    at = next(at for at, line in enumerate(lines) if line.startswith('  File "<cell 7>", line 2, in inner'))
+    assert lines[at + 1] == "    return 1 / x"
+    shown = "".join(traceback.format_exception(error))
+    assert shown.index("    return 1 / x\n") < shown.index("ZeroDivisionError: [0:apply]")
 
 
 def test_065_an_error_aborts_what_is_queued_behind_it(rc, gate):

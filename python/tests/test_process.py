@@ -218,14 +218,30 @@ def interrupted(process: subprocess.Popen[str]) -> str:
     return printed_by(process)
 
 
-def test_ctrl_c_in_a_call_gives_its_result(script: Script) -> None:
+def test_ctrl_c_at_a_prompt_gives_the_result_of_a_call(script: Script) -> None:
     process = script("""
+    sys.ps1 = ">>> "
     threading.Thread(target=say_when_it_waits).start()
     result = rc[0].apply_sync(time.sleep, 1000)
     say(type(result).__name__, result.done())
     say(result.cancel(), result.cancelled())
     """)
     assert interrupted(process) == "AsyncResult False\nTrue True\n"
+
+
+@pytest.mark.parametrize("call", ["apply_sync(time.sleep, 1000)", "map_sync(time.sleep, [1000])"])
+def test_ctrl_c_in_a_call_ends_a_script(script: Script, call: str) -> None:
+    process = script(f"""
+    threading.Thread(target=say_when_it_waits).start()
+    rc[0].{call}
+    say("goes on")
+    """)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=SOON_SECONDS)
+    assert (process.returncode, stdout) == (-signal.SIGINT, "")
+    assert stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,18 @@ def test_082_queue_status(rc, view, gate):
     assert rc.queue_status()[0]["completed"] == idle[0]["completed"]
 
 
+def test_082_targets_that_name_no_engine(rc):
+    view = rc[:]
+    for call in (
+        lambda: rc[[]].apply_sync(int),
+        lambda: rc[10:].execute("1"),
+        lambda: view.push({"a": 1}, targets=[]),
+        lambda: rc.load_balanced_view([]).apply_sync(int),
+    ):
+        with pytest.raises(furlong.NoEnginesRegistered, match="the targets name no engine; there are"):
+            call()
+
+
 def test_082_a_cluster_without_engines(own):
     cluster = own(n=0)
     cluster.start_controller_sync()

@@ -14,7 +14,7 @@ import pytest
 from conftest import eventually
 
 import furlong
-from furlong import AsyncResult, CompositeError, RemoteError, TaskCancelled, errors
+from furlong import AsyncResult, CompositeError, RemoteError, TaskCancelled, displays, errors
 
 LONG = 120
 
@@ -280,6 +280,23 @@ def test_053_output_is_streamed(rc, view, capfd):
     with rc[0].execute("import sys; print('äö'); print('e', file=sys.stderr)").stream_output():
         pass
     assert capfd.readouterr() == ("äö\n", "e\n")
+
+
+def test_053_each_piece_of_streamed_output_stands_behind_its_engines_heading(capsys):
+    shown = displays.Shown(named=True)
+    for stream, engine, text in [
+        ("stdout", 0, "a\n"),
+        ("stdout", 0, "b\n"),
+        ("stdout", 1, "c"),
+        ("stdout", 0, "d\n"),
+        ("stderr", 0, "e\n"),
+        ("stdout", 0, "f\n"),
+    ]:
+        shown.show(stream, engine, text)
+    out = "[stdout:0]\na\nb\n[stdout:1]\nc\n[stdout:0]\nd\n[stdout:0]\nf\n"
+    assert capsys.readouterr() == (out, "[stderr:0]\ne\n")
+    displays.Shown(named=False).show("stdout", 0, "alone")
+    assert capsys.readouterr().out == "alone"
 
 
 def test_054_data_is_there_while_the_task_runs(rc, lview):
