@@ -1,6 +1,6 @@
-//! How the texts under `--help` are broken into lines.
+//! How the texts under `--help` are broken into lines, and what is said of values below 0.
 
-use clap::Command;
+use clap::{Arg, Command};
 
 /// The command with the texts after its help, and after that of all its subcommands, as paragraphs of one line each:
 /// clap breaks them to the width of the terminal, and would break lines that are broken already a second time.
@@ -28,9 +28,28 @@ fn flow(text: &str) -> String {
     flowed
 }
 
+/// The command, and all its subcommands, with options that take `-1` for a value, and say that it is none of theirs: clap
+/// would take it for an option, and advise to pass it as an argument.
+pub fn taking_negative_numbers(command: Command) -> Command {
+    let takes = |arg: Arg| {
+        let has_value = arg.get_action().takes_values() && !arg.is_allow_hyphen_values_set();
+        if has_value { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(takes).mut_subcommands(taking_negative_numbers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_negative_number_is_refused_as_a_value() {
+        let retries = Arg::new("retries").long("retries").value_parser(clap::value_parser!(u8));
+        let inner = Command::new("inner").arg(retries);
+        let command = taking_negative_numbers(Command::new("outer").subcommand(inner));
+        let error = command.try_get_matches_from(["outer", "inner", "--retries", "-1"]).unwrap_err().to_string();
+        assert!(error.contains("invalid value '-1' for '--retries <retries>'"), "{error}");
+    }
 
     #[test]
     fn paragraphs_become_one_line_and_examples_stay() {

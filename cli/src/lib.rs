@@ -138,7 +138,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, program: &Program) -> ExitC
 
 fn parse(args: impl IntoIterator<Item = OsString>, program: &Program) -> Result<Command> {
     let words = std::iter::once(OsString::from("furlong")).chain(args);
-    let matches = help::flowing(program.described(Cli::command())).try_get_matches_from(words)?;
+    let command = help::taking_negative_numbers(help::flowing(program.described(Cli::command())));
+    let matches = command.try_get_matches_from(words)?;
     Ok(Cli::from_arg_matches(&matches)?.command)
 }
 

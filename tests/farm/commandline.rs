@@ -91,6 +91,8 @@ fn bad_input_gets_one_line_and_an_exit_code() {
     failed(&["submit", "--wait"], 2);
     failed(&["signal", "SIGNOTHING", "all"], 2);
     failed(&["result", "nonsense:x"], 2);
+    assert!(failed(&["submit", "--retries", "-1", "--", "true"], 2).contains("invalid value '-1' for '--retries"));
+    assert_line(&failed(&["submit", "--", ""], 1), &["the program has no name"]);
     let program = failed(&["submit", "--wait", "--", "no-such-program"], 1);
     assert!(program.contains("no-such-program"), "{program}");
     assert_line(&failed(&["restart", "99"], 1), &["there is no engine 99"]);

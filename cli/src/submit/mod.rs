@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, Client, ClientError, CommandSpec, EngineTargets, TaskFuture, TaskOptions};
 use furlong_wire::token::Role;
@@ -163,6 +163,9 @@ struct Template {
 
 impl ProgramArgs {
     fn template(&self, argv: Vec<String>) -> Result<Template> {
+        if argv.first().is_some_and(String::is_empty) {
+            bail!("the program has no name; write furlong submit [OPTIONS] -- PROGRAM [ARGS]");
+        }
         let cwd = self.cwd.as_deref().map(absolute).transpose()?;
         let env: BTreeMap<String, String> = self.env.iter().cloned().collect();
         let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
