@@ -362,6 +362,11 @@ class _FedMapResult(AsyncMapResult):
         elif self._feeder.is_cancelled and self._error is None:
             self._error = errors.TaskCancelled("TaskCancelled", "the map was cancelled before all items were submitted")
 
+    def _assemble(self, values: list[Any]) -> Any:
+        if self._feeder.failure is not None:
+            raise self._feeder.failure
+        return super()._assemble(values)
+
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
         cancelled = [error for error in failed if isinstance(error, errors.TaskCancelled)]
         if self._feeder.is_cancelled and cancelled:

@@ -1,6 +1,8 @@
 """Maps: direct, balanced, lazy."""
 
+import asyncio
 import collections
+import concurrent.futures
 import itertools
 import math
 import threading
@@ -349,8 +351,6 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
 
 
 def test_a_map_calls_back_and_can_be_awaited(view, lview):
-    import asyncio
-
     for some in (view, lview):
         told = threading.Event()
         result = some.map_async(square, range(100))
@@ -472,3 +472,34 @@ def test_chunks_of_large_items_or_values_are_small(lview):
         result.get()
         assert sum(len(part.value) for part in result._parts) == 40
         assert max(len(part.value) for part in result._parts) <= 4
+
+
+def test_what_fails_when_values_are_put_together_is_the_results_error(view, lview):
+    class Wrong(Exception):
+        pass
+
+    def put(values):
+        raise Wrong(f"of {len(values)}")
+
+    for some in (view, lview):
+        result = some.map_async(square, range(3), **({"chunksize": 1} if some is lview else {}))
+        result._collect_values = put
+        told = threading.Event()
+        result.add_done_callback(lambda result, told=told: told.set())
+        assert told.wait(60)
+        assert concurrent.futures.wait([result], 60).done == {result}
+
+        async def main(result=result):
+            return await result
+
+        for ask in (result.get, result.result, lambda: asyncio.run(main()), lambda r=result: r.get(0, True)):  # noqa: B023
+            with pytest.raises(Wrong, match="of 3"):
+                ask()
+        assert isinstance(result.exception(), Wrong)
+        assert not result.successful()
+        assert "failed" in repr(result)
+
+
+def test_044_items_that_cannot_be_pickled_are_told_where_errors_are_values(lview):
+    with pytest.raises(furlong.errors.PicklingError, match="generator"):
+        lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(60)
