@@ -13,6 +13,7 @@ from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
+from furlong._sequences import items_of
 from furlong.displays import ExecuteReply, show_outputs
 from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
 
@@ -581,7 +582,7 @@ class AsyncMapResult(AsyncResult):
             part.wait()
             part.settle()
             if part.error is None:
-                yield from part.value
+                yield from items_of(part.value)
             elif self._errors_in_place:
                 yield part.error
             else:
