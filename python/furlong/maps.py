@@ -114,10 +114,12 @@ def map_direct(
     about = view._about(_pickling.name_of(f), "map", label)
     parts: list[Part] = []
     dealt = [deal(column, len(engines)) for column in columns]
+    first = 0
     for at, engine in enumerate(engines):
         chunk = [part[at] for part in dealt]
         if len(chunk[0]):
-            data, args_have_code = _pickling.dumps((chunk, {}))
+            data, args_have_code = _pickling.dumps_items(chunk, first)
+            first += len(chunk[0])
             code = has_code or args_have_code
             parts += view._submit(function, "pickle", data, about, targets=[engine], has_code=code)._parts
     result = AsyncMapResult(parts, _putter(columns), count, errors_in_place=return_exceptions)
@@ -204,7 +206,7 @@ class _Feeder:
 
     def _submit(self, size: int) -> None:
         chunk = [column[self._at : self._at + size] for column in self._columns]
-        data, args_have_code = _pickling.dumps((chunk, {}), "the items")
+        data, args_have_code = _pickling.dumps_items(chunk, self._at)
         self._note_bytes(sum(len(buffer) for buffer in data), size)
         code = self._has_code or args_have_code
         part = self._view._submit(self._function, "pickle", data, self._about, has_code=code)

@@ -578,6 +578,43 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
         assert "failed" in repr(result)
 
 
+def told(some, *sequences, **options):
+    """Say what a map tells of items that cannot be pickled."""
+    with pytest.raises(furlong.errors.PicklingError) as caught:
+        some.map_sync(lambda *_: 1, *sequences, **options)
+    text = str(caught.value)
+    assert text.startswith("the items cannot be pickled: ")
+    return text.removeprefix("the items cannot be pickled: ")
+
+
+def test_044_the_item_that_cannot_be_pickled_is_named(view, lview):
+    lock = threading.Lock()
+    many = [*range(50), lock, *range(51, 100)]
+    for some in (view, lview):
+        assert told(some, [1, 2, lock, 4]) == "items[2] is a _thread.lock"
+        assert told(some, many) == "items[50] is a _thread.lock"
+        assert told(some, tuple(many)) == "items[50] is a _thread.lock"
+        assert told(some, np.array(many)) == "items[50] is a _thread.lock"
+        assert told(some, range(100), many) == "items[50] is a _thread.lock, of sequences[1]"
+        assert told(some, [1, {"a": [2, lock]}]) == "items[1]['a'][1] is a _thread.lock"
+    assert told(lview, many, chunksize=10) == "items[50] is a _thread.lock"
+    assert told(lview, many, chunksize=100) == "items[50] is a _thread.lock"
+    long = [*range(30_000), lock]
+    assert told(lview, long, chunksize=50_000) == "items[30000] is a _thread.lock"
+
+
+class Unsent(collections.UserList):
+    """A sequence that cannot be pickled, whatever it holds."""
+
+    def __reduce__(self):
+        raise TypeError("stays here")
+
+
+def test_044_a_sequence_that_cannot_be_pickled_is_named(view, lview):
+    for some in (view, lview):
+        assert told(some, Unsent(range(10))).endswith(f"is a {__name__}.Unsent")
+
+
 def test_044_items_that_cannot_be_pickled_are_told_where_errors_are_values(lview):
     with pytest.raises(furlong.errors.PicklingError, match="generator"):
         lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(60)
