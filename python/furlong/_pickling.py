@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from furlong import _furlong
+from furlong import _furlong, _paths
 from furlong._remote import EngineFunction, Reference
 from furlong.errors import PicklingError
 
@@ -171,7 +171,9 @@ def _code_pickler() -> Any:
     return CodePickler
 
 
-def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
+def dumps(
+    value: Any, what: str = "the arguments", find: Callable[[], str | None] | None = None
+) -> tuple[list[Any], bool]:
     """Pickle a value.
 
     Parameters
@@ -180,6 +182,8 @@ def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
         What is pickled.
     what : str
         What it is, for the error.
+    find : callable, optional
+        Says for the error which part it is, if it knows better than a walk through the value.
 
     Returns
     -------
@@ -210,7 +214,7 @@ def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
     except Exception as error:
         # What plain pickle cannot do, cloudpickle may.
         if not isinstance(error, (pickle.PicklingError, TypeError, AttributeError)):
-            raise _described(value, what, error) from error
+            raise _described(value, what, error, find) from error
     else:
         buffers[0] = file.getvalue()
         return buffers, False
@@ -219,7 +223,7 @@ def dumps(value: Any, what: str = "the arguments") -> tuple[list[Any], bool]:
     try:
         _code_pickler()(file, 5, buffer_callback=is_in_band).dump(value)
     except Exception as error:
-        raise _described(value, what, error) from error
+        raise _described(value, what, error, find) from error
     buffers[0] = file.getvalue()
     return buffers, True
 
@@ -235,17 +239,48 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
-def _described(value: Any, what: str, error: Exception) -> PicklingError:
-    from furlong import _paths
+def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], bool]:
+    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs."""
+    return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
 
+
+def _find_item(columns: Sequence[Any], first: int) -> str | None:
+    """Say which item cannot be pickled; None if it is none of them."""
+    for at, column in enumerate(columns):
+        if _can_pickle(column):
+            continue
+        begin, end = 0, len(column)
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            if _can_pickle(column[begin:middle]):
+                begin = middle
+            else:
+                end = middle
+        if begin == end or _can_pickle(column[begin]):
+            return None
+        found = _paths.find(column[begin], f"items[{first + begin}]", _try)
+        return found if len(columns) == 1 else f"{found}, of sequences[{at}]"
+    return None
+
+
+def _described(value: Any, what: str, error: Exception, find: Callable[[], str | None] | None = None) -> PicklingError:
     if isinstance(error, RecursionError):
         return PicklingError(f"{what} cannot be pickled: nested too deeply")
     name = "arguments" if what == "the arguments" else what.removeprefix("the ")
-    return PicklingError(f"{what} cannot be pickled: {_paths.find(value, name, _try)}")
+    found = (find and find()) or _paths.find(value, name, _try)
+    return PicklingError(f"{what} cannot be pickled: {found}")
 
 
 def _try(value: Any) -> None:
     _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
+
+
+def _can_pickle(value: Any) -> bool:
+    try:
+        _try(value)
+    except Exception:
+        return False
+    return True
 
 
 def loads(buffers: Sequence[Any], writable: bool = False) -> Any:

@@ -238,7 +238,10 @@ class DirectView(View):
         return self._finish(AsyncResult(parts, self._is_single(targets)), block)
 
     def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
-        """Collect what was scattered, or what became of it: one list, or one array."""
+        """Collect what was scattered, or what became of it: one list, one array, one data frame.
+
+        What is neither list, tuple, array nor data frame is not taken apart: the result is the list of parts.
+        """
         from furlong.maps import collect
 
         pulled = self.pull(key, targets=targets, block=False)
@@ -272,7 +275,7 @@ class DirectView(View):
         Returns
         -------
         AsyncMapResult, or the list of values if it blocks
-            An array, if the items came as one.
+            An array, if the items came as one and it holds the values as they are.
         """
         from furlong.maps import map_direct
 

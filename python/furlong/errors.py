@@ -305,6 +305,8 @@ class AlreadyDisplayedError(RemoteError):
         return [str(self)]
 
 
+# Raised here, they would end a loop, or be lost in a coroutine.
+_ENDS = (StopIteration, StopAsyncIteration)
 _typed: dict[tuple[type[RemoteError], str], type[RemoteError]] = {}
 
 
@@ -328,7 +330,8 @@ def remote_error(
 ) -> RemoteError:
     """Make an error, which is of the type `ename` as well if that is an exception of Python's own.
 
-    Exceptions that are meant for this process, as ``KeyboardInterrupt`` and ``SystemExit``, are not taken over.
+    Exceptions that are meant for this process, as ``KeyboardInterrupt`` and ``SystemExit``, are not taken over, nor
+    those by which an iteration ends, as ``StopIteration``: it would be one here that ends.
     """
     return typed(ename, base)(ename, evalue, traceback, engine_info)
 
@@ -339,8 +342,10 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
     if known is not None:
         return known
     original: Any = getattr(builtins, ename, None)
+    if not isinstance(original, type) or not issubclass(original, Exception) or issubclass(original, _ENDS):
+        return base
     # Groups of exceptions hold others, which are not here.
-    if not isinstance(original, type) or not issubclass(original, Exception) or ename.endswith("ExceptionGroup"):
+    if ename.endswith("ExceptionGroup"):
         return base
     if issubclass(base, original):
         return base

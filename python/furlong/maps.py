@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _pickling, errors
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
+from furlong._sequences import array_or_list, collect, deal, is_array
 from furlong.parts import About, Part
 from furlong.results import AsyncMapResult, AsyncResult, TimedOut
 
@@ -33,70 +33,6 @@ CHUNKS_AHEAD = 3
 CHUNK_ITEMS_MAX = 65_536
 # Bytes of items, or of values, that a chunk has at most, unless one has more.
 CHUNK_BYTES = 4 * 1024 * 1024
-
-
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
-def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
-    """Deal a sequence into parts.
-
-    Parameters
-    ----------
-    seq : iterable
-        What can be sliced stays of its kind; the others become lists.
-    count : int
-        How many parts.
-    dist : {"b", "r"}
-        Contiguous blocks, the first ones longer by one where they cannot be equal; or one item each in turn.
-    """
-    if dist not in ("b", "r"):
-        raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
-    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, (dict, range)):
-        seq = list(seq)
-    if dist == "r":
-        return [seq[part::count] for part in range(count)]
-    size, longer = divmod(len(seq), count)  # type: ignore[arg-type]
-    parts, begin = [], 0
-    for part in range(count):
-        end = begin + size + (part < longer)
-        parts.append(seq[begin:end])
-        begin = end
-    return parts
-
-
-def collect(parts: Sequence[Any], dist: str = "b") -> Any:
-    """Put parts together again: arrays to an array, anything else to a list."""
-    if dist not in ("b", "r"):
-        raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
-    if parts and _is_array(parts[0]):
-        return _collect_arrays(parts, dist)
-    parts = [part if isinstance(part, (list, tuple, range)) else _as_list(part) for part in parts]
-    if dist == "b":
-        return list(itertools.chain.from_iterable(parts))
-    missing = object()
-    rows = itertools.zip_longest(*parts, fillvalue=missing)
-    return [item for row in rows for item in row if item is not missing]
-
-
-def _as_list(part: Any) -> Any:
-    """Take what was flattened for one item."""
-    if isinstance(part, (str, bytes, dict)) or not hasattr(part, "__iter__"):
-        return [part]
-    return part
-
-
-def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
-    import numpy
-
-    if dist == "b":
-        return numpy.concatenate([numpy.atleast_1d(part) for part in parts])
-    whole = numpy.empty((sum(len(part) for part in parts), *parts[0].shape[1:]), dtype=parts[0].dtype)
-    for at, part in enumerate(parts):
-        whole[at :: len(parts)] = part
-    return whole
 
 
 # One function for many items.
@@ -133,7 +69,7 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
     columns: list[Any] = [
-        seq if hasattr(seq, "__len__") and hasattr(seq, "__getitem__") and not isinstance(seq, dict) else None
+        seq if hasattr(seq, "__len__") and hasattr(seq, "__getitem__") and not _has_labels(seq) else None
         for seq in sequences
     ]
     lengths = [len(column) for column in columns if column is not None]
@@ -147,17 +83,17 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     return [column if len(column) == count else column[:count] for column in columns], count
 
 
+def _has_labels(seq: Any) -> bool:
+    """Whether its items are found by labels rather than by their places: a dictionary, a series of pandas."""
+    return isinstance(seq, dict) or hasattr(seq, "iloc")
+
+
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
-    """Say how the values of chunks become the result: an array if an array was mapped."""
-    as_array = bool(columns) and _is_array(columns[0])
+    """Say how the values of chunks become the result: an array, if an array was mapped and they all fit into one."""
+    join = array_or_list if bool(columns) and is_array(columns[0]) else list
 
     def put(chunks: list[Any]) -> Any:
-        values = list(itertools.chain.from_iterable(_chunk_values(chunks)))
-        if as_array and values and not any(isinstance(value, Exception) for value in values):
-            import numpy
-
-            return numpy.asarray(values)
-        return values
+        return join(list(itertools.chain.from_iterable(_chunk_values(chunks))))
 
     return put
 
@@ -178,10 +114,12 @@ def map_direct(
     about = view._about(_pickling.name_of(f), "map", label)
     parts: list[Part] = []
     dealt = [deal(column, len(engines)) for column in columns]
+    first = 0
     for at, engine in enumerate(engines):
         chunk = [part[at] for part in dealt]
         if len(chunk[0]):
-            data, args_have_code = _pickling.dumps((chunk, {}))
+            data, args_have_code = _pickling.dumps_items(chunk, first)
+            first += len(chunk[0])
             code = has_code or args_have_code
             parts += view._submit(function, "pickle", data, about, targets=[engine], has_code=code)._parts
     result = AsyncMapResult(parts, _putter(columns), count, errors_in_place=return_exceptions)
@@ -268,7 +206,7 @@ class _Feeder:
 
     def _submit(self, size: int) -> None:
         chunk = [column[self._at : self._at + size] for column in self._columns]
-        data, args_have_code = _pickling.dumps((chunk, {}), "the items")
+        data, args_have_code = _pickling.dumps_items(chunk, self._at)
         self._note_bytes(sum(len(buffer) for buffer in data), size)
         code = self._has_code or args_have_code
         part = self._view._submit(self._function, "pickle", data, self._about, has_code=code)
@@ -361,6 +299,11 @@ class _FedMapResult(AsyncMapResult):
             self._error = self._feeder.failure
         elif self._feeder.is_cancelled and self._error is None:
             self._error = errors.TaskCancelled("TaskCancelled", "the map was cancelled before all items were submitted")
+
+    def _assemble(self, values: list[Any]) -> Any:
+        if self._feeder.failure is not None:
+            raise self._feeder.failure
+        return super()._assemble(values)
 
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
         cancelled = [error for error in failed if isinstance(error, errors.TaskCancelled)]

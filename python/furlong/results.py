@@ -13,6 +13,7 @@ from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
+from furlong._sequences import items_of
 from furlong.displays import ExecuteReply, show_outputs
 from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
 
@@ -119,7 +120,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
-        if return_exceptions:
+        if return_exceptions and any(part.error is not None for part in self._parts):
             values = [part.value if part.error is None else part.error for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
@@ -138,11 +139,15 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         for part in self._parts:
             part.settle()
         failed = [part.error for part in self._parts if part.error is not None]
-        if failed:
-            self._error = self._error or self._collect(failed)
-            self._final = None
-        else:
-            self._final = self._assemble([part.value for part in self._parts])
+        final = None
+        try:
+            if failed:
+                self._error = self._error or self._collect(failed)
+            else:
+                final = self._assemble([part.value for part in self._parts])
+        except Exception as error:  # who waits is told of this as well
+            self._error = error
+        self._final = final
 
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
         if self._single:
@@ -577,7 +582,7 @@ class AsyncMapResult(AsyncResult):
             part.wait()
             part.settle()
             if part.error is None:
-                yield from part.value
+                yield from items_of(part.value)
             elif self._errors_in_place:
                 yield part.error
             else:

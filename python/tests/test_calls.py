@@ -1,5 +1,7 @@
 """Calls of functions: how they get to engines, what they see there, and what comes back."""
 
+import asyncio
+import builtins
 import collections
 import concurrent.futures
 import contextlib
@@ -544,3 +546,20 @@ def test_a_function_with_the_engines_globals_is_known_to_hold_code_of_this_versi
     for function in (_remote.EngineFunction(lambda: 1), {"f": _remote.EngineFunction(lambda: 1)}):
         _, has_code = _pickling.dumps(function)
         assert has_code
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit"])
+def test_an_end_of_an_iteration_there_ends_none_here(lview, name):
+    def fails():
+        raise getattr(builtins, name)("over")
+
+    with pytest.raises(RemoteError, match=f"{name}: over") as caught:
+        list(map(lambda _: lview.apply_sync(fails), range(3)))  # noqa: C417 - a comprehension would not end by it
+    assert type(caught.value) is RemoteError
+    assert caught.value.ename == name
+
+    async def waits():
+        return await lview.apply_async(fails)
+
+    with pytest.raises(RemoteError, match=f"{name}: over"):
+        asyncio.run(waits())

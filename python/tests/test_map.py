@@ -1,6 +1,8 @@
 """Maps: direct, balanced, lazy."""
 
+import asyncio
 import collections
+import concurrent.futures
 import itertools
 import math
 import threading
@@ -90,6 +92,67 @@ def test_037_map_of_an_array_is_an_array(view, lview, shape):
         assert mapped.dtype == array.dtype
         np.testing.assert_array_equal(mapped, array)
         np.testing.assert_array_equal(some.map_sync(np.sqrt, array), np.sqrt(array))
+
+
+# Functions of a number, and whether their values over an array make an array.
+VALUES = {
+    "lists of different lengths": (lambda n: [0] * int(n), False),
+    "lists of one length": (lambda n: [0, 1], False),
+    "arrays of different lengths": (lambda n: np.zeros(int(n)), False),
+    "arrays of one length": (lambda n: np.full(2, n), True),
+    "arrays of different dtypes": (lambda n: np.zeros(2, "i4" if n == 1 else "i8"), False),
+    "masked arrays": (lambda n: np.ma.masked_equal([1, 2], n), False),
+    "arrays of lists": (lambda n: np.array([[1], [2, 3]], dtype=object), True),
+    "tuples": (lambda n: (int(n), str(n)), False),
+    "texts": (lambda n: str(n), False),
+    "none": (lambda n: None, False),
+    "ints": (lambda n: int(n), True),
+    "floats": (lambda n: float(n) or float("nan"), True),
+    "complex": (lambda n: complex(n), True),
+    "bools": (lambda n: bool(n > 1), True),
+    "bools and ints": (lambda n: bool(n) if n == 1 else int(n), False),
+    "ints and floats": (lambda n: int(n) if n == 1 else float(n), False),
+    "large ints": (lambda n: 10**30 + int(n), False),
+    "ints that are none of one type": (lambda n: 2**63 if n == 1 else -1, False),
+    "numpy's numbers": (lambda n: np.float32(n), True),
+    "numpy's numbers of different types": (lambda n: np.float32(n) if n == 1 else np.int64(n), False),
+    "numpy's numbers and python's": (lambda n: np.float64(n) if n == 1 else float(n), False),
+    "numpy's texts": (lambda n: np.str_("x" * int(n)), True),
+    "times": (lambda n: np.datetime64(int(n), "s"), True),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_037_an_array_of_values_holds_them_as_they_are(view, lview, name):
+    function, as_array = VALUES[name]
+    items = np.arange(1, 4)
+    expected = [function(item) for item in items]
+    for some in (view, lview):
+        result = some.map_async(function, items)
+        assert concurrent.futures.wait([result], 60).done == {result}
+        values = result.get()
+        assert type(values) is (np.ndarray if as_array else list)
+        assert len(values) == len(expected)
+        for value, wanted in zip(values.tolist() if as_array else values, expected):
+            plain = wanted.tolist() if as_array and isinstance(wanted, (np.ndarray, np.generic)) else wanted
+            assert type(value) is type(plain)
+            np.testing.assert_equal(value, plain)
+
+
+@pytest.mark.parametrize("items", [np.array(["a", "bcd", ""]), np.array([b"x", b"yz"]), np.array([(1, 2.5)], "i4,f8")])
+def test_037_map_of_an_array_of_texts_or_records_is_an_array(view, lview, items):
+    for some in (view, lview):
+        mapped = some.map_sync(lambda x: x, items)
+        assert mapped.dtype == items.dtype
+        assert mapped.tolist() == items.tolist()
+
+
+def test_037_series_and_data_frames_are_mapped_as_they_are_iterated(view, lview):
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series([1, 2, 3], index=[1.5, 0.5, 2.5])
+    for some in (view, lview):
+        assert some.map_sync(square, series) == [1, 4, 9]
+        assert some.map_sync(str, pandas.DataFrame({"name": [1, 2, 3], "size": 4})) == ["name", "size"]
 
 
 def test_038_balanced_map_takes_iterators(lview):
@@ -349,8 +412,6 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
 
 
 def test_a_map_calls_back_and_can_be_awaited(view, lview):
-    import asyncio
-
     for some in (view, lview):
         told = threading.Event()
         result = some.map_async(square, range(100))
@@ -423,6 +484,23 @@ def test_020_collect_undoes_deal_of_arrays(length, rest, count, dist, dtype):
     assert (whole == array).all()
 
 
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_020_collected_arrays_are_as_they_were(dist):
+    first, second = np.array([1, 2]), np.array([3.5, 4.5])
+    expected = [1, 2, 3.5, 4.5] if dist == "b" else [1, 3.5, 2, 4.5]
+    assert [(type(item), item) for item in collect([first, second], dist)] == [
+        (np.float64 if item in second else np.int64, item) for item in expected
+    ]
+    assert collect([[1, 2], first], dist) == ([1, 2, 1, 2] if dist == "b" else [1, 1, 2, 2])
+    # An empty one says nothing of the others.
+    assert collect([first, np.array([])], dist).dtype == first.dtype
+    assert collect([first, np.int64(3)], dist).tolist() == ([1, 2, 3] if dist == "b" else [1, 3, 2])
+    rows = collect([np.zeros((1, 2)), np.ones((1, 3))], dist)
+    assert [row.tolist() for row in rows] == [[0, 0], [1, 1, 1]]
+    masked = collect([np.ma.masked_equal([1, 2], 2), np.ma.array([3])], dist)
+    assert masked.tolist() == ([1, None, 3] if dist == "b" else [1, 3, None])
+
+
 @on_cluster
 @given(seq=items, dist=dists)
 def test_020_any_list_is_gathered_as_it_was_scattered(view, seq, dist):
@@ -472,3 +550,71 @@ def test_chunks_of_large_items_or_values_are_small(lview):
         result.get()
         assert sum(len(part.value) for part in result._parts) == 40
         assert max(len(part.value) for part in result._parts) <= 4
+
+
+def test_what_fails_when_values_are_put_together_is_the_results_error(view, lview):
+    class Wrong(Exception):
+        pass
+
+    def put(values):
+        raise Wrong(f"of {len(values)}")
+
+    for some in (view, lview):
+        result = some.map_async(square, range(3), **({"chunksize": 1} if some is lview else {}))
+        result._collect_values = put
+        told = threading.Event()
+        result.add_done_callback(lambda result, told=told: told.set())
+        assert told.wait(60)
+        assert concurrent.futures.wait([result], 60).done == {result}
+
+        async def main(result=result):
+            return await result
+
+        for ask in (result.get, result.result, lambda: asyncio.run(main()), lambda r=result: r.get(0, True)):  # noqa: B023
+            with pytest.raises(Wrong, match="of 3"):
+                ask()
+        assert isinstance(result.exception(), Wrong)
+        assert not result.successful()
+        assert "failed" in repr(result)
+
+
+def told(some, *sequences, **options):
+    """Say what a map tells of items that cannot be pickled."""
+    with pytest.raises(furlong.errors.PicklingError) as caught:
+        some.map_sync(lambda *_: 1, *sequences, **options)
+    text = str(caught.value)
+    assert text.startswith("the items cannot be pickled: ")
+    return text.removeprefix("the items cannot be pickled: ")
+
+
+def test_044_the_item_that_cannot_be_pickled_is_named(view, lview):
+    lock = threading.Lock()
+    many = [*range(50), lock, *range(51, 100)]
+    for some in (view, lview):
+        assert told(some, [1, 2, lock, 4]) == "items[2] is a _thread.lock"
+        assert told(some, many) == "items[50] is a _thread.lock"
+        assert told(some, tuple(many)) == "items[50] is a _thread.lock"
+        assert told(some, np.array(many)) == "items[50] is a _thread.lock"
+        assert told(some, range(100), many) == "items[50] is a _thread.lock, of sequences[1]"
+        assert told(some, [1, {"a": [2, lock]}]) == "items[1]['a'][1] is a _thread.lock"
+    assert told(lview, many, chunksize=10) == "items[50] is a _thread.lock"
+    assert told(lview, many, chunksize=100) == "items[50] is a _thread.lock"
+    long = [*range(30_000), lock]
+    assert told(lview, long, chunksize=50_000) == "items[30000] is a _thread.lock"
+
+
+class Unsent(collections.UserList):
+    """A sequence that cannot be pickled, whatever it holds."""
+
+    def __reduce__(self):
+        raise TypeError("stays here")
+
+
+def test_044_a_sequence_that_cannot_be_pickled_is_named(view, lview):
+    for some in (view, lview):
+        assert told(some, Unsent(range(10))).endswith(f"is a {__name__}.Unsent")
+
+
+def test_044_items_that_cannot_be_pickled_are_told_where_errors_are_values(lview):
+    with pytest.raises(furlong.errors.PicklingError, match="generator"):
+        lview.map_async(fails_at_3, [3, (x for x in ())], return_exceptions=True, chunksize=1).get(60)

@@ -208,6 +208,48 @@ def test_020_scatter_takes_generators_and_strings(view):
     assert view["x"] == ["ab", "cd", "ef", "gh"]
 
 
+class Rows:
+    """A table of which iterating gives the names of columns, as data frames have it."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, key):
+        return Rows(self.rows[key])
+
+    def __iter__(self):
+        return iter(["name", "size"])
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_020_what_is_no_sequence_of_items_is_gathered_as_parts(view, dist):
+    view.scatter("x", Rows(list(range(8))), dist=dist, block=True)
+    gathered = view.gather("x", dist=dist)
+    expected = [[0, 1], [2, 3], [4, 5], [6, 7]] if dist == "b" else [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert [part.rows for part in gathered.get()] == expected
+    assert [part.rows for part in gathered] == expected
+    view["y"] = {3}
+    assert view.gather("y", dist=dist, block=True) == [{3}] * 4
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+@pytest.mark.parametrize("count", [0, 3, 10])
+def test_020_data_frames_are_gathered_as_one(view, dist, count):
+    pandas = pytest.importorskip("pandas")
+    labels = [0.5 * at for at in range(count)][::-1]
+    frame = pandas.DataFrame({"name": list("abcdefghij"[:count]), "size": range(count)}, index=labels)
+    view.scatter("frame", frame, dist=dist, block=True)
+    pandas.testing.assert_frame_equal(view.gather("frame", dist=dist, block=True), frame)
+    view.scatter("series", frame["size"], dist=dist, block=True)
+    pandas.testing.assert_series_equal(view.gather("series", dist=dist, block=True), frame["size"])
+    view.execute("both = frame if engine_id else series", block=True)
+    both = view.gather("both", dist=dist, block=True)
+    assert [type(part).__name__ for part in both] == ["Series", "DataFrame", "DataFrame", "DataFrame"]
+
+
 def test_021_flattened_parts_are_the_items(rc, view):
     view.scatter("x", [10, 11, 12, 13], flatten=True, block=True)
     assert view["x"] == [10, 11, 12, 13]

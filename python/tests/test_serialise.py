@@ -516,8 +516,6 @@ def test_builtin_errors_are_caught_by_their_own_type(rc):
     for kind, args in (
         (FileNotFoundError, (2, "no", "x")),
         (UnicodeDecodeError, ("utf-8", b"", 0, 1, "bad")),
-        (StopIteration, ()),
-        (StopAsyncIteration, ()),
         (AssertionError, ()),
         (KeyError, ("k",)),
         (ImportError, ("no",)),

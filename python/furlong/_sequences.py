@@ -1,0 +1,154 @@
+"""Sequences: how they are dealt into parts, and how parts, or the values of a map, become one again."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["array_or_list", "collect", "deal", "is_array", "items_of"]
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
+    """Deal a sequence into parts.
+
+    Parameters
+    ----------
+    seq : iterable
+        What can be sliced stays of its kind; the others become lists.
+    count : int
+        How many parts.
+    dist : {"b", "r"}
+        Contiguous blocks, the first ones longer by one where they cannot be equal; or one item each in turn.
+    """
+    if dist not in ("b", "r"):
+        raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
+    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, (dict, range)):
+        seq = list(seq)
+    cut: Any = getattr(seq, "iloc", seq)  # data frames are cut by the places of rows, not by labels
+    if dist == "r":
+        return [cut[part::count] for part in range(count)]
+    size, longer = divmod(len(seq), count)  # type: ignore[arg-type]
+    parts, begin = [], 0
+    for part in range(count):
+        end = begin + size + (part < longer)
+        parts.append(cut[begin:end])
+        begin = end
+    return parts
+
+
+def items_of(part: Any) -> Sequence[Any]:
+    """Give what a part adds to the whole: its items, or itself if it is no list, tuple or array."""
+    if isinstance(part, (list, tuple, range, array.array)) or (is_array(part) and part.ndim):
+        return part  # type: ignore[no-any-return]
+    return [part]
+
+
+def collect(parts: Sequence[Any], dist: str = "b") -> Any:
+    """Put parts together again.
+
+    Arrays that differ in nothing but their lengths become an array, other arrays, lists and tuples a list of their
+    items. Data frames become one, and so do series. Of anything else, the list has the part itself.
+    """
+    if dist not in ("b", "r"):
+        raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
+    if _are_alike(parts):
+        return _collect_arrays(parts, dist)
+    if _are_frames(parts):
+        return _collect_frames(parts, dist)
+    columns = [items_of(part) for part in parts]
+    if dist == "b":
+        return list(itertools.chain.from_iterable(columns))
+    missing = object()
+    rows = itertools.zip_longest(*columns, fillvalue=missing)
+    return [item for row in rows for item in row if item is not missing]
+
+
+# Arrays.
+
+
+def _are_alike(parts: Sequence[Any]) -> bool:
+    """Whether one array can hold all parts as they are: arrays, perhaps with items that were flattened."""
+    if not any(map(is_array, parts)):
+        return False
+    import numpy
+
+    if not all(isinstance(part, (numpy.ndarray, numpy.generic)) for part in parts):
+        return False
+    return len({(_kind(part), part.shape[1:]) for part in _filled(parts)}) == 1
+
+
+def _filled(parts: Sequence[Any]) -> list[Any]:
+    """Leave out the empty ones: code that made one did not know what of."""
+    return [part for part in parts if part.shape[:1] != (0,)] or list(parts[:1])
+
+
+def _kind(value: Any) -> Any:
+    """Give an array's type of items; texts are of one type, however long they are."""
+    return value.dtype.kind if value.dtype.kind in "US" else value.dtype
+
+
+def _collect_arrays(parts: Sequence[Any], dist: str) -> Any:
+    import numpy
+
+    masked = sys.modules.get("numpy.ma")
+    # Plain NumPy would lose the masks.
+    by: Any = masked if masked and any(isinstance(part, masked.MaskedArray) for part in parts) else numpy
+    parts = [by.atleast_1d(part) for part in parts]
+    whole = by.concatenate(_filled(parts))
+    return whole if dist == "b" else whole[_order_in_turn(parts)]
+
+
+def _order_in_turn(parts: Sequence[Any]) -> Any:
+    """Say in which order to take the items of parts, which are one behind another, to take one of each in turn."""
+    import numpy
+
+    return numpy.argsort(numpy.concatenate([numpy.arange(len(part)) for part in parts]), kind="stable")
+
+
+def array_or_list(values: list[Any]) -> Any:
+    """Make an array of values if it holds them as they are, else leave the list.
+
+    That is so if all are scalars or arrays of NumPy of one dtype and shape; or if all are numbers of one of Python's
+    types, and NumPy has a type for all of them.
+    """
+    import numpy
+
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= _NUMBERS.keys():
+        made = numpy.asarray(values)
+        return made if made.dtype.kind in _NUMBERS[kinds.pop()] else values
+    # Masked arrays and the like would lose what they are.
+    arrays = {numpy.ndarray, numpy.memmap}
+    if not all(kind in arrays or issubclass(kind, numpy.generic) for kind in kinds):
+        return values
+    if len({(_kind(value), value.shape) for value in values}) != 1:
+        return values
+    return numpy.stack(values) if kinds <= arrays else numpy.asarray(values)
+
+
+# The kinds of arrays that hold Python's numbers.
+_NUMBERS: dict[type, str] = {bool: "b", int: "iu", float: "f", complex: "c"}
+
+
+# Data frames.
+
+
+def _are_frames(parts: Sequence[Any]) -> bool:
+    pandas = sys.modules.get("pandas")
+    if pandas is None or not parts:
+        return False
+    return any(all(isinstance(part, kind) for part in parts) for kind in (pandas.DataFrame, pandas.Series))
+
+
+def _collect_frames(parts: Sequence[Any], dist: str) -> Any:
+    whole = sys.modules["pandas"].concat(parts)
+    return whole if dist == "b" else whole.iloc[_order_in_turn(parts)]
