@@ -360,7 +360,7 @@ def _outputs(part: Part) -> list[dict[str, Any]]:
 
 METADATA_OF: dict[str, Callable[[Part], Any]] = {
     "msg_id": lambda part: part.task.id,
-    "submitted": lambda part: _time(part, lambda times: 0),
+    "submitted": lambda part: datetime.datetime.fromtimestamp(part.submitted(), datetime.timezone.utc),
     "started": lambda part: _time(part, _started_us),
     "completed": lambda part: _time(part, lambda times: times[2]),
     "received": _received,
