@@ -48,7 +48,40 @@ class _PlainPickler(pickle.Pickler):
             raise _NeedsCodeError
         elif kind is memoryview:
             return _reduce_memoryview(obj)
+        elif kind is _CACHED and is_own_cached(obj):
+            raise _NeedsCodeError
         return NotImplemented
+
+
+# What `functools.lru_cache` makes of a function.
+_CACHED = type(functools.lru_cache(len))
+
+
+def is_own_cached(cached: Any) -> bool:
+    """Whether a function with a cache goes by value: the user's own, and one that no module has by its name."""
+    found: Any = sys.modules.get(str(getattr(cached, "__module__", None)))
+    for name in str(getattr(cached, "__qualname__", None)).split("."):
+        found = getattr(found, name, None)
+    return found is not cached or goes_by_value(cached)
+
+
+class _Cache:
+    """What makes the cache of a function, with the parameters that it has here."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self._parameters = parameters["maxsize"], parameters["typed"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.lru_cache, self._parameters
+
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Be what pickle takes for a function."""
+
+
+def _reduce_cached(cached: Any) -> tuple[Any, ...]:
+    """Give the function within, which is cached anew, and what was set on the outer one."""
+    attributes = {name: value for name, value in vars(cached).items() if name != "__wrapped__"}
+    return _Cache(cached.cache_parameters()), (cached.__wrapped__,), attributes
 
 
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
@@ -147,6 +180,8 @@ def _code_pickler() -> Any:
             if isinstance(obj, types.ModuleType) and is_own_source(obj):
                 # What it holds is set afterwards, since it may hold itself.
                 return types.ModuleType, (obj.__name__, obj.__doc__), _variables_of(obj)
+            if type(obj) is _CACHED and is_own_cached(obj):
+                return _reduce_cached(obj)
             if isinstance(obj, (types.FunctionType, type)):
                 self._note_module(obj.__module__)
             return super().reducer_override(obj)

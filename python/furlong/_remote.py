@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from furlong._checks import described
+
 __all__ = ["Reference", "interactive"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +67,7 @@ class Reference:
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"a reference is an expression as text, not a {type(name).__name__}")
+            raise TypeError(f"a reference is an expression as text, not {described(name)}")
         self.name = name
 
     def __repr__(self) -> str:

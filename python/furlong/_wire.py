@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -19,9 +21,26 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
     return pickle.loads(inner, buffers=buffers)
 
 
+# Whose values this thread loads: the task's engine, for errors among them.
+_loading = threading.local()
+
+
+@contextlib.contextmanager
+def loading_of(where: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Have errors that are loaded within the block name the engine that the task's record names."""
+    before = getattr(_loading, "where", None)
+    _loading.where = where
+    try:
+        yield
+    finally:
+        _loading.where = before
+
+
 def failed(ename: str, evalue: str, traceback: str, engine_id: int | None) -> Exception:
     """Make the error that an engine has put in the place of a value."""
     from furlong.errors import remote_error
 
-    where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"}
+    known = getattr(_loading, "where", None)
+    # What the engine says of itself is a variable there, which users can set.
+    where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
     return remote_error(ename, evalue, traceback, where)

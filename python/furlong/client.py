@@ -175,6 +175,8 @@ class MultiEngineClient(Connected):
     ----------
     block : bool
         Whether calls wait for their results, if they are not told; true at first.
+    targets : "all", int, or sequence of int
+        The engines that calls go to, if they are not told; all at first.
     client : Client
         The connection, for everything else.
 
@@ -196,6 +198,7 @@ class MultiEngineClient(Connected):
     ) -> None:
         super().__init__(cap_file, cluster=cluster, timeout=timeout)
         self.block = True
+        self.targets: Any = "all"
         self._commands: collections.deque[AsyncResult] = collections.deque(maxlen=_REMEMBERED)
 
     def get_ids(self) -> list[int]:
@@ -208,6 +211,7 @@ class MultiEngineClient(Connected):
 
     def _view(self, targets: Any) -> DirectView:
         """Give a view whose results are lists, also of one engine."""
+        targets = self.targets if targets is None else targets
         try:
             return self.client.direct_view([targets] if isinstance(targets, int) else targets)
         except IndexError as error:
@@ -219,7 +223,7 @@ class MultiEngineClient(Connected):
 
     # Code.
 
-    def execute(self, lines: str, targets: Any = "all", block: bool | None = None) -> Any:
+    def execute(self, lines: str, targets: Any = None, block: bool | None = None) -> Any:
         """Execute code in the namespaces of engines.
 
         Returns
@@ -229,7 +233,7 @@ class MultiEngineClient(Connected):
         """
         return self._finish_commands(self._view(targets).execute(lines, silent=False, block=False), block)
 
-    def run(self, filename: str | Path, targets: Any = "all", block: bool | None = None) -> Any:
+    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> Any:
         """Run a script, which is read here, in the namespaces of engines. See `execute`."""
         return self._finish_commands(self._view(targets).run(filename, block=False), block)
 
@@ -242,7 +246,7 @@ class MultiEngineClient(Connected):
 
         return self._finish(result, block, read)
 
-    def get_result(self, i: int | None = None, targets: Any = "all", block: bool | None = None) -> Any:
+    def get_result(self, i: int | None = None, targets: Any = None, block: bool | None = None) -> Any:
         """Give what this client's last command came to on each engine, or that of the number `i` there.
 
         Raises
@@ -275,11 +279,11 @@ class MultiEngineClient(Connected):
 
     # Variables.
 
-    def push(self, namespace: dict[str, Any], targets: Any = "all", block: bool | None = None) -> Any:
+    def push(self, namespace: dict[str, Any], targets: Any = None, block: bool | None = None) -> Any:
         """Set variables."""
         return self._finish(self._view(targets).push(namespace, block=False), block)
 
-    def pull(self, keys: str | Sequence[str], targets: Any = "all", block: bool | None = None) -> Any:
+    def pull(self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Get variables: of one name a value from each engine, of several a list from each.
 
         Raises
@@ -289,24 +293,40 @@ class MultiEngineClient(Connected):
         """
         return self._finish(self._view(targets).pull(keys, block=False), block)
 
-    def zip_pull(self, keys: Sequence[str], targets: Any = "all", block: bool | None = None) -> Any:
+    def __getitem__(self, key: str) -> Any:
+        """Get a variable, and wait for it: the list of its values, one from each engine.
+
+        Raises
+        ------
+        TypeError
+            If the name is no str.
+        """
+        if not isinstance(key, str):
+            raise TypeError(f"a variable has a name: mec['a'], not mec[{key!r}]; `pull(key, targets)` chooses engines")
+        return self.pull(key, block=True)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set a variable, and wait for that."""
+        self.push({key: value}, block=True)
+
+    def zip_pull(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Get variables: for each name a tuple of the values of all engines."""
         result = self._view(targets).pull(list(keys), block=False)
         return self._finish(result, block, lambda result: list(zip(*result.get(), strict=True)))
 
     def push_function(
-        self, namespace: dict[str, Callable[..., Any]], targets: Any = "all", block: bool | None = None
+        self, namespace: dict[str, Callable[..., Any]], targets: Any = None, block: bool | None = None
     ) -> Any:
         """Set functions whose global names are those of the engine's namespace."""
         view = self._view(targets)
         view.use_pickle()
         return self._finish(view.push(namespace, block=False), block)
 
-    def pull_function(self, keys: str | Sequence[str], targets: Any = "all", block: bool | None = None) -> Any:
+    def pull_function(self, keys: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Get functions, as `pull` gets variables."""
         return self.pull(keys, targets, block)
 
-    def keys(self, targets: Any = "all", block: bool | None = None) -> Any:
+    def keys(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
         return self._finish(self._view(targets).keys(block=False), block)
 
@@ -316,29 +336,29 @@ class MultiEngineClient(Connected):
         seq: Sequence[Any],
         dist: str = "b",
         flatten: bool = False,
-        targets: Any = "all",
+        targets: Any = None,
         block: bool | None = None,
     ) -> Any:
         """Deal a sequence to engines. See `DirectView.scatter`."""
         return self._finish(self._view(targets).scatter(key, seq, dist, flatten, block=False), block)
 
-    def gather(self, key: str, dist: str = "b", targets: Any = "all", block: bool | None = None) -> Any:
+    def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
         """Collect what was scattered. See `DirectView.gather`."""
         return self._finish(self._view(targets).gather(key, dist, block=False), block)
 
     def map(
-        self, func: Callable[..., Any], *sequences: Iterable[Any], targets: Any = "all", block: bool | None = None
+        self, func: Callable[..., Any], *sequences: Iterable[Any], targets: Any = None, block: bool | None = None
     ) -> Any:
         """Call a function with each item, one block of them for each engine; give the list of values."""
         return self._finish(self._view(targets).map(func, *sequences, block=False), block)
 
     # What an engine knows of itself.
 
-    def set_properties(self, properties: Mapping[str, Any], targets: Any = "all", block: bool | None = None) -> Any:
+    def set_properties(self, properties: Mapping[str, Any], targets: Any = None, block: bool | None = None) -> Any:
         """Set properties of engines. A task's `depend` is asked with them. `reset` clears them too."""
         return self._on_properties("update", targets, block, dict(properties))
 
-    def get_properties(self, keys: Sequence[str] | None = None, targets: Any = "all", block: bool | None = None) -> Any:
+    def get_properties(self, keys: Sequence[str] | None = None, targets: Any = None, block: bool | None = None) -> Any:
         """Get the properties of engines, or some of them: a dictionary from each.
 
         Raises
@@ -352,20 +372,20 @@ class MultiEngineClient(Connected):
 
         return self._on_properties("copy", targets, block, read=read)
 
-    def has_properties(self, keys: Sequence[str], targets: Any = "all", block: bool | None = None) -> Any:
+    def has_properties(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Tell which properties engines have: a list of bools from each."""
         return self._on_properties(
             "copy", targets, block, read=lambda result: [[key in known for key in keys] for known in result.get()]
         )
 
-    def del_properties(self, keys: Sequence[str], targets: Any = "all", block: bool | None = None) -> Any:
+    def del_properties(self, keys: Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Delete properties of engines."""
         view = self._view(targets)
         pop = Reference(f"{PROPERTIES}.pop")
         results = [view.apply_async(pop, key) for key in keys]
         return self._finish(AsyncResult.join(*results), block, lambda result: result.get() and None)
 
-    def clear_properties(self, targets: Any = "all", block: bool | None = None) -> Any:
+    def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
         """Delete all properties of engines."""
         return self._on_properties("clear", targets, block)
 
@@ -382,15 +402,15 @@ class MultiEngineClient(Connected):
 
     # Control.
 
-    def reset(self, targets: Any = "all", block: bool | None = None) -> Any:
+    def reset(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
         return self._finish(self._view(targets).clear(block=False), block)
 
-    def clear_queue(self, targets: Any = "all") -> None:
+    def clear_queue(self, targets: Any = None) -> None:
         """Take back what this client has queued and engines have not begun. It ends with `QueueCleared`."""
         self.client.abort(targets=self._view(targets)._engines(None))
 
-    def queue_status(self, targets: Any = "all") -> list[tuple[int, dict[str, int]]]:
+    def queue_status(self, targets: Any = None) -> list[tuple[int, dict[str, int]]]:
         """Tell how much engines have to do: what waits there, ``queue``, and what they have in hand, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
@@ -406,7 +426,7 @@ class MultiEngineClient(Connected):
         left = [result for result in self._commands if not result.done()]
         self._commands = collections.deque(left, maxlen=_REMEMBERED)
 
-    def kill(self, controller: bool = False, targets: Any = "all", block: bool | None = None) -> None:
+    def kill(self, controller: bool = False, targets: Any = None, block: bool | None = None) -> None:
         """Stop engines; with `controller` all of them, and the broker."""
         waits = self.block if block is None else block
         self.client.shutdown(self._view(targets)._engines(None), hub=controller, block=waits)

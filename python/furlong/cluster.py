@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, errors
 from furlong.__main__ import SAFE_PATH
+from furlong._checks import check_whole
 from furlong._coroutine import coroutine
 from furlong._home import check_name, home, read_json, write_private
 from furlong._processes import Child, EngineSet, Folder, Process, end_all
@@ -111,8 +112,7 @@ class Cluster:
                     f"{what}={where!r}: only 'local' is started from here; elsewhere, run `furlong engine` there with "
                     "the cluster's engine.cap.json"
                 )
-        if n is not None and not 0 <= n <= ENGINES_MAX:
-            raise ValueError(f"n is 0 to {ENGINES_MAX} engines, not {n}")
+        n = None if n is None else check_whole("n", n, 0, ENGINES_MAX)
         name = cluster_id or profile
         self._has_random_name = not name
         self.cluster_id = check_name(name or f"py-{secrets.token_hex(4)}")

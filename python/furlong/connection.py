@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, errors
+from furlong._checks import check_whole
 from furlong.direct import DirectView
 from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
 from furlong.results import AsyncResult
@@ -62,6 +63,8 @@ class Client:
     ) -> None:
         self._cluster: Cluster | None = None
         if cluster is not None and not isinstance(cluster, str):
+            if not hasattr(cluster, "capability"):
+                raise TypeError(f"cluster is a Cluster, or the name of one, not {cluster!r}")
             self._cluster = cluster
             name = None
             connection_info = connection_info or cluster.capability
@@ -206,6 +209,7 @@ class Client:
         """
         if n is None:
             n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
+        n = check_whole("n", n, 0, 2**32 - 1)
         if block:
             self._wait_for_engines(n, timeout, interactive, widget)
             return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from furlong._checks import described
 from furlong.errors import UnmetDependency
 
 __all__ = ["Dependency", "depend", "dependent", "require"]
@@ -76,6 +78,8 @@ def ids_of(tasks: Any) -> list[str]:
     ids = getattr(tasks, "msg_ids", None)
     if ids is not None:
         return list(ids)
+    if not isinstance(tasks, Iterable):
+        raise TypeError(f"tasks are named by their results or ids, not by {tasks!r}")
     return [key for task in tasks for key in ids_of(task)]
 
 
@@ -96,6 +100,9 @@ class dependent:  # noqa: N801 - the name that people know
     """
 
     def __init__(self, _f: Callable[..., Any], _df: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        for what, given in (("a function", _f), ("a condition", _df)):
+            if not callable(given):
+                raise TypeError(f"`dependent` takes {what}: {described(given)} cannot be called")
         self.f = _f
         self.df = _df
         self.dargs = args
@@ -131,8 +138,35 @@ def depend(_wrapped: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callab
     --------
     >>> @depend(lambda: sys.platform == "linux")
     ... def f(): ...
+
+    Raises
+    ------
+    TypeError
+        For a condition that cannot be called, and without parentheses.
     """
-    return lambda f: dependent(f, _wrapped, *args, **kwargs)
+    hint = "write @depend(condition)"
+    if not callable(_wrapped):
+        raise TypeError(f"`depend` takes a condition, and {described(_wrapped)} cannot be called: {hint}")
+    if not args and not kwargs and _is_being_decorated(_wrapped, sys._getframe(1)):
+        raise TypeError(f"`depend` takes the condition of a function, and then the function: {hint}")
+    return _decorator(lambda f: dependent(f, _wrapped, *args, **kwargs), hint)
+
+
+def _decorator(decorate: Callable[[Any], Any], hint: str) -> Callable[[Callable[..., Any]], Any]:
+    def checked(f: Callable[..., Any]) -> Any:
+        if not callable(f):
+            raise TypeError(f"it decorates functions, and {described(f)} cannot be called: {hint}")
+        return decorate(f)
+
+    return checked
+
+
+def _is_being_decorated(f: Any, caller: types.FrameType) -> bool:
+    """Whether a function has just been defined by the caller, who has no name for it yet."""
+    if not isinstance(f, types.FunctionType) or f.__name__ == "<lambda>":
+        return False
+    is_defined_here = any(f.__code__ is constant for constant in caller.f_code.co_consts)
+    return is_defined_here and not any(f is value for value in caller.f_locals.values())
 
 
 def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -148,8 +182,11 @@ def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any
     Raises
     ------
     TypeError
-        For something that has no name.
+        For something that has no name, and without parentheses.
     """
+    hint = "write @require('module')"
+    if len(objects) == 1 and not mapping and _is_being_decorated(objects[0], sys._getframe(1)):
+        raise TypeError(f"`require` takes what a function needs, and then the function: {hint}")
     modules: list[str] = []
     names: dict[str, Any] = {}
     for thing in objects:
@@ -166,7 +203,7 @@ def require(*objects: Any, **mapping: Any) -> Callable[[Callable[..., Any]], Any
             modules.append(thing.__name__)
         else:
             names[name] = thing
-    return lambda f: _Requires(f, modules, names)
+    return _decorator(lambda f: _Requires(f, modules, names), hint)
 
 
 class _Requires:

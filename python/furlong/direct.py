@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling
+from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
@@ -48,6 +49,15 @@ class DirectView(View):
             if isinstance(targets, list) and targets:
                 return targets
         return self.client._engines(targets)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        value = super()._checked(name, value)
+        if name in ("retries", "error_retries") and value:
+            raise ValueError(
+                f"{name}={value} is for the shared queue: the tasks of a direct view run once, in the order of their "
+                f"queues; use `rc.load_balanced_view({name}={value})`"
+            )
+        return value
 
     def _on(self, engine: int) -> DirectView:
         """Give the same view, flags and all, on one engine."""
@@ -143,10 +153,13 @@ class DirectView(View):
         Raises
         ------
         TypeError
-            If it is no dictionary.
+            If it is no dictionary, or a name no str.
+        ValueError
+            If a name is none for a variable.
         """
         if not isinstance(ns, dict):
-            raise TypeError(f"what is pushed is a dictionary of names and values, not a {type(ns).__name__}")
+            raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
+        check_names(ns)
         values = {name: self._value(value) for name, value in ns.items()}
         data, has_code = _pickling.dumps(((values,), {}), "what is pushed")
         about = self._about("push")
@@ -166,9 +179,9 @@ class DirectView(View):
         if isinstance(names, str):
             wanted, one = [names], True
         else:
-            wanted, one = list(names), False
-            if not all(isinstance(name, str) for name in wanted):
-                raise TypeError("what is pulled are names: a str, or a sequence of such")
+            wanted, one = list(names) if isinstance(names, Iterable) else [names], False
+            if not (isinstance(names, Iterable) and all(isinstance(name, str) for name in wanted)):
+                raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> Any:
             values = value_of(outcome, part.about.writable)

@@ -284,6 +284,9 @@ class CompositeError(RemoteError):
         """Print the tracebacks, or the one at that place."""
         print("\n".join(self.render_traceback(excid)), file=file or sys.stderr)
 
+    # So IPython.kernel 0.10 called it.
+    print_tracebacks = print_traceback
+
 
 class AlreadyDisplayedError(RemoteError):
     """A composite error whose tracebacks were shown already."""

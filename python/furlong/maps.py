@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
+from furlong._checks import described
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
 from furlong._sequences import array_or_list, collect, deal, is_array
@@ -56,7 +57,7 @@ def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, bool]:
     from furlong._remote import EngineFunction, Reference, is_interactive
 
     if not callable(f):
-        raise TypeError(f"a {type(f).__name__} cannot be called")
+        raise TypeError(f"{described(f)} cannot be called")
     if isinstance(f, EngineFunction | Reference):
         pass
     elif is_interactive(f) or not view._cloudpickle:

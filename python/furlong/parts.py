@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, errors
+from furlong import _pickling, _wire, errors
 from furlong._dispatch import Dispatcher, dispatcher
 from furlong.displays import ExecuteReply
 
@@ -128,6 +128,9 @@ class Part:
     def _value(self, outcome: _furlong.Outcome) -> Any:
         if self.decode is not None:
             return self.decode(self, outcome)
+        if self.about.method == "map":
+            with _wire.loading_of(self.where):
+                return value_of(outcome, self.about.writable)
         return value_of(outcome, self.about.writable)
 
     def where(self) -> dict[str, Any]:
@@ -360,7 +363,7 @@ def _outputs(part: Part) -> list[dict[str, Any]]:
 
 METADATA_OF: dict[str, Callable[[Part], Any]] = {
     "msg_id": lambda part: part.task.id,
-    "submitted": lambda part: _time(part, lambda times: 0),
+    "submitted": lambda part: datetime.datetime.fromtimestamp(part.submitted(), datetime.timezone.utc),
     "started": lambda part: _time(part, _started_us),
     "completed": lambda part: _time(part, lambda times: times[2]),
     "received": _received,

@@ -25,8 +25,10 @@ class Fetched(AsyncResult):
     """The result of a task by its id, asked of the broker: of any session of the same owner."""
 
     def __init__(self, client: Client, key: str) -> None:
-        about = About(client, key, owner=False)
-        super().__init__([Part(_FetchedTask(client._session, key), about)], True)  # type: ignore[arg-type]
+        task = _FetchedTask(client._session, key)
+        part = Part(task, About(client, key, owner=False, label=task.label))  # type: ignore[arg-type]
+        part.began = task.began
+        super().__init__([part], True)
 
 
 class _FetchedTask:
@@ -39,6 +41,10 @@ class _FetchedTask:
         if found is None:
             raise TimeoutError(f"the broker did not answer about {key}")
         self._record, self._outcome = found
+        record = json.loads(self._record)
+        self.label: str | None = record["label"]
+        # When the other session submitted it.
+        self.began: float = record["times"]["submitted_unix_us"] / 1e6
 
     @property
     def engine(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from furlong import errors
@@ -43,6 +44,8 @@ def chosen_of(targets: Any, ids: list[int]) -> Any:
         if not ids:
             raise errors.no_engines(ids)
         return ids[targets]
+    if not isinstance(targets, Iterable):
+        raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
     chosen = list(targets)
     for engine in chosen:
         if not isinstance(engine, int) or isinstance(engine, bool):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong._checks import check_flag, check_names, described
 from furlong._remote import EngineFunction, Reference
 from furlong.connection import Client
 from furlong.dependencies import dependent
@@ -83,7 +84,11 @@ class _Task:
     ) -> None:
         self.clear_before = clear_before
         self.clear_after = clear_after
-        self.retries = retries
+        self.retries = check_flag("retries", retries)
+        if recovery_task is not None:
+            _check_task("recovery_task", recovery_task)
+        if depend is not None and not callable(depend):
+            raise TypeError(f"depend is asked with an engine's properties: {described(depend)} cannot be called")
         self.recovery_task = recovery_task
         self.depend = depend
 
@@ -100,6 +105,11 @@ class _Task:
     def _outcome(self, number: int, result: AsyncResult) -> Any:
         """Give what a client is given for a task that has ended."""
         raise NotImplementedError
+
+
+def _check_task(what: str, task: Any) -> None:
+    if not isinstance(task, _Task):
+        raise TypeError(f"{what} is a StringTask or a MapTask, not {described(task)}: StringTask('a = 1') runs code")
 
 
 def _truth_of(condition: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], bool]:
@@ -142,6 +152,7 @@ class StringTask(_Task):
         self.expression = expression
         self.pull = [pull] if isinstance(pull, str) else list(pull or ())
         self.push = dict(push or {})
+        check_names(self.push)
 
     def _call(self) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
         clears = (self.clear_before, self.clear_after)
@@ -367,7 +378,13 @@ class TaskClient(Connected):
         -------
         int
             Its number; or, if it waits, what `get_task_result` gives.
+
+        Raises
+        ------
+        TypeError
+            If it is no `StringTask` or `MapTask`.
         """
+        _check_task("a task", task)
         number = self._next
         self._entries[number] = _Entry(self.client, number, task)
         self._next += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
+from furlong._checks import check_flag, described
 from furlong._remote import EngineFunction, is_interactive
 from furlong.parts import About, BalancedPart, Part
 from furlong.results import AsyncMapResult, AsyncResult
@@ -89,6 +90,8 @@ class View:
         self.set_flags(**flags)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FLAGS:
+            value = self._checked(name, value)
         object.__setattr__(self, name, value)
         if name in _FLAGS:
             object.__setattr__(self, "_options", None)
@@ -101,13 +104,19 @@ class View:
         ------
         KeyError
             For a flag that does not exist.
+        TypeError, ValueError
+            For a value that a flag does not take. Then none is set.
         """
         for name in flags:
             if name not in _FLAGS:
                 raise KeyError(f"there is no flag {name!r}; there are {', '.join(sorted(_FLAGS))}")
-        for name, value in flags.items():
+        for name, value in {name: self._checked(name, value) for name, value in flags.items()}.items():
             setattr(self, name, value)
         return self
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """Give a flag's value as it is kept; raise if the flag does not take it."""
+        return check_flag(name, value)
 
     @contextlib.contextmanager
     def temp_flags(self, **flags: Any) -> Iterator[Any]:
@@ -162,6 +171,8 @@ class View:
         return _furlong.Options(retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags)
 
     def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> About:
+        if label is not None:
+            check_flag("label", label)
         known: dict[Any, About] = self._abouts  # type: ignore[attr-defined]
         about = known.get(name) if method == "apply" and label is None else None
         if about is None:
@@ -192,7 +203,7 @@ class View:
         if isinstance(f, str):
             return _furlong.Function.named(f), False
         if not callable(f):
-            raise TypeError(f"a {type(f).__name__} cannot be called")
+            raise TypeError(f"{described(f)} cannot be called")
         if not self._cloudpickle or is_interactive(f):
             f = in_engine_namespace(f)
         return _pickling.function_of(f)

@@ -164,10 +164,10 @@ def test_031_set_flags_takes_what_exists(view, lview):
 
 def test_031_an_option_out_of_bounds_is_refused(lview):
     for flags in ({"timeout": -1.0}, {"run_timeout": 0.0}, {"backoff": float("nan")}, {"label": "x" * 100_000}):
-        with lview.temp_flags(**flags), pytest.raises(ValueError):
-            lview.apply_async(int)
-    with pytest.raises(TypeError), lview.temp_flags(retries="three"):
-        lview.apply_async(int)
+        with pytest.raises(ValueError):
+            lview.set_flags(**flags)
+    with pytest.raises(TypeError):
+        lview.set_flags(retries="three")
     assert lview.apply_sync(int) == 0
 
 

@@ -331,6 +331,25 @@ def test_043_errors_in_the_places_of_values(view, lview):
             assert result.successful()
 
 
+def test_errors_name_the_real_engine_whatever_is_pushed(rc, view, lview):
+    view.push({"engine_id": 7}, block=True)
+    uuids = {engine["id"]: bytes(engine["uuid"]).hex() for engine in rc.status()["engines"]}
+    for some in (view, lview, rc[2]):
+        result = some.map(lambda x: 1 // x, [0] * 4, return_exceptions=True)
+        placed = result.get()
+        assert [type(error).__name__ for error in placed] == ["ZeroDivisionError"] * 4
+        engines = {error.engine_info["engine_id"] for error in placed}
+        assert engines == set(result.engine_id) and engines <= set(rc.ids)
+        for error in placed:
+            engine = error.engine_info["engine_id"]
+            assert error.engine_info == {"engine_id": engine, "engine_uuid": uuids[engine], "method": "map"}
+            assert str(error).startswith(f"[{engine}:map] ZeroDivisionError")
+    with pytest.raises(ZeroDivisionError, match=r"^\[2:map\]"):
+        rc[2].map_sync(lambda x: 1 // x, [0])
+    with pytest.raises(ZeroDivisionError, match=r"^\[2:apply\]"):
+        rc[2].apply_sync(lambda: 1 / 0)
+
+
 def test_043_errors_in_the_places_of_values_of_a_lazy_map(view, lview):
     for some in (view, lview):
         values = list(some.imap(fails_at_3, range(10), return_exceptions=True))

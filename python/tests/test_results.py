@@ -54,6 +54,28 @@ def test_046_get_gives_the_same_each_time(rc, view):
     assert rc[0].apply_async(int).get(timeout=-1) == 0
 
 
+def test_a_pending_result_tells_what_was_known_at_its_submit(rc, cluster, gate):
+    before = datetime.datetime.now(datetime.timezone.utc)
+    lview = rc.load_balanced_view(label="night", keep=True)
+    result, direct = lview.apply_async(gate.wait, 5), rc[:2].apply_async(gate.wait)
+    mapped = lview.map(gate.wait, [1, 2], label="mapped", chunksize=1)
+    after = datetime.datetime.now(datetime.timezone.utc)
+    assert before <= result.submitted <= after
+    assert (result.label, result.status, result.started, result.completed) == ("night", None, None, None)
+    assert (result.metadata["submitted"], result["label"]) == (result.submitted, "night")
+    assert [before <= submitted <= after for submitted in direct.submitted] == [True, True]
+    assert (mapped.label, len(mapped.submitted)) == (["mapped"] * 2, 2)
+    rc.flush()
+    with furlong.Client(cluster=cluster) as other:
+        fetched = other.get_result(result.msg_ids[0])
+        assert (fetched.label, fetched.status) == ("night", None)
+        known = fetched.submitted
+        gate.open()
+        assert (fetched.get(), fetched.submitted) == (5, known)
+    assert result.get() == 5
+    assert result.submitted == known
+
+
 def test_046_what_is_pending_is_waited_for_in_bounds(rc, busy):
     assert not busy.ready()
     assert not busy.done()

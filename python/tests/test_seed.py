@@ -92,6 +92,60 @@ def test_an_int_target_gives_a_list_of_one(mec: client.MultiEngineClient) -> Non
         mec.pull("a", targets=99)
 
 
+def test_variables_as_items(mec: client.MultiEngineClient) -> None:
+    mec["a"] = 10
+    assert mec["a"] == [10] * 4
+    mec.block = False
+    mec["b"] = {"c": 1}
+    assert mec["b"] == [{"c": 1}] * 4
+    for key in (0, ("a", "b")):
+        with pytest.raises(TypeError, match="a variable has a name: mec\\['a'\\], not mec"):
+            mec[key]
+    with pytest.raises(client.CompositeError):
+        mec["nothing"]
+
+
+def test_targets_are_the_engines_of_calls_that_name_none(mec: client.MultiEngineClient) -> None:
+    assert mec.targets == "all"
+    mec.targets = [0, 2]
+    mec["a"] = 1
+    assert (mec["a"], mec.pull("a", targets=2)) == ([1, 1], [1])
+    assert mec.keys(targets="all") == [["a"], [], ["a"], []]
+    assert [command["id"] for command in mec.execute("a += engine_id")] == [0, 2]
+    assert [command["id"] for command in mec.get_result()] == [0, 2]
+    assert mec.zip_pull(["a"]) == [(1, 3)]
+    mec.scatter("part", range(4))
+    assert (mec["part"], mec.gather("part")) == ([[0, 1], [2, 3]], [0, 1, 2, 3])
+    assert mec.map(lambda x: engine_id, range(2)) == [0, 2]  # noqa: F821
+    assert [engine for engine, _ in mec.queue_status()] == [0, 2]
+    mec.set_properties({"gpu": True})
+    assert mec.has_properties(["gpu"], targets="all") == [[True], [False], [True], [False]]
+    mec.targets = 3
+    assert mec.pull("engine_id") == [3]
+    mec.targets = 99
+    with pytest.raises(client.InvalidEngineID):
+        mec.pull("a")
+
+
+def test_all_tracebacks_of_a_composite_error(mec: client.MultiEngineClient, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(client.CompositeError) as caught:
+        mec.execute("1 / 0", targets=[1, 3])
+    caught.value.print_tracebacks()
+    shown = capsys.readouterr().err
+    assert "[1:execute] ZeroDivisionError" in shown and "[3:execute] ZeroDivisionError" in shown
+    caught.value.print_tracebacks(1, file=(one := io.StringIO()))
+    assert one.getvalue().count("Traceback") == 1
+
+
+@pytest.mark.parametrize("wrong", ["a = 1", len, None])
+def test_what_is_no_task_is_refused(tc: client.TaskClient, wrong: object) -> None:
+    with pytest.raises(
+        TypeError, match="a task is a StringTask or a MapTask, not an? .*: StringTask\\('a = 1'\\) runs code"
+    ):
+        tc.run(wrong)
+    assert tc.run(client.StringTask("a = 1")) == 0
+
+
 def test_a_name_that_is_not_there(mec: client.MultiEngineClient) -> None:
     with pytest.raises(client.CompositeError) as caught:
         mec.pull("nothing")

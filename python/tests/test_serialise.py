@@ -542,3 +542,54 @@ def test_causes_are_in_the_traceback(rc):
         rc[0].apply_sync(raises)
     assert "ZeroDivisionError" in caught.value.traceback
     assert "direct cause" in caught.value.traceback
+
+
+@functools.lru_cache(maxsize=7, typed=True)
+def fibonacci(n):
+    """Recur through its own cache."""
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+
+fibonacci.note = "kept"
+
+
+class Cached:
+    """A class whose methods have caches."""
+
+    @staticmethod
+    @functools.cache
+    def plus_one(x):
+        return x + 1
+
+
+def uses_caches(n):
+    value, about = fibonacci(n), (fibonacci.cache_parameters(), fibonacci.note, fibonacci.__doc__, fibonacci.__name__)
+    return value, fibonacci.cache_info().currsize, about, Cached.plus_one(n)
+
+
+def test_cached_functions_go_by_value(rc, view, lview, monkeypatch):
+    # One of `__main__`, as in a script or a notebook.
+    made = {"__name__": "__main__", "functools": functools}
+    exec("import uuid\n@functools.cache\ndef token(x): return uuid.uuid4().hex", made)
+    monkeypatch.setattr(sys.modules["__main__"], "token", made["token"], raising=False)
+    first = [view.apply_sync(made["token"], 1) for _ in range(2)]
+    assert first[0] == first[1] and len(set(first[0])) == 4, "each engine has its cache, and keeps it"
+    assert view.apply_sync(made["token"], 2)[0] not in first[0]
+    # Of a module of the user's own: called directly, as a global, in a map, as an argument, pushed.
+    about = ({"maxsize": 7, "typed": True}, "kept", "Recur through its own cache.", "fibonacci")
+    assert lview.apply_sync(uses_caches, 80) == (23416728348467685, 7, about, 81)
+    assert view.apply_sync(fibonacci, 30) == [832040] * 4
+    assert view.map_sync(fibonacci, range(8)) == lview.map_sync(fibonacci, range(8)) == [0, 1, 1, 2, 3, 5, 8, 13]
+    assert rc[0].apply_sync(lambda f: f(20), fibonacci) == 6765
+    rc[0].push({"f": fibonacci, "two": [fibonacci, fibonacci]}, block=True)
+    assert rc[0].pull("f(20), two[0] is two[1], f.__wrapped__.__globals__['fibonacci'] is f", block=True) == (
+        6765,
+        True,
+        True,
+    )
+    assert fibonacci.cache_info().currsize == 0
+    # Of what no module has by its name; and by name as before where one has it.
+    assert rc[0].apply_sync(functools.lru_cache(len), "ab") == 2
+    assert rc[0].apply_sync(functools.cache(functools.partial(pow, 2)), 5) == 32
+    assert _pickling.dumps(functools.cached_property)[1] is False
+    assert _pickling.dumps(importlib.import_module("fnmatch")._compile_pattern)[1] is False

@@ -6,6 +6,7 @@ import importlib
 import sys
 from typing import Any, Callable, Mapping, Sequence
 
+import furlong_worker
 from furlong_worker.errors import describe
 
 
@@ -38,7 +39,8 @@ class Failed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
-        return _ClientFunction("failed"), (*self._parts, _namespace()["engine_id"])
+        engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
+        return _ClientFunction("failed"), (*self._parts, engine)
 
 
 class _ClientModule:
