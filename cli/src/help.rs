@@ -28,8 +28,8 @@ fn flow(text: &str) -> String {
     flowed
 }
 
-/// The command, and all its subcommands, with options that take `-1` for a value, and say that it is none of theirs: clap
-/// would take it for an option, and advise to pass it as an argument.
+/// The command, and all its subcommands, with options that take `-1` for a value, and say that it is none of theirs:
+/// clap would take it for an option, and advise to pass it as an argument.
 pub fn taking_negative_numbers(command: Command) -> Command {
     let takes = |arg: Arg| {
         let has_value = arg.get_action().takes_values() && !arg.is_allow_hyphen_values_set();

@@ -589,7 +589,8 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
         async def main(result=result):
             return await result
 
-        for ask in (result.get, result.result, lambda: asyncio.run(main()), lambda r=result: r.get(0, True)):  # noqa: B023
+        asks = (result.get, result.result, lambda run=main: asyncio.run(run()), lambda r=result: r.get(0, True))
+        for ask in asks:
             with pytest.raises(Wrong, match="of 3"):
                 ask()
         assert isinstance(result.exception(), Wrong)
