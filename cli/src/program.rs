@@ -26,7 +26,11 @@ impl Program {
     /// This program, to be started again with arguments yet to be added.
     pub(crate) fn command(&self) -> Result<process::Command> {
         match self {
-            Self::Executable => Ok(process::Command::new(std::env::current_exe().context("this program has no path")?)),
+            Self::Executable => {
+                let path = std::env::current_exe().context("this program has no path")?;
+                // An upgrade replaces the file. Whoever runs already goes on with what it is.
+                Ok(process::Command::new(if path.is_file() { &path } else { Path::new("/proc/self/exe") }))
+            }
             Self::Python { interpreter, words } => {
                 ensure!(!interpreter.as_os_str().is_empty(), "this Python does not know where its interpreter is");
                 let mut command = process::Command::new(interpreter);

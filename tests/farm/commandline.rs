@@ -1,9 +1,10 @@
 //! The command line: programs as tasks, results from elsewhere, variables, and what bad input gets.
 
-use furlong_tests::command::{Cluster, command, file, furlong, status};
+use furlong_tests::command::{Cluster, command, file, furlong, processes_of, status};
 use furlong_tests::home::Home;
-use furlong_tests::program::Program;
-use furlong_tests::wait::SOON;
+use furlong_tests::program::{Program, binary};
+use furlong_tests::wait::{SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// Checks that it is one line, and has all of these in it.
@@ -202,4 +203,22 @@ fn help_has_an_example_for_every_command() {
         assert!(help.contains("Example"), "{name}: {help}");
     }
     assert!(furlong(&["completions", "bash"], &home).ok().contains("furlong"));
+}
+
+#[test]
+fn a_cluster_goes_on_when_its_program_has_been_replaced() {
+    let home = Home::new();
+    let program = home.path().join("furlong-of-before");
+    std::fs::copy(binary("furlong"), &program).unwrap();
+    let mut start = std::process::Command::new(&program);
+    start.args(["cluster", "start", "-n", "1"]).env("FURLONG_HOME", home.path()).env_remove("FURLONG_CAP");
+    let mut supervisor = Program::spawn("furlong", start);
+    supervisor.wait_for_line("try ", SOON);
+    std::fs::remove_file(&program).unwrap();
+    let is_engine = |(pid, line): (u32, String)| line.contains(" engine ").then_some(pid);
+    let engine = processes_of(home.path()).into_iter().find_map(is_engine).expect("an engine runs");
+    kill_process(Pid::from_raw(engine.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    eventually(SOON, || furlong(&["execute", "--targets", "1", "6 * 7"], &home).code == Some(0));
+    supervisor.kill();
+    eventually(SOON, || processes_of(home.path()).is_empty());
 }
