@@ -218,7 +218,8 @@ fn a_cluster_goes_on_when_its_program_has_been_replaced() {
     let is_engine = |(pid, line): (u32, String)| line.contains(" engine ").then_some(pid);
     let engine = processes_of(home.path()).into_iter().find_map(is_engine).expect("an engine runs");
     kill_process(Pid::from_raw(engine.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    eventually(SOON, || furlong(&["execute", "--targets", "1", "6 * 7"], &home).code == Some(0));
+    let is_back = || furlong(&["execute", "--targets", "1", "6 * 7"], &home).code == Some(0);
+    assert!(eventually(SOON, is_back), "{}", supervisor.stderr());
     supervisor.kill();
-    eventually(SOON, || processes_of(home.path()).is_empty());
+    assert!(eventually(SOON, || processes_of(home.path()).is_empty()));
 }
