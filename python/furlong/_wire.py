@@ -41,6 +41,6 @@ def failed(ename: str, evalue: str, traceback: str, engine_id: int | None) -> Ex
     from furlong.errors import remote_error
 
     known = getattr(_loading, "where", None)
-    # What the engine says of itself is a variable there, which users can set.
+    # Loaded as something else than a map's values, it is of the engine that it names itself.
     where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
     return remote_error(ename, evalue, traceback, where)

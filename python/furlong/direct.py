@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling
 from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
+from furlong._sequences import collect, deal
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
 from furlong.results import AsyncMapResult, AsyncResult
@@ -176,12 +177,10 @@ class DirectView(View):
 
     def pull(self, names: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Get variables, or any expressions: of one name its value, of several a list; from each engine."""
-        if isinstance(names, str):
-            wanted, one = [names], True
-        else:
-            wanted, one = list(names) if isinstance(names, Iterable) else [names], False
-            if not (isinstance(names, Iterable) and all(isinstance(name, str) for name in wanted)):
-                raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
+        one = isinstance(names, str)
+        wanted: list[Any] = list(names) if isinstance(names, Iterable) and not one else [names]
+        if not all(isinstance(name, str) for name in wanted):
+            raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> Any:
             values = value_of(outcome, part.about.writable)
@@ -241,8 +240,6 @@ class DirectView(View):
         flatten : bool
             Give an engine whose part has one item the item itself.
         """
-        from furlong.maps import deal
-
         engines = self._engines(targets)
         parts = []
         for engine, part in zip(engines, deal(seq, len(engines), dist)):
@@ -255,8 +252,6 @@ class DirectView(View):
 
         What is neither list, tuple, array nor data frame is not taken apart: the result is the list of parts.
         """
-        from furlong.maps import collect
-
         pulled = self.pull(key, targets=targets, block=False)
         result = AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
         return self._finish(result, block)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from furlong._sequences import collect, deal
 from furlong.direct import DirectView
 from furlong.results import AsyncMapResult
 from furlong.views import LoadBalancedView, View
@@ -77,8 +78,6 @@ class ParallelFunction(RemoteFunction):
         ValueError
             If the lengths differ.
         """
-        from furlong.maps import collect, deal
-
         columns = [seq if hasattr(seq, "__len__") else list(seq) for seq in sequences]
         if len({len(column) for column in columns}) > 1:  # type: ignore[arg-type]
             raise ValueError("all sequences must have equal length")

@@ -91,11 +91,15 @@ class View:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAGS:
-            value = self._checked(name, value)
+            self._keep(name, self._checked(name, value))
+        else:
+            object.__setattr__(self, name, value)
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Set a flag to a value that was checked, and forget what was made of the one before."""
         object.__setattr__(self, name, value)
-        if name in _FLAGS:
-            object.__setattr__(self, "_options", None)
-            object.__setattr__(self, "_abouts", {})
+        object.__setattr__(self, "_options", None)
+        object.__setattr__(self, "_abouts", {})
 
     def set_flags(self, **flags: Any) -> Any:
         """Set flags, and give the view itself.
@@ -110,8 +114,9 @@ class View:
         for name in flags:
             if name not in _FLAGS:
                 raise KeyError(f"there is no flag {name!r}; there are {', '.join(sorted(_FLAGS))}")
-        for name, value in {name: self._checked(name, value) for name, value in flags.items()}.items():
-            setattr(self, name, value)
+        checked = {name: self._checked(name, value) for name, value in flags.items()}
+        for name, value in checked.items():
+            self._keep(name, value)
         return self
 
     def _checked(self, name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ use furlong_wire::message::Outcome;
 use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
-use crate::core::sessions::Definition;
+use crate::core::sessions::{Definition, Session};
 use crate::core::tasks::{Place, State, Task, TaskKey};
 use crate::core::{ConnectionId, Core};
 
@@ -319,15 +319,16 @@ pub fn tasks(core: &Core) -> usize {
 
 /// Whether a session has a task that has not ended.
 pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
-    let sessions = core.sessions.with_id(session);
-    sessions.into_iter().filter_map(|key| core.sessions.get(key)).any(|session| session.tasks.get(n).is_some())
+    of_id(core, session).any(|session| session.tasks.get(n).is_some())
 }
 
 /// How a task has ended, until its client has acknowledged that.
 pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
-    let sessions = core.sessions.with_id(session);
-    let mut sessions = sessions.into_iter().filter_map(|key| core.sessions.get(key));
-    sessions.find_map(|session| session.done.get(n)).map(|done| &done.outcome)
+    of_id(core, session).find_map(|session| session.done.get(n)).map(|done| &done.outcome)
+}
+
+fn of_id(core: &Core, session: SessionId) -> impl Iterator<Item = &Session> {
+    core.sessions.with_id(session).into_iter().filter_map(|key| core.sessions.get(key))
 }
 
 /// How many attempts an engine has in hand; none if it is not known.
