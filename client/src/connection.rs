@@ -7,11 +7,11 @@ use furlong_link::backoff::Backoff;
 use furlong_link::dial::Dialed;
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::{Outgoing, Written};
+use furlong_link::stream::WriteHalf;
 use furlong_wire::ids::{BrokerStart, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::ToClient;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::core::Core;
@@ -33,14 +33,14 @@ pub(crate) struct Connection {
     incarnation: u64,
     start: BrokerStart,
     incoming: Incoming,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     last_read: Instant,
     last_write: Instant,
     goodbye_ticks: u32,
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, way: Way, incoming: Incoming, socket: OwnedWriteHalf) -> Self {
+    pub fn new(shared: Arc<Shared>, way: Way, incoming: Incoming, socket: WriteHalf) -> Self {
         let now = Instant::now();
         let start = shared.welcome.start;
         let goodbye_ticks = 0;

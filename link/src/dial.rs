@@ -10,11 +10,12 @@ use furlong_wire::record::RecordSealer;
 use furlong_wire::zmtp::Role;
 use rand::TryRng;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 
 use crate::incoming::{Incoming, ReceiveError};
+use crate::local;
 use crate::stranger::{Stranger, StrangerError};
+use crate::stream::{ReadHalf, WriteHalf, split};
 
 /// A connection whose handshake is done and whose broker said welcome.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Dialed {
     /// What comes from the broker.
     pub incoming: Incoming,
     /// The way to the broker.
-    pub socket: OwnedWriteHalf,
+    pub socket: WriteHalf,
     /// Seals what goes to the broker.
     pub sealer: RecordSealer,
     /// What the broker said.
@@ -51,10 +52,9 @@ pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, 
 
 async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
     let at = || endpoint.clone();
-    let connected = TcpStream::connect((endpoint.host(), endpoint.port())).await;
-    let socket = connected.map_err(|error| DialError::Connect { endpoint: at(), error })?;
-    prepare_socket(&socket).map_err(|error| DialError::Connect { endpoint: at(), error })?;
-    let mut stranger = Stranger::new(socket, Role::Peer);
+    let connected = connect(capability, endpoint).await;
+    let halves = connected.map_err(|error| DialError::Connect { endpoint: at(), error })?;
+    let mut stranger = Stranger::new(halves, Role::Peer);
     let failed = |error| DialError::Handshake { endpoint: at(), error };
     stranger.ready().await.map_err(failed)?;
     let (first, expect) = ExpectReply::start(
@@ -71,6 +71,16 @@ async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &Hel
     let (mut incoming, socket) = stranger.prove(opener);
     let welcome = greeting(&mut incoming, endpoint).await?;
     Ok(Dialed { incoming, socket, sealer, welcome, endpoint: at() })
+}
+
+/// By pipes if the broker is on this machine, else by TCP.
+async fn connect(capability: &Capability, endpoint: &Endpoint) -> std::io::Result<(ReadHalf, WriteHalf)> {
+    if let Ok(halves) = local::connect(&capability.cluster_id(), endpoint.port()).await {
+        return Ok(halves);
+    }
+    let socket = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+    prepare_socket(&socket)?;
+    Ok(split(socket))
 }
 
 /// Waits for the broker's first record.

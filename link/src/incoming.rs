@@ -5,7 +5,8 @@ use furlong_wire::message::{Direction, MessageError, decode_next};
 use furlong_wire::record::{RecordError, RecordOpener};
 use furlong_wire::zmtp::{self, ZmtpError};
 use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
+
+use crate::stream::ReadHalf;
 
 /// Room for one read, while nothing larger is announced. About a hundred small messages: enough to make little of the
 /// read itself, few enough that what comes of them is under way while the next ones are read. With 64 KiB, client,
@@ -18,7 +19,7 @@ const READ_TURN_BYTES: usize = 64 * 1024;
 /// The stream from one peer. [`Incoming::read`] waits for bytes, [`Incoming::poll_record`] takes them apart.
 #[derive(Debug)]
 pub struct Incoming {
-    socket: OwnedReadHalf,
+    socket: ReadHalf,
     buffer: BytesMut,
     /// Bytes read since the others had their turn.
     turn_bytes: usize,
@@ -81,7 +82,7 @@ impl<M: Direction> Iterator for Messages<M> {
 
 impl Incoming {
     /// A stream whose handshake is done. `buffer` holds what was read beyond it.
-    pub fn new(socket: OwnedReadHalf, buffer: BytesMut, zmtp: zmtp::Connection, opener: RecordOpener) -> Self {
+    pub fn new(socket: ReadHalf, buffer: BytesMut, zmtp: zmtp::Connection, opener: RecordOpener) -> Self {
         Self { socket, buffer, turn_bytes: 0, zmtp, opener }
     }
 

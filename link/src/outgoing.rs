@@ -9,7 +9,8 @@ use furlong_wire::message::{Direction, encode_message};
 use furlong_wire::payload::SealedPayload;
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
-use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::stream::WriteHalf;
 
 /// Where a payload's chunks come from: sealed here as they are needed, or passed on as they came.
 #[derive(Debug)]
@@ -162,7 +163,7 @@ impl<M: Direction> Outgoing<M> {
     ///
     /// # Errors
     /// The socket's: the connection is over.
-    pub fn write_to(&mut self, socket: &OwnedWriteHalf, turn_bytes: usize) -> io::Result<Written> {
+    pub fn write_to(&mut self, socket: &WriteHalf, turn_bytes: usize) -> io::Result<Written> {
         let mut written = 0;
         loop {
             if self.sealed.is_empty() && !self.seal_next() {
@@ -182,7 +183,7 @@ impl<M: Direction> Outgoing<M> {
     }
 
     /// One call of the socket, with `bytes_max` of what is sealed at most.
-    fn write_once(&self, socket: &OwnedWriteHalf, bytes_max: usize) -> io::Result<usize> {
+    fn write_once(&self, socket: &WriteHalf, bytes_max: usize) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let (mut count, mut room) = (0, bytes_max);
         for (slice, bytes) in slices.iter_mut().zip(&self.sealed) {

@@ -5,10 +5,9 @@ use furlong_wire::limits::PREAUTH_BUFFER_BYTES_MAX;
 use furlong_wire::record::RecordOpener;
 use furlong_wire::zmtp::{self, Event, Role, ZmtpError, put_frame_header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::incoming::Incoming;
+use crate::stream::{ReadHalf, WriteHalf};
 
 /// A connection that speaks ZMTP and carries the messages of a handshake.
 ///
@@ -16,16 +15,15 @@ use crate::incoming::Incoming;
 /// then [`Stranger::prove`]. Deadlines are the caller's: dropping the future closes the connection.
 #[derive(Debug)]
 pub struct Stranger {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    read: ReadHalf,
+    write: WriteHalf,
     buffer: BytesMut,
     zmtp: zmtp::Connection,
 }
 
 impl Stranger {
-    /// Takes a fresh TCP connection.
-    pub fn new(socket: TcpStream, role: Role) -> Self {
-        let (read, write) = socket.into_split();
+    /// Takes a fresh connection.
+    pub fn new((read, write): (ReadHalf, WriteHalf), role: Role) -> Self {
         Self { read, write, buffer: BytesMut::new(), zmtp: zmtp::Connection::new(role) }
     }
 
@@ -55,7 +53,7 @@ impl Stranger {
     }
 
     /// The peer is proved: from here on there are records, with their larger limits.
-    pub fn prove(mut self, opener: RecordOpener) -> (Incoming, OwnedWriteHalf) {
+    pub fn prove(mut self, opener: RecordOpener) -> (Incoming, WriteHalf) {
         self.zmtp.peer_proved();
         (Incoming::new(self.read, self.buffer, self.zmtp, opener), self.write)
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use furlong_link::dial::{Dialed, dial, random_bytes};
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::{Outgoing, Written};
+use furlong_link::stream::WriteHalf;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, SessionId};
 use furlong_wire::message::{FromClient, Open, Query, ReplyBody, Request, ToClient, Welcome};
 use furlong_wire::payload::PayloadSecret;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::runtime::Runtime;
 
 /// A connected client.
@@ -20,7 +20,7 @@ pub struct Good {
     runtime: Runtime,
     incoming: Incoming,
     received: VecDeque<ToClient>,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     outgoing: Outgoing<FromClient>,
     welcome: Welcome,
     requests: u64,

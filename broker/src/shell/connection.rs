@@ -1,7 +1,6 @@
 //! One connection: from a stranger to a peer, and its records until it ends.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use furlong_link::dial::random_bytes;
 use furlong_link::incoming::{Incoming, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
+use furlong_link::stream::{ReadHalf, WriteHalf};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
 use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
@@ -17,11 +17,10 @@ use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::token::{Claims, HolderProved, Role, Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::entrance::Address;
 use super::listener::Serves;
 use super::{Shell, Stranding};
 use crate::budget::EXTRAS_QUEUE_BYTES_MAX;
@@ -31,7 +30,7 @@ use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) name: String,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     outgoing: RefCell<Lane>,
     /// Whether something was queued since the last inline write.
     dirty: Cell<bool>,
@@ -62,7 +61,7 @@ pub(super) enum End {
 }
 
 impl Connection {
-    fn new(name: String, socket: OwnedWriteHalf, lane: Lane) -> Self {
+    fn new(name: String, socket: WriteHalf, lane: Lane) -> Self {
         Self {
             name,
             socket,
@@ -192,12 +191,12 @@ impl Lane {
 pub(super) async fn serve(
     shell: Rc<Shell>,
     serves: Serves,
-    socket: TcpStream,
-    address: SocketAddr,
+    halves: (ReadHalf, WriteHalf),
+    address: Address,
     stranding: Stranding,
 ) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let proved = match timeout(deadline, shake_hands(&shell, serves, socket, address)).await {
+    let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address)).await {
         Ok(Ok(proved)) => proved,
         Ok(Err(error)) => return shell.log_stranger(address, &error),
         Err(_) => return shell.log_stranger(address, &BadStranger::Deadline),
@@ -327,17 +326,17 @@ const MESSAGES_PER_FLUSH: usize = 1024;
 struct Proved {
     peer: Peer,
     incoming: Incoming,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     sealer: RecordSealer,
 }
 
 async fn shake_hands(
     shell: &Shell,
     serves: Serves,
-    socket: TcpStream,
-    address: SocketAddr,
+    halves: (ReadHalf, WriteHalf),
+    address: Address,
 ) -> Result<Proved, BadStranger> {
-    let mut stranger = Stranger::new(socket, zmtp::Role::Broker);
+    let mut stranger = Stranger::new(halves, zmtp::Role::Broker);
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
     greeted.map_err(|_| BadStranger::Deadline)??;
     let first = stranger.receive().await?;
@@ -397,20 +396,14 @@ fn unauthorized(shell: &Shell, serves: Serves, holder: &HolderProved, claimed: R
     validity.err().map(|error| error.to_string()).or_else(|| shell.revocations.refusal(token_id))
 }
 
-async fn refuse(
-    shell: &Shell,
-    address: SocketAddr,
-    refusal: &Refusal,
-    socket: &mut OwnedWriteHalf,
-    sealer: &mut RecordSealer,
-) {
+async fn refuse(shell: &Shell, address: Address, refusal: &Refusal, socket: &mut WriteHalf, sealer: &mut RecordSealer) {
     shell.log_stranger(address, &BadStranger::Refused { text: refusal.text.clone() });
     let refused = Refused { kind: refusal.kind, text: refusal.text.clone() };
     let _ = timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
 }
 
 /// Sends the first record.
-async fn greet(greeting: &Greeting, socket: &mut OwnedWriteHalf, sealer: &mut RecordSealer) -> std::io::Result<()> {
+async fn greet(greeting: &Greeting, socket: &mut WriteHalf, sealer: &mut RecordSealer) -> std::io::Result<()> {
     let mut envelope = vec![0; SEQ_BYTES];
     encode_message(greeting, &mut envelope);
     sealer.seal::<&[u8]>(&mut envelope, 0, &[]);

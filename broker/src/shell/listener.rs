@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use furlong_link::dial::prepare_socket;
 use furlong_link::home::ClusterDir;
+use furlong_link::local;
 use furlong_wire::capability::Endpoint;
-use furlong_wire::ids::BrokerStart;
+use furlong_wire::ids::{BrokerStart, ClusterId};
 use furlong_wire::token::Role;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::entrance::Entrance;
 use super::port_holder::port_holder;
 use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
 use super::settings::{BrokerArgs, OwnPort};
@@ -48,7 +49,8 @@ pub(super) struct Listening {
 #[derive(Debug)]
 struct Door {
     serves: Serves,
-    listener: Rc<TcpListener>,
+    /// The port, and what is beside it for peers on this machine.
+    entrances: Vec<Rc<Entrance>>,
     port: u16,
     /// Where peers reach it, in the order in which they should try.
     endpoints: Vec<Endpoint>,
@@ -81,7 +83,7 @@ pub(super) fn connection_permits() -> Arc<Semaphore> {
 }
 
 /// Binds the asked ports, else those of the last start, else a free one for all roles.
-pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir) -> Result<Listening> {
+pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir, cluster: &ClusterId) -> Result<Listening> {
     let wanted = wanted(args, read_state(dir).as_ref());
     for (place, one) in wanted.iter().enumerate() {
         let twice = wanted[..place].iter().find(|other| one.port != 0 && other.port == one.port);
@@ -93,7 +95,7 @@ pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir) -> Result<Listenin
     // Those with a number first: any free one must not take it away.
     let (named, any): (Vec<Wanted>, _) = wanted.into_iter().partition(|wanted| wanted.port != 0);
     for wanted in named.into_iter().chain(any) {
-        doors.push(Door::open(args, wanted).await?);
+        doors.push(Door::open(args, cluster, wanted).await?);
     }
     Ok(Listening { bind: args.bind, doors })
 }
@@ -147,7 +149,7 @@ impl fmt::Display for Serves {
 }
 
 impl Door {
-    async fn open(args: &BrokerArgs, wanted: Wanted) -> Result<Self> {
+    async fn open(args: &BrokerArgs, cluster: &ClusterId, wanted: Wanted) -> Result<Self> {
         let Wanted { serves, port, kept } = wanted;
         let address = SocketAddr::new(args.bind, port);
         let listener = match TcpListener::bind(address).await {
@@ -163,7 +165,14 @@ impl Door {
             Err(error) => return Err(error).with_context(|| format!("cannot listen at {address}")),
         };
         let port = listener.local_addr().context("a bound socket has an address")?.port();
-        Ok(Self { serves, listener: Rc::new(listener), port, endpoints: endpoints(args, port)? })
+        let mut entrances = vec![Rc::new(Entrance::Port(listener))];
+        if !args.tcp_only {
+            match local::bind(cluster, port) {
+                Ok(listener) => entrances.push(Rc::new(Entrance::Local(listener))),
+                Err(error) => tracing::warn!("peers on this machine come by TCP, not by pipes: {error}"),
+            }
+        }
+        Ok(Self { serves, entrances, port, endpoints: endpoints(args, port)? })
     }
 }
 
@@ -224,16 +233,18 @@ fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
 pub(super) fn open(shell: &Rc<Shell>, listening: &Listening, permits: &Arc<Semaphore>) -> JoinSet<()> {
     let mut accepting = JoinSet::new();
     for door in &listening.doors {
-        accepting.spawn_local(accept(shell.clone(), door.listener.clone(), door.serves, permits.clone()));
+        for entrance in &door.entrances {
+            accepting.spawn_local(accept(shell.clone(), entrance.clone(), door.serves, permits.clone()));
+        }
     }
     accepting
 }
 
-/// Accepts for ever: a permit first, so that descriptors never run out; errors back off, so that nothing spins.
-async fn accept(shell: Rc<Shell>, listener: Rc<TcpListener>, serves: Serves, permits: Arc<Semaphore>) {
+/// Accepts for ever: permits first, so that descriptors never run out; errors back off, so that nothing spins.
+async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permits: Arc<Semaphore>) {
     let mut backoff = Duration::from_millis(10);
-    while let Ok(permit) = permits.clone().acquire_owned().await {
-        let (socket, address) = match listener.accept().await {
+    while let Ok(permit) = permits.clone().acquire_many_owned(entrance.descriptors()).await {
+        let (arrival, address) = match entrance.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -243,15 +254,15 @@ async fn accept(shell: Rc<Shell>, listener: Rc<TcpListener>, serves: Serves, per
             }
         };
         backoff = Duration::from_millis(10);
-        let stranding = shell.strangers.admit(address);
-        let prepared = prepare_socket(&socket);
+        let stranding = shell.strangers.admit(address.ip());
+        let opened = arrival.open();
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
             let _permit = permit;
-            if prepared.is_ok() {
+            if let Ok(halves) = opened {
                 let evicted = stranding.evicted();
                 tokio::select! {
-                    () = connection::serve(shell, serves, socket, address, stranding) => {}
+                    () = connection::serve(shell, serves, halves, address, stranding) => {}
                     () = evicted.notified() => {}
                 }
             }

@@ -4,6 +4,7 @@
 //! channel for each connection, and the rate is higher, since nothing is handed from thread to thread.
 
 mod connection;
+mod entrance;
 mod keys;
 mod listener;
 mod port_holder;
@@ -14,7 +15,6 @@ mod strangers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +35,7 @@ use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
 use connection::{BadStranger, Connection, End, Lane};
+use entrance::Address;
 use keys::Identity;
 use revocations::Revocations;
 use strangers::{Handshake, Stranding, Strangers};
@@ -94,7 +95,7 @@ pub fn run(args: &BrokerArgs) -> Result<()> {
 async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result<()> {
     let permits = listener::connection_permits();
     let revocations = Revocations::load(&dir)?;
-    let listening = listener::bind(args, &dir).await?;
+    let listening = listener::bind(args, &dir, &identity.cluster).await?;
     let began = Instant::now();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
     let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
@@ -193,7 +194,7 @@ impl Shell {
         self.strangers.begin_handshake()
     }
 
-    fn log_stranger(&self, address: SocketAddr, error: &BadStranger) {
+    fn log_stranger(&self, address: Address, error: &BadStranger) {
         if self.strangers.may_log(address.ip()) {
             tracing::warn!("{address} was not let in: {error}");
         }

@@ -35,6 +35,9 @@ pub struct BrokerArgs {
     /// Host name or address by which others reach this machine, for the capability files; by default every address
     #[arg(long, value_name = "HOST")]
     pub location: Option<String>,
+    /// Serve peers on this machine by TCP as well, not by pipes
+    #[arg(long)]
+    pub tcp_only: bool,
     /// Memory for tasks and payloads, as `4G`, `512M` or `25%` of the machine's
     #[arg(long, value_name = "SIZE", default_value = "25%")]
     pub memory: MemorySize,

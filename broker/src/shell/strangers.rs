@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -45,9 +45,8 @@ pub(super) struct Handshake<'a>(&'a Strangers);
 impl Strangers {
     /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest
     /// of that address. So whoever comes has a moment to prove itself, whatever others do.
-    pub(super) fn admit(self: &Rc<Self>, address: SocketAddr) -> Stranding {
+    pub(super) fn admit(self: &Rc<Self>, address: IpAddr) -> Stranding {
         let mut here = self.here.borrow_mut();
-        let address = address.ip();
         if here.by_address.get(&address).is_some_and(|of_address| *of_address >= STRANGERS_PER_ADDRESS_MAX) {
             here.evict(|of| of == address);
         } else if here.order.len() >= STRANGERS_MAX {
@@ -135,8 +134,8 @@ impl Drop for Handshake<'_> {
 mod tests {
     use super::*;
 
-    fn address(host: u16) -> SocketAddr {
-        SocketAddr::from(([10, 0, (host >> 8) as u8, host as u8], 1))
+    fn address(host: u16) -> IpAddr {
+        IpAddr::from([10, 0, (host >> 8) as u8, host as u8])
     }
 
     #[test]
@@ -144,7 +143,7 @@ mod tests {
         let strangers = Rc::new(Strangers::default());
         let _other = strangers.admit(address(2));
         let places: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX + 2).map(|_| strangers.admit(address(1))).collect();
-        assert_eq!(strangers.here.borrow().by_address[&address(1).ip()], STRANGERS_PER_ADDRESS_MAX);
+        assert_eq!(strangers.here.borrow().by_address[&address(1)], STRANGERS_PER_ADDRESS_MAX);
         let oldest: Vec<u64> = strangers.here.borrow().order.iter().map(|(number, ..)| *number).take(2).collect();
         assert_eq!(oldest, [0, 3], "the other address keeps its place");
         drop(places);

@@ -15,13 +15,13 @@ use furlong_link::incoming::{Incoming, ReceiveError};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::private_file::FileProblem;
 use furlong_link::stop::Stop;
+use furlong_link::stream::WriteHalf;
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_TURN_BYTES};
 use furlong_wire::message::{FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -89,7 +89,7 @@ enum Link {
 
 struct Up {
     incoming: Incoming,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     outgoing: Outgoing<FromEngine>,
     blocked: bool,
     sent: Instant,

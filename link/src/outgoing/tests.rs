@@ -1,5 +1,6 @@
 use super::*;
 use crate::incoming::Incoming;
+use crate::stream::split;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{ClusterId, SessionId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
@@ -50,20 +51,20 @@ fn codecs() -> (zmtp::Connection, zmtp::Connection) {
     (peer, broker)
 }
 
-async fn connection() -> (Outgoing<FromClient>, OwnedWriteHalf, Incoming) {
+async fn connection() -> (Outgoing<FromClient>, WriteHalf, Incoming) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
     let (peer_keys, broker_keys) = keys();
-    let incoming = Incoming::new(server.into_split().0, BytesMut::new(), codecs().1, broker_keys.split().1);
-    (Outgoing::new(peer_keys.split().0), client.into_split().1, incoming)
+    let incoming = Incoming::new(split(server).0, BytesMut::new(), codecs().1, broker_keys.split().1);
+    (Outgoing::new(peer_keys.split().0), split(client).1, incoming)
 }
 
 /// Writes and reads until so many messages have arrived, or a record without any; returns the messages and chunks of
 /// each record.
 async fn deliver(
     outgoing: &mut Outgoing<FromClient>,
-    socket: &OwnedWriteHalf,
+    socket: &WriteHalf,
     incoming: &mut Incoming,
     messages: usize,
 ) -> Vec<Vec<(FromClient, Option<BytesMut>)>> {

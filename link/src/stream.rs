@@ -1,0 +1,101 @@
+//! The two directions of a connection, whatever carries them: a TCP socket, or two pipes on one machine.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::pipe;
+
+/// What comes from the peer.
+#[derive(Debug)]
+pub enum ReadHalf {
+    /// By a socket.
+    Tcp(OwnedReadHalf),
+    /// By a pipe.
+    Pipe(pipe::Receiver),
+}
+
+/// What goes to the peer.
+#[derive(Debug)]
+pub enum WriteHalf {
+    /// By a socket.
+    Tcp(OwnedWriteHalf),
+    /// By a pipe.
+    Pipe(pipe::Sender),
+}
+
+/// Both directions of a TCP connection.
+pub fn split(socket: TcpStream) -> (ReadHalf, WriteHalf) {
+    let (read, write) = socket.into_split();
+    (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+}
+
+impl WriteHalf {
+    /// Writes what is taken at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is taken now; any other: the connection is over.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(bytes),
+            Self::Pipe(pipe) => pipe.try_write(bytes),
+        }
+    }
+
+    /// Writes what is taken at once of several pieces.
+    ///
+    /// # Errors
+    /// Those of [`WriteHalf::try_write`].
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write_vectored(slices),
+            Self::Pipe(pipe) => pipe.try_write_vectored(slices),
+        }
+    }
+
+    /// Returns when something may be taken.
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.writable().await,
+            Self::Pipe(pipe) => pipe.writable().await,
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(context, buffer),
+            Self::Pipe(pipe) => Pin::new(pipe).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Pipe(pipe) => Pin::new(pipe).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_flush(context),
+            Self::Pipe(pipe) => Pin::new(pipe).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(context),
+            Self::Pipe(pipe) => Pin::new(pipe).poll_shutdown(context),
+        }
+    }
+}
