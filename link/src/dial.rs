@@ -17,6 +17,9 @@ use crate::local;
 use crate::stranger::{Stranger, StrangerError};
 use crate::stream::{ReadHalf, WriteHalf, split};
 
+/// How long a broker on this machine may take to give its pipes.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A connection whose handshake is done and whose broker said welcome.
 #[derive(Debug)]
 pub struct Dialed {
@@ -75,7 +78,9 @@ async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &Hel
 
 /// By pipes if the broker is on this machine, else by TCP.
 async fn connect(capability: &Capability, endpoint: &Endpoint) -> std::io::Result<(ReadHalf, WriteHalf)> {
-    if let Ok(halves) = local::connect(&capability.cluster_id(), endpoint.port()).await {
+    // Whoever has the name of the broker's pipes and gives none must not keep anybody from the port.
+    let local = timeout(LOCAL_TIMEOUT, local::connect(&capability.cluster_id(), endpoint.port())).await;
+    if let Ok(Ok(halves)) = local {
         return Ok(halves);
     }
     let socket = TcpStream::connect((endpoint.host(), endpoint.port())).await?;

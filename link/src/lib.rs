@@ -19,3 +19,4 @@ pub mod revoked;
 pub mod stop;
 pub mod stranger;
 pub mod stream;
+pub mod worth;

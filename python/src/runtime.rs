@@ -1,4 +1,4 @@
-//! The thread of the network, and how Python threads wait for what it does.
+//! How Python threads wait for what the network brings, and what is left of it after a fork.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+use crate::driver::Driver;
 
 /// How long a waiting thread sleeps before it looks for signals: Ctrl-C is heeded within this time.
 pub const SIGNALS: Duration = Duration::from_millis(50);
@@ -19,9 +20,9 @@ pub const SIGNALS: Duration = Duration::from_millis(50);
 /// Counts forks: what was made before the last one is of the parent, and its threads are not here.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// The runtime of this process, and the fork that it was made after. Locked only with the interpreter's lock, so that
+/// What drives the clients of this process, and the fork that it was made after. Locked only with the interpreter's lock, so that
 /// no fork finds it locked.
-static RUNTIME: Mutex<Option<(u64, Handle)>> = Mutex::new(None);
+static DRIVER: Mutex<Option<(u64, Arc<Driver>)>> = Mutex::new(None);
 
 /// Tells this process that it is the child of a fork. For `os.register_at_fork`.
 #[pyfunction]
@@ -87,29 +88,26 @@ impl<T> Drop for Guarded<T> {
     }
 }
 
-/// Where clients run.
-pub fn handle(_: Python<'_>) -> PyResult<Handle> {
-    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+/// What drives the clients of this process.
+pub fn driver(_: Python<'_>) -> PyResult<Arc<Driver>> {
+    let mut driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
     let generation = GENERATION.load(Ordering::Relaxed);
-    if let Some((of, handle)) = &*runtime
+    if let Some((of, driver)) = &*driver
         && *of == generation
     {
-        return Ok(handle.clone());
+        return Ok(Arc::clone(driver));
     }
     let failed = |error| PyRuntimeError::new_err(format!("the client's background thread cannot be started: {error}"));
-    let started = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let handle = started.handle().clone();
-    let serve = move || started.block_on(std::future::pending::<()>());
-    thread::Builder::new().name("furlong-client".into()).spawn(serve).map_err(failed)?;
+    let started = Driver::start().map_err(failed)?;
     // A parent's is only forgotten: the thread that holds it does not exist here.
-    *runtime = Some((generation, handle.clone()));
-    Ok(handle)
+    *driver = Some((generation, Arc::clone(&started)));
+    Ok(started)
 }
 
 /// Runs a future on the network's thread, and waits for it.
 pub fn run<T: Send + 'static>(py: Python<'_>, future: impl Future<Output = T> + Send + 'static) -> PyResult<T> {
     let (send, receive) = oneshot::channel();
-    handle(py)?.spawn(async move { drop(send.send(future.await)) });
+    driver(py)?.handle().spawn(async move { drop(send.send(future.await)) });
     let received = wait(py, receive, None)?.expect("there is no limit");
     received.map_err(|_| PyRuntimeError::new_err("the client's background thread has ended"))
 }
@@ -160,7 +158,11 @@ pub fn until<T>(
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(None);
         }
-        py.detach(|| thread::park_timeout(left.map_or(pause, |left| left.min(pause))));
+        let driver = driver(py)?;
+        py.detach(|| {
+            driver.call_back();
+            thread::park_timeout(left.map_or(pause, |left| left.min(pause)));
+        });
         py.check_signals()?;
     }
 }

@@ -18,7 +18,7 @@ use crate::errors::{client_error, connect_error};
 use crate::function::Function;
 use crate::options::{Options, id_text, task_id};
 use crate::outcome::Outcome;
-use crate::runtime::{Guarded, limit_of, run, wait};
+use crate::runtime::{Guarded, driver, limit_of, run, wait};
 use crate::task::{Task, answer};
 
 /// A session with a broker, and the engines that are online.
@@ -138,7 +138,11 @@ impl Session {
         release_returned(py);
         match client.tasks().try_call(&call) {
             Err(ClientError::Busy) => answer(py, client.tasks().call(&call)).map(Task::new),
-            submitted => submitted.map(Task::new).map_err(|error| client_error(py, &error)),
+            submitted => {
+                let task = submitted.map_err(|error| client_error(py, &error))?;
+                write(py)?;
+                Ok(Task::new(task))
+            }
         }
     }
 
@@ -159,6 +163,7 @@ impl Session {
         let call = spec(function, codec, data, options, has_code)?;
         release_returned(py);
         let group = answer(py, multiengine.call(&call))?;
+        write(py)?;
         Ok(group.into_iter().map(Task::new).collect())
     }
 
@@ -269,6 +274,13 @@ impl Session {
         let closed = self.inner.get()?.client.closed();
         Ok(wait(py, closed, Some(Duration::ZERO))?.is_some())
     }
+}
+
+/// Writes what was submitted, unless the background thread does.
+fn write(py: Python<'_>) -> PyResult<()> {
+    let driver = driver(py)?;
+    py.detach(|| driver.write());
+    Ok(())
 }
 
 /// A call with its arguments and options.

@@ -1,15 +1,16 @@
 //! A submitted task.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use furlong_client::{EngineId, Stream, TaskFailure, TaskFuture, TaskId, TaskResult};
+use furlong_link::worth::Worth;
 use pyo3::prelude::*;
 
 use crate::buffer::release_returned;
@@ -17,7 +18,7 @@ use crate::completions::{Completions, Queue};
 use crate::errors::client_error;
 use crate::options::id_text;
 use crate::outcome::{Outcome, PublishedParts, published_parts};
-use crate::runtime::{Guarded, SIGNALS, limit_of, until, wait};
+use crate::runtime::{Guarded, SIGNALS, driver, limit_of, until, wait};
 use crate::stream::OutputReader;
 
 /// A task. Dropping it does not cancel it.
@@ -52,7 +53,7 @@ impl Task {
     fn look_for_a_moment(&self, py: Python<'_>) -> PyResult<()> {
         let told = {
             let mut state = self.lock()?;
-            if state.is_over || !is_worth_it() || !state.future.is_recent() {
+            if state.is_over || !WORTH.with_borrow_mut(Worth::is_worth_it) || !state.future.is_recent() {
                 return Ok(());
             }
             if state.has_ended(|_| ()) {
@@ -60,17 +61,9 @@ impl Task {
             }
             Arc::clone(state.listeners.get_or_insert_default())
         };
-        let was_told = py.detach(|| {
-            let began = Instant::now();
-            while began.elapsed() < LONGEST {
-                if told.is_told.load(Ordering::Acquire) {
-                    return true;
-                }
-                thread::yield_now();
-            }
-            false
-        });
-        note_worth(was_told);
+        let driver = driver(py)?;
+        let was_told = py.detach(|| driver.look(LONGEST, || told.is_told.load(Ordering::Acquire)));
+        WORTH.with_borrow_mut(|worth| worth.note(was_told));
         Ok(())
     }
 
@@ -209,29 +202,10 @@ impl Task {
 
 /// How long a thread looks for an end before it sleeps.
 const LONGEST: Duration = Duration::from_micros(500);
-/// Looks that were worth it, less those that were not, up to this.
-const WORTH_MAX: i32 = 8;
-/// After this many waits without a look, one is tried again.
-const WAITS_MAX: i32 = 32;
 
 thread_local! {
-    /// What this thread's last looks were worth; below zero, waits without one.
-    static WORTH: Cell<i32> = const { Cell::new(WORTH_MAX) };
-}
-
-fn is_worth_it() -> bool {
-    WORTH.with(|worth| {
-        let now = worth.get();
-        if now > 0 {
-            return true;
-        }
-        worth.set(if now <= -WAITS_MAX { 1 } else { now - 1 });
-        false
-    })
-}
-
-fn note_worth(was_told: bool) {
-    WORTH.with(|worth| worth.set(if was_told { (worth.get() + 1).min(WORTH_MAX) } else { worth.get() - 2 }));
+    /// What this thread's last looks were worth.
+    static WORTH: RefCell<Worth> = RefCell::new(Worth::new());
 }
 
 /// Who is told of a task's end: threads that wait, and the readers of completions.

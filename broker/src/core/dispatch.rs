@@ -28,6 +28,11 @@ const RECALL_AFTER: Duration = Duration::from_millis(2);
 const BUSY_SCAN_MAX: usize = 8;
 
 impl Core {
+    /// Whether any engine has a task in hand.
+    pub fn is_at_work(&self) -> bool {
+        !self.attempts.is_empty()
+    }
+
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
         while let Some(id) = self.direct_ready.pop_first() {

@@ -286,6 +286,7 @@ async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming
         incoming.shrink();
         shell.core.borrow_mut().dispatch(shell.now());
         shell.flush();
+        shell.linger.note_turn();
     }
 }
 

@@ -86,8 +86,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),
-            Self::Local { pid: Some(pid) } => write!(f, "process {pid} here"),
-            Self::Local { pid: None } => f.write_str("a process here"),
+            Self::Local { pid: Some(pid) } => write!(f, "local process {pid}"),
+            Self::Local { pid: None } => f.write_str("a local process"),
         }
     }
 }

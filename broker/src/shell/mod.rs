@@ -6,6 +6,7 @@
 mod connection;
 mod entrance;
 mod keys;
+mod linger;
 mod listener;
 mod port_holder;
 mod revocations;
@@ -37,6 +38,7 @@ use crate::journal::{Journal, JournalThread, Written};
 use connection::{BadStranger, Connection, End, Lane};
 use entrance::Address;
 use keys::Identity;
+use linger::Linger;
 use revocations::Revocations;
 use strangers::{Handshake, Stranding, Strangers};
 
@@ -70,6 +72,7 @@ struct Shell {
     administration: Notify,
     /// Who writes the journal, if there is one.
     journal: RefCell<Option<JournalThread>>,
+    linger: Linger,
 }
 
 /// Runs a broker until SIGINT or SIGTERM, or until an administrator stops it.
@@ -133,6 +136,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         to_stop: RefCell::default(),
         administration: Notify::new(),
         journal: RefCell::new(journal),
+        linger: Linger::default(),
     });
     // What was restored may have ended at once, or want to be woken.
     shell.flush();
@@ -145,6 +149,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         () = shell.clone().watch() => "the timer ended".to_owned(),
         () = shell.clone().free_discarded() => "the broom ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
+        () = shell.linger.run(|| shell.core.borrow().is_at_work()) => "the lingering ended".to_owned(),
         reason = shell.clone().administer() => reason,
         () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
         reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),

@@ -1,0 +1,138 @@
+//! Who drives the network: a background thread, or for the moment the thread that waits for a short task.
+//!
+//! To hand a message to another thread, and to be woken by it when the answer is there, costs two wakeups for each
+//! call, and often wakes a processor. So while a thread makes one short call after the other, the background thread
+//! steps aside, and the caller writes and reads itself. It is back when nobody has driven for [`PAUSE`], or at once when
+//! a thread goes to sleep over what it waits for.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Notify;
+
+/// After so long without anybody who drives, the background thread does: what comes while callers compute is at most so
+/// late.
+const PAUSE: Duration = Duration::from_millis(1);
+/// So many messages are written one by one; of more in a row, so many go together.
+const TOGETHER: u32 = 8;
+
+/// The runtime of the clients of this process.
+#[derive(Debug)]
+pub struct Driver {
+    runtime: Runtime,
+    background: OnceLock<Thread>,
+    /// Whether the background thread leaves the driving to callers.
+    is_aside: AtomicBool,
+    /// Tells it so.
+    stepped_aside: Notify,
+    /// When a caller drove last, in microseconds since the start.
+    driven_us: AtomicU64,
+    started: Instant,
+    /// Writes since somebody last waited.
+    writes_in_a_row: AtomicU32,
+}
+
+impl Driver {
+    /// Starts the background thread, which lives as long as the process.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start() -> io::Result<Arc<Self>> {
+        let driver = Arc::new(Self {
+            runtime: Builder::new_current_thread().enable_all().build()?,
+            background: OnceLock::new(),
+            is_aside: AtomicBool::new(false),
+            stepped_aside: Notify::new(),
+            driven_us: AtomicU64::new(0),
+            started: Instant::now(),
+            writes_in_a_row: AtomicU32::new(0),
+        });
+        let driving = Arc::clone(&driver);
+        let thread = thread::Builder::new().name("furlong-client".into()).spawn(move || driving.run())?;
+        driver.background.get_or_init(|| thread.thread().clone());
+        Ok(driver)
+    }
+
+    /// Where futures are spawned.
+    pub fn handle(&self) -> &Handle {
+        self.runtime.handle()
+    }
+
+    /// The background thread.
+    fn run(&self) {
+        loop {
+            self.runtime.block_on(async {
+                while !self.is_aside.load(Ordering::Acquire) {
+                    self.stepped_aside.notified().await;
+                }
+            });
+            while self.is_aside.load(Ordering::Acquire) {
+                thread::park_timeout(PAUSE);
+                if self.since_driven() >= PAUSE {
+                    self.is_aside.store(false, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// The background thread shall drive, and at once: this thread goes to sleep.
+    pub fn call_back(&self) {
+        if self.is_aside.swap(false, Ordering::AcqRel)
+            && let Some(background) = self.background.get()
+        {
+            background.unpark();
+        }
+    }
+
+    /// Writes what waits to be written, if the background thread does not. Of a long row, several go together.
+    pub fn write(&self) {
+        let in_a_row = self.writes_in_a_row.fetch_add(1, Ordering::Relaxed);
+        if self.is_aside.load(Ordering::Acquire) && (in_a_row < TOGETHER || in_a_row.is_multiple_of(TOGETHER)) {
+            self.runtime.block_on(tokio::task::yield_now());
+            self.note_driven();
+        }
+    }
+
+    /// Waits without going to sleep until something has come, within a limit. Whether it came.
+    pub fn look(&self, limit: Duration, has_come: impl Fn() -> bool) -> bool {
+        self.writes_in_a_row.store(0, Ordering::Relaxed);
+        let end = Instant::now() + limit;
+        let drives = self.is_aside.load(Ordering::Acquire);
+        let has_come = if drives {
+            self.runtime.block_on(async {
+                while !has_come() && give_way(end) {
+                    tokio::task::yield_now().await;
+                }
+                has_come()
+            })
+        } else {
+            while !has_come() && give_way(end) {}
+            has_come()
+        };
+        // Who waits again so soon after the last time drives from the next time on.
+        let is_quick = has_come && self.since_driven() < PAUSE;
+        if is_quick && !drives && !self.is_aside.swap(true, Ordering::AcqRel) {
+            self.stepped_aside.notify_one();
+        }
+        self.note_driven();
+        has_come
+    }
+
+    fn note_driven(&self) {
+        self.driven_us.store(self.started.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn since_driven(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_micros(self.driven_us.load(Ordering::Relaxed)))
+    }
+}
+
+/// Lets others have the processor for a moment. Whether there is time left.
+fn give_way(end: Instant) -> bool {
+    thread::yield_now();
+    Instant::now() < end
+}
