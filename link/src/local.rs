@@ -24,7 +24,7 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::stream::{ReadHalf, WriteHalf};
+use crate::stream::{ReadHalf, WriteHalf, WritePipe};
 
 /// Listens for peers of a cluster's broker, beside its port.
 ///
@@ -72,7 +72,10 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
 }
 
 fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
-    Ok((ReadHalf::Pipe(pipe::Receiver::from_owned_fd(read)?), WriteHalf::Pipe(pipe::Sender::from_owned_fd(write)?)))
+    Ok((
+        ReadHalf::Pipe(pipe::Receiver::from_owned_fd(read)?),
+        WriteHalf::Pipe(WritePipe::new(pipe::Sender::from_owned_fd(write)?)),
+    ))
 }
 
 fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
@@ -130,6 +133,26 @@ mod tests {
         let leave = async { drop(listener.accept().await) };
         let ((), peer) = tokio::join!(leave, connect(&cluster, 7));
         assert_eq!(peer.unwrap_err().to_string(), "no pipes came");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_is_full_becomes_wide_and_says_so() {
+        let cluster = cluster();
+        let listener = bind(&cluster, 7).unwrap();
+        let give = async { give_pipes(&listener.accept().await.unwrap().0).unwrap() };
+        let ((mut read, _), peer) = tokio::join!(give, connect(&cluster, 7));
+        let write = peer.unwrap().1;
+        let bytes = vec![1; 1 << 20];
+        let mut taken = 0;
+        while taken < 512 * 1024 {
+            write.writable().await.unwrap();
+            taken += write.try_write(&bytes[taken..]).unwrap_or(0);
+        }
+        assert_eq!(write.try_write(&bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut back = vec![0; taken];
+        read.read_exact(&mut back).await.unwrap();
+        write.writable().await.unwrap();
+        assert!(write.try_write(&bytes).is_ok());
     }
 
     #[tokio::test]
