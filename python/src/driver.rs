@@ -1,9 +1,9 @@
 //! Who drives the network: a background thread, or for the moment the thread that waits for a short task.
 //!
 //! To hand a message to another thread, and to be woken by it when the answer is there, costs two wakeups for each
-//! call, and often wakes a processor. So while a thread makes one short call after the other, the background thread
-//! steps aside, and the caller writes and reads itself. It is back when nobody has driven for [`PAUSE`], or at once when
-//! a thread goes to sleep over what it waits for.
+//! call, and often wakes a processor. So while a thread makes one short call after the other, or submits many in a row,
+//! the background thread steps aside, and the caller writes and reads itself. It is back when nobody has driven for
+//! [`PAUSE`], or at once when a thread goes to sleep over what it waits for.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -17,8 +17,10 @@ use tokio::sync::Notify;
 /// After so long without anybody who drives, the background thread does: what comes while callers compute is at most so
 /// late.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many messages are written one by one; of more in a row, so many go together.
-const TOGETHER: u32 = 8;
+/// Submits that come within this of each other are a row; those of a long one go together when the last batch is so old.
+const ROW_GAP: Duration = Duration::from_micros(100);
+/// So many submits make a row long.
+const ROW_LONG: u32 = 8;
 
 /// The runtime of the clients of this process.
 #[derive(Debug)]
@@ -32,8 +34,10 @@ pub struct Driver {
     /// When a caller drove last, in microseconds since the start.
     driven_us: AtomicU64,
     started: Instant,
-    /// Writes since somebody last waited.
-    writes_in_a_row: AtomicU32,
+    /// When something was submitted last.
+    submitted_us: AtomicU64,
+    /// Submits of the present row.
+    row: AtomicU32,
 }
 
 impl Driver {
@@ -49,7 +53,8 @@ impl Driver {
             stepped_aside: Notify::new(),
             driven_us: AtomicU64::new(0),
             started: Instant::now(),
-            writes_in_a_row: AtomicU32::new(0),
+            submitted_us: AtomicU64::new(0),
+            row: AtomicU32::new(0),
         });
         let driving = Arc::clone(&driver);
         let thread = thread::Builder::new().name("furlong-client".into()).spawn(move || driving.run())?;
@@ -88,10 +93,14 @@ impl Driver {
         }
     }
 
-    /// Writes what waits to be written, if the background thread does not. Of a long row, several go together.
+    /// Writes what was submitted just now, if the background thread does not. Who submits many in a quick row drives, and
+    /// what it submits goes in batches.
     pub fn write(&self) {
-        let in_a_row = self.writes_in_a_row.fetch_add(1, Ordering::Relaxed);
-        if self.is_aside.load(Ordering::Acquire) && (in_a_row < TOGETHER || in_a_row.is_multiple_of(TOGETHER)) {
+        let is_in_row = self.note_write() >= ROW_LONG;
+        if is_in_row {
+            self.step_aside();
+        }
+        if self.is_aside.load(Ordering::Acquire) && (!is_in_row || self.since_driven() >= ROW_GAP) {
             self.runtime.block_on(tokio::task::yield_now());
             self.note_driven();
         }
@@ -99,7 +108,7 @@ impl Driver {
 
     /// Waits without going to sleep until something has come, within a limit. Whether it came.
     pub fn look(&self, limit: Duration, has_come: impl Fn() -> bool) -> bool {
-        self.writes_in_a_row.store(0, Ordering::Relaxed);
+        self.row.store(0, Ordering::Relaxed);
         let end = Instant::now() + limit;
         let drives = self.is_aside.load(Ordering::Acquire);
         let has_come = if drives {
@@ -114,20 +123,41 @@ impl Driver {
             has_come()
         };
         // Who waits again so soon after the last time drives from the next time on.
-        let is_quick = has_come && self.since_driven() < PAUSE;
-        if is_quick && !drives && !self.is_aside.swap(true, Ordering::AcqRel) {
-            self.stepped_aside.notify_one();
+        if has_come && self.since_driven() < PAUSE {
+            self.step_aside();
         }
         self.note_driven();
         has_come
     }
 
+    /// The background thread shall leave the driving to callers from now on.
+    fn step_aside(&self) {
+        if !self.is_aside.swap(true, Ordering::AcqRel) {
+            self.note_driven();
+            self.stepped_aside.notify_one();
+        }
+    }
+
+    /// How many submits came before this one, each soon after the last one, without a wait.
+    fn note_write(&self) -> u32 {
+        let now_us = self.now_us();
+        let gap_us = now_us.saturating_sub(self.submitted_us.swap(now_us, Ordering::Relaxed));
+        if gap_us >= ROW_GAP.as_micros() as u64 {
+            self.row.store(0, Ordering::Relaxed);
+        }
+        self.row.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
     fn note_driven(&self) {
-        self.driven_us.store(self.started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.driven_us.store(self.now_us(), Ordering::Relaxed);
     }
 
     fn since_driven(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_micros(self.driven_us.load(Ordering::Relaxed)))
+        Duration::from_micros(self.now_us().saturating_sub(self.driven_us.load(Ordering::Relaxed)))
     }
 }
 
