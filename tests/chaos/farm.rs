@@ -115,24 +115,25 @@ impl Farm {
             bail!("the broker does not start: {}", farm.broker.map(|broker| broker.stderr()).unwrap_or_default());
         }
         for place in 0..farm.setup.engines {
-            let (proxy, cap) = farm.line(&format!("engine-{place}"), Role::Engine)?;
+            let (proxy, cap) = farm.line(&format!("engine-{place}"), Role::Engine, place > 0)?;
             let process = farm.engine(place, &cap);
             farm.engine_pids.push((process.pid(), place));
             farm.engines.push(Peer { proxy, cap, process, number: 0 });
         }
         for place in 0..farm.setup.clients {
-            let (proxy, cap) = farm.line(&format!("client-{place}"), Role::Client)?;
+            let (proxy, cap) = farm.line(&format!("client-{place}"), Role::Client, place > 0)?;
             let (number, process) = farm.client(&cap)?;
             farm.clients.push(Peer { proxy, cap, process, number });
         }
         Ok(farm)
     }
 
-    /// A line to the broker, and a capability for the way along it. Short tasks go without.
-    fn line(&self, name: &str, role: Role) -> anyhow::Result<(Option<Proxy>, PathBuf)> {
+    /// A line to the broker that can be cut, and a capability for the way along it. The first engine and the first
+    /// client come without, by the broker's pipes, and so do all with short tasks.
+    fn line(&self, name: &str, role: Role, can_be_cut: bool) -> anyhow::Result<(Option<Proxy>, PathBuf)> {
         let direct = self.home.capability(role);
         let port = self.home.broker_state().context("the broker says where it is")?.port;
-        let proxy = (!self.setup.short).then(|| Proxy::start(port));
+        let proxy = (can_be_cut && !self.setup.short).then(|| Proxy::start(port));
         let path = self.setup.folder.join(format!("{name}.cap.json"));
         let capability = match &proxy {
             Some(proxy) => proxy.capability(direct),
