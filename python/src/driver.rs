@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 /// After so long without anybody who drives, the background thread does: what comes while callers compute is at most so
 /// late.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Submits that come within this of each other are a row; those of a long one go together when the last batch is so old.
+/// Submits that come within this of each other are a row; those of a long one go together when the last batch is so
+/// old.
 const ROW_GAP: Duration = Duration::from_micros(100);
 /// So many submits make a row long.
 const ROW_LONG: u32 = 8;
@@ -93,8 +94,8 @@ impl Driver {
         }
     }
 
-    /// Writes what was submitted just now, if the background thread does not. Who submits many in a quick row drives, and
-    /// what it submits goes in batches.
+    /// Writes what was submitted just now, if the background thread does not. Who submits many in a quick row drives,
+    /// and what it submits goes in batches.
     pub fn write(&self) {
         let is_in_row = self.note_write() >= ROW_LONG;
         if is_in_row {

@@ -20,8 +20,8 @@ pub const SIGNALS: Duration = Duration::from_millis(50);
 /// Counts forks: what was made before the last one is of the parent, and its threads are not here.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// What drives the clients of this process, and the fork that it was made after. Locked only with the interpreter's lock, so that
-/// no fork finds it locked.
+/// What drives the clients of this process, and the fork that it was made after. Locked only with the interpreter's
+/// lock, so that no fork finds it locked.
 static DRIVER: Mutex<Option<(u64, Arc<Driver>)>> = Mutex::new(None);
 
 /// Tells this process that it is the child of a fork. For `os.register_at_fork`.
