@@ -68,17 +68,17 @@ struct Wanted {
 
 /// Descriptors that the broker needs for itself: log, listener, epoll, files while they are written.
 const DESCRIPTORS_RESERVED: u64 = 64;
-/// Connections for which memory is planned, whatever the system would allow.
-const CONNECTIONS_MAX: u64 = 100_000;
+/// Descriptors of connections for which memory is planned, whatever the system would allow.
+const CONNECTION_DESCRIPTORS_MAX: u64 = 100_000;
 
-/// Raises the soft limit of descriptors, and gives a permit for each connection that there may be.
+/// Raises the soft limit of descriptors, and gives a permit for each of them that connections may have.
 pub(super) fn connection_permits() -> Arc<Semaphore> {
     let mut limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(1 << 20);
     limit.current = Some(most);
     let raised =
         setrlimit(Resource::Nofile, limit).map_or_else(|_| getrlimit(Resource::Nofile).current, |()| Some(most));
-    let descriptors = raised.unwrap_or(1024).min(CONNECTIONS_MAX);
+    let descriptors = raised.unwrap_or(1024).min(CONNECTION_DESCRIPTORS_MAX);
     Arc::new(Semaphore::new(descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(16) as usize))
 }
 
