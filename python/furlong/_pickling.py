@@ -279,6 +279,12 @@ def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], bool]:
     return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
 
 
+def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
+    """Say of a call with one item of a map what `dumps_items` would; give the error itself if it is another."""
+    found = _find_item([[part] for part in item], at)
+    return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
+
+
 def _find_item(columns: Sequence[Any], first: int) -> str | None:
     """Say which item cannot be pickled; None if it is none of them."""
     for at, column in enumerate(columns):

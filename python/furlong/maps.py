@@ -391,7 +391,7 @@ class LazyMapIterator(Iterator[Any]):
         self._ended: collections.deque[AsyncResult] = collections.deque()
         self._changed = threading.Condition()
         self._unordered: set[AsyncResult] = set()
-        self._turn = 0
+        self._taken = 0
         self._is_exhausted = False
         self._is_cancelled = False
 
@@ -417,9 +417,13 @@ class LazyMapIterator(Iterator[Any]):
         view: Any = self._view
         if hasattr(view, "execute"):  # a direct view gives its engines an item each in turn
             engines = view._engines(None)
-            view = view._on(engines[self._turn % len(engines)])
-            self._turn += 1
-        result: AsyncResult = view.apply_async(self._f, *item)
+            view = view._on(engines[self._taken % len(engines)])
+        at = self._taken
+        self._taken += 1
+        try:
+            result: AsyncResult = view.apply_async(self._f, *item)
+        except errors.PicklingError as error:
+            raise _pickling.error_of_item(error, item, at) from error.__cause__
         return result
 
     def _note(self, result: AsyncResult) -> None:

@@ -600,8 +600,13 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
 
 def told(some, *sequences, **options):
     """Say what a map tells of items that cannot be pickled."""
+    return told_by(some.map_sync, *sequences, **options)
+
+
+def told_by(way, *sequences, **options):
+    """Say the same of any kind of map."""
     with pytest.raises(furlong.errors.PicklingError) as caught:
-        some.map_sync(lambda *_: 1, *sequences, **options)
+        list(way(lambda *_: 1, *sequences, **options))
     text = str(caught.value)
     assert text.startswith("the items cannot be pickled: ")
     return text.removeprefix("the items cannot be pickled: ")
@@ -621,6 +626,18 @@ def test_044_the_item_that_cannot_be_pickled_is_named(view, lview):
     assert told(lview, many, chunksize=100) == "items[50] is a _thread.lock"
     long = [*range(30_000), lock]
     assert told(lview, long, chunksize=50_000) == "items[30000] is a _thread.lock"
+
+
+def test_044_a_lazy_map_names_the_item_as_others_do(view, lview):
+    lock = threading.Lock()
+    for some in (view, lview):
+        assert told_by(some.imap, [1, 2, lock, 4]) == "items[2] is a _thread.lock"
+        assert told_by(some.imap, range(9), [*range(8), [{"a": lock}]], max_outstanding=1) == (
+            "items[8][0]['a'] is a _thread.lock, of sequences[1]"
+        )
+        assert told_by(some.executor.map, (x for x in (1, lock))) == "items[1] is a _thread.lock"
+        with pytest.raises(furlong.errors.PicklingError, match="the function .* cannot be pickled: .*lock"):
+            next(some.imap(lambda x: lock, [1]))
 
 
 class Unsent(collections.UserList):
