@@ -145,6 +145,7 @@ def map_balanced(
         raise ValueError(f"a chunk has at least one item, not {chunksize}")
     function, has_code = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
+    view._task_options(False, about.label)  # it raises here what is wrong with flags
     feeder = _Feeder(view, function, has_code, about, columns, count, chunksize if isinstance(chunksize, int) else 0)
     result = _FedMapResult(feeder, _putter(columns), count, ordered=ordered, errors_in_place=return_exceptions)
     feeder.start()

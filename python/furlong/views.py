@@ -166,6 +166,7 @@ class View:
             return None
         from furlong.dependencies import as_condition
 
+        _check_retries(flags, self.targets)
         retries, error_retries = flags.pop("retries"), flags.pop("error_retries")
         flags["queue_timeout"] = flags.pop("timeout")
         flags["label"] = label
@@ -320,6 +321,20 @@ class View:
         from furlong.executor import ViewExecutor
 
         return ViewExecutor(self)
+
+
+def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
+    """Look that nothing is said against running a task again after an error, if that is wanted."""
+    name = "retries" if flags["error_retries"] is None else "error_retries"
+    if not flags[name]:
+        return
+    if flags["at_most_once"]:
+        raise ValueError(f"{name}={flags[name]} and at_most_once=True contradict each other; leave one of them out")
+    if targets is not None:
+        raise ValueError(
+            f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
+            f"queues; leave out {name} or targets"
+        )
 
 
 def in_engine_namespace(f: Any) -> Any:
