@@ -5,16 +5,32 @@ from __future__ import annotations
 import array
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["array_or_list", "collect", "deal", "is_array", "items_of"]
+__all__ = ["array_or_list", "can_be_cut", "collect", "deal", "is_array", "items_of"]
 
 
 def is_array(value: Any) -> bool:
     """Whether it is an array of NumPy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def can_be_cut(seq: Any) -> bool:
+    """Whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
+    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, Mapping):
+        return False
+    try:
+        _by_places(seq)[:0]
+    except (TypeError, LookupError):
+        return False
+    return True
+
+
+def _by_places(seq: Any) -> Any:
+    """Give what finds items by their places: data frames and series find them by labels."""
+    return getattr(seq, "iloc", seq)
 
 
 def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
@@ -31,9 +47,9 @@ def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
     """
     if dist not in ("b", "r"):
         raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
-    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, (dict, range)):
+    if isinstance(seq, range) or not can_be_cut(seq):
         seq = list(seq)
-    cut: Any = getattr(seq, "iloc", seq)  # data frames are cut by the places of rows, not by labels
+    cut = _by_places(seq)
     if dist == "r":
         return [cut[part::count] for part in range(count)]
     size, longer = divmod(len(seq), count)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from furlong import _pickling, errors
 from furlong._checks import described
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
-from furlong._sequences import array_or_list, collect, deal, is_array
+from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.parts import About, Part
 from furlong.results import AsyncMapResult, AsyncResult, TimedOut
 
@@ -69,10 +69,8 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     """Give sequences of one length, which is that of the shortest."""
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
-    columns: list[Any] = [
-        seq if hasattr(seq, "__len__") and hasattr(seq, "__getitem__") and not _has_labels(seq) else None
-        for seq in sequences
-    ]
+    # Series and frames of pandas are mapped over what iterating them gives.
+    columns: list[Any] = [seq if can_be_cut(seq) and not hasattr(seq, "iloc") else None for seq in sequences]
     lengths = [len(column) for column in columns if column is not None]
     if len(lengths) < len(columns):
         # An endless one beside one that ends is fine.
@@ -82,11 +80,6 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
         ]
     count = min(len(column) for column in columns)
     return [column if len(column) == count else column[:count] for column in columns], count
-
-
-def _has_labels(seq: Any) -> bool:
-    """Whether its items are found by labels rather than by their places: a dictionary, a series of pandas."""
-    return isinstance(seq, dict) or hasattr(seq, "iloc")
 
 
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:

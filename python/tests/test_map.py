@@ -414,6 +414,12 @@ def test_044_a_generator_that_raises_is_the_callers(view, lview):
         next(values)
 
 
+def test_a_map_takes_what_has_places_but_no_slices(view, lview):
+    for some in (view, lview):
+        assert some.map_sync(square, collections.deque(range(10))) == [x * x for x in range(10)]
+        assert some.map_sync(square, collections.UserDict.fromkeys(range(10))) == [x * x for x in range(10)]
+
+
 def test_044_items_that_cannot_be_pickled_are_told(lview):
     with pytest.raises(furlong.errors.PicklingError, match="generator"):
         lview.map_async(square, [1, (x for x in ())]).get(60)

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import operator
 import sys
 from pathlib import Path
 
@@ -206,6 +207,24 @@ def test_020_scatter_takes_generators_and_strings(view):
     assert view["x"] == [[0, 1], [4, 9], [16], [25]]
     view.scatter("x", "abcdefgh", block=True)
     assert view["x"] == ["ab", "cd", "ef", "gh"]
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_020_scatter_takes_what_has_places_but_no_slices(view, dist):
+    for items in (collections.deque(range(6)), collections.UserDict.fromkeys(range(6)), Places()):
+        view.scatter("x", items, dist=dist, block=True)
+        assert view["x"] == ([[0, 1], [2, 3], [4], [5]] if dist == "b" else [[0, 4], [1, 5], [2], [3]])
+        assert view.map_sync(str, items) == list("012345")
+
+
+class Places:
+    """Six items that are found one by one."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, at):
+        return [*range(6)][operator.index(at)]
 
 
 class Rows:
