@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["array_or_list", "can_be_cut", "collect", "deal", "is_array", "items_of"]
+__all__ = ["array_or_list", "can_be_cut", "collect", "deal", "flattened", "is_array", "items_of"]
 
 
 def is_array(value: Any) -> bool:
@@ -31,6 +31,11 @@ def can_be_cut(seq: Any) -> bool:
 def _by_places(seq: Any) -> Any:
     """Give what finds items by their places: data frames and series find them by labels."""
     return getattr(seq, "iloc", seq)
+
+
+def flattened(part: Any) -> Any:
+    """Give the item of a part that has one, a row of an array or of a data frame; any other part as it is."""
+    return _by_places(part)[0] if len(part) == 1 else part
 
 
 def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:

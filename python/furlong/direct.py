@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling
 from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
-from furlong._sequences import collect, deal
+from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
 from furlong.results import AsyncMapResult, AsyncResult
@@ -238,12 +238,12 @@ class DirectView(View):
         dist : {"b", "r"}
             Contiguous blocks, the first engines get the longer ones; or one item each in turn.
         flatten : bool
-            Give an engine whose part has one item the item itself.
+            Give an engine whose part has one item the item itself: of a table the row.
         """
         engines = self._engines(targets)
         parts = []
         for engine, part in zip(engines, deal(seq, len(engines), dist)):
-            value = part[0] if flatten and len(part) == 1 else part
+            value = flattened(part) if flatten else part
             parts += self.push({key: value}, targets=[engine], block=False)._parts
         return self._finish(AsyncResult(parts, self._is_single(targets)), block)
 

@@ -280,6 +280,33 @@ def test_021_flattened_parts_are_the_items(rc, view):
     assert view.pull("x == engine_id", block=True) == [True] * 4
 
 
+def test_021_a_flattened_part_of_a_table_is_its_row(view):
+    table = np.arange(8).reshape(4, 2)
+    for rows in (table, table.tolist(), tuple(map(tuple, table.tolist()))):
+        view.scatter("x", rows, flatten=True, block=True)
+        assert [type(part) for part in view["x"]] == [type(rows[0])] * 4
+        np.testing.assert_array_equal(view["x"], table)
+    view.scatter("x", np.arange(10).reshape(5, 2), flatten=True, block=True)
+    assert view.pull("x.tolist()", block=True) == [[[0, 1], [2, 3]], [4, 5], [6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_021_flattened_series_and_frames_are_items_and_rows(view, dist):
+    frame = pd.DataFrame({"n": [3, 1, 4, 1, 5], "s": list("abcde")}, index=[2, 0, 1, 4, 3])
+    view.scatter("x", frame["n"][:4], dist=dist, flatten=True, block=True)
+    assert view["x"] == [3, 1, 4, 1]
+    view.scatter("x", frame[:4], dist=dist, flatten=True, block=True)
+    for place, row in enumerate(view["x"]):
+        pd.testing.assert_series_equal(row, frame.iloc[place])
+    first = [0, 1] if dist == "b" else [0, 4]
+    rest = [2, 3, 4] if dist == "b" else [1, 2, 3]
+    view.scatter("x", frame, dist=dist, flatten=True, block=True)
+    longer, *rows = view["x"]
+    pd.testing.assert_frame_equal(longer, frame.iloc[first])
+    for place, row in zip(rest, rows, strict=True):
+        pd.testing.assert_series_equal(row, frame.iloc[place])
+
+
 @pytest.mark.parametrize("source", ["x = 5", "x = 5\n", "def f():\n    return 5\nx = f()", "if True:\n    x = 5"])
 def test_022_a_script_may_lack_its_last_newline(view, tmp_path, source):
     script = tmp_path / "script.py"
