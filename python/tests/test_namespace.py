@@ -307,6 +307,26 @@ def test_021_flattened_series_and_frames_are_items_and_rows(view, dist):
         pd.testing.assert_series_equal(row, frame.iloc[place])
 
 
+@pytest.mark.parametrize("dist", ["b", "r"])
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 9])
+def test_021_what_was_flattened_is_gathered(view, dist, count):
+    def gathered(value):
+        view.scatter("x", value, dist=dist, flatten=True, block=True)
+        return view.gather("x", dist=dist, block=True)
+
+    for shape in ((count,), (count, 2), (count, 2, 3)):
+        array = np.arange(np.prod(shape)).reshape(shape)
+        np.testing.assert_array_equal(gathered(array), array)
+    frame = pd.DataFrame({"n": range(count), "x": np.arange(count) / 2, "s": list("abcdefghi"[:count])})
+    frame.index = [f"row {at}" for at in range(count)]
+    pd.testing.assert_frame_equal(gathered(frame), frame)
+    pd.testing.assert_frame_equal(gathered(frame[["n", "x"]]), frame[["n", "x"]])
+    view.execute("x = x * 1.5 if len(x) else x", block=True)
+    pd.testing.assert_frame_equal(view.gather("x", dist=dist, block=True), frame[["n", "x"]] * 1.5, check_dtype=False)
+    for column in ("n", "x", "s"):
+        assert list(gathered(frame[column])) == list(frame[column])
+
+
 @pytest.mark.parametrize("source", ["x = 5", "x = 5\n", "def f():\n    return 5\nx = f()", "if True:\n    x = 5"])
 def test_022_a_script_may_lack_its_last_newline(view, tmp_path, source):
     script = tmp_path / "script.py"
