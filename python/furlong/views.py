@@ -12,6 +12,7 @@ from furlong._checks import check_flag, described
 from furlong._remote import EngineFunction, is_interactive
 from furlong.parts import About, BalancedPart, Part
 from furlong.results import AsyncMapResult, AsyncResult
+from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -121,6 +122,8 @@ class View:
 
     def _checked(self, name: str, value: Any) -> Any:
         """Give a flag's value as it is kept; raise if the flag does not take it."""
+        if name == "targets" and value is not None and not are_ids(value):
+            return chosen_of(value, self.client.ids)
         return check_flag(name, value)
 
     @contextlib.contextmanager
@@ -398,6 +401,14 @@ class LoadBalancedView(View):
     def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
+
+    def _checked(self, name: str, value: Any) -> Any:
+        value = super()._checked(name, value)
+        if name != "targets":
+            return value
+        if isinstance(value, int):
+            return [value]
+        return None if value == "all" else value
 
     def __len__(self) -> int:
         return len(self.client.ids if self.targets is None else self.targets)
