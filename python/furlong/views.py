@@ -286,9 +286,9 @@ class View:
 
     def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
-        from furlong.functions import RemoteFunction
+        from furlong.functions import remote
 
-        return lambda f: RemoteFunction(self, f, block, **flags)
+        return remote(self, block, **flags)
 
     def parallel(
         self,
@@ -299,9 +299,9 @@ class View:
         **flags: Any,
     ) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
-        from furlong.functions import ParallelFunction
+        from furlong.functions import parallel
 
-        return lambda f: ParallelFunction(self, f, dist, block, chunksize, ordered, **flags)
+        return parallel(self, dist, block, ordered, chunksize, **flags)
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
         """Wait for tasks. See `Client.wait`."""
