@@ -124,6 +124,8 @@ class DirectView(View):
         AsyncResult
             Also if it blocks: then it has ended.
         """
+        if not isinstance(code, str):
+            raise TypeError(f"code is a str, not {described(code)}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
             return None if silent else ExecuteReply(outcome, part.engine_id)

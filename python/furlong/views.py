@@ -219,18 +219,18 @@ class View:
 
     # Calls, as both kinds have them.
 
-    def apply(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on engines: its value if the view blocks, else an `AsyncResult`."""
-        return self._apply(__f, args, kwargs, self.block)
+        return self._apply(f, args, kwargs, self.block)
 
-    def apply_async(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+    def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call a function on engines, and give an `AsyncResult` at once."""
-        result: AsyncResult = self._apply(__f, args, kwargs, False)
+        result: AsyncResult = self._apply(f, args, kwargs, False)
         return result
 
-    def apply_sync(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on engines, and wait for its value."""
-        return self._apply(__f, args, kwargs, True)
+        return self._apply(f, args, kwargs, True)
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         raise NotImplementedError
