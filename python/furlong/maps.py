@@ -228,8 +228,10 @@ class _Feeder:
         self._size = max(1, min(fitting, max(self._size, size * GROWTH)))
 
     def cancel(self) -> None:
-        """Submit nothing more."""
+        """Submit nothing more; what has ended stays as it is."""
         with self.changed:
+            if self.is_over:
+                return
             self.is_cancelled = True
             self._end_if_over()
             self.changed.notify_all()

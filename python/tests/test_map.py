@@ -436,6 +436,17 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
     assert len(rc.history) < 1000
 
 
+def test_a_map_that_has_ended_is_cancelled_no_more(view, lview):
+    for some in (view, lview):
+        for items in (range(10), ()):
+            result = some.map_async(square, items)
+            assert result.wait(60)
+            assert not result.cancel()
+            assert not result.cancelled()
+            assert result.get(60) == [x * x for x in items]
+            assert result.successful()
+
+
 def test_a_map_calls_back_and_can_be_awaited(view, lview):
     for some in (view, lview):
         told = threading.Event()
