@@ -164,7 +164,7 @@ class DirectView(View):
             raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
         check_names(ns)
         values = {name: self._value(value) for name, value in ns.items()}
-        data, has_code = _pickling.dumps(((values,), {}), "what is pushed")
+        data, has_code = _pickling.dumps_pushed(values)
         about = self._about("push")
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         function = _pickling.function_of(OnEngine("push"))[0] if has_code else _furlong.Function.push()

@@ -468,3 +468,8 @@ def test_024_common_types_of_the_standard_library(rc):
 def test_024_what_cannot_be_pushed_is_named(view):
     with pytest.raises(errors.PicklingError, match=r"'b'"):
         view.push({"a": 1, "b": (i for i in ())})
+    with pytest.raises(errors.PicklingError) as caught:
+        view.push({"a": 1, "b": [{"c": (i for i in ())}]})
+    assert str(caught.value) == "what is pushed cannot be pickled: what is pushed['b'][0]['c'] is a generator"
+    with pytest.raises(errors.PicklingError, match=r": what is pushed\['x'\]\[0\] is a generator"):
+        view.scatter("x", [(i for i in ())])
