@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,17 +133,26 @@ def map_balanced(
 ) -> AsyncMapResult:
     """Map over the shared queue."""
     columns, count = _columns(sequences)
-    if isinstance(chunksize, bool) or not (chunksize in (None, "auto") or isinstance(chunksize, int)):
-        raise TypeError(f"chunksize is a number of items, or 'auto', not {chunksize!r}")
-    if isinstance(chunksize, int) and chunksize < 1:
-        raise ValueError(f"a chunk has at least one item, not {chunksize}")
+    size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
     function, has_code = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
     view._task_options(False, about.label)  # it raises here what is wrong with flags
-    feeder = _Feeder(view, function, has_code, about, columns, count, chunksize if isinstance(chunksize, int) else 0)
+    feeder = _Feeder(view, function, has_code, about, columns, count, size)
     result = _FedMapResult(feeder, _putter(columns), count, ordered=ordered, errors_in_place=return_exceptions)
     feeder.start()
     return result
+
+
+def _chunk_items(chunksize: Any) -> int:
+    try:
+        if isinstance(chunksize, bool):
+            raise TypeError
+        size = operator.index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize is a number of items, or 'auto', not {chunksize!r}") from None
+    if size < 1:
+        raise ValueError(f"a chunk has at least one item, not {size}")
+    return size
 
 
 class _Feeder:
@@ -372,16 +382,15 @@ class LazyMapIterator(Iterator[Any]):
         if not sequences:
             raise TypeError("a map takes a function and at least one sequence of items")
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        if max_outstanding == "auto":
-            max_outstanding = max(1, len(view))  # type: ignore[arg-type]
-        if not isinstance(max_outstanding, int) or max_outstanding < 0:
+        bound: Any = max(1, len(view)) if max_outstanding == "auto" else max_outstanding  # type: ignore[arg-type]
+        if isinstance(bound, bool) or not hasattr(bound, "__index__") or bound < 0:
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
             )
         self._view, self._f = view, f
         self._items = zip(*sequences)
         self._ordered = ordered
-        self._bound = max_outstanding
+        self._bound = operator.index(bound)
         self._errors_in_place = return_exceptions
         self._waiting: collections.deque[AsyncResult] = collections.deque()
         self._ended: collections.deque[AsyncResult] = collections.deque()

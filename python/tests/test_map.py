@@ -436,6 +436,18 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
     assert len(rc.history) < 1000
 
 
+def test_numbers_of_items_are_what_numpy_has_too(lview):
+    assert lview.map_sync(square, range(10), chunksize=np.int64(3)) == [x * x for x in range(10)]
+    assert list(lview.imap(square, range(10), max_outstanding=np.int64(3))) == [x * x for x in range(10)]
+    for wrong in (2.0, True, "b"):
+        with pytest.raises(TypeError, match=f"chunksize is a number of items, or 'auto', not {wrong!r}"):
+            lview.map_async(square, [1], chunksize=wrong)
+        with pytest.raises(ValueError, match=f"max_outstanding is a number of items, .* not {wrong!r}"):
+            lview.imap(square, [1], max_outstanding=wrong)
+    with pytest.raises(ValueError, match="a chunk has at least one item, not 0"):
+        lview.map_async(square, [1], chunksize=np.int64(0))
+
+
 def test_a_map_that_has_ended_is_cancelled_no_more(view, lview):
     for some in (view, lview):
         for items in (range(10), ()):
