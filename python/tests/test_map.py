@@ -448,6 +448,14 @@ def test_numbers_of_items_are_what_numpy_has_too(lview):
         lview.map_async(square, [1], chunksize=np.int64(0))
 
 
+def test_the_result_of_a_map_of_nothing_has_what_others_have(view, lview):
+    for some in (view, lview):
+        result = some.map_async(square, [])
+        assert result.owner
+        with pytest.raises(AttributeError, match="'AsyncMapResult' has no attribute 'nothing'"):
+            result.nothing()
+
+
 def test_a_map_that_has_ended_is_cancelled_no_more(view, lview):
     for some in (view, lview):
         for items in (range(10), ()):
