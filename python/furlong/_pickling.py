@@ -274,9 +274,21 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
+def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], bool]:
+    """Pickle variables as the arguments of a push, like `dumps`."""
+    what = "what is pushed"
+    return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
+
+
 def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], bool]:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs."""
     return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
+
+
+def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
+    """Say of a call with one item of a map what `dumps_items` would; give the error itself if it is another."""
+    found = _find_item([[part] for part in item], at)
+    return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
 
 
 def _find_item(columns: Sequence[Any], first: int) -> str | None:

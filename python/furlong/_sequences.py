@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import array
+import functools
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["array_or_list", "collect", "deal", "is_array", "items_of"]
+__all__ = ["array_or_list", "can_be_cut", "collect", "deal", "flattened", "is_array", "items_of"]
 
 
 def is_array(value: Any) -> bool:
     """Whether it is an array of NumPy."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def can_be_cut(seq: Any) -> bool:
+    """Whether slices of it are parts of it, of its own kind; a deque has places and no slices."""
+    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, Mapping):
+        return False
+    try:
+        _by_places(seq)[:0]
+    except (TypeError, LookupError):
+        return False
+    return True
+
+
+def _by_places(seq: Any) -> Any:
+    """Give what finds items by their places: data frames and series find them by labels."""
+    return getattr(seq, "iloc", seq)
+
+
+def flattened(part: Any) -> Any:
+    """Give the item of a part that has one, a row of an array or of a data frame; any other part as it is."""
+    return _by_places(part)[0] if len(part) == 1 else part
 
 
 def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
@@ -31,9 +53,9 @@ def deal(seq: Iterable[Any], count: int, dist: str = "b") -> list[Any]:
     """
     if dist not in ("b", "r"):
         raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
-    if not (hasattr(seq, "__len__") and hasattr(seq, "__getitem__")) or isinstance(seq, (dict, range)):
+    if isinstance(seq, range) or not can_be_cut(seq):
         seq = list(seq)
-    cut: Any = getattr(seq, "iloc", seq)  # data frames are cut by the places of rows, not by labels
+    cut = _by_places(seq)
     if dist == "r":
         return [cut[part::count] for part in range(count)]
     size, longer = divmod(len(seq), count)  # type: ignore[arg-type]
@@ -57,9 +79,13 @@ def collect(parts: Sequence[Any], dist: str = "b") -> Any:
 
     Arrays that differ in nothing but their lengths become an array, other arrays, lists and tuples a list of their
     items. Data frames become one, and so do series. Of anything else, the list has the part itself.
+
+    Between arrays, and between data frames, rows are parts of one; the values of series that are beside single values
+    are collected with those. So parts are put together of which some were flattened.
     """
     if dist not in ("b", "r"):
         raise ValueError(f"dist is 'b', blocks, or 'r', round-robin, not {dist!r}")
+    parts = _unflattened_frames(_unflattened_arrays(parts))
     if _are_alike(parts):
         return _collect_arrays(parts, dist)
     if _are_frames(parts):
@@ -84,6 +110,17 @@ def _are_alike(parts: Sequence[Any]) -> bool:
     if not all(isinstance(part, (numpy.ndarray, numpy.generic)) for part in parts):
         return False
     return len({(_kind(part), part.shape[1:]) for part in _filled(parts)}) == 1
+
+
+def _unflattened_arrays(parts: Sequence[Any]) -> Sequence[Any]:
+    """Make rows of arrays arrays with one row, if some of the parts are arrays of such rows."""
+    arrays = [part for part in parts if is_array(part)]
+    ndim = max((part.ndim for part in arrays), default=0)
+    shapes = {part.shape[1:] for part in arrays if part.ndim == ndim}
+    if ndim < 2 or len(shapes) != 1:
+        return parts
+    (row,) = shapes
+    return [part[None] if is_array(part) and part.size and part.shape == row else part for part in parts]
 
 
 def _filled(parts: Sequence[Any]) -> list[Any]:
@@ -152,3 +189,40 @@ def _are_frames(parts: Sequence[Any]) -> bool:
 def _collect_frames(parts: Sequence[Any], dist: str) -> Any:
     whole = sys.modules["pandas"].concat(parts)
     return whole if dist == "b" else whole.iloc[_order_in_turn(parts)]
+
+
+def _unflattened_frames(parts: Sequence[Any]) -> Sequence[Any]:
+    """Make rows data frames between data frames, and series lists or arrays of their values between single values."""
+    pandas = sys.modules.get("pandas")
+    if pandas is None:
+        return parts
+    some = [part for part in parts if isinstance(part, pandas.Series)]
+    others = [part for part in parts if not isinstance(part, pandas.Series)]
+    if not some or not others:
+        return parts
+    make: Any = None
+    if all(map(pandas.api.types.is_scalar, others)):
+        make = _values_of
+    elif all(isinstance(part, pandas.DataFrame) for part in others):
+        columns, types = others[0].columns, others[0].dtypes
+        if all(row.index.equals(columns) for row in some):
+            make = functools.partial(_frame_of, types=types)
+    return parts if make is None else [make(part) if isinstance(part, pandas.Series) else part for part in parts]
+
+
+def _values_of(series: Any) -> Any:
+    """Give what a series holds as its single items come: NumPy's numbers as an array, anything else in a list."""
+    import numpy
+
+    is_plain = isinstance(series.dtype, numpy.dtype) and series.dtype.kind in "biufc"
+    return series.to_numpy() if is_plain else list(series)
+
+
+def _frame_of(row: Any, types: Any) -> Any:
+    """Make a data frame of its row, with these types of columns if they hold its values as they are."""
+    frame = row.to_frame().T.infer_objects()
+    try:
+        cast = frame.astype(types)
+    except (TypeError, ValueError):
+        return frame
+    return cast if cast.astype(object).equals(frame.astype(object)) else frame

@@ -313,7 +313,7 @@ class Client:
         if not isinstance(job, str):
             raise TypeError(f"a task is named by its id, its place in the history, or its result, not by {job!r}")
         session, colon, number = job.rpartition(":")
-        if colon and len(session) == 32 or not colon:
+        if len(session) == 32 or not (colon and number.isdecimal()):
             return job
         found = json.loads(self._session.records(session=session, first=int(number), last=int(number)))
         if not found:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling
 from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
-from furlong._sequences import collect, deal
+from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
 from furlong.results import AsyncMapResult, AsyncResult
@@ -124,6 +124,8 @@ class DirectView(View):
         AsyncResult
             Also if it blocks: then it has ended.
         """
+        if not isinstance(code, str):
+            raise TypeError(f"code is a str, not {described(code)}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
             return None if silent else ExecuteReply(outcome, part.engine_id)
@@ -162,7 +164,7 @@ class DirectView(View):
             raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
         check_names(ns)
         values = {name: self._value(value) for name, value in ns.items()}
-        data, has_code = _pickling.dumps(((values,), {}), "what is pushed")
+        data, has_code = _pickling.dumps_pushed(values)
         about = self._about("push")
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         function = _pickling.function_of(OnEngine("push"))[0] if has_code else _furlong.Function.push()
@@ -238,12 +240,12 @@ class DirectView(View):
         dist : {"b", "r"}
             Contiguous blocks, the first engines get the longer ones; or one item each in turn.
         flatten : bool
-            Give an engine whose part has one item the item itself.
+            Give an engine whose part has one item the item itself: of a table the row.
         """
         engines = self._engines(targets)
         parts = []
         for engine, part in zip(engines, deal(seq, len(engines), dist)):
-            value = part[0] if flatten and len(part) == 1 else part
+            value = flattened(part) if flatten else part
             parts += self.push({key: value}, targets=[engine], block=False)._parts
         return self._finish(AsyncResult(parts, self._is_single(targets)), block)
 

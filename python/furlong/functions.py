@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from furlong._checks import described
+from furlong._pickling import name_of
 from furlong._sequences import collect, deal
 from furlong.direct import DirectView
 from furlong.results import AsyncMapResult
@@ -16,14 +18,27 @@ __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]
 
 def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
     """Make a decorator: the function runs on the engines of the view when it is called."""
+    _check_is_called("remote", block)
     return lambda f: RemoteFunction(view, f, block, **flags)
 
 
 def parallel(
-    view: View, dist: str = "b", block: bool | None = None, ordered: bool = True, **flags: Any
+    view: View,
+    dist: str = "b",
+    block: bool | None = None,
+    ordered: bool = True,
+    chunksize: int | None = None,
+    **flags: Any,
 ) -> Callable[[Callable[..., Any]], ParallelFunction]:
     """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
-    return lambda f: ParallelFunction(view, f, dist, block, None, ordered, **flags)
+    _check_is_called("parallel", dist)
+    return lambda f: ParallelFunction(view, f, dist, block, chunksize, ordered, **flags)
+
+
+def _check_is_called(name: str, first: Any) -> None:
+    """Look that a decorator has its parentheses: without them its first argument is the function."""
+    if callable(first):
+        raise TypeError(f"`{name}` takes flags, and then the function: write @view.{name}()")
 
 
 class RemoteFunction:
@@ -33,6 +48,8 @@ class RemoteFunction:
     """
 
     def __init__(self, view: View, f: Callable[..., Any], block: bool | None = None, **flags: Any) -> None:
+        if not (callable(f) or isinstance(f, str)):
+            raise TypeError(f"it decorates functions, and {described(f)} cannot be called")
         functools.update_wrapper(self, f)
         self.__doc__ = f"{type(self).__name__} wrapping:\n{f.__doc__ or ''}"
         self.view = view
@@ -46,7 +63,7 @@ class RemoteFunction:
         return self.view._with(self.flags)._apply(self.func, args, kwargs, block)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.__name__}>"  # type: ignore[attr-defined]
+        return f"<{type(self).__name__} {getattr(self, '__name__', None) or name_of(self.func)}>"
 
 
 class ParallelFunction(RemoteFunction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from furlong import _pickling, errors
 from furlong._checks import described
 from furlong._dispatch import callbacks
 from furlong._remote import OnEngine
-from furlong._sequences import array_or_list, collect, deal, is_array
+from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.parts import About, Part
 from furlong.results import AsyncMapResult, AsyncResult, TimedOut
 
@@ -69,10 +70,8 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
     """Give sequences of one length, which is that of the shortest."""
     if not sequences:
         raise TypeError("a map takes a function and at least one sequence of items")
-    columns: list[Any] = [
-        seq if hasattr(seq, "__len__") and hasattr(seq, "__getitem__") and not _has_labels(seq) else None
-        for seq in sequences
-    ]
+    # Series and frames of pandas are mapped over what iterating them gives.
+    columns: list[Any] = [seq if can_be_cut(seq) and not hasattr(seq, "iloc") else None for seq in sequences]
     lengths = [len(column) for column in columns if column is not None]
     if len(lengths) < len(columns):
         # An endless one beside one that ends is fine.
@@ -82,11 +81,6 @@ def _columns(sequences: Sequence[Iterable[Any]]) -> tuple[list[Any], int]:
         ]
     count = min(len(column) for column in columns)
     return [column if len(column) == count else column[:count] for column in columns], count
-
-
-def _has_labels(seq: Any) -> bool:
-    """Whether its items are found by labels rather than by their places: a dictionary, a series of pandas."""
-    return isinstance(seq, dict) or hasattr(seq, "iloc")
 
 
 def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
@@ -139,16 +133,26 @@ def map_balanced(
 ) -> AsyncMapResult:
     """Map over the shared queue."""
     columns, count = _columns(sequences)
-    if isinstance(chunksize, bool) or not (chunksize in (None, "auto") or isinstance(chunksize, int)):
-        raise TypeError(f"chunksize is a number of items, or 'auto', not {chunksize!r}")
-    if isinstance(chunksize, int) and chunksize < 1:
-        raise ValueError(f"a chunk has at least one item, not {chunksize}")
+    size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
     function, has_code = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
-    feeder = _Feeder(view, function, has_code, about, columns, count, chunksize if isinstance(chunksize, int) else 0)
+    view._task_options(False, about.label)  # it raises here what is wrong with flags
+    feeder = _Feeder(view, function, has_code, about, columns, count, size)
     result = _FedMapResult(feeder, _putter(columns), count, ordered=ordered, errors_in_place=return_exceptions)
     feeder.start()
     return result
+
+
+def _chunk_items(chunksize: Any) -> int:
+    try:
+        if isinstance(chunksize, bool):
+            raise TypeError
+        size = operator.index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize is a number of items, or 'auto', not {chunksize!r}") from None
+    if size < 1:
+        raise ValueError(f"a chunk has at least one item, not {size}")
+    return size
 
 
 class _Feeder:
@@ -234,8 +238,10 @@ class _Feeder:
         self._size = max(1, min(fitting, max(self._size, size * GROWTH)))
 
     def cancel(self) -> None:
-        """Submit nothing more."""
+        """Submit nothing more; what has ended stays as it is."""
         with self.changed:
+            if self.is_over:
+                return
             self.is_cancelled = True
             self._end_if_over()
             self.changed.notify_all()
@@ -376,22 +382,21 @@ class LazyMapIterator(Iterator[Any]):
         if not sequences:
             raise TypeError("a map takes a function and at least one sequence of items")
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        if max_outstanding == "auto":
-            max_outstanding = max(1, len(view))  # type: ignore[arg-type]
-        if not isinstance(max_outstanding, int) or max_outstanding < 0:
+        bound: Any = max(1, len(view)) if max_outstanding == "auto" else max_outstanding  # type: ignore[arg-type]
+        if isinstance(bound, bool) or not hasattr(bound, "__index__") or bound < 0:
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
             )
         self._view, self._f = view, f
         self._items = zip(*sequences)
         self._ordered = ordered
-        self._bound = max_outstanding
+        self._bound = operator.index(bound)
         self._errors_in_place = return_exceptions
         self._waiting: collections.deque[AsyncResult] = collections.deque()
         self._ended: collections.deque[AsyncResult] = collections.deque()
         self._changed = threading.Condition()
         self._unordered: set[AsyncResult] = set()
-        self._turn = 0
+        self._taken = 0
         self._is_exhausted = False
         self._is_cancelled = False
 
@@ -417,9 +422,13 @@ class LazyMapIterator(Iterator[Any]):
         view: Any = self._view
         if hasattr(view, "execute"):  # a direct view gives its engines an item each in turn
             engines = view._engines(None)
-            view = view._on(engines[self._turn % len(engines)])
-            self._turn += 1
-        result: AsyncResult = view.apply_async(self._f, *item)
+            view = view._on(engines[self._taken % len(engines)])
+        at = self._taken
+        self._taken += 1
+        try:
+            result: AsyncResult = view.apply_async(self._f, *item)
+        except errors.PicklingError as error:
+            raise _pickling.error_of_item(error, item, at) from error.__cause__
         return result
 
     def _note(self, result: AsyncResult) -> None:

@@ -300,7 +300,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                 return self.__dict__[name]
         elif name in METADATA_OF:
             return self._metadata(name)
-        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"{self._shown_as or type(self).__name__!r} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *METADATA})
@@ -327,7 +327,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def owner(self) -> bool:
         """Whether the result is this client's own."""
-        return self._parts[0].about.owner
+        return all(part.about.owner for part in self._parts)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):

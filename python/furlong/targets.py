@@ -7,7 +7,13 @@ from typing import Any
 
 from furlong import errors
 
-__all__ = ["chosen_of"]
+__all__ = ["are_ids", "chosen_of"]
+
+
+def are_ids(targets: Any) -> bool:
+    """Whether it is an id or a list of ids, of engines that may be gone for a while."""
+    several = targets if isinstance(targets, list) else [targets]
+    return all(isinstance(engine, int) and not isinstance(engine, bool) and engine >= 0 for engine in several)
 
 
 def chosen_of(targets: Any, ids: list[int]) -> Any:

@@ -12,6 +12,7 @@ from furlong._checks import check_flag, described
 from furlong._remote import EngineFunction, is_interactive
 from furlong.parts import About, BalancedPart, Part
 from furlong.results import AsyncMapResult, AsyncResult
+from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -121,6 +122,8 @@ class View:
 
     def _checked(self, name: str, value: Any) -> Any:
         """Give a flag's value as it is kept; raise if the flag does not take it."""
+        if name == "targets" and value is not None and not are_ids(value):
+            return chosen_of(value, self.client.ids)
         return check_flag(name, value)
 
     @contextlib.contextmanager
@@ -166,6 +169,7 @@ class View:
             return None
         from furlong.dependencies import as_condition
 
+        _check_retries(flags, self.targets)
         retries, error_retries = flags.pop("retries"), flags.pop("error_retries")
         flags["queue_timeout"] = flags.pop("timeout")
         flags["label"] = label
@@ -215,18 +219,18 @@ class View:
 
     # Calls, as both kinds have them.
 
-    def apply(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on engines: its value if the view blocks, else an `AsyncResult`."""
-        return self._apply(__f, args, kwargs, self.block)
+        return self._apply(f, args, kwargs, self.block)
 
-    def apply_async(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+    def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call a function on engines, and give an `AsyncResult` at once."""
-        result: AsyncResult = self._apply(__f, args, kwargs, False)
+        result: AsyncResult = self._apply(f, args, kwargs, False)
         return result
 
-    def apply_sync(self, __f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on engines, and wait for its value."""
-        return self._apply(__f, args, kwargs, True)
+        return self._apply(f, args, kwargs, True)
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
         raise NotImplementedError
@@ -282,9 +286,9 @@ class View:
 
     def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
-        from furlong.functions import RemoteFunction
+        from furlong.functions import remote
 
-        return lambda f: RemoteFunction(self, f, block, **flags)
+        return remote(self, block, **flags)
 
     def parallel(
         self,
@@ -295,9 +299,9 @@ class View:
         **flags: Any,
     ) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function is called with parts of its sequences, on all engines at once."""
-        from furlong.functions import ParallelFunction
+        from furlong.functions import parallel
 
-        return lambda f: ParallelFunction(self, f, dist, block, chunksize, ordered, **flags)
+        return parallel(self, dist, block, ordered, chunksize, **flags)
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
         """Wait for tasks. See `Client.wait`."""
@@ -320,6 +324,20 @@ class View:
         from furlong.executor import ViewExecutor
 
         return ViewExecutor(self)
+
+
+def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
+    """Look that nothing is said against running a task again after an error, if that is wanted."""
+    name = "retries" if flags["error_retries"] is None else "error_retries"
+    if not flags[name]:
+        return
+    if flags["at_most_once"]:
+        raise ValueError(f"{name}={flags[name]} and at_most_once=True contradict each other; leave one of them out")
+    if targets is not None:
+        raise ValueError(
+            f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
+            f"queues; leave out {name} or targets"
+        )
 
 
 def in_engine_namespace(f: Any) -> Any:
@@ -383,6 +401,14 @@ class LoadBalancedView(View):
     def __init__(self, client: Client, targets: list[int] | None = None, **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
+
+    def _checked(self, name: str, value: Any) -> Any:
+        value = super()._checked(name, value)
+        if name != "targets":
+            return value
+        if isinstance(value, int):
+            return [value]
+        return None if value == "all" else value
 
     def __len__(self) -> int:
         return len(self.client.ids if self.targets is None else self.targets)

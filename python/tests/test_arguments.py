@@ -90,6 +90,31 @@ def test_a_direct_view_refuses_at_once_what_its_calls_refuse(rc: furlong.Client,
     assert rc[0].set_flags(**{flag: 0}).apply_sync(len, "ab") == 2
 
 
+@pytest.mark.parametrize("flag", ["retries", "error_retries"])
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"at_most_once": True}, "{}=2 and at_most_once=True contradict each other; leave one of them out"),
+        (
+            {"targets": [0, 1]},
+            "{0}=2 is for the shared queue: tasks for chosen engines run once, in the order of their queues; "
+            "leave out {0} or targets",
+        ),
+    ],
+    ids=["at_most_once", "targets"],
+)
+def test_flags_that_contradict_retries_are_told_as_the_user_wrote_them(
+    rc: furlong.Client, flag: str, other: dict[str, object], text: str
+) -> None:
+    lview = rc.load_balanced_view(**{flag: 2}, **other)
+    for call in (lview.apply_async, lview.apply_sync, lview.map_async, lambda f, x: next(lview.imap(f, x))):
+        with pytest.raises(ValueError) as caught:
+            call(len, ["ab"])
+        assert (type(caught.value), str(caught.value)) == (ValueError, text.format(flag))
+    assert not rc.history
+    assert lview.set_flags(**{flag: 0}).apply_sync(len, "ab") == 2
+
+
 def _undecorated(view: furlong.LoadBalancedView) -> int:
     return len(view)
 
@@ -124,6 +149,9 @@ WRONG: list[tuple[str, Callable[[furlong.Client], object], type[Exception], str]
     ("push blank", lambda rc: rc[0].push({"a b": 2}), ValueError, "'a b' is no name for a variable"),
     ("push dots", lambda rc: rc[0].push({"a..b": 2}), ValueError, "'a..b' is no name for a variable"),
     ("push int", lambda rc: rc[0].push(5), TypeError, "dictionary of names and values, not an int object"),
+    ("execute", lambda rc: rc[0].execute(5), TypeError, "code is a str, not an int object"),
+    ("get_result", lambda rc: rc.get_result("abc:def"), ValueError, "abc:def.* is no task's id, which has 32 hexa"),
+    ("apply nothing", lambda rc: rc[0].apply(), TypeError, "missing 1 required positional argument: 'f'"),
     ("apply", lambda rc: rc[0].apply(5), TypeError, "an int object cannot be called"),
     ("map", lambda rc: rc[0].map({}, [1]), TypeError, "a dict object cannot be called"),
     ("Cluster", lambda rc: furlong.Cluster(n="a"), TypeError, "n is a whole number from 0 to 1024, not 'a'"),

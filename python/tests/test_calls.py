@@ -378,6 +378,23 @@ def test_045_map_of_a_parallel_function(view, lview):
         assert add.map(range(5), range(5)).get() == [0, 2, 4, 6, 8]
 
 
+def test_045_decorators_without_parentheses_are_told(view, lview):
+    for some in (view, lview):
+        for name in ("remote", "parallel"):
+            with pytest.raises(TypeError, match=rf"`{name}` takes flags, .* write @view\.{name}\(\)"):
+                getattr(some, name)(lambda x: x)
+            with pytest.raises(TypeError, match=rf"`{name}` takes flags"):
+                getattr(furlong, name)(some, abs)
+            with pytest.raises(TypeError, match="it decorates functions, and an int object cannot be called"):
+                getattr(some, name)()(5)
+
+
+def test_045_what_has_no_name_of_its_own_is_decorated_too(lview):
+    double = lview.remote(block=True)(functools.partial(pow, 2))
+    assert repr(double) == "<RemoteFunction pow>"
+    assert double(5) == 32
+
+
 def test_045_methods_keep_what_decorators_wrap(rc):
     def logged(f):
         @functools.wraps(f)

@@ -80,6 +80,28 @@ def test_006_all_means_those_that_are_there_at_the_call(own: Own) -> None:
         assert view.targets == "all"
 
 
+@pytest.mark.parametrize("kind", ["direct_view", "load_balanced_view"])
+def test_007_targets_as_a_flag_are_what_they_are_elsewhere(rc: furlong.Client, kind: str) -> None:
+    def where() -> int:
+        return engine_id  # type: ignore[name-defined,no-any-return] # noqa: F821
+
+    ids = rc.ids
+    view = getattr(rc, kind)()
+    for chosen in (1, -1, [2], (2,), slice(2, 3), range(3, 4)):
+        view.set_flags(targets=chosen)
+        expected = [ids[chosen]] if isinstance(chosen, int) else list(ids[chosen] if type(chosen) is slice else chosen)
+        assert view.apply_sync(where) in (expected, expected[0])
+        assert len(view) == 1
+    with view.temp_flags(targets="all"):
+        assert len(view) == len(ids)
+        assert view.apply_async(len, "ab").get() in (2, [2] * len(ids))
+    assert len(view) == 1
+    for wrong, error in ((1.5, TypeError), ("x", TypeError), (["1"], TypeError), ([-1], IndexError), (-9, IndexError)):
+        with pytest.raises(error):
+            view.targets = wrong
+    assert len(view) == 1
+
+
 def test_007_targets_of_balanced_views(rc: furlong.Client) -> None:
     ids = rc.ids
     assert rc.load_balanced_view(-1).targets == [ids[-1]]

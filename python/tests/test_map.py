@@ -414,6 +414,12 @@ def test_044_a_generator_that_raises_is_the_callers(view, lview):
         next(values)
 
 
+def test_a_map_takes_what_has_places_but_no_slices(view, lview):
+    for some in (view, lview):
+        assert some.map_sync(square, collections.deque(range(10))) == [x * x for x in range(10)]
+        assert some.map_sync(square, collections.UserDict.fromkeys(range(10))) == [x * x for x in range(10)]
+
+
 def test_044_items_that_cannot_be_pickled_are_told(lview):
     with pytest.raises(furlong.errors.PicklingError, match="generator"):
         lview.map_async(square, [1, (x for x in ())]).get(60)
@@ -428,6 +434,37 @@ def test_a_balanced_map_can_be_cancelled(rc, lview):
         result.get(60)
     assert rc.wait(timeout=60)
     assert len(rc.history) < 1000
+
+
+def test_numbers_of_items_are_what_numpy_has_too(lview):
+    assert lview.map_sync(square, range(10), chunksize=np.int64(3)) == [x * x for x in range(10)]
+    assert list(lview.imap(square, range(10), max_outstanding=np.int64(3))) == [x * x for x in range(10)]
+    for wrong in (2.0, True, "b"):
+        with pytest.raises(TypeError, match=f"chunksize is a number of items, or 'auto', not {wrong!r}"):
+            lview.map_async(square, [1], chunksize=wrong)
+        with pytest.raises(ValueError, match=f"max_outstanding is a number of items, .* not {wrong!r}"):
+            lview.imap(square, [1], max_outstanding=wrong)
+    with pytest.raises(ValueError, match="a chunk has at least one item, not 0"):
+        lview.map_async(square, [1], chunksize=np.int64(0))
+
+
+def test_the_result_of_a_map_of_nothing_has_what_others_have(view, lview):
+    for some in (view, lview):
+        result = some.map_async(square, [])
+        assert result.owner
+        with pytest.raises(AttributeError, match="'AsyncMapResult' has no attribute 'nothing'"):
+            result.nothing()
+
+
+def test_a_map_that_has_ended_is_cancelled_no_more(view, lview):
+    for some in (view, lview):
+        for items in (range(10), ()):
+            result = some.map_async(square, items)
+            assert result.wait(60)
+            assert not result.cancel()
+            assert not result.cancelled()
+            assert result.get(60) == [x * x for x in items]
+            assert result.successful()
 
 
 def test_a_map_calls_back_and_can_be_awaited(view, lview):
@@ -600,8 +637,13 @@ def test_what_fails_when_values_are_put_together_is_the_results_error(view, lvie
 
 def told(some, *sequences, **options):
     """Say what a map tells of items that cannot be pickled."""
+    return told_by(some.map_sync, *sequences, **options)
+
+
+def told_by(way, *sequences, **options):
+    """Say the same of any kind of map."""
     with pytest.raises(furlong.errors.PicklingError) as caught:
-        some.map_sync(lambda *_: 1, *sequences, **options)
+        list(way(lambda *_: 1, *sequences, **options))
     text = str(caught.value)
     assert text.startswith("the items cannot be pickled: ")
     return text.removeprefix("the items cannot be pickled: ")
@@ -621,6 +663,18 @@ def test_044_the_item_that_cannot_be_pickled_is_named(view, lview):
     assert told(lview, many, chunksize=100) == "items[50] is a _thread.lock"
     long = [*range(30_000), lock]
     assert told(lview, long, chunksize=50_000) == "items[30000] is a _thread.lock"
+
+
+def test_044_a_lazy_map_names_the_item_as_others_do(view, lview):
+    lock = threading.Lock()
+    for some in (view, lview):
+        assert told_by(some.imap, [1, 2, lock, 4]) == "items[2] is a _thread.lock"
+        assert told_by(some.imap, range(9), [*range(8), [{"a": lock}]], max_outstanding=1) == (
+            "items[8][0]['a'] is a _thread.lock, of sequences[1]"
+        )
+        assert told_by(some.executor.map, (x for x in (1, lock))) == "items[1] is a _thread.lock"
+        with pytest.raises(furlong.errors.PicklingError, match="the function .* cannot be pickled: .*lock"):
+            next(some.imap(lambda x: lock, [1]))
 
 
 class Unsent(collections.UserList):

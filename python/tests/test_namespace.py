@@ -5,6 +5,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import operator
 import sys
 from pathlib import Path
 
@@ -208,6 +209,24 @@ def test_020_scatter_takes_generators_and_strings(view):
     assert view["x"] == ["ab", "cd", "ef", "gh"]
 
 
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_020_scatter_takes_what_has_places_but_no_slices(view, dist):
+    for items in (collections.deque(range(6)), collections.UserDict.fromkeys(range(6)), Places()):
+        view.scatter("x", items, dist=dist, block=True)
+        assert view["x"] == ([[0, 1], [2, 3], [4], [5]] if dist == "b" else [[0, 4], [1, 5], [2], [3]])
+        assert view.map_sync(str, items) == list("012345")
+
+
+class Places:
+    """Six items that are found one by one."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, at):
+        return [*range(6)][operator.index(at)]
+
+
 class Rows:
     """A table of which iterating gives the names of columns, as data frames have it."""
 
@@ -259,6 +278,53 @@ def test_021_flattened_parts_are_the_items(rc, view):
     assert view.gather("x", block=True) == [0, 1, 2, 3, 4]
     view.scatter("x", rc.ids, flatten=True, block=True)
     assert view.pull("x == engine_id", block=True) == [True] * 4
+
+
+def test_021_a_flattened_part_of_a_table_is_its_row(view):
+    table = np.arange(8).reshape(4, 2)
+    for rows in (table, table.tolist(), tuple(map(tuple, table.tolist()))):
+        view.scatter("x", rows, flatten=True, block=True)
+        assert [type(part) for part in view["x"]] == [type(rows[0])] * 4
+        np.testing.assert_array_equal(view["x"], table)
+    view.scatter("x", np.arange(10).reshape(5, 2), flatten=True, block=True)
+    assert view.pull("x.tolist()", block=True) == [[[0, 1], [2, 3]], [4, 5], [6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+def test_021_flattened_series_and_frames_are_items_and_rows(view, dist):
+    frame = pd.DataFrame({"n": [3, 1, 4, 1, 5], "s": list("abcde")}, index=[2, 0, 1, 4, 3])
+    view.scatter("x", frame["n"][:4], dist=dist, flatten=True, block=True)
+    assert view["x"] == [3, 1, 4, 1]
+    view.scatter("x", frame[:4], dist=dist, flatten=True, block=True)
+    for place, row in enumerate(view["x"]):
+        pd.testing.assert_series_equal(row, frame.iloc[place])
+    first = [0, 1] if dist == "b" else [0, 4]
+    rest = [2, 3, 4] if dist == "b" else [1, 2, 3]
+    view.scatter("x", frame, dist=dist, flatten=True, block=True)
+    longer, *rows = view["x"]
+    pd.testing.assert_frame_equal(longer, frame.iloc[first])
+    for place, row in zip(rest, rows, strict=True):
+        pd.testing.assert_series_equal(row, frame.iloc[place])
+
+
+@pytest.mark.parametrize("dist", ["b", "r"])
+@pytest.mark.parametrize("count", [1, 3, 5, 6, 9])
+def test_021_what_was_flattened_is_gathered(view, dist, count):
+    def gathered(value):
+        view.scatter("x", value, dist=dist, flatten=True, block=True)
+        return view.gather("x", dist=dist, block=True)
+
+    for shape in ((count,), (count, 2), (count, 2, 3)):
+        array = np.arange(np.prod(shape)).reshape(shape)
+        np.testing.assert_array_equal(gathered(array), array)
+    frame = pd.DataFrame({"n": range(count), "x": np.arange(count) / 2, "s": list("abcdefghi"[:count])})
+    frame.index = [f"row {at}" for at in range(count)]
+    pd.testing.assert_frame_equal(gathered(frame), frame)
+    pd.testing.assert_frame_equal(gathered(frame[["n", "x"]]), frame[["n", "x"]])
+    view.execute("x = x * 1.5 if len(x) else x", block=True)
+    pd.testing.assert_frame_equal(view.gather("x", dist=dist, block=True), frame[["n", "x"]] * 1.5, check_dtype=False)
+    for column in ("n", "x", "s"):
+        assert list(gathered(frame[column])) == list(frame[column])
 
 
 @pytest.mark.parametrize("source", ["x = 5", "x = 5\n", "def f():\n    return 5\nx = f()", "if True:\n    x = 5"])
@@ -402,3 +468,8 @@ def test_024_common_types_of_the_standard_library(rc):
 def test_024_what_cannot_be_pushed_is_named(view):
     with pytest.raises(errors.PicklingError, match=r"'b'"):
         view.push({"a": 1, "b": (i for i in ())})
+    with pytest.raises(errors.PicklingError) as caught:
+        view.push({"a": 1, "b": [{"c": (i for i in ())}]})
+    assert str(caught.value) == "what is pushed cannot be pickled: what is pushed['b'][0]['c'] is a generator"
+    with pytest.raises(errors.PicklingError, match=r": what is pushed\['x'\]\[0\] is a generator"):
+        view.scatter("x", [(i for i in ())])
