@@ -17,8 +17,8 @@ use crate::local;
 use crate::stranger::{Stranger, StrangerError};
 use crate::stream::{ReadHalf, WriteHalf, split};
 
-/// How long a broker on this machine may take to give its pipes.
-const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a broker on this machine may take for all of it, before its port is tried.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection whose handshake is done and whose broker said welcome.
 #[derive(Debug)]
@@ -53,10 +53,33 @@ pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, 
     Err(last)
 }
 
+/// By pipes if the broker is on this machine, else by TCP.
 async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+    // Whoever has taken the name of the broker's pipes, or stands in line there, keeps nobody from the port.
+    match timeout(LOCAL_TIMEOUT, dial_local(capability, endpoint, hello)).await {
+        Ok(Ok(dialed)) => return Ok(dialed),
+        Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
+        Ok(Err(_)) | Err(_) => {}
+    }
+    let failed = |error| DialError::Connect { endpoint: endpoint.clone(), error };
+    let socket = TcpStream::connect((endpoint.host(), endpoint.port())).await.map_err(failed)?;
+    prepare_socket(&socket).map_err(failed)?;
+    shake_hands(split(socket), capability, endpoint, hello).await
+}
+
+async fn dial_local(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+    let connected = local::connect(&capability.cluster_id(), endpoint.port()).await;
+    let halves = connected.map_err(|error| DialError::Connect { endpoint: endpoint.clone(), error })?;
+    shake_hands(halves, capability, endpoint, hello).await
+}
+
+async fn shake_hands(
+    halves: (ReadHalf, WriteHalf),
+    capability: &Capability,
+    endpoint: &Endpoint,
+    hello: &HelloBody,
+) -> Result<Dialed, DialError> {
     let at = || endpoint.clone();
-    let connected = connect(capability, endpoint).await;
-    let halves = connected.map_err(|error| DialError::Connect { endpoint: at(), error })?;
     let mut stranger = Stranger::new(halves, Role::Peer);
     let failed = |error| DialError::Handshake { endpoint: at(), error };
     stranger.ready().await.map_err(failed)?;
@@ -74,18 +97,6 @@ async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &Hel
     let (mut incoming, socket) = stranger.prove(opener);
     let welcome = greeting(&mut incoming, endpoint).await?;
     Ok(Dialed { incoming, socket, sealer, welcome, endpoint: at() })
-}
-
-/// By pipes if the broker is on this machine, else by TCP.
-async fn connect(capability: &Capability, endpoint: &Endpoint) -> std::io::Result<(ReadHalf, WriteHalf)> {
-    // Whoever has the name of the broker's pipes and gives none must not keep anybody from the port.
-    let local = timeout(LOCAL_TIMEOUT, local::connect(&capability.cluster_id(), endpoint.port())).await;
-    if let Ok(Ok(halves)) = local {
-        return Ok(halves);
-    }
-    let socket = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
-    prepare_socket(&socket)?;
-    Ok(split(socket))
 }
 
 /// Waits for the broker's first record.

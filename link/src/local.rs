@@ -6,7 +6,8 @@
 //! byte of the handshake on. Whatever keeps a peer from coming in here, it goes to the port instead.
 //!
 //! The name is in the network namespace, as loopback is: containers do not see each other's, and it needs no file that
-//! could be left over. Anybody may take a name, so a peer passes by a listener of another user than itself and root.
+//! could be left over. Anybody may take a name, so a peer passes by a listener of another user than itself and root, and
+//! a broker that is not root by peers of other users.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -58,13 +59,17 @@ pub fn give_pipes(socket: &UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
 /// # Errors
 /// Why not; there is the port still.
 pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, WriteHalf)> {
+    if is_ended_by_sigpipe() {
+        return Err(io::Error::other("a pipe whose other end is gone would end this process"));
+    }
     // Not a moment is waited for a place in somebody's queue.
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
     let socket = UnixStream::from_std(socket.into())?;
     let user = socket.peer_cred()?.uid();
-    if user != 0 && user != rustix::process::geteuid().as_raw() {
+    let is_own = user == rustix::process::geteuid().as_raw() && user != UNKNOWN_USER;
+    if user != 0 && !is_own {
         return Err(io::Error::other("another user listens there"));
     }
     let [read, write] = socket.async_io(Interest::READABLE, || receive_files(&socket)).await?;
@@ -77,6 +82,22 @@ fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
         WriteHalf::Pipe(WritePipe::new(pipe::Sender::from_owned_fd(write)?)),
     ))
 }
+
+/// Whether this process has given SIGPIPE back its first meaning, as scripts do for the sake of `| head`: a socket can be
+/// written to without it, a pipe cannot. By `proc_pid_status(5)`.
+fn is_ended_by_sigpipe() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let has = |line: &str| {
+        let mask = status.lines().find_map(|text| text.strip_prefix(line)).map(str::trim);
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & SIGPIPE_BIT != 0)
+    };
+    !status.is_empty() && !has("SigIgn:") && !has("SigCgt:")
+}
+
+/// In the masks of `/proc/self/status`: signal 13.
+const SIGPIPE_BIT: u64 = 1 << 12;
+/// What the kernel calls a user who has no number in this user namespace.
+const UNKNOWN_USER: u32 = 65534;
 
 fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];

@@ -32,7 +32,8 @@ pub enum WriteHalf {
 /// user share what the system allows, so those that carry messages alone stay as they are.
 #[derive(Debug)]
 pub struct WritePipe {
-    pipe: pipe::Sender,
+    /// None once it was shut down.
+    pipe: Option<pipe::Sender>,
     is_wide: AtomicBool,
 }
 
@@ -49,7 +50,11 @@ pub fn split(socket: TcpStream) -> (ReadHalf, WriteHalf) {
 impl WritePipe {
     /// Takes the end of a pipe.
     pub fn new(pipe: pipe::Sender) -> Self {
-        Self { pipe, is_wide: AtomicBool::new(false) }
+        Self { pipe: Some(pipe), is_wide: AtomicBool::new(false) }
+    }
+
+    fn open(&self) -> io::Result<&pipe::Sender> {
+        self.pipe.as_ref().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Makes room, once, if nothing was taken. Whoever waits until something is taken hears of it.
@@ -57,7 +62,7 @@ impl WritePipe {
         let is_full = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         if is_full && !self.is_wide.swap(true, Ordering::Relaxed) {
             // If the system does not allow it, the pipe does its work all the same.
-            let _ = rustix::pipe::fcntl_setpipe_size(&self.pipe, WIDE_BYTES);
+            let _ = self.open().and_then(|pipe| Ok(rustix::pipe::fcntl_setpipe_size(pipe, WIDE_BYTES)?));
         }
         written
     }
@@ -71,7 +76,7 @@ impl WriteHalf {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_write(bytes),
-            Self::Pipe(pipe) => pipe.widen_if_full(pipe.pipe.try_write(bytes)),
+            Self::Pipe(pipe) => pipe.widen_if_full(pipe.open()?.try_write(bytes)),
         }
     }
 
@@ -82,7 +87,7 @@ impl WriteHalf {
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_write_vectored(slices),
-            Self::Pipe(pipe) => pipe.widen_if_full(pipe.pipe.try_write_vectored(slices)),
+            Self::Pipe(pipe) => pipe.widen_if_full(pipe.open()?.try_write_vectored(slices)),
         }
     }
 
@@ -93,7 +98,7 @@ impl WriteHalf {
     pub async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.writable().await,
-            Self::Pipe(pipe) => pipe.pipe.writable().await,
+            Self::Pipe(pipe) => pipe.open()?.writable().await,
         }
     }
 }
@@ -111,21 +116,27 @@ impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(context, bytes),
-            Self::Pipe(pipe) => Pin::new(&mut pipe.pipe).poll_write(context, bytes),
+            Self::Pipe(pipe) => {
+                Pin::new(pipe.pipe.as_mut().ok_or(io::ErrorKind::BrokenPipe)?).poll_write(context, bytes)
+            }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(context),
-            Self::Pipe(pipe) => Pin::new(&mut pipe.pipe).poll_flush(context),
+            // What is in a pipe has left.
+            Self::Pipe(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(context),
-            Self::Pipe(pipe) => Pin::new(&mut pipe.pipe).poll_shutdown(context),
+            Self::Pipe(pipe) => {
+                pipe.pipe = None;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 
-/// After so long without anybody who drives, the background thread does: what comes while callers compute is at most so
-/// late.
+/// After so long without anybody who drives, the background thread does: what comes while callers compute, and nobody
+/// sleeps over it, is so late at most.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Submits that come within this of each other are a row; those of a long one go together when the last batch is so
 /// old.
@@ -77,7 +77,7 @@ impl Driver {
                 }
             });
             while self.is_aside.load(Ordering::Acquire) {
-                thread::park_timeout(PAUSE);
+                thread::park_timeout(PAUSE.saturating_sub(self.since_driven()));
                 if self.since_driven() >= PAUSE {
                     self.is_aside.store(false, Ordering::Release);
                 }
@@ -87,6 +87,7 @@ impl Driver {
 
     /// The background thread shall drive, and at once: this thread goes to sleep.
     pub fn call_back(&self) {
+        self.row.store(0, Ordering::Relaxed);
         if self.is_aside.swap(false, Ordering::AcqRel)
             && let Some(background) = self.background.get()
         {
@@ -94,17 +95,20 @@ impl Driver {
         }
     }
 
-    /// Writes what was submitted just now, if the background thread does not. Who submits many in a quick row drives,
-    /// and what it submits goes in batches.
-    pub fn write(&self) {
-        let is_in_row = self.note_write() >= ROW_LONG;
+    /// Something was submitted. Whether the caller shall write it, as the background thread does not. Who submits many in
+    /// a quick row drives, and what it submits goes in batches.
+    pub fn note_submit(&self) -> bool {
+        let is_in_row = self.lengthen_row() >= ROW_LONG;
         if is_in_row {
             self.step_aside();
         }
-        if self.is_aside.load(Ordering::Acquire) && (!is_in_row || self.since_driven() >= ROW_GAP) {
-            self.runtime.block_on(tokio::task::yield_now());
-            self.note_driven();
-        }
+        self.is_aside.load(Ordering::Acquire) && (!is_in_row || self.since_driven() >= ROW_GAP)
+    }
+
+    /// Writes what waits to be written.
+    pub fn write(&self) {
+        self.runtime.block_on(tokio::task::yield_now());
+        self.note_driven();
     }
 
     /// Waits without going to sleep until something has come, within a limit. Whether it came.
@@ -140,7 +144,7 @@ impl Driver {
     }
 
     /// How many submits came before this one, each soon after the last one, without a wait.
-    fn note_write(&self) -> u32 {
+    fn lengthen_row(&self) -> u32 {
         let now_us = self.now_us();
         let gap_us = now_us.saturating_sub(self.submitted_us.swap(now_us, Ordering::Relaxed));
         if gap_us >= ROW_GAP.as_micros() as u64 {

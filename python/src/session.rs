@@ -279,7 +279,9 @@ impl Session {
 /// Writes what was submitted, unless the background thread does.
 fn write(py: Python<'_>) -> PyResult<()> {
     let driver = driver(py)?;
-    py.detach(|| driver.write());
+    if driver.note_submit() {
+        py.detach(|| driver.write());
+    }
     Ok(())
 }
 

@@ -138,10 +138,13 @@ impl Task {
     }
 
     /// Adds the key to the completions when it has ended.
-    fn notify(&self, completions: &Completions, key: u64) -> PyResult<()> {
+    fn notify(&self, py: Python<'_>, completions: &Completions, key: u64) -> PyResult<()> {
         let queue = completions.queue();
         if self.lock()?.has_ended(|listeners| listeners.subscribe(Arc::clone(queue), key)) {
             queue.push(key);
+        } else {
+            // Who waits by a callback sleeps elsewhere.
+            driver(py)?.call_back();
         }
         Ok(())
     }

@@ -110,6 +110,22 @@ def test_a_child_of_a_fork_is_told_whose_the_client_is(script: Script) -> None:
     assert printed_by(script(code)) == "child 2\nparent 7 None 2\n"
 
 
+def test_a_process_that_sigpipe_would_end_comes_by_tcp(script: Script) -> None:
+    code = """
+    def pipes():
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return sum(os.readlink(link).startswith("pipe:") for link in links if os.path.lexists(link))
+
+    first = pipes()
+    second = furlong.Client(sys.argv[1])
+    by_pipes = pipes() - first
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    third = furlong.Client(sys.argv[1])
+    say(by_pipes, pipes() - first, third[0].apply_sync(abs, -7), second[0].apply_sync(abs, -8))
+    """
+    assert printed_by(script(code)) == "2 2 7 8\n"
+
+
 def test_a_child_of_a_fork_ends_with_what_it_took_over(script: Script) -> None:
     code = """
     results = [rc[0].apply_async(time.sleep, 0.1) for _ in range(3)]

@@ -3,6 +3,7 @@
 use furlong_link::local;
 use furlong_tests::command::{engine, furlong};
 use furlong_tests::farm::Farm;
+use furlong_tests::good::Good;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -53,6 +54,25 @@ fn who_takes_the_name_and_gives_no_pipes_keeps_nobody_from_the_port() {
     assert!(farm.broker().stderr().contains("peers on this machine come by TCP, not by pipes"));
     let (address, _) = address_of_an_engine(&farm);
     assert!(address.starts_with("127.0.0.1:"), "{address}");
+}
+
+#[test]
+fn who_takes_the_name_gives_pipes_and_says_nothing_keeps_nobody_from_the_port() {
+    let mut farm = Farm::start();
+    farm.broker().kill();
+    let (runtime, listener) = take_name(&farm);
+    farm.restart_after_sigkill();
+    // It lives until the test is over.
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let mut given = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                given.push(local::give_pipes(&socket));
+            }
+        });
+    });
+    let capability = farm.capability(Role::Client);
+    Good::connect(&capability).unwrap();
 }
 
 #[test]

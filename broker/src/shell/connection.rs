@@ -421,6 +421,8 @@ pub(super) enum BadStranger {
     Deadline,
     #[error("too many handshakes at once")]
     Busy,
+    #[error("it cannot be given a connection: {0}")]
+    Arrival(#[from] std::io::Error),
     #[error(transparent)]
     Stranger(#[from] StrangerError),
     #[error(transparent)]

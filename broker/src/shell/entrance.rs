@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use furlong_link::dial::prepare_socket;
 use furlong_link::local;
@@ -31,8 +32,20 @@ pub(super) enum Address {
     /// Another machine, or this one.
     Network(SocketAddr),
     /// A process of this machine.
-    Local { pid: Option<i32> },
+    Local { user: u32, pid: Option<i32> },
 }
+
+/// Whose strangers share what strangers may have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Origin {
+    Network(IpAddr),
+    /// A user of this machine, by its number.
+    User(u32),
+}
+
+/// After each local arrival the next one waits so long. By TCP the system makes whoever comes too fast wait; here the
+/// queue fills, and whoever finds it full goes to the port.
+const LOCAL_PAUSE: Duration = Duration::from_millis(1);
 
 impl Entrance {
     /// Descriptors that a connection through here takes.
@@ -43,18 +56,24 @@ impl Entrance {
         }
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one, but for local ones that have no business here: a peer passes by a broker of another user
+    /// that is not root, and pipes are charged to the broker's user.
     pub(super) async fn accept(&self) -> io::Result<(Arrival, Address)> {
         match self {
             Self::Port(listener) => {
                 let (socket, address) = listener.accept().await?;
                 Ok((Arrival::Port(socket), Address::Network(address)))
             }
-            Self::Local(listener) => {
+            Self::Local(listener) => loop {
                 let (socket, _) = listener.accept().await?;
-                let pid = socket.peer_cred().ok().and_then(|peer| peer.pid());
-                Ok((Arrival::Local(socket), Address::Local { pid }))
-            }
+                tokio::time::sleep(LOCAL_PAUSE).await;
+                let peer = socket.peer_cred()?;
+                let own = rustix::process::geteuid().as_raw();
+                if own == 0 || own == peer.uid() {
+                    let address = Address::Local { user: peer.uid(), pid: peer.pid() };
+                    return Ok((Arrival::Local(socket), address));
+                }
+            },
         }
     }
 }
@@ -73,11 +92,11 @@ impl Arrival {
 }
 
 impl Address {
-    /// Those with the same one share what strangers of one address may have.
-    pub(super) fn ip(&self) -> IpAddr {
+    /// Whose stranger it is.
+    pub(super) fn origin(&self) -> Origin {
         match self {
-            Self::Network(address) => address.ip(),
-            Self::Local { .. } => Ipv4Addr::LOCALHOST.into(),
+            Self::Network(address) => Origin::Network(address.ip()),
+            Self::Local { user, .. } => Origin::User(*user),
         }
     }
 }
@@ -86,8 +105,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),
-            Self::Local { pid: Some(pid) } => write!(f, "local process {pid}"),
-            Self::Local { pid: None } => f.write_str("a local process"),
+            Self::Local { pid: Some(pid), .. } => write!(f, "local process {pid}"),
+            Self::Local { pid: None, .. } => f.write_str("a local process"),
         }
     }
 }

@@ -254,17 +254,21 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
             }
         };
         backoff = Duration::from_millis(10);
-        let stranding = shell.strangers.admit(address.ip());
-        let opened = arrival.open();
+        let stranding = shell.strangers.admit(address.origin());
+        let halves = match arrival.open() {
+            Ok(halves) => halves,
+            Err(error) => {
+                shell.log_stranger(address, &error.into());
+                continue;
+            }
+        };
         let shell = shell.clone();
         tokio::task::spawn_local(async move {
             let _permit = permit;
-            if let Ok(halves) = opened {
-                let evicted = stranding.evicted();
-                tokio::select! {
-                    () = connection::serve(shell, serves, halves, address, stranding) => {}
-                    () = evicted.notified() => {}
-                }
+            let evicted = stranding.evicted();
+            tokio::select! {
+                () = connection::serve(shell, serves, halves, address, stranding) => {}
+                () = evicted.notified() => {}
             }
         });
     }

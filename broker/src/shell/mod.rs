@@ -200,7 +200,7 @@ impl Shell {
     }
 
     fn log_stranger(&self, address: Address, error: &BadStranger) {
-        if self.strangers.may_log(address.ip()) {
+        if self.strangers.may_log(address.origin()) {
             tracing::warn!("{address} was not let in: {error}");
         }
     }

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -11,6 +10,8 @@ use furlong_wire::limits::{
 };
 use tokio::sync::Notify;
 
+use super::entrance::Origin;
+
 /// The strangers at the door: connections that have not proved themselves.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
@@ -18,14 +19,14 @@ pub(super) struct Strangers {
     handshakes: Cell<usize>,
     tokens: Cell<f64>,
     refilled: Cell<Option<Instant>>,
-    logged: RefCell<BTreeMap<IpAddr, Instant>>,
+    logged: RefCell<BTreeMap<Origin, Instant>>,
 }
 
 #[derive(Debug, Default)]
 struct Here {
     /// The oldest first.
-    order: VecDeque<(u64, IpAddr, Rc<Notify>)>,
-    by_address: BTreeMap<IpAddr, usize>,
+    order: VecDeque<(u64, Origin, Rc<Notify>)>,
+    by_address: BTreeMap<Origin, usize>,
     next: u64,
 }
 
@@ -34,7 +35,7 @@ struct Here {
 pub(super) struct Stranding {
     strangers: Rc<Strangers>,
     number: u64,
-    address: IpAddr,
+    address: Origin,
     evicted: Rc<Notify>,
 }
 
@@ -45,7 +46,7 @@ pub(super) struct Handshake<'a>(&'a Strangers);
 impl Strangers {
     /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest
     /// of that address. So whoever comes has a moment to prove itself, whatever others do.
-    pub(super) fn admit(self: &Rc<Self>, address: IpAddr) -> Stranding {
+    pub(super) fn admit(self: &Rc<Self>, address: Origin) -> Stranding {
         let mut here = self.here.borrow_mut();
         if here.by_address.get(&address).is_some_and(|of_address| *of_address >= STRANGERS_PER_ADDRESS_MAX) {
             here.evict(|of| of == address);
@@ -75,7 +76,7 @@ impl Strangers {
     }
 
     /// Whether a line about this address may be logged: one a second.
-    pub(super) fn may_log(&self, address: IpAddr) -> bool {
+    pub(super) fn may_log(&self, address: Origin) -> bool {
         let mut logged = self.logged.borrow_mut();
         let now = Instant::now();
         logged.retain(|_, at| now.duration_since(*at).as_secs() < 1);
@@ -89,7 +90,7 @@ impl Strangers {
 
 impl Here {
     /// The oldest stranger of these addresses goes.
-    fn evict(&mut self, of: impl Fn(IpAddr) -> bool) {
+    fn evict(&mut self, of: impl Fn(Origin) -> bool) {
         let place = self.order.iter().position(|(_, address, _)| of(*address));
         if let Some((_, address, evicted)) = place.and_then(|place| self.order.remove(place)) {
             self.leave(address);
@@ -97,7 +98,7 @@ impl Here {
         }
     }
 
-    fn leave(&mut self, address: IpAddr) {
+    fn leave(&mut self, address: Origin) {
         if let Some(count) = self.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -134,8 +135,8 @@ impl Drop for Handshake<'_> {
 mod tests {
     use super::*;
 
-    fn address(host: u16) -> IpAddr {
-        IpAddr::from([10, 0, (host >> 8) as u8, host as u8])
+    fn address(host: u16) -> Origin {
+        Origin::Network([10, 0, (host >> 8) as u8, host as u8].into())
     }
 
     #[test]
