@@ -12,8 +12,6 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::SocketAddr;
 
 use furlong_wire::ids::ClusterId;
 use rustix::net::{
@@ -27,15 +25,19 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::stream::{ReadHalf, WriteHalf, WritePipe};
 
+/// Peers that may stand in line. A short one: who finds it full goes to the port at once, and nobody stands long behind
+/// those who only come to fill it.
+const QUEUE: i32 = 128;
+
 /// Listens for peers of a cluster's broker, beside its port.
 ///
 /// # Errors
 /// The system's: above all, that somebody else has the name.
 pub fn bind(cluster: &ClusterId, port: u16) -> io::Result<UnixListener> {
-    let name = SocketAddr::from_abstract_name(name(cluster, port))?;
-    let listener = std::os::unix::net::UnixListener::bind_addr(&name)?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    let listener = socket()?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
+    rustix::net::listen(&listener, QUEUE)?;
+    UnixListener::from_std(listener.into())
 }
 
 /// Gives an accepted peer the ends of two pipes, and keeps the others.
@@ -63,8 +65,7 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
         return Err(io::Error::other("a pipe whose other end is gone would end this process"));
     }
     // Not a moment is waited for a place in somebody's queue.
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let socket = socket()?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
     let socket = UnixStream::from_std(socket.into())?;
     let user = socket.peer_cred()?.uid();
@@ -74,6 +75,11 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
     }
     let [read, write] = socket.async_io(Interest::READABLE, || receive_files(&socket)).await?;
     halves(read, write)
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
 fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
