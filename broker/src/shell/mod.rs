@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use furlong_link::home::{ClusterDir, Home};
+use furlong_link::stop::Stop;
 use furlong_wire::ids::{BrokerStart, TokenId};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
 use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
@@ -116,6 +117,8 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     };
     let mut core = Core::new(config, &run_files::read_roster(&dir));
     let (journal, written) = open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
+    // Whoever reads that the broker is here may tell it to stop.
+    let mut stop = Stop::new(args.stop_with_stdin);
     listening.write_state(&dir, start, false)?;
     let shell = Rc::new(Shell {
         core: RefCell::new(core),
@@ -152,7 +155,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         () = shell.linger.run(|| shell.core.borrow().is_at_work()) => "the lingering ended".to_owned(),
         reason = shell.clone().administer() => reason,
         () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
-        reason = furlong_link::stop::requested(args.stop_with_stdin) => reason.to_owned(),
+        reason = stop.next() => reason.text().to_owned(),
     };
     drop(accepting);
     shell.say_goodbye(&reason).await;
