@@ -6,8 +6,8 @@
 //! byte of the handshake on. Whatever keeps a peer from coming in here, it goes to the port instead.
 //!
 //! The name is in the network namespace, as loopback is: containers do not see each other's, and it needs no file that
-//! could be left over. Anybody may take a name, so a peer passes by a listener of another user than itself and root, and
-//! a broker that is not root by peers of other users.
+//! could be left over. Anybody may take a name, so a peer passes by a listener of another user than itself and root,
+//! and a broker that is not root by peers of other users.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -89,8 +89,8 @@ fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
     ))
 }
 
-/// Whether this process has given SIGPIPE back its first meaning, as scripts do for the sake of `| head`: a socket can be
-/// written to without it, a pipe cannot. By `proc_pid_status(5)`.
+/// Whether this process has given SIGPIPE back its first meaning, as scripts do for the sake of `| head`: a socket can
+/// be written to without it, a pipe cannot. By `proc_pid_status(5)`.
 fn is_ended_by_sigpipe() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let has = |line: &str| {

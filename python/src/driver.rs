@@ -95,8 +95,8 @@ impl Driver {
         }
     }
 
-    /// Something was submitted. Whether the caller shall write it, as the background thread does not. Who submits many in
-    /// a quick row drives, and what it submits goes in batches.
+    /// Something was submitted. Whether the caller shall write it, as the background thread does not. Who submits many
+    /// in a quick row drives, and what it submits goes in batches.
     pub fn note_submit(&self) -> bool {
         let is_in_row = self.lengthen_row() >= ROW_LONG;
         if is_in_row {
