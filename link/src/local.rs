@@ -185,15 +185,11 @@ mod tests {
     #[tokio::test]
     async fn a_queue_that_is_full_is_not_waited_for() {
         let cluster = cluster();
-        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let (listener, first) = (socket().unwrap(), socket().unwrap());
         let address = SocketAddrUnix::new_abstract_name(name(&cluster, 7).as_bytes()).unwrap();
         rustix::net::bind(&listener, &address).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
-        let _first = std::os::unix::net::UnixStream::from(
-            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .and_then(|socket| rustix::net::connect(&socket, &address).map(|()| socket))
-                .unwrap(),
-        );
+        rustix::net::connect(&first, &address).unwrap();
         assert_eq!(connect(&cluster, 7).await.unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }
