@@ -101,7 +101,7 @@ impl Core {
                     _ => format!("it raised, and runs again in {wait_ms} ms"),
                 })
             }
-            (State::Queued, Place::Shared) => Some(self.why_shared_waits(task)),
+            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task)),
             (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
                 "engine {engine} has it, and has not said that it runs: it has just been given it, or others run first"
@@ -124,11 +124,11 @@ impl Core {
         }
     }
 
-    fn why_shared_waits(&self, task: &Task) -> String {
+    fn why_shared_waits(&self, now: Time, task: &Task) -> String {
         let placement = self.placements.get(task.placement);
         let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
         let fitting =
-            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class)));
+            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines)));
         let fitting = fitting.count();
         if fitting == 0 {
             let demands = &placement.demands;
@@ -143,7 +143,8 @@ impl Core {
             return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
         }
         let others = placement.waiting - 1;
-        format!("the engines that could run it ({fitting}) are busy; {others} others wait in the same queue")
+        let aside = self.why_engines_are_set_aside(now, task);
+        format!("the engines that could run it ({fitting}) are busy; {others} others wait in the same queue{aside}")
     }
 
     fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {

@@ -9,7 +9,7 @@ use furlong_wire::payload::{Packed, SealedPayload};
 
 use super::held::ended;
 use super::{Core, Output, error};
-use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
+use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
 
 /// What the broker, which does not see results, may tell of a failure: why a command could not be run, and why nothing
 /// could. What the user's own code says stays between its engine and its client.
@@ -20,6 +20,11 @@ fn for_the_record(header: &ReplyHeader) -> &str {
         }
         _ => "",
     }
+}
+
+/// Why a job did not begin: no code of a user's has said that.
+fn why_not_begun(header: &ReplyHeader) -> &str {
+    if let ReplyHeader::Raised(error) = header { &error.message } else { "" }
 }
 
 /// Output messages that wait for a connection; what comes beyond is lost, and the gap is said.
@@ -61,6 +66,10 @@ impl Core {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
             JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
+            JobOutcome::NotBegun(unable) => {
+                let kind = if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
+                Outcome::error(TaskState::Failed, kind, why_not_begun(&header))
+            }
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut ended = ended(&work, outcome, run_us);

@@ -34,8 +34,8 @@ pub use engine::{
 };
 pub use ranges::Ranges;
 pub use status::{
-    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, TaskPhase,
-    TaskQuery, TaskRecord,
+    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, SetAside,
+    TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,
@@ -164,6 +164,8 @@ messages! {
         60 Unshare(Unshare),
         /// Work that outlived a connection, or the broker, is wanted.
         61 Adopt(Adopt),
+        /// Attempts that are told to have started before they begin.
+        62 Announce(Attempts),
     }
 }
 

@@ -20,13 +20,15 @@ use super::protocol::{Control, Ended, Inbox, Incoming, ProtocolBroken, Request, 
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SessionEnd {
     /// The interpreter has died; everything about it was reported.
     InterpreterDown,
+    /// The same, by itself and before a job has begun.
+    DiedUnused,
     /// The slot is gone, and the interpreter was killed.
     SlotDropped,
 }
@@ -59,6 +61,10 @@ pub(super) struct Session<'a> {
     pub(super) is_dead: bool,
     /// What the running job has published last.
     latest: (u64, Latest),
+    /// No job has ended here.
+    pub(super) is_unused: bool,
+    /// If it dies unused, as those before it did, the slot is of no use.
+    pub(super) is_last: bool,
 }
 
 /// A job that the interpreter has.
@@ -109,6 +115,7 @@ impl<'a> Session<'a> {
         shared: &'a PythonShared,
         interpreter: Interpreter,
         engine_id: &'a mut Option<u32>,
+        is_last: bool,
     ) -> Self {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,6 +143,8 @@ impl<'a> Session<'a> {
             fault: None,
             is_dead: false,
             latest: (0, Latest::default()),
+            is_unused: true,
+            is_last,
         }
     }
 
@@ -162,8 +171,7 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status);
-                    return SessionEnd::InterpreterDown;
+                    return self.handle_exit(status);
                 }
             }
         }
@@ -219,7 +227,7 @@ impl<'a> Session<'a> {
     fn send_job(&mut self, job: Job) {
         let (attempt, codec) = (job.attempt, job.header.codec);
         if let Some(error) = self.version_error(&job.header.call) {
-            return self.context.emit_raised(attempt, JobOutcome::Failed, error);
+            return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
@@ -378,6 +386,7 @@ impl<'a> Session<'a> {
         self.interpreter.forget_kills(ended.run_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
+        self.is_unused = false;
         self.sent.pop_front();
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);

@@ -88,6 +88,7 @@ impl Fixture {
             }
             SlotEvent::StrayOutput { bytes, .. } => self.stray.push_str(std::str::from_utf8(&bytes).unwrap()),
             SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
+            SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Published { attempt, latest } => {
