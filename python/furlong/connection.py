@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
+# What runs tasks, as the broker numbers it.
+_RUNTIMES = {1: "native", 2: "python", 3: "command"}
+
 
 class Client:
     """A session with a cluster.
@@ -438,7 +441,8 @@ class Client:
         -------
         dict
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
-            ``"unassigned"``, what waits in the shared queue.
+            ``"unassigned"``, what waits in the shared queue. An engine that could not begin some work lately has
+            ``set_aside`` too: a list of what now goes to other engines, why, and when it is tried again.
         """
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
@@ -450,6 +454,9 @@ class Client:
                     "completed": engine["tasks_finished"],
                     "tasks": engine["tasks_assigned"],
                 }
+                if engine["set_aside"]:
+                    named = [{**aside, "runtime": _RUNTIMES[aside["runtime"]]} for aside in engine["set_aside"]]
+                    queues[engine["id"]]["set_aside"] = named
         return queues
 
     def status(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What can go wrong, by kind.
 
-Everything here is a `FurlongError`. What happened on an engine is a `RemoteError`; where the exception there was of a
+Every error here is a `FurlongError`. What happened on an engine is a `RemoteError`; where the exception there was of a
 built-in type, the error is of that type too, so ``except ZeroDivisionError`` catches it.
 """
 
@@ -31,6 +31,7 @@ __all__ = [
     "InvalidOption",
     "JournalError",
     "NoEnginesRegistered",
+    "NoEnginesWarning",
     "PayloadTooLarge",
     "PicklingError",
     "PythonVersionError",
@@ -97,6 +98,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     if ids:
         return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+
+
+class NoEnginesWarning(UserWarning):
+    """No engine is online, and a call waits for a task. It waits on."""
 
 
 class UnmetDependency(FurlongError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from furlong import _pickling, errors
 from furlong._checks import described
 from furlong._dispatch import callbacks
+from furlong._patience import wait_patiently
 from furlong._remote import OnEngine
 from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.parts import About, Part
@@ -263,7 +264,11 @@ class _Feeder:
     def wait(self, timeout: float | None) -> bool:
         """Wait until all chunks have ended."""
         with self.changed:
-            return self.changed.wait_for(lambda: self.is_over, timeout)
+            return self.wait_for(lambda: self.is_over, timeout)
+
+    def wait_for(self, has_come: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait, while holding `changed`, until something has come."""
+        return wait_patiently(lambda limit: self.changed.wait_for(has_come, limit), timeout, self._about.client)
 
 
 class _FedMapResult(AsyncMapResult):
@@ -289,7 +294,7 @@ class _FedMapResult(AsyncMapResult):
             return feeder.is_over or any(part.error is not None or not failed for part in feeder.ended)
 
         with feeder.changed:
-            feeder.changed.wait_for(has_come, timeout)
+            feeder.wait_for(has_come, timeout)
             if feeder.is_over:
                 return True
             done = list(feeder.ended)
@@ -351,7 +356,7 @@ class _FedMapResult(AsyncMapResult):
                 return at < len(source) and source[at].is_settled or feeder.is_over
 
             with feeder.changed:
-                feeder.changed.wait_for(is_next)
+                feeder.wait_for(is_next)
                 if at >= len(source):
                     break
                 part = source[at]

@@ -1,7 +1,7 @@
 //! The world: who is there, the events that are to come, and the clock that goes from one to the next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use furlong_broker::core::Peer as Proved;
 use furlong_tests::history::{History, Invariant, TaskName, Violation};
@@ -107,6 +107,8 @@ pub struct World {
     pub last_hurt: Option<u64>,
     /// Whether a process was told to stop.
     pub some_have_stopped: bool,
+    /// Tasks that some process could not begin.
+    pub refused: BTreeSet<TaskName>,
     /// Nothing breaks any longer, and everybody comes back.
     pub rests: bool,
     /// At which step everything is looked at again.
@@ -137,6 +139,7 @@ impl World {
             hurt: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             some_have_stopped: false,
+            refused: BTreeSet::new(),
             last_hurt: None,
             rests: false,
             scan_at: 0,

@@ -13,8 +13,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
 
+mod begin;
 mod control;
 mod death;
 mod memory;
@@ -151,7 +152,7 @@ fn json_value(reply: Reply) -> Result<String, RemoteError> {
         (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Json }) => {
             Ok(String::from_utf8(reply.data[0].to_vec()).unwrap())
         }
-        (JobOutcome::Failed, ReplyHeader::Raised(error)) => Err(error),
+        (JobOutcome::Failed | JobOutcome::NotBegun(_), ReplyHeader::Raised(error)) => Err(error),
         other => panic!("{other:?}"),
     }
 }
@@ -517,7 +518,7 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
         let attempts = [python.start_execute("1"), python.start_execute("2")];
         for attempt in attempts {
             let reply = python.end(attempt).await;
-            assert_eq!(reply.outcome, JobOutcome::Failed);
+            assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
             let failed = error(reply);
             assert_eq!((failed.type_name.as_str(), failed.message.lines().count()), ("EngineError", 1));
             assert!(failed.message.contains(program));
