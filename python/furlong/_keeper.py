@@ -60,7 +60,8 @@ class Keeper:
             lived = time.monotonic() - began
             self._failures = 1 if lived >= SOUND_SECONDS else self._failures + 1
             pause = min(PAUSE * 2.0 ** min(self._failures - 1, 16), PAUSE_MAX)
-            _log.warning("the engine process %d %s; it is started again in %g s", child.pid, child.ending(), pause)
+            how = self._engines.ended
+            _log.warning("the engine process %d %s; another one is started in %g s", child.pid, how, pause)
             time.sleep(pause)
             if not self._start():
                 return
@@ -75,7 +76,8 @@ class Keeper:
             was_killed = code is not None and (code < 0 or code == PANIC)
             if not was_killed or cluster._engines.get(self._key) is not self._engines:
                 return False
-            self._engines.ended = child.ending()
+            # Who is killed has not said why.
+            self._engines.ended = child.ending().partition(":")[0]
             return True
 
     def _start(self) -> bool:

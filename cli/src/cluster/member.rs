@@ -33,6 +33,8 @@ pub struct Place {
     pub member: Option<Member>,
     /// The last thing that the one before it has said.
     pub said: String,
+    /// How that has ended.
+    how: String,
     pid: u32,
     pauses: Pauses,
     /// When the next one is started, after the end of the last.
@@ -66,7 +68,7 @@ impl Place {
     /// A place whose first child runs.
     pub fn new(member: Member) -> Self {
         let (pid, pauses) = (member.pid, Pauses::default());
-        Self { member: Some(member), said: String::new(), pid, pauses, starts_at: None }
+        Self { member: Some(member), said: String::new(), how: String::new(), pid, pauses, starts_at: None }
     }
 
     /// The process that is in it.
@@ -94,7 +96,9 @@ impl Place {
         let (_, at) = self.starts_at?;
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let restart_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Some(Down { failures: self.pauses.failures, restart_unix_ms, said: self.said.clone() })
+        // Who is killed has not said why.
+        let cause = if self.how.starts_with("signal") { &self.how } else { &self.said };
+        Some(Down { failures: self.pauses.failures, restart_unix_ms, cause: cause.clone() })
     }
 
     /// Its child has ended: another one is started later.
@@ -102,6 +106,7 @@ impl Place {
         let Some(mut member) = self.member.take() else { return };
         let lived = member.started.elapsed();
         self.said = member.said_at_its_end().await;
+        self.how = how.to_owned();
         let (pid, said) = (self.pid, &self.said);
         tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
         self.wait(what, lived);
@@ -113,7 +118,7 @@ impl Place {
         match started {
             Ok(member) => self.pid = member.pid,
             Err(error) => {
-                self.said = format!("{error:#}");
+                (self.said, self.how) = (format!("{error:#}"), String::new());
                 tracing::warn!("{what} cannot be started: {}", self.said);
                 self.wait(what, Duration::ZERO);
             }

@@ -32,8 +32,8 @@ pub struct Down {
     pub failures: u32,
     /// When it is started again: milliseconds since 1970.
     pub restart_unix_ms: u64,
-    /// The last thing that it said.
-    pub said: String,
+    /// Why, as far as is known.
+    pub cause: String,
 }
 
 impl ClusterState {
@@ -51,7 +51,7 @@ impl Down {
         let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let seconds = self.restart_unix_ms.saturating_sub(now_ms).div_ceil(1_000);
         let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times in a row", self.failures) };
-        format!("{what} has ended {times} and is started again in {seconds} s ({})", self.said)
+        format!("{what} has ended {times} and is started again in {seconds} s ({})", self.cause)
     }
 }
 

@@ -148,7 +148,7 @@ fn what_this_machine_lacks_is_no_fault_of_the_task() {
     assert_eq!(commands.run(CommandSpec { cwd: nowhere, ..sh("true") }).outcome, kind);
     assert_eq!(commands.run(CommandSpec { stdout: Some("/no/such/folder/x".into()), ..sh("true") }).outcome, kind);
     let long = "x".repeat(1 << 20);
-    for spec in [command(&["a\0b"]), command(&["true", &long]), command(&[""])] {
+    for spec in [command(&["true", "a\0b"]), command(&["true", &long]), command(&[""])] {
         assert_eq!(commands.run(spec).outcome, JobOutcome::Failed, "it is so everywhere");
     }
 }
