@@ -68,7 +68,7 @@ def test_088_an_engine_that_dies_in_a_call_on_several(apart):
     assert error.engine_info["engine_id"] == 2
     gone(apart, 2)
     assert apart.ids[:3] == [0, 1, 3], "another one may have come in its place, with an id of its own"
-    assert apart[:].apply_sync(lambda: engine_id) == [0, 1, 3]  # noqa: F821
+    assert apart[:].apply_sync(lambda: engine_id)[:3] == [0, 1, 3]  # noqa: F821
     with pytest.raises(IndexError):
         apart[2]
 

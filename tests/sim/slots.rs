@@ -131,9 +131,8 @@ impl World {
     /// What a process cannot begin now, if that is such work. When nothing breaks any longer, everybody can begin all.
     fn lacks(&self, place: usize, runtime: Runtime, call: CallNo) -> Option<Unable> {
         let class = self.calls[call].plan.class;
-        let is_meant = |lack: &&Lack| {
-            lack.until > self.now && lack.runtime == runtime && lack.class.is_none_or(|it| it == class)
-        };
+        let is_meant =
+            |lack: &&Lack| lack.until > self.now && lack.runtime == runtime && lack.class.is_none_or(|it| it == class);
         let lack = self.processes[place].lacks.iter().filter(|_| !self.rests).find(is_meant)?;
         Some(if lack.class.is_some() { Unable::Kind } else { Unable::Runtime })
     }

@@ -60,7 +60,7 @@ pub struct AllSetAside {
 pub(super) enum Beginning {
     /// It has begun.
     Begun,
-    /// It has not, and begins elsewhere or later.
+    /// It has not, and begins elsewhere or later, or was not to begin any longer.
     Elsewhere,
     /// It has not, and can begin nowhere: how it ends.
     Nowhere(Outcome),
@@ -184,7 +184,8 @@ impl Core {
         let is_known = self.set_aside.add(now, (given.engine, work), task.runtime, cause);
         self.put_in_class(given.engine);
         if given.is_wanted_back {
-            return Beginning::Nowhere(cancelled_before_it_began().outcome);
+            self.end(now, given.task, cancelled_before_it_began());
+            return Beginning::Elsewhere;
         }
         let Some(task) = self.tasks.get(given.task) else { return nowhere };
         let may_move = task.place == Place::Shared && !matches!(task.payload, Stored::Sent(_));

@@ -132,7 +132,9 @@ impl Core {
             let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
-            let Some(engine) = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit) else { return false };
+            let Some(engine) = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit) else {
+                return false;
+            };
             let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
             if first.as_ref().is_none_or(|(best, ..)| rank < *best) {
                 first = Some((rank, key, engine));
@@ -404,7 +406,9 @@ impl Core {
         let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
         let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
         let movable = |count: &&u64| {
-            task(count).is_some_and(|task| task.place == Place::Shared && self.placements.fits(task.placement, idle, &self.engines))
+            task(count).is_some_and(|task| {
+                task.place == Place::Shared && self.placements.fits(task.placement, idle, &self.engines)
+            })
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first in hand is what it runs.

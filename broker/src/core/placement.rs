@@ -163,10 +163,9 @@ impl Placements {
     }
 
     fn of_demands(&mut self, runtime: Runtime, require: &[String], scopes: &[String]) -> Option<PlacementId> {
-        let is_same =
-            |Demands { runtime: r, require: l, scopes: s, kind }: &Demands| {
-                *r == runtime && l == require && s == scopes && kind.is_none()
-            };
+        let is_same = |Demands { runtime: r, require: l, scopes: s, kind }: &Demands| {
+            *r == runtime && l == require && s == scopes && kind.is_none()
+        };
         if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
             return Some(id);
         }

@@ -127,8 +127,9 @@ impl Core {
     fn why_shared_waits(&self, now: Time, task: &Task) -> String {
         let placement = self.placements.get(task.placement);
         let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
-        let fitting =
-            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines)));
+        let fitting = online.filter(|(_, engine)| {
+            engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines))
+        });
         let fitting = fitting.count();
         if fitting == 0 {
             let demands = &placement.demands;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use furlong_wire::message::{
-    ErrorKind, EngineStatus, FromClient, Outcome, Query, ReplyBody, Request, Runtime, Submit, TaskOptions, TaskState,
-    ToClient, ToEngine,
+    EngineStatus, ErrorKind, FromClient, Outcome, Query, ReplyBody, Request, Runtime, Submit, TakeBack, TaskOptions,
+    TaskRange, TaskState, ToClient, ToEngine,
 };
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
@@ -127,6 +127,18 @@ fn direct_work_that_does_not_begin_fails_with_the_cause() {
     let n = farm.submit(client, direct(&[farm.id(bad)]));
     farm.does_not_begin(bad, ErrorKind::NotBegun);
     assert_eq!(farm.end_of(client, n), FAILED);
+}
+
+#[test]
+fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
+    let mut farm = Farm::default();
+    let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
+    let n = farm.submit(client, shared());
+    let tasks = vec![TaskRange { session: farm.clients[client].session, first: n, last: n }];
+    farm.say(client, FromClient::TakeBack(TakeBack { request: 7, tasks })).unwrap();
+    farm.does_not_begin(bad, ErrorKind::NotBegun);
+    assert_eq!(farm.end_of(client, n), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
+    assert!(farm.in_hand(good).is_empty());
 }
 
 #[test]

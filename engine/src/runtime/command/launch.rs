@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::slot::SlotContext;
-use crate::runtime::{Job, Unable};
 use crate::runtime::reaper::MARK_VARIABLE;
+use crate::runtime::{Job, Unable};
 
 /// Why a program was not started: a line for the user, by whose fault it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,9 +134,9 @@ impl Launch<'_> {
         let (stdout, stderr) = (path(&self.spec.stdout)?, path(&self.spec.stderr)?);
         let out = stdout.as_deref().map(create).transpose().map_err(missing)?;
         let err = match (&out, &stderr) {
-            (Some(out), Some(path)) if stdout == stderr => Some(
-                out.try_clone().map_err(|error| missing(format!("cannot write {}: {error}", path.display())))?,
-            ),
+            (Some(out), Some(path)) if stdout == stderr => {
+                Some(out.try_clone().map_err(|error| missing(format!("cannot write {}: {error}", path.display())))?)
+            }
             (_, path) => path.as_deref().map(create).transpose().map_err(missing)?,
         };
         Ok([out, err])
@@ -181,7 +181,9 @@ impl Launch<'_> {
         let text = self.why_not_started(program, error);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             None | Some(Errno::TOOBIG) => LaunchError::Task(text),
-            Some(Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM) => LaunchError::Engine(Unable::Runtime, text),
+            Some(Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM) => {
+                LaunchError::Engine(Unable::Runtime, text)
+            }
             Some(_) => missing(text),
         }
     }
