@@ -139,7 +139,7 @@ impl World {
 
     fn does_not_begin(&mut self, place: usize, slot: usize, (attempt, task): (u64, TaskName), unable: Unable) {
         self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
-        self.refused.insert(task);
+        *self.refused.entry(task).or_default() += 1;
         let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
         let reply = Reply { outcome: JobOutcome::NotBegun(unable), header, data: Vec::new(), run_us: 0 };
         self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });

@@ -1,7 +1,7 @@
 //! The world: who is there, the events that are to come, and the clock that goes from one to the next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use furlong_broker::core::Peer as Proved;
 use furlong_tests::history::{History, Invariant, TaskName, Violation};
@@ -107,8 +107,8 @@ pub struct World {
     pub last_hurt: Option<u64>,
     /// Whether a process was told to stop.
     pub some_have_stopped: bool,
-    /// Tasks that some process could not begin.
-    pub refused: BTreeSet<TaskName>,
+    /// How often processes could not begin tasks.
+    pub refused: BTreeMap<TaskName, u32>,
     /// Nothing breaks any longer, and everybody comes back.
     pub rests: bool,
     /// At which step everything is looked at again.
@@ -139,7 +139,7 @@ impl World {
             hurt: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             some_have_stopped: false,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             last_hurt: None,
             rests: false,
             scan_at: 0,

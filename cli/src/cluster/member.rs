@@ -106,7 +106,7 @@ impl Place {
         let Some(mut member) = self.member.take() else { return };
         let lived = member.started.elapsed();
         self.said = member.said_at_its_end().await;
-        self.how = how.to_owned();
+        how.clone_into(&mut self.how);
         let (pid, said) = (self.pid, &self.said);
         tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
         self.wait(what, lived);

@@ -322,10 +322,11 @@ impl Shell {
                         up.outgoing.push_transfer(number, Chunks::Sealed(sealed));
                     }
                 }
-                // Those behind it in its slot must not overtake it.
-                Output::StartWhenSent(slot, runtime, job) => self.unstarted.push((slot, runtime, job)),
                 Output::Start(slot, runtime, job) if self.unstarted.is_empty() => self.start(slot, runtime, job),
-                Output::Start(slot, runtime, job) => self.unstarted.push((slot, runtime, job)),
+                // Those behind one that waits must not overtake it in its slot.
+                Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
+                    self.unstarted.push((slot, runtime, job));
+                }
                 Output::Registered(engines) => self.registered(engines),
                 Output::Leave(reason, true) => self.drain(&reason),
                 Output::Leave(reason, false) => self.leaving = Some(reason),
