@@ -159,7 +159,18 @@ impl Core {
             .of_session(task.session)
             .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
         let before = before.filter(|key| self.tasks.get(*key).is_some()).count();
-        format!("engine {id} is busy; {before} tasks of the same session come before it there")
+        let text = format!("engine {id} is busy; {before} tasks of the same session come before it there");
+        match engine.assigned.iter().find(|count| self.is_stuck(**count)).and_then(|count| self.attempts.get(*count)) {
+            Some(given) => {
+                let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
+                let stuck = TaskId { session, n: given.n };
+                format!(
+                    "{text}; it still runs {stuck}, which has ended and does not heed its interrupt: a cancel with \
+                     force, or a restart, ends that with the interpreter and its variables"
+                )
+            }
+            None => text,
+        }
     }
 }
 

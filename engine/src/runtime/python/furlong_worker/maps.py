@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 
 
 def _namespace() -> dict[str, Any]:
@@ -36,11 +37,12 @@ class Failed:
 
     def __init__(self, error: BaseException) -> None:
         self._parts = tuple(bytes(part).decode("utf-8") for part in describe(error))
+        self._details = [bytes(part) for part in details(error, True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
         engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
-        return _ClientFunction("failed"), (*self._parts, engine)
+        return _ClientFunction("failed"), (*self._parts, engine, self._details)
 
 
 class _ClientModule:

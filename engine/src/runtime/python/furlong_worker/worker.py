@@ -6,6 +6,7 @@ import _signal  # type: ignore[import-not-found]  # getsignal without its costly
 import _thread
 import ast
 import builtins
+import contextlib
 import fcntl
 import importlib
 import linecache
@@ -33,6 +34,7 @@ from furlong_worker.channel import (
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLE,
     PICKLED,
     PULL,
     PUSH,
@@ -44,6 +46,7 @@ from furlong_worker.channel import (
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output
 from furlong_worker.pickles import PickledFunction
@@ -57,6 +60,10 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+THREADS_SECONDS = 1.0
+# The variable by which the engine says what became of the interpreter before this one.
+LOST = "FURLONG_LOST"
 
 
 class Worker:
@@ -100,12 +107,13 @@ class Worker:
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
+        self._lost = os.environ.pop(LOST, "")
 
-    def serve(self) -> NoReturn:
-        """Run jobs until the engine closes the socket."""
+    def serve(self) -> None:
+        """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
-        while True:
+        while not channel.ending:
             while jobs:
                 self._run(jobs.popleft())
                 if channel.questions:
@@ -163,7 +171,11 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
+            if self._lost and type(error) is NameError:
+                self._say_what_was_lost(error)
             parts = describe(error)
+            if end == RAISED:
+                parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -176,7 +188,7 @@ class Worker:
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
             channel.drained = False
-            while not channel.drained:
+            while not channel.drained and not channel.ending:
                 channel.receive()
 
     # What a job may ask for.
@@ -314,6 +326,14 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+        elif channel.ending:
+            raise KeyboardInterrupt("the interpreter is ending")
+
+    def _say_what_was_lost(self, error: NameError) -> None:
+        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
+            error.args = (f"{error}; {hint}", *error.args[1:])
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
@@ -413,7 +433,25 @@ def _out_of_the_way(fd: int) -> int:
     return far
 
 
-def main() -> NoReturn:
+def _end_threads() -> None:
+    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
+
+    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
+    """
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        raise TimeoutError
+
+    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
+        signal.signal(signal.SIGALRM, give_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
+        # Python's own end calls it once more, finds that it was done, and waits for nobody.
+        threading._shutdown()  # type: ignore[attr-defined]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
@@ -423,3 +461,4 @@ def main() -> NoReturn:
     worker = Worker(channel)
     channel.send_ready()
     worker.serve()
+    _end_threads()
