@@ -157,7 +157,9 @@ class _Maker:
                 self._link(one, self._nodes[place])
                 waiting += self._made.keys() - before
         if error is not None and error.traceback:
-            _last_of_chain(error).__cause__ = errors.OnEngine(error.traceback)
+            first = _first_shown(error)
+            if first is not None:
+                Exception.__setattr__(first, "__cause__", errors.OnEngine(error.traceback))
             self._set_suppress(error, self._nodes[at])
         return error
 
@@ -276,14 +278,19 @@ def _set(error: RemoteError, name: str, value: Any) -> None:
     vars(error)[name] = value
 
 
-def _last_of_chain(error: BaseException) -> Any:
-    """Give the exception that a traceback of this one would show first: there is room for the engine's."""
+def _first_shown(error: BaseException) -> Any:
+    """Give the exception that a traceback of this one shows first: above it is room for the engine's traceback.
+
+    There is none where the causes are in a circle.
+    """
     seen = {id(error)}
     while True:
         before = error.__cause__
         if before is None and not error.__suppress_context__:
             before = error.__context__
-        if before is None or id(before) in seen:
+        if before is None:
             return error
+        if id(before) in seen:
+            return None
         seen.add(id(before))
         error = before

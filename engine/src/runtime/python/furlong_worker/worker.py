@@ -5,10 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # getsignal without its costly enum
 import _thread
 import ast
+import atexit
 import builtins
 import contextlib
 import fcntl
+import gc
 import importlib
+import io
 import linecache
 import mmap
 import os
@@ -113,7 +116,7 @@ class Worker:
         """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
-        while not channel.ending:
+        while True:
             while jobs:
                 self._run(jobs.popleft())
                 if channel.questions:
@@ -121,6 +124,8 @@ class Worker:
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
             channel.interrupted.clear()
+            if channel.ending:
+                return
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -451,6 +456,18 @@ def _end_threads() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def _flush_files() -> None:
+    """Write what open files have not written yet.
+
+    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
+    """
+    if threading.active_count() > 1:
+        for one in gc.get_objects():
+            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
+                with contextlib.suppress(Exception):  # it is closed, or cannot be written
+                    one.flush()
+
+
 def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
@@ -459,6 +476,7 @@ def main() -> None:
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
+    atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
     _end_threads()
