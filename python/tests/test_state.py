@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -201,3 +202,39 @@ def unbound():
     """Miss a variable that is no engine's."""
     print(local)  # noqa: F821
     local = 1  # noqa: F841
+
+
+def print_later(path, much):
+    """Leave a thread that prints when there is a file."""
+
+    def wait_and_print():
+        while not Path(path).exists():
+            time.sleep(0.001)
+        print("late", "output")
+        print("and more", file=sys.stderr)
+        if much:
+            print("x" * 100_000)
+        Path(path + ".done").touch()
+
+    threading.Thread(target=wait_and_print, name="mine").start()
+    print("in time")
+
+
+@pytest.mark.parametrize("much", [False, True])
+def test_105_what_threads_print_after_their_task_is_there_for_whoever_asks(much, tmp_path):
+    path = str(tmp_path / "go")
+    with furlong.Cluster(n=1) as rc:
+        result = rc[0].apply_async(print_later, path, much)
+        result.get(30)
+        assert rc[0].late_output(block=True) == []
+        Path(path).touch()
+        eventually(Path(path + ".done").exists)
+        assert result.stdout == "in time\n"
+        pieces = rc[0].late_output(block=True)
+        if much:
+            assert pieces[0][0] == ""
+            assert "left out; the engine's log" in pieces[0][2]
+            assert 60_000 < sum(len(text) for _, _, text in pieces[1:]) <= 65_536
+        else:
+            assert pieces == [("mine", "stdout", "late output\n"), ("mine", "stderr", "and more\n")]
+        assert rc[:].late_output(block=True) == [[]]

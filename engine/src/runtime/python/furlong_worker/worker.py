@@ -96,6 +96,7 @@ class Worker:
         self._displays = self._rich.displays
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
+        furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
