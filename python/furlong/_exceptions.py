@@ -89,7 +89,7 @@ def _new(cls: type[RemoteError], *args: Any) -> RemoteError:
         made = native.__new__(cls)
     except TypeError:  # `MemoryError` makes nothing but its own kind
         made = Exception.__new__(cls)
-    made.args = args
+    Exception.__setattr__(made, "args", args)  # past that of the class
     return made
 
 
@@ -143,19 +143,16 @@ class _Maker:
         self._first = first
         # By their places; none while one is being made, or if it cannot be.
         self._made: dict[int, RemoteError | None] = {}
+        self._order: list[int] = []
 
     def make(self, at: int) -> RemoteError | None:
         """Make an error, and all that hangs on it."""
         error = self._error(at)
-        # Causes may be in a circle, and be many: one after the other.
-        waiting = list(self._made)
-        while waiting:
-            place = waiting.pop()
+        # Causes may be in a circle, and be many: one after the other, and those that come to it meanwhile.
+        for place in self._order:
             one = self._made[place]
             if one is not None:
-                before = set(self._made)
                 self._link(one, self._nodes[place])
-                waiting += self._made.keys() - before
         if error is not None and error.traceback:
             first = _first_shown(error)
             if first is not None:
@@ -168,6 +165,7 @@ class _Maker:
         if at in self._made:
             return self._made[at]
         self._made[at] = None
+        self._order.append(at)
         node = self._nodes[at]
         is_first = at == self._first[0]
         # The texts of the first in the list are beside it.
@@ -201,25 +199,24 @@ class _Maker:
         return _new(base)
 
     def _find(self, module: str, path: str, number: str | None = None) -> Any:
-        """Find a class here; none if it is not."""
-        if number is not None:
+        """Find a class here, as its name means it now; none if it is not here."""
+        found: Any = sys.modules.get(module)
+        try:
+            if self._may_unpickle:
+                found = importlib.import_module(module)
+            for name in path.split("."):
+                # No `__getattr__` of a module is asked where no code is to be run.
+                found = getattr(found, name) if self._may_unpickle else vars(found)[name]
+        except Exception:  # it is on the engine alone, or does not load here
+            found = None
+        if found is None and number is not None:  # of a function's own, which this process has sent
             cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
             found = getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).get(number)
-            if found is not None:
-                return found
-        if module not in sys.modules and self._may_unpickle:
-            try:
-                importlib.import_module(module)
-            except Exception:  # it is on the engine alone, or does not load here
-                return None
-        found = sys.modules.get(module)
-        for name in path.split("."):
-            found = getattr(found, name, None)
         return found
 
     def _fill(self, error: RemoteError, node: Mapping[str, Any]) -> None:
         lost = dict(node["lost"])
-        error.args = tuple(self._argument(value) for value in node["args"])
+        Exception.__setattr__(error, "args", tuple(self._argument(value) for value in node["args"]))
         for name, value in node["attributes"].items():
             if name in _OWN:
                 continue

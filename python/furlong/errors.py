@@ -156,7 +156,7 @@ class RemoteError(FurlongError):
     def __reduce__(self) -> tuple[Any, ...]:
         base = getattr(type(self), "_furlong_base", type(self))
         texts = (self.ename, self.evalue, self.traceback, self.engine_info)
-        notes = getattr(self, "__notes__", None)
+        notes = vars(self).get("__notes__")
         state = None if notes is None else {"__notes__": notes}
         return _rebuild, (base, *texts, vars(self).get("_details")), state
 

@@ -173,7 +173,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
+        if isinstance(self._error, errors.TaskCancelled):
             raise self._error
         return self._error
 
@@ -270,7 +270,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _complete(self) -> None:
         if self._final is _UNKNOWN:
             self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
+        if isinstance(self._error, errors.TaskCancelled):
             super().cancel()
             self.set_running_or_notify_cancel()
         elif self._error is not None:

@@ -35,13 +35,15 @@ def with_threads(folder, *, daemon):
     threading.Thread(target=threading.Event().wait, daemon=daemon).start()
 
 
-def with_idle_pool(folder):
+def with_pool(folder, *, busy):
     """Do that, and leave a pool of threads that nobody has shut down."""
     import concurrent.futures
 
     begin(folder)
     globals()["pool"] = concurrent.futures.ThreadPoolExecutor(1)
     globals()["pool"].submit(int).result()
+    if busy:
+        globals()["pool"].submit(threading.Event().wait)
 
 
 def ended(folder):
@@ -75,9 +77,10 @@ def test_105_threads_that_never_end_keep_no_interpreter_from_its_end(daemon, tmp
     assert ended(tmp_path) == IN_ORDER
 
 
-def test_105_a_pool_of_threads_is_ended_with_its_interpreter(tmp_path):
+@pytest.mark.parametrize("busy", [True, False])
+def test_105_a_pool_of_threads_is_ended_with_its_interpreter(busy, tmp_path):
     with furlong.Cluster(n=1) as rc:
-        rc[0].apply_sync(with_idle_pool, str(tmp_path))
+        rc[0].apply_sync(with_pool, str(tmp_path), busy=busy)
     assert ended(tmp_path) == IN_ORDER
 
 

@@ -22,7 +22,7 @@ from furlong_worker.errors import OWN_FILES, type_name
 
 # All that goes along with one exception.
 BYTES_MAX = 1024 * 1024
-EXCEPTIONS_MAX = 256
+EXCEPTIONS_MAX = 2048
 DEPTH_MAX = 20
 TEXT_MAX = 8 * 1024
 
@@ -97,15 +97,18 @@ class _Document:
         node: dict[str, Any] = {"classes": [_class(cls) for cls in type(error).__mro__[:-1]], "lost": lost}
         if self.nodes:  # the texts of the first one go beside the document
             node.update(zip(("name", "text", "traceback"), self._texts(error)))
-        links = (("cause", error.__cause__), ("context", error.__context__))
-        for name, other in links:
+        for name, other in (("cause", error.__cause__), ("context", error.__context__)):
             at = self.place(other)
             if at is not None:
                 node[name] = at
+            elif other is not None:
+                lost[f"__{name}__"] = "there are too many exceptions for all to come along"
         node["suppress"] = bool(error.__suppress_context__)
         if isinstance(error, _GROUP):
             places = [self.place(member) for member in error.exceptions]  # type: ignore[attr-defined]
             node["members"] = [at for at in places if at is not None]
+            if None in places:
+                lost["exceptions"] = f"{places.count(None)} of {len(places)} are too many to come along"
         node["args"] = [self._argument(value) for value in error.args]
         node["attributes"] = attributes = {}
         for name, value in _attributes(error):

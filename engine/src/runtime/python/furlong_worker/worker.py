@@ -452,9 +452,10 @@ def _end_threads() -> None:
         signal.signal(signal.SIGALRM, give_up)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
         signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
-        # Python's own end calls it once more, finds that it was done, and waits for nobody.
         threading._shutdown()  # type: ignore[attr-defined]
     signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python's own end would call it once more, and wait.
+    threading._shutdown = lambda: None  # type: ignore[attr-defined]
 
 
 def _flush_files() -> None:
