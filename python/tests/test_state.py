@@ -152,7 +152,14 @@ def test_105_a_plain_cancel_leaves_the_variables(state, tmp_path):
         result.cancel()
         with pytest.raises(furlong.errors.TaskCancelled, match="cancelled with force"):
             result.get(30)
+        waits = [rc[0].apply_async(len, "abc"), rc.load_balanced_view().apply_async(len, "abc")]
+        whys = eventually(
+            lambda: [record.get("waits") for task in waits for record in rc.records() if record["id"] in task.msg_ids]
+        )
+        assert all("does not heed its interrupt" in why for why in whys), whys
+        assert [engine["stuck"] for engine in rc.status()["engines"]] == [1]
         Path(path).touch()
+        assert [task.get(30) for task in waits] == [3, 3]
         assert rc[0]["data"] == [1, 2, 3]
 
 

@@ -9,6 +9,7 @@ calls, so a class with an odd constructor, an attribute without a pickle or a `_
 from __future__ import annotations
 
 import base64
+import builtins
 import json
 import math
 import pickle
@@ -32,7 +33,7 @@ _MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _NOT_ATTRIBUTES = frozenset(
     ("args", "exceptions", "obj", "__dict__", "__weakref__", "__cause__", "__context__", "__suppress_context__")
 ) | {"__traceback__"}
-_GROUP: Any = getattr(__import__("builtins"), "BaseExceptionGroup", ())
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 
 
 def details(error: BaseException, with_pickles: bool) -> list[Buffer]:
