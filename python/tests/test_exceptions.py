@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import dataclasses
+import functools
 import json
 import pickle
 import subprocess
@@ -298,6 +299,29 @@ def test_104_causes_contexts_and_notes_come_along(rc):
 
 
 @has_groups
+def test_104_a_large_group_and_a_long_chain_come_within_bounds(rc):
+    def many():
+        raise ExceptionGroup("many", [ValueError(at) for at in range(3000)])
+
+    error = error_of(rc, many)
+    assert [one.args for one in error.exceptions[:3]] == [(0,), (1,), (2,)]
+    assert "of 3000 are too many" in error.not_carried["exceptions"]
+
+    def long():
+        error = None
+        for at in range(500):
+            following = ValueError(at)
+            following.__cause__ = error
+            error = following
+        raise error
+
+    error, count = error_of(rc, long), 0
+    while isinstance(error, ValueError):
+        error, count = error.__cause__, count + 1
+    assert count == 500
+
+
+@has_groups
 def test_104_groups_come_with_their_members(rc):
     from builtins import BaseExceptionGroup, ExceptionGroup
 
@@ -336,10 +360,18 @@ def test_104_why_something_cannot_be_pickled_keeps_its_cause(rc):
         def __reduce__(self):
             raise PermissionError("not this one")
 
-    view = rc.load_balanced_view()
-    with pytest.raises(furlong.errors.PicklingError) as caught:
-        view.apply_async(len, Stubborn())
-    assert isinstance(caught.value.__cause__, PermissionError)
+    view, stubborn = rc.load_balanced_view(), Stubborn()
+    for call in [
+        lambda: view.apply_async(len, stubborn),
+        lambda: view.apply_async(functools.partial(len, stubborn)),
+        lambda: view.apply_async(lambda: stubborn),
+        lambda: view.map(len, [1, stubborn], block=True),
+        lambda: rc[0].push({"x": stubborn}, block=True),
+        lambda: rc[:].scatter("x", [stubborn] * 4, block=True),
+    ]:
+        with pytest.raises(furlong.errors.PicklingError) as caught:
+            call()
+        assert isinstance(caught.value.__cause__, PermissionError)
     error = error_of(rc, Stubborn)
     assert isinstance(error, TypeError)
     assert isinstance(error.__cause__, PermissionError)
