@@ -300,6 +300,8 @@ def test_104_causes_contexts_and_notes_come_along(rc):
 
 @has_groups
 def test_104_a_large_group_and_a_long_chain_come_within_bounds(rc):
+    from builtins import ExceptionGroup
+
     def many():
         raise ExceptionGroup("many", [ValueError(at) for at in range(3000)])
 

@@ -41,7 +41,7 @@ impl Control {
             Control::EngineId(id) => (14, u64::from(id)),
             Control::Interrupt(attempt) => (15, attempt),
             Control::Recall(attempt) => (16, attempt),
-            Control::End => (17, 0),
+            Control::End => (18, 0),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }
