@@ -197,7 +197,12 @@ def test_105_who_misses_a_variable_is_told_what_took_it(how, tmp_path):
             "death": "killed by SIGKILL",
             "restart": "restarted on request",
         }[how]
-        for use in [lambda: rc[0]["data"], lambda: rc[0].execute("data").get(), lambda: rc[0].apply_sync(lambda: data)]:  # noqa: F821
+        uses = [
+            lambda: rc[0]["data"],
+            lambda: rc[0].execute("data").get(),
+            lambda: rc[0].apply_sync(lambda: data),  # noqa: F821 - it is the engine's
+        ]
+        for use in uses:
             with pytest.raises(NameError, match="if it was set before") as caught:
                 use()
             assert says in caught.value.evalue
