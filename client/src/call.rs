@@ -6,6 +6,7 @@ use bytes::Bytes;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
 use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
+use furlong_wire::os_text::OsText;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -66,7 +67,7 @@ pub enum Function {
         /// Its name, for tracebacks.
         file: String,
         /// Its text.
-        source: String,
+        source: OsText,
     },
     /// Sets variables in the namespace: its one argument is a dictionary of them.
     Push,
@@ -100,6 +101,8 @@ pub enum Arguments {
     None,
     /// Positional and named arguments as JSON values.
     Json(Vec<Value>, Map<String, Value>),
+    /// The JSON text of `[[positional...], {named...}]`, passed as it is.
+    JsonText(Bytes),
     /// A msgpack array of the arguments.
     Msgpack(Bytes),
     /// Buffers, passed as they are.
@@ -143,7 +146,7 @@ impl CallSpec {
     }
 
     /// Runs a whole Python script in the engine's lasting namespace; `file` is its name in tracebacks.
-    pub fn script(file: impl Into<String>, source: impl Into<String>) -> Self {
+    pub fn script(file: impl Into<String>, source: impl Into<OsText>) -> Self {
         Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
     }
 
@@ -155,7 +158,7 @@ impl CallSpec {
     ///
     /// let call = CallSpec::command(["wc", "-l"]).arguments(Arguments::Raw(vec!["one\ntwo\n".into()]));
     /// ```
-    pub fn command(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn command(argv: impl IntoIterator<Item = impl Into<OsText>>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
         Self::command_with(CommandSpec { argv, ..CommandSpec::default() })
     }
@@ -331,6 +334,7 @@ impl Arguments {
                 let bytes = serde_json::to_vec(&(arguments, named));
                 (Codec::Json, vec![bytes.map_err(|error| ClientError::Encode(Arc::new(error)))?.into()])
             }
+            Self::JsonText(text) => (Codec::Json, vec![text.clone()]),
             Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes.clone()]),
             Self::Raw(buffers) => (Codec::Raw, buffers.clone()),
             Self::Pickle(buffers) | Self::PickleOfCode(buffers) => (Codec::Pickle, buffers.clone()),

@@ -88,7 +88,8 @@ impl Multiengine {
 
     /// Sets variables in the namespace of each engine: the entries of a map, or the fields of a struct.
     pub async fn push<V: Serialize + ?Sized>(&self, variables: &V) -> Result<TaskGroup, ClientError> {
-        self.call(&push(to_value(variables)?)?).await
+        let text = serde_json::to_string(variables).map_err(|error| ClientError::Encode(Arc::new(error)))?;
+        self.call(&push(&text)?).await
     }
 
     /// Evaluates expressions, mostly names, in the namespace of each engine. The value is the list of theirs.
@@ -120,7 +121,7 @@ impl Multiengine {
         let parts = deal(items, engines.len(), distribution);
         let calls = parts.into_iter().map(|part| {
             let variables = Map::from_iter([(name.to_owned(), Value::Array(part))]);
-            push(Value::Object(variables))
+            push(&Value::Object(variables).to_string())
         });
         self.submit_each(calls, engines).await
     }
@@ -208,11 +209,12 @@ fn on_namespace(function: Function) -> CallSpec {
     CallSpec::new(Runtime::Python, function).abort_on_error(true)
 }
 
-fn push(variables: Value) -> Result<CallSpec, ClientError> {
-    match variables {
-        Value::Object(_) => Ok(on_namespace(Function::Push).arguments(Arguments::json(vec![variables]))),
-        _ => Err(ClientError::NotVariables),
+/// A push of the variables of a JSON object, whose numbers are passed as they are written.
+fn push(variables: &str) -> Result<CallSpec, ClientError> {
+    if !variables.starts_with('{') {
+        return Err(ClientError::NotVariables);
     }
+    Ok(on_namespace(Function::Push).arguments(Arguments::JsonText(format!("[[{variables}],{{}}]").into())))
 }
 
 fn to_value<V: Serialize + ?Sized>(value: &V) -> Result<Value, ClientError> {
@@ -327,7 +329,7 @@ mod tests {
 
     #[test]
     fn only_a_dictionary_can_be_pushed_and_only_python_mapped() {
-        assert!(matches!(push(to_value(&[1, 2]).unwrap()), Err(ClientError::NotVariables)));
+        assert!(matches!(push("[1,2]"), Err(ClientError::NotVariables)));
         assert!(matches!(map_call(&Function::Keys).map(drop), Err(ClientError::NotPython)));
         let source = Arc::new(SourceFunction::new("f.py", "def f(x): return x", "f"));
         let call = map_call(&Function::Source(source)).unwrap()(vec![1.into()]);

@@ -6,8 +6,10 @@ import _signal  # type: ignore[import-not-found]  # getsignal without its costly
 import _thread
 import ast
 import builtins
+import contextlib
 import fcntl
 import importlib
+import importlib.util
 import linecache
 import mmap
 import os
@@ -23,6 +25,7 @@ from typing import Any, Callable, NoReturn, Sequence
 import furlong_worker
 from furlong_worker import Buffer, engine
 from furlong_worker.calls import apply, encode, encode_published
+from furlong_worker.cells import Cells
 from furlong_worker.channel import (
     CANCELLED,
     CLEAR,
@@ -84,6 +87,7 @@ class Worker:
         self._engine = engine.bind(self._names, LABELS)
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
+        self._cells = Cells(self._namespace, self._rich.show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
@@ -186,55 +190,50 @@ class Worker:
         file = f"<furlong {self._executions}>"
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
-        return self._run_code(source, file, True)
+        return self._run_code(source, file)
 
     def _run_script(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
-        file, source = (bytes(buffer).decode("utf-8") for buffer in buffers)
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        file, source = bytes(buffers[0]).decode("utf-8"), bytes(buffers[1])
+        with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # `compile` says it better
+            text = importlib.util.decode_source(source)
+            linecache.cache[file] = (len(text), None, text.splitlines(True), file)
         self._namespace["__file__"] = file
         try:
-            return self._run_code(source, file, False)
+            return self._run_code(source, file)
         finally:
             self._namespace.pop("__file__", None)
 
-    def _run_code(self, source: str, file: str, wants_value: bool) -> list[Buffer]:
-        """Run code, and give the text of its last expression."""
+    def _run_code(self, source: str | bytes, file: str) -> list[Buffer]:
+        """Run a cell, or the bytes of a script, and give the text of a cell's last expression.
+
+        To exit with 0 is to succeed, as it is for a program.
+        """
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
         self._rich.announce("pre_execute")
         try:
-            text = self._run_tree(tree, file, wants_value)
+            text = self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+            text = None
         finally:
             self._rich.announce("post_execute")
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
 
-    def _parse(self, source: str, file: str) -> ast.Module:
+    def _parse(self, source: str | bytes, file: str) -> ast.Module:
         tree: ast.Module
         try:
             tree = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
         except SyntaxError:
-            transformed = self._rich.transform(source)
+            text = source if isinstance(source, str) else importlib.util.decode_source(source)
+            transformed = self._rich.transform(text)
             if transformed is None:
                 raise
         else:
             return tree
         tree = compile(transformed, file, "exec", ONLY_PARSE, dont_inherit=True)
         return tree  # noqa: RET504 - it has a type here
-
-    def _run_tree(self, tree: ast.Module, file: str, wants_value: bool) -> str | None:
-        last = tree.body[-1] if tree.body and wants_value else None
-        if not isinstance(last, ast.Expr):
-            exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-            return None
-        del tree.body[-1]
-        expression = compile(ast.Expression(last.value), file, "eval", dont_inherit=True)
-        exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-        value = eval(expression, self._namespace)
-        if value is None:
-            return None
-        self._namespace["_"] = value
-        text = self._rich.show_value(value)
-        return repr(value) if text is None else text
 
     def _push(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         self._forget_names()  # it may set a module's attribute
