@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use furlong_client::{Arguments, Client, Function, SourceFunction, TaskReport};
+use furlong_client::{Arguments, Client, Function, OsText, SourceFunction, TaskReport};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
 use futures_util::{Stream, StreamExt, stream};
@@ -147,9 +147,9 @@ fn function(place: &str, name: &str) -> Result<Function> {
     if !is_file {
         return Ok(Function::Named(format!("{place}:{name}")));
     }
-    let source = std::fs::read_to_string(place).with_context(|| format!("cannot read {place}"))?;
-    ensure!(!source.trim().is_empty(), "{place} is empty: it has no function {name}");
-    Ok(Function::Source(Arc::new(SourceFunction::new(place, source, name))))
+    let source = std::fs::read(place).with_context(|| format!("cannot read {place}"))?;
+    ensure!(!source.trim_ascii().is_empty(), "{place} is empty: it has no function {name}");
+    Ok(Function::Source(Arc::new(SourceFunction::new(place, OsText::from_bytes(source), name))))
 }
 
 /// Splits `FILE:FUNC`.

@@ -257,7 +257,8 @@ impl Function {
             Self::Source(source) => HeaderCall::Source {
                 file: source.file.clone(),
                 hash: source.hash,
-                source: (source.source.len() <= SOURCE_INLINE_BYTES_MAX).then(|| source.source().to_owned()),
+                source: (source.source.len() <= SOURCE_INLINE_BYTES_MAX)
+                    .then(|| OsText::from_bytes(source.source.to_vec())),
                 function: source.function.clone(),
             },
             Self::Pickled(function) => function.call(has_code),
@@ -275,10 +276,10 @@ impl Function {
 
 impl SourceFunction {
     /// A function of a file with this text.
-    pub fn new(file: impl Into<String>, source: impl Into<String>, function: impl Into<String>) -> Self {
-        let source = source.into();
-        let hash = FunctionHash(Sha256::digest(source.as_bytes()).into());
-        Self { file: file.into(), source: source.into(), function: function.into(), hash }
+    pub fn new(file: impl Into<String>, source: impl Into<OsText>, function: impl Into<String>) -> Self {
+        let source = Bytes::from(source.into().into_bytes());
+        let hash = FunctionHash(Sha256::digest(&source).into());
+        Self { file: file.into(), source, function: function.into(), hash }
     }
 
     /// The file's name, for tracebacks.
@@ -286,9 +287,9 @@ impl SourceFunction {
         &self.file
     }
 
-    /// The file's text.
-    pub fn source(&self) -> &str {
-        std::str::from_utf8(&self.source).expect("the bytes were made of a string")
+    /// The file's text, in the encoding that Python finds in it.
+    pub fn source(&self) -> &Bytes {
+        &self.source
     }
 
     /// The function's name in the file.
@@ -447,7 +448,7 @@ mod tests {
         let call = CallSpec::source(Arc::clone(&short)).prepare(Targets::Shared).unwrap();
         assert!(call.definition.is_none());
         let HeaderCall::Source { source, hash, .. } = header(call).call else { panic!("a source call") };
-        assert_eq!((source.as_deref(), hash), (Some("def f(): pass"), short.hash()));
+        assert_eq!((source.unwrap().as_bytes(), hash), (&b"def f(): pass"[..], short.hash()));
 
         let text = format!("def f(): pass\n{}", "#".repeat(SOURCE_INLINE_BYTES_MAX));
         let long = Arc::new(SourceFunction::new("f.py", text.clone(), "f"));

@@ -17,6 +17,7 @@ use crate::group::{GroupError, MappedGroup, TaskGroup};
 use crate::request::{engines, order};
 use crate::shared::{Handle, submit};
 use crate::task::TaskFuture;
+use furlong_wire::os_text::OsText;
 
 /// Which engines a [`Multiengine`] means.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -252,9 +253,10 @@ fn map_call(function: &Function) -> Result<impl Fn(Vec<Value>) -> CallSpec + use
         // Added at the end, so that the lines in tracebacks stay those of the file.
         Function::Source(of) => {
             let name = of.function();
-            let text =
-                format!("{}\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n", of.source());
-            (SourceFunction::new(of.file(), text, "furlong_map"), None)
+            let mut text = of.source().to_vec();
+            let map = format!("\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n");
+            text.extend_from_slice(map.as_bytes());
+            (SourceFunction::new(of.file(), OsText::from_bytes(text), "furlong_map"), None)
         }
         _ => return Err(ClientError::NotPython),
     };
@@ -334,7 +336,7 @@ mod tests {
         let source = Arc::new(SourceFunction::new("f.py", "def f(x): return x", "f"));
         let call = map_call(&Function::Source(source)).unwrap()(vec![1.into()]);
         let Function::Source(made) = &call.function else { panic!("{call:?}") };
-        assert!(made.source().starts_with("def f(x): return x\n"));
+        assert!(made.source().starts_with(b"def f(x): return x\n"));
         assert_eq!(call.arguments, Arguments::json(vec![vec![1].into()]));
     }
 }

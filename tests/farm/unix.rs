@@ -37,7 +37,8 @@ fn items_arguments_paths_and_output_are_bytes() {
     assert_eq!(program.wait_exit(SOON).code(), Some(0), "{}", program.stderr());
     assert_eq!(program.stdout(), "four");
 
-    let size = file(cluster.home(), "size.py", "import os\ndef size(name):\n    return [len(os.fsencode(name)), name]\n");
+    let size =
+        file(cluster.home(), "size.py", "import os\ndef size(name):\n    return [len(os.fsencode(name)), name]\n");
     let mut program = furlong_os(&["map", &format!("{size}:size")], &[odd], &cluster, &folder);
     assert_eq!(program.wait_exit(SOON).code(), Some(0), "{}", program.stderr());
     assert_eq!(program.stdout(), r#"[8,"caf\udce9.txt"]"#);
@@ -73,6 +74,20 @@ fn a_script_ends_as_python_ends_it() {
     fs::write(&script, b"# coding: latin-1\nprint('caf\xe9')\n").unwrap();
     assert!(cluster.furlong(&["run", &script]).ok().ends_with("café"));
     assert!(cluster.furlong(&["execute", "import asyncio\nawait asyncio.sleep(0, 6)"]).ok().ends_with("]: 6"));
+}
+
+#[test]
+fn a_helper_that_was_edited_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(&["-n", "1", "--cwd", folder.path().to_str().unwrap()]);
+    let helper = folder.path().join("helper_of_jobs.py");
+    let job = file(cluster.home(), "job.py", "import helper_of_jobs\ndef f(x):\n    return helper_of_jobs.value()\n");
+    let script = file(cluster.home(), "script.py", "import helper_of_jobs\nprint(helper_of_jobs.value())\n");
+    for value in 1..=3 {
+        fs::write(&helper, format!("def value():\n    return {value}\n")).unwrap();
+        assert_eq!(cluster.furlong(&["map", &format!("{job}:f"), "a", "b"]).ok(), format!("{value}\n{value}"));
+        assert!(cluster.furlong(&["run", &script]).ok().ends_with(&value.to_string()));
+    }
 }
 
 #[test]

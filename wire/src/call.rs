@@ -65,7 +65,7 @@ pub enum Call {
         /// SHA-256 of the source text.
         hash: FunctionHash,
         /// The source text; none if it is in the definition that the task's message names.
-        source: Option<String>,
+        source: Option<OsText>,
         /// The function's name in that file.
         function: String,
     },

@@ -149,7 +149,9 @@ class _Said:
         return plain
 
     def _text(self, value: Any, path: str) -> str:
-        self._odd.append(f"{path} is {str(value)!r}" if isinstance(value, float) else f"{path} is a {type_name(type(value))}")
+        self._odd.append(
+            f"{path} is {str(value)!r}" if isinstance(value, float) else f"{path} is a {type_name(type(value))}"
+        )
         return str(value)
 
     def warn(self) -> None:

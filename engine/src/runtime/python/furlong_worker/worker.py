@@ -7,7 +7,6 @@ import _thread
 import ast
 import builtins
 import contextlib
-import fcntl
 import importlib
 import importlib.util
 import linecache
@@ -47,8 +46,9 @@ from furlong_worker.channel import (
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
-from furlong_worker.output import MAIN_THREAD, Output
+from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
 from furlong_worker.settings import LABELS
@@ -87,6 +87,7 @@ class Worker:
         self._engine = engine.bind(self._names, LABELS)
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
+        self._helpers = Helpers()
         self._cells = Cells(self._namespace, self._rich.show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
@@ -197,11 +198,13 @@ class Worker:
         with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # `compile` says it better
             text = importlib.util.decode_source(source)
             linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+        self._forget_edited()
         self._namespace["__file__"] = file
         try:
             return self._run_code(source, file)
         finally:
             self._namespace.pop("__file__", None)
+            self._helpers.note()
 
     def _run_code(self, source: str | bytes, file: str) -> list[Buffer]:
         """Run a cell, or the bytes of a script, and give the text of a cell's last expression.
@@ -212,7 +215,9 @@ class Worker:
         tree = self._parse(source, file)
         self._rich.announce("pre_execute")
         try:
-            text = self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+            text = (
+                self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+            )
         except SystemExit as error:
             if error.code not in (None, 0):
                 raise
@@ -273,8 +278,12 @@ class Worker:
         return function
 
     def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
+        self._forget_edited()
         function = source.function(bytes(buffers[3]).decode("utf-8"))
-        return apply(function, codec, buffers[4:])
+        try:
+            return apply(function, codec, buffers[4:])
+        finally:
+            self._helpers.note()
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
         function = pickled.value
@@ -283,6 +292,10 @@ class Worker:
         if pickled.lent:
             pickled.lend()
         return apply(function, codec, buffers[1:])
+
+    def _forget_edited(self) -> None:
+        if self._helpers.forget_edited():
+            self.channel.sources.forget_loaded()
 
     def _forget_names(self) -> None:
         self._functions.clear()
@@ -407,7 +420,7 @@ def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap]:
 
 def _out_of_the_way(fd: int) -> int:
     """Give a file a number that code which closes or replaces the first ones does not reach."""
-    far = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+    far = far_copy(fd)
     os.close(fd)
     return far
 

@@ -47,8 +47,7 @@ async fn a_script_is_read_as_python_reads_it() {
 async fn a_cell_awaits_at_top_level_in_one_loop() {
     let mut python = Fixture::new();
     assert_eq!(python.eval("import asyncio\nawait asyncio.sleep(0, 5)").await.as_deref(), Some("5"));
-    let source = "async def late(): await asyncio.sleep(0); return 'late'\ntask = asyncio.ensure_future(late())\nawait asyncio.sleep(0)";
-    python.eval(source).await;
+    python.eval("async def late(): await asyncio.sleep(0); return 'late'\ntask = asyncio.ensure_future(late())").await;
     assert_eq!(python.eval("await task").await.as_deref(), Some("'late'"), "the loop of the cell before");
     assert_eq!(error(python.execute("await asyncio.sleep(0); 1 / 0").await).type_name, "ZeroDivisionError");
     assert_eq!(python.eval("async with asyncio.Lock() as held: x = 3\nx").await.as_deref(), Some("3"));
