@@ -120,6 +120,8 @@ pub struct TaskFailure {
     pub error: Box<FailureKind>,
     /// What happened to the task.
     pub report: TaskReport,
+    /// What came beside the remote exception: of a part of a map, the values of the items that did not fail.
+    pub data: Vec<Bytes>,
 }
 
 impl TaskFailure {
@@ -172,7 +174,7 @@ impl TaskFailure {
             ClientError::Disconnected(why) => FailureKind::Disconnected(why),
             error => FailureKind::Submit(error),
         };
-        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session) }
+        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session), data: Vec::new() }
     }
 }
 
@@ -278,7 +280,9 @@ impl Ended {
         let report = TaskReport { id, engine, attempts, times, stdout, stderr, published };
         match end {
             End::Finished(outcome, body) => result_of(outcome, body, report),
-            End::Disconnected(why) => Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report }),
+            End::Disconnected(why) => {
+                Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report, data: Vec::new() })
+            }
         }
     }
 }
@@ -287,7 +291,7 @@ impl Ended {
 pub(crate) fn result_of(outcome: Outcome, body: Body, report: TaskReport) -> Result<TaskResult, TaskFailure> {
     match read_end(outcome, body) {
         Ok((header, data)) => Ok(TaskResult { header, data, report }),
-        Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
+        Err((kind, data)) => Err(TaskFailure { error: Box::new(kind), report, data }),
     }
 }
 
@@ -297,14 +301,20 @@ pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, Paylo
     Ok(Published { number, header, data })
 }
 
-/// The header and data of a success, or what failed.
-fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
-    let Outcome { state, error } = outcome;
+/// The header and data of a success, or what failed, with what came beside.
+fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), (FailureKind, Vec<Bytes>)> {
     let read = read_body(body);
+    if matches!(outcome.state, TaskState::Succeeded | TaskState::Failed)
+        && let Ok(Some((ReplyHeader::Raised(error), data))) = read
+    {
+        return Err((FailureKind::Remote(error), data));
+    }
+    read_other_end(outcome, read).map_err(|kind| (kind, Vec::new()))
+}
+
+fn read_other_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
+    let Outcome { state, error } = outcome;
     match (state, error, read) {
-        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => {
-            Err(FailureKind::Remote(error))
-        }
         (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
             if error.kind == ErrorKind::Exit =>
         {
@@ -323,7 +333,10 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     }
 }
 
-fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
+/// A header with its data, if there is a body.
+type ReadBody = Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure>;
+
+fn read_body(body: Body) -> ReadBody {
     match body {
         Body::None => Ok(None),
         Body::Inline(payload) => {

@@ -10,20 +10,22 @@ import signal as signals
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, errors
 from furlong._checks import check_whole
 from furlong.direct import DirectView
+from furlong.parts import left_of
 from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
-from furlong.results import AsyncResult
+from furlong.results import AsyncMapResult, AsyncResult
 from furlong.targets import chosen_of
 from furlong.views import Again, LoadBalancedView
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
+    from furlong.feeders import Feeder
 
 __all__ = ["Client"]
 
@@ -76,6 +78,8 @@ class Client:
         self._session = _furlong.Session.connect(path, name, timeout)
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
+        # The maps that have not ended, whoever holds their results.
+        self._maps: set[Feeder] = set()
         self._uuids: dict[int, str] = {}
         self._closed = False
         _dispatch.close_at_exit(self)
@@ -275,7 +279,11 @@ class Client:
             elif not concurrent.futures.wait([future], left).done:
                 return False
         # Results that nobody holds are still waited for.
-        return jobs is not None or wait_for_ids(self._session, self.outstanding, deadline)
+        if jobs is not None:
+            return True
+        if not all(feeder.wait(left_of(deadline)) for feeder in list(self._maps)):
+            return False
+        return wait_for_ids(self._session, set(self._session.unfinished()), deadline)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None
@@ -287,7 +295,7 @@ class Client:
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
-            unfinished = self.outstanding
+            unfinished = set(self._session.unfinished())
             seen = {id(result): result for key, result in self._results().items() if key in unfinished}
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
@@ -304,7 +312,14 @@ class Client:
     @property
     def outstanding(self) -> set[str]:
         """The ids of the tasks of this session that have not ended."""
+        self._submit_maps()
         return set(self._session.unfinished())
+
+    def _submit_maps(self, only_kept: bool = False) -> None:
+        """Submit what maps have not submitted yet: somebody asks for all that there is to do."""
+        for feeder in list(self._maps):
+            if feeder.is_kept or not only_kept:
+                feeder.submit_rest()
 
     def _id_of(self, job: Any) -> str:
         """Give the whole id of what names a task."""
@@ -351,9 +366,8 @@ class Client:
         result = self._results().get(key)
         if result is None:
             result = Fetched(self, key)
-        elif len(result._parts) > 1 and isinstance(jobs, str):
-            part = next(part for part in result._parts if part.task.id == key)
-            result = AsyncResult([part], True)
+        elif isinstance(jobs, str) and (len(result._parts) > 1 or isinstance(result, AsyncMapResult)):
+            result = result._child(next(part for part in result._parts if key in part.all_ids()))
         if block:
             result.wait(timeout)
         return result
@@ -371,11 +385,23 @@ class Client:
             Only those for these engines.
         """
         engines = None if targets is None else set(self._engines(targets))
-        results = (future for future in self._futures(jobs) if isinstance(future, AsyncResult))
+        results = [future for future in self._futures(jobs) if isinstance(future, AsyncResult)]
+        if engines is None:
+            self._stop_maps(results if jobs is not None else None, True)
         tasks = (part.task for result in results for part in result._parts)
         wanted = [task.id for task in tasks if engines is None or task.engine in engines]
         if wanted:
             self._session.take_back(wanted)
+
+    def _stop_maps(self, results: Iterable[Any] | None, is_abort: bool) -> None:
+        """Have maps submit nothing more: those of these results, or all."""
+        if results is None:
+            for feeder in list(self._maps):
+                feeder.give_up(is_abort)
+            return
+        for result in results:
+            if isinstance(result, AsyncResult):
+                result._stop_submitting(is_abort)
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
@@ -390,9 +416,11 @@ class Client:
             How many had not ended before.
         """
         if jobs is None:
-            ids = list(self.outstanding)
+            self._stop_maps(None, False)
+            ids = self._session.unfinished()
         else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs
+            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else list(jobs)
+            self._stop_maps(jobs, False)
             ids = []
             for job in jobs:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
@@ -440,6 +468,7 @@ class Client:
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
             ``"unassigned"``, what waits in the shared queue.
         """
+        self._submit_maps()
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
         queues: dict[int | str, Any] = {"unassigned": status["tasks_waiting"]}
@@ -560,7 +589,9 @@ class Client:
     def _results(self) -> dict[str, AsyncResult]:
         """Give the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
-        return {part.task.id: result for result in held if result is not None for part in result._parts}
+        return {
+            key: result for result in held if result is not None for part in result._parts for key in part.all_ids()
+        }
 
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:
@@ -575,6 +606,7 @@ class Client:
 
     def flush(self) -> None:
         """Wait until the broker has all that was submitted, and its journal what is durable of it."""
+        self._submit_maps()
         self._session.flush()
 
     def detach(self) -> None:
@@ -587,6 +619,8 @@ class Client:
 
     def _close(self, detach: bool) -> None:
         if not self._closed:
+            if detach:
+                self._submit_maps(only_kept=True)
             self._closed = True
             _dispatch.forget(self)
             self._session.close(detach)

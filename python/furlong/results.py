@@ -121,7 +121,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions and any(part.error is not None for part in self._parts):
-            values = [part.value if part.error is None else part.error for part in self._parts]
+            values = [part.given() for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
             raise self._error
@@ -245,6 +245,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise RuntimeError("the result is ready: there is nothing to abort")
         self._parts[0].about.client.abort(self)
 
+    def _stop_submitting(self, is_abort: bool) -> None:
+        """Submit nothing more that belongs to it."""
+
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
         deadline = limit_of(timeout)
@@ -322,7 +325,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def msg_ids(self) -> list[str]:
         """The tasks' ids."""
-        return [part.task.id for part in self._parts]
+        return [part.task.id for part in self._all_parts()]
+
+    def _all_parts(self) -> Sequence[Part]:
+        """Give all of its tasks, which all have been submitted then."""
+        return self._parts
 
     @property
     def owner(self) -> bool:
@@ -505,6 +512,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # Taking apart.
 
+    def _child(self, part: Part) -> AsyncResult:
+        """Give the result of one of its tasks."""
+        return AsyncResult([part], True)
+
     def split(self) -> tuple[AsyncResult, ...]:
         """Give a result for each task; of one task, itself."""
         if len(self._parts) == 1 and type(self) is AsyncResult:
@@ -514,7 +525,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @classmethod
     def join(cls, *results: AsyncResult) -> AsyncResult:
         """Make one result of several."""
-        return AsyncResult([part for result in results for part in result._parts], False)
+        return AsyncResult([part for result in results for part in result._all_parts()], False)
 
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""

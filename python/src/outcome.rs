@@ -30,6 +30,13 @@ impl Outcome {
         }
     }
 
+    fn buffers(&self) -> &[bytes::Bytes] {
+        match &self.result {
+            Ok(result) => &result.data,
+            Err(failure) => &failure.data,
+        }
+    }
+
     fn failure(&self) -> Option<&TaskFailure> {
         self.result.as_ref().err()
     }
@@ -54,16 +61,15 @@ impl Outcome {
         self.result.as_ref().ok().and_then(|result| result.header.codec()).map(Codec::as_str)
     }
 
-    /// Bytes of the value's buffers.
+    /// Bytes of the buffers.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.result.as_ref().map_or(0, |result| result.data.iter().map(bytes::Bytes::len).sum())
+        self.buffers().iter().map(bytes::Bytes::len).sum()
     }
 
-    /// The value's buffers.
+    /// The value's buffers; of a failure what came beside its exception.
     fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let buffers = self.result.as_ref().map_or(&[][..], |result| &result.data);
-        PyList::new(py, buffers.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+        PyList::new(py, self.buffers().iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// What an execution came to: its count, and the last expression's text.
