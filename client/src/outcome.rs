@@ -120,15 +120,13 @@ pub struct TaskFailure {
     pub error: Box<FailureKind>,
     /// What happened to the task.
     pub report: TaskReport,
-    /// What came beside the remote exception: of a part of a map, the values of the items that did not fail.
-    pub data: Vec<Bytes>,
 }
 
 impl TaskFailure {
     /// The stable kind of the failure; none if the broker did not say one, as the connection or the submit failed.
     pub fn kind(&self) -> Option<ErrorKind> {
         match &*self.error {
-            FailureKind::Remote(_) => Some(ErrorKind::Remote),
+            FailureKind::Remote(..) => Some(ErrorKind::Remote),
             FailureKind::Broker(error, _) => Some(error.kind),
             FailureKind::Exit { .. } => Some(ErrorKind::Exit),
             FailureKind::Payload(_) => Some(ErrorKind::Payload),
@@ -139,7 +137,7 @@ impl TaskFailure {
     /// The terminal state; none if it is unknown here.
     pub fn state(&self) -> Option<TaskState> {
         match &*self.error {
-            FailureKind::Remote(_) | FailureKind::Exit { .. } => Some(TaskState::Failed),
+            FailureKind::Remote(..) | FailureKind::Exit { .. } => Some(TaskState::Failed),
             FailureKind::Broker(_, state) => Some(*state),
             FailureKind::Payload(_) | FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
         }
@@ -148,8 +146,16 @@ impl TaskFailure {
     /// The remote exception, if it was one.
     pub fn remote(&self) -> Option<&RemoteError> {
         match &*self.error {
-            FailureKind::Remote(error) => Some(error),
+            FailureKind::Remote(error, _) => Some(error),
             _ => None,
+        }
+    }
+
+    /// What the engine says of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
+    pub fn remote_details(&self) -> &[Bytes] {
+        match &*self.error {
+            FailureKind::Remote(_, details) => details,
+            _ => &[],
         }
     }
 
@@ -174,16 +180,16 @@ impl TaskFailure {
             ClientError::Disconnected(why) => FailureKind::Disconnected(why),
             error => FailureKind::Submit(error),
         };
-        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session), data: Vec::new() }
+        Self { error: Box::new(kind), report: TaskReport::unsubmitted(session) }
     }
 }
 
 /// Why a task has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FailureKind {
-    /// The user's code raised.
+    /// The user's code raised. Beside the texts stands what else its engine says of it.
     #[error("{0}")]
-    Remote(RemoteError),
+    Remote(RemoteError, Vec<Bytes>),
     /// The broker or the engine ended the task.
     #[error("{}: {}", .0.kind, .0.text)]
     Broker(TaskError, TaskState),
@@ -280,9 +286,7 @@ impl Ended {
         let report = TaskReport { id, engine, attempts, times, stdout, stderr, published };
         match end {
             End::Finished(outcome, body) => result_of(outcome, body, report),
-            End::Disconnected(why) => {
-                Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report, data: Vec::new() })
-            }
+            End::Disconnected(why) => Err(TaskFailure { error: Box::new(FailureKind::Disconnected(why)), report }),
         }
     }
 }
@@ -291,7 +295,7 @@ impl Ended {
 pub(crate) fn result_of(outcome: Outcome, body: Body, report: TaskReport) -> Result<TaskResult, TaskFailure> {
     match read_end(outcome, body) {
         Ok((header, data)) => Ok(TaskResult { header, data, report }),
-        Err((kind, data)) => Err(TaskFailure { error: Box::new(kind), report, data }),
+        Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
     }
 }
 
@@ -301,20 +305,14 @@ pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, Paylo
     Ok(Published { number, header, data })
 }
 
-/// The header and data of a success, or what failed, with what came beside.
-fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), (FailureKind, Vec<Bytes>)> {
-    let read = read_body(body);
-    if matches!(outcome.state, TaskState::Succeeded | TaskState::Failed)
-        && let Ok(Some((ReplyHeader::Raised(error), data))) = read
-    {
-        return Err((FailureKind::Remote(error), data));
-    }
-    read_other_end(outcome, read).map_err(|kind| (kind, Vec::new()))
-}
-
-fn read_other_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
+/// The header and data of a success, or what failed.
+fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
     let Outcome { state, error } = outcome;
+    let read = read_body(body);
     match (state, error, read) {
+        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), details)))) => {
+            Err(FailureKind::Remote(error, details))
+        }
         (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
             if error.kind == ErrorKind::Exit =>
         {
@@ -333,10 +331,7 @@ fn read_other_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<
     }
 }
 
-/// A header with its data, if there is a body.
-type ReadBody = Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure>;
-
-fn read_body(body: Body) -> ReadBody {
+fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
     match body {
         Body::None => Ok(None),
         Body::Inline(payload) => {

@@ -24,6 +24,8 @@ __all__ = ["MapPart", "Work"]
 
 # How an engine tells which item ran when an interpreter died: see `death.rs`.
 _RAN = re.compile(r" \[items (\d+)\+(\d+) of its part of the map\]")
+# What stands beside the error of a task whose items have failed, before the items.
+_ITEMS_MARK = b"items"
 # Ends of a task that one of its items may have brought about.
 _BLAMES_ONE = ("engine_lost", "run_timeout", "payload", "remote")
 # So many items that fail one after another in the same way, before their own code begins, stand for all.
@@ -44,7 +46,7 @@ class Work:
         #: How often items that have failed run again.
         self.retries = _error_retries(view)
         #: Whether an item must not run again because of others, so that each has a task of its own.
-        self.is_alone = view.at_most_once or view.retries == 0 or bool(self.retries and view.backoff)  # type: ignore[attr-defined]
+        self.is_alone = view.at_most_once or view.retries == 0 or bool(self.retries and view.backoff)
         # The broker runs a task of one item again. Of several items only those run again that have failed.
         self._shared_view = view if self.is_alone or not self.retries else copy.copy(view).set_flags(error_retries=0)
 
@@ -86,6 +88,16 @@ class Work:
         if isinstance(wanted, int):
             wanted = [wanted]
         return next((engine for engine in engines if wanted is None or engine in wanted), None)
+
+
+def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
+    """Give what a task tells of its items; none if it failed as a whole."""
+    if outcome.ok:
+        return outcome.data()
+    if outcome.remote is None:
+        return None
+    details = outcome.remote_details()
+    return details[1:] if details and bytes(details[0]) == _ITEMS_MARK else None
 
 
 def _error_retries(view: Any) -> int:
@@ -194,9 +206,10 @@ class MapPart(BalancedPart):
         """Take what a task came to; whether items are left."""
         places = self._places
         items = None
-        if outcome.ok or (outcome.remote is not None and outcome.nbytes):
+        buffers = _buffers_of(outcome)
+        if buffers is not None:
             try:
-                items = self._load(outcome)
+                items = self._load(outcome, buffers)
             except Exception as error:
                 self._note_texts(outcome, places, {})
                 text = f"the result cannot be read: {error}"
@@ -211,12 +224,10 @@ class MapPart(BalancedPart):
             self._put(items, places, outcome)
         return bool(self._left)
 
-    def _load(self, outcome: _furlong.Outcome) -> _wire.Items | None:
-        """Load what a task tells of its items; nothing if it failed as a whole."""
-        items = _wire.load_items(
-            lambda: _pickling.loads(outcome.data(), self.about.writable), lambda: self._where(outcome.engine)
+    def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
+        return _wire.load_items(
+            lambda: _pickling.loads(buffers, self.about.writable), lambda: self._where(outcome.engine)
         )
-        return items if outcome.ok or items.failed else None
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
         self._alike.clear()

@@ -1,21 +1,82 @@
-"""The result of a map: one value or one error for each item, however its tasks were cut."""
+"""The results of maps: one value or one error for each item, however its tasks were cut."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
+from furlong._sequences import items_of
 from furlong.feeders import Feeder, cancelled
 from furlong.map_parts import MapPart
-from furlong.parts import METADATA
-from furlong.results import _UNKNOWN, CANCEL_WAIT, AsyncMapResult, AsyncResult, Collect, TimedOut
+from furlong.parts import METADATA, Part, as_ended
+from furlong.results import _UNKNOWN, CANCEL_WAIT, AsyncResult, TimedOut
 
-__all__ = ["MapResult"]
+__all__ = ["AsyncMapResult", "MapResult"]
+
+Collect = Callable[[list[Any]], Any]
+
+
+class AsyncMapResult(AsyncResult):
+    """The result of a map: the items' values in the order of the items.
+
+    Iterating gives values as they come, in the items' order unless `ordered` is false.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        collect: Collect,
+        count: int,
+        *,
+        ordered: bool = True,
+        errors_in_place: bool = False,
+    ) -> None:
+        super().__init__(parts, False)
+        self._collect_values = collect
+        self._count = count
+        self._ordered = ordered
+        self._errors_in_place = errors_in_place
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def _assemble(self, values: list[Any]) -> Any:
+        return self._collect_values(values)
+
+    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
+        return failed[0] if len(failed) == 1 else super()._collect(failed)
+
+    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
+        """Wait for the list of values. See `AsyncResult.get`."""
+        return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self._parts if self._ordered else as_ended(self._parts):
+            part.wait()
+            part.settle()
+            if part.error is None:
+                yield from items_of(part.value)
+            elif self._errors_in_place:
+                yield part.error
+            else:
+                raise part.error
+
+    @property
+    def progress(self) -> int:
+        """How many items have ended, as far as whole chunks have."""
+        ended = sum(part.done() for part in self._parts)
+        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
 
 
 class MapResult(AsyncMapResult):
@@ -194,7 +255,7 @@ class MapResult(AsyncMapResult):
         self.wait(CANCEL_WAIT)
         return self.cancelled()
 
-    def _stop_submitting(self, is_abort: bool) -> None:
+    def _give_up(self, is_abort: bool) -> None:
         self._feeder.give_up(is_abort)
 
     def cancelled(self) -> bool:

@@ -15,8 +15,7 @@ from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_arra
 from furlong.feeders import BalancedFeeder, DirectFeeder, Feeder
 from furlong.lazy_maps import LazyMapIterator
 from furlong.map_parts import Work
-from furlong.map_results import MapResult
-from furlong.results import AsyncMapResult
+from furlong.map_results import AsyncMapResult, MapResult
 
 if TYPE_CHECKING:
     from furlong.direct import DirectView

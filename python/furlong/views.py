@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling, errors
 from furlong._checks import check_flag, described
 from furlong._remote import EngineFunction, is_interactive
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, BalancedPart, Part
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.results import AsyncResult
 from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:

@@ -30,13 +30,6 @@ impl Outcome {
         }
     }
 
-    fn buffers(&self) -> &[bytes::Bytes] {
-        match &self.result {
-            Ok(result) => &result.data,
-            Err(failure) => &failure.data,
-        }
-    }
-
     fn failure(&self) -> Option<&TaskFailure> {
         self.result.as_ref().err()
     }
@@ -61,15 +54,16 @@ impl Outcome {
         self.result.as_ref().ok().and_then(|result| result.header.codec()).map(Codec::as_str)
     }
 
-    /// Bytes of the buffers.
+    /// Bytes of the value's buffers.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.buffers().iter().map(bytes::Bytes::len).sum()
+        self.result.as_ref().map_or(0, |result| result.data.iter().map(bytes::Bytes::len).sum())
     }
 
-    /// The value's buffers; of a failure what came beside its exception.
+    /// The value's buffers.
     fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.buffers().iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+        let buffers = self.result.as_ref().map_or(&[][..], |result| &result.data);
+        PyList::new(py, buffers.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// What an execution came to: its count, and the last expression's text.
@@ -117,6 +111,12 @@ impl Outcome {
             let RemoteError { type_name, message, traceback, execution } = error.clone();
             (type_name, message, traceback, execution)
         })
+    }
+
+    /// What the engine says of the exception beyond its texts.
+    fn remote_details<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let details = self.failure().map_or(&[][..], TaskFailure::remote_details);
+        PyList::new(py, details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The exit code and the signal that a command ended with.

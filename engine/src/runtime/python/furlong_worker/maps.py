@@ -19,6 +19,8 @@ BATCH_ITEMS_MAX = 256
 BATCH_NS = 50_000
 # The words of the shared memory that tell which item runs; see `page.rs`.
 FIRST, ITEMS = 2, 3
+# What tells clients that beside an error stand items, and no details of the error itself.
+ITEMS_MARK = b"items"
 # Values of these types can be pickled here and read there, whatever they are.
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
@@ -204,7 +206,7 @@ class ItemsFailed(Exception):  # noqa: N818 - several of them
 
     def __init__(self, first: BaseException, data: list[Buffer]) -> None:
         super().__init__(first)
-        self.parts: list[Buffer] = [*describe(first), *data]
+        self.parts: list[Buffer] = [*describe(first), ITEMS_MARK, *data]
 
 
 class Kept:
