@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from furlong import errors
+from furlong._dispatch import WaitQueue
 from furlong.map_parts import MapPart, Work
 from furlong.parts import left_of
 
@@ -41,7 +42,7 @@ class Feeder:
         In the order of the items.
     ended : deque of MapPart
         In the order of their ends.
-    changed : Condition
+    changes : WaitQueue
         Is notified whenever something of this has changed.
     why_stopped : Exception or None
         What stands for the items that will not be submitted.
@@ -50,7 +51,7 @@ class Feeder:
     def __init__(self, work: Work, count: int) -> None:
         self.parts: list[MapPart] = []
         self.ended: collections.deque[MapPart] = collections.deque()
-        self.changed = threading.Condition()
+        self.changes = WaitQueue()
         self.is_over = False
         self.why_stopped: BaseException | None = None
         self.count = count
@@ -62,6 +63,7 @@ class Feeder:
         self._at = 0
         self._unfinished = 0
         self._when_over: list[Callable[[], None]] = []
+        self._lock = threading.RLock()
 
     @property
     def unsubmitted(self) -> range:
@@ -83,26 +85,26 @@ class Feeder:
         part.when_ended(lambda: self._handle_end(part))
 
     def _handle_end(self, part: MapPart) -> None:
-        with self.changed:
+        with self._lock:
             self._unfinished -= 1
             self.ended.append(part)
             self._go_on(part)
             self._end_if_over()
-            self.changed.notify_all()
+            self.changes.notify_all()
 
     def _go_on(self, part: MapPart) -> None:
         """Submit more, now that a part has ended."""
 
     def stop(self, why: BaseException) -> None:
         """Submit nothing more; what has ended stays as it is."""
-        with self.changed:
+        with self._lock:
             if self.is_over:
                 return
             if self._at < self.count and self.why_stopped is None:
                 self.why_stopped = why
             parts = list(self.parts)
             self._end_if_over()
-            self.changed.notify_all()
+            self.changes.notify_all()
         for part in parts:
             part.stop(why)
 
@@ -125,7 +127,7 @@ class Feeder:
 
     def when_over(self, callback: Callable[[], None]) -> None:
         """Call back once, when all items have ended: at once, or from the dispatcher's thread. It must be short."""
-        with self.changed:
+        with self._lock:
             if not self.is_over:
                 self._when_over.append(callback)
                 return
@@ -141,8 +143,7 @@ class Feeder:
         """Wait until all items have ended."""
         if self.has_ended():
             timeout = None  # the dispatcher will notice at once
-        with self.changed:
-            return self.changed.wait_for(lambda: self.is_over, timeout)
+        return self.changes.wait_for(lambda: self.is_over, timeout)
 
 
 class DirectFeeder(Feeder):
@@ -156,7 +157,7 @@ class DirectFeeder(Feeder):
         """Submit everything."""
         self.client._maps.add(self)
         length, longer = divmod(self.count, len(self._engines))
-        with self.changed:
+        with self._lock:
             for at, engine in enumerate(self._engines):
                 left = length + (at < longer)
                 while left > 0:
@@ -187,7 +188,7 @@ class BalancedFeeder(Feeder):
     def start(self) -> None:
         """Submit the first chunks; the rest follows from the dispatcher's thread."""
         self.client._maps.add(self)
-        with self.changed:
+        with self._lock:
             self._feed(self._ahead)
             self._end_if_over()
         if self.is_kept:
@@ -195,14 +196,14 @@ class BalancedFeeder(Feeder):
 
     def submit_rest(self) -> None:
         """Submit all items that were not, in chunks of one size."""
-        with self.changed:
+        with self._lock:
             left = self.count - self._at
             if left and not self._fixed:
                 # Engines are to end together; and one task must not wait for too many others.
                 self._fixed = max(-(-left // REST_TASKS_MAX), min(self._next_size(), -(-left // (self._engines * 8))))
             self._feed(None)
             self._end_if_over()
-            self.changed.notify_all()
+            self.changes.notify_all()
 
     def _feed(self, ahead: int | None) -> None:
         try:

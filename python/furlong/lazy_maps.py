@@ -5,12 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import operator
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, errors
+from furlong._dispatch import WaitQueue
 from furlong.parts import left_of
 from furlong.results import AsyncResult, TimedOut
 
@@ -62,7 +62,7 @@ class LazyMapIterator(Iterator[Any]):
         self._ordered = ordered
         self._bound = operator.index(bound)
         self._errors_in_place = return_exceptions
-        self._changed = threading.Event()
+        self._ends = WaitQueue()
         self._followed: set[int] = set()
         self._unread_bytes = 0
         self._taken = 0
@@ -165,13 +165,13 @@ class LazyMapIterator(Iterator[Any]):
             if head.wait(HEAD_SECONDS if quick is None else min(quick, HEAD_SECONDS)):
                 return head
         while True:
-            self._changed.clear()
+            seen = self._ends.changes
             found = self._ended()
             if found is not None:
                 return found
             self._submit(is_slow=self._ordered)
             self._follow()
-            if not self._changed.wait(left_of(self._deadline)):
+            if not self._ends.wait_for_change(seen, left_of(self._deadline)):
                 raise TimedOut("the next value has not come in time")
 
     def _ended(self) -> AsyncResult | None:
@@ -187,7 +187,7 @@ class LazyMapIterator(Iterator[Any]):
         for result in self._active:
             if id(result) not in self._followed:
                 self._followed.add(id(result))
-                result._parts[0].when_ended(self._changed.set)
+                result._parts[0].when_ended(self._ends.notify_all)
 
     def cancel(self) -> None:
         """Submit nothing more, and end what was submitted."""

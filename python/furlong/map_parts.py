@@ -50,10 +50,15 @@ class Work:
         # The broker runs a task of one item again. Of several items only those run again that have failed.
         self._shared_view = view if self.is_alone or not self.retries else copy.copy(view).set_flags(error_retries=0)
 
+        if self.is_alone:
+            self.isolate()
+
     def isolate(self) -> None:
         """Give each item a task of its own."""
         self.is_alone = True
-        self._shared_view = self._view
+        # One that ends its engine's interpreter must not take those along that wait there.
+        is_direct = hasattr(self._view, "execute")
+        self._shared_view = copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
 
     def options(self) -> _furlong.Options | None:
         """Give the options of the tasks; raises what is wrong with the view's flags."""

@@ -107,16 +107,14 @@ class MapResult(AsyncMapResult):
         feeder = self._feeder
 
         def has_come() -> bool:
-            return feeder.is_over or any(part.failures or not failed for part in feeder.ended)
+            return feeder.is_over or any(part.failures or not failed for part in list(feeder.ended))
 
-        with feeder.changed:
-            feeder.changed.wait_for(has_come, timeout)
-            if feeder.is_over:
-                return True
+        feeder.changes.wait_for(has_come, timeout)
+        if feeder.is_over:
+            return True
         feeder.submit_rest()
-        with feeder.changed:
-            done = list(feeder.ended)
-            pending = [part for part in feeder.parts if part not in done]
+        done = list(feeder.ended)
+        pending = [part for part in list(feeder.parts) if part not in done]
         return {self._child(part) for part in done}, {self._child(part) for part in pending}
 
     def done(self) -> bool:
@@ -159,8 +157,9 @@ class MapResult(AsyncMapResult):
     def _outcomes(self) -> list[Any]:
         """Give the values of all items, with errors in the places of those that have failed."""
         feeder = self._feeder
-        values = itertools.chain.from_iterable(part.values for part in feeder.parts)
-        return [*values, *(feeder.why_stopped for _ in feeder.unsubmitted)]
+        values = list(itertools.chain.from_iterable(part.values for part in feeder.parts))
+        values += [feeder.why_stopped] * len(feeder.unsubmitted)
+        return values
 
     def _unsent_error(self) -> BaseException | None:
         """Give why items could not be submitted, if nobody has stopped the map."""
@@ -197,11 +196,10 @@ class MapResult(AsyncMapResult):
             def is_next(source: Any = source, at: int = at) -> bool:
                 return at < len(source) and source[at].is_settled or feeder.is_over
 
-            with feeder.changed:
-                feeder.changed.wait_for(is_next)
-                if at >= len(source):
-                    break
-                part = source[at]
+            feeder.changes.wait_for(is_next)
+            if at >= len(source):
+                break
+            part = source[at]
             at += 1
             yield from self._given(part)
         if feeder.why_stopped is not None:
@@ -275,7 +273,7 @@ class MapResult(AsyncMapResult):
     @property
     def progress(self) -> int:
         """How many items have ended, as far as whole chunks have."""
-        if self._feeder.is_over:
+        if self.done():
             return self._count
         return sum(part.size for part in list(self._feeder.ended))
 

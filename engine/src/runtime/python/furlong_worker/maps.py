@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import pickle
 import sys
 import time
@@ -63,10 +64,14 @@ def map_items(function: Callable[..., Any], with_errors: bool, *columns: Sequenc
         run.call_all(exact)
     finally:
         run.leave()
-    values = run.sendable()
+    if not (run.failed or run.written):
+        parts = _dump_plain(run.values)
+        if parts is not None:
+            return pickles.Pickled(parts)
+    told = Items(run.sendable(), run)
     if run.first is not None and not with_errors:
-        raise ItemsFailed(run.first, pickles.dump(Items(values, run)))
-    return Items(values, run) if run.failed or run.written else values
+        raise ItemsFailed(run.first, pickles.dump(told))
+    return told
 
 
 class _Run:
@@ -145,7 +150,7 @@ class _Run:
     def sendable(self) -> list[Any]:
         """Give what is sent for the items: values as they are, or each in a pickle of its own, and errors."""
         values = self.values
-        if not PLAIN.issuperset(map(type, values)) and not _holds_only_plain(values):
+        if not PLAIN.issuperset(map(type, values)):
             values = [value if type(value) in PLAIN else self._kept(at, value) for at, value in enumerate(values)]
         for at, failed in self.failed.items():
             values[at] = failed
@@ -173,21 +178,18 @@ class _NotPlainError(Exception):
     """A value is to be pickled by itself."""
 
 
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, data: Any) -> int:
-        """Take data."""
-        return len(data)
-
-
-def _holds_only_plain(values: list[Any]) -> bool:
-    """Whether values of standard types and of NumPy's are all that there is, so that one pickle can hold them all."""
+def _dump_plain(values: list[Any]) -> list[Buffer] | None:
+    """Pickle values at once, if standard types and NumPy's are all that there is in them."""
     try:
-        _PlainPickler(_Nowhere(), protocol=5, buffer_callback=lambda _: False).dump(values)
+        return pickles.dump_with(_plain_dumps, values)
     except Exception:
-        return False
-    return True
+        return None
+
+
+def _plain_dumps(values: list[Any], protocol: int, buffer_callback: Callable[[Any], Any]) -> bytes:
+    file = io.BytesIO()
+    _PlainPickler(file, protocol, buffer_callback=buffer_callback).dump(values)
+    return file.getvalue()
 
 
 class Items:
