@@ -45,7 +45,7 @@ class Keeper:
 
     def __init__(self, cluster: Cluster, key: str, engines: EngineSet, argv: list[str]) -> None:
         self._cluster = weakref.ref(cluster)
-        self._key, self._engines, self._argv = key, engines, argv
+        self.key, self._engines, self._argv = key, engines, argv
         self._failures = 0
         threading.Thread(target=self._run, name=f"furlong-keeper-{key}", daemon=True).start()
 
@@ -74,7 +74,7 @@ class Keeper:
         with cluster._lock:
             code = child.code
             was_killed = code is not None and (code < 0 or code == PANIC)
-            if not was_killed or cluster._engines.get(self._key) is not self._engines:
+            if not was_killed or cluster._engines.get(self.key) is not self._engines:
                 return False
             # Who is killed has not said why.
             self._engines.ended = child.ending().partition(":")[0]
@@ -85,7 +85,7 @@ class Keeper:
         if cluster is None:
             return False
         with cluster._lock:
-            if cluster._engines.get(self._key) is not self._engines or not cluster.is_running:
+            if cluster._engines.get(self.key) is not self._engines or not cluster.is_running:
                 return False
             before = self._engines.process
             self._engines.process = cluster._spawn("engine", self._argv)

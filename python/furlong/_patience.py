@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from furlong import errors
+from furlong._processes import Child
 
 if TYPE_CHECKING:
+    from furlong.cluster import Cluster
     from furlong.connection import Client
 
 __all__ = ["wait_patiently"]
@@ -59,11 +61,24 @@ def _is_alone(client: Client) -> bool:
 
 
 def _why(client: Client) -> str:
-    ended = client.cluster._engines_ended() if client.cluster is not None else ""
+    ended = "" if client.cluster is None else _engines_ended(client.cluster)
     return (
         f"no engine of cluster {client._session.cluster!r} is online, and a call waits for a task; {ended}start one, "
         "as with `furlong engine`, or cancel the task. The wait goes on"
     )
+
+
+def _engines_ended(cluster: Cluster) -> str:
+    """Tell how engine processes that were started here have ended, and are not started again yet."""
+    told = ""
+    with cluster._lock:
+        for key, engines in cluster._engines.items():
+            process, how = engines.process, engines.ended
+            if how is None and isinstance(process, Child) and process.code is not None:
+                how = process.ending()
+            if how is not None:
+                told += f"the engine process of set {key!r} {how}; "
+    return told
 
 
 def _depth() -> int:

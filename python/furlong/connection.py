@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-# What runs tasks, as the broker numbers it.
 _RUNTIMES = {1: "native", 2: "python", 3: "command"}
 
 

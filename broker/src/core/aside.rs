@@ -312,8 +312,8 @@ impl Core {
         self.set_aside.table.iter().filter_map(of_task).take(NAMED_MAX).collect()
     }
 
-    /// An engine was lost that had a task in hand. If it had not said that the task runs, that may have ended it all the
-    /// same: from now on the task is given alone, and its engine says that it begins before it does.
+    /// An engine was lost that had a task in hand. If it had not said that the task runs, that may have ended it all
+    /// the same: from now on the task is given alone, and its engine says that it begins before it does.
     pub(super) fn suspect(&mut self, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let is_shared = task.place == Place::Shared && !task.at_most_once();
