@@ -62,6 +62,7 @@ impl Session<'_> {
         }
         self.handle_unsent();
         let running = self.begun();
+        let items = self.interpreter.page.items();
         if let Some(attempt) = running {
             self.emit_held(attempt);
         }
@@ -76,7 +77,10 @@ impl Session<'_> {
                 let reply = cancelled_reply("cancelled, and its interpreter killed");
                 self.context.emit(SlotEvent::Finished { attempt, reply });
             }
-            Some(attempt) => self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause),
+            Some(attempt) => {
+                let cause = items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
+                self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause);
+            }
             None => {}
         }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
@@ -111,5 +115,11 @@ impl Session<'_> {
 /// How long an interpreter has to end in good order: to leave the code that runs, to end its threads, to do what that
 /// code has registered with `atexit`, and to write its files. Less than any starter of engines waits for these.
 pub(super) const END_GRACE: Duration = Duration::from_secs(3);
+
+/// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_parts.py`).
+fn with_items(cause: &str, first: u64, items: u64) -> String {
+    format!("{cause} [items {first}+{items} of its part of the map]")
+}
+
 /// Why an interpreter is gone that was restarted.
 pub(crate) const RESTARTED: &str = "the interpreter was restarted on request";

@@ -38,6 +38,8 @@ class Stream(io.TextIOWrapper):
         self._fd = fd
         self._is_late = is_late
         self._late = late
+        # Is told how many characters are written, while a map runs.
+        self.note: Callable[[int], None] | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +53,8 @@ class Stream(io.TextIOWrapper):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
             self._late.write(self._fd, text)
             return len(text)
+        if self.note is not None:
+            self.note(len(text))
         return super().write(text)
 
 

@@ -25,7 +25,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine
+from furlong_worker import Buffer, engine, maps
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
@@ -112,6 +112,7 @@ class Worker:
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
         }
+        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
@@ -183,9 +184,12 @@ class Worker:
             end = CANCELLED if self.interrupted == attempt else RAISED
             if self._lost and type(error) is NameError:
                 self._say_what_was_lost(error)
-            parts = describe(error)
-            if end == RAISED:
-                parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
+            if type(error) is maps.ItemsFailed:
+                parts = error.parts
+            else:
+                parts = describe(error)
+                if end == RAISED:
+                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -351,6 +355,10 @@ class Worker:
         with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
             hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
             error.args = (f"{error}; {hint}", *error.args[1:])
+
+    def _is_interrupted(self) -> bool:
+        """Whether the job that runs was interrupted because it is cancelled."""
+        return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
