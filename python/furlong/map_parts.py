@@ -356,6 +356,7 @@ class MapPart(BalancedPart):
 
     def of_items(self, name: str) -> list[Any]:
         """Tell something of each item. What is known of its task only is the same for all items of that."""
+        self.done()  # an end that has come is taken
         if name in ("stdout", "stderr"):
             return self._texts_of_items(name)
         if name == "error":
