@@ -25,7 +25,8 @@ On a terminal, what a single engine prints is shown while it runs, if that takes
 `[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code, and waits until it has stopped; a
 second Ctrl-C ends by force what does not heed that, and the variables of its interpreter are lost.
 
-Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; 2 wrong usage; 130 Ctrl-C.";
+Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; 2 wrong usage; 3 it succeeded, but a part of
+what it printed was not kept, as the text or left_out_bytes says: 1 MiB is kept of each end; 130 Ctrl-C.";
 
 const EXECUTE_EXAMPLES: &str = "\
 Examples:
@@ -107,11 +108,12 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
     let targets = EngineTargets::from(how.direct.targets.clone());
     let tasks = client.multiengine(targets).call(call).await?;
     let is_live = tasks.len() == 1 && !how.json && (how.live || std::io::stdout().is_terminal());
-    let mut failed = false;
+    let (mut failed, mut incomplete) = (0, 0);
     let mut refused = BTreeSet::new();
     for task in tasks {
         let (end, live) = if is_live { live::until_end(task, code).await? } else { (task.await, None) };
-        failed |= end.is_err();
+        failed += u64::from(end.is_err());
+        incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         match &end {
             _ if how.json => print::line(shown::as_json(&end).to_string())?,
             // The broker did not let it begin: one line, however many engines there are.
@@ -122,7 +124,7 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
             },
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(ended::exit_code_of_all(failed, incomplete))
 }
 
 fn read_stdin() -> Result<String> {

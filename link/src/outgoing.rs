@@ -272,7 +272,8 @@ impl<M: Direction> Outgoing<M> {
     /// last takes a chunk, and only what is sent is sealed, however many transfers wait: sealing what is then left out
     /// cost the square of their number.
     fn take_chunks(&mut self, batch: &mut Vec<u8>) -> Vec<Bytes> {
-        while let Some(transfer) = self.unannounced.pop_front_if(|transfer| transfer.announced_in <= self.batches_sealed)
+        while let Some(transfer) =
+            self.unannounced.pop_front_if(|transfer| transfer.announced_in <= self.batches_sealed)
         {
             self.transfers.push_back(transfer);
         }

@@ -181,7 +181,8 @@ async fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
         outgoing.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
     }
     let records = deliver(&mut outgoing, &socket, &mut incoming, 8).await;
-    let turns = |record: &[(FromClient, _)]| record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
+    let turns =
+        |record: &[(FromClient, _)]| record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
     let turns: Vec<Vec<u64>> = records.iter().map(|record| turns(record)).collect();
     assert_eq!(turns, [vec![1], vec![2], vec![3, 4]]);
 }
