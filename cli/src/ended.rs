@@ -31,7 +31,7 @@ pub struct Printed {
     attempt: u32,
     stdout: u64,
     stderr: u64,
-    /// Whether a piece is missing that the task's report may have: the rest is printed at its end.
+    /// True if a piece is missing that the task's report may have: the rest is printed at its end.
     has_gap: bool,
     /// Whether standard output is in the middle of a line.
     is_in_line: bool,

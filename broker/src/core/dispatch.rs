@@ -242,7 +242,7 @@ impl Core {
         let Some(number) = task.define else { return };
         let blob = match session.definitions.get(&number) {
             Some(Definition::Here(blob)) => blob,
-            // Its client has let go of what it still needs: it fails on the engine, which would wait for ever otherwise.
+            // Its client has let go of what it still needs: the task fails on the engine, which would wait otherwise.
             _ => &Stored::Refused,
         };
         if process.definitions.insert((task.session, number)) {

@@ -218,8 +218,8 @@ const TRANSFERS_MAX: usize = 65_536;
 /// The bytes of payload chunks that the broker holds, and what each side may still send.
 ///
 /// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it; one
-/// payload at a time may overdraw it, up to three quarters of the budget, so that a large array passes where nobody else
-/// needs the memory and a quarter stays for the others. The budget itself is checked at each announcement, first come
+/// payload at a time may overdraw it, up to three quarters of the budget: a large array passes where nobody else needs
+/// the memory, and a quarter stays for the others. The budget itself is checked at each announcement, first come
 /// first served; a payload that does not fit is read past and its task fails. So the chunks held are never more than the
 /// budget, whatever the peers do.
 #[derive(Debug)]
@@ -243,7 +243,7 @@ impl Budget {
         fits
     }
 
-    /// Whether a payload would fit if so much was held. One beyond a peer's credit leaves as much to the others.
+    /// True if a payload would fit beside so many held bytes. One beyond a peer's credit leaves as much to the others.
     pub fn would_fit(&self, held: u64, bytes: u64) -> bool {
         let reserve = if bytes > self.peer_credit() { self.peer_credit() } else { 0 };
         held.checked_add(bytes).is_some_and(|held| held <= self.total - reserve)
@@ -268,7 +268,7 @@ impl Budget {
 /// What one peer may announce: totals since its connection began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credit {
-    /// What was granted at first.
+    /// The first grant.
     first: u64,
     granted: u64,
     announced: u64,

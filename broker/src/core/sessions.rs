@@ -205,8 +205,8 @@ impl Done {
         self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes()
     }
 
-    /// How much the task has written, as empty pieces at the ends of its streams: pieces may have been left out for its
-    /// client, and the last ones would not be missed. None of the many tasks that write nothing.
+    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces may have been left
+    /// out for its client, and the last ones would not be missed. None of the many tasks that write nothing.
     pub fn written(&self, n: u64) -> Option<[TaskOutput; 2]> {
         let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
         let end =

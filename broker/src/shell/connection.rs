@@ -113,8 +113,8 @@ impl Connection {
         }
     }
 
-    /// Whether it takes what may be left out: output and intermediate data, up to so many bytes that wait. Who reads
-    /// slowly gets a gap instead, and is not closed for what a task writes.
+    /// True if it takes what may be left out, which is output and intermediate data: up to so many bytes that wait. A
+    /// slow reader gets a gap instead, and is not closed for what a task writes.
     pub(super) fn takes_extras(&self, bytes_max: usize) -> bool {
         let stored = match &*self.outgoing.borrow() {
             Lane::Client(outgoing) => outgoing.stored_bytes(),

@@ -125,7 +125,7 @@ impl Definitions {
         sent.into_iter().for_each(|sent| sent.tasks -= 1);
     }
 
-    /// What was sent under a number, if it was not let go.
+    /// The payload that was sent under a number, if it was not let go.
     pub fn packed(&self, number: u32) -> Option<Packed> {
         Some(self.sent.get(self.hashes.get(&number)?)?.packed.clone())
     }
@@ -135,7 +135,7 @@ impl Definitions {
         self.sent.values().map(|sent| sent.number)
     }
 
-    /// Whether there is room for another one: what is not needed is let go for it, if need be. Gives numbers and bytes
+    /// Makes room for another one, and says if there is: what is not needed is let go for it, if need be. Gives numbers and bytes
     /// of that.
     fn make_room(&mut self, bytes: u64) -> (bool, Vec<(u32, u64)>) {
         let mut let_go = Vec::new();

@@ -62,7 +62,7 @@ impl Room {
         *self = Self { tasks, backlog, memory_flag, ..Self::new(tasks_max, credit_bytes) };
     }
 
-    /// Whether that many bytes can be announced now: within the credit, or as the one payload that overdraws it when all
+    /// True if that many bytes can be announced now: within the credit, or as the one payload that overdraws it when all
     /// else has come back.
     pub fn has_bytes(&self, bytes: u64) -> bool {
         let left = self.granted.saturating_sub(self.announced);
