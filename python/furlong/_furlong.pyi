@@ -23,6 +23,7 @@ class Support:
 
 @final
 class Function:
+    def is_of(self, blob: bytes) -> bool: ...
     @staticmethod
     def clear() -> Function: ...
     @staticmethod

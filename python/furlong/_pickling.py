@@ -391,7 +391,7 @@ class _Known:
     def _is_steady(self, value: Any, seen: set[int]) -> bool:
         if value is _MISSING or isinstance(value, _ATOMS):
             return True
-        if isinstance(value, tuple):
+        if isinstance(value, (tuple, frozenset)):
             return all(self._is_steady(item, seen) for item in value)
         if isinstance(value, types.ModuleType):
             return not is_own_source(value)
@@ -420,6 +420,9 @@ def _names_of(code: types.CodeType) -> set[str]:
 
 
 _functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+# What was made last of functions that hold what may change in place: they are pickled for each call, and if the pickle
+# is the same, nothing is hashed and nothing is sent.
+_made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = weakref.WeakKeyDictionary()
 
 
 def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
@@ -437,8 +440,7 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
     if known is not None:
         return known
     blob, has_code = _dump_function(function)
-    kept = not isinstance(function, Reference)
-    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
+    made = _make(function, None, blob, has_code)
     if kind is types.FunctionType:
         noted = _Known(function, made, has_code)  # type: ignore[arg-type]
         if noted.is_lasting:
@@ -464,13 +466,25 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
         if known is not None and known.is_right():
             return known.answer
     blob, has_code = _dump_function(wrap(f, return_exceptions))
-    kept = not isinstance(f, Reference)
-    made = _furlong.Function.pickled(name_of(f), blob, PYTHON, has_code, support(), kept)
+    made = _make(f, return_exceptions, blob, has_code)
     if type(f) is types.FunctionType:
         known = _Known(f, made, has_code)
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
     return made, has_code
+
+
+def _make(function: Any, wrapped: bool | None, blob: bytes, has_code: bool) -> _furlong.Function:
+    """Make of a pickle what sessions submit; what was made last of the function, if its pickle is the same."""
+    can_be_kept = type(function) in (types.FunctionType, functools.partial)
+    last = _made.get(function, {}).get(wrapped) if can_be_kept else None
+    if last is not None and last.is_of(blob):
+        return last
+    kept = not isinstance(function, Reference)
+    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
+    if can_be_kept:
+        _made.setdefault(function, {})[wrapped] = made
+    return made
 
 
 def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:

@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["Cluster"]
 
 # How long a broker has to listen, in seconds, and how long to sleep between two looks.
-BROKER_SECONDS = 30.0
-LOOK_SECONDS = 0.005
-# What one engine process takes.
-ENGINES_MAX = 1024
+BROKER_SECONDS, LOOK_SECONDS = 30.0, 0.005
+ENGINES_MAX = 1024  # of one engine process
 # Where a cluster's own process says what it has started, in the cluster's folder.
 STATE = Path("run", "python.json")
 # What `to_dict` gives of the arguments, so that another process starts engines like these.
-_OPTIONS = ("engine_timeout", "controller_args", "engine_args", "python", "labels", "env", "cwd", "memory", "journal")
+_OF_BROKER = ("controller_args", "broker_memory", "journal")
+_OPTIONS = (*_OF_BROKER, "engine_timeout", "engine_args", "python", "labels", "env", "cwd", "memory")
 
 
 class Cluster:
@@ -75,8 +74,8 @@ class Cluster:
         Variables for tasks.
     cwd : str or path, optional
         The folder in which tasks run; by default the current one.
-    memory : str or int, optional
-        What each process of a task may take: bytes, or as ``"4G"``, ``"10%"``.
+    memory, broker_memory : str or int, optional
+        What each process of a task may take, and the broker for tasks and payloads: bytes, or as ``"4G"``, ``"10%"``.
     journal : bool, str or path, optional
         Keep durable tasks over restarts of the broker: in this file, or in the cluster's folder.
     log_level : str, optional
@@ -102,6 +101,7 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         memory: str | int | None = None,
+        broker_memory: str | int | None = None,
         journal: bool | str | os.PathLike[str] | None = None,
         log_level: str | None = None,
         delay: float | None = None,
@@ -124,7 +124,7 @@ class Cluster:
         self.labels = [labels] if isinstance(labels, str) else list(labels)
         self.env = dict(env or {})
         self.cwd = None if cwd is None else os.fspath(cwd)
-        self.memory = memory
+        self.memory, self.broker_memory = memory, broker_memory
         self.journal = journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
         self.log_level = log_level
         self._n = n
@@ -280,11 +280,11 @@ class Cluster:
         self._check_process()
         if self.is_running:
             raise RuntimeError(f"the controller of cluster {self.cluster_id!r} is running already")
-        argv = ["--bind", "127.0.0.1"]
+        memory = [] if self.broker_memory is None else [f"--memory={self.broker_memory}"]
+        argv = ["--bind", "127.0.0.1", "--of-cluster", *memory]
         if self.journal:
             argv.append("--journal" if self.journal is True else f"--journal={self.journal}")
-        child = self._spawn("broker", [*argv, *self.controller_args])
-        self._controller = child
+        self._controller = child = self._spawn("broker", [*argv, *self.controller_args])
         return child
 
     def _await_controller(self, controller: Child) -> None:

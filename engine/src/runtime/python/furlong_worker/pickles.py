@@ -25,6 +25,8 @@ OUT_OF_BAND_BYTES_MIN = 4096
 BUFFERS_MAX = 4000
 # Functions that came as pickles; `known.rs` keeps the same list, to know which need not be sent again.
 FUNCTIONS_MAX = 1024
+# The lengths of their pickles together, unless a single one is longer.
+FUNCTION_BYTES_MAX = 256 * 1024 * 1024
 
 NONE = pickle.dumps(None, protocol=5)
 # What only the same version of Python can load, as cloudpickle writes it.
@@ -85,12 +87,13 @@ class Functions:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, PickledFunction] = {}
+        self._known: dict[bytes, tuple[PickledFunction, int]] = {}
+        self._bytes = 0
         self._named: list[PickledFunction] = []
 
     def find(self, digest: Buffer) -> PickledFunction:
         """Find the function of a request whose engine knows that it is here."""
-        return self._known[bytes(digest)]
+        return self._known[bytes(digest)][0]
 
     def add(self, digest: Buffer, blob: Buffer, support: Buffer) -> PickledFunction:
         """Keep a new one, unless it has no hash; and the text of cloudpickle, if it came with it."""
@@ -98,9 +101,12 @@ class Functions:
             _Support.install(bytes(support))
         function = PickledFunction(bytes(blob), len(digest) > 0)
         if function.is_kept:
-            if len(self._known) == FUNCTIONS_MAX:
-                del self._known[next(iter(self._known))]
-            self._known[bytes(digest)] = function
+            length = memoryview(blob).nbytes
+            self._known[bytes(digest)] = function, length
+            self._bytes += length
+            while len(self._known) > FUNCTIONS_MAX or (self._bytes > FUNCTION_BYTES_MAX and len(self._known) > 1):
+                _, length = self._known.pop(next(iter(self._known)))
+                self._bytes -= length
         return function
 
     def load(self, function: PickledFunction) -> Callable[..., Any]:
