@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from furlong import _furlong, _paths
+from furlong import _furlong, _globals, _paths
 from furlong._remote import EngineFunction, Reference
 from furlong.errors import PicklingError
 
@@ -173,6 +173,7 @@ def _code_pickler() -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.own_modules: list[types.ModuleType] = []
+            self.scope = _globals.main_scope()
 
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is memoryview:
@@ -184,7 +185,10 @@ def _code_pickler() -> Any:
                 return _reduce_cached(obj)
             if isinstance(obj, (types.FunctionType, type)):
                 self._note_module(obj.__module__)
-            return super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            if type(obj) is types.FunctionType and obj.__globals__ is self.scope and type(reduced) is tuple:
+                return _globals.reduced_to_namespace(obj, reduced)
+            return reduced
 
         def _note_module(self, name: str | None) -> None:
             if name is None or name == "__main__" or not ships(name):
@@ -482,7 +486,9 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
         return file.getvalue(), False
     file = io.BytesIO()
     try:
-        _code_pickler()(file, 5).dump(function)
+        pickler = _code_pickler()(file, 5)
+        pickler.scope = _globals.scope_of(function)
+        pickler.dump(function)
     except Exception as error:
         raise _described(function, f"the function {name_of(function)}", error) from error
     return file.getvalue(), True

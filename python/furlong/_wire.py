@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,24 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
         )
     return pickle.loads(inner, buffers=buffers)
 
+
+def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
+    """Load a value, and warn of the names whose values here gave way to those on the engine, once each."""
+    from furlong.errors import EngineNameWarning
+
+    for name in names.split("\n"):
+        if name not in _warned_of:
+            _warned_of.add(name)
+            warnings.warn(
+                f"a function used the `{name}` that this session has put on the engine, not the `{name}` that it has "
+                "here: give one of them another name, or pass the value as an argument",
+                EngineNameWarning,
+                stacklevel=2,
+            )
+    return pickle.loads(inner, buffers=buffers)
+
+
+_warned_of: set[str] = set()
 
 # Whose values this thread loads: the task's engine, for errors among them.
 _loading = threading.local()

@@ -477,7 +477,7 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok((Request { header, data }, definition)) => {
-                    work.ready = Some(Job { attempt, header, definition, data });
+                    work.ready = Some(Job { attempt, session: call.session, header, definition, data });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),

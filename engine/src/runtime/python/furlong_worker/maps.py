@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker.errors import describe
+from furlong_worker.scopes import bound
 
 
 def _namespace() -> dict[str, Any]:
@@ -83,6 +84,9 @@ def call_with(
         if "." not in name:
             variables[name] = module
     variables.update(names)
+    own = bound()
+    own.enter()
+    own.claim([*modules, *names])
     return function(*args, **kwargs)
 
 

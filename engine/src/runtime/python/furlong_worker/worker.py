@@ -48,6 +48,7 @@ from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
+from furlong_worker.scopes import bound_names
 from furlong_worker.settings import LABELS
 from furlong_worker.sources import LoadedSource
 
@@ -78,6 +79,7 @@ class Worker:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._names = Namespace()
         self._namespace = self._names.variables
+        self._globals = self._names.globals
         self._names.seed("publish", self.publish)
         furlong_worker.publish = self.publish  # type: ignore[attr-defined]
         self._names.seed("labels", list(LABELS))
@@ -118,7 +120,7 @@ class Worker:
                 channel.answer_questions(None)
 
     def _run(self, job: Job) -> None:
-        kind, codec, attempt, buffers, source = job
+        kind, codec, attempt, buffers, source, self._globals.session = job
         channel = self.channel
         if channel.engine_id is not None:
             self._names.seed("engine_id", channel.engine_id)
@@ -201,9 +203,12 @@ class Worker:
         """Run code, and give the text of its last expression."""
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
+        self._globals.enter()
+        names = set(bound_names(tree.body)) if self._globals.is_shared else ()
         self._rich.announce("pre_execute")
         try:
             text = self._run_tree(tree, file, wants_value)
+            self._globals.claim(names)
         finally:
             self._rich.announce("post_execute")
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
@@ -250,6 +255,7 @@ class Worker:
 
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
+        self._globals.enter()
         function = self._functions.get(name) or self._find(name)
         return apply(function, codec, buffers[1:])
 
@@ -283,7 +289,14 @@ class Worker:
             function = self.channel.functions.load(pickled)
         if pickled.lent:
             pickled.lend()
-        return apply(function, codec, buffers[1:])
+        record = pickled.record
+        if record is None:
+            return apply(function, codec, buffers[1:])
+        self._globals.serve(record)
+        parts = apply(function, codec, buffers[1:])
+        if record.stores:
+            self._globals.claim(record.stores)
+        return parts
 
     def _forget_names(self) -> None:
         self._functions.clear()
