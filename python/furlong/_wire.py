@@ -33,9 +33,17 @@ def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
                 f"a function used the `{name}` that this session has put on the engine, not the `{name}` that it has "
                 "here: give one of them another name, or pass the value as an argument",
                 EngineNameWarning,
-                stacklevel=2,
+                stacklevel=_level_of_user(),
             )
     return pickle.loads(inner, buffers=buffers)
+
+
+def _level_of_user() -> int:
+    """Give the level, for the caller's warning, of the line that does not belong to this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "furlong":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 _warned_of: set[str] = set()

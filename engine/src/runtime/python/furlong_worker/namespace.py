@@ -89,6 +89,7 @@ class Namespace:
     def clear(self) -> None:
         """Forget everything but what is ours."""
         self.globals.clear()
+        self._seeded.pop("_", None)  # the last value is the user's, but for functions that have a `_` of their own
         self.variables.clear()
         self.variables.update(self._seeded)
 

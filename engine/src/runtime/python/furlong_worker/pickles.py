@@ -72,6 +72,9 @@ class PickledFunction:
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
         value = self.value
+        if self.record is not None:  # it came by value, and may lie in the namespace because it calls itself
+            self.blob = None
+            return False
         with contextlib.suppress(Exception):  # whatever such an object or module does when asked
             found: Any = sys.modules.get(value.__module__)  # type: ignore[union-attr]
             for part in value.__qualname__.split("."):  # type: ignore[union-attr]

@@ -237,7 +237,7 @@ class Worker:
         value = eval(expression, self._namespace)
         if value is None:
             return None
-        self._namespace["_"] = value
+        self._names.seed("_", value)
         text = self._rich.show_value(value)
         return repr(value) if text is None else text
 
