@@ -42,7 +42,7 @@ def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     if not isinstance(function, types.FunctionType | types.MethodType):
-        function = getattr(type(function), "__call__", function)
+        function = type(function).__call__
     return getattr(function, "__func__", function)
 
 

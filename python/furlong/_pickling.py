@@ -334,12 +334,9 @@ def _can_pickle(value: Any) -> bool:
     return True
 
 
-def loads(buffers: Sequence[Any], writable: bool = False) -> Any:
-    """Unpickle a value; arrays share the memory that came, read-only, or have copies of their own."""
-    if len(buffers) == 1:
-        return pickle.loads(buffers[0])
-    beside = buffers[1:]
-    return pickle.loads(buffers[0], buffers=[bytearray(buffer) for buffer in beside] if writable else beside)
+def loads(buffers: Sequence[Any]) -> Any:
+    """Unpickle a value; arrays have the memory that came beside it for their own."""
+    return pickle.loads(buffers[0], buffers=buffers[1:])
 
 
 # Functions.

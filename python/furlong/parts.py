@@ -130,8 +130,8 @@ class Part:
             return self.decode(self, outcome)
         if self.about.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome, self.about.writable)
-        return value_of(outcome, self.about.writable)
+                return value_of(outcome)
+        return value_of(outcome)
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
@@ -235,7 +235,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -248,7 +248,6 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
-        writable: bool = False,
     ) -> None:
         self.client = client
         self.name = name
@@ -258,24 +257,23 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
-        self.writable = writable
 
 
-def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
-    """Decode the value of a success."""
+def value_of(outcome: _furlong.Outcome) -> Any:
+    """Decode the value of a success, once."""
     codec = outcome.codec
     if codec == "pickle":
-        return _pickling.loads(outcome.data(), writable)
+        return _pickling.loads(outcome.take_data())
     if codec == "json":
         import json
 
-        return json.loads(outcome.data()[0])
+        return json.loads(outcome.take_data()[0])
     if codec == "msgpack":
         from furlong._msgpack import unpack
 
-        return unpack(outcome.data()[0])
+        return unpack(outcome.take_data()[0])
     if codec == "raw":
-        return outcome.data()
+        return outcome.take_data()
     if outcome.exited is not None:
         return outcome.exited[0]
     return None
@@ -347,7 +345,8 @@ def _data(part: Part) -> Any:
         import json
 
         return json.loads(bytes(buffers[0]))
-    return _pickling.loads(buffers)
+    # Who asks again gets another copy.
+    return _pickling.loads([buffers[0], *map(bytearray, buffers[1:])])
 
 
 def _execute_result(part: Part) -> Any:

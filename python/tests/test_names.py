@@ -5,6 +5,7 @@ import sys
 import textwrap
 import types
 import warnings
+from random import Random
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_names_every_way_of_reading_finds_what_was_put_or_is_here(one, main, rea
     main(READERS[reader])
     if reader != "exec":  # its code names nothing that could go along
         assert one.apply(main.f) == 1
-        assert "x" not in one.keys()
+        assert one.keys() == []
     one.push({"x": PUT})
     assert one.apply(main.f) == PUT
     one.execute("x = 41")
@@ -163,7 +164,7 @@ def test_names_that_were_put_go_before_builtins(one, main, put):
     main("def set_it():\n    global id\n    id = 5\nread = lambda: callable(id) and id([]) > 0")
     assert one.apply(main.read) is True
     exec(put, {"one": one, "set_it": main.set_it})
-    assert "id" in one.keys()
+    assert one.keys() == ["id"]
     with pytest.raises((TypeError, AssertionError)):  # a number, a list, a module or a function of nothing
         assert one.apply(main.read)
 
@@ -350,3 +351,67 @@ def test_names_survive_a_cancel_an_error_and_clear(one, main):
     one.clear()
     assert one.apply(main.f, False) == 1
     assert one.keys() == ["y"]
+
+
+class Model:
+    """What the names of one engine are to sessions that put, store, delete and read them."""
+
+    NAMES = ("a", "b", "len")
+
+    def __init__(self):
+        self.there = {}
+
+    def read(self, session, here, name):
+        value, owner = self.there.get(name, (None, None))
+        if owner == session:
+            return value
+        if name in here:
+            return here[name]
+        if owner is not None and name != "len":
+            return value
+        return "builtin" if name == "len" else "NameError"
+
+    def pull(self, name):
+        return self.there[name][0] if name in self.there else "builtin" if name == "len" else "NameError"
+
+
+def outcome(call):
+    try:
+        value = call()
+    except NameError:
+        return "NameError"
+    return "builtin" if callable(value) else value
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_of_two_sessions_are_as_the_rule_says(one, other, main, monkeypatch, seed):
+    random = Random(seed)
+    model, sessions = Model(), ((0, one, main), (1, other, Main(monkeypatch)))
+    here = ({}, {})
+    for _ in range(150):
+        session, view, program = random.choice(sessions)
+        name, value = random.choice(Model.NAMES), random.randrange(3)
+        act = random.choice(("here", "gone", "push", "execute", "store", "delete", "read", "read", "read", "pull"))
+        if act == "here":
+            program(f"{name} = {value}")
+            here[session][name] = value
+        elif act == "gone" and here[session].pop(name, None) is not None:
+            program(f"del {name}")
+        elif act == "push":
+            view.push({name: value})
+            model.there[name] = value, session
+        elif act == "execute":
+            view.execute(f"{name} = {value}")
+            model.there[name] = value, session
+        elif act == "store":
+            view.apply(program(f"def store(value):\n    global {name}\n    {name} = value").store, value)
+            model.there[name] = value, session
+        elif act == "delete" and model.there.get(name, (0, 2))[1] == session:
+            view.execute(f"del {name}")
+            del model.there[name]
+        elif act == "read":
+            got = outcome(lambda: view.apply(program(f"read = lambda: {name}").read))  # noqa: B023 - called at once
+            assert got == model.read(session, here[session], name)
+        elif act == "pull":
+            assert outcome(lambda: view.pull(name)) == model.pull(name)  # noqa: B023 - called at once
+        assert view.keys() == sorted(model.there)

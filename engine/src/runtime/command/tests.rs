@@ -63,7 +63,13 @@ impl Fixture {
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
-        self.slot.start(Job { attempt: self.attempts, session: SessionId([1; 16]), header: Arc::new(header), definition: None, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: Arc::new(header),
+            definition: None,
+            data,
+        });
         self.attempts
     }
 

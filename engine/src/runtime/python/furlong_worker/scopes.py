@@ -4,9 +4,9 @@ The globals of such a function *are* the namespace, the dictionary of `__main__`
 in the same dictionary and serve where the function's session has put no such name there. `Globals` tells both apart:
 `_along` has the values that merely came along, `_owners` the names that other sessions have put.
 
-A name that code has set since the last look is the current session's. Whether it has set it shows by identity: the
-value is not the one that came along. Pushes, executed code and plain ``global`` statements say so themselves, since they
-may set the very same object.
+A name that code has set since the last look is the current session's. Identity tells that it has: the value is not the
+one that came along. Pushes, executed code and plain ``global`` statements are told explicitly, since they may set the
+very same object.
 """
 
 from __future__ import annotations
@@ -255,9 +255,11 @@ class Globals:
         """
         if name in self._hidden and (name not in self.variables or self._came_along(name)):
             return (self._hidden[name],)
-        if self._came_along(name):
+        if not self._came_along(name):
+            return ()
+        if not hasattr(builtins, name):
             raise NameError(f"name {name!r} is not defined")
-        return ()
+        return (getattr(builtins, name),)
 
     def put_items(self) -> Iterator[tuple[str, Any]]:
         """Give the variables, without what merely came along."""
