@@ -13,7 +13,7 @@ import types
 import weakref
 from typing import Any
 
-from furlong._remote import OnEngine
+from furlong._remote import OnEngine, is_of_main
 
 _READS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "DELETE_GLOBAL"))
 # What the namespace has of its own.
@@ -21,28 +21,32 @@ _OF_NAMESPACE = frozenset(("__builtins__", "__name__"))
 _read_names: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-def scope_of(function: Any) -> dict[str, Any]:
-    """Give the globals in whose place functions of a pickle get the engine's namespace.
+class Scope:
+    """The globals in whose place the functions of one pickle get the engine's namespace.
 
-    They are those of ``__main__``; if `function` itself has globals that no module has, as in a doctest or after
-    ``%run``, they are these.
+    They are those of ``__main__``. In a doctest, or after ``%run``, functions have other globals that no module has:
+    these, if the called function itself has them, or if they are the first ones of the name ``__main__``. There is one
+    only, since names of several would meet in the namespace.
     """
-    inner = _innermost(function)
-    if isinstance(inner, types.FunctionType) and not _is_of_module(inner.__globals__):
-        return inner.__globals__
-    return main_scope()
 
+    def __init__(self, called: Any = None) -> None:
+        self._scope: dict[str, Any] | None = None
+        inner = _innermost(called)
+        if isinstance(inner, types.FunctionType) and not _is_of_module(inner.__globals__):
+            self._scope = inner.__globals__
 
-def main_scope() -> dict[str, Any]:
-    """Give the globals of ``__main__``."""
-    return vars(sys.modules["__main__"])
+    def __contains__(self, function: types.FunctionType) -> bool:
+        scope = function.__globals__
+        if self._scope is None and scope.get("__name__") == "__main__":
+            self._scope = scope
+        return scope is self._scope or is_of_main(function)
 
 
 def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     if not isinstance(function, types.FunctionType | types.MethodType):
-        function = type(function).__call__
+        function = getattr(type(function), "__call__", None)  # noqa: B004 - it is what a call calls
     return getattr(function, "__func__", function)
 
 

@@ -173,7 +173,7 @@ def _code_pickler() -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.own_modules: list[types.ModuleType] = []
-            self.scope = _globals.main_scope()
+            self.scope = _globals.Scope()
 
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is memoryview:
@@ -186,7 +186,7 @@ def _code_pickler() -> Any:
             if isinstance(obj, (types.FunctionType, type)):
                 self._note_module(obj.__module__)
             reduced = super().reducer_override(obj)
-            if type(obj) is types.FunctionType and obj.__globals__ is self.scope and type(reduced) is tuple:
+            if type(reduced) is tuple and type(obj) is types.FunctionType and obj in self.scope:
                 return _globals.reduced_to_namespace(obj, reduced)
             return reduced
 
@@ -484,7 +484,7 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
     file = io.BytesIO()
     try:
         pickler = _code_pickler()(file, 5)
-        pickler.scope = _globals.scope_of(function)
+        pickler.scope = _globals.Scope(function)
         pickler.dump(function)
     except Exception as error:
         raise _described(function, f"the function {name_of(function)}", error) from error

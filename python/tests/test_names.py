@@ -323,6 +323,11 @@ def test_names_of_a_namespace_that_no_module_has(one, main):
     assert one.apply(scope["f"]) == (1, 2)
     one.push({"x": PUT})
     assert one.apply(scope["f"]) == (PUT, 2)
+    again = {"__name__": "__main__", "x": 1}
+    exec("import collections\nC = collections.namedtuple('C', 'a')\nf = lambda: C(x).a", again)
+    one.push({"C": again["C"], "f": again["f"]})
+    one.execute("r = f()")
+    assert one["r"] == PUT
 
 
 def test_names_are_those_of_main(one, main):
