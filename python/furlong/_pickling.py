@@ -8,6 +8,7 @@ and the like goes beside the pickle and is not copied.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import io
 import operator
@@ -18,7 +19,7 @@ import sysconfig
 import threading
 import types
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def _code_pickler() -> Any:
                 self._note_module(obj.__module__)
             reduced = super().reducer_override(obj)
             if type(reduced) is tuple and type(obj) is types.FunctionType and obj in self.scope:
-                return _globals.reduced_to_namespace(obj, reduced)
+                return _globals.reduced_to_namespace(obj, reduced, self.scope.left_out)
             return reduced
 
         def _note_module(self, name: str | None) -> None:
@@ -481,14 +482,32 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
         pass
     else:
         return file.getvalue(), False
-    file = io.BytesIO()
     try:
-        pickler = _code_pickler()(file, 5)
-        pickler.scope = _globals.Scope(function)
-        pickler.dump(function)
+        return _dump_code(function, frozenset()), True
     except Exception as error:
+        # On engines each may have one of its own, as a lock or a connection to a database.
+        left_out = frozenset(_names_without_pickle(function))
+        with contextlib.suppress(Exception):
+            if left_out:
+                return _dump_code(function, left_out), True
         raise _described(function, f"the function {name_of(function)}", error) from error
-    return file.getvalue(), True
+
+
+def _dump_code(function: Callable[..., Any], left_out: frozenset[str]) -> bytes:
+    file = io.BytesIO()
+    pickler = _code_pickler()(file, 5)
+    pickler.scope = _globals.Scope(function, left_out)
+    pickler.dump(function)
+    return file.getvalue()
+
+
+def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
+    """Give the global names that engines may have from here, and whose values here cannot be pickled."""
+    scope = _globals.Scope(function).globals()
+    for name in _globals.put.among(scope):
+        value = scope[name]
+        if not isinstance(value, types.FunctionType | type) and not _can_pickle(value):
+            yield name
 
 
 def name_of(function: Any) -> str:

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 import furlong
-from furlong import EngineNameWarning, _wire
+from furlong import EngineNameWarning, _globals, _wire
 
 PUT = 40
 OTHERS = 7
@@ -356,6 +356,34 @@ def test_names_survive_a_cancel_an_error_and_clear(one, main):
     one.clear()
     assert one.apply(main.f, False) == 1
     assert one.keys() == ["y"]
+
+
+PUTS = [
+    "one.execute('import threading; lock = threading.Lock()')",
+    "one.execute('with_lock = __import__(\"threading\").Lock(); lock = with_lock')",
+    "one.apply(make)",
+    "one.push({'lock': 5})",
+]
+
+
+@pytest.mark.parametrize("put", PUTS)
+def test_names_of_what_has_no_pickle_are_the_engines(one, main, put, monkeypatch):
+    monkeypatch.setattr(_globals, "put", _globals.Put())
+    main("""
+        import threading
+        lock = threading.Lock()
+        n = 4
+        def helper():
+            return type(lock).__name__, n
+        f = lambda: helper()
+        def make():
+            global lock
+            lock = threading.Lock()
+    """)
+    with pytest.raises(furlong.errors.PicklingError, match="lock"):
+        one.apply(main.f)
+    exec(put, {"one": one, "make": main.make})
+    assert one.apply(main.f) == ("int" if "push" in put else "lock", 4)
 
 
 class Model:

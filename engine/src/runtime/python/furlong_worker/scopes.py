@@ -21,6 +21,8 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 
 # Sessions whose values are kept for them while others' have their places.
 SESSIONS_MAX = 8
+# Names and sessions that are not told of again.
+NOTED_MAX = 10_000
 _MISSING = object()
 # Names of which a client's values gave way: the next result tells its client.
 notes: list[str] = []
@@ -284,6 +286,8 @@ class Globals:
         """Note that a client's value gave way to another one: once a name and session."""
         key = self._entered, name
         if key not in self._noted and not _same(self.variables[name], value):
+            if len(self._noted) == NOTED_MAX:
+                self._noted.clear()
             self._noted.add(key)
             notes.append(name)
 
