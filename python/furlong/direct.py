@@ -139,10 +139,10 @@ class DirectView(View):
     def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
-        source = path.read_text()
-        source += "" if source.endswith("\n") else "\n"
-        _globals.put.note_code(source)
-        about = self._about("run", "execute", None, source)
+        source = path.read_bytes()
+        text = source.decode("utf-8", "replace")
+        _globals.put.note_code(text)
+        about = self._about("run", "execute", None, text)
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)
