@@ -94,6 +94,10 @@ class Part:
         self.is_settled = False
         self._lock = _thread.allocate_lock()
 
+    def all_ids(self) -> Sequence[str]:
+        """Give the ids of the tasks that it had."""
+        return (self.task.id,)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
         return self.is_settled or self.task.wait(timeout)
@@ -121,7 +125,7 @@ class Part:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.where())
+                    self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
@@ -135,6 +139,10 @@ class Part:
             with _wire.loading_of(self.where):
                 return value_of(outcome)
         return value_of(outcome)
+
+    def given(self) -> Any:
+        """Give the value, or the error in its place, of one that is settled."""
+        return self.value if self.error is None else self.error
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
@@ -243,7 +251,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -256,6 +264,7 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
+        is_pickled: bool = True,
     ) -> None:
         self.client = client
         self.name = name
@@ -265,6 +274,8 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
+        # Whether arguments and value cross as pickles.
+        self.is_pickled = is_pickled and method != "execute"
 
 
 def value_of(outcome: _furlong.Outcome) -> Any:
@@ -287,9 +298,14 @@ def value_of(outcome: _furlong.Outcome) -> Any:
     return None
 
 
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
-    """Make the exception of a failure."""
-    kind, text = outcome.kind or "remote", outcome.text or ""
+def error_of(
+    outcome: _furlong.Outcome, where: dict[str, Any], *, is_pickled: bool = False, said: Callable[[str], str] = str
+) -> errors.FurlongError:
+    """Make the exception of a failure, whose text is put as people are told it.
+
+    What it has beyond its texts is read from pickles if the call was one.
+    """
+    kind, text = outcome.kind or "remote", said(outcome.text or "")
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
     if kind == "busy":
@@ -300,7 +316,8 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.Furlong
         own = _OWN.get(ename)
         if own is not None:
             return own(ename, evalue, traceback, where)
-        return errors.remote_error(ename, evalue, traceback, where)
+        details = outcome.remote_details()
+        return errors.remote_error(ename, evalue, traceback, where, details=details, may_unpickle=is_pickled)
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)

@@ -367,6 +367,9 @@ def test_101_arrays_in_results_can_be_changed(rc, view, lview, size):
         array += 1
         return array.sum()
 
+    def part(n):
+        return np.ones(size) if 1 // (n % 4 != 3) else None
+
     ones = functools.partial(np.ones, size)
     view.push({"a": np.ones(size)}, block=True)
     several = {
@@ -377,6 +380,9 @@ def test_101_arrays_in_results_can_be_changed(rc, view, lview, size):
         "direct map": list(view.map_sync(np.ones, [size] * 3)),
         "pulled": view["a"],
         "gathered": [view.gather("a", block=True)[:size]],
+        "beside an error": [
+            x for x in view.map_sync(part, range(8), return_exceptions=True) if isinstance(x, np.ndarray)
+        ],
         "returned": [rc[0].apply_sync(lambda a: a, np.ones(size))],
         "by code": [rc[0].apply_sync(lambda n: (lambda: 1, np.ones(n)), size)[1]],
     }

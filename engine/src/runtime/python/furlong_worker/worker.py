@@ -5,10 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # getsignal without its costly enum
 import _thread
 import ast
+import atexit
 import builtins
 import contextlib
+import gc
 import importlib
 import importlib.util
+import io
 import linecache
 import mmap
 import os
@@ -22,7 +25,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine
+from furlong_worker import Buffer, engine, maps
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
@@ -35,6 +38,7 @@ from furlong_worker.channel import (
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLE,
     PICKLED,
     PULL,
     PUSH,
@@ -46,6 +50,7 @@ from furlong_worker.channel import (
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
@@ -61,6 +66,10 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+THREADS_SECONDS = 1.0
+# The variable by which the engine says what became of the interpreter before this one.
+LOST = "FURLONG_LOST"
 
 
 class Worker:
@@ -93,6 +102,7 @@ class Worker:
         self._cells = Cells(self._namespace, self._show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
+        furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
@@ -104,12 +114,14 @@ class Worker:
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
         }
+        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
+        self._lost = os.environ.pop(LOST, "")
 
-    def serve(self) -> NoReturn:
-        """Run jobs until the engine closes the socket."""
+    def serve(self) -> None:
+        """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
         while True:
@@ -120,6 +132,8 @@ class Worker:
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
             channel.interrupted.clear()
+            if channel.ending:
+                return
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -170,7 +184,14 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
-            parts = describe(error)
+            if self._lost and type(error) is NameError:
+                self._say_what_was_lost(error)
+            if type(error) is maps.ItemsFailed:
+                parts = error.parts
+            else:
+                parts = describe(error)
+                if end == RAISED:
+                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -183,7 +204,7 @@ class Worker:
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
             channel.drained = False
-            while not channel.drained:
+            while not channel.drained and not channel.ending:
                 channel.receive()
 
     # What a job may ask for.
@@ -343,6 +364,18 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+        elif channel.ending:
+            raise KeyboardInterrupt("the interpreter is ending")
+
+    def _say_what_was_lost(self, error: NameError) -> None:
+        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
+            error.args = (f"{error}; {hint}", *error.args[1:])
+
+    def _is_interrupted(self) -> bool:
+        """Whether the job that runs was interrupted because it is cancelled."""
+        return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
@@ -442,7 +475,38 @@ def _out_of_the_way(fd: int) -> int:
     return far
 
 
-def main() -> NoReturn:
+def _end_threads() -> None:
+    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
+
+    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
+    """
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        raise TimeoutError
+
+    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
+        signal.signal(signal.SIGALRM, give_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
+        threading._shutdown()  # type: ignore[attr-defined]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python's own end would call it once more, and wait.
+    threading._shutdown = lambda: None  # type: ignore[attr-defined]
+
+
+def _flush_files() -> None:
+    """Write what open files have not written yet.
+
+    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
+    """
+    if threading.active_count() > 1:
+        for one in gc.get_objects():
+            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
+                with contextlib.suppress(Exception):  # it is closed, or cannot be written
+                    one.flush()
+
+
+def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
@@ -450,5 +514,7 @@ def main() -> NoReturn:
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
+    atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
+    _end_threads()
