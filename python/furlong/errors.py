@@ -1,6 +1,6 @@
 """What can go wrong, by kind.
 
-Everything here is a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
+All errors here are a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
 exception had there too, so ``except ZeroDivisionError`` catches it, or ``except BadInput`` one of your own.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionLost",
     "ConnectionRefused",
     "EngineError",
+    "EngineNameWarning",
     "Forbidden",
     "FurlongError",
     "ImpossibleDependency",
@@ -50,6 +51,10 @@ EngineInfo = Mapping[str, Any]
 
 class FurlongError(Exception):
     """The base of all errors of this package."""
+
+
+class EngineNameWarning(UserWarning):
+    """A function used a name of the engine's namespace, and this process has another value under that name."""
 
 
 class CapabilityNotFound(FurlongError, OSError):

@@ -98,11 +98,13 @@ class Work:
 def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
     """Give what a task tells of its items; none if it failed as a whole."""
     if outcome.ok:
-        return outcome.data()
+        return outcome.take_data()
     if outcome.remote is None:
         return None
     details = outcome.remote_details()
-    return details[1:] if details and bytes(details[0]) == _ITEMS_MARK else None
+    # An error keeps its details: what is made of them has memory of its own.
+    is_items = details and bytes(details[0]) == _ITEMS_MARK
+    return [*details[1:2], *map(bytearray, details[2:])] if is_items else None
 
 
 def _error_retries(view: Any) -> int:
@@ -230,9 +232,7 @@ class MapPart(BalancedPart):
         return bool(self._left)
 
     def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
-        return _wire.load_items(
-            lambda: _pickling.loads(buffers, self.about.writable), lambda: self._where(outcome.engine)
-        )
+        return _wire.load_items(lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine))
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
         self._alike.clear()

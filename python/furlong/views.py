@@ -38,7 +38,7 @@ _TASK_FLAGS = {
     "durable": False,
     "restart_safe": False,
 }
-_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": False, **_TASK_FLAGS}
+_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": True, **_TASK_FLAGS}
 
 
 class View:
@@ -70,7 +70,7 @@ class View:
     durable : bool
         Whether the broker's journal must have a task before it is accepted.
     writable : bool
-        Whether arrays in results are copies that can be changed.
+        Does nothing any more: arrays in results can always be changed.
     """
 
     block: bool
@@ -200,7 +200,6 @@ class View:
                 after=self.after,
                 follow=self.follow,
                 code=code,
-                writable=self.writable,
             )
             if method == "apply" and label is None:
                 known[name] = about

@@ -506,7 +506,7 @@ impl Core {
             match prepared {
                 Ok((Request { header, data }, definition)) => {
                     work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
-                    work.ready = Some(Job { attempt, header, definition, data });
+                    work.ready = Some(Job { attempt, session: call.session, header, definition, data });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),
