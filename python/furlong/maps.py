@@ -327,11 +327,8 @@ class _FedMapResult(AsyncMapResult):
         """Whether the map was cancelled."""
         return self._feeder.is_over and self._feeder.is_cancelled and self._feeder.failure is None
 
-    def _arm(self) -> None:
-        import concurrent.futures
-
-        concurrent.futures.Future.__init__(self)
-        self._feeder.when_over(functools.partial(callbacks().soon, self._complete))
+    def _when_over(self, callback: Callable[[], None]) -> None:
+        self._feeder.when_over(functools.partial(callbacks().soon, callback))
 
     @property
     def progress(self) -> int:
