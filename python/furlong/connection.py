@@ -24,6 +24,7 @@ from furlong.views import Again, LoadBalancedView
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
+    from furlong.executor import ViewExecutor
 
 __all__ = ["Client"]
 
@@ -77,6 +78,8 @@ class Client:
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
         self._uuids: dict[int, str] = {}
+        # Those that have submitted something.
+        self._executors: set[ViewExecutor] = set()
         self._closed = False
         _dispatch.close_at_exit(self)
 
@@ -572,6 +575,11 @@ class Client:
         return self._uuids.get(engine)
 
     # The end.
+
+    def finish(self) -> None:
+        """Wait for what executors of this client have submitted."""
+        for executor in list(self._executors):
+            executor._finish()
 
     def flush(self) -> None:
         """Wait until the broker has all that was submitted, and its journal what is durable of it."""

@@ -31,6 +31,9 @@ class DirectView(View):
     engines. Made by ``rc[0]``, ``rc[::2]``, ``rc[:]``, ``rc.direct_view("all")``.
     """
 
+    # Whether a call that fails aborts what this session has queued behind it on that engine.
+    _aborts = True
+
     def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
@@ -83,7 +86,7 @@ class DirectView(View):
     ) -> AsyncResult:
         """Submit the same to each engine."""
         engines = self._engines(targets)
-        options = self._task_options(abort, about.label)
+        options = self._task_options(abort and self._aborts, about.label)
         session = self.client._session
         tasks = session.submit_to(engines, function, codec, data, options, has_code)
         call = (self, function, codec, data, about, has_code, decode, options)

@@ -15,7 +15,7 @@ from furlong.results import AsyncResult
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["PHASES", "Fetched", "History", "hex_of", "wait_for_ids", "whole_id"]
+__all__ = ["PHASES", "Fetched", "History", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
 
 # Where a task stands, by the numbers of the protocol.
 PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
@@ -135,6 +135,15 @@ def whole_id(record_id: Any) -> str:
     if not isinstance(session, str):
         session = bytes(session).hex()
     return f"{session}:{n}"
+
+
+def task_phase(session: _furlong.Session, key: str) -> str:
+    """Tell where a task of a session stands, one of `PHASES`; an empty text if the broker does not know it."""
+    try:
+        found = session.fetch(key, False)
+    except errors.RequestRefused:
+        return ""
+    return PHASES[json.loads(found[0])["phase"]] if found else ""
 
 
 def wait_for_ids(session: _furlong.Session, ids: set[str], deadline: float | None) -> bool:

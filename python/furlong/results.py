@@ -131,6 +131,10 @@ class AsyncResult(LazyFuture):
                 if part.error is not None:
                     raise part.error
 
+    def _ensure_settled(self) -> None:
+        if self._final is UNKNOWN:
+            self._settle()
+
     def _settle(self) -> None:
         """Take all ends, which have come, and what they amount to."""
         for part in self._parts:
@@ -226,8 +230,7 @@ class AsyncResult(LazyFuture):
         """Whether the tasks were cancelled."""
         if not self.done():
             return False
-        if self._final is UNKNOWN:
-            self._settle()
+        self._ensure_settled()
         return any(isinstance(part.error, errors.TaskCancelled) for part in self._parts)
 
     def abort(self) -> None:
