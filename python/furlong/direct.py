@@ -15,13 +15,14 @@ from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
 from furlong.parts import About, Part, value_of
+from furlong.peer_names import NO_MAGICS
 from furlong.results import AsyncMapResult, AsyncResult
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["DirectView"]
+__all__ = ["BroadcastView", "DirectView"]
 
 
 class DirectView(View):
@@ -89,6 +90,8 @@ class DirectView(View):
         options = self._task_options(abort and self._aborts, about.label)
         session = self.client._session
         tasks = session.submit_to(engines, function, codec, data, options, has_code)
+        for task in tasks:
+            self._submitted.add(task.number)
         call = (self, function, codec, data, about, has_code, decode, options)
         parts = [Part(task, about, decode, (*call, task.engine)) for task in tasks]
         result = AsyncResult(parts, self._is_single(targets))
@@ -138,12 +141,14 @@ class DirectView(View):
         self._finish(result, block)
         return result
 
-    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
+    def run(
+        self, filename: str | Path, targets: Any = None, block: bool | None = None, label: str | None = None
+    ) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
         source = path.read_text()
         source += "" if source.endswith("\n") else "\n"
-        about = self._about("run", "execute", None, source)
+        about = self._about("run", "execute", label, source)
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)
@@ -340,3 +345,27 @@ class DirectView(View):
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much these engines have to do."""
         return self.client.queue_status(self._engines(targets), verbose)
+
+    # Names of ipyparallel.
+
+    def use_cloudpickle(self) -> Any:
+        """Send functions with the globals that they have here; so it is from the beginning."""
+        super().use_cloudpickle()
+        return self._apply(copy.copy, (None,), {}, self.block)
+
+    use_dill = use_cloudpickle
+
+    def use_pickle(self) -> Any:
+        """Send functions without globals: their global names are those of the engine's namespace."""
+        super().use_pickle()
+        return self._apply(copy.copy, (None,), {}, self.block)
+
+    def activate(self, suffix: str = "") -> None:
+        """Warn that there are no magics: `execute` does what they do."""
+        warnings.warn(NO_MAGICS, stacklevel=2)
+
+
+class BroadcastView(DirectView):
+    """A direct view under the name that ipyparallel has for one that sends things once: all views do here."""
+
+    is_coalescing = False

@@ -234,7 +234,7 @@ class CompositeError(RemoteError):
     def __init__(self, message: str, errors: Sequence[RemoteError] = ()) -> None:
         super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
         self.args = (message, list(errors))
-        self.message = message
+        self.message = self.msg = message
         self.errors: list[RemoteError] = []
         for error in errors:
             self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
@@ -294,7 +294,7 @@ class AlreadyDisplayedError(RemoteError):
     def __init__(self, original: CompositeError) -> None:
         super().__init__(original.ename, original.evalue)
         self.args = (original,)
-        self.original = original
+        self.original = self.original_error = original
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
@@ -369,6 +369,12 @@ def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError
     _typed[base, ename] = made
     return made
 
+
+# Names of ipyparallel.
+IPythonError = KernelError = FurlongError
+TaskRejectError = UnmetDependency
+DependencyTimeout = TaskTimeout
+TimeoutError = builtins.TimeoutError
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+), in ')
 _PLACE_OF_SYNTAX = re.compile(r'  File "(.*)", line (\d+)\n(?:    (.*)\n)?(?:    ( *)[\^~]+\n)?(?!  File|    )')

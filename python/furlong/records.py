@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
@@ -15,7 +15,7 @@ from furlong.results import AsyncResult
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["PHASES", "Fetched", "History", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
+__all__ = ["PHASES", "Fetched", "History", "Numbers", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
 
 # Where a task stands, by the numbers of the protocol.
 PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
@@ -29,6 +29,10 @@ class Fetched(AsyncResult):
         part = Part(task, About(client, key, owner=False, label=task.label))  # type: ignore[arg-type]
         part.began = task.began
         super().__init__([part], True)
+
+
+# The name that ipyparallel has for it.
+AsyncHubResult = Fetched
 
 
 class _FetchedTask:
@@ -122,6 +126,25 @@ class History(Sequence[str]):
 
     def __hash__(self) -> int:
         return hash((self._session, self._count))
+
+
+class Numbers:
+    """Numbers of tasks in the order of their submits, as ranges: most follow one another."""
+
+    def __init__(self) -> None:
+        self._ranges: list[list[int]] = []
+
+    def add(self, number: int) -> None:
+        """Add one. Two threads that do so at once may change the order and lose nothing."""
+        ranges = self._ranges
+        if ranges and ranges[-1][1] + 1 == number:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in list(self._ranges):
+            yield from range(first, last + 1)
 
 
 def hex_of(uuid: Any) -> str:

@@ -16,7 +16,7 @@ from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong._sequences import items_of
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
+from furlong.parts import METADATA, METADATA_OF, Metadata, Part, as_ended, left_of, limit_of
 
 __all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
 
@@ -287,7 +287,7 @@ class AsyncResult(LazyFuture):
         """All that is known of the tasks: a dictionary, or a list of such."""
         if self.done() and self._final is UNKNOWN:
             self._settle()
-        every = [{name: part.metadata(name) for name in METADATA} for part in self._parts]
+        every = [Metadata({name: part.metadata(name) for name in METADATA}) for part in self._parts]
         return every[0] if self._single else every
 
     @property
