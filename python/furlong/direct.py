@@ -351,14 +351,20 @@ class DirectView(View):
     def use_cloudpickle(self) -> Any:
         """Send functions with the globals that they have here; so it is from the beginning."""
         super().use_cloudpickle()
-        return self._apply(copy.copy, (None,), {}, self.block)
+        return self._nothing()
 
     use_dill = use_cloudpickle
 
     def use_pickle(self) -> Any:
         """Send functions without globals: their global names are those of the engine's namespace."""
         super().use_pickle()
-        return self._apply(copy.copy, (None,), {}, self.block)
+        return self._nothing()
+
+    def _nothing(self) -> Any:
+        """Give what a call gives that returns nothing, without asking engines."""
+        made = AsyncResult((), isinstance(self.targets, int))
+        made._final = None if made._single else [None] * len(self)
+        return self._finish(made, None)
 
     def activate(self, suffix: str = "") -> None:
         """Warn that there are no magics: `execute` does what they do."""

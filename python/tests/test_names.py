@@ -131,14 +131,13 @@ def test_names_of_errors() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("option", "value"),
     [
-        {"log_level": logging.INFO},
-        {"engines": "Local"},
-        {"send_engines_connection_env": True},
-        {"controller_ip": "127.0.0.1"},
+        ("log_level", logging.INFO),
+        ("engines", "Local"),
+        ("send_engines_connection_env", True),
+        ("controller_ip", "127.0.0.1"),
     ],
-    ids=str,
 )
 def test_options_of_clusters(own: object, option: str, value: object) -> None:
     cluster = own(n=1, **{option: value})  # type: ignore[operator]
