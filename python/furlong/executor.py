@@ -172,10 +172,12 @@ class ViewExecutor(concurrent.futures.Executor):
             if len(self._ids) > self._ids_max:
                 self._ids &= set(client._session.unfinished())
                 self._ids_max = max(IDS_MIN, 2 * len(self._ids))
-            if not self._is_known:
-                self._is_known = True
-                client._executors.add(self)
-                _dispatch.finish_before_exit(client)
+            is_known, self._is_known = self._is_known, True
+        if not is_known:
+            for other in [other for other in client._executors.copy() if other._is_idle()]:
+                client._executors.discard(other)
+            client._executors.add(self)
+            _dispatch.finish_before_exit(client)
         return future
 
     def _futures(self) -> list[ExecutorFuture]:
@@ -184,10 +186,11 @@ class ViewExecutor(concurrent.futures.Executor):
         return [result for result in held.values() if isinstance(result, ExecutorFuture) and result._executor is self]
 
     def _is_idle(self) -> bool:
-        """Whether all that was submitted has ended."""
+        """Look whether all that was submitted has ended; then the client need not know of it any longer."""
         with self._lock:
             self._ids &= set(self.view.client._session.unfinished())
-            return not self._ids and all(calls.is_all_submitted for calls in self._maps)
+            self._is_known = bool(self._ids) or not all(calls.is_all_submitted for calls in self._maps)
+            return not self._is_known
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more. Engines go on.

@@ -245,19 +245,20 @@ class MapCalls:
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def stop(self) -> None:
-        """Submit nothing more, and cancel what has not begun."""
+    def stop(self, running: bool = False) -> None:
+        """Submit nothing more, and cancel what has not begun, with `running` also what has."""
         with self._changed:
             self._cancel()
             unread, self._unread = self._unread, collections.deque()
-        self._take_back(unread)
+        self._take_back(unread, running)
 
-    def _take_back(self, futures: Iterable[ExecutorFuture | Exception]) -> None:
+    def _take_back(self, futures: Iterable[ExecutorFuture | Exception], running: bool = False) -> None:
         unfinished = [future for future in futures if not isinstance(future, Exception) and not future.done()]
         if unfinished:
             with contextlib.suppress(errors.FurlongError):
                 ids = [key for future in unfinished for key in future.msg_ids]
-                self._executor.view.client._session.take_back(ids)
+                session = self._executor.view.client._session
+                session.cancel(ids) if running else session.take_back(ids)
 
     def forget(self) -> None:
         """Keep no values: the iterator is gone. If reading had begun, what has not begun is cancelled."""
@@ -286,16 +287,23 @@ class MapIterator(Iterator[Any]):
             if isinstance(value, errors.RemoteError) and self._calls.has_chunks:
                 raise value
             return value
+        except KeyboardInterrupt:
+            # Nobody will have what runs.
+            self._end(True)
+            raise
         except BaseException:
-            self.close()
+            self._end(False)
             raise
 
-    def close(self) -> None:
-        """Read no more: calls that have not begun are cancelled."""
+    def _end(self, running: bool) -> None:
         if not self._is_over:
             self._is_over = True
             self._values.clear()
-            self._calls.stop()
+            self._calls.stop(running)
+
+    def close(self) -> None:
+        """Read no more: calls that have not begun are cancelled."""
+        self._end(False)
 
     cancel = close
 

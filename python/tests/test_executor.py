@@ -6,6 +6,7 @@ import gc
 import itertools
 import operator
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,24 @@ def test_an_iterator_that_ends_early_cancels_the_rest(rc, lview, gate, end):
     eventually(lambda: len(rc.outstanding) <= len(rc))
     gate.open()
     eventually(lambda: not rc.outstanding)
+
+
+def test_an_interrupted_reader_leaves_no_call(rc, gate):
+    values = rc.executor().map(gate.wait, range(50))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(values)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    eventually(lambda: not rc.outstanding)
+
+
+def test_executors_that_have_nothing_to_do_are_not_kept(rc):
+    for _ in range(20):
+        assert rc.executor().submit(int).result() == 0
+    assert len(rc._executors) <= 2
 
 
 def test_map_says_what_is_wrong_at_the_call(rc, lview):
