@@ -55,6 +55,7 @@ def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
     wrong: list[str] = []
     tables: dict[str, list[str]] = {}
     same = 0
+    today = datetime.datetime.now(datetime.timezone.utc).date()
     for group, title, code in ROWS:
         here, there = ours["rows"][title], theirs["rows"][title]
         note = NOTES.get(title, "")
@@ -71,9 +72,10 @@ def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
         "# Compared with ipyparallel",
         "",
         f"Each of {len(ROWS)} short programs was run with both packages, ipyparallel {theirs['version']} and Furlong",
-        f"{ours['version']}, on {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}: values, types, lengths,",
-        "exceptions, warnings and printed text were compared. `cargo xtask compare-ipyparallel` does it again, and",
-        f"writes this page. {same} are the same. The others, with the reasons:",
+        f"{ours['version']}, on {today}, and values, types, lengths, exceptions, warnings and printed",
+        f"text were compared. {same} are the same. `cargo xtask compare-ipyparallel` compares again, and writes this page.",
+        "The code of each row is in `python/compare/rows/`. In it `rc` is a client of two engines, `view`, `one` and",
+        "`lview` are its views on both, on the first, and on the shared queue, and `ipp` is the package.",
         "",
     ]
     for group, rows in tables.items():

@@ -29,6 +29,7 @@ CHANGING = (
     (re.compile(r"\b[0-9a-f]{32}:[0-9]+\b|\b[0-9a-f]{8}-[0-9a-f]{24,}(_[0-9]+){0,2}\b"), "ID"),
     (re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{8}-[0-9a-f]{8,}\b"), "HEX"),
     (re.compile(r"0x[0-9a-f]+"), "0xADDRESS"),
+    (re.compile(r"<ExecuteReply\[[0-9]+\]"), "<ExecuteReply[N]"),
     (re.compile(r"datetime\.datetime\(.*?tzinfo=[^)]*\)+"), "TIME"),
     (re.compile(r"\b[0-9]{10}-[a-z0-9]{4}\b|\bpy-[0-9a-f]{8}\b"), "NAME"),
     (re.compile(r"\bfurlong\b|\bipyparallel\b"), "PACKAGE"),
@@ -122,10 +123,10 @@ def main() -> None:
                 found[title] = outcome(code, {"__name__": "__main__", "cluster": cluster, **names})
             finally:
                 rc.close()
+            Path(path).write_text(json.dumps({"version": ipp.__version__, "rows": found}, indent=1))
     finally:
         with contextlib.redirect_stderr(io.StringIO()):
             cluster.stop_cluster_sync()
-    Path(path).write_text(json.dumps({"version": ipp.__version__, "rows": found}, indent=1))
 
 
 if __name__ == "__main__":

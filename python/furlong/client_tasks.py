@@ -89,7 +89,7 @@ class ClientTasks:
             return jobs
         if isinstance(jobs, (list, tuple)):
             results = [self.get_result(job) for job in jobs]
-            made = AsyncResult.join(*results)
+            made = AsyncResult._listed(results)
             if block:
                 made.wait(timeout)
             return made
@@ -202,7 +202,7 @@ class ClientTasks:
             if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
                 raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
             again += [Again(*part.call)() for part in result._parts if part.call is not None]
-        made = again[0] if len(again) == 1 else AsyncResult.join(*again)
+        made = again[0] if len(again) == 1 else AsyncResult._listed(again)
         if block:
             made.wait()
         return made

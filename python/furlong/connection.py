@@ -365,7 +365,7 @@ class Client(ClientTasks, ClientNames):
         -------
         dict
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
-            ``"unassigned"``, what waits in the shared queue.
+            ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's three alone.
         """
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
@@ -377,6 +377,9 @@ class Client(ClientTasks, ClientNames):
                     "completed": engine["tasks_finished"],
                     "tasks": engine["tasks_assigned"],
                 }
+        if isinstance(targets, int):
+            of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
+            return of_one
         return queues
 
     def status(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class DirectView(View):
         return 1 if isinstance(self.targets, int) else len(self._engines(None))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.targets!r}>"
+        return f"<{type(self).__name__} {self.targets}>"
 
     def _engines(self, targets: Any) -> list[int]:
         """Give the engines of a call."""
@@ -223,7 +223,7 @@ class DirectView(View):
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
         result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
-        return self._finish(result, block)
+        return self._finish_without_value(result, block)
 
     # Sequences.
 
@@ -255,7 +255,12 @@ class DirectView(View):
         for engine, part in zip(engines, deal(seq, len(engines), dist)):
             value = flattened(part) if flatten else part
             parts += self.push({key: value}, targets=[engine], block=False)._parts
-        return self._finish(AsyncResult(parts, self._is_single(targets)), block)
+        return self._finish_without_value(AsyncResult(parts, self._is_single(targets)), block)
+
+    def _finish_without_value(self, result: AsyncResult, block: bool | None) -> AsyncResult | None:
+        """Give the result, or wait for it and give nothing."""
+        made = self._finish(result, block)
+        return result if made is result else None
 
     def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
         """Collect what was scattered, or what became of it: one list, one array, one data frame.
@@ -344,7 +349,8 @@ class DirectView(View):
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much these engines have to do."""
-        return self.client.queue_status(self._engines(targets), verbose)
+        one = self.targets if targets is None else targets
+        return self.client.queue_status(one if isinstance(one, int) else self._engines(targets), verbose)
 
     # Names of ipyparallel.
 

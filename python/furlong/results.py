@@ -156,9 +156,9 @@ class AsyncResult(LazyFuture):
         lost = [error for error in failed if not isinstance(error, errors.RemoteError)]
         if lost:
             return lost[0]
-        name = self._parts[0].about.method
+        name = self._parts[0].about.name
         remote = [error for error in failed if isinstance(error, errors.RemoteError)]
-        return errors.CompositeError(f"one or more exceptions from call to method: {name}", remote)
+        return errors.CompositeError(f"one or more exceptions raised in: {name}", remote)
 
     def _assemble(self, values: list[Any]) -> Any:
         return values[0] if self._single else values
@@ -484,7 +484,20 @@ class AsyncResult(LazyFuture):
 
     @classmethod
     def join(cls, *results: AsyncResult) -> AsyncResult:
-        """Make one result of several."""
+        """Make one result of several; of one, itself.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if not results:
+            raise ValueError("there is no result to join: give at least one")
+        return results[0] if len(results) == 1 else cls._listed(results)
+
+    @classmethod
+    def _listed(cls, results: Iterable[AsyncResult]) -> AsyncResult:
+        """Make one result whose value is a list, of any number of results."""
         return AsyncResult([part for result in results for part in result._parts], False)
 
     def __repr__(self) -> str:

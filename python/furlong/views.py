@@ -145,7 +145,12 @@ class View(ViewNames):
 
     def _with(self, flags: Mapping[str, Any]) -> Any:
         """Give the same view with other flags, for one call: other threads may be using this one."""
-        return copy.copy(self).set_flags(**flags) if flags else self
+        if not flags:
+            return self
+        unknown = next((name for name in flags if name not in _FLAGS), None)
+        if unknown is not None:
+            raise TypeError(unknown_flag(unknown, _FLAGS))
+        return copy.copy(self).set_flags(**flags)
 
     def use_cloudpickle(self) -> None:
         """Send functions with the globals that they have here; so it is from the beginning."""
@@ -424,7 +429,7 @@ class LoadBalancedView(View):
         return len(self.client.ids if self.targets is None else self.targets)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'all' if self.targets is None else self.targets!r}>"
+        return f"<{type(self).__name__} {self.targets}>"
 
     def _submit(
         self,
