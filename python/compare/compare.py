@@ -73,7 +73,7 @@ def page(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, list[str]]:
         "",
         f"Each of {len(ROWS)} short programs was run with both packages, ipyparallel {theirs['version']} and Furlong",
         f"{ours['version']}, on {today}, and values, types, lengths, exceptions, warnings and printed",
-        f"text were compared. {same} are the same. `cargo xtask compare-ipyparallel` compares again, and writes this page.",
+        f"text were compared. {same} are the same. `cargo xtask compare-ipyparallel` does it again, for this page.",
         "The code of each row is in `python/compare/rows/`. In it `rc` is a client of two engines, `view`, `one` and",
         "`lview` are its views on both, on the first, and on the shared queue, and `ipp` is the package.",
         "",

@@ -47,6 +47,6 @@ NOTES: dict[str, str] = {
     "`Cluster(nonsense=1)`": REFUSED,
     "`Cluster(engines='Local')`": "as many engines as processors, and it says how many from the beginning",
     "`Cluster(log_level=20)`": "as many engines as processors, and it says how many from the beginning",
-    "`Cluster(engines='nonsense')`": "the same refusal, as Python's own exception; it says how engines are started there",
+    "`Cluster(engines='nonsense')`": "the same refusal, as Python's own exception; and it says what to do instead",
     "`Cluster(3)`": "the number of engines may be said without its name",
 }
