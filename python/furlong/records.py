@@ -15,6 +15,9 @@ from furlong.results import AsyncResult
 if TYPE_CHECKING:
     from furlong.connection import Client
 
+# What a view that takes turns with others remembers of its submits: ranges, of 120 bytes each.
+RANGES_MAX = 65_536
+
 __all__ = ["PHASES", "Fetched", "History", "Numbers", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
 
 # Where a task stands, by the numbers of the protocol.
@@ -129,7 +132,10 @@ class History(Sequence[str]):
 
 
 class Numbers:
-    """Numbers of tasks in the order of their submits, as ranges: most follow one another."""
+    """Numbers of tasks in the order of their submits, as ranges: most follow one another.
+
+    Of very many that do not, the oldest are forgotten.
+    """
 
     def __init__(self) -> None:
         self._ranges: list[list[int]] = []
@@ -141,6 +147,8 @@ class Numbers:
             ranges[-1][1] = number
         else:
             ranges.append([number, number])
+            if len(ranges) > RANGES_MAX:
+                del ranges[: RANGES_MAX // 2]
 
     def __iter__(self) -> Iterator[int]:
         for first, last in list(self._ranges):

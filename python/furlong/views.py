@@ -98,7 +98,7 @@ class View(ViewNames):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAGS:
             self._keep(name, self._checked(name, value))
-        elif name.startswith("_") or hasattr(type(self), name):
+        elif name.startswith("_") or hasattr(type(self), name) or not type(self).__module__.startswith("furlong."):
             object.__setattr__(self, name, value)
         else:
             raise AttributeError(unknown_flag(name, _FLAGS))
