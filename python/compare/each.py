@@ -15,6 +15,7 @@ import json
 import re
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from rows import ROWS
 
 ROW_SECONDS = 30
 TEXT_MAX = 300
+# ipyparallel's `clear` does not wait until all namespaces are empty.
+CLEAR_SECONDS = 0.1
 # What is different each time: ids, addresses, times, names of clusters, escapes of a terminal.
 CHANGING = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
@@ -119,6 +122,8 @@ def main() -> None:
             rc.wait_for_engines(2, timeout=60)
             try:
                 rc[:].clear(block=True)
+                if package == "ipyparallel":
+                    time.sleep(CLEAR_SECONDS)
                 names = {"ipp": ipp, "rc": rc, "view": rc[:], "one": rc[0], "lview": rc.load_balanced_view()}
                 found[title] = outcome(code, {"__name__": "__main__", "cluster": cluster, **names})
             finally:
