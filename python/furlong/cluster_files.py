@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong._home import check_name, home, read_json, write_private
+from furlong._home import check_name, home, read_json, remove, write_private
 from furlong._processes import EngineSet, Process, start_of
 from furlong.peer_names import absent
 
@@ -208,7 +208,7 @@ class ClusterFiles:
             # The name is another's.
             return
         if self._controller is None and not self._engines:
-            path.unlink(missing_ok=True)
+            remove(path)
         elif path.parent.is_dir():
             write_private(path, own)
 
