@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     )
     from furlong.executor import ViewExecutor
     from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.results import AsyncMapResult, AsyncResult
+    from furlong.map_results import AsyncMapResult
+    from furlong.results import AsyncResult
     from furlong.views import LoadBalancedView, View
 
 # Where each name lives: nothing is imported before it is used.
@@ -55,7 +56,7 @@ _HOMES = {
     "ClusterManager": "cluster_manager",
     "BroadcastView": "direct",
     "AsyncHubResult": "records",
-    "AsyncMapResult": "results",
+    "AsyncMapResult": "map_results",
     "AsyncResult": "results",
     "Client": "connection",
     "Cluster": "cluster",

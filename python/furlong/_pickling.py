@@ -280,9 +280,13 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], bool]:
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
 
 
-def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], bool]:
-    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs."""
-    return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
+def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], bool]:
+    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
+
+    With `exact`, the engine always tells which of them runs.
+    """
+    kwargs = {"exact": True} if exact else {}
+    return dumps((columns, kwargs), "the items", lambda: _find_item(columns, first))
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong.feeders import OpenMaps
+from furlong.map_results import AsyncMapResult
 from furlong.records import PHASES, Fetched, History, whole_id
 from furlong.results import AsyncResult
 from furlong.views import Again
@@ -26,6 +28,7 @@ class ClientTasks:
     _session: _furlong.Session
     _block: bool
     _held: set[weakref.ref[AsyncResult]]
+    _maps: OpenMaps
 
     def _engines(self, targets: Any) -> list[int]:
         raise NotImplementedError
@@ -44,6 +47,7 @@ class ClientTasks:
     @property
     def outstanding(self) -> set[str]:
         """The ids of the tasks of this session that have not ended."""
+        self._maps.submit_rest()
         return set(self._session.unfinished())
 
     def _id_of(self, job: Any) -> str:
@@ -97,9 +101,8 @@ class ClientTasks:
         result = self._results().get(key)
         if result is None:
             result = Fetched(self, key)  # type: ignore[arg-type]  # the client is made of this
-        elif len(result._parts) > 1 and isinstance(jobs, str):
-            part = next(part for part in result._parts if part.task.id == key)
-            result = AsyncResult([part], True)
+        elif isinstance(jobs, str) and (len(result._parts) > 1 or isinstance(result, AsyncMapResult)):
+            result = result._child(next(part for part in result._parts if key in part.all_ids()))
         if block:
             result.wait(timeout)
         return result
@@ -117,11 +120,21 @@ class ClientTasks:
             Only those for these engines.
         """
         engines = None if targets is None else set(self._engines(targets))
-        results = (future for future in self._futures(jobs) if isinstance(future, AsyncResult))
+        results = [future for future in self._futures(jobs) if isinstance(future, AsyncResult)]
+        if engines is None:
+            self._give_up(None if jobs is None else results, True)
         tasks = (part.task for result in results for part in result._parts)
         wanted = [task.id for task in tasks if engines is None or task.engine in engines]
         if wanted:
             self._session.take_back(wanted)
+
+    def _give_up(self, jobs: Sequence[Any] | None, is_abort: bool) -> None:
+        """Submit nothing more of these maps, or of any."""
+        if jobs is None:
+            self._maps.give_up(is_abort)
+        for job in jobs or ():
+            if isinstance(job, AsyncResult):
+                job._give_up(is_abort)
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
@@ -136,9 +149,11 @@ class ClientTasks:
             How many had not ended before.
         """
         if jobs is None:
-            ids = list(self.outstanding)
+            self._give_up(None, False)
+            ids = self._session.unfinished()
         else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs
+            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else list(jobs)
+            self._give_up(jobs, False)
             ids = []
             for job in jobs:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]

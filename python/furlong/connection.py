@@ -19,6 +19,7 @@ from furlong._checks import check_whole
 from furlong._home import home
 from furlong.client_tasks import ClientTasks
 from furlong.direct import BroadcastView, DirectView
+from furlong.feeders import OpenMaps
 from furlong.peer_names import ClientNames
 from furlong.records import hex_of, wait_for_ids
 from furlong.results import AsyncResult
@@ -86,6 +87,7 @@ class Client(ClientTasks, ClientNames):
         self._is_own = path is None and not (name is None and os.environ.get("FURLONG_CAP"))
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
+        self._maps = OpenMaps()
         self._uuids: dict[int, str] = {}
         # Those that have submitted something.
         self._executors: set[ViewExecutor] = set()
@@ -224,9 +226,11 @@ class Client(ClientTasks, ClientNames):
         """
         if n is None:
             n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
+        from furlong.progress import wait_for_engines
+
         n = check_whole("n", n, 0, 2**32 - 1)
         if block:
-            self._wait_for_engines(n, timeout, interactive, widget)
+            wait_for_engines(self, n, timeout, interactive, widget)
             return None
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         if len(self) >= n:
@@ -235,7 +239,7 @@ class Client(ClientTasks, ClientNames):
 
         def wait(n: int = n) -> None:
             try:
-                self._wait_for_engines(n, timeout, False, False)
+                wait_for_engines(self, n, timeout, False, False)
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -243,35 +247,6 @@ class Client(ClientTasks, ClientNames):
 
         threading.Thread(target=wait, name="furlong-engines", daemon=True).start()
         return future
-
-    def _wait_for_engines(self, n: int, timeout: float, interactive: bool | None, widget: bool | None) -> None:
-        from furlong.progress import Progress, is_interactive
-
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        show = is_interactive() if interactive is None else interactive
-        bar: Progress | None = None
-        try:
-            while True:
-                ids, version = self._session.engines()
-                if bar is not None:
-                    bar.update(min(len(ids), n))
-                if len(ids) >= n:
-                    return
-                if self._session.closed:
-                    raise errors.ConnectionLost("the session is over")
-                if self._cluster is not None:
-                    self._cluster._check_engines()
-                if show and bar is None:
-                    bar = Progress(n, f"{n} engines", widget=widget)
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"{len(ids)} of {n} engines are online after {timeout} s")
-                # A cluster of ours is looked at between.
-                pause = 0.2 if self._cluster is not None or bar is not None else None
-                self._session.wait_engines(version, pause if left is None else min(left, pause or left))
-        finally:
-            if bar is not None:
-                bar.close()
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
         """Wait for tasks: ids, results, any futures, or a list of such; all that is outstanding if nothing is said.
@@ -290,7 +265,9 @@ class Client(ClientTasks, ClientNames):
             elif not concurrent.futures.wait([future], left).done:
                 return False
         # Results that nobody holds are still waited for.
-        return jobs is not None or wait_for_ids(self._session, self.outstanding, deadline)
+        if jobs is not None:
+            return True
+        return self._maps.wait(deadline) and wait_for_ids(self._session, set(self._session.unfinished()), deadline)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None
@@ -302,7 +279,7 @@ class Client(ClientTasks, ClientNames):
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
-            unfinished = self.outstanding
+            unfinished = set(self._session.unfinished())
             seen = {id(result): result for key, result in self._results().items() if key in unfinished}
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
@@ -367,6 +344,7 @@ class Client(ClientTasks, ClientNames):
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
             ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's three alone.
         """
+        self._maps.submit_rest()
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
         queues: dict[int | str, Any] = {"unassigned": status["tasks_waiting"]}
@@ -395,7 +373,9 @@ class Client(ClientTasks, ClientNames):
     def _results(self) -> dict[str, AsyncResult]:
         """Give the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
-        return {part.task.id: result for result in held if result is not None for part in result._parts}
+        return {
+            key: result for result in held if result is not None for part in result._parts for key in part.all_ids()
+        }
 
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:
@@ -415,6 +395,7 @@ class Client(ClientTasks, ClientNames):
 
     def flush(self) -> None:
         """Wait until the broker has all that was submitted, and its journal what is durable of it."""
+        self._maps.submit_rest()
         self._session.flush()
 
     def detach(self) -> None:
@@ -427,6 +408,8 @@ class Client(ClientTasks, ClientNames):
 
     def _close(self, detach: bool) -> None:
         if not self._closed:
+            if detach:
+                self._maps.submit_rest(only_kept=True)
             self._closed = True
             _dispatch.forget(self)
             self._session.close(detach)

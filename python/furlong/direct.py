@@ -14,9 +14,10 @@ from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, Part, value_of
 from furlong.peer_names import NO_MAGICS
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.results import AsyncResult
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:

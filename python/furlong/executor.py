@@ -142,7 +142,7 @@ class ViewExecutor(concurrent.futures.Executor):
         self._check_open()
         calls = MapCalls(self, fn, iterables, timeout, chunksize, buffersize)
         with self._lock:
-            self._maps = {known for known in self._maps if not known.is_all_submitted}
+            self._maps = {known for known in self._maps if not known.is_over}
             self._maps.add(calls)
         iterator = MapIterator(calls)
         calls.start()
@@ -189,7 +189,7 @@ class ViewExecutor(concurrent.futures.Executor):
         """Look whether all that was submitted has ended; then the client need not know of it any longer."""
         with self._lock:
             self._ids &= set(self.view.client._session.unfinished())
-            self._is_known = bool(self._ids) or not all(calls.is_all_submitted for calls in self._maps)
+            self._is_known = bool(self._ids) or not all(calls.is_over for calls in self._maps)
             return not self._is_known
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -226,7 +226,7 @@ class ViewExecutor(concurrent.futures.Executor):
     def _finish(self) -> None:
         """Wait until all that was submitted has ended."""
         for calls in list(self._maps):
-            calls.wait_until_submitted()
+            calls.wait_until_over()
         for future in self._futures():
             future.wait()
         # Those that nobody holds are still waited for. When the session is over, nothing is left to wait for.

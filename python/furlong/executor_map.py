@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, _pickling, errors
 from furlong._checks import check_whole
+from furlong.map_parts import MapPart, Work
 from furlong.maps import _mapped
 from furlong.results import AsyncResult, TimedOut
 
@@ -61,18 +62,14 @@ class MapCalls:
         # Tasks that have not ended, with the bytes of their arguments; counted if not all fit.
         self._tasks = 0
         self._bytes = 0
-        self._is_counted = False
+        # So they are, too, if one task may be followed by others.
+        self._is_counted = self._chunk > 1
         self._is_submitting = False
         self._has_begun = False
         self._has_reader = True
         self._is_hurried = False
         self._is_cancelled = False
         self.is_all_submitted = False
-
-    @property
-    def has_chunks(self) -> bool:
-        """Whether tasks have several calls, so that values may stand for errors."""
-        return self._chunk > 1
 
     # Submitting.
 
@@ -85,9 +82,10 @@ class MapCalls:
             raise
         if self.is_all_submitted or self._buffer is not None:
             return
-        self._is_counted = True
-        for future in list(self._unread):
-            self._count_end_of(future)
+        if not self._is_counted:
+            self._is_counted = True
+            for future in list(self._unread):
+                self._count_end_of(future)
         threading.Thread(target=self._feed_the_rest, name="furlong-map", daemon=True).start()
 
     def _feed(self) -> None:
@@ -152,11 +150,10 @@ class MapCalls:
     def _call_chunk(self, rows: list[tuple[Any, ...]]) -> ExecutorFuture:
         view = self._engines.view()
         function, has_code = _mapped(view, self._fn, True)
-        data, args_have_code = _pickling.dumps_items(list(map(list, zip(*rows))), self._first)
         about = view._about(_pickling.name_of(self._fn), "map")
-        part = view._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
-        made = part if isinstance(part, AsyncResult) else AsyncResult((part,), True)
-        return self._engines.noted(self._executor._noted(made))
+        work = Work(view, function, has_code, about, list(map(list, zip(*rows))), True)
+        part = MapPart(work, 0, len(rows), self._engines.direct)
+        return self._engines.noted(self._executor._noted(AsyncResult((part,), True)))
 
     def _bytes_of(self, future: ExecutorFuture) -> int:
         call = future._parts[0].call
@@ -171,7 +168,7 @@ class MapCalls:
             with self._changed:
                 self._tasks -= 1
                 self._bytes -= nbytes
-                if self._is_time_to_feed():
+                if not self._tasks or self._is_time_to_feed():
                     self._changed.notify_all()
 
         # The first of several: the others are not waited for.
@@ -201,15 +198,21 @@ class MapCalls:
         self._is_cancelled = self._is_cancelled or not self.is_all_submitted
         self._end()
 
-    def wait_until_submitted(self) -> None:
-        """Wait until all calls are submitted, or given up."""
+    @property
+    def is_over(self) -> bool:
+        """Whether all calls are submitted, or given up; and if they are counted, whether all have ended."""
+        is_idle = self.is_all_submitted and not self._is_submitting
+        return is_idle and not (self._is_counted and self._tasks)
+
+    def wait_until_over(self) -> None:
+        """Wait until it is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self.is_all_submitted and not self._is_submitting)
+            self._changed.wait_for(lambda: self.is_over)
 
     # Reading.
 
-    def read(self) -> list[Any]:
-        """Give the values of the next task, of which those that are exceptions of engines stand for errors.
+    def read(self) -> Iterator[tuple[Any, BaseException | None]]:
+        """Give what the calls of the next task came to: the value of each, or its error.
 
         Raises
         ------
@@ -229,8 +232,11 @@ class MapCalls:
                 self._changed.notify_all()
             if self._buffer is not None:
                 self._feed()
+        if self._chunk == 1:
+            return iter([(future.get(), None)])
         values = future.get()
-        return [values] if self._chunk == 1 else list(values)
+        failures: dict[int, BaseException] = future._parts[0].failures  # type: ignore[attr-defined]
+        return ((value, failures.get(place)) for place, value in enumerate(values))
 
     def _await_next(self) -> None:
         with self._changed:
@@ -274,7 +280,7 @@ class MapIterator(Iterator[Any]):
 
     def __init__(self, calls: MapCalls) -> None:
         self._calls = calls
-        self._values: collections.deque[Any] = collections.deque()
+        self._values: collections.deque[tuple[Any, BaseException | None]] = collections.deque()
         self._is_over = False
 
     def __next__(self) -> Any:
@@ -283,9 +289,9 @@ class MapIterator(Iterator[Any]):
         try:
             if not self._values:
                 self._values.extend(self._calls.read())
-            value = self._values.popleft()
-            if isinstance(value, errors.RemoteError) and self._calls.has_chunks:
-                raise value
+            value, error = self._values.popleft()
+            if error is not None:
+                raise error
             return value
         except KeyboardInterrupt:
             # Nobody will have what runs.
@@ -323,6 +329,11 @@ class _Engines:
         # What each engine has of this map: tasks, which hold no values.
         self._given: dict[int, list[_furlong.Task]] = {}
         self._chosen = 0
+
+    @property
+    def direct(self) -> int | None:
+        """The engine of a direct view that was chosen; none for the shared queue, which chooses by the view."""
+        return self._chosen if self._is_direct else None
 
     @property
     def tasks_max(self) -> int:

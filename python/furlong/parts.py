@@ -105,6 +105,10 @@ class Part:
         self.is_settled = False
         self._lock = _thread.allocate_lock()
 
+    def all_ids(self) -> Sequence[str]:
+        """Give the ids of the tasks that it had."""
+        return (self.task.id,)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
         return self.is_settled or self.task.wait(timeout)
@@ -146,6 +150,10 @@ class Part:
             with _wire.loading_of(self.where):
                 return value_of(outcome, self.about.writable)
         return value_of(outcome, self.about.writable)
+
+    def given(self) -> Any:
+        """Give the value, or the error in its place, of one that is settled."""
+        return self.value if self.error is None else self.error
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
@@ -300,9 +308,9 @@ def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
     return None
 
 
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
-    """Make the exception of a failure."""
-    kind, text = outcome.kind or "remote", outcome.text or ""
+def error_of(outcome: _furlong.Outcome, where: dict[str, Any], said: Callable[[str], str] = str) -> errors.FurlongError:
+    """Make the exception of a failure, whose text is put as people are told it."""
+    kind, text = outcome.kind or "remote", said(outcome.text or "")
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
     if kind == "busy":

@@ -14,11 +14,10 @@ from typing import Any
 from furlong import errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
-from furlong._sequences import items_of
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Metadata, Part, as_ended, left_of, limit_of
+from furlong.parts import METADATA, METADATA_OF, Metadata, Part, left_of, limit_of
 
-__all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
+__all__ = ["AsyncResult", "ExecuteReply"]
 
 # How long `cancel` waits for the broker's answer, in seconds.
 CANCEL_WAIT = 3.0
@@ -111,7 +110,7 @@ class AsyncResult(LazyFuture):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions and any(part.error is not None for part in self._parts):
-            values = [part.value if part.error is None else part.error for part in self._parts]
+            values = [part.given() for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
             raise self._error
@@ -123,8 +122,10 @@ class AsyncResult(LazyFuture):
             warnings.warn("get has no value before all have ended: FIRST_COMPLETED is ignored", stacklevel=3)
             return
         self.wait(left_of(deadline), return_when)
-        if return_exceptions:
-            return
+        if not return_exceptions:
+            self._raise_first()
+
+    def _raise_first(self) -> None:
         for part in self._parts:
             if part.done():
                 part.settle()
@@ -245,6 +246,9 @@ class AsyncResult(LazyFuture):
             raise RuntimeError("the result is ready: there is nothing to abort")
         self._parts[0].about.client.abort(self)
 
+    def _give_up(self, is_abort: bool) -> None:
+        """Submit nothing more that belongs to it."""
+
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
         deadline = limit_of(timeout)
@@ -293,7 +297,11 @@ class AsyncResult(LazyFuture):
     @property
     def msg_ids(self) -> list[str]:
         """The tasks' ids."""
-        return [part.task.id for part in self._parts]
+        return [part.task.id for part in self._all_parts()]
+
+    def _all_parts(self) -> Sequence[Part]:
+        """Give all of its tasks, which all have been submitted then."""
+        return self._parts
 
     @property
     def owner(self) -> bool:
@@ -476,6 +484,10 @@ class AsyncResult(LazyFuture):
 
     # Taking apart.
 
+    def _child(self, part: Part) -> AsyncResult:
+        """Give the result of one of its tasks."""
+        return AsyncResult([part], True)
+
     def split(self) -> tuple[AsyncResult, ...]:
         """Give a result for each task; of one task, itself."""
         if len(self._parts) == 1 and type(self) is AsyncResult:
@@ -498,7 +510,7 @@ class AsyncResult(LazyFuture):
     @classmethod
     def _listed(cls, results: Iterable[AsyncResult]) -> AsyncResult:
         """Make one result whose value is a list, of any number of results."""
-        return AsyncResult([part for result in results for part in result._parts], False)
+        return AsyncResult([part for result in results for part in result._all_parts()], False)
 
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
@@ -522,64 +534,3 @@ def wait_for_some(children: Iterable[AsyncResult], timeout: float | None, return
         raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
     done, pending = concurrent.futures.wait(children, timeout, return_when)
     return done, pending
-
-
-class AsyncMapResult(AsyncResult):
-    """The result of a map: the items' values in the order of the items.
-
-    Iterating gives values as they come, in the items' order unless `ordered` is false.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        collect: Collect,
-        count: int,
-        *,
-        ordered: bool = True,
-        errors_in_place: bool = False,
-    ) -> None:
-        super().__init__(parts, False)
-        self._collect_values = collect
-        self._count = count
-        self._ordered = ordered
-        self._errors_in_place = errors_in_place
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def _assemble(self, values: list[Any]) -> Any:
-        return self._collect_values(values)
-
-    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
-        return failed[0] if len(failed) == 1 else super()._collect(failed)
-
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
-        """Wait for the list of values. See `AsyncResult.get`."""
-        return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for part in self._parts if self._ordered else as_ended(self._parts):
-            part.wait()
-            part.settle()
-            if part.error is None:
-                yield from items_of(part.value)
-            elif self._errors_in_place:
-                yield part.error
-            else:
-                raise part.error
-
-    @property
-    def progress(self) -> int:
-        """How many items have ended, as far as whole chunks have."""
-        ended = sum(part.done() for part in self._parts)
-        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
-
-
-Collect = Callable[[list[Any]], Any]

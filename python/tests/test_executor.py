@@ -105,6 +105,35 @@ def test_values_come_before_the_error_at_its_place_and_nothing_after(rc):
         assert list(values) == []
 
 
+def die_at(bad, n):
+    if n == bad:
+        os._exit(1)
+    return n
+
+
+@pytest.mark.parametrize("bad", [0, 4, 9])
+def test_only_the_item_that_kills_its_interpreter_is_lost(rc, tmp_path, bad):
+    values = rc.executor().map(die_at, [bad] * 10, range(10), chunksize=5)
+    assert [next(values) for _ in range(bad)] == list(range(bad))
+    with pytest.raises(furlong.EngineError):
+        next(values)
+
+    def touch_or_die(n):
+        if n == bad:
+            os._exit(1)
+        (tmp_path / str(n)).touch()
+
+    with rc.executor() as executor:
+        executor.map(touch_or_die, range(10), chunksize=5)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [n for n in range(10) if n != bad]
+
+
+def test_values_that_are_exceptions_are_values(rc):
+    for chunksize in (1, 2):
+        values = list(rc.executor().map(lambda n: ValueError(n), range(3), chunksize=chunksize))
+        assert [type(value) for value in values] == [ValueError] * 3
+
+
 def test_map_times_out_and_cancels_the_rest(rc, lview, gate):
     values = lview.executor.map(gate.wait, range(50), timeout=0.1)
     with pytest.raises(TimeoutError):

@@ -56,6 +56,7 @@ impl Session<'_> {
         }
         self.handle_unsent();
         let running = self.begun();
+        let items = self.interpreter.page.items();
         if let Some(attempt) = running {
             self.emit_held(attempt);
         }
@@ -69,7 +70,10 @@ impl Session<'_> {
                 let reply = cancelled_reply("cancelled, and its interpreter killed");
                 self.context.emit(SlotEvent::Finished { attempt, reply });
             }
-            Some(attempt) => self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause),
+            Some(attempt) => {
+                let cause = items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
+                self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause);
+            }
             None => {}
         }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
@@ -98,6 +102,11 @@ impl Session<'_> {
             (Err(error), _) => format!("the interpreter is gone: {error}"),
         }
     }
+}
+
+/// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_parts.py`).
+fn with_items(cause: &str, first: u64, items: u64) -> String {
+    format!("{cause} [items {first}+{items} of its part of the map]")
 }
 
 /// Why an interpreter is gone that was restarted.

@@ -78,7 +78,7 @@ INBOX_BYTES = 512 * 1024
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
 # The same numbers as in `page.rs`.
-PAGE_HEAD_BYTES = 16
+PAGE_HEAD_BYTES = 32
 PAGE_BYTES = PAGE_HEAD_BYTES + REPLY_BYTES_MAX
 SHORT_JOB_US = 1000
 
@@ -106,7 +106,7 @@ class Channel:
         self._filled = 0
         self._page = page
         self._page_view = memoryview(page)
-        # The attempt that began last, and how many bytes of replies there are.
+        # The attempt that began last, how many bytes of replies there are, and which item of a map runs.
         self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
         self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0

@@ -33,6 +33,8 @@ class Stream(io.TextIOWrapper):
         self._fd = fd
         self._is_late = is_late
         self._send_stray = send_stray
+        # Is told how many characters are written, while a map runs.
+        self.note: Callable[[int], None] | None = None
 
     @property
     def name(self) -> str:
@@ -46,6 +48,8 @@ class Stream(io.TextIOWrapper):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
             self._send_stray(self._fd, text.encode("utf-8", "backslashreplace"))
             return len(text)
+        if self.note is not None:
+            self.note(len(text))
         return super().write(text)
 
 

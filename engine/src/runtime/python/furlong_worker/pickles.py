@@ -198,6 +198,13 @@ def _add_hint(error: ImportError) -> None:
     error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
 
 
+class Pickled:
+    """A value that is pickled already."""
+
+    def __init__(self, parts: list[Buffer]) -> None:
+        self.parts = parts
+
+
 def dump(value: Any) -> list[Buffer]:
     """Pickle a value: a pickle and its out-of-band buffers.
 
@@ -206,8 +213,10 @@ def dump(value: Any) -> list[Buffer]:
     """
     if value is None:
         return [NONE]
+    if type(value) is Pickled:
+        return value.parts
     try:
-        parts = _dump_with(pickle.dumps, value)
+        parts = dump_with(pickle.dumps, value)
         data = parts[0]
         if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):  # type: ignore[operator]
             return parts
@@ -216,7 +225,8 @@ def dump(value: Any) -> list[Buffer]:
     return _dump_by_value(value, None)
 
 
-def _dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+def dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+    """Pickle a value; large buffers go beside."""
     views: list[Buffer] = []
 
     def is_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -269,7 +279,7 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
     for module in modules if register is not None else ():
         register(module)
     try:
-        parts = _dump_with(cloudpickle.dumps, value)
+        parts = dump_with(cloudpickle.dumps, value)
     except Exception as error:
         raise _unpicklable(value, error, cloudpickle.dumps) from error
     data, *views = parts

@@ -22,7 +22,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine
+from furlong_worker import Buffer, engine, maps
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
@@ -102,6 +102,7 @@ class Worker:
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
         }
+        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
@@ -168,7 +169,7 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
-            parts = describe(error)
+            parts = error.parts if type(error) is maps.ItemsFailed else describe(error)
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -326,6 +327,10 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+
+    def _is_interrupted(self) -> bool:
+        """Whether the job that runs was interrupted because it is cancelled."""
+        return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
