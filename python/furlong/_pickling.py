@@ -480,7 +480,7 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
         _PlainPickler(file, 5).dump(function)
     except _NeedsCodeError:
         pass
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # noqa: S110 - what plain pickle cannot do, cloudpickle may
         pass
     else:
         return file.getvalue(), False

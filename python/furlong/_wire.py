@@ -89,11 +89,12 @@ def load_items(load: Callable[[], Any], where: Callable[[], Mapping[str, Any]]) 
     return found._replace(failed=failed)
 
 
-def failed(ename: str, evalue: str, traceback: str, engine_id: int | None) -> Exception:
+def failed(ename: str, evalue: str, traceback: str, engine_id: int | None, details: Sequence[bytes] = ()) -> Exception:
     """Make the error that an engine has put in the place of a value."""
     from furlong.errors import remote_error
 
     known = getattr(_loading, "where", None)
     # Loaded as something else than a map's values, it is of the engine that it names itself.
     where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
-    return remote_error(ename, evalue, traceback, where)
+    # It is in a pickle itself.
+    return remote_error(ename, evalue, traceback, where, details=details, may_unpickle=True)

@@ -225,6 +225,22 @@ class DirectView(View):
         result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
         return self._finish_without_value(result, block)
 
+    def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Get what threads have printed after the tasks that started them had ended, and forget it there.
+
+        Such text is no task's output any longer. An engine keeps the last 64 Ki characters for whoever asks first, and
+        its log has all of it.
+
+        Returns
+        -------
+        list of tuple of str
+            For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
+        """
+        function = _pickling.function_of(OnEngine("late_output"))[0]
+        call, _ = _pickling.dumps_call((), {})
+        result = self._submit(function, "pickle", call, self._about("late_output"), targets=targets)
+        return self._finish(result, block)
+
     # Sequences.
 
     def scatter(

@@ -273,7 +273,7 @@ class MapPart(BalancedPart):
         """Take a task's failure that says nothing of its items: find out who is to blame."""
         ran = _RAN.search(outcome.text or "")
         first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
-        error = error_of(outcome, dict(where), lambda text: _RAN.sub("", text))
+        error = error_of(outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text))
         remote = outcome.remote
         if remote is not None and remote[0] == UNMET and outcome.engine is not None and self._engine is None:
             self._tried = {*(self._tried or ()), outcome.engine}

@@ -136,7 +136,7 @@ class Part:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.where())
+                    self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
@@ -262,7 +262,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner", "writable")
 
     def __init__(
         self,
@@ -276,6 +276,7 @@ class About:
         code: str | None = None,
         owner: bool = True,
         writable: bool = False,
+        is_pickled: bool = True,
     ) -> None:
         self.client = client
         self.name = name
@@ -286,6 +287,8 @@ class About:
         self.code = code
         self.owner = owner
         self.writable = writable
+        # Whether arguments and value cross as pickles.
+        self.is_pickled = is_pickled and method != "execute"
 
 
 def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
@@ -308,8 +311,13 @@ def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
     return None
 
 
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any], said: Callable[[str], str] = str) -> errors.FurlongError:
-    """Make the exception of a failure, whose text is put as people are told it."""
+def error_of(
+    outcome: _furlong.Outcome, where: dict[str, Any], *, is_pickled: bool = False, said: Callable[[str], str] = str
+) -> errors.FurlongError:
+    """Make the exception of a failure, whose text is put as people are told it.
+
+    What it has beyond its texts is read from pickles if the call was one.
+    """
     kind, text = outcome.kind or "remote", said(outcome.text or "")
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
@@ -321,7 +329,8 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any], said: Callable[[s
         own = _OWN.get(ename)
         if own is not None:
             return own(ename, evalue, traceback, where)
-        return errors.remote_error(ename, evalue, traceback, where)
+        details = outcome.remote_details()
+        return errors.remote_error(ename, evalue, traceback, where, details=details, may_unpickle=is_pickled)
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)

@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping, Sequence
 import furlong_worker
 from furlong_worker import Buffer, pickles
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 
 # Items of a job that are told one by one, and how many quick ones are told at once later.
 EXACT_ITEMS = 256
@@ -228,11 +229,12 @@ class Failed:
 
     def __init__(self, error: BaseException) -> None:
         self._parts = tuple(bytes(part).decode("utf-8") for part in describe(error))
+        self._details = [bytes(part) for part in details(error, True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
         engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
-        return _FAILED, (*self._parts, engine)
+        return _FAILED, (*self._parts, engine, self._details)
 
 
 class _ClientModule:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # getsignal without its costly enum
 import _thread
 import ast
+import atexit
 import builtins
 import contextlib
+import gc
 import importlib
 import importlib.util
+import io
 import linecache
 import mmap
 import os
@@ -35,6 +38,7 @@ from furlong_worker.channel import (
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLE,
     PICKLED,
     PULL,
     PUSH,
@@ -46,6 +50,7 @@ from furlong_worker.channel import (
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
@@ -60,6 +65,10 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+THREADS_SECONDS = 1.0
+# The variable by which the engine says what became of the interpreter before this one.
+LOST = "FURLONG_LOST"
 
 
 class Worker:
@@ -91,6 +100,7 @@ class Worker:
         self._cells = Cells(self._namespace, self._rich.show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
+        furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
@@ -106,9 +116,10 @@ class Worker:
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
+        self._lost = os.environ.pop(LOST, "")
 
-    def serve(self) -> NoReturn:
-        """Run jobs until the engine closes the socket."""
+    def serve(self) -> None:
+        """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
         while True:
@@ -119,6 +130,8 @@ class Worker:
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
             channel.interrupted.clear()
+            if channel.ending:
+                return
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -169,7 +182,14 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
-            parts = error.parts if type(error) is maps.ItemsFailed else describe(error)
+            if self._lost and type(error) is NameError:
+                self._say_what_was_lost(error)
+            if type(error) is maps.ItemsFailed:
+                parts = error.parts
+            else:
+                parts = describe(error)
+                if end == RAISED:
+                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -182,7 +202,7 @@ class Worker:
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
             channel.drained = False
-            while not channel.drained:
+            while not channel.drained and not channel.ending:
                 channel.receive()
 
     # What a job may ask for.
@@ -327,6 +347,14 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+        elif channel.ending:
+            raise KeyboardInterrupt("the interpreter is ending")
+
+    def _say_what_was_lost(self, error: NameError) -> None:
+        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
+            error.args = (f"{error}; {hint}", *error.args[1:])
 
     def _is_interrupted(self) -> bool:
         """Whether the job that runs was interrupted because it is cancelled."""
@@ -430,7 +458,38 @@ def _out_of_the_way(fd: int) -> int:
     return far
 
 
-def main() -> NoReturn:
+def _end_threads() -> None:
+    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
+
+    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
+    """
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        raise TimeoutError
+
+    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
+        signal.signal(signal.SIGALRM, give_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
+        threading._shutdown()  # type: ignore[attr-defined]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python's own end would call it once more, and wait.
+    threading._shutdown = lambda: None  # type: ignore[attr-defined]
+
+
+def _flush_files() -> None:
+    """Write what open files have not written yet.
+
+    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
+    """
+    if threading.active_count() > 1:
+        for one in gc.get_objects():
+            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
+                with contextlib.suppress(Exception):  # it is closed, or cannot be written
+                    one.flush()
+
+
+def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
@@ -438,5 +497,7 @@ def main() -> NoReturn:
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
+    atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
+    _end_threads()
