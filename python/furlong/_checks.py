@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["check_flag", "check_names", "check_whole", "described"]
+__all__ = ["check_flag", "check_names", "check_whole", "described", "unknown_flag"]
 
 # What the broker takes.
 RETRIES_MAX = 2**32 - 1
@@ -27,6 +28,13 @@ def described(value: Any) -> str:
     """Name the kind of an object, with its article: ``"an int object"``."""
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name} object"
+
+
+def unknown_flag(name: str, known: Iterable[str]) -> str:
+    """Say that there is no such flag, and which was perhaps meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
+    return f"there is no flag {name!r}{hint}"
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
@@ -118,6 +126,11 @@ def _limit(name: str, value: Any) -> Any:
     return None if value is None else _seconds(name, value, takes, lambda seconds: seconds > 0)
 
 
+def _wait_limit(name: str, value: Any) -> Any:
+    takes = "a number of seconds, 0 or None for no limit"
+    return None if value is None else _seconds(name, value, takes, lambda seconds: seconds >= 0) or None
+
+
 def _pause(name: str, value: Any) -> Any:
     return _seconds(name, value, "a number of seconds, 0 for no pause", lambda seconds: seconds >= 0)
 
@@ -176,7 +189,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "error_retries": _retries,
     "backoff": _pause,
     "at_most_once": _bool,
-    "timeout": _limit,
+    "timeout": _wait_limit,
     "run_timeout": _limit,
     "after": _tasks,
     "follow": _tasks,

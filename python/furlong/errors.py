@@ -254,7 +254,7 @@ class CompositeError(RemoteError):
     def __init__(self, message: str, errors: Sequence[RemoteError] = ()) -> None:
         super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
         self.args = (message, list(errors))
-        self.message = message
+        self.message = self.msg = message
         self.errors: list[RemoteError] = []
         for error in errors:
             self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
@@ -314,7 +314,7 @@ class AlreadyDisplayedError(RemoteError):
     def __init__(self, original: CompositeError) -> None:
         super().__init__(original.ename, original.evalue)
         self.args = (original,)
-        self.original = original
+        self.original = self.original_error = original
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
@@ -417,3 +417,19 @@ def _with_source(traceback: str) -> list[str]:
             source = linecache.getline(frame[1], int(frame[2])).strip()
             lines += [f"    {source}"] if source else []
     return lines
+
+
+# Names of ipyparallel.
+_OTHER_NAMES = {
+    "DependencyTimeout": TaskTimeout,
+    "IPythonError": FurlongError,
+    "KernelError": FurlongError,
+    "TaskRejectError": UnmetDependency,
+    "TimeoutError": TimeoutError,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

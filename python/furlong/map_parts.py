@@ -83,6 +83,7 @@ class Work:
         call = (self._function, "pickle", data, options, has_code)
         session = self.about.client._session
         task = session.submit(*call) if engine is None else session.submit_to([engine], *call)[0]
+        self._view._submitted.add(task.number)
         made_of = (self._view, self._function, "pickle", data, self.about, has_code, None, options, engine)
         return task, sum(len(buffer) for buffer in data), made_of
 

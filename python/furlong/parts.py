@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.connection import Client
 
-__all__ = ["METADATA", "About", "BalancedPart", "Part", "as_ended", "error_of", "left_of", "limit_of", "value_of"]
+__all__ = [
+    "METADATA",
+    "About",
+    "BalancedPart",
+    "Metadata",
+    "Part",
+    "as_ended",
+    "error_of",
+    "left_of",
+    "limit_of",
+    "value_of",
+]
 
 METADATA = (
     "msg_id",
@@ -407,6 +418,16 @@ METADATA_OF: dict[str, Callable[[Part], Any]] = {
     "data": _data,
     "label": lambda part: part.about.label,
 }
+
+
+class Metadata(dict[str, Any]):
+    """All that is known of a task, by names that are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
 
 def limit_of(timeout: float | None) -> float | None:
