@@ -26,6 +26,7 @@ from furlong.__main__ import SAFE_PATH
 from furlong._checks import check_whole
 from furlong._coroutine import coroutine
 from furlong._home import check_name, home, read_json
+from furlong._keeper import Keeper
 from furlong._processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster_files import STATE, ClusterFiles, check_launchers, level_of
 
@@ -48,7 +49,7 @@ class Cluster(ClusterFiles):
     or ``async with``, the cluster is started, gives a connected `Client`, and is stopped at the end.
 
     What is started here ends with this process, however that ends; so does the cluster's folder, if its name was not
-    chosen by the user.
+    chosen by the user. Engines that are killed are started again: at once the first time, and later each further time.
 
     Parameters
     ----------
@@ -319,7 +320,9 @@ class Cluster(ClusterFiles):
                 argv += [name, str(value)]
         argv += [f"--label={label}" for label in self.labels]
         argv += [f"--env={name}={value}" for name, value in self.env.items()]
-        self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
+        argv += self.engine_args
+        engines = self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", argv))
+        Keeper(self, engine_set_id, engines, argv)
         return engine_set_id
 
     def _spawn(self, command: str, argv: list[str]) -> Child:
@@ -460,9 +463,21 @@ class Cluster(ClusterFiles):
             self._prune()
             for key, engines in self._engines.items():
                 process = engines.process
-                if isinstance(process, Child) and process.code is not None:
+                if engines.ended is None and isinstance(process, Child) and process.code is not None:
                     text = f"the engine process {process.pid} of set {key!r} {process.ending()}"
                     raise errors.EngineError("EngineError", text)
+
+    def _engines_ended(self) -> str:
+        """Tell how engine processes that were started here have ended, and are not started again yet."""
+        told = ""
+        with self._lock:
+            for key, engines in self._engines.items():
+                process, how = engines.process, engines.ended
+                if how is None and isinstance(process, Child) and process.code is not None:
+                    how = process.ending()
+                if how is not None:
+                    told += f"the engine process of set {key!r} {how}; "
+        return told
 
     def _remove(self) -> None:
         """Leave nothing of a cluster that has stopped."""

@@ -32,6 +32,7 @@ __all__ = [
     "InvalidOption",
     "JournalError",
     "NoEnginesRegistered",
+    "NoEnginesWarning",
     "PayloadTooLarge",
     "PicklingError",
     "PythonVersionError",
@@ -102,6 +103,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     if ids:
         return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+
+
+class NoEnginesWarning(UserWarning):
+    """No engine is online, and a call waits for a task. It waits on."""
 
 
 class UnmetDependency(FurlongError):

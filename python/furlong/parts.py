@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _wire, errors
 from furlong._dispatch import Dispatcher, dispatcher
+from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Part:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
-        return self.is_settled or self.task.wait(timeout)
+        return self.is_settled or wait_patiently(self.task.wait, timeout, self.about.client)
 
     def done(self) -> bool:
         """Whether the end has come."""
@@ -204,7 +205,7 @@ class BalancedPart(Part):
         """Wait for the end; whether it has come in time."""
         deadline = limit_of(timeout)
         while not self.is_settled and self.outcome is None:
-            if not self.task.wait(left_of(deadline)):
+            if not wait_patiently(self.task.wait, left_of(deadline), self.about.client):
                 return False
             self._take()
         return True

@@ -22,7 +22,7 @@ use furlong_wire::message::{
     EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget,
     FromClient, FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload,
     ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply,
-    ReplyBody, Request, Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
+    ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
     Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange,
     TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
 };
@@ -475,6 +475,13 @@ fn status() -> ClusterStatus {
         tasks_finished: 3,
         busy_us: 4,
         stuck: 0,
+        set_aside: vec![SetAside {
+            runtime: Runtime::Command,
+            is_whole_runtime: false,
+            cause: "there is no program `x`".to_owned(),
+            failures: 1,
+            retry_in_ms: 1_000,
+        }],
     };
     ClusterStatus {
         cluster_name: "default".to_owned(),
@@ -530,6 +537,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Unshare(Unshare { share: 1 }),
         ToEngine::Adopt(Adopt { attempts: vec![(attempt(), attempt())] }),
         ToEngine::Undefine(EngineUndefine { session: SESSION, number: 1 }),
+        ToEngine::Announce(attempts()),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }

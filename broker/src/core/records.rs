@@ -101,7 +101,7 @@ impl Core {
                     _ => format!("it raised, and runs again in {wait_ms} ms"),
                 })
             }
-            (State::Queued, Place::Shared) => Some(self.why_shared_waits(task)),
+            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task)),
             (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
                 "engine {engine} has it, and has not said that it runs: it has just been given it, or others run \
@@ -126,11 +126,12 @@ impl Core {
         }
     }
 
-    fn why_shared_waits(&self, task: &Task) -> String {
+    fn why_shared_waits(&self, now: Time, task: &Task) -> String {
         let placement = self.placements.get(task.placement);
         let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
-        let fitting =
-            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class)));
+        let fitting = online.filter(|(_, engine)| {
+            engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines))
+        });
         let fitting: Vec<_> = fitting.map(|(_, engine)| engine).collect();
         if fitting.is_empty() {
             let demands = &placement.demands;
@@ -150,8 +151,10 @@ impl Core {
             0 => String::new(),
             stuck => format!(", {stuck} of them with a task that has ended and does not heed its interrupt"),
         };
-        let fitting = fitting.len();
-        format!("the engines that could run it ({fitting}) are busy{stuck}; {others} others wait in the same queue")
+        let (fitting, aside) = (fitting.len(), self.why_engines_are_set_aside(now, task));
+        format!(
+            "the engines that could run it ({fitting}) are busy{stuck}; {others} others wait in the same queue{aside}"
+        )
     }
 
     fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {

@@ -43,6 +43,8 @@ pub enum Output {
     Transfer(u64, SealedPayload),
     /// Let a slot run a job, after those that it was given before.
     Start(SlotIndex, Runtime, Job),
+    /// The same, when what was to be sent before this has left: the broker must know that the job begins.
+    StartWhenSent(SlotIndex, Runtime, Job),
     /// End a job.
     Cancel(SlotIndex, Runtime, u64, bool),
     /// Send a signal to a job, if it runs now.
@@ -91,6 +93,8 @@ pub struct Core {
     shares: BTreeMap<u64, Shared>,
     /// What the broker has said of attempts before their assignments came: it goes before what waits to be sent.
     early: BTreeMap<Attempt, Early>,
+    /// Attempts that are told to have started before they begin.
+    suspects: BTreeSet<Attempt>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
@@ -127,6 +131,8 @@ struct Slot {
     running: VecDeque<u64>,
     runtime: Option<Runtime>,
     waiting: VecDeque<u64>,
+    /// Whether there is an interpreter that takes jobs. Until then a Python job has not begun.
+    has_interpreter: bool,
 }
 
 /// A job, as the broker knows it.
@@ -201,6 +207,7 @@ impl Core {
             shares: BTreeMap::new(),
             last_header: None,
             early: BTreeMap::new(),
+            suspects: BTreeSet::new(),
             undefined: Vec::new(),
             connected: false,
             was_cut: false,
@@ -261,6 +268,7 @@ impl Core {
         }
         unbegun.into_iter().for_each(|work| self.advance(work.slot));
         self.early.clear();
+        self.suspects.clear();
     }
 
     /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the same lines: it must
@@ -316,6 +324,7 @@ impl Core {
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
             ToEngine::Release(release) => self.release(&release),
             ToEngine::Adopt(adopt) => self.adopt(&adopt),
+            ToEngine::Announce(announce) => self.suspects.extend(announce.attempts),
         }
         Ok(())
     }
@@ -329,7 +338,11 @@ impl Core {
                 let text = String::from_utf8_lossy(&bytes);
                 self.outputs.push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
             }
-            SlotEvent::Down { cause } => self.slot_down(slot, cause),
+            SlotEvent::Up => self.slots[slot as usize].has_interpreter = true,
+            SlotEvent::Down { cause } => {
+                self.slots[slot as usize].has_interpreter = false;
+                self.slot_down(slot, cause);
+            }
             SlotEvent::Recalled { attempts } => self.give_back(&attempts),
             SlotEvent::Published { attempt, latest } => {
                 if self.work.contains_key(&attempt) {
@@ -361,7 +374,8 @@ impl Core {
 
     fn unreported(&self, slot: &Slot) -> Option<u64> {
         let job = slot.running.front()?;
-        self.work.get(job).filter(|work| !work.reported).map(|_| *job)
+        let begins = |work: &&Work| work.runtime != Runtime::Python || slot.has_interpreter;
+        self.work.get(job).filter(|work| !work.reported).filter(begins).map(|_| *job)
     }
 
     fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
@@ -560,7 +574,14 @@ impl Core {
             place.waiting.pop_front();
             place.runtime = Some(work.runtime);
             place.running.push_back(job.attempt);
-            self.outputs.push_back(Output::Start(slot, work.runtime, job));
+            let (attempt, runtime) = (work.attempt, work.runtime);
+            if self.suspects.is_empty() || !self.suspects.remove(&attempt) {
+                self.outputs.push_back(Output::Start(slot, runtime, job));
+                continue;
+            }
+            work.reported = true;
+            self.outputs.push_back(Output::Send(FromEngine::Started(Attempts { attempts: vec![attempt] })));
+            self.outputs.push_back(Output::StartWhenSent(slot, runtime, job));
         }
     }
 

@@ -10,8 +10,8 @@ use furlong_wire::payload::{Packed, SealedPayload};
 
 use super::held::ended;
 use super::output::Kept;
-use super::{Core, Output, error};
-use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
+use super::{Core, Output, Work, error};
+use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
 
 /// What the broker, which does not see results, may tell of a failure: why a command could not be run, and why nothing
 /// could. What the user's own code says stays between its engine and its client.
@@ -23,6 +23,9 @@ fn for_the_record(header: &ReplyHeader) -> &str {
         _ => "",
     }
 }
+
+/// Bytes of the reason why a job has not begun, which must fit its message.
+const NOT_BEGUN_TEXT_BYTES_MAX: usize = 700;
 
 /// Output messages that wait for a connection; what comes beyond is lost, and the gap is said.
 pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
@@ -64,6 +67,10 @@ impl Core {
         if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
             data = wholes;
         }
+        if let JobOutcome::NotBegun(unable) = outcome {
+            self.send_not_begun(&work, unable, &header);
+            return self.advance(slot);
+        }
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
             JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header)),
@@ -72,6 +79,7 @@ impl Core {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
             JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
+            JobOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut ended = ended(&work, outcome, run_us);
@@ -91,6 +99,21 @@ impl Core {
     fn has_room_for(&self, wholes: &[Bytes]) -> bool {
         let bytes: u64 = wholes.iter().map(|whole| whole.len() as u64).sum();
         bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.result_bytes_max
+    }
+
+    /// Says that a job has not begun. As with what is given back, nothing is held of it: that might be taken for a run
+    /// by a broker that knows of no other attempt.
+    fn send_not_begun(&mut self, work: &Work, unable: Unable, header: &ReplyHeader) {
+        let kind = if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
+        let ReplyHeader::Raised(error) = header else { unreachable!("what does not begin says why") };
+        let mut finished = ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), 0).finished;
+        let mut short = error.clone();
+        short.message.truncate(error.message.floor_char_boundary(NOT_BEGUN_TEXT_BYTES_MAX));
+        if let Ok(Packed::Inline(inline)) = self.sessions.pack(work.session, &ReplyHeader::Raised(short), Vec::new()) {
+            finished.payload = Some(Payload::Inline(inline));
+        }
+        self.results.note_given_back(work.attempt);
+        self.send(FromEngine::Finished(finished));
     }
 
     /// Sends what jobs have published. Call it when the connection takes something: until then later values replace

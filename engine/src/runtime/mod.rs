@@ -69,6 +69,17 @@ pub enum JobOutcome {
     Cancelled,
     /// What ran it died; the text says how (exit code, signal, last lines of stderr).
     Lost(String),
+    /// It did not begin, through no fault of its own: the header has the error.
+    NotBegun(Unable),
+}
+
+/// What an engine cannot begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unable {
+    /// Anything of this runtime: there is no interpreter, no memory for a process, no descriptor.
+    Runtime,
+    /// Jobs of this kind: there is no such program, function or directory.
+    Kind,
 }
 
 /// Which stream output came on.
@@ -106,6 +117,8 @@ pub enum SlotEvent {
         /// Its result.
         reply: Reply,
     },
+    /// An interpreter takes jobs.
+    Up,
     /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes after this.
     Down {
         /// Exit code or signal, and the last lines of stderr.

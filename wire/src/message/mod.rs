@@ -35,8 +35,8 @@ pub use engine::{
 };
 pub use ranges::Ranges;
 pub use status::{
-    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, TaskPhase,
-    TaskQuery, TaskRecord,
+    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, SetAside,
+    TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,
@@ -169,6 +169,8 @@ messages! {
         61 Adopt(Adopt),
         /// A blob that no later work of that session names.
         62 Undefine(EngineUndefine),
+        /// Attempts that are told to have started before they begin.
+        63 Announce(Attempts),
     }
 }
 

@@ -21,13 +21,15 @@ use super::protocol::{Control, End, Ended, Inbox, Incoming, ProtocolBroken, Requ
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SessionEnd {
     /// The interpreter has died; everything about it was reported.
     InterpreterDown,
+    /// The same, by itself and before a job has begun.
+    DiedUnused,
     /// The slot is gone, and the interpreter was killed.
     SlotDropped,
 }
@@ -66,6 +68,10 @@ pub(super) struct Session<'a> {
     pub(super) is_dead: bool,
     /// What the running job has published last.
     latest: (u64, Latest),
+    /// No job has ended here.
+    pub(super) is_unused: bool,
+    /// If it dies unused, as those before it did, the slot is of no use.
+    pub(super) is_last: bool,
 }
 
 /// A job that the interpreter has.
@@ -118,6 +124,7 @@ impl<'a> Session<'a> {
         shared: &'a PythonShared,
         interpreter: Interpreter,
         engine_id: &'a mut Option<u32>,
+        is_last: bool,
     ) -> Self {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,6 +155,8 @@ impl<'a> Session<'a> {
             fault: None,
             is_dead: false,
             latest: (0, Latest::default()),
+            is_unused: true,
+            is_last,
         }
     }
 
@@ -174,9 +183,9 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    let is_last = self.fault == Some(Fault::EngineEnds);
-                    self.handle_exit(status);
-                    return if is_last { SessionEnd::SlotDropped } else { SessionEnd::InterpreterDown };
+                    let is_over = self.fault == Some(Fault::EngineEnds);
+                    let ended = self.handle_exit(status);
+                    return if is_over { SessionEnd::SlotDropped } else { ended };
                 }
             }
         }
@@ -232,7 +241,7 @@ impl<'a> Session<'a> {
     fn send_job(&mut self, job: Job) {
         let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
-            return self.context.emit_raised(attempt, JobOutcome::Failed, error);
+            return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
@@ -400,6 +409,7 @@ impl<'a> Session<'a> {
         self.interpreter.forget_kills(ended.run_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
+        self.is_unused = false;
         self.sent.pop_front();
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);

@@ -13,8 +13,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
 
+mod begin;
 mod cells;
 mod control;
 mod death;
@@ -95,6 +96,7 @@ impl Fixture {
             }
             SlotEvent::StrayOutput { bytes, .. } => self.stray.push_str(std::str::from_utf8(&bytes).unwrap()),
             SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
+            SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Published { attempt, latest } => {
@@ -157,7 +159,7 @@ fn json_value(reply: Reply) -> Result<String, RemoteError> {
         (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Json }) => {
             Ok(String::from_utf8(reply.data[0].to_vec()).unwrap())
         }
-        (JobOutcome::Failed, ReplyHeader::Raised(error)) => Err(error),
+        (JobOutcome::Failed | JobOutcome::NotBegun(_), ReplyHeader::Raised(error)) => Err(error),
         other => panic!("{other:?}"),
     }
 }
@@ -526,7 +528,7 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
         let attempts = [python.start_execute("1"), python.start_execute("2")];
         for attempt in attempts {
             let reply = python.end(attempt).await;
-            assert_eq!(reply.outcome, JobOutcome::Failed);
+            assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
             let failed = error(reply);
             assert_eq!((failed.type_name.as_str(), failed.message.lines().count()), ("EngineError", 1));
             assert!(failed.message.contains(program));

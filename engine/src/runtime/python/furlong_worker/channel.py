@@ -64,7 +64,8 @@ REPLY = struct.Struct("<QQQQIBBxx")
 REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
-# Kinds of request.
+# Kinds of request, and what stands for one whose arguments found no room.
+UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
 CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
 END = 18
@@ -187,7 +188,14 @@ class Channel:
 
         So its buffers are aligned, and never copied.
         """
-        body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        # It has begun, for the engine: if the process dies of it, that is this job's doing. No other one runs now.
+        self.page_words[0] = attempt
+        try:
+            body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except (OSError, MemoryError):
+            self._skip(length - len(begun))
+            self._add_job(UNFIT, codec, attempt, [b"%d" % length])
+            return
         body[: len(begun)] = begun
         filled = len(begun)
         while filled < length:
@@ -202,6 +210,15 @@ class Channel:
             buffers.append(body[at : at + size])
             at += size
         self._add_job(kind, codec, attempt, buffers)
+
+    def _skip(self, size: int) -> None:
+        """Read past what there is no memory for."""
+        scratch = memoryview(bytearray(min(size, 64 * 1024)))
+        while size > 0:
+            received = self._requests.recv_into(scratch[: min(size, len(scratch))])
+            if received == 0:
+                os._exit(0)
+            size -= received
 
     def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
         source: LoadedSource | PickledFunction | None = None

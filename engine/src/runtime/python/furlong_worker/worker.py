@@ -46,6 +46,7 @@ from furlong_worker.channel import (
     RETURNED,
     RUN,
     SOURCE,
+    UNFIT,
     Channel,
     Job,
 )
@@ -113,6 +114,7 @@ class Worker:
             PULL: self._pull,
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
+            UNFIT: self._refuse,
         }
         maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
@@ -281,6 +283,10 @@ class Worker:
         self._forget_names()
         self._names.clear()
         return encode(None, codec)
+
+    def _refuse(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        size = int(bytes(buffers[0]))
+        raise MemoryError(f"the arguments have {size} bytes, more than this interpreter can take")
 
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
