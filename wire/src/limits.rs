@@ -43,7 +43,7 @@ pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 64;
 pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 /// Bytes of one payload, all buffers together.
 pub const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
-/// The largest payload that a peer may send at once, in first credits: a quarter of the broker's memory stays for others.
+/// The largest payload that a peer may send, in first credits: a quarter of the broker's memory stays for others.
 pub const OVERDRAFT_CREDITS: u64 = 3;
 /// Buffers in one payload.
 pub const PAYLOAD_BUFFERS_MAX: usize = 4096;

@@ -103,8 +103,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let began = Instant::now();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
     let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
-    let memory = Memory::of(args.memory.bytes());
-    let start = BrokerStart(unix.as_micros() as u64);
+    let (memory, start) = (Memory::of(args.memory.bytes()), BrokerStart(unix.as_micros() as u64));
     let config = Config {
         start,
         cluster: identity.cluster,

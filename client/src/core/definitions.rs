@@ -135,8 +135,8 @@ impl Definitions {
         self.sent.values().map(|sent| sent.number)
     }
 
-    /// Makes room for another one, and says if there is: what is not needed is let go for it, if need be. Gives numbers and bytes
-    /// of that.
+    /// Makes room for another one, and says if there is: what is not needed is let go for it, if need be. Gives numbers
+    /// and bytes of that.
     fn make_room(&mut self, bytes: u64) -> (bool, Vec<(u32, u64)>) {
         let mut let_go = Vec::new();
         if bytes <= SMALL_BYTES {

@@ -134,7 +134,7 @@ pub struct Submitted {
     pub key: usize,
 }
 
-/// The number of a submit's first task, the large definition that its tasks need, and what is kept for another connection.
+/// The number of a submit's first task, the large definition that its tasks need, and what another connection needs.
 type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
 
 /// A place in the order of those who wait for room; none before the first refusal.
