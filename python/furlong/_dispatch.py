@@ -134,6 +134,9 @@ class WaitQueue:
 _dispatchers: dict[str, Dispatcher] = {}
 # What is closed at the exit, and whether after the others.
 _open: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+# What has work to finish before.
+_unfinished: weakref.WeakSet[Any] = weakref.WeakSet()
+_exiting = threading.Event()
 
 
 def dispatcher() -> Dispatcher:
@@ -157,12 +160,32 @@ def close_at_exit(thing: _Closes, last: bool = False) -> None:
     _open[thing] = last
 
 
+class _Finishes(Protocol):
+    def finish(self) -> None: ...
+
+
+def finish_before_exit(thing: _Finishes) -> None:
+    """Let something finish its work before the interpreter goes and anything is closed."""
+    _unfinished.add(thing)
+
+
+def is_exiting() -> bool:
+    """Whether the interpreter is about to go."""
+    return _exiting.is_set()
+
+
 def forget(thing: _Closes) -> None:
     """Leave to itself what is closed."""
     _open.pop(thing, None)
 
 
 def _at_exit() -> None:
+    _exiting.set()
+    for unfinished in list(_unfinished):
+        try:
+            unfinished.finish()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
     for thing, _ in sorted(_open.items(), key=lambda item: item[1]):
         try:
             thing.close()
@@ -176,6 +199,7 @@ def _after_fork() -> None:
     _furlong.after_fork()
     _dispatchers.clear()
     _open.clear()
+    _unfinished.clear()
 
 
 atexit.register(_at_exit)

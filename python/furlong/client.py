@@ -384,7 +384,7 @@ class MultiEngineClient(Connected):
         view = self._view(targets)
         pop = Reference(f"{PROPERTIES}.pop")
         results = [view.apply_async(pop, key) for key in keys]
-        return self._finish(AsyncResult.join(*results), block, lambda result: result.get() and None)
+        return self._finish(AsyncResult._listed(results), block, lambda result: result.get() and None)
 
     def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
         """Delete all properties of engines."""

@@ -1,6 +1,6 @@
 """What can go wrong, by kind.
 
-Every error here is a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
+All errors here are a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
 exception had there too, so ``except ZeroDivisionError`` catches it, or ``except BadInput`` one of your own.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionLost",
     "ConnectionRefused",
     "EngineError",
+    "EngineNameWarning",
     "Forbidden",
     "FurlongError",
     "ImpossibleDependency",
@@ -51,6 +52,10 @@ EngineInfo = Mapping[str, Any]
 
 class FurlongError(Exception):
     """The base of all errors of this package."""
+
+
+class EngineNameWarning(UserWarning):
+    """A function used a name of the engine's namespace, and this process has another value under that name."""
 
 
 class CapabilityNotFound(FurlongError, OSError):
@@ -254,7 +259,7 @@ class CompositeError(RemoteError):
     def __init__(self, message: str, errors: Sequence[RemoteError] = ()) -> None:
         super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
         self.args = (message, list(errors))
-        self.message = message
+        self.message = self.msg = message
         self.errors: list[RemoteError] = []
         for error in errors:
             self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
@@ -314,7 +319,7 @@ class AlreadyDisplayedError(RemoteError):
     def __init__(self, original: CompositeError) -> None:
         super().__init__(original.ename, original.evalue)
         self.args = (original,)
-        self.original = original
+        self.original = self.original_error = original
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
@@ -417,3 +422,19 @@ def _with_source(traceback: str) -> list[str]:
             source = linecache.getline(frame[1], int(frame[2])).strip()
             lines += [f"    {source}"] if source else []
     return lines
+
+
+# Names of ipyparallel.
+_OTHER_NAMES = {
+    "DependencyTimeout": TaskTimeout,
+    "IPythonError": FurlongError,
+    "KernelError": FurlongError,
+    "TaskRejectError": UnmetDependency,
+    "TimeoutError": TimeoutError,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,12 @@ from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
+from furlong._future import UNKNOWN
 from furlong._sequences import items_of
 from furlong.feeders import Feeder, cancelled
 from furlong.map_parts import MapPart
-from furlong.parts import METADATA, Part, as_ended
-from furlong.results import _UNKNOWN, CANCEL_WAIT, AsyncResult, TimedOut
+from furlong.parts import METADATA, Part, as_ended, left_of, limit_of
+from furlong.results import CANCEL_WAIT, AsyncResult, TimedOut
 
 __all__ = ["AsyncMapResult", "MapResult"]
 
@@ -97,41 +98,39 @@ class MapResult(AsyncMapResult):
     def wait(self, timeout: float | None = -1, return_when: str | None = None) -> Any:
         """Wait for the end. See `AsyncResult.wait`."""
         limit = None if timeout is None or timeout < 0 else timeout
-        if return_when in (None, ALL_COMPLETED):
+        if return_when is None:
             return self._feeder.wait(limit)
-        if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
+        if return_when == ALL_COMPLETED:
+            self._feeder.wait(limit)
+        elif return_when in (FIRST_COMPLETED, FIRST_EXCEPTION):
+            self._wait_for_one(limit, return_when == FIRST_EXCEPTION)
+        else:
             return super().wait(timeout, return_when)  # it says what is wrong
-        return self._wait_for_one(limit, return_when == FIRST_EXCEPTION)
+        self._feeder.submit_rest()
+        done = list(self._feeder.ended)
+        pending = [part for part in list(self._feeder.parts) if part not in done]
+        return {self._child(part) for part in done}, {self._child(part) for part in pending}
 
-    def _wait_for_one(self, timeout: float | None, failed: bool) -> Any:
+    def _wait_for_one(self, timeout: float | None, failed: bool) -> None:
         feeder = self._feeder
 
         def has_come() -> bool:
             return feeder.is_over or any(part.failures or not failed for part in list(feeder.ended))
 
         feeder.wait_for(has_come, timeout)
-        if feeder.is_over:
-            return True
-        feeder.submit_rest()
-        done = list(feeder.ended)
-        pending = [part for part in list(feeder.parts) if part not in done]
-        return {self._child(part) for part in done}, {self._child(part) for part in pending}
 
     def done(self) -> bool:
         """Whether all items have ended."""
         return self._feeder.has_ended()
 
-    def _arm(self) -> None:
-        import concurrent.futures
-
-        concurrent.futures.Future.__init__(self)
-        self._feeder.when_over(functools.partial(callbacks().soon, self._complete))
+    def _when_over(self, callback: Callable[[], None]) -> None:
+        self._feeder.when_over(functools.partial(callbacks().soon, callback))
 
     # Values.
 
     def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
         """Wait for the list of values. See `AsyncResult.get`."""
-        if self._final is _UNKNOWN:
+        if self._final is UNKNOWN:
             self._wait_to_get(timeout, return_exceptions, return_when)
         if return_exceptions and self._error is not None and self._unsent_error() is None:
             return self._collect_values(self._outcomes())
@@ -140,12 +139,10 @@ class MapResult(AsyncMapResult):
         return self._final
 
     def _wait_to_get(self, timeout: float | None, return_exceptions: bool, return_when: str | None) -> None:
-        if return_when is not None:
-            self.wait(timeout, return_when)
-            if return_when == FIRST_EXCEPTION and not (return_exceptions or self._errors_in_place):
-                self._raise_first()
-            timeout = 0 if return_when == FIRST_COMPLETED else timeout
-        if not self.wait(timeout):
+        deadline = limit_of(timeout)
+        if return_when not in (None, ALL_COMPLETED):
+            self._wait_for_first(deadline, return_when, return_exceptions or self._errors_in_place)
+        if not self.wait(left_of(deadline)):
             raise TimedOut(f"{self!r} has not ended in time")
         self._settle()
 

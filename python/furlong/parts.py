@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.connection import Client
 
-__all__ = ["METADATA", "About", "BalancedPart", "Part", "as_ended", "error_of", "left_of", "limit_of", "value_of"]
+__all__ = [
+    "METADATA",
+    "About",
+    "BalancedPart",
+    "Metadata",
+    "Part",
+    "as_ended",
+    "error_of",
+    "left_of",
+    "limit_of",
+    "value_of",
+]
 
 METADATA = (
     "msg_id",
@@ -138,8 +149,8 @@ class Part:
             return self.decode(self, outcome)
         if self.about.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome, self.about.writable)
-        return value_of(outcome, self.about.writable)
+                return value_of(outcome)
+        return value_of(outcome)
 
     def given(self) -> Any:
         """Give the value, or the error in its place, of one that is settled."""
@@ -252,7 +263,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -265,7 +276,6 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
-        writable: bool = False,
         is_pickled: bool = True,
     ) -> None:
         self.client = client
@@ -276,26 +286,25 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
-        self.writable = writable
         # Whether arguments and value cross as pickles.
         self.is_pickled = is_pickled and method != "execute"
 
 
-def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
-    """Decode the value of a success."""
+def value_of(outcome: _furlong.Outcome) -> Any:
+    """Decode the value of a success, once."""
     codec = outcome.codec
     if codec == "pickle":
-        return _pickling.loads(outcome.data(), writable)
+        return _pickling.loads(outcome.take_data())
     if codec == "json":
         import json
 
-        return json.loads(outcome.data()[0])
+        return json.loads(outcome.take_data()[0])
     if codec == "msgpack":
         from furlong._msgpack import unpack
 
-        return unpack(outcome.data()[0])
+        return unpack(outcome.take_data()[0])
     if codec == "raw":
-        return outcome.data()
+        return outcome.take_data()
     if outcome.exited is not None:
         return outcome.exited[0]
     return None
@@ -373,7 +382,8 @@ def _data(part: Part) -> Any:
         import json
 
         return json.loads(bytes(buffers[0]))
-    return _pickling.loads(buffers)
+    # Who asks again gets another copy.
+    return _pickling.loads([buffers[0], *map(bytearray, buffers[1:])])
 
 
 def _execute_result(part: Part) -> Any:
@@ -409,6 +419,16 @@ METADATA_OF: dict[str, Callable[[Part], Any]] = {
     "data": _data,
     "label": lambda part: part.about.label,
 }
+
+
+class Metadata(dict[str, Any]):
+    """All that is known of a task, by names that are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
 
 def limit_of(timeout: float | None) -> float | None:

@@ -219,7 +219,7 @@ def wait_interactive(
                 is_over = returned is True
             else:
                 done, pending = concurrent.futures.wait(children, pause, return_when or ALL_COMPLETED)
-                returned = (done, pending) if pending else True
+                returned = (done, pending)
                 is_over = not pending or any(_counts(child, return_when) for child in done)
             bar.update(result.progress)
             if is_over or (deadline is not None and time.monotonic() >= deadline):

@@ -276,7 +276,7 @@ def test_066_a_real_composite(view):
     with pytest.raises(CompositeError) as caught:
         view.execute("raise ValueError(engine_id)").get()
     assert str(caught.value).splitlines()[1:] == [f"[{n}:execute] ValueError: {n}" for n in range(4)]
-    assert "method: execute" in str(caught.value)
+    assert "raised in: execute" in str(caught.value)
 
 
 def test_067_magics_run_on_every_engine(view):

@@ -311,7 +311,7 @@ impl World {
             }
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
-            Output::Goodbye(_) | Output::Log(_) => {}
+            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) => {}
         }
     }
 

@@ -69,6 +69,7 @@ impl Core {
             unfinished_tasks_max: tasks_max,
             payload_credit_bytes: self.budget.peer_credit(),
             resumed,
+            memory_flag: self.config.memory_flag.to_owned(),
         })
     }
 

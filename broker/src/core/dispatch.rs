@@ -242,7 +242,11 @@ impl Core {
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
         let Some(number) = task.define else { return };
-        let Some(Definition::Here(blob)) = session.definitions.get(&number) else { return };
+        let blob = match session.definitions.get(&number) {
+            Some(Definition::Here(blob)) => blob,
+            // Its client has let go of what it still needs: the task fails on the engine, which would wait otherwise.
+            _ => &Stored::Refused,
+        };
         if process.definitions.insert((task.session, number)) {
             let (payload, transfer) = blob.announce(|| {
                 process.next_transfer += 1;

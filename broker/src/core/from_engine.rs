@@ -181,6 +181,10 @@ impl Core {
         let more = task.more_mut();
         let freed = more.output.begin(attempt);
         more.output.count(stream, offset, bytes.len());
+        if bytes.is_empty() {
+            self.budget.release(freed);
+            return Ok(());
+        }
         let followed = more.followers.iter().any(|follower| follower.output);
         self.budget.release(freed);
         if keep

@@ -90,6 +90,8 @@ pub struct Config {
     pub pid: u32,
     /// Bytes of payload chunks that may be held.
     pub payload_bytes_max: u64,
+    /// The flag that gives this broker more memory, for people.
+    pub memory_flag: &'static str,
     /// Unfinished and unacknowledged tasks of one session.
     pub session_tasks_max: u64,
     /// How long the journal has a task after its end; none if there is no journal.

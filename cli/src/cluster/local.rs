@@ -35,6 +35,8 @@ pub struct LocalOptions {
     pub journal: furlong_broker::JournalArgs,
     /// Further flags of the engines.
     pub engine_flags: Vec<String>,
+    /// Bytes of memory for the broker, instead of its default.
+    pub broker_memory: Option<u64>,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
@@ -45,7 +47,6 @@ pub struct LocalCluster {
     broker: Option<Place>,
     engines: Vec<Place>,
     ids: Vec<EngineId>,
-    broker_memory: Option<u64>,
     endpoint: String,
 }
 
@@ -59,7 +60,7 @@ impl LocalCluster {
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
         let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
-        Self { options, dir, broker: None, engines, ids, endpoint, broker_memory: None }
+        Self { options, dir, broker: None, engines, ids, endpoint }
     }
 
     /// Starts broker and engines, and waits until all are online; or those that come in time, if there are any. The
@@ -75,11 +76,6 @@ impl LocalCluster {
             self.engines.push(Place::new(self.spawn_engine()?));
         }
         self.engines_come().await
-    }
-
-    /// With so many bytes of memory for the broker, instead of its default.
-    pub fn with_broker_memory(self, bytes: u64) -> Self {
-        Self { broker_memory: Some(bytes), ..self }
     }
 
     /// The capability file for clients.
@@ -214,12 +210,12 @@ impl LocalCluster {
 
     fn spawn_broker(&self) -> Result<Member> {
         let mut command = self.command("broker")?;
-        command.args(["--bind", "127.0.0.1", "--stop-with-stdin"]);
+        command.args(["--bind", "127.0.0.1", "--stop-with-stdin", "--of-cluster"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
         command.args(self.options.journal.flags());
-        if let Some(bytes) = self.broker_memory {
+        if let Some(bytes) = self.options.broker_memory {
             command.arg("--memory").arg(bytes.to_string());
         }
         Member::spawn("the broker", command)

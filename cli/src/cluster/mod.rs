@@ -65,6 +65,9 @@ pub struct StartArgs {
     python: Option<std::path::PathBuf>,
     #[command(flatten)]
     journal: furlong_broker::JournalArgs,
+    /// Memory of the broker for tasks and payloads, as `4G`, `512M` or `25%` of the machine's
+    #[arg(long, value_name = "SIZE", default_value = "25%")]
+    broker_memory: MemorySize,
     #[command(flatten)]
     engine: EngineFlags,
     /// Return when the cluster stands, and leave it running
@@ -137,6 +140,7 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         python: args.python.clone(),
         journal: args.journal.clone(),
         engine_flags: args.engine.flags(),
+        broker_memory: Some(args.broker_memory.bytes()),
     };
     let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
     let mut local = LocalCluster::new(options);

@@ -20,8 +20,9 @@ pub use held::Held;
 
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
-use furlong_wire::call::{CallHeader, RemoteError, decode_header};
+use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, SessionId};
+use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine, Work as AssignedWork};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
@@ -97,6 +98,8 @@ pub struct Core {
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
+    /// Whether there was a connection before: what was sent on it may not have arrived.
+    was_cut: bool,
     /// The broker's start, with which the attempts that it gives begin.
     start: BrokerStart,
     /// The session of the last assignment on this connection.
@@ -106,6 +109,10 @@ pub struct Core {
     announced: u64,
     /// The largest result that the broker can ever let through: its credit when nothing is held.
     result_bytes_max: u64,
+    /// The credit at the beginning of the connection.
+    result_credit: u64,
+    /// The flag that gives the broker more memory, for people.
+    memory_flag: String,
     /// What waits for a connection.
     unsent: VecDeque<FromEngine>,
     /// What has ended and was not released.
@@ -143,6 +150,8 @@ struct Work {
     cancelled: bool,
     /// What it has written: standard output and standard error. Most write nothing.
     output: Option<Box<[Kept; 2]>>,
+    /// Whether nothing of it is to be left out.
+    has_whole_output: bool,
 }
 
 /// One assignment: the jobs that share a payload.
@@ -201,12 +210,15 @@ impl Core {
             suspects: BTreeSet::new(),
             undefined: Vec::new(),
             connected: false,
+            was_cut: false,
             start: BrokerStart::default(),
             assigned_session: None,
             next_transfer: 0,
             credit: 0,
             announced: 0,
+            result_credit: u64::MAX,
             result_bytes_max: u64::MAX,
+            memory_flag: String::new(),
             unsent: VecDeque::new(),
             results: Results::default(),
             published: BTreeMap::new(),
@@ -225,15 +237,21 @@ impl Core {
         self.connected = true;
         (self.start, self.assigned_session) = (start, None);
         (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
-        self.result_bytes_max = payload_credit_bytes;
+        self.result_credit = payload_credit_bytes;
+        self.result_bytes_max = payload_credit_bytes.saturating_mul(OVERDRAFT_CREDITS);
         self.work.values_mut().for_each(|work| work.reported = false);
         self.say_that_it_drains();
         self.send_unsent();
     }
 
+    /// By which flag the broker is given more memory, for people.
+    pub fn set_memory_flag(&mut self, memory_flag: String) {
+        self.memory_flag = memory_flag;
+    }
+
     /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
     pub fn handle_disconnected(&mut self) {
-        self.connected = false;
+        (self.connected, self.was_cut) = (false, true);
         self.results.handle_disconnected();
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
         let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
@@ -286,6 +304,7 @@ impl Core {
                 self.sessions.forget(forget.session);
                 self.undefined.retain(|(of, ..)| *of != forget.session);
             }
+            ToEngine::Undefine(it) => self.undefine(it.session, it.number),
             ToEngine::Cancel(cancel) => {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
@@ -406,6 +425,7 @@ impl Core {
             reported: false,
             cancelled: false,
             output: None,
+            has_whole_output: false,
         };
         self.results.note_received(attempt);
         self.by_attempt.insert(attempt, job);
@@ -477,6 +497,12 @@ impl Core {
         calls.into_iter().for_each(|(_, _, call, request)| self.run(call, request));
     }
 
+    /// No later work names a definition. What waits for it all the same, against the broker's word, fails.
+    fn undefine(&mut self, session: SessionId, number: u32) {
+        self.defined(session, number, None);
+        self.sessions.undefine(session, number);
+    }
+
     /// The arguments of jobs are here: they can run when their turn comes.
     fn run(&mut self, call: Call, request: Result<Request, String>) {
         if let Some(number) = call.define
@@ -493,7 +519,8 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok((Request { header, data }, definition)) => {
-                    work.ready = Some(Job { attempt, header, definition, data });
+                    work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
+                    work.ready = Some(Job { attempt, session: call.session, header, definition, data });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, Codec, ReplyHeader};
+use furlong_wire::ids::SessionId;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::error;
@@ -23,6 +24,8 @@ pub type SlotIndex = u32;
 pub struct Job {
     /// The broker's count of the attempt; unique in this process.
     pub attempt: u64,
+    /// The session that submitted the task.
+    pub session: SessionId,
     /// What to run.
     pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.

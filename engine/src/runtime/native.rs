@@ -358,6 +358,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use furlong_wire::ids::SessionId;
     use tokio::sync::mpsc;
 
     type Events = mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>;
@@ -400,7 +401,13 @@ mod tests {
 
     fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
         let header = CallHeader { call: Call::Named { function: function.into() }, codec };
-        Job { attempt, header: header.into(), definition: None, data: vec![Bytes::copy_from_slice(data)] }
+        Job {
+            attempt,
+            session: SessionId([1; 16]),
+            header: header.into(),
+            definition: None,
+            data: vec![Bytes::copy_from_slice(data)],
+        }
     }
 
     fn next_reply(events: &mut Events) -> Reply {

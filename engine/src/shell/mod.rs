@@ -235,6 +235,7 @@ impl Shell {
         self.backoff.reset();
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
+        self.core.set_memory_flag(welcome.memory_flag);
         self.core.handle_connected(welcome.start, welcome.payload_credit_bytes);
     }
 

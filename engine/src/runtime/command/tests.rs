@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, ReplyHeader};
+use furlong_wire::ids::SessionId;
 use furlong_wire::os_text::OsText;
 use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
@@ -63,7 +64,13 @@ impl Fixture {
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
-        self.slot.start(Job { attempt: self.attempts, header: Arc::new(header), definition: None, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: Arc::new(header),
+            definition: None,
+            data,
+        });
         self.attempts
     }
 

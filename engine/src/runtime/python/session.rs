@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, Codec, PickledCall, RemoteError};
+use furlong_wire::ids::SessionId;
 use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -42,6 +43,8 @@ pub(super) struct Session<'a> {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     known: Known,
+    /// The session of the job that was sent last.
+    owner: Option<SessionId>,
     /// Jobs that the interpreter has, in the order in which it runs them.
     pub(super) sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -137,6 +140,7 @@ impl<'a> Session<'a> {
             inbox: Inbox::default(),
             outbox,
             known: Known::default(),
+            owner: None,
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::default(),
@@ -235,7 +239,7 @@ impl<'a> Session<'a> {
     }
 
     fn send_job(&mut self, job: Job) {
-        let (attempt, codec) = (job.attempt, job.header.codec);
+        let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
             return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
@@ -253,6 +257,10 @@ impl<'a> Session<'a> {
                 if self.sent.len() == 2 {
                     self.tick.reset();
                     self.is_stalled = false;
+                }
+                if self.owner != Some(session) {
+                    self.owner = Some(session);
+                    self.outbox.push_control(Control::Session(number_of(session)));
                 }
                 self.outbox.push(request);
             }
@@ -496,6 +504,12 @@ impl<'a> Session<'a> {
         }
         self.context.emit_output(attempt, stream, bytes);
     }
+}
+
+/// A number that stands for a session in the interpreter: session ids are random.
+fn number_of(session: SessionId) -> u64 {
+    let (head, _) = session.0.split_first_chunk().expect("an id has 16 bytes");
+    u64::from_le_bytes(*head)
 }
 
 /// As many jobs go ahead at most.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader};
-use furlong_wire::ids::FunctionHash;
+use furlong_wire::ids::{FunctionHash, SessionId};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -63,7 +63,13 @@ impl Fixture {
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call, codec };
-        self.slot.start(Job { attempt: self.attempts, header: header.into(), definition: None, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: header.into(),
+            definition: None,
+            data,
+        });
         self.attempts
     }
 
@@ -358,7 +364,13 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     python.attempts += 1;
     let header = CallHeader { call: source_call(3, None, "f"), codec: Codec::Json };
     let definition = Some(Bytes::from_static(b"def f(): return 'defined'"));
-    python.slot.start(Job { attempt: python.attempts, header: header.into(), definition, data: data() });
+    python.slot.start(Job {
+        attempt: python.attempts,
+        session: SessionId([1; 16]),
+        header: header.into(),
+        definition,
+        data: data(),
+    });
     assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
     for hash in 100..200 {
         let attempt = python.start(source_call(hash, Some("def f(): return 0"), "f"), Codec::Json, data());

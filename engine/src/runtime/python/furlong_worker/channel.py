@@ -15,6 +15,10 @@ A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [h
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
 text comes once at most.
 
+Sessions
+--------
+`SESSION` goes before a job of another session than the job before it, with a number that stands for it.
+
 Output
 ------
 When a job has ended and bytes are unread in a pipe, its reply carries the flag `DRAIN`, and the
@@ -52,8 +56,8 @@ from furlong_worker import Buffer
 from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
-# Kind, codec, attempt, buffers, and what a call by source or by pickle refers to.
-Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None]]
+# Kind, codec, attempt, buffers, what a call by source or by pickle refers to, and the session.
+Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None], int]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
@@ -63,7 +67,7 @@ SIZE = struct.Struct("<Q")
 # Kinds of request, and what stands for one whose arguments found no room.
 UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
-CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(11, 17)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
 END = 18
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
@@ -104,6 +108,7 @@ class Channel:
         # The engine wants this process to end, or is gone.
         self.ending = False
         self.engine_id: int | None = None
+        self._session = 0  # of the jobs that come next
         self.sources = Sources()
         self.functions = Functions()
         self._inbox = bytearray(INBOX_BYTES)
@@ -224,7 +229,7 @@ class Channel:
         elif kind == NEW_PICKLED:
             source = self.functions.add(*buffers[:3])
             kind, buffers = PICKLED, buffers[2:]
-        self.jobs.append((kind, codec, attempt, buffers, source))
+        self.jobs.append((kind, codec, attempt, buffers, source, self._session))
 
     def _take_control(self, kind: int, number: int) -> None:
         if kind == CANCEL:
@@ -239,6 +244,8 @@ class Channel:
             self._recall(number)
         elif kind == ENGINE_ID:
             self.engine_id = number
+        elif kind == SESSION:
+            self._session = number
         elif kind == END:
             self._end()
 
