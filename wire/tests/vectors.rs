@@ -22,9 +22,9 @@ use furlong_wire::message::{
     EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget,
     FromClient, FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload,
     ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply,
-    ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
-    Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange,
-    TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
+    ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot,
+    SlotDown, Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery,
+    TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
