@@ -264,7 +264,10 @@ impl TaskReport {
 
     /// That of a task which has ended, by its record.
     pub(crate) fn of_record(record: &TaskRecord, outputs: Option<Box<Outputs>>) -> Self {
-        let Outputs { stdout, stderr, published, .. } = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let outputs = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let Outputs { mut stdout, mut stderr, published, .. } = outputs;
+        stdout.skip_to(record.stdout_bytes);
+        stderr.skip_to(record.stderr_bytes);
         let times = TaskTimes {
             submitted_unix_us: record.times.submitted_unix_us,
             assigned_us: record.times.assigned_us,
@@ -292,8 +295,13 @@ impl Ended {
 }
 
 /// The result or the failure that an outcome amounts to.
-pub(crate) fn result_of(outcome: Outcome, body: Body, report: TaskReport) -> Result<TaskResult, TaskFailure> {
-    match read_end(outcome, body) {
+pub(crate) fn result_of(outcome: Outcome, body: Body, mut report: TaskReport) -> Result<TaskResult, TaskFailure> {
+    let mut read = read_body(body);
+    if let Ok(Some((ReplyHeader::Exited { .. }, data))) = &mut read {
+        let outputs = [&mut report.stdout, &mut report.stderr];
+        outputs.into_iter().zip(data.drain(..)).for_each(|(output, whole)| output.replace(&whole));
+    }
+    match read_end(outcome, read) {
         Ok((header, data)) => Ok(TaskResult { header, data, report }),
         Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
     }
@@ -306,9 +314,8 @@ pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, Paylo
 }
 
 /// The header and data of a success, or what failed.
-fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
+fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
     let Outcome { state, error } = outcome;
-    let read = read_body(body);
     match (state, error, read) {
         (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), details)))) => {
             Err(FailureKind::Remote(error, details))
@@ -331,7 +338,10 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     }
 }
 
-fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
+/// Header and data, if there is a payload.
+type ReadBody = Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure>;
+
+fn read_body(body: Body) -> ReadBody {
     match body {
         Body::None => Ok(None),
         Body::Inline(payload) => {

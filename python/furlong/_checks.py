@@ -7,6 +7,7 @@ import math
 import numbers
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -111,6 +112,15 @@ def _seconds(name: str, value: Any, takes: str, is_right: Callable[[float], bool
     return value if isinstance(value, (int, float)) else seconds
 
 
+def _writable(name: str, value: Any) -> Any:
+    warnings.warn(
+        "the flag `writable` does nothing any more, since arrays in results can always be changed: leave it out",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+    return _bool(name, value)
+
+
 def _limit(name: str, value: Any) -> Any:
     takes = "a number of seconds above 0, or None for no limit"
     return None if value is None else _seconds(name, value, takes, lambda seconds: seconds > 0)
@@ -172,7 +182,7 @@ def _tasks(name: str, value: Any) -> Any:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "block": _bool,
     "track": _bool,
-    "writable": _bool,
+    "writable": _writable,
     "label": _label,
     "priority": _priority,
     "retries": _retries,

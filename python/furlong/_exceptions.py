@@ -253,7 +253,8 @@ class _Maker:
         if not self._may_unpickle:
             raise TypeError("only plain values go with this call")
         pickles = memoryview(self._buffers[1])
-        return _pickling.loads([pickles[begin:end] for begin, end in extents])
+        first, *beside = [pickles[begin:end] for begin, end in extents]
+        return _pickling.loads([first, *map(bytearray, beside)])
 
     def _link(self, error: RemoteError, node: Mapping[str, Any]) -> None:
         for name in ("cause", "context"):

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,32 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
         )
     return pickle.loads(inner, buffers=buffers)
 
+
+def load_noted(names: str, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
+    """Load a value, and warn of the names whose values here gave way to those on the engine, once each."""
+    from furlong.errors import EngineNameWarning
+
+    for name in names.split("\n"):
+        if name not in _warned_of:
+            _warned_of.add(name)
+            warnings.warn(
+                f"a function used the `{name}` that this session has put on the engine, not the `{name}` that it has "
+                "here: give one of them another name, or pass the value as an argument",
+                EngineNameWarning,
+                stacklevel=_level_of_user(),
+            )
+    return pickle.loads(inner, buffers=buffers)
+
+
+def _level_of_user() -> int:
+    """Give the level, for the caller's warning, of the line that does not belong to this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "furlong":
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_warned_of: set[str] = set()
 
 # Whose values this thread loads: the task's engine, for errors among them.
 _loading = threading.local()

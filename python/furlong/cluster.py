@@ -26,6 +26,7 @@ from furlong.__main__ import SAFE_PATH
 from furlong._checks import check_whole
 from furlong._coroutine import coroutine
 from furlong._home import check_name, home, read_json
+from furlong._keeper import Keeper
 from furlong._processes import Child, EngineSet, Folder, Process, end_all
 from furlong.cluster_files import STATE, ClusterFiles, check_launchers, level_of
 
@@ -48,7 +49,7 @@ class Cluster(ClusterFiles):
     or ``async with``, the cluster is started, gives a connected `Client`, and is stopped at the end.
 
     What is started here ends with this process, however that ends; so does the cluster's folder, if its name was not
-    chosen by the user.
+    chosen by the user. Engines that are killed are started again: at once the first time, and later each further time.
 
     Parameters
     ----------
@@ -72,8 +73,8 @@ class Cluster(ClusterFiles):
         Variables for tasks.
     cwd : str or path, optional
         The folder in which tasks run; by default the current one.
-    memory : str or int, optional
-        What each process of a task may take: bytes, or as ``"4G"``, ``"10%"``.
+    memory, broker_memory : str or int, optional
+        What each process of a task may take, and the broker for tasks and payloads: bytes, or as ``"4G"``, ``"10%"``.
     journal : bool, str or path, optional
         Keep durable tasks over restarts of the broker: in this file, or in the cluster's folder.
     log_level : str or int, optional
@@ -101,6 +102,7 @@ class Cluster(ClusterFiles):
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         memory: str | int | None = None,
+        broker_memory: str | int | None = None,
         journal: bool | str | os.PathLike[str] | None = None,
         log_level: str | int | None = None,
         delay: float | None = None,
@@ -121,7 +123,7 @@ class Cluster(ClusterFiles):
         self.labels = [labels] if isinstance(labels, str) else list(labels)
         self.env = dict(env or {})
         self.cwd = None if cwd is None else os.fspath(cwd)
-        self.memory = memory
+        self.memory, self.broker_memory = memory, broker_memory
         self.journal = journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
         self.log_level = level_of(log_level)
         self.controller_ip = controller_ip
@@ -283,11 +285,11 @@ class Cluster(ClusterFiles):
         self._check_process()
         if self.is_running:
             raise RuntimeError(f"the controller of cluster {self.cluster_id!r} is running already")
-        argv = ["--bind", self.controller_ip or "127.0.0.1"]
+        memory = [] if self.broker_memory is None else [f"--memory={self.broker_memory}"]
+        argv = ["--bind", self.controller_ip or "127.0.0.1", "--of-cluster", *memory]
         if self.journal:
             argv.append("--journal" if self.journal is True else f"--journal={self.journal}")
-        child = self._spawn("broker", [*argv, *self.controller_args])
-        self._controller = child
+        self._controller = child = self._spawn("broker", [*argv, *self.controller_args])
         return child
 
     def _await_controller(self, controller: Child) -> None:
@@ -318,7 +320,9 @@ class Cluster(ClusterFiles):
                 argv += [name, str(value)]
         argv += [f"--label={label}" for label in self.labels]
         argv += [f"--env={name}={value}" for name, value in self.env.items()]
-        self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
+        argv += self.engine_args
+        engines = self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", argv))
+        Keeper(self, engine_set_id, engines, argv)
         return engine_set_id
 
     def _spawn(self, command: str, argv: list[str]) -> Child:
@@ -459,9 +463,21 @@ class Cluster(ClusterFiles):
             self._prune()
             for key, engines in self._engines.items():
                 process = engines.process
-                if isinstance(process, Child) and process.code is not None:
+                if engines.ended is None and isinstance(process, Child) and process.code is not None:
                     text = f"the engine process {process.pid} of set {key!r} {process.ending()}"
                     raise errors.EngineError("EngineError", text)
+
+    def _engines_ended(self) -> str:
+        """Tell how engine processes that were started here have ended, and are not started again yet."""
+        told = ""
+        with self._lock:
+            for key, engines in self._engines.items():
+                process, how = engines.process, engines.ended
+                if how is None and isinstance(process, Child) and process.code is not None:
+                    how = process.ending()
+                if how is not None:
+                    told += f"the engine process of set {key!r} {how}; "
+        return told
 
     def _remove(self) -> None:
         """Leave nothing of a cluster that has stopped."""

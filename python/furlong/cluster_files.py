@@ -31,6 +31,7 @@ _OPTIONS = (
     "env",
     "cwd",
     "memory",
+    "broker_memory",
     "journal",
 )
 # Options of ipyparallel's clusters that have no meaning here, and what is used instead.

@@ -34,6 +34,9 @@ __all__ = ["Client"]
 
 # How long the broker has to answer a client of its own that shall stop it, in seconds.
 ADMIN_SECONDS = 10.0
+# What runs tasks, as the broker numbers it.
+_RUNTIMES = {1: "native", 2: "python", 3: "command"}
+
 
 
 class Client(ClientTasks, ClientNames):
@@ -342,7 +345,9 @@ class Client(ClientTasks, ClientNames):
         -------
         dict
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
-            ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's three alone.
+            ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's alone. An engine that
+            could not begin some work lately has ``set_aside`` too: a list of what now goes to other engines, why, and when
+            it is tried again.
         """
         self._maps.submit_rest()
         status = self.status()
@@ -355,6 +360,9 @@ class Client(ClientTasks, ClientNames):
                     "completed": engine["tasks_finished"],
                     "tasks": engine["tasks_assigned"],
                 }
+                if engine["set_aside"]:
+                    named = [{**aside, "runtime": _RUNTIMES[aside["runtime"]]} for aside in engine["set_aside"]]
+                    queues[engine["id"]]["set_aside"] = named
         if isinstance(targets, int):
             of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
             return of_one

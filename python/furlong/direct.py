@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, _pickling
+from furlong import _furlong, _globals, _pickling
 from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
@@ -137,6 +137,7 @@ class DirectView(View):
         def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
             return None if silent else ExecuteReply(outcome, part.engine_id)
 
+        _globals.put.note_code(code)
         about = self._about("execute", "execute", label, code)
         result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
         self._finish(result, block)
@@ -148,7 +149,9 @@ class DirectView(View):
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
         source = path.read_bytes()
-        about = self._about("run", "execute", label, source.decode("utf-8", "replace"))
+        text = source.decode("utf-8", "replace")
+        _globals.put.note_code(text)
+        about = self._about("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)
@@ -171,6 +174,7 @@ class DirectView(View):
         if not isinstance(ns, dict):
             raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
         check_names(ns)
+        _globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
         data, has_code = _pickling.dumps_pushed(values)
         about = self._about("push")
@@ -193,7 +197,7 @@ class DirectView(View):
             raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome, part.about.writable)
+            values = value_of(outcome)
             return values[0] if one else values
 
         about = self._about("pull")

@@ -1,6 +1,6 @@
 """What can go wrong, by kind.
 
-Everything here is a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
+All errors here are a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
 exception had there too, so ``except ZeroDivisionError`` catches it, or ``except BadInput`` one of your own.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionLost",
     "ConnectionRefused",
     "EngineError",
+    "EngineNameWarning",
     "Forbidden",
     "FurlongError",
     "ImpossibleDependency",
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidOption",
     "JournalError",
     "NoEnginesRegistered",
+    "NoEnginesWarning",
     "PayloadTooLarge",
     "PicklingError",
     "PythonVersionError",
@@ -50,6 +52,10 @@ EngineInfo = Mapping[str, Any]
 
 class FurlongError(Exception):
     """The base of all errors of this package."""
+
+
+class EngineNameWarning(UserWarning):
+    """A function used a name of the engine's namespace, and this process has another value under that name."""
 
 
 class CapabilityNotFound(FurlongError, OSError):
@@ -97,6 +103,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     if ids:
         return NoEnginesRegistered(f"the targets name no engine; there are {list(ids)}")
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
+
+
+class NoEnginesWarning(UserWarning):
+    """No engine is online, and a call waits for a task. It waits on."""
 
 
 class UnmetDependency(FurlongError):

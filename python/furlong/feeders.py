@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from furlong import errors
 from furlong._dispatch import WaitQueue
+from furlong._patience import wait_patiently
 from furlong.map_parts import MapPart, Work
 from furlong.parts import left_of
 
@@ -143,7 +144,11 @@ class Feeder:
         """Wait until all items have ended."""
         if self.has_ended():
             timeout = None  # the dispatcher will notice at once
-        return self.changes.wait_for(lambda: self.is_over, timeout)
+        return self.wait_for(lambda: self.is_over, timeout)
+
+    def wait_for(self, has_come: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until something has come."""
+        return wait_patiently(lambda limit: self.changes.wait_for(has_come, limit), timeout, self.client)
 
 
 class DirectFeeder(Feeder):

@@ -99,11 +99,13 @@ class Work:
 def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
     """Give what a task tells of its items; none if it failed as a whole."""
     if outcome.ok:
-        return outcome.data()
+        return outcome.take_data()
     if outcome.remote is None:
         return None
     details = outcome.remote_details()
-    return details[1:] if details and bytes(details[0]) == _ITEMS_MARK else None
+    # An error keeps its details: what is made of them has memory of its own.
+    is_items = details and bytes(details[0]) == _ITEMS_MARK
+    return [*details[1:2], *map(bytearray, details[2:])] if is_items else None
 
 
 def _error_retries(view: Any) -> int:
@@ -231,9 +233,7 @@ class MapPart(BalancedPart):
         return bool(self._left)
 
     def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
-        return _wire.load_items(
-            lambda: _pickling.loads(buffers, self.about.writable), lambda: self._where(outcome.engine)
-        )
+        return _wire.load_items(lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine))
 
     def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
         self._alike.clear()
@@ -357,6 +357,7 @@ class MapPart(BalancedPart):
 
     def of_items(self, name: str) -> list[Any]:
         """Tell something of each item. What is known of its task only is the same for all items of that."""
+        self.done()  # an end that has come is taken
         if name in ("stdout", "stderr"):
             return self._texts_of_items(name)
         if name == "error":

@@ -117,7 +117,7 @@ class MapResult(AsyncMapResult):
         def has_come() -> bool:
             return feeder.is_over or any(part.failures or not failed for part in list(feeder.ended))
 
-        feeder.changes.wait_for(has_come, timeout)
+        feeder.wait_for(has_come, timeout)
 
     def done(self) -> bool:
         """Whether all items have ended."""
@@ -193,7 +193,7 @@ class MapResult(AsyncMapResult):
             def is_next(source: Any = source, at: int = at) -> bool:
                 return at < len(source) and source[at].is_settled or feeder.is_over
 
-            feeder.changes.wait_for(is_next)
+            feeder.wait_for(is_next)
             if at >= len(source):
                 break
             part = source[at]

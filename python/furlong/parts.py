@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _wire, errors
 from furlong._dispatch import Dispatcher, dispatcher
+from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Part:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
-        return self.is_settled or self.task.wait(timeout)
+        return self.is_settled or wait_patiently(self.task.wait, timeout, self.about.client)
 
     def done(self) -> bool:
         """Whether the end has come."""
@@ -148,8 +149,8 @@ class Part:
             return self.decode(self, outcome)
         if self.about.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome, self.about.writable)
-        return value_of(outcome, self.about.writable)
+                return value_of(outcome)
+        return value_of(outcome)
 
     def given(self) -> Any:
         """Give the value, or the error in its place, of one that is settled."""
@@ -204,7 +205,7 @@ class BalancedPart(Part):
         """Wait for the end; whether it has come in time."""
         deadline = limit_of(timeout)
         while not self.is_settled and self.outcome is None:
-            if not self.task.wait(left_of(deadline)):
+            if not wait_patiently(self.task.wait, left_of(deadline), self.about.client):
                 return False
             self._take()
         return True
@@ -262,7 +263,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -275,7 +276,6 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
-        writable: bool = False,
         is_pickled: bool = True,
     ) -> None:
         self.client = client
@@ -286,26 +286,25 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
-        self.writable = writable
         # Whether arguments and value cross as pickles.
         self.is_pickled = is_pickled and method != "execute"
 
 
-def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
-    """Decode the value of a success."""
+def value_of(outcome: _furlong.Outcome) -> Any:
+    """Decode the value of a success, once."""
     codec = outcome.codec
     if codec == "pickle":
-        return _pickling.loads(outcome.data(), writable)
+        return _pickling.loads(outcome.take_data())
     if codec == "json":
         import json
 
-        return json.loads(outcome.data()[0])
+        return json.loads(outcome.take_data()[0])
     if codec == "msgpack":
         from furlong._msgpack import unpack
 
-        return unpack(outcome.data()[0])
+        return unpack(outcome.take_data()[0])
     if codec == "raw":
-        return outcome.data()
+        return outcome.take_data()
     if outcome.exited is not None:
         return outcome.exited[0]
     return None
@@ -383,7 +382,8 @@ def _data(part: Part) -> Any:
         import json
 
         return json.loads(bytes(buffers[0]))
-    return _pickling.loads(buffers)
+    # Who asks again gets another copy.
+    return _pickling.loads([buffers[0], *map(bytearray, buffers[1:])])
 
 
 def _execute_result(part: Part) -> Any:

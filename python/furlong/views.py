@@ -40,7 +40,7 @@ _TASK_FLAGS = {
     "durable": False,
     "restart_safe": False,
 }
-_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": False, **_TASK_FLAGS}
+_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": True, **_TASK_FLAGS}
 
 
 class View(ViewNames):
@@ -72,7 +72,7 @@ class View(ViewNames):
     durable : bool
         Whether the broker's journal must have a task before it is accepted.
     writable : bool
-        Whether arrays in results are copies that can be changed.
+        Does nothing any more: arrays in results can always be changed.
     """
 
     client: Client
@@ -212,7 +212,6 @@ class View(ViewNames):
                 after=self.after,
                 follow=self.follow,
                 code=code,
-                writable=self.writable,
             )
             if method == "apply" and label is None:
                 known[name] = about

@@ -343,6 +343,7 @@ def test_after_a_map_is_after_its_last_item(start, lview):
     result = start(nap, range(COUNT))
     with lview.temp_flags(after=result):
         behind = lview.apply_async(time.time)
+    assert result.get(60) == list(range(COUNT))
     assert behind.get(60) >= max(at.timestamp() for at in result.completed)
 
 

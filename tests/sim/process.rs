@@ -8,7 +8,9 @@ use furlong_engine::runtime::SlotEvent;
 use furlong_tests::history::Invariant;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
-use furlong_wire::message::{Adopt, FromEngine, Goodbye, RefusalKind, Register, Slot as SlotOf, ToEngine, Welcome};
+use furlong_wire::message::{
+    Adopt, FromEngine, Goodbye, RefusalKind, Register, Runtime, Slot as SlotOf, ToEngine, Welcome,
+};
 use furlong_wire::token::Role;
 
 use crate::calls::{claims, wait_before_try};
@@ -35,6 +37,8 @@ pub struct Process {
     /// The engines that it was, for one after the other: one that was stopped and comes back is another.
     pub had: Vec<Vec<EngineId>>,
     pub slots: Vec<Slot>,
+    /// What it cannot begin for a while.
+    pub lacks: Vec<Lack>,
     reports: bool,
     drains: bool,
     alone_since: Option<u64>,
@@ -42,6 +46,14 @@ pub struct Process {
     /// The attempts that it was told to stop, and those of them that it had then.
     told: BTreeSet<Attempt>,
     pub stopped: BTreeSet<Attempt>,
+}
+
+/// Work that a process cannot begin: all of a runtime, or one kind of task.
+#[derive(Clone, Copy, Debug)]
+pub struct Lack {
+    pub runtime: Runtime,
+    pub class: Option<u32>,
+    pub until: u64,
 }
 
 /// Where a peer stands with the broker.
@@ -87,6 +99,7 @@ impl World {
             engines: Vec::new(),
             had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            lacks: Vec::new(),
             reports: false,
             drains: false,
             alone_since: None,
@@ -265,7 +278,10 @@ impl World {
                     up.queue.push_transfer(number, Chunks::Sealed(sealed));
                 }
             }
-            Output::Start(slot, runtime, job) => self.slot_starts(place, slot as usize, runtime, job),
+            // What was to be sent before it leaves when all is done, which is at the same time.
+            Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
+                self.slot_starts(place, slot as usize, runtime, job);
+            }
             Output::Cancel(slot, runtime, job, force) => self.slot_cancels(place, slot as usize, runtime, job, force),
             Output::Recall(slot, runtime, job) => {
                 if self.slot_recalls(place, slot as usize, runtime, job) {
@@ -295,7 +311,7 @@ impl World {
             }
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
-            Output::Goodbye(_) | Output::Log(_) => {}
+            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) => {}
         }
     }
 

@@ -69,6 +69,7 @@ impl Core {
             unfinished_tasks_max: tasks_max,
             payload_credit_bytes: self.budget.peer_credit(),
             resumed,
+            memory_flag: self.config.memory_flag.to_owned(),
         })
     }
 
@@ -284,6 +285,7 @@ impl Core {
                 continue;
             }
             let given_up = now.after(ENGINE_GRACE);
+            self.forget_set_aside(id);
             self.engines.update(id, |engine| {
                 (engine.process, engine.class, engine.given_up) = (None, None, Some(given_up));
                 engine.restarting = false;
@@ -317,6 +319,7 @@ impl Core {
             let started = task.is_reported();
             let moved = Moved { count, task: given.task, attempts: task.attempts, started };
             self.engines.update(id, |engine| engine.moved.push(moved));
+            self.suspect(given.task);
             self.take_back(count);
             self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
         }
@@ -332,6 +335,7 @@ impl Core {
         for count in engine.assigned.iter().rev() {
             let Some(given) = self.attempts.remove(*count) else { continue };
             self.note_stopped(*count, &given);
+            self.suspect(given.task);
             self.retry_or_lose(now, given.task, *count, how);
         }
         for task in engine.queue.iter() {

@@ -258,6 +258,7 @@ impl Core {
                 self.to_engine(process, ToEngine::Cancel(CancelAttempts { attempts, force: true }));
             }
             self.release_orphans(id);
+            self.forget_set_aside(id);
             let engine = self.engines.remove_for_ever(id);
             self.lose_engine(now, id, engine, "the engine was stopped on request");
             self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));
@@ -276,6 +277,9 @@ impl Core {
             self.placements.leave_class(class);
         }
         for id in process.engines.clone() {
+            if self.engines.get(id).is_some_and(|engine| engine.process == Some(key)) {
+                self.forget_set_aside(id);
+            }
             self.engines.update(id, |engine| {
                 if engine.process == Some(key) {
                     engine.class = None;

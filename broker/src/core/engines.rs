@@ -95,8 +95,10 @@ pub struct Engine {
     pub process: Option<ProcessKey>,
     /// Its slot there.
     pub slot: u32,
-    /// The class of its process: none while it takes nothing.
+    /// The class of its process, or that of its own: none while it takes nothing.
     pub class: Option<ClassId>,
+    /// Its own class, while it is set aside for some work.
+    pub own_class: Option<ClassId>,
     /// Tasks for this engine alone.
     pub queue: DirectQueue,
     /// Attempts that it has been given and has not ended, in that order.
@@ -133,6 +135,7 @@ impl Engine {
             process: None,
             slot: 0,
             class: None,
+            own_class: None,
             queue: DirectQueue::default(),
             assigned: VecDeque::new(),
             assigned_direct: 0,
@@ -315,6 +318,11 @@ impl Engines {
     pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
         let of_class = |class| self.by_load.iter().find(|(of, _)| *of == class)?.1.first().copied();
         classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
+    }
+
+    /// Whether there is an engine of a class.
+    pub fn has(&self, class: ClassId) -> bool {
+        self.by_load.iter().any(|(of, _)| *of == class)
     }
 
     /// For each class with an engine that has nothing in hand, one such engine.

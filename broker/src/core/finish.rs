@@ -188,6 +188,7 @@ impl Core {
             session.next_transfer
         };
         let (payload, chunks) = done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
+        let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
         let finished = Finished {
             n,
             outcome: done.outcome.clone(),
@@ -196,6 +197,9 @@ impl Core {
             times: done.times,
             payload,
         };
+        for end in written {
+            self.to_client(connection, ToClient::Output(end));
+        }
         self.to_client(connection, ToClient::Finished(finished));
         if let Some((transfer, chunks)) = chunks.flatten() {
             self.outputs.push_back(super::Output::Transfer(connection, transfer, chunks));

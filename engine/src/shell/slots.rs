@@ -11,7 +11,7 @@ use crate::core::error;
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
-use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex, Unable};
 use crate::surroundings::Variables;
 
 /// All slots of the process.
@@ -179,5 +179,5 @@ impl Slots {
 
 fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
-    Box::new((attempt, Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }))
+    Box::new((attempt, Reply { outcome: JobOutcome::NotBegun(Unable::Runtime), header, data: Vec::new(), run_us: 0 }))
 }

@@ -7,9 +7,9 @@ use std::process::ExitStatus;
 use tokio::time::{Duration, Instant};
 
 use super::protocol::{Control, Inbox, ProtocolBroken};
-use super::session::{Fault, Session};
+use super::session::{Fault, Session, SessionEnd};
 use super::slot::cancelled_reply;
-use crate::runtime::{JobOutcome, SlotEvent};
+use crate::runtime::{JobOutcome, SlotEvent, Unable};
 
 impl Session<'_> {
     /// A job that the interpreter has and has begun, as it says itself. It may just have ended.
@@ -54,7 +54,7 @@ impl Session<'_> {
 
     /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
     /// what had not begun.
-    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) {
+    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) -> SessionEnd {
         while let Ok(1..) = self.interpreter.replies.try_read_buf(self.inbox.room()) {
             if self.handle_frames().is_err() {
                 break;
@@ -68,6 +68,8 @@ impl Session<'_> {
         }
         self.emit_unread(running);
         let cause = self.cause(status);
+        let is_asked = matches!(self.fault, Some(Fault::KilledFor(_) | Fault::Restarted | Fault::EngineEnds));
+        let died_unused = self.is_unused && running.is_none() && !is_asked && !self.sent.is_empty();
         self.context.note_lost(cause.lines().next().unwrap_or_default());
         let killed_for = self.fault == running.map(Fault::KilledFor);
         self.interpreter.bury(self.shared);
@@ -83,12 +85,20 @@ impl Session<'_> {
             }
             None => {}
         }
+        if died_unused && self.is_last {
+            let line = cause.lines().next().unwrap_or_default();
+            let text = format!("the interpreter ends before a task can begin: {line}");
+            let first = self.sent.pop_front().map(|sent| sent.attempt);
+            let unable = JobOutcome::NotBegun(Unable::Runtime);
+            first.into_iter().for_each(|attempt| self.context.emit_error(attempt, unable.clone(), text.clone()));
+        }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
         let mut attempts: Vec<u64> = sent.filter(|attempt| Some(*attempt) != running).collect();
         attempts.extend(self.context.queue().drain(..).map(|job| job.attempt));
         if !attempts.is_empty() {
             self.context.emit(SlotEvent::Recalled { attempts });
         }
+        if died_unused { SessionEnd::DiedUnused } else { SessionEnd::InterpreterDown }
     }
 
     /// Takes the replies that the worker had kept to send them together. Some may have been sent already.

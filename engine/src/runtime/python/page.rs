@@ -2,8 +2,8 @@
 //!
 //! The worker writes there which attempt it begins, and keeps there the replies that it has not sent yet. So of many
 //! jobs that were sent ahead it is known after any death which have ended and which one ran; no other had begun. Of a
-//! job that is a part of a map it is known which of its items ran. All of this costs the worker two stores in memory for
-//! a job, and us a read after a death.
+//! job that is a part of a map it is known which of its items ran. All of this costs the worker two stores in memory
+//! for a job, and us a read after a death.
 //!
 //! ```text
 //! attempt u64 LE    the last one that began

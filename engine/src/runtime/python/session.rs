@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, Codec, PickledCall, RemoteError};
+use furlong_wire::ids::SessionId;
 use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -20,13 +21,15 @@ use super::protocol::{Control, End, Ended, Inbox, Incoming, ProtocolBroken, Requ
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SessionEnd {
     /// The interpreter has died; everything about it was reported.
     InterpreterDown,
+    /// The same, by itself and before a job has begun.
+    DiedUnused,
     /// The slot is gone, and the interpreter was killed.
     SlotDropped,
 }
@@ -40,6 +43,8 @@ pub(super) struct Session<'a> {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     known: Known,
+    /// The session of the job that was sent last.
+    owner: Option<SessionId>,
     /// Jobs that the interpreter has, in the order in which it runs them.
     pub(super) sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -63,6 +68,10 @@ pub(super) struct Session<'a> {
     pub(super) is_dead: bool,
     /// What the running job has published last.
     latest: (u64, Latest),
+    /// No job has ended here.
+    pub(super) is_unused: bool,
+    /// If it dies unused, as those before it did, the slot is of no use.
+    pub(super) is_last: bool,
 }
 
 /// A job that the interpreter has.
@@ -115,6 +124,7 @@ impl<'a> Session<'a> {
         shared: &'a PythonShared,
         interpreter: Interpreter,
         engine_id: &'a mut Option<u32>,
+        is_last: bool,
     ) -> Self {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,6 +140,7 @@ impl<'a> Session<'a> {
             inbox: Inbox::default(),
             outbox,
             known: Known::default(),
+            owner: None,
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::default(),
@@ -144,6 +155,8 @@ impl<'a> Session<'a> {
             fault: None,
             is_dead: false,
             latest: (0, Latest::default()),
+            is_unused: true,
+            is_last,
         }
     }
 
@@ -170,9 +183,9 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    let is_last = self.fault == Some(Fault::EngineEnds);
-                    self.handle_exit(status);
-                    return if is_last { SessionEnd::SlotDropped } else { SessionEnd::InterpreterDown };
+                    let is_over = self.fault == Some(Fault::EngineEnds);
+                    let ended = self.handle_exit(status);
+                    return if is_over { SessionEnd::SlotDropped } else { ended };
                 }
             }
         }
@@ -226,9 +239,9 @@ impl<'a> Session<'a> {
     }
 
     fn send_job(&mut self, job: Job) {
-        let (attempt, codec) = (job.attempt, job.header.codec);
+        let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
-            return self.context.emit_raised(attempt, JobOutcome::Failed, error);
+            return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
@@ -244,6 +257,10 @@ impl<'a> Session<'a> {
                 if self.sent.len() == 2 {
                     self.tick.reset();
                     self.is_stalled = false;
+                }
+                if self.owner != Some(session) {
+                    self.owner = Some(session);
+                    self.outbox.push_control(Control::Session(number_of(session)));
                 }
                 self.outbox.push(request);
             }
@@ -392,6 +409,7 @@ impl<'a> Session<'a> {
         self.interpreter.forget_kills(ended.run_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
+        self.is_unused = false;
         self.sent.pop_front();
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
@@ -486,6 +504,12 @@ impl<'a> Session<'a> {
         }
         self.context.emit_output(attempt, stream, bytes);
     }
+}
+
+/// A number that stands for a session in the interpreter: session ids are random.
+fn number_of(session: SessionId) -> u64 {
+    let (head, _) = session.0.split_first_chunk().expect("an id has 16 bytes");
+    u64::from_le_bytes(*head)
 }
 
 /// As many jobs go ahead at most.

@@ -13,7 +13,7 @@ use super::death::RESTARTED;
 use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
-use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable};
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
 ///
@@ -66,7 +66,7 @@ impl PythonSlot {
                 engine_id: self.engine_id,
                 env: self.env.clone(),
                 commands: receiver,
-                kills_at_start: 0,
+                early_deaths: 0,
             };
             self.task = Some(tokio::spawn(task.run()));
         }
@@ -239,8 +239,8 @@ struct SlotTask {
     engine_id: Option<u32>,
     env: Variables,
     commands: UnboundedReceiver<Command>,
-    /// How often in a row an interpreter was killed before it took jobs.
-    kills_at_start: u32,
+    /// How often in a row an interpreter was killed before it took jobs, or ended before the first one began.
+    early_deaths: u32,
 }
 
 impl SlotTask {
@@ -268,35 +268,39 @@ impl SlotTask {
         let env: Variables = self.env.iter().cloned().chain(self.context.lost()).collect();
         match Interpreter::start(&self.shared, &env, &self.context.group, &memory).await {
             Ok(interpreter) => {
-                self.kills_at_start = 0;
-                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
-                session.run(&mut self.commands).await
+                self.context.emit(SlotEvent::Up);
+                let is_last = self.early_deaths >= EARLY_DEATHS_MAX;
+                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id, is_last);
+                let ended = session.run(&mut self.commands).await;
+                self.early_deaths = if ended == SessionEnd::DiedUnused { self.early_deaths + 1 } else { 0 };
+                ended
             }
             // No job has begun, so none has to do with it.
-            Err(error @ PythonError::KilledAtStart { .. }) if self.kills_at_start < KILLS_AT_START_MAX => {
-                self.kills_at_start += 1;
+            Err(error @ PythonError::KilledAtStart { .. }) if self.early_deaths < EARLY_DEATHS_MAX => {
+                self.early_deaths += 1;
                 tracing::warn!(slot = self.context.slot, %error, "starting another one");
                 SessionEnd::InterpreterDown
             }
             Err(error) => {
-                self.kills_at_start = 0;
-                self.fail_queue(&error);
+                self.early_deaths = 0;
+                self.give_up_queue(&error);
                 SessionEnd::InterpreterDown
             }
         }
     }
 
-    /// Without an interpreter no job can run; the next one that comes tries again.
-    fn fail_queue(&self, error: &PythonError) {
+    /// Without an interpreter no job can begin; the next one that comes tries again.
+    fn give_up_queue(&self, error: &PythonError) {
         let jobs = std::mem::take(&mut *self.context.queue());
         tracing::warn!(slot = self.context.slot, %error, jobs = jobs.len(), "no Python interpreter");
-        for job in jobs {
-            self.context.emit_error(job.attempt, JobOutcome::Failed, error.to_string());
+        // The last one first: each goes to the front of its queue.
+        for job in jobs.into_iter().rev() {
+            self.context.emit_error(job.attempt, JobOutcome::NotBegun(Unable::Runtime), error.to_string());
         }
     }
 }
 
 /// The variable that tells an interpreter what became of the one before; the worker takes it out of the environment.
 const LOST: &str = "FURLONG_LOST";
-/// As often in a row interpreters may be killed before they take jobs; then the jobs fail.
-const KILLS_AT_START_MAX: u32 = 3;
+/// As often in a row interpreters may die before a job begins; then no job begins.
+const EARLY_DEATHS_MAX: u32 = 3;

@@ -15,6 +15,10 @@ A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [h
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
 text comes once at most.
 
+Sessions
+--------
+`SESSION` goes before a job of another session than the job before it, with a number that stands for it.
+
 Output
 ------
 When a job has ended and bytes are unread in a pipe, its reply carries the flag `DRAIN`, and the
@@ -52,17 +56,18 @@ from furlong_worker import Buffer
 from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
-# Kind, codec, attempt, buffers, and what a call by source or by pickle refers to.
-Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None]]
+# Kind, codec, attempt, buffers, what a call by source or by pickle refers to, and the session.
+Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None], int]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
 REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
-# Kinds of request.
+# Kinds of request, and what stands for one whose arguments found no room.
+UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
-CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(11, 17)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
 END = 18
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
@@ -103,6 +108,7 @@ class Channel:
         # The engine wants this process to end, or is gone.
         self.ending = False
         self.engine_id: int | None = None
+        self._session = 0  # of the jobs that come next
         self.sources = Sources()
         self.functions = Functions()
         self._inbox = bytearray(INBOX_BYTES)
@@ -182,7 +188,14 @@ class Channel:
 
         So its buffers are aligned, and never copied.
         """
-        body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        # It has begun, for the engine: if the process dies of it, that is this job's doing. No other one runs now.
+        self.page_words[0] = attempt
+        try:
+            body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except (OSError, MemoryError):
+            self._skip(length - len(begun))
+            self._add_job(UNFIT, codec, attempt, [b"%d" % length])
+            return
         body[: len(begun)] = begun
         filled = len(begun)
         while filled < length:
@@ -198,6 +211,15 @@ class Channel:
             at += size
         self._add_job(kind, codec, attempt, buffers)
 
+    def _skip(self, size: int) -> None:
+        """Read past what there is no memory for."""
+        scratch = memoryview(bytearray(min(size, 64 * 1024)))
+        while size > 0:
+            received = self._requests.recv_into(scratch[: min(size, len(scratch))])
+            if received == 0:
+                os._exit(0)
+            size -= received
+
     def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
         source: LoadedSource | PickledFunction | None = None
         if kind == PICKLED:
@@ -207,7 +229,7 @@ class Channel:
         elif kind == NEW_PICKLED:
             source = self.functions.add(*buffers[:3])
             kind, buffers = PICKLED, buffers[2:]
-        self.jobs.append((kind, codec, attempt, buffers, source))
+        self.jobs.append((kind, codec, attempt, buffers, source, self._session))
 
     def _take_control(self, kind: int, number: int) -> None:
         if kind == CANCEL:
@@ -222,6 +244,8 @@ class Channel:
             self._recall(number)
         elif kind == ENGINE_ID:
             self.engine_id = number
+        elif kind == SESSION:
+            self._session = number
         elif kind == END:
             self._end()
 

@@ -13,6 +13,7 @@ import furlong_worker
 from furlong_worker import Buffer, pickles
 from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
+from furlong_worker.scopes import bound
 
 # Items of a job that are told one by one, and how many quick ones are told at once later.
 EXACT_ITEMS = 256
@@ -282,6 +283,9 @@ def call_with(
         if "." not in name:
             variables[name] = module
     variables.update(names)
+    own = bound()
+    own.enter()
+    own.claim([*modules, *names])
     return function(*args, **kwargs)
 
 

@@ -46,6 +46,7 @@ from furlong_worker.channel import (
     RETURNED,
     RUN,
     SOURCE,
+    UNFIT,
     Channel,
     Job,
 )
@@ -56,6 +57,7 @@ from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
+from furlong_worker.scopes import bound_names
 from furlong_worker.settings import LABELS
 from furlong_worker.sources import LoadedSource
 
@@ -90,6 +92,7 @@ class Worker:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._names = Namespace()
         self._namespace = self._names.variables
+        self._globals = self._names.globals
         self._names.seed("publish", self.publish)
         furlong_worker.publish = self.publish  # type: ignore[attr-defined]
         self._names.seed("labels", list(LABELS))
@@ -97,7 +100,7 @@ class Worker:
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
         self._helpers = Helpers()
-        self._cells = Cells(self._namespace, self._rich.show_value)
+        self._cells = Cells(self._namespace, self._show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
         furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
@@ -111,6 +114,7 @@ class Worker:
             PULL: self._pull,
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
+            UNFIT: self._refuse,
         }
         maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
@@ -137,7 +141,7 @@ class Worker:
                 channel.answer_questions(None)
 
     def _run(self, job: Job) -> None:
-        kind, codec, attempt, buffers, source = job
+        kind, codec, attempt, buffers, source, self._globals.session = job
         channel = self.channel
         if channel.engine_id is not None:
             self._names.seed("engine_id", channel.engine_id)
@@ -234,6 +238,8 @@ class Worker:
         """
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
+        self._globals.enter()
+        names = set(bound_names(tree.body)) if self._globals.is_shared else ()
         self._rich.announce("pre_execute")
         try:
             text = (
@@ -245,7 +251,12 @@ class Worker:
             text = None
         finally:
             self._rich.announce("post_execute")
+        self._globals.claim(names)
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
+
+    def _show_value(self, value: Any) -> str | None:
+        self._names.seed("_", value)
+        return self._rich.show_value(value)
 
     def _parse(self, source: str | bytes, file: str) -> ast.Module:
         tree: ast.Module
@@ -273,8 +284,13 @@ class Worker:
         self._names.clear()
         return encode(None, codec)
 
+    def _refuse(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        size = int(bytes(buffers[0]))
+        raise MemoryError(f"the arguments have {size} bytes, more than this interpreter can take")
+
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
+        self._globals.enter()
         function = self._functions.get(name) or self._find(name)
         return apply(function, codec, buffers[1:])
 
@@ -312,7 +328,14 @@ class Worker:
             function = self.channel.functions.load(pickled)
         if pickled.lent:
             pickled.lend()
-        return apply(function, codec, buffers[1:])
+        record = pickled.record
+        if record is None:
+            return apply(function, codec, buffers[1:])
+        self._globals.serve(record)
+        parts = apply(function, codec, buffers[1:])
+        if record.stores:
+            self._globals.claim(record.stores)
+        return parts
 
     def _forget_edited(self) -> None:
         if self._helpers.forget_edited():
