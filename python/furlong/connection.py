@@ -38,7 +38,6 @@ ADMIN_SECONDS = 10.0
 _RUNTIMES = {1: "native", 2: "python", 3: "command"}
 
 
-
 class Client(ClientTasks, ClientNames):
     """A session with a cluster.
 
@@ -346,8 +345,8 @@ class Client(ClientTasks, ClientNames):
         dict
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
             ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's alone. An engine that
-            could not begin some work lately has ``set_aside`` too: a list of what now goes to other engines, why, and when
-            it is tried again.
+            could not begin some work lately has ``set_aside`` too: a list of what now goes to other engines, why, and
+            when it is tried again.
         """
         self._maps.submit_rest()
         status = self.status()
