@@ -9,6 +9,8 @@ REFUSED = "what would do nothing is refused"
 NOTES: dict[str, str] = {
     "`ipp.bind_kernel`": "not there: an engine is no kernel; it says what to use instead",
     "`ipp.register_joblib_backend`": NO_DASK,
+    "`@require`": "there the required module was missing on the engine in two of three runs",
+    "`type` of results": "a kind of `AsyncMapResult`",
     "`lview.retries`": "`None`: a loss of the engine alone is retried 3 times, an error never; 0 means neither",
     "`lview.timeout`": "no limit is `None`; 0 is taken for it",
     "`view.block = 3`": "the same refusal, as Python's own exception",

@@ -46,8 +46,6 @@ LEFT_OUT = {
     "test_done_callback_raises": "reads what logging prints, which pytest takes; see test_futures.py",
     "test_done_callback_raises_already_succeeded": "reads what logging prints, which pytest takes",
     "test_get_snapshot": "reads the parts of a future",
-    "test_done_callback_with_exception": "compares the args of an exception, which are those of a RemoteError",
-    "test_done_callback_already_failed": "compares the args of an exception, which are those of a RemoteError",
 }
 
 
