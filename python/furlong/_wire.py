@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from furlong import _definitions
+
 
 def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
     """Load a value that holds code objects, which only the same version of Python can read."""
@@ -19,6 +21,12 @@ def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ())
             f"Python {here[0]}.{here[1]} cannot read; return data, or run the engines with this version (`--python`)"
         )
     return pickle.loads(inner, buffers=buffers)
+
+
+# What definitions by value refer to. Those of this process are the originals of what it has sent.
+_definitions.Receiving.binds_names = True
+for _function in _definitions.PUBLIC:
+    globals()[_function.__name__] = _function
 
 
 # Whose values this thread loads: the task's engine, for errors among them.

@@ -54,7 +54,7 @@ class _Mapped:
         raise RuntimeError("it is only called on engines")
 
 
-def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, bool]:
+def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, int]:
     from furlong._remote import EngineFunction, Reference, is_interactive
 
     if not callable(f):
@@ -105,7 +105,7 @@ def map_direct(
     """Map over engines: one contiguous chunk each."""
     columns, count = _columns(sequences)
     engines = view._engines(None)
-    function, has_code = _mapped(view, f, return_exceptions)
+    function, holds = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
     parts: list[Part] = []
     dealt = [deal(column, len(engines)) for column in columns]
@@ -113,10 +113,10 @@ def map_direct(
     for at, engine in enumerate(engines):
         chunk = [part[at] for part in dealt]
         if len(chunk[0]):
-            data, args_have_code = _pickling.dumps_items(chunk, first)
+            data, items_hold = _pickling.dumps_items(chunk, first)
             first += len(chunk[0])
-            code = has_code or args_have_code
-            parts += view._submit(function, "pickle", data, about, targets=[engine], has_code=code)._parts
+            hold = holds | items_hold
+            parts += view._submit(function, "pickle", data, about, targets=[engine], holds=hold)._parts
     result = AsyncMapResult(parts, _putter(columns), count, errors_in_place=return_exceptions)
     view.client._note(result)
     return result
@@ -134,10 +134,10 @@ def map_balanced(
     """Map over the shared queue."""
     columns, count = _columns(sequences)
     size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
-    function, has_code = _mapped(view, f, return_exceptions)
+    function, holds = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
     view._task_options(False, about.label)  # it raises here what is wrong with flags
-    feeder = _Feeder(view, function, has_code, about, columns, count, size)
+    feeder = _Feeder(view, function, holds, about, columns, count, size)
     result = _FedMapResult(feeder, _putter(columns), count, ordered=ordered, errors_in_place=return_exceptions)
     feeder.start()
     return result
@@ -162,7 +162,7 @@ class _Feeder:
         self,
         view: LoadBalancedView,
         function: Any,
-        has_code: bool,
+        holds: int,
         about: About,
         columns: list[Any],
         count: int,
@@ -176,7 +176,7 @@ class _Feeder:
         self.is_cancelled = False
         self.failure: BaseException | None = None
         self._view = view
-        self._function, self._has_code, self._about = function, has_code, about
+        self._function, self._holds, self._about = function, holds, about
         self._columns, self._count = columns, count
         self._at = 0
         self._engines = max(1, len(view))
@@ -211,10 +211,10 @@ class _Feeder:
 
     def _submit(self, size: int) -> None:
         chunk = [column[self._at : self._at + size] for column in self._columns]
-        data, args_have_code = _pickling.dumps_items(chunk, self._at)
+        data, items_hold = _pickling.dumps_items(chunk, self._at)
         self._note_bytes(sum(len(buffer) for buffer in data), size)
-        code = self._has_code or args_have_code
-        part = self._view._submit(self._function, "pickle", data, self._about, has_code=code)
+        holds = self._holds | items_hold
+        part = self._view._submit(self._function, "pickle", data, self._about, holds=holds)
         self._at += size
         self._unfinished += 1
         self.parts.append(part)

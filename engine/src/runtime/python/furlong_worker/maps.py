@@ -40,7 +40,7 @@ class Failed:
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
         engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
-        return _ClientFunction("failed"), (*self._parts, engine)
+        return ClientFunction("failed"), (*self._parts, engine)
 
 
 class _ClientModule:
@@ -50,7 +50,7 @@ class _ClientModule:
         return importlib.import_module, ("furlong._wire",)
 
 
-class _ClientFunction:
+class ClientFunction:
     """A function of that module."""
 
     def __init__(self, name: str) -> None:

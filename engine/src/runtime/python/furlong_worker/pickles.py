@@ -17,7 +17,8 @@ import types
 import zlib
 from typing import Any, Callable, Sequence
 
-from furlong_worker import Buffer, paths
+from furlong_worker import Buffer, maps, modules, paths
+from furlong_worker.definitions import Reducer, find_here
 from furlong_worker.sources import MODULE_PREFIX
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -28,7 +29,7 @@ FUNCTIONS_MAX = 1024
 
 NONE = pickle.dumps(None, protocol=5)
 # What only the same version of Python can load, as cloudpickle writes it.
-MARKS_OF_CODE = (b"_make_function", b"_make_skel", b"CodeType")
+MARKS_OF_CODE = (b"_make_function", b"make_class", b"CodeType")
 # Opcodes of a pickle, for the few that are written here.
 START, LOAD_CODE, END = b"\x80\x05cfurlong._wire\nload_code\n(", b"(", b"tR."
 SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
@@ -37,11 +38,13 @@ SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
 class PickledFunction:
     """A function as it came, and what was made of it once a call needed it."""
 
-    __slots__ = ("blob", "is_kept", "lent", "value")
+    __slots__ = ("blob", "is_kept", "lent", "library", "value")
 
-    def __init__(self, blob: bytes, is_kept: bool) -> None:
+    def __init__(self, blob: bytes, is_kept: bool, library: modules.Library | None = None) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
+        # The modules of the client that it and its arguments need.
+        self.library = library
         self.value: Callable[..., Any] | None = None
         # Global names that it did not bring along: scopes of it, and the names.
         self.lent: list[tuple[dict[str, Any], str]] = []
@@ -87,16 +90,20 @@ class Functions:
     def __init__(self) -> None:
         self._known: dict[bytes, PickledFunction] = {}
         self._named: list[PickledFunction] = []
+        self._libraries = modules.Libraries()
 
     def find(self, digest: Buffer) -> PickledFunction:
         """Find the function of a request whose engine knows that it is here."""
         return self._known[bytes(digest)]
 
     def add(self, digest: Buffer, blob: Buffer, support: Buffer) -> PickledFunction:
-        """Keep a new one, unless it has no hash; and the text of cloudpickle, if it came with it."""
+        """Keep a new one, unless it has no hash; and what its client has sent along with it."""
         if support:
-            _Support.install(bytes(support))
-        function = PickledFunction(bytes(blob), len(digest) > 0)
+            text = self._libraries.take(bytes(support))
+            if text:
+                _Support.install(text)
+        blob = bytes(blob)
+        function = PickledFunction(blob, len(digest) > 0, self._libraries.find(blob))
         if function.is_kept:
             if len(self._known) == FUNCTIONS_MAX:
                 del self._known[next(iter(self._known))]
@@ -264,18 +271,46 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
             f"send them, is not there: install it for {sys.executable}",
             name="cloudpickle",
         ) from error
-    register = getattr(cloudpickle, "register_pickle_by_value", None)
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE_PREFIX)]
-    for module in modules if register is not None else ():
-        register(module)
+    dumps = functools.partial(_dump_code, _code_pickler(cloudpickle))
     try:
-        parts = _dump_with(cloudpickle.dumps, value)
+        parts = _dump_with(dumps, value)
     except Exception as error:
-        raise _unpicklable(value, error, cloudpickle.dumps) from error
+        raise _unpicklable(value, error, dumps) from error
     data, *views = parts
     if any(mark in data for mark in MARKS_OF_CODE):  # type: ignore[operator]
         return _wrap(bytes(data), views)
     return parts
+
+
+def _dump_code(pickler: Any, value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
+    file = io.BytesIO()
+    pickler(file, protocol, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+@functools.lru_cache(maxsize=1)
+def _code_pickler(cloudpickle: Any) -> Any:
+    """Make cloudpickle's pickler one that lets clients find the definitions that they have."""
+    reducer = Reducer(maps.ClientFunction)
+
+    class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Cloudpickle, with definitions that never write to what a client has."""
+
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) is types.FunctionType and is_ours(value.__module__):
+                return self._dynamic_function_reduce(value)
+            reduced = reducer.reduce(value, _goes_by_value)
+            return super().reducer_override(value) if reduced is NotImplemented else reduced
+
+    return CodePickler
+
+
+def _goes_by_value(value: Any) -> bool:
+    """Whether clients have no such class or the like by its name."""
+    module = getattr(value, "__module__", None)
+    if is_ours(module):
+        return True
+    return find_here(module, getattr(value, "__qualname__", None) or getattr(value, "__name__", "")) is not value
 
 
 def _unpicklable(value: Any, error: Exception, dumps: Callable[[Any], object]) -> TypeError:

@@ -21,7 +21,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine
+from furlong_worker import Buffer, engine, modules
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.channel import (
     CANCELLED,
@@ -278,6 +278,8 @@ class Worker:
         return apply(function, codec, buffers[4:])
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
+        if pickled.library is not None:
+            modules.use(pickled.library)
         function = pickled.value
         if function is None:
             function = self.channel.functions.load(pickled)
@@ -419,6 +421,7 @@ def main() -> NoReturn:
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
+    modules.install()
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
     channel.send_ready()

@@ -1,0 +1,290 @@
+"""Modules of the user's own: engines import them by their names, and get the sources that they have here.
+
+What the picklers meet of such a module is named, and the module is noted by `need`. What was noted, with all modules of
+the user's own that their sources import, is a `Library`. It goes along with functions, once a session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import pickle
+import sys
+import threading
+import types
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from furlong import _furlong
+from furlong._definitions import find_here
+from furlong._installed import is_installed, ships
+from furlong._settings import Settings, names_imported, writes_globals
+
+# As `furlong_worker/modules.py` reads them.
+MAGIC = b"furlong library 1\n"
+MARK = b"\nlibrary "
+ID_BYTES = 16
+# Functions whose form with the library is kept.
+EQUIPPED_MAX = 256
+
+
+def is_own_source(module: types.ModuleType) -> bool:
+    """Whether a module is the user's own, and in Python, so that engines can run its source."""
+    file = getattr(module, "__file__", None)
+    name = module.__name__
+    return name != "__main__" and file is not None and file.endswith(".py") and ships(name)
+
+
+def names(obj: Any) -> str | None:
+    """Tell the module of the user's own which engines can import to have an object by its name."""
+    name = getattr(obj, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if module is None or not is_own_source(module):
+        return None
+    found = find_here(name, getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
+    return name if found is obj else None
+
+
+def uses_variables(function: types.FunctionType, used: set[str]) -> bool:
+    """Tell whether a function needs its module: something of it that is not just an import from elsewhere."""
+    scope = function.__globals__
+    if used & _INDIRECT or writes_globals(function.__code__):
+        return True
+    return any(name in scope and not _is_from_elsewhere(scope[name]) for name in used)
+
+
+def _is_from_elsewhere(value: Any) -> bool:
+    if isinstance(value, types.ModuleType):
+        return True
+    place = getattr(value, "__module__", None) if callable(value) else None
+    return isinstance(place, str) and not ships(place)
+
+
+_INDIRECT = frozenset(("globals", "eval", "exec", "vars"))
+
+
+class Module:
+    """A module of the user's own, as it is here."""
+
+    def __init__(self, name: str, module: types.ModuleType | None, file: str | None, folders: Any) -> None:
+        self.name = name
+        self.file = file or ""
+        self.folders = None if folders is None else tuple(map(str, folders))
+        self.text = None if file is None else _text_of(file, module)
+        self.digest = hashlib.sha256(self.text or b"").digest()
+        self._module = module
+        self._spec = getattr(module, "__spec__", None)
+        package = name if folders is not None else name.rpartition(".")[0]
+        self.imports = names_imported(self.text, package) if self.text else ()
+        self.settings = Settings(module, self.text) if module is not None and self.text else None
+
+    def is_current(self) -> bool:
+        """Whether nothing has imported it anew."""
+        module = sys.modules.get(self.name)
+        return module is self._module and getattr(module, "__spec__", None) is self._spec and self._is_unchanged()
+
+    def _is_unchanged(self) -> bool:
+        # What is imported here stays as it is until it is reloaded; other files are read again by whoever imports them.
+        return self._module is not None or self.text is None or Path(self.file).read_bytes() == self.text
+
+
+def _text_of(file: str, module: types.ModuleType | None) -> bytes:
+    text = Path(file).read_bytes()
+    if module is not None and type(module.__loader__) is importlib.machinery.SourceFileLoader:
+        _check_is_as_loaded(module, file, text)
+    return text
+
+
+def _check_is_as_loaded(module: types.ModuleType, file: str, text: bytes) -> None:
+    """Warn if a file has changed since it was imported here."""
+    try:
+        codes = set(_codes_in(compile(text, file, "exec", dont_inherit=True)))
+    except (SyntaxError, ValueError):
+        return
+    known = {code.co_name for code in codes}
+    for value in list(vars(module).values()):
+        code = value.__code__ if isinstance(value, types.FunctionType) else None
+        # What an earlier source has defined stays after a reload.
+        if code is not None and code.co_filename == file and code.co_name in known and code not in codes:
+            what = f"{file} has changed since {module.__name__} was imported here, and engines run it as it is now"
+            warnings.warn(f"{what}: importlib.reload() it", RuntimeWarning, stacklevel=2)
+            return
+
+
+def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+class Library:
+    """The modules that engines are to have for a call."""
+
+    def __init__(self, modules: dict[str, Module], wanted: int, dump: Callable[[Any], bytes]) -> None:
+        self.modules = modules
+        self._wanted = wanted
+        self._equipped: dict[int, tuple[_furlong.Function, _furlong.Function]] = {}
+        sources = []
+        for name, module in sorted(modules.items()):
+            changed = module.settings.changed() if module.settings is not None else {}
+            settings = _dump_settings(name, changed, dump) if changed else b""
+            sources.append((name, _version(modules, module), module.file, module.folders, module.text, settings))
+        content = pickle.dumps((_cloudpickle(), sources), 4)
+        self._id = hashlib.sha256(content).digest()[:ID_BYTES]
+        self._support = _furlong.Support(MAGIC + self._id + zlib.compress(content))
+
+    def is_current(self, wanted: int) -> bool:
+        """Whether it is what engines should have now."""
+        if wanted != self._wanted:
+            return False
+        for module in self.modules.values():
+            if not module.is_current() or (module.settings is not None and not module.settings.are_unchanged()):
+                return False
+        return True
+
+    def equip(self, function: _furlong.Function) -> _furlong.Function | None:
+        """Give a pickled function that comes with the library; None if it is no pickled one."""
+        known = self._equipped.get(id(function))
+        if known is not None and known[0] is function:
+            return known[1]
+        made = function.with_support(MARK + self._id + b"\n", self._support)
+        if made is not None:
+            if len(self._equipped) >= EQUIPPED_MAX:
+                self._equipped.clear()
+            self._equipped[id(function)] = (function, made)
+        return made
+
+
+def _cloudpickle() -> bytes:
+    package = importlib.util.find_spec("cloudpickle")
+    if package is None or package.origin is None:
+        raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
+    return (Path(package.origin).parent / "cloudpickle.py").read_bytes()
+
+
+def _version(modules: dict[str, Module], module: Module) -> bytes:
+    """Tell a module from the same one with another source, its own or that of what it imports."""
+    reached, left = {module.name}, [module.name]
+    while left:
+        for name in modules[left.pop()].imports:
+            if name in modules and name not in reached:
+                reached.add(name)
+                left.append(name)
+    sha = hashlib.sha256()
+    for name in sorted(reached):
+        sha.update(name.encode() + b"\0" + modules[name].digest)
+    return sha.digest()[:ID_BYTES]
+
+
+def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
+    sent = {}
+    for name, value in changed.items():
+        try:
+            dump(value)
+        except Exception as error:
+            text = f"{module}.{name} was changed here after the import, and engines cannot have it: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        else:
+            sent[name] = value
+    return dump(sent) if sent else b""
+
+
+class _State:
+    """The library of this process."""
+
+    lock = threading.Lock()
+    wanted: set[str] = set()
+    known: dict[str, Module] = {}
+    library: Library | None = None
+
+
+def need(name: str) -> None:
+    """Note that engines need a module."""
+    _State.wanted.add(name)
+
+
+def need_imports(code: types.CodeType, package: str) -> bool:
+    """Note the modules of the user's own that a function imports when it runs; tell whether there are any."""
+    found = False
+    for name in names_imported(code, package):
+        if name not in _State.wanted and _find(name) is None:
+            continue
+        _State.wanted.add(name)
+        found = True
+    return found
+
+
+def current(dump: Callable[[Any], bytes]) -> Library:
+    """Give what engines are to have now; `dump` pickles values that were set in modules."""
+    library = _State.library
+    if library is None or not library.is_current(len(_State.wanted)):
+        with _State.lock:
+            wanted = set(_State.wanted)
+            library = _State.library = Library(_closure(wanted), len(wanted), dump)
+    return library
+
+
+def _closure(wanted: set[str]) -> dict[str, Module]:
+    """Find modules, their packages, and all modules of the user's own that they import."""
+    found: dict[str, Module] = {}
+    left, seen = sorted(wanted), set(wanted)
+    while left:
+        name = left.pop()
+        module = _find(name)
+        if module is None:
+            continue
+        found[name] = module
+        more = [name.rpartition(".")[0], *module.imports]
+        if module.folders is not None:
+            more += [each for each in list(sys.modules) if each.startswith(f"{name}.")]
+        for each in more:
+            if each and each not in seen:
+                seen.add(each)
+                left.append(each)
+    return found
+
+
+def _find(name: str) -> Module | None:
+    """Find a module of the user's own, be it imported here or not."""
+    if is_installed(name.partition(".")[0], "") or name == "__main__":
+        return None
+    known = _State.known.get(name)
+    if known is not None and known.is_current():
+        return known
+    made = _make(name)
+    if made is not None:
+        _State.known[name] = made
+    return made
+
+
+def _make(name: str) -> Module | None:
+    module = sys.modules.get(name)
+    if module is not None:
+        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", None)
+        if isinstance(module, types.ModuleType) and (is_own_source(module) or (file is None and folders is not None)):
+            try:
+                return Module(name, module, file, folders)
+            except OSError:
+                return None
+        return None
+    parent, _, _ = name.rpartition(".")
+    package = _find(parent) if parent else None
+    if parent and (package is None or package.folders is None):
+        return None
+    try:
+        spec = importlib.machinery.PathFinder.find_spec(name, None if package is None else list(package.folders or ()))
+    except (ImportError, ValueError):
+        return None
+    if spec is None or is_installed(name, spec.origin):
+        return None
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    try:
+        return Module(name, None, spec.origin, spec.submodule_search_locations)
+    except OSError:
+        return None
