@@ -91,25 +91,6 @@ def is_own_cached(cached: Any) -> bool:
     return found is not cached or goes_by_value(cached)
 
 
-class _Cache:
-    """What makes the cache of a function, with the parameters that it has here."""
-
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._parameters = parameters["maxsize"], parameters["typed"]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.lru_cache, self._parameters
-
-    def __call__(self, function: Callable[..., Any]) -> Any:
-        """Be what pickle takes for a function."""
-
-
-def _reduce_cached(cached: Any) -> tuple[Any, ...]:
-    """Give the function within, which is cached anew, and what was set on the outer one."""
-    attributes = {name: value for name, value in vars(cached).items() if name != "__wrapped__"}
-    return _Cache(cached.cache_parameters()), (cached.__wrapped__,), attributes
-
-
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
     plain = pickle.PickleBuffer(view if view.contiguous else bytes(view))
     if view.format == "B" and view.ndim == 1:
@@ -185,9 +166,7 @@ def _code_pickler() -> Any:
                 if module is not None:
                     self._need(module)
                     return NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
-            if kind is _CACHED and is_own_cached(obj):
-                return _reduce_cached(obj)
-            reduced = reducer.reduce(obj, goes_by_value)
+            reduced = reducer.reduce(obj, is_own_cached if kind is _CACHED else goes_by_value)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
         def _need(self, module: str) -> None:

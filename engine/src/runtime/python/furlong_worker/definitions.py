@@ -20,7 +20,7 @@ import weakref
 from typing import Any, Callable, Mapping
 
 # Parts of a class's dictionary that its creation makes anew.
-_MADE_ANEW = frozenset(("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"))
+_MADE_ANEW = frozenset(("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"))
 # The same, of an evaluation that was put off: what it gives goes instead.
 _EVALUATED = frozenset(("__annotate__", "__annotate_func__", "__annotations_cache__"))
 # Flags of types: classes that Python code makes have the first and not the other.
@@ -35,6 +35,8 @@ _PARAMETERS = {
     "ParamSpec": ("bound", "covariant", "contravariant", "infer_variance"),
     "TypeVarTuple": (),
 }
+# What `functools.lru_cache` makes of a function.
+_CACHED = type(functools.lru_cache(maxsize=1)(len))
 _SINGLE_DISPATCH = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 
 
@@ -59,17 +61,21 @@ def find_here(module: str | None, qualname: str) -> Any:
     return found
 
 
-def _id_of(definition: Any) -> str:
-    known = _Tracked.ids.get(definition)
+def _id_of(definition: Any) -> str | None:
+    try:
+        known = _Tracked.ids.get(definition)
+    except TypeError:  # an alias has no weak references
+        return None
     if known is None:
         known = uuid.uuid4().hex
         _track(definition, known)
     return known
 
 
-def _track(definition: Any, known: str) -> None:
-    _Tracked.ids[definition] = known
-    _Tracked.by_id[known] = definition
+def _track(definition: Any, known: str | None) -> None:
+    if known is not None:
+        _Tracked.ids[definition] = known
+        _Tracked.by_id[known] = definition
 
 
 # Sending.
@@ -90,11 +96,15 @@ class Reducer:
         if kind is types.FunctionType:
             is_ours = value.__code__ is _SINGLE_DISPATCH and is_by_value(value)
             return self._single_dispatch(value) if is_ours else NotImplemented
+        if kind is _CACHED:
+            return self._cached(value) if is_by_value(value) else NotImplemented
         if kind is functools.cached_property:
             return functools.cached_property, (value.func,), {"attrname": value.attrname, "__doc__": value.__doc__}
         if isinstance(value, enum.Enum) and is_by_value(kind):
             return self._far("enum_member"), (kind, _key_of(value))
-        if kind.__module__ in ("typing", "typing_extensions") and is_by_value(value):
+        if kind is functools.singledispatchmethod:
+            return self._far("make_dispatching_method"), (value.func, value.dispatcher)
+        if kind.__module__ in ("typing", "typing_extensions") and (is_by_value(value) or _is_parameter(value)):
             return self._typing(value, kind)
         return NotImplemented
 
@@ -120,6 +130,12 @@ class Reducer:
             None,
             self._far("fill_class"),
         )
+
+    def _cached(self, function: Any) -> Any:
+        """Give the function within, which is cached anew, and what was set on the outer one."""
+        attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+        parts = function.__wrapped__, function.cache_parameters()
+        return self._far("make_cached"), parts, attributes, None, None, self._far("fill_function")
 
     def _single_dispatch(self, function: Any) -> Any:
         registry = dict(function.registry)
@@ -148,6 +164,11 @@ class Reducer:
             options = {"type_params": value.__type_params__}
             return self._far("make_named"), (kind, _id_of(value), module, name, (value.__value__,), options)
         return NotImplemented
+
+
+def _is_parameter(value: Any) -> bool:
+    """Whether it is a type parameter of the newer syntax, which no module has by its name."""
+    return bool(getattr(value, "__infer_variance__", False))
 
 
 def _state_of(cls: Any) -> dict[str, Any]:
@@ -350,10 +371,10 @@ def enum_member(cls: Any, key: Any) -> Any:
 
 
 def make_named(
-    kind: Any, known: str, module: str | None, qualname: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    kind: Any, known: str | None, module: str | None, qualname: str, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
     """Find a type variable, a new type or an alias that is here, or make it."""
-    found = _Tracked.by_id.get(known)
+    found = _Tracked.by_id.get(known or "")
     if found is not None:
         return found
     if Receiving.binds_names:
@@ -370,12 +391,24 @@ def make_named(
     return made
 
 
+def make_cached(function: Any, parameters: Mapping[str, Any]) -> Any:
+    """Make a function with a cache, which is empty."""
+    return functools.lru_cache(parameters["maxsize"], parameters["typed"])(function)
+
+
 def make_single_dispatch(first: Any, registry: Mapping[Any, Any]) -> Any:
     """Make a function of `functools.singledispatch`."""
     function = functools.singledispatch(first)
     for cls, implementation in registry.items():
         function.register(cls, implementation)
     return function
+
+
+def make_dispatching_method(function: Any, dispatcher: Any) -> Any:
+    """Make a `functools.singledispatchmethod`."""
+    method: Any = functools.singledispatchmethod(function)
+    method.dispatcher = dispatcher
+    return method
 
 
 def fill_function(function: Any, attributes: Mapping[str, Any]) -> Any:
@@ -385,4 +418,13 @@ def fill_function(function: Any, attributes: Mapping[str, Any]) -> Any:
 
 
 #: What pickles refer to.
-PUBLIC = (make_class, fill_class, enum_member, make_named, make_single_dispatch, fill_function)
+PUBLIC = (
+    make_class,
+    fill_class,
+    enum_member,
+    make_named,
+    make_cached,
+    make_single_dispatch,
+    make_dispatching_method,
+    fill_function,
+)

@@ -297,10 +297,12 @@ def _code_pickler(cloudpickle: Any) -> Any:
         """Cloudpickle, with definitions that never write to what a client has."""
 
         def reducer_override(self, value: Any) -> Any:
+            reduced = reducer.reduce(value, _goes_by_value)
+            if reduced is not NotImplemented:
+                return reduced
             if type(value) is types.FunctionType and is_ours(value.__module__):
                 return self._dynamic_function_reduce(value)
-            reduced = reducer.reduce(value, _goes_by_value)
-            return super().reducer_override(value) if reduced is NotImplemented else reduced
+            return super().reducer_override(value)
 
     return CodePickler
 
