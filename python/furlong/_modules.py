@@ -125,39 +125,54 @@ def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
 class Library:
     """The modules that engines are to have for a call."""
 
-    def __init__(self, modules: dict[str, Module], wanted: int, dump: Callable[[Any], bytes]) -> None:
+    def __init__(self, modules: dict[str, Module], wanted: int) -> None:
         self.modules = modules
         self._wanted = wanted
-        self._equipped: dict[int, tuple[_furlong.Function, _furlong.Function]] = {}
-        sources = []
-        for name, module in sorted(modules.items()):
-            changed = module.settings.changed() if module.settings is not None else {}
-            settings = _dump_settings(name, changed, dump) if changed else b""
-            sources.append((name, _version(modules, module), module.file, module.folders, module.text, settings))
+        self._settings: dict[str, bytes] = {}
+        self._mark = b""
+        self._equipped: dict[int, tuple[_furlong.Function, bytes, _furlong.Function]] = {}
+        sources = [
+            (name, _version(modules, module), module.file, module.folders, module.text)
+            for name, module in sorted(modules.items())
+        ]
         content = pickle.dumps((_cloudpickle(), sources), 4)
         self._id = hashlib.sha256(content).digest()[:ID_BYTES]
         self._support = _furlong.Support(MAGIC + self._id + zlib.compress(content))
 
     def is_current(self, wanted: int) -> bool:
         """Whether it is what engines should have now."""
-        if wanted != self._wanted:
-            return False
-        for module in self.modules.values():
-            if not module.is_current() or (module.settings is not None and not module.settings.are_unchanged()):
-                return False
-        return True
+        return wanted == self._wanted and all(module.is_current() for module in self.modules.values())
 
-    def equip(self, function: _furlong.Function) -> _furlong.Function | None:
-        """Give a pickled function that comes with the library; None if it is no pickled one."""
+    def equip(self, function: _furlong.Function, dump: Callable[[Any], bytes]) -> _furlong.Function | None:
+        """Give a pickled function that comes with the library and with what was set in its modules.
+
+        None if it is no pickled one. `dump` pickles what was set.
+        """
+        mark = self._marked(dump)
         known = self._equipped.get(id(function))
-        if known is not None and known[0] is function:
-            return known[1]
-        made = function.with_support(MARK + self._id + b"\n", self._support)
+        if known is not None and known[0] is function and known[1] is mark:
+            return known[2]
+        made = function.with_support(mark, self._support)
         if made is not None:
             if len(self._equipped) >= EQUIPPED_MAX:
                 self._equipped.clear()
-            self._equipped[id(function)] = (function, made)
+            self._equipped[id(function)] = (function, mark, made)
         return made
+
+    def _marked(self, dump: Callable[[Any], bytes]) -> bytes:
+        """Give what follows the function's pickle: settings, a mark, the library's id, the settings' length."""
+        is_same = bool(self._mark)
+        for name, module in self.modules.items():
+            if module.settings is not None and not module.settings.are_unchanged():
+                changed = module.settings.changed()
+                dumped = _dump_settings(name, changed, dump) if changed else b""
+                is_same = is_same and dumped == self._settings.get(name, b"")
+                self._settings[name] = dumped
+        if not is_same:
+            given = {name: dumped for name, dumped in sorted(self._settings.items()) if dumped}
+            settings = pickle.dumps(given, 4) if given else b""
+            self._mark = settings + MARK + self._id + len(settings).to_bytes(4, "little") + b"\n"
+        return self._mark
 
 
 def _cloudpickle() -> bytes:
@@ -219,13 +234,13 @@ def need_imports(code: types.CodeType, package: str) -> bool:
     return found
 
 
-def current(dump: Callable[[Any], bytes]) -> Library:
-    """Give what engines are to have now; `dump` pickles values that were set in modules."""
+def current() -> Library:
+    """Give what engines are to have now."""
     library = _State.library
     if library is None or not library.is_current(len(_State.wanted)):
         with _State.lock:
             wanted = set(_State.wanted)
-            library = _State.library = Library(_closure(wanted), len(wanted), dump)
+            library = _State.library = Library(_closure(wanted), len(wanted))
     return library
 
 

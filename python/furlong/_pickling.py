@@ -467,7 +467,7 @@ def equipped(function: _furlong.Function, holds: int) -> tuple[_furlong.Function
         Whether something goes by value.
     """
     if holds & MODULES:
-        function = _modules.current(_dump_settings).equip(function) or function
+        function = _modules.current().equip(function, _dump_settings) or function
     return function, bool(holds & CODE)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dis
 import functools
 import importlib.util
+import operator
 import types
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
-# A literal with more parts is not looked at.
+# A literal or a value with more parts is not looked at.
 PARTS_MAX = 1000
 _FOLDED = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context)
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, *_FOLDED)
@@ -87,115 +88,105 @@ def writes_globals(code: types.CodeType) -> bool:
 
 
 class Settings:
-    """The variables of a module that others than its own code have set since it was imported.
+    """The variables of a module that were set here since it was imported: engines are to have them as well.
 
-    What a source sets once, to a literal, a function or a class, and changes nowhere, is a setting: if it is something
-    else here, somebody has set it from outside, and engines are to have the same. What the module's own code changes is
-    its state, and lives where that code runs.
+    It is known what an import gives for a name that the source sets once, to a literal, a function or a class. Of other
+    names it is taken to be what they were at first sight. What the module's own code sets, or changes in place, goes
+    along if it is plain data: it may as well be a lock, a connection or a cache, which are its own everywhere.
     """
 
     def __init__(self, module: types.ModuleType, text: bytes) -> None:
         self._variables = vars(module)
         self._name = module.__name__
         self._file = getattr(module, "__file__", None)
-        self._source = _source_of(text)
+        self._source = source = _source_of(text)
+        told = source.literals.keys() | source.defined.keys()
+        self._first = {name: _mark(value) for name, value in self._variables.items() if name in source.bound - told}
+        # What has been something else once, and must be told also when it no longer is.
         self._ever: set[str] = set()
-        # What the source does not tell is as it was at first sight.
-        self._first = {
-            name: value
-            for name, value in self._variables.items()
-            if isinstance(value, _ATOMS) and self._source.is_untold(name)
-        }
-        self._seen: list[tuple[str, Any]] = []
+        self._values: list[Any] = []
         self._texts: list[tuple[str, str]] = []
-        self._count = 0
-        self._note()
-        self._warn_of_state()
 
     def are_unchanged(self) -> bool:
         """Whether all is as `changed` has told it last."""
         variables = self._variables
-        if len(variables) != self._count:
+        if len(variables) != len(self._values) or not all(map(operator.is_, variables.values(), self._values)):
             return False
-        for name, value in self._seen:
-            if variables.get(name, _MISSING) is not value:
-                return False
-        return all(repr(variables.get(name)) == text for name, text in self._texts)
+        return all(repr(variables[name]) == text for name, text in self._texts)
 
     def changed(self) -> dict[str, Any]:
-        """Give the values of settings that are not what the source says, or were not once."""
-        self._note()
-        variables = self._variables
-        for name in self._source.settings.keys() & variables.keys():
-            if not _is_same(variables[name], self._source.settings[name]):
+        """Give the values that are not what an import gives, or were not once."""
+        variables, source = self._variables, self._source
+        self._values = list(variables.values())
+        self._texts = [
+            (name, repr(value))
+            for name, value in variables.items()
+            if isinstance(value, (list, dict, set)) and not _is_dunder(name) and is_plain(value)
+        ]
+        changed = {}
+        for name, value in list(variables.items()):
+            if _is_dunder(name) or isinstance(value, types.ModuleType) or (name in source.own and not is_plain(value)):
+                continue
+            if self._differs(name, value):
                 self._ever.add(name)
-        for name, kind in self._source.defined.items():
-            if name in variables and not self._is_defined_here(variables[name], name, kind):
-                self._ever.add(name)
-        for name, value in self._first.items():
-            if name in variables and not _is_same(variables[name], value):
-                self._ever.add(name)
-        self._ever.update(name for name in variables if self._is_new(name))
-        return {name: variables[name] for name in sorted(self._ever) if name in variables}
+            if name in self._ever:
+                changed[name] = value
+        return changed
+
+    def _differs(self, name: str, value: Any) -> bool:
+        source = self._source
+        if name in source.defined:
+            return not self._is_defined_here(value, name, source.defined[name])
+        if name in source.literals:
+            literal = source.literals[name]
+            return value is not literal and (type(value) is not type(literal) or repr(value) != repr(literal))
+        if name in source.bound:
+            return name in self._first and _mark(value) != self._first[name]
+        # It is none of the source's. What an earlier source has defined stays after a reload, and nobody has set it.
+        is_left = isinstance(value, (type, types.FunctionType)) and value.__module__ == self._name
+        return not (source.is_open or is_left)
 
     def _is_defined_here(self, value: Any, name: str, kind: type) -> bool:
         if not isinstance(value, kind) or value.__module__ != self._name or value.__qualname__ != name:  # type: ignore[attr-defined]
             return False
         return not isinstance(value, types.FunctionType) or value.__code__.co_filename == self._file
 
-    def _is_new(self, name: str) -> bool:
-        """Whether the source has nothing of a name that is there."""
-        if self._source.is_open or name in self._source.bound or (name.startswith("__") and name.endswith("__")):
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _mark(value: Any) -> Any:
+    return repr(value) if is_plain(value) else id(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is plain data, and not much of it."""
+    left, count = [value], 0
+    while left:
+        value = left.pop()
+        count += 1
+        kind = type(value)
+        if kind in (list, tuple, set, frozenset, dict):
+            if count + len(left) + len(value) > PARTS_MAX:
+                return False
+            left += [*value.keys(), *value.values()] if kind is dict else value
+        elif kind not in _ATOMS:
             return False
-        # What an earlier source has defined stays after a reload, and is nobody's setting.
-        value = self._variables[name]
-        is_left = isinstance(value, (type, types.FunctionType)) and value.__module__ == self._name
-        return not is_left and not isinstance(value, types.ModuleType)
-
-    def _note(self) -> None:
-        variables, source = self._variables, self._source
-        self._count = len(variables)
-        watched = [*source.settings, *source.defined, *self._first, *self._ever]
-        self._seen = [(name, variables.get(name, _MISSING)) for name in watched]
-        mutable = [name for name in source.settings if isinstance(variables.get(name), (list, dict, set))]
-        self._texts = [(name, repr(variables[name])) for name in mutable]
-
-    def _warn_of_state(self) -> None:
-        for name, value in self._source.state.items():
-            here = self._variables.get(name, value)
-            if not name.startswith("_") and isinstance(here, _ATOMS) and not _is_same(here, value):
-                text = (
-                    f"{self._name}.{name} was changed here by the module's own code; engines begin with {value!r}, as its "
-                    "source says. Have the engines change it as well, or hand it over as an argument"
-                )
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-
-
-_MISSING = object()
-
-
-def _is_same(here: Any, value: Any) -> bool:
-    return here is value or (type(here) is type(value) and repr(here) == repr(value))
+    return True
 
 
 class _Source:
     """What a module's source says of its variables."""
 
     def __init__(self) -> None:
-        # Set once to a literal, and changed nowhere; the same, changed by functions of the module.
-        self.settings: dict[str, Any] = {}
-        self.state: dict[str, Any] = {}
-        # Defined once, without decorators.
+        # Set once, to a literal; defined once, without decorators.
+        self.literals: dict[str, Any] = {}
         self.defined: dict[str, type] = {}
-        # All names that it sets; whether there may be others.
+        # All names that it sets; those that functions set or that it changes in place; whether there may be others.
         self.bound: set[str] = set()
         self.own: set[str] = set()
         self.is_open = False
-
-    def is_untold(self, name: str) -> bool:
-        """Whether it sets a name to something that cannot be known without running it."""
-        known = name in self.settings or name in self.state or name in self.defined or name in self.own
-        return name in self.bound and not known
 
 
 @functools.lru_cache(maxsize=1024)
@@ -209,30 +200,21 @@ def _source_of(text: bytes) -> _Source:
     stores: dict[str, int] = {}
     for name in _bound_by(tree):
         stores[name] = stores.get(name, 0) + 1
-    source.bound = set(stores)
-    changed = set(_changed_by(tree))
-    globals_of_functions = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    source.bound |= globals_of_functions
-    source.own = changed | globals_of_functions
+    of_functions = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    source.bound = stores.keys() | of_functions
+    source.own = of_functions | set(_changed_by(tree))
     for node in ast.walk(tree):
         is_star = isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
         source.is_open |= is_star or (isinstance(node, ast.Name) and node.id in _INDIRECT)
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            if stores[node.name] == 1 and not node.decorator_list and node.name not in source.own:
+            if stores[node.name] == 1 and not node.decorator_list:
                 source.defined[node.name] = type if isinstance(node, ast.ClassDef) else types.FunctionType
             continue
         name, expression = _assignment(node)
-        if name is None or stores[name] != 1 or not _is_literal(expression):
-            continue
-        try:
-            value = eval(compile(ast.Expression(expression), "<literal>", "eval"), {"__builtins__": {}})  # type: ignore[arg-type]
-        except Exception:  # as 1 / 0 would, but then the import has failed
-            continue
-        if name in globals_of_functions:
-            source.state[name] = value
-        elif name not in changed:
-            source.settings[name] = value
+        if name is not None and stores[name] == 1 and _is_literal(expression):
+            with contextlib.suppress(Exception):  # as of 1 / 0, but then the import has failed
+                source.literals[name] = eval(compile(ast.Expression(expression), "<literal>", "eval"), {})  # type: ignore[arg-type]
     return source
 
 

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, Sequence
 LIBRARIES_MAX = 64
 # The beginning of a library; what begins otherwise is the text of cloudpickle alone.
 MAGIC = b"furlong library 1\n"
-# What follows the pickle of a function that needs a library: this, the library's id, and a line's end.
+# What follows the pickle of a function that needs a library: settings, this, the library's id, the length of the
+# settings, and a line's end.
 MARK = b"\nlibrary "
 ID_BYTES = 16
+LENGTH_BYTES = 4
 
 
 class Source(NamedTuple):
@@ -33,8 +35,6 @@ class Source(NamedTuple):
     folders: tuple[str, ...] | None
     # None for a namespace package.
     text: bytes | None
-    # Variables that the client has set since it imported the module.
-    settings: bytes
 
 
 class Library:
@@ -68,26 +68,38 @@ class Libraries:
         self._kept.append((digest, library))
         return support
 
-    def find(self, blob: bytes) -> Library | None:
+    def find(self, blob: bytes) -> Equipment | None:
         """Find the one that the pickle of a function names."""
-        end = len(blob) - 1
+        end = len(blob) - 1 - LENGTH_BYTES
         begin = end - ID_BYTES
+        at = begin - len(MARK)
         # A pickle ends with a full stop.
-        if blob[-1:] != b"\n" or blob[begin - len(MARK) : begin] != MARK:
+        if blob[-1:] != b"\n" or blob[at:begin] != MARK:
             return None
-        digest = blob[begin:end]
-        return next((library for known, library in self._kept if known == digest), None)
+        settings = blob[at - int.from_bytes(blob[end:-1], "little") : at]
+        library = next((library for known, library in self._kept if known == blob[begin:end]), None)
+        return None if library is None else Equipment(library, settings)
+
+
+class Equipment(NamedTuple):
+    """What a function needs besides its pickle: modules, and the variables that its client has set in them."""
+
+    library: Library
+    settings: bytes
 
 
 class _Bound:
     """The library that imports look into, and the modules that were made of sources."""
 
     library: Library | None = None
+    given = b""
+    # The variables that the client has set, by modules.
+    set_now: dict[str, bytes] = {}  # noqa: RUF012
     modules: dict[tuple[str, bytes], types.ModuleType] = {}  # noqa: RUF012 - it is one for the process
     # Modules of the same names that the engine had found by itself.
     aside: dict[str, types.ModuleType] = {}  # noqa: RUF012
-    # The settings that each module has been given.
-    settings: dict[tuple[str, bytes], bytes] = {}  # noqa: RUF012
+    # The settings that each module has been given, and what those variables were before.
+    settings: dict[tuple[str, bytes], tuple[bytes, dict[str, Any]]] = {}  # noqa: RUF012
 
     @classmethod
     def forget(cls, kept: Sequence[Library]) -> None:
@@ -99,11 +111,13 @@ class _Bound:
             cls.settings.pop(key, None)
 
 
-def use(library: Library) -> None:
+def use(equipment: Equipment) -> None:
     """Let the modules' names mean what they mean to the client whose library this is, from now on."""
+    library, settings = equipment
     previous = _Bound.library
-    if previous is library:
+    if previous is library and _Bound.given == settings:
         return
+    _Bound.given, _Bound.set_now = settings, pickle.loads(settings) if settings else {}
     _adopt(library)
     _Bound.library = library
     for name in previous.sources if previous is not None else ():
@@ -155,12 +169,24 @@ def _put(name: str, module: types.ModuleType | None) -> None:
 
 
 def _set(module: types.ModuleType, source: Source) -> None:
-    """Set what the client has set since its import, unless it was done before."""
+    """Set what the client has set since its import, unless it was done before, and undo what another one has set."""
     key = source.name, source.version
-    if source.settings != _Bound.settings.get(key, b""):
-        _Bound.settings[key] = source.settings
-        if source.settings:
-            vars(module).update(pickle.loads(source.settings))
+    given, before = _Bound.settings.get(key, (b"", {}))
+    settings = _Bound.set_now.get(source.name, b"")
+    if settings == given:
+        return
+    variables = vars(module)
+    for name, value in before.items():
+        if value is _MISSING:
+            variables.pop(name, None)
+        else:
+            variables[name] = value
+    new = pickle.loads(settings) if settings else {}
+    _Bound.settings[key] = settings, {name: variables.get(name, _MISSING) for name in new}
+    variables.update(new)
+
+
+_MISSING = object()
 
 
 class _NamespaceLoader:
@@ -199,12 +225,23 @@ class _Loader(importlib.machinery.SourceFileLoader):
         text = importlib.util.decode_source(source.text or b"")
         linecache.cache[self.path] = (len(text), None, text.splitlines(True), self.path)
         _note(module, source)
+        _let_processes_find(source, self.path)
         try:
             super().exec_module(module)
         except BaseException:
             _Bound.modules.pop((source.name, source.version), None)
             raise
         _set(module, source)
+
+
+def _let_processes_find(source: Source, file: str) -> None:
+    """Have processes that start with this one's path find a module of this machine, where nothing goes before it."""
+    if "." in source.name or not _has(file, source.text or b""):
+        return
+    folder = os.path.dirname(file)
+    root = folder if source.folders is None else os.path.dirname(folder)
+    if root not in sys.path:
+        sys.path.append(root)
 
 
 def _note(module: types.ModuleType, source: Source) -> None:

@@ -38,13 +38,13 @@ SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
 class PickledFunction:
     """A function as it came, and what was made of it once a call needed it."""
 
-    __slots__ = ("blob", "is_kept", "lent", "library", "value")
+    __slots__ = ("blob", "equipment", "is_kept", "lent", "value")
 
-    def __init__(self, blob: bytes, is_kept: bool, library: modules.Library | None = None) -> None:
+    def __init__(self, blob: bytes, is_kept: bool, equipment: modules.Equipment | None = None) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
         # The modules of the client that it and its arguments need.
-        self.library = library
+        self.equipment = equipment
         self.value: Callable[..., Any] | None = None
         # Global names that it did not bring along: scopes of it, and the names.
         self.lent: list[tuple[dict[str, Any], str]] = []

@@ -278,8 +278,8 @@ class Worker:
         return apply(function, codec, buffers[4:])
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
-        if pickled.library is not None:
-            modules.use(pickled.library)
+        if pickled.equipment is not None:
+            modules.use(pickled.equipment)
         function = pickled.value
         if function is None:
             function = self.channel.functions.load(pickled)
