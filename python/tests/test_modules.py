@@ -391,3 +391,19 @@ def test_with_furlong_imported_first_or_last(cluster, tmp_path):
             check=False,
         )
         assert done.stdout == "4\n", done.stderr
+
+
+def test_names_that_a_module_lacks_are_the_namespaces(rc, write):
+    write(own_lack="def f():\n    return engine_id, pushed\ndef g():\n    global stored\n    stored = 5\n    return [f() for _ in 'a']\n")
+    lack = get("own_lack")
+    with pytest.raises(NameError, match="pushed"):
+        rc[1].apply_sync(lack.f)
+    rc[1].push({"pushed": 3}, block=True)
+    assert rc[1].apply_sync(lack.f) == (1, 3)
+    assert rc[1].apply_sync(lack.g) == [(1, 3)]
+    rc[1].push({"pushed": [4], "stored": 6}, block=True)
+    assert rc[1].apply_sync(lack.g) == [(1, [4])]
+    assert rc[1].map_sync(lambda _: (lack.f(), lack.stored), [0]) == [((1, [4]), 5)]
+    rc[1].execute("del pushed", block=True)
+    with pytest.raises(NameError, match="pushed"):
+        rc[1].apply_sync(lack.f)

@@ -127,11 +127,28 @@ def use(equipment: Equipment) -> None:
         module = _Bound.modules.get((name, source.version))
         here = sys.modules.get(name)
         if here is not module:
-            if here is not None and not _is_ours(here):
+            if here is not None and not is_of_library(here):
                 _Bound.aside[name] = here
             _put(name, module)
         if module is not None:
             _set(module, source)
+
+
+def globals_read(code: types.CodeType) -> set[str]:
+    """Find the global names that code reads and does not set."""
+    import dis  # it is needed for modules of users alone
+
+    read, written = set(), set()
+    left = [code]
+    while left:
+        code = left.pop()
+        left += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                read.add(step.argval)
+            elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                written.add(step.argval)
+    return read - written
 
 
 def _adopt(library: Library) -> None:
@@ -139,7 +156,7 @@ def _adopt(library: Library) -> None:
     found: list[tuple[Source, types.ModuleType]] = []
     for name, source in library.sources.items():
         here = sys.modules.get(name)
-        if here is None or _is_ours(here) or (name, source.version) in _Bound.modules:
+        if here is None or is_of_library(here) or (name, source.version) in _Bound.modules:
             continue
         if source.text is not None:
             digest = getattr(getattr(here, "__loader__", None), "furlong_digest", None)
@@ -150,7 +167,8 @@ def _adopt(library: Library) -> None:
         _Bound.modules[source.name, source.version] = here
 
 
-def _is_ours(module: types.ModuleType) -> bool:
+def is_of_library(module: types.ModuleType) -> bool:
+    """Whether a module was made of a client's source."""
     return any(module is made for made in _Bound.modules.values())
 
 

@@ -28,6 +28,8 @@ BUFFERS_MAX = 4000
 FUNCTIONS_MAX = 1024
 
 NONE = pickle.dumps(None, protocol=5)
+# Where global names of functions have those that are lent to them.
+LENT = "__furlong_lent__"
 # What only the same version of Python can load, as cloudpickle writes it.
 MARKS_OF_CODE = (b"_make_function", b"make_class", b"CodeType")
 # Opcodes of a pickle, for the few that are written here.
@@ -62,10 +64,14 @@ class PickledFunction:
         """Let it find in the engine's namespace, as that is now, what it did not bring along."""
         namespace = vars(sys.modules["__main__"])
         for scope, name in self.lent:
+            # What the code has set itself since is its own.
+            lent = scope.setdefault(LENT, {})
+            if name in scope and scope[name] is not lent.get(name, lent):
+                continue
             if name in namespace:
-                scope[name] = namespace[name]
-            else:
-                scope.pop(name, None)
+                scope[name] = lent[name] = namespace[name]
+            elif name in lent:
+                del scope[name], lent[name]
 
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
@@ -137,11 +143,15 @@ def _names_to_lend(value: Any) -> list[tuple[dict[str, Any], str]]:
             parts = [value.__func__]
         elif isinstance(value, types.FunctionType):
             scope = value.__globals__
-            module = sys.modules.get(scope.get("__name__", ""))
-            if module is not None and vars(module) is scope:
-                continue
             names = _names_of(value.__code__)
-            lent += [(scope, name) for name in names if name not in scope and not hasattr(builtins, name)]
+            module = sys.modules.get(scope.get("__name__", ""))
+            lacking = {name for name in names if not hasattr(builtins, name)}
+            lacking = {name for name in lacking if name not in scope or name in scope.get(LENT, ())}
+            if module is not None and vars(module) is scope:
+                if not modules.is_of_library(module):
+                    continue
+                lacking &= modules.globals_read(value.__code__)
+            lent += [(scope, name) for name in lacking]
             parts = [scope[name] for name in names if name in scope]
             parts += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
         for part in parts:
