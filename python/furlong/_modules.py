@@ -43,10 +43,10 @@ def names(obj: Any) -> str | None:
     """Tell the module of the user's own which engines can import to have an object by its name."""
     name = getattr(obj, "__module__", None)
     module = sys.modules.get(name) if isinstance(name, str) else None
-    if module is None or not is_own_source(module):
+    if not isinstance(name, str) or module is None or not is_own_source(module):
         return None
-    found = find_here(name, getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
-    return name if found is obj else None
+    qualname = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    return name if find_here(name, str(qualname)) is obj else None
 
 
 def uses_variables(function: types.FunctionType, used: set[str]) -> bool:

@@ -165,7 +165,9 @@ def _code_pickler() -> Any:
                 module = _modules.names(obj)
                 if module is not None:
                     self._need(module)
-                    return NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
+                    return (
+                        NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
+                    )
             reduced = reducer.reduce(obj, is_own_cached if kind is _CACHED else goes_by_value)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
@@ -180,12 +182,12 @@ def _code_pickler() -> Any:
                 self.has_modules = True
             name = scope.get("__name__")
             module = sys.modules.get(name) if isinstance(name, str) else None
-            if module is not None and vars(module) is scope and _modules.is_own_source(module):
-                if _modules.uses_variables(func, _names_of(func.__code__)):
-                    self._need(module.__name__)
-                    code, _, *others = arguments
-                    arguments = code, _Globals(module.__name__), *others
-                    state[1]["__globals__"] = {}
+            is_of_module = module is not None and vars(module) is scope and _modules.is_own_source(module)
+            if module is not None and is_of_module and _modules.uses_variables(func, _names_of(func.__code__)):
+                self._need(module.__name__)
+                code, _, *others = arguments
+                arguments = code, _Globals(module.__name__), *others
+                state[1]["__globals__"] = {}
             return make, arguments, state, *rest
 
         def dump(self, obj: Any) -> None:
@@ -355,8 +357,8 @@ class _Known:
     def is_right(self) -> bool:
         """Whether nothing that was looked at has changed."""
         if self._place is not None:
-            function, scope, name = self._place
-            return scope.get(name) is function()
+            named, scope, name = self._place
+            return scope.get(name) is named()
         for reference, parts in self._parts:
             function = reference()
             if function is None or _parts_of(function) != parts:

@@ -17,12 +17,23 @@ PARTS_MAX = 1000
 _FOLDED = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context)
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, *_FOLDED)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_NAMING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler)
 # Names by which code can make variables that its text does not show.
 _INDIRECT = frozenset(("globals", "vars", "exec", "setattr", "locals", "__getattr__"))
-_MUTATORS = frozenset(
-    "add append clear difference_update discard extend insert intersection_update pop popitem remove reverse setdefault "
-    "sort symmetric_difference_update update".split()
-)
+_MUTATORS = {
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+}
+_MUTATORS |= {"sort", "update", "difference_update", "intersection_update", "symmetric_difference_update"}
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -211,10 +222,10 @@ def _source_of(text: bytes) -> _Source:
             if stores[node.name] == 1 and not node.decorator_list:
                 source.defined[node.name] = type if isinstance(node, ast.ClassDef) else types.FunctionType
             continue
-        name, expression = _assignment(node)
-        if name is not None and stores[name] == 1 and _is_literal(expression):
+        target, expression = _assignment(node)
+        if target is not None and stores[target] == 1 and _is_literal(expression):
             with contextlib.suppress(Exception):  # as of 1 / 0, but then the import has failed
-                source.literals[name] = eval(compile(ast.Expression(expression), "<literal>", "eval"), {})  # type: ignore[arg-type]
+                source.literals[target] = eval(compile(ast.Expression(expression), "<literal>", "eval"), {})  # type: ignore[arg-type]
     return source
 
 
@@ -239,13 +250,11 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
             yield child.id
         elif isinstance(child, (ast.Import, ast.ImportFrom)):
             yield from ((alias.asname or alias.name).partition(".")[0] for alias in child.names)
-        elif isinstance(child, ast.ExceptHandler) and child.name:
-            yield child.name
-        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield child.name
-        name = getattr(child, "name", None) if type(child).__name__.startswith(("Match", "TypeAlias")) else None
-        if isinstance(name, str):
-            yield name
+        elif isinstance(child, _NAMING):
+            if child.name:
+                yield child.name
+        elif type(child).__name__ in ("MatchAs", "MatchStar") and isinstance(getattr(child, "name", None), str):
+            yield child.name  # type: ignore[attr-defined]
         if not isinstance(child, _SCOPES):
             yield from _bound_by(child)
 

@@ -26,7 +26,9 @@ SECONDS = 50
 def pythons() -> dict[str, str]:
     """Find an interpreter of each version."""
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
-    folders += sorted(Path.home().glob(".pyenv/versions/*/bin")) + sorted(Path.home().glob(".local/share/uv/python/*/bin"))
+    folders += sorted(Path.home().glob(".pyenv/versions/*/bin")) + sorted(
+        Path.home().glob(".local/share/uv/python/*/bin")
+    )
     found = {f"3.{sys.version_info[1]}": sys.executable}
     for minor in VERSIONS:
         for python in [folder / f"python3.{minor}" for folder in folders]:
@@ -39,10 +41,11 @@ def pythons() -> dict[str, str]:
 
 def entries() -> list[str]:
     """Give the names of all entries, those of newer versions as well."""
-    tree = ast.parse(PROGRAM.read_text())
-    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and "@entry" in str(node.value)]
+    trees = [ast.parse(file.read_text()) for file in (PROGRAM, PROGRAM.with_name("more_in_main.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and "@entry" in str(node.value)]
     names = []
-    for each in [tree, *(ast.parse(text) for text in texts if sys.version_info >= (3, 12))]:
+    for each in [*trees, *(ast.parse(text) for text in texts if sys.version_info >= (3, 12))]:
         for node in ast.walk(each):
             is_entry = isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "entry" for d in node.decorator_list)
             names += [node.name] if is_entry else []
@@ -57,6 +60,7 @@ def outcome(version: str, home: str) -> dict[str, str | None]:
     packages.mkdir()
     (packages / "cloudpickle").symlink_to(Path(cloudpickle.__file__).parent)
     path = [str(Path(furlong.__file__).parent.parent), str(packages)]
+    assert not any((Path(folder) / "main_trial.py").exists() for folder in path), "engines have no such module"
     with furlong.Cluster(n=1, python=python) as rc:
         done = subprocess.run(
             [python, PROGRAM, str(rc.cluster.capability)],
@@ -84,5 +88,10 @@ def test_it_goes_there_and_comes_back(
 
 def test_the_program_has_the_entries_that_the_table_has(tmp_path_factory: pytest.TempPathFactory) -> None:
     wrong = outcome(f"3.{sys.version_info[1]}", str(tmp_path_factory.getbasetemp()))
-    assert set(wrong) <= {*entries(), "generic_class_of_the_new_syntax", "generic_function_of_the_new_syntax", "type_alias"}
+    assert set(wrong) <= {
+        *entries(),
+        "generic_class_of_the_new_syntax",
+        "generic_function_of_the_new_syntax",
+        "type_alias",
+    }
     assert len(wrong) > 60

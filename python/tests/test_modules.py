@@ -86,7 +86,10 @@ def test_a_module_with_locks_and_handles_can_be_used(rc, lview, write):
 
 
 def test_its_state_lives_once_on_an_engine(rc, write):
-    write(own_state="count = 0\ndef bump():\n    global count\n    count += 1\n    return count\ndef read():\n    return count\n")
+    write(
+        own_state="count = 0\ndef bump():\n    global count\n    count += 1\n    return count\n"
+        "def read():\n    return count\n"
+    )
     state = get("own_state")
     assert [rc[0].apply_sync(state.bump) for _ in range(3)] == [1, 2, 3]
     assert rc[0].apply_sync(lambda: state.bump()) == 4
@@ -162,8 +165,13 @@ def test_a_function_of_main_may_import_when_it_runs(rc, write, monkeypatch):
 
 
 def test_an_edited_module_is_the_new_one(rc, lview, write):
-    text = "from own_base import base\nclass C: pass\ndef f(x):\n    return base(x) + {n}\ndef is_c(v): return isinstance(v, C)\n"
-    write(own_base="def base(x):\n    return x\n", own_edit=text.format(n=1), own_other="n = [0]\ndef other():\n    n[0] += 1\n    return n[0]\n")
+    text = "from own_base import base\nclass C: pass\ndef f(x):\n    return base(x) + {n}\n"
+    text += "def is_c(v): return isinstance(v, C)\n"
+    write(
+        own_base="def base(x):\n    return x\n",
+        own_edit=text.format(n=1),
+        own_other="n = [0]\ndef other():\n    n[0] += 1\n    return n[0]\n",
+    )
     edit, base, other = get("own_edit"), get("own_base"), get("own_other")
     assert (rc[0].apply_sync(edit.f, 1), rc[0].apply_sync(other.other)) == (2, 1)
     write(own_edit=text.format(n=2))
@@ -192,7 +200,10 @@ def test_a_file_that_changed_after_its_import_is_told(rc, write):
 
 
 def test_two_sessions_with_one_name_have_each_their_own(cluster, rc, write, tmp_path):
-    write(own_same="n = 0\ndef f():\n    global n\n    n += 1\n    return 'mine', n\nclass C: pass\ndef g(v): return isinstance(v, C)\n")
+    write(
+        own_same="n = 0\ndef f():\n    global n\n    n += 1\n    return 'mine', n\n"
+        "class C: pass\ndef g(v): return isinstance(v, C)\n"
+    )
     same = get("own_same")
     (tmp_path / "own_same.py").write_text("n = 0\ndef f():\n    global n\n    n += 1\n    return 'other', n\n")
     program = (
@@ -247,7 +258,7 @@ def test_a_file_beside_a_module_is_found(rc, write, tmp_path):
 
 
 def test_an_error_in_a_module_is_told(rc, write):
-    write(own_broken="import sys\nif 'furlong_worker' in sys.modules:\n    raise RuntimeError('not here')\ndef f(): pass\n")
+    write(own_broken="import sys\nif 'furlong_worker' in sys.modules: raise RuntimeError('not here')\ndef f(): pass\n")
     broken = get("own_broken")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not here"):
@@ -394,7 +405,10 @@ def test_with_furlong_imported_first_or_last(cluster, tmp_path):
 
 
 def test_names_that_a_module_lacks_are_the_namespaces(rc, write):
-    write(own_lack="def f():\n    return engine_id, pushed\ndef g():\n    global stored\n    stored = 5\n    return [f() for _ in 'a']\n")
+    write(
+        own_lack="def f():\n    return engine_id, pushed\n"
+        "def g():\n    global stored\n    stored = 5\n    return [f() for _ in 'a']\n"
+    )
     lack = get("own_lack")
     with pytest.raises(NameError, match="pushed"):
         rc[1].apply_sync(lack.f)

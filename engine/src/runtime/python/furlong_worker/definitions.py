@@ -14,13 +14,14 @@ import enum
 import functools
 import sys
 import types
-import typing
 import uuid
 import weakref
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping  # noqa: UP035 - engines may have Python 3.8
 
 # Parts of a class's dictionary that its creation makes anew.
-_MADE_ANEW = frozenset(("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"))
+_MADE_ANEW = frozenset(
+    ("__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl")
+)
 # The same, of an evaluation that was put off: what it gives goes instead.
 _EVALUATED = frozenset(("__annotate__", "__annotate_func__", "__annotations_cache__"))
 # Flags of types: classes that Python code makes have the first and not the other.
@@ -320,8 +321,6 @@ def _is_told(cls: Any) -> bool:
     """Whether a class does something about new classes that are made of it."""
     owner = next(each for each in cls.__mro__ if "__init_subclass__" in vars(each))
     return owner is not object
-
-
 
 
 def fill_class(cls: Any, parts: tuple[str, dict[str, Any], dict[str, int], dict[Any, dict[str, Any]]]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.machinery
 import importlib.util
+import io
 import linecache
 import os
 import pickle
@@ -256,8 +257,8 @@ def _let_processes_find(source: Source, file: str) -> None:
     """Have processes that start with this one's path find a module of this machine, where nothing goes before it."""
     if "." in source.name or not _has(file, source.text or b""):
         return
-    folder = os.path.dirname(file)
-    root = folder if source.folders is None else os.path.dirname(folder)
+    folder, _ = os.path.split(file)
+    root = folder if source.folders is None else os.path.split(folder)[0]
     if root not in sys.path:
         sys.path.append(root)
 
@@ -316,7 +317,7 @@ def _spec(source: Source, found: Any) -> Any:
     if found is not None and found.origin != file and _has(found.origin, source.text) and not _has(file, source.text):
         file = found.origin
         if source.folders is not None:
-            folders.insert(0, os.path.dirname(file))
+            folders.insert(0, os.path.split(file)[0])
     return importlib.util.spec_from_file_location(
         source.name,
         file,
@@ -327,8 +328,8 @@ def _spec(source: Source, found: Any) -> Any:
 
 def _has(file: str | None, text: bytes) -> bool:
     try:
-        with open(file or "", "rb") as opened:
-            return opened.read() == text
+        with io.FileIO(file or "") as opened:
+            return opened.readall() == text
     except OSError:
         return False
 
@@ -339,7 +340,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-_INSTALLED = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = os.path.split(os.__file__)[0] + os.sep
 
 
 def install() -> None:
