@@ -26,9 +26,11 @@ def is_installed(name: str, file: str | None) -> bool:
     root = name.partition(".")[0]
     if root in ("cloudpickle", "furlong"):
         return True
-    if root in sys.builtin_module_names or root in sys.stdlib_module_names or file is None:
+    if root in sys.builtin_module_names or file is None:
         return True
-    return "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)
+    # One of the user's own may have the name of one of Python's.
+    is_pythons = root in sys.stdlib_module_names and (not file or ".zip/" in file)
+    return is_pythons or "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)
 
 
 def ships(module_name: str | None) -> bool:
@@ -38,4 +40,7 @@ def ships(module_name: str | None) -> bool:
     module = sys.modules.get(module_name)
     if module is None:
         return True
-    return not is_installed(module_name, getattr(module, "__file__", None))
+    file = getattr(module, "__file__", None)
+    if file is None and getattr(module, "__spec__", None) is None and module_name not in sys.builtin_module_names:
+        return True  # code has made it, and engines cannot import it
+    return not is_installed(module_name, file)

@@ -49,6 +49,15 @@ def names(obj: Any) -> str | None:
     return name if find_here(name, str(qualname)) is obj else None
 
 
+def is_binary(obj: Any) -> bool:
+    """Whether an object is of a module that is the user's own and not in Python, and that has it by its name."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    file = getattr(module, "__file__", None)
+    if file is None or file.endswith(".py") or module is sys.modules.get("__main__"):
+        return False
+    return find_here(obj.__module__, getattr(obj, "__qualname__", "")) is obj
+
+
 def uses_variables(function: types.FunctionType, used: set[str]) -> bool:
     """Tell whether a function needs its module: something of it that is not just an import from elsewhere."""
     scope = function.__globals__
@@ -65,6 +74,20 @@ def _is_from_elsewhere(value: Any) -> bool:
 
 
 _INDIRECT = frozenset(("globals", "eval", "exec", "vars"))
+
+
+class ModuleName(str):
+    """The name of a module of the user's own: its pickle has the module go along."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
+
+
+def named(name: str) -> str:
+    """Give the name of a module for a pickle that is to bring the module along, if it is the user's own."""
+    return name if _find(name) is None else ModuleName(name)
 
 
 class Module:
@@ -93,7 +116,15 @@ class Module:
 
 
 def _text_of(file: str, module: types.ModuleType | None) -> bytes:
-    text = Path(file).read_bytes()
+    try:
+        text = Path(file).read_bytes()
+    except OSError:  # it may be in an archive
+        source = getattr(getattr(module, "__loader__", None), "get_source", lambda _: None)(
+            getattr(module, "__name__", "")
+        )
+        if source is None:
+            raise
+        return bytes(source.encode("utf-8"))
     if module is not None and type(module.__loader__) is importlib.machinery.SourceFileLoader:
         _check_is_as_loaded(module, file, text)
     return text
@@ -220,7 +251,7 @@ class _State:
 
 def need(name: str) -> None:
     """Note that engines need a module."""
-    _State.wanted.add(name)
+    _State.wanted.add(str(name))
 
 
 def need_imports(code: types.CodeType, package: str) -> bool:
@@ -266,7 +297,7 @@ def _closure(wanted: set[str]) -> dict[str, Module]:
 
 def _find(name: str) -> Module | None:
     """Find a module of the user's own, be it imported here or not."""
-    if is_installed(name.partition(".")[0], "") or name == "__main__":
+    if name == "__main__" or (name not in sys.modules and is_installed(name, "")):
         return None
     known = _State.known.get(name)
     if known is not None and known.is_current():

@@ -50,15 +50,16 @@ class _PlainPickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED or kind is _CACHED:
-            module = _modules.names(obj)
-            if module is not None:
-                self.has_modules = True
-                _modules.need(module)
-            elif kind is _CACHED and not is_own_cached(obj):
-                return NotImplemented
-            elif kind is _CACHED or goes_by_value(obj):
+        if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED:
+            if ships(getattr(obj, "__module__", None)):
+                self._name_or_give_up(obj, goes_by_value)
+            elif _is_nameless(obj):
                 raise _NeedsCodeError
+        elif kind is _CACHED:
+            self._name_or_give_up(obj, is_own_cached)
+        elif kind is _modules.ModuleName:
+            self.has_modules = True
+            _modules.need(obj)
         elif kind is types.ModuleType:
             if not _modules.is_own_source(obj):
                 raise _NeedsCodeError
@@ -70,6 +71,20 @@ class _PlainPickler(pickle.Pickler):
         elif kind is memoryview:
             return _reduce_memoryview(obj)
         return NotImplemented
+
+    def _name_or_give_up(self, obj: Any, is_by_value: Callable[[Any], bool]) -> None:
+        """Note the module that engines import for an object, unless it goes by value."""
+        module = _modules.names(obj)
+        if module is not None:
+            self.has_modules = True
+            _modules.need(module)
+        elif is_by_value(obj):
+            raise _NeedsCodeError
+
+
+def _is_nameless(obj: Any) -> bool:
+    name = getattr(obj, "__qualname__", "")
+    return "<locals>" in name or "<lambda>" in name
 
 
 # What has a name and is neither function nor class.
@@ -110,10 +125,9 @@ class _Bytes:
 
 def goes_by_value(obj: Any) -> bool:
     """Whether a function, a class or the like goes by value."""
-    name = getattr(obj, "__qualname__", "")
-    if "<locals>" in name or "<lambda>" in name:
+    if _is_nameless(obj):
         return True
-    return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None
+    return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None and not _modules.is_binary(obj)
 
 
 class _Globals:
@@ -158,6 +172,8 @@ def _code_pickler() -> Any:
             kind = type(obj)
             if kind is memoryview:
                 return _reduce_memoryview(obj)
+            if kind is _modules.ModuleName:
+                self._need(obj)
             if kind is types.ModuleType and _modules.is_own_source(obj):
                 self._need(obj.__name__)
                 return importlib.import_module, (obj.__name__,)
@@ -169,6 +185,8 @@ def _code_pickler() -> Any:
                         NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
                     )
             reduced = reducer.reduce(obj, is_own_cached if kind is _CACHED else goes_by_value)
+            if reduced is NotImplemented and kind is types.FunctionType and goes_by_value(obj):
+                return self._dynamic_function_reduce(obj)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
         def _need(self, module: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import types
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -356,6 +357,85 @@ def test_what_the_engine_has_imported_itself_is_the_same_module(own, write, tmp_
         assert rc[0].apply_sync(there.bump) == 6
         rc[0].execute("m = own_there.bump()", block=True)
         assert rc[0].pull("m, own_there is __import__('own_there')", block=True) == (7, True)
+
+
+def test_imports_on_engines_find_it_as_well(rc, view, write):
+    write(own_imported="value = [1]\ndef f(): return value\n", own_required="import own_imported\nlevel = 2\n")
+    with view.sync_imports(quiet=True):
+        import own_imported  # type: ignore[import-not-found]
+    assert view.apply_sync(lambda: own_imported.value) == [[1]] * 4
+    assert rc[0].pull("own_imported.f()", block=True) == [1]
+
+    @furlong.require("own_required")
+    def level():
+        return own_required.level  # noqa: F821
+
+    assert rc[1].apply_sync(level) == 2
+
+
+def test_a_class_follows_what_is_set_here_and_keeps_what_is_set_there(rc):
+    scope: dict = {"__name__": "__main__"}
+    text = "class C:\n    total = 0\n    unit = 'm'\n    sizes = [1]\n"
+    text += "    def who(self): return {who!r}, self.unit, self.sizes\n"
+    exec(text.format(who="first"), scope)
+    first = scope["C"]
+
+    def count(cls):
+        cls.total += 1
+        return cls.total
+
+    def who(value):
+        return value.who()
+
+    assert [rc[0].apply_sync(count, first) for _ in range(3)] == [1, 2, 3]
+    assert rc[0].apply_sync(who, first()) == ("first", "m", [1])
+    first.unit = "km"
+    first.sizes.append(2)
+    assert rc[0].apply_sync(who, first()) == ("first", "km", [1, 2])
+    assert rc[0].apply_sync(count, first) == 4
+    first.who = lambda self: "patched"
+    assert rc[0].apply_sync(who, first()) == "patched"
+    del first.unit
+    assert rc[0].apply_sync(lambda cls: hasattr(cls, "unit"), first) is False
+    exec(text.format(who="second"), scope)
+    second = scope["C"]
+    told = rc[0].apply_sync(lambda a, b: (a.who(), b.who()[0], type(a) is type(b)), first(), second())
+    assert told == ("patched", "second", False)
+    assert type(rc[0].apply_sync(copied, first())) is first
+    assert type(rc[0].apply_sync(copied, second())) is second
+    assert first.total == second.total == 0
+
+
+def test_a_class_of_the_engines_own_is_that_of_the_same_name_here(rc, monkeypatch):
+    class Reading:
+        """As a script has it."""
+
+    Reading.__qualname__, Reading.__module__ = "Reading", "__main__"
+    rc[0].execute("class Reading:\n    there = 1\nclass Other:\n    x = 5\nr = Reading(); r.value = 3", block=True)
+    other = rc[0].pull("Other()", block=True)
+    assert (type(other).__name__, other.x) == ("Other", 5)
+    monkeypatch.setattr(sys.modules["__main__"], "Reading", Reading, raising=False)
+    back = rc[0]["r"]
+    assert type(back) is Reading and back.value == 3
+    assert not hasattr(Reading, "there")
+
+
+def test_a_module_with_a_name_of_pythons_own(rc, write):
+    write(this="def mine(x):\n    return 'mine', x\n")
+    assert rc[0].apply_sync(get("this").mine, 1) == ("mine", 1)
+
+
+def test_modules_in_archives_and_made_by_code(rc, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("own_zipped.py", "def f():\n    return __name__\n")
+    monkeypatch.syspath_prepend(tmp_path / "z.zip")
+    assert rc[0].apply_sync(get("own_zipped").f) == "own_zipped"
+    made = types.ModuleType("own_made")
+    monkeypatch.setitem(sys.modules, "own_made", made)
+    exec("K = 3\ndef f(x):\n    return x + K\nclass Q: pass\n", vars(made))
+    assert rc[0].apply_sync(made.f, 1) == 4
+    assert type(rc[0].apply_sync(copied, made.Q())) is made.Q
+    sys.modules.pop("own_zipped")
 
 
 def test_a_library_is_sent_once(rc, write):
