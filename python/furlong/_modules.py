@@ -105,6 +105,11 @@ class Module:
         self.imports = names_imported(self.text, package) if self.text else ()
         self.settings = Settings(module, self.text) if module is not None and self.text else None
 
+    @property
+    def loaded(self) -> tuple[str, types.ModuleType, Any] | None:
+        """What must be so for it to be current, if it is imported here."""
+        return None if self._module is None else (self.name, self._module, self._spec)
+
     def is_current(self) -> bool:
         """Whether nothing has imported it anew."""
         module = sys.modules.get(self.name)
@@ -159,6 +164,8 @@ class Library:
     def __init__(self, modules: dict[str, Module], wanted: int) -> None:
         self.modules = modules
         self._wanted = wanted
+        self._loaded = [module.loaded for module in modules.values() if module.loaded is not None]
+        self._others = [module for module in modules.values() if module.loaded is None]
         self._settings: dict[str, bytes] = {}
         self._mark = b""
         self._equipped: dict[int, tuple[_furlong.Function, bytes, _furlong.Function]] = {}
@@ -172,7 +179,13 @@ class Library:
 
     def is_current(self, wanted: int) -> bool:
         """Whether it is what engines should have now."""
-        return wanted == self._wanted and all(module.is_current() for module in self.modules.values())
+        if wanted != self._wanted:
+            return False
+        modules = sys.modules
+        for name, module, spec in self._loaded:
+            if modules.get(name) is not module or module.__spec__ is not spec:
+                return False
+        return all(module.is_current() for module in self._others)
 
     def equip(self, function: _furlong.Function, dump: Callable[[Any], bytes]) -> _furlong.Function | None:
         """Give a pickled function that comes with the library and with what was set in its modules.

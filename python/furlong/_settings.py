@@ -7,9 +7,8 @@ import contextlib
 import dis
 import functools
 import importlib.util
-import operator
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # A literal or a value with more parts is not looked at.
@@ -34,14 +33,21 @@ _MUTATORS = {
     "setdefault",
 }
 _MUTATORS |= {"sort", "update", "difference_update", "intersection_update", "symmetric_difference_update"}
+# Parts of a tree that have none that matter.
+_LEAVES = {int, str, type(None), ast.Load, ast.Constant}
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
+
+
+# The level of an import, the module's name, and what is taken from it.
+_Import = tuple[int, str, tuple[str, ...]]
 
 
 @functools.lru_cache(maxsize=4096)
 def names_imported(source: bytes | types.CodeType, package: str) -> tuple[str, ...]:
     """Tell which modules a source or a function may import, by their full names."""
+    imports = _imports_of_code(source) if isinstance(source, types.CodeType) else _source_of(source).imports
     found: dict[str, None] = {}
-    for level, name, parts in _imports_of(source):
+    for level, name, parts in imports:
         base = _resolved(name, level, package)
         if base is not None:
             found[base] = None
@@ -56,28 +62,8 @@ def _resolved(name: str, level: int, package: str) -> str | None:
         return None
 
 
-def _imports_of(source: bytes | types.CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+def _imports_of_code(code: types.CodeType) -> Iterator[_Import]:
     """Give each import: its level, the module's name, and what is taken from it."""
-    if isinstance(source, types.CodeType):
-        yield from _imports_of_code(source)
-        return
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield 0, alias.name, ()
-        elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or "", tuple(alias.name for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield 0, node.args[0].value.lstrip("."), ()
-
-
-def _imports_of_code(code: types.CodeType) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     constants: list[Any] = []
     for instruction in dis.get_instructions(code):
         if "CONST" in instruction.opname or instruction.opname == "LOAD_SMALL_INT":
@@ -115,20 +101,28 @@ class Settings:
         self._first = {name: _mark(value) for name, value in self._variables.items() if name in source.bound - told}
         # What has been something else once, and must be told also when it no longer is.
         self._ever: set[str] = set()
-        self._values: list[Any] = []
+        self._values: tuple[Any, ...] = ()
+        self._atoms: list[tuple[str, Any]] = []
         self._texts: list[tuple[str, str]] = []
 
     def are_unchanged(self) -> bool:
         """Whether all is as `changed` has told it last."""
         variables = self._variables
-        if len(variables) != len(self._values) or not all(map(operator.is_, variables.values(), self._values)):
+        try:
+            # Most are the same objects, which is seen at once; those that are equal only differ by type at most.
+            if tuple(variables.values()) != self._values:
+                return False
+        except Exception:  # as of arrays
+            return False
+        if not all(variables[name] is value for name, value in self._atoms):
             return False
         return all(repr(variables[name]) == text for name, text in self._texts)
 
     def changed(self) -> dict[str, Any]:
         """Give the values that are not what an import gives, or were not once."""
         variables, source = self._variables, self._source
-        self._values = list(variables.values())
+        self._values = tuple(variables.values())
+        self._atoms = [(name, value) for name, value in variables.items() if isinstance(value, (int, float, complex))]
         self._texts = [
             (name, repr(value))
             for name, value in variables.items()
@@ -198,6 +192,41 @@ class _Source:
         self.bound: set[str] = set()
         self.own: set[str] = set()
         self.is_open = False
+        self.imports: list[_Import] = []
+
+    def look_at(self, node: ast.AST) -> None:
+        """Note what one part of the source says, wherever it stands."""
+        kind = type(node)
+        if kind is ast.Name:
+            self.is_open |= node.id in _INDIRECT  # type: ignore[attr-defined]
+        elif kind is ast.Global:
+            self.own.update(node.names)  # type: ignore[attr-defined]
+        elif kind is ast.Import:
+            self.imports += [(0, alias.name, ()) for alias in node.names]  # type: ignore[attr-defined]
+        elif isinstance(node, ast.ImportFrom):
+            parts = tuple(alias.name for alias in node.names)
+            self.is_open |= "*" in parts
+            self.imports.append((node.level, node.module or "", parts))
+        elif isinstance(node, ast.Call):
+            self._look_at_call(node)
+        elif kind is ast.AugAssign:
+            self._note_changed(node.target)  # type: ignore[attr-defined]
+        elif isinstance(node, (ast.Subscript, ast.Attribute)) and type(node.ctx) is not ast.Load:
+            self._note_changed(node.value)
+
+    def _look_at_call(self, node: ast.Call) -> None:
+        function = node.func
+        called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if isinstance(function, ast.Attribute) and called in _MUTATORS:
+            self._note_changed(function.value)
+        if called in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+            self.imports.append((0, str(node.args[0].value).lstrip("."), ()))
+
+    def _note_changed(self, part: ast.expr) -> None:
+        while isinstance(part, (ast.Subscript, ast.Attribute)):
+            part = part.value
+        if isinstance(part, ast.Name):
+            self.own.add(part.id)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -211,12 +240,8 @@ def _source_of(text: bytes) -> _Source:
     stores: dict[str, int] = {}
     for name in _bound_by(tree):
         stores[name] = stores.get(name, 0) + 1
-    of_functions = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
-    source.bound = stores.keys() | of_functions
-    source.own = of_functions | set(_changed_by(tree))
-    for node in ast.walk(tree):
-        is_star = isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
-        source.is_open |= is_star or (isinstance(node, ast.Name) and node.id in _INDIRECT)
+    _walk(tree, source.look_at)
+    source.bound = stores.keys() | source.own
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if stores[node.name] == 1 and not node.decorator_list:
@@ -259,17 +284,15 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
             yield from _bound_by(child)
 
 
-def _changed_by(tree: ast.AST) -> Iterator[str]:
-    """Give the names of what the module's own code changes in place: it sets parts of it, or calls its methods."""
-    for node in ast.walk(tree):
-        part: ast.expr | None = None
-        if isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
-            part = node.value
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
-            part = node.func.value
-        elif isinstance(node, ast.AugAssign):
-            part = node.target
-        while isinstance(part, (ast.Subscript, ast.Attribute)):
-            part = part.value
-        if isinstance(part, ast.Name):
-            yield part.id
+def _walk(node: ast.AST, look_at: Callable[[ast.AST], None]) -> None:
+    """Look at all parts of a tree that can matter; much faster than `ast.walk`."""
+    left: list[Any] = [node]
+    while left:
+        node = left.pop()
+        look_at(node)
+        for value in vars(node).values():
+            kind = type(value)
+            if kind is list:
+                left += [each for each in value if isinstance(each, ast.AST)]
+            elif kind not in _LEAVES and isinstance(value, ast.AST):
+                left.append(value)
