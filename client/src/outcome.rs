@@ -126,7 +126,7 @@ impl TaskFailure {
     /// The stable kind of the failure; none if the broker did not say one, as the connection or the submit failed.
     pub fn kind(&self) -> Option<ErrorKind> {
         match &*self.error {
-            FailureKind::Remote(_) => Some(ErrorKind::Remote),
+            FailureKind::Remote(..) => Some(ErrorKind::Remote),
             FailureKind::Broker(error, _) => Some(error.kind),
             FailureKind::Exit { .. } => Some(ErrorKind::Exit),
             FailureKind::Payload(_) => Some(ErrorKind::Payload),
@@ -137,7 +137,7 @@ impl TaskFailure {
     /// The terminal state; none if it is unknown here.
     pub fn state(&self) -> Option<TaskState> {
         match &*self.error {
-            FailureKind::Remote(_) | FailureKind::Exit { .. } => Some(TaskState::Failed),
+            FailureKind::Remote(..) | FailureKind::Exit { .. } => Some(TaskState::Failed),
             FailureKind::Broker(_, state) => Some(*state),
             FailureKind::Payload(_) | FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
         }
@@ -146,8 +146,16 @@ impl TaskFailure {
     /// The remote exception, if it was one.
     pub fn remote(&self) -> Option<&RemoteError> {
         match &*self.error {
-            FailureKind::Remote(error) => Some(error),
+            FailureKind::Remote(error, _) => Some(error),
             _ => None,
+        }
+    }
+
+    /// What the engine says of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
+    pub fn remote_details(&self) -> &[Bytes] {
+        match &*self.error {
+            FailureKind::Remote(_, details) => details,
+            _ => &[],
         }
     }
 
@@ -179,9 +187,9 @@ impl TaskFailure {
 /// Why a task has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FailureKind {
-    /// The user's code raised.
+    /// The user's code raised. Beside the texts stands what else its engine says of it.
     #[error("{0}")]
-    Remote(RemoteError),
+    Remote(RemoteError, Vec<Bytes>),
     /// The broker or the engine ended the task.
     #[error("{}: {}", .0.kind, .0.text)]
     Broker(TaskError, TaskState),
@@ -302,8 +310,8 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     let Outcome { state, error } = outcome;
     let read = read_body(body);
     match (state, error, read) {
-        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => {
-            Err(FailureKind::Remote(error))
+        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), details)))) => {
+            Err(FailureKind::Remote(error, details))
         }
         (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
             if error.kind == ErrorKind::Exit =>

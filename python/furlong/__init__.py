@@ -38,13 +38,14 @@ if TYPE_CHECKING:
     )
     from furlong.executor import ViewExecutor
     from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.results import AsyncMapResult, AsyncResult
+    from furlong.map_results import AsyncMapResult
+    from furlong.results import AsyncResult
     from furlong.views import LoadBalancedView, View
 
 # Where each name lives: nothing is imported before it is used.
 _HOMES = {
     "AlreadyDisplayedError": "errors",
-    "AsyncMapResult": "results",
+    "AsyncMapResult": "map_results",
     "AsyncResult": "results",
     "Client": "connection",
     "Cluster": "cluster",

@@ -7,16 +7,22 @@ need to go on is done by the other. Each starts with the first result that it is
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import contextlib
 import itertools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from furlong import _furlong
+
+# A signal that comes just before a thread goes to sleep does not wake it: it looks after so many seconds.
+SIGNALS_SECONDS = 0.1
 
 
 class _Closes(Protocol):
@@ -73,6 +79,56 @@ class Dispatcher:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(5)
+
+
+class WaitQueue:
+    """Threads that wait for something to change.
+
+    It is a condition variable without a lock: the exception of a signal's handler, which may come anywhere in a main
+    thread, leaves none locked.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []
+        #: How often something has changed.
+        self.changes = 0
+
+    def notify_all(self) -> None:
+        """Wake all who wait. What has changed is to be seen before."""
+        self.changes += 1
+        # Who comes meanwhile looks at what has changed after having come.
+        while self._waiting:
+            try:
+                waiter = self._waiting.pop()
+            except IndexError:
+                return
+            waiter.release()
+
+    def wait_for_change(self, seen: int, timeout: float | None = None) -> bool:
+        """Wait until something has changed since `changes` was that; whether it has in time."""
+        return self.wait_for(lambda: self.changes != seen, timeout)
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until something is true; whether it is so in time."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            waiter = _thread.allocate_lock()
+            waiter.acquire()
+            self._waiting.append(waiter)
+            try:
+                if condition():
+                    return True
+                left = -1.0 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
+                    return False
+                waiter.acquire(True, SIGNALS_SECONDS if deadline is None else min(left, SIGNALS_SECONDS))
+            finally:
+                if waiter in self._waiting:  # nobody has woken it
+                    self._discard(waiter)
+
+    def _discard(self, waiter: Any) -> None:
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiter)
 
 
 _dispatchers: dict[str, Dispatcher] = {}

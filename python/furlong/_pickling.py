@@ -295,9 +295,13 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
 
 
-def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], int]:
-    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs."""
-    return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
+def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], int]:
+    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
+
+    With `exact`, the engine always tells which of them runs.
+    """
+    kwargs = {"exact": True} if exact else {}
+    return dumps((columns, kwargs), "the items", lambda: _find_item(columns, first))
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
@@ -532,7 +536,7 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
         plain.dump(function)
     except _NeedsCodeError:
         pass
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # noqa: S110 - what plain pickle cannot do, cloudpickle may
         pass
     else:
         return file.getvalue(), MODULES if plain.has_modules else False

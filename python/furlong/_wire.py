@@ -7,7 +7,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from furlong import _definitions
 
@@ -44,11 +44,65 @@ def loading_of(where: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
         _loading.where = before
 
 
-def failed(ename: str, evalue: str, traceback: str, engine_id: int | None) -> Exception:
+class Items(NamedTuple):
+    """What a task of a map came to."""
+
+    #: The items' values, with errors in the places of those that have failed.
+    values: list[Any]
+    #: These places.
+    failed: Sequence[int]
+    #: By place: characters of standard output and error, and the number of displays.
+    written: Mapping[int, Sequence[int]]
+
+
+def items(values: list[Any], failed: Sequence[int], written: Mapping[int, Sequence[int]]) -> Items:
+    """Take what an engine tells of a map's items."""
+    return Items(values, failed, written)
+
+
+class Unreadable:
+    """Stands for a value that cannot be read here."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def kept(inner: bytes, *buffers: Any) -> Any:
+    """Load a value that has a pickle of its own, so that the others are read where this one cannot be."""
+    try:
+        return pickle.loads(inner, buffers=buffers)
+    except Exception as error:
+        _loading.unreadable = True
+        return Unreadable(error)
+
+
+def load_items(load: Callable[[], Any], where: Callable[[], Mapping[str, Any]]) -> Items:
+    """Load what a task of a map came to, which ran there; what cannot be read has failed."""
+    from furlong.errors import ResultLost
+
+    _loading.unreadable = False
+    with loading_of(where):
+        loaded = load()
+    found = loaded if type(loaded) is Items else Items(loaded, (), {})
+    if not _loading.unreadable:
+        return found
+    failed = list(found.failed)
+    for at, value in enumerate(found.values):
+        if type(value) is Unreadable:
+            name, text = type(value.error).__name__, f"the result cannot be read: {value.error}"
+            lost = ResultLost(name, text, "", where())
+            lost.__cause__ = value.error
+            found.values[at] = lost
+            failed.append(at)
+    return found._replace(failed=failed)
+
+
+def failed(ename: str, evalue: str, traceback: str, engine_id: int | None, details: Sequence[bytes] = ()) -> Exception:
     """Make the error that an engine has put in the place of a value."""
     from furlong.errors import remote_error
 
     known = getattr(_loading, "where", None)
     # Loaded as something else than a map's values, it is of the engine that it names itself.
     where = {"engine_id": engine_id, "engine_uuid": None, "method": "map"} if known is None else known()
-    return remote_error(ename, evalue, traceback, where)
+    # It is in a pickle itself.
+    return remote_error(ename, evalue, traceback, where, details=details, may_unpickle=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong._exceptions import type_by_name
 from furlong._remote import Reference
 from furlong.direct import DirectView
 from furlong.displays import ExecuteReply
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 # The errors of 0.10, by the names that it had.
-NotDefined = errors.typed("NameError")
+NotDefined = type_by_name("NameError")
 QueueCleared = errors.TaskAborted
 SerializationError = errors.PicklingError
 MessageSizeError = errors.PayloadTooLarge

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from furlong import _dispatch, _furlong, errors
 from furlong._checks import check_whole
 from furlong.direct import DirectView
+from furlong.feeders import OpenMaps
+from furlong.map_results import AsyncMapResult
 from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
 from furlong.results import AsyncResult
 from furlong.targets import chosen_of
@@ -76,6 +78,7 @@ class Client:
         self._session = _furlong.Session.connect(path, name, timeout)
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
+        self._maps = OpenMaps()
         self._uuids: dict[int, str] = {}
         self._closed = False
         _dispatch.close_at_exit(self)
@@ -209,9 +212,11 @@ class Client:
         """
         if n is None:
             n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
+        from furlong.progress import wait_for_engines
+
         n = check_whole("n", n, 0, 2**32 - 1)
         if block:
-            self._wait_for_engines(n, timeout, interactive, widget)
+            wait_for_engines(self, n, timeout, interactive, widget)
             return None
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         if len(self) >= n:
@@ -220,7 +225,7 @@ class Client:
 
         def wait(n: int = n) -> None:
             try:
-                self._wait_for_engines(n, timeout, False, False)
+                wait_for_engines(self, n, timeout, False, False)
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -228,35 +233,6 @@ class Client:
 
         threading.Thread(target=wait, name="furlong-engines", daemon=True).start()
         return future
-
-    def _wait_for_engines(self, n: int, timeout: float, interactive: bool | None, widget: bool | None) -> None:
-        from furlong.progress import Progress, is_interactive
-
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        show = is_interactive() if interactive is None else interactive
-        bar: Progress | None = None
-        try:
-            while True:
-                ids, version = self._session.engines()
-                if bar is not None:
-                    bar.update(min(len(ids), n))
-                if len(ids) >= n:
-                    return
-                if self._session.closed:
-                    raise errors.ConnectionLost("the session is over")
-                if self._cluster is not None:
-                    self._cluster._check_engines()
-                if show and bar is None:
-                    bar = Progress(n, f"{n} engines", widget=widget)
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"{len(ids)} of {n} engines are online after {timeout} s")
-                # A cluster of ours is looked at between.
-                pause = 0.2 if self._cluster is not None or bar is not None else None
-                self._session.wait_engines(version, pause if left is None else min(left, pause or left))
-        finally:
-            if bar is not None:
-                bar.close()
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
         """Wait for tasks: ids, results, any futures, or a list of such; all that is outstanding if nothing is said.
@@ -275,7 +251,9 @@ class Client:
             elif not concurrent.futures.wait([future], left).done:
                 return False
         # Results that nobody holds are still waited for.
-        return jobs is not None or wait_for_ids(self._session, self.outstanding, deadline)
+        if jobs is not None:
+            return True
+        return self._maps.wait(deadline) and wait_for_ids(self._session, set(self._session.unfinished()), deadline)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None
@@ -287,7 +265,7 @@ class Client:
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
-            unfinished = self.outstanding
+            unfinished = set(self._session.unfinished())
             seen = {id(result): result for key, result in self._results().items() if key in unfinished}
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
@@ -304,6 +282,7 @@ class Client:
     @property
     def outstanding(self) -> set[str]:
         """The ids of the tasks of this session that have not ended."""
+        self._maps.submit_rest()
         return set(self._session.unfinished())
 
     def _id_of(self, job: Any) -> str:
@@ -351,9 +330,8 @@ class Client:
         result = self._results().get(key)
         if result is None:
             result = Fetched(self, key)
-        elif len(result._parts) > 1 and isinstance(jobs, str):
-            part = next(part for part in result._parts if part.task.id == key)
-            result = AsyncResult([part], True)
+        elif isinstance(jobs, str) and (len(result._parts) > 1 or isinstance(result, AsyncMapResult)):
+            result = result._child(next(part for part in result._parts if key in part.all_ids()))
         if block:
             result.wait(timeout)
         return result
@@ -371,11 +349,21 @@ class Client:
             Only those for these engines.
         """
         engines = None if targets is None else set(self._engines(targets))
-        results = (future for future in self._futures(jobs) if isinstance(future, AsyncResult))
+        results = [future for future in self._futures(jobs) if isinstance(future, AsyncResult)]
+        if engines is None:
+            self._give_up(None if jobs is None else results, True)
         tasks = (part.task for result in results for part in result._parts)
         wanted = [task.id for task in tasks if engines is None or task.engine in engines]
         if wanted:
             self._session.take_back(wanted)
+
+    def _give_up(self, jobs: Sequence[Any] | None, is_abort: bool) -> None:
+        """Submit nothing more of these maps, or of any."""
+        if jobs is None:
+            self._maps.give_up(is_abort)
+        for job in jobs or ():
+            if isinstance(job, AsyncResult):
+                job._give_up(is_abort)
 
     def _not_running(self) -> set[str]:
         records = json.loads(self._session.records(session=self._session.short_id, ended=False))
@@ -390,9 +378,11 @@ class Client:
             How many had not ended before.
         """
         if jobs is None:
-            ids = list(self.outstanding)
+            self._give_up(None, False)
+            ids = self._session.unfinished()
         else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs
+            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else list(jobs)
+            self._give_up(jobs, False)
             ids = []
             for job in jobs:
                 ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
@@ -440,6 +430,7 @@ class Client:
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
             ``"unassigned"``, what waits in the shared queue.
         """
+        self._maps.submit_rest()
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
         queues: dict[int | str, Any] = {"unassigned": status["tasks_waiting"]}
@@ -560,7 +551,9 @@ class Client:
     def _results(self) -> dict[str, AsyncResult]:
         """Give the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
-        return {part.task.id: result for result in held if result is not None for part in result._parts}
+        return {
+            key: result for result in held if result is not None for part in result._parts for key in part.all_ids()
+        }
 
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:
@@ -575,6 +568,7 @@ class Client:
 
     def flush(self) -> None:
         """Wait until the broker has all that was submitted, and its journal what is durable of it."""
+        self._maps.submit_rest()
         self._session.flush()
 
     def detach(self) -> None:
@@ -587,6 +581,8 @@ class Client:
 
     def _close(self, detach: bool) -> None:
         if not self._closed:
+            if detach:
+                self._maps.submit_rest(only_kept=True)
             self._closed = True
             _dispatch.forget(self)
             self._session.close(detach)

@@ -14,8 +14,9 @@ from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, Part, value_of
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.results import AsyncResult
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
@@ -139,9 +140,8 @@ class DirectView(View):
     def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
-        source = path.read_text()
-        source += "" if source.endswith("\n") else "\n"
-        about = self._about("run", "execute", None, source)
+        source = path.read_bytes()
+        about = self._about("run", "execute", None, source.decode("utf-8", "replace"))
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)
@@ -216,6 +216,22 @@ class DirectView(View):
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
         result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
+        return self._finish(result, block)
+
+    def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Get what threads have printed after the tasks that started them had ended, and forget it there.
+
+        Such text is no task's output any longer. An engine keeps the last 64 Ki characters for whoever asks first, and
+        its log has all of it.
+
+        Returns
+        -------
+        list of tuple of str
+            For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
+        """
+        function = _pickling.function_of(OnEngine("late_output"))[0]
+        call, _ = _pickling.dumps_call((), {})
+        result = self._submit(function, "pickle", call, self._about("late_output"), targets=targets)
         return self._finish(result, block)
 
     # Sequences.

@@ -66,6 +66,7 @@ class Part:
         "_lock",
         "about",
         "began",
+        "began_at",
         "call",
         "decode",
         "error",
@@ -84,12 +85,18 @@ class Part:
         self.decode = decode
         self.call = call
         self.began = time.time()
+        # The same by the clock that nobody sets.
+        self.began_at = time.monotonic()
         self.outcome: _furlong.Outcome | None = None
         self.value: Any = None
         self.error: errors.FurlongError | None = None
         self.received: float | None = None
         self.is_settled = False
         self._lock = _thread.allocate_lock()
+
+    def all_ids(self) -> Sequence[str]:
+        """Give the ids of the tasks that it had."""
+        return (self.task.id,)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
@@ -118,7 +125,7 @@ class Part:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.where())
+                    self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
@@ -132,6 +139,10 @@ class Part:
             with _wire.loading_of(self.where):
                 return value_of(outcome, self.about.writable)
         return value_of(outcome, self.about.writable)
+
+    def given(self) -> Any:
+        """Give the value, or the error in its place, of one that is settled."""
+        return self.value if self.error is None else self.error
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
@@ -151,6 +162,11 @@ class Part:
         """When the broker got it; if that is not known, when it was made."""
         known = 0 if self.outcome is None else self.outcome.times[0]
         return known / 1e6 if known else self.began
+
+    def span(self) -> tuple[float, float] | None:
+        """When the broker got it and when it ended, in seconds by the broker's clock; None where that is not known."""
+        times = None if self.outcome is None else self.outcome.times
+        return (times[0] / 1e6, (times[0] + times[2]) / 1e6) if times is not None and times[0] else None
 
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""
@@ -235,7 +251,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner", "writable")
 
     def __init__(
         self,
@@ -249,6 +265,7 @@ class About:
         code: str | None = None,
         owner: bool = True,
         writable: bool = False,
+        is_pickled: bool = True,
     ) -> None:
         self.client = client
         self.name = name
@@ -259,6 +276,8 @@ class About:
         self.code = code
         self.owner = owner
         self.writable = writable
+        # Whether arguments and value cross as pickles.
+        self.is_pickled = is_pickled and method != "execute"
 
 
 def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
@@ -281,9 +300,14 @@ def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
     return None
 
 
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
-    """Make the exception of a failure."""
-    kind, text = outcome.kind or "remote", outcome.text or ""
+def error_of(
+    outcome: _furlong.Outcome, where: dict[str, Any], *, is_pickled: bool = False, said: Callable[[str], str] = str
+) -> errors.FurlongError:
+    """Make the exception of a failure, whose text is put as people are told it.
+
+    What it has beyond its texts is read from pickles if the call was one.
+    """
+    kind, text = outcome.kind or "remote", said(outcome.text or "")
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
     if kind == "busy":
@@ -294,7 +318,8 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.Furlong
         own = _OWN.get(ename)
         if own is not None:
             return own(ename, evalue, traceback, where)
-        return errors.remote_error(ename, evalue, traceback, where)
+        details = outcome.remote_details()
+        return errors.remote_error(ename, evalue, traceback, where, details=details, may_unpickle=is_pickled)
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)

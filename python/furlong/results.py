@@ -13,11 +13,10 @@ from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
-from furlong._sequences import items_of
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
+from furlong.parts import METADATA, METADATA_OF, Part, left_of, limit_of
 
-__all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
+__all__ = ["AsyncResult", "ExecuteReply"]
 
 # How long `cancel` waits for the broker's answer, in seconds.
 CANCEL_WAIT = 3.0
@@ -121,7 +120,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions and any(part.error is not None for part in self._parts):
-            values = [part.value if part.error is None else part.error for part in self._parts]
+            values = [part.given() for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
             raise self._error
@@ -173,7 +172,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
+        if isinstance(self._error, errors.TaskCancelled):
             raise self._error
         return self._error
 
@@ -245,6 +244,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise RuntimeError("the result is ready: there is nothing to abort")
         self._parts[0].about.client.abort(self)
 
+    def _give_up(self, is_abort: bool) -> None:
+        """Submit nothing more that belongs to it."""
+
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
         deadline = limit_of(timeout)
@@ -270,7 +272,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _complete(self) -> None:
         if self._final is _UNKNOWN:
             self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
+        if isinstance(self._error, errors.TaskCancelled):
             super().cancel()
             self.set_running_or_notify_cancel()
         elif self._error is not None:
@@ -322,7 +324,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def msg_ids(self) -> list[str]:
         """The tasks' ids."""
-        return [part.task.id for part in self._parts]
+        return [part.task.id for part in self._all_parts()]
+
+    def _all_parts(self) -> Sequence[Part]:
+        """Give all of its tasks, which all have been submitted then."""
+        return self._parts
 
     @property
     def owner(self) -> bool:
@@ -385,7 +391,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Seconds from the submit to the end, or to now."""
         if self.done():
             return self.wall_time
-        return time.time() - self._parts[0].began
+        return time.monotonic() - self._parts[0].began_at
 
     @property
     def serial_time(self) -> float:
@@ -401,7 +407,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     @property
     def wall_time(self) -> float:
-        """Seconds from the first submit to the last result's arrival.
+        """Seconds from the first submit to the last task's end, by the broker's clock.
 
         Raises
         ------
@@ -409,8 +415,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             If not all have ended.
         """
         self._check_ready()
-        began = min((part.submitted() for part in self._parts), default=0.0)
-        return max((part.received or began for part in self._parts), default=began) - began
+        spans = [span for span in (part.span() for part in self._parts) if span is not None]
+        return max(end for _, end in spans) - min(begin for begin, _ in spans) if spans else 0.0
 
     def _check_ready(self) -> None:
         if not self.done():
@@ -505,6 +511,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # Taking apart.
 
+    def _child(self, part: Part) -> AsyncResult:
+        """Give the result of one of its tasks."""
+        return AsyncResult([part], True)
+
     def split(self) -> tuple[AsyncResult, ...]:
         """Give a result for each task; of one task, itself."""
         if len(self._parts) == 1 and type(self) is AsyncResult:
@@ -514,7 +524,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @classmethod
     def join(cls, *results: AsyncResult) -> AsyncResult:
         """Make one result of several."""
-        return AsyncResult([part for result in results for part in result._parts], False)
+        return AsyncResult([part for result in results for part in result._all_parts()], False)
 
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
@@ -535,64 +545,3 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 _UNKNOWN: Any = object()
 _arming = threading.RLock()
 _FUTURE_PARTS = frozenset(("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"))
-
-
-class AsyncMapResult(AsyncResult):
-    """The result of a map: the items' values in the order of the items.
-
-    Iterating gives values as they come, in the items' order unless `ordered` is false.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        collect: Collect,
-        count: int,
-        *,
-        ordered: bool = True,
-        errors_in_place: bool = False,
-    ) -> None:
-        super().__init__(parts, False)
-        self._collect_values = collect
-        self._count = count
-        self._ordered = ordered
-        self._errors_in_place = errors_in_place
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def _assemble(self, values: list[Any]) -> Any:
-        return self._collect_values(values)
-
-    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
-        return failed[0] if len(failed) == 1 else super()._collect(failed)
-
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
-        """Wait for the list of values. See `AsyncResult.get`."""
-        return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for part in self._parts if self._ordered else as_ended(self._parts):
-            part.wait()
-            part.settle()
-            if part.error is None:
-                yield from items_of(part.value)
-            elif self._errors_in_place:
-                yield part.error
-            else:
-                raise part.error
-
-    @property
-    def progress(self) -> int:
-        """How many items have ended, as far as whole chunks have."""
-        ended = sum(part.done() for part in self._parts)
-        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
-
-
-Collect = Callable[[list[Any]], Any]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling, errors
 from furlong._checks import check_flag, described
 from furlong._remote import EngineFunction, is_interactive
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, BalancedPart, Part
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.results import AsyncResult
 from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,13 @@ class View:
     track: bool
     targets: Any
     label: str | None
+    run_timeout: float | None
+    at_most_once: bool
+    retries: int | None
+    error_retries: int | None
+    backoff: float
     keep: bool
+    durable: bool
     writable: bool
     after: Any
     follow: Any
@@ -272,17 +279,23 @@ class View:
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
-        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value."""
+        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value.
+
+        Where the wait ends otherwise, by a signal's handler, nobody has the result: its tasks are cancelled, and the
+        exception has it as `result`.
+        """
         if not (self.block if block is None else block):
             return result
         try:
-            return result.get()
-        except KeyboardInterrupt:
+            result.wait()
+        except BaseException as error:
             from furlong.progress import has_prompt
 
-            if not has_prompt():
-                raise
-            return result
+            if isinstance(error, KeyboardInterrupt) and has_prompt():
+                return result
+            disown(result, error)
+            raise
+        return result.get()
 
     def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
@@ -338,6 +351,14 @@ def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
             f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
             f"queues; leave out {name} or targets"
         )
+
+
+def disown(result: AsyncResult, error: BaseException) -> None:
+    """Cancel what nobody waits for any longer, and let the exception that has ended the wait have it."""
+    with contextlib.suppress(Exception):
+        error.result = result  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):  # as if the connection is gone
+        result.cancel()
 
 
 def in_engine_namespace(f: Any) -> Any:

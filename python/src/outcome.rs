@@ -113,6 +113,12 @@ impl Outcome {
         })
     }
 
+    /// What the engine says of the exception beyond its texts.
+    fn remote_details<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let details = self.failure().map_or(&[][..], TaskFailure::remote_details);
+        PyList::new(py, details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+    }
+
     /// The exit code and the signal that a command ended with.
     #[getter]
     fn exited(&self) -> Option<(Option<i32>, Option<i32>)> {

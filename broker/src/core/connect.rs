@@ -262,7 +262,6 @@ impl Core {
             }
         }
         self.quotas.leave(session.counted_by);
-        self.engines.forget_lodger(key);
         for process in self.processes.values_mut() {
             process.definitions.retain(|(of, _)| *of != key);
             if process.sessions.remove(&key) {

@@ -211,10 +211,6 @@ impl Core {
         let needs = |task: &Task| task.needs_namespace() && !is_spared(task);
         let needs = |key: &TaskKey| self.tasks.get(*key).is_some_and(needs);
         let lost: Vec<TaskKey> = engine.queue.iter().filter(needs).collect();
-        self.engines.update(id, |engine| {
-            engine.lodgers.clear();
-            engine.has_left_behind = false;
-        });
         for key in lost {
             self.end(now, key, namespace_lost(id, how));
         }

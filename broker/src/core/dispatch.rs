@@ -156,9 +156,6 @@ impl Core {
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
-            if direct {
-                engine.lodgers.insert(session);
-            }
             (engine.process, engine.slot)
         });
         let Some((Some(process_key), slot)) = place else { return };

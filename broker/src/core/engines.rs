@@ -110,10 +110,6 @@ pub struct Engine {
     pub returning: BTreeSet<u64>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
     pub withheld: BTreeSet<u64>,
-    /// Sessions that have left something in its interpreter's namespace.
-    pub lodgers: BTreeSet<SessionKey>,
-    /// Whether sessions that are over have left something there: their owners may come back for it.
-    pub has_left_behind: bool,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
     pub restarting: bool,
     /// Why its last interpreter ended.
@@ -143,8 +139,6 @@ impl Engine {
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
             withheld: BTreeSet::new(),
-            lodgers: BTreeSet::new(),
-            has_left_behind: false,
             restarting: false,
             down_cause: None,
             moved: Vec::new(),
@@ -265,11 +259,6 @@ impl Engines {
             }
         }
         Some(result)
-    }
-
-    /// A session is over. What it has left in interpreters is there still.
-    pub fn forget_lodger(&mut self, session: SessionKey) {
-        self.by_id.values_mut().for_each(|engine| engine.has_left_behind |= engine.lodgers.remove(&session));
     }
 
     fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {

@@ -129,8 +129,8 @@ impl Core {
         let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
         let fitting =
             online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class)));
-        let fitting = fitting.count();
-        if fitting == 0 {
+        let fitting: Vec<_> = fitting.map(|(_, engine)| engine).collect();
+        if fitting.is_empty() {
             let demands = &placement.demands;
             let labels = match demands.require.as_slice() {
                 [] => String::new(),
@@ -143,7 +143,13 @@ impl Core {
             return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
         }
         let others = placement.waiting - 1;
-        format!("the engines that could run it ({fitting}) are busy; {others} others wait in the same queue")
+        let stuck = fitting.iter().filter(|engine| engine.assigned.iter().any(|count| self.is_stuck(*count))).count();
+        let stuck = match stuck {
+            0 => String::new(),
+            stuck => format!(", {stuck} of them with a task that has ended and does not heed its interrupt"),
+        };
+        let fitting = fitting.len();
+        format!("the engines that could run it ({fitting}) are busy{stuck}; {others} others wait in the same queue")
     }
 
     fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {
@@ -159,7 +165,18 @@ impl Core {
             .of_session(task.session)
             .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
         let before = before.filter(|key| self.tasks.get(*key).is_some()).count();
-        format!("engine {id} is busy; {before} tasks of the same session come before it there")
+        let text = format!("engine {id} is busy; {before} tasks of the same session come before it there");
+        match engine.assigned.iter().find(|count| self.is_stuck(**count)).and_then(|count| self.attempts.get(*count)) {
+            Some(given) => {
+                let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
+                let stuck = TaskId { session, n: given.n };
+                format!(
+                    "{text}; it still runs {stuck}, which has ended and does not heed its interrupt: a cancel with \
+                     force, or a restart, ends that with the interpreter and its variables"
+                )
+            }
+            None => text,
+        }
     }
 }
 

@@ -70,7 +70,7 @@ impl Core {
     }
 
     /// Whether an engine still has an attempt whose task has ended.
-    fn is_stuck(&self, count: u64) -> bool {
+    pub(super) fn is_stuck(&self, count: u64) -> bool {
         self.attempts.get(count).is_some_and(|given| self.tasks.get(given.task).is_none())
     }
 }

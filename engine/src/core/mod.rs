@@ -56,6 +56,8 @@ pub enum Output {
     Leave(String, bool),
     /// The broker is leaving, or closes this connection in good order.
     Goodbye(String),
+    /// Tell a slot's next interpreter what became of the one before.
+    Lost(SlotIndex, String),
     /// Something for the log.
     Log(String),
 }

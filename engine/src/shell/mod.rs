@@ -158,6 +158,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         shell.flush();
         if let Some(reason) = shell.leaves_now() {
             shell.leave(&reason).await;
+            shell.end_interpreters(&mut stop, &mut events).await;
             return Ok(());
         }
     }
@@ -331,6 +332,7 @@ impl Shell {
                 Output::Leave(reason, true) => self.drain(&reason),
                 Output::Leave(reason, false) => self.leaving = Some(reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
+                Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
                 Output::Log(line) => tracing::warn!("{line}"),
             }
         }

@@ -156,6 +156,19 @@ impl Slots {
         python.map(PythonSlot::restart).is_some()
     }
 
+    /// Ends all interpreters in good order, and returns when they have ended.
+    pub(super) async fn end(&mut self) {
+        let ending: Vec<_> = self.places.iter_mut().filter_map(|place| place.python.as_mut()?.end()).collect();
+        for task in ending {
+            let _ = task.await;
+        }
+    }
+
+    /// Says what became of a slot's last interpreter.
+    pub(super) fn note_lost(&self, slot: SlotIndex, how: &str) {
+        self.places[slot as usize].python.iter().for_each(|python| python.note_lost(how));
+    }
+
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         let Some(place) = self.places.get_mut(slot as usize) else { return };
         place.engine_id = Some(id);

@@ -314,7 +314,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 16] = [
+const WORKER_FILES: [(&str, &str); 19] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -322,14 +322,17 @@ const WORKER_FILES: [(&str, &str); 16] = [
     ("furlong_worker.paths", include_str!("furlong_worker/paths.py")),
     ("furlong_worker.definitions", include_str!("furlong_worker/definitions.py")),
     ("furlong_worker.modules", include_str!("furlong_worker/modules.py")),
-    ("furlong_worker.maps", include_str!("furlong_worker/maps.py")),
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
+    ("furlong_worker.exceptions", include_str!("furlong_worker/exceptions.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
     ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
     ("furlong_worker.namespace", include_str!("furlong_worker/namespace.py")),
+    ("furlong_worker.maps", include_str!("furlong_worker/maps.py")),
     ("furlong_worker.engine", include_str!("furlong_worker/engine.py")),
     ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
+    ("furlong_worker.cells", include_str!("furlong_worker/cells.py")),
+    ("furlong_worker.fresh", include_str!("furlong_worker/fresh.py")),
     ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
 ];
 

@@ -27,6 +27,8 @@ pub(super) enum Control {
     EngineId(u32),
     /// The attempt is wanted back, if it has not begun; an interrupt follows.
     Recall(u64),
+    /// The interpreter is to end in good order; an interrupt follows if code runs.
+    End,
 }
 
 impl Control {
@@ -39,6 +41,7 @@ impl Control {
             Control::EngineId(id) => (14, u64::from(id)),
             Control::Interrupt(attempt) => (15, attempt),
             Control::Recall(attempt) => (16, attempt),
+            Control::End => (18, 0),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }
@@ -70,7 +73,7 @@ impl Request {
                 let source = unknown.function.unwrap_or_default();
                 (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
             }
-            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source)]),
+            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())]),
             Call::Push => (5, Vec::new()),
             Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
             Call::Keys => (7, Vec::new()),

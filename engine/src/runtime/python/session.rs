@@ -16,7 +16,7 @@ use super::known::Known;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
-use super::protocol::{Control, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::protocol::{Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
@@ -38,7 +38,7 @@ pub(super) struct Session<'a> {
     engine_id: &'a mut Option<u32>,
     pub(super) interpreter: Interpreter,
     pub(super) inbox: Inbox,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     known: Known,
     /// Jobs that the interpreter has, in the order in which it runs them.
     pub(super) sent: VecDeque<Sent>,
@@ -49,10 +49,14 @@ pub(super) struct Session<'a> {
     /// No reply came since the last tick.
     is_stalled: bool,
     /// A cancel or a question is on its way, and SIGINT must follow it.
-    interrupt_due: bool,
+    pub(super) interrupt_due: bool,
     pub(super) forced: Vec<Forced>,
-    /// When to kill an interpreter that has closed its socket and does not end.
+    /// When to kill an interpreter that has closed its socket, or is to end, and does not.
     pub(super) closing: Option<Instant>,
+    /// It was told to end in good order: it may still say something.
+    pub(super) is_ending: bool,
+    /// What it ran when it was told so: that is lost with it, however its code takes the interrupt.
+    pub(super) cut_short: Option<u64>,
     /// Why the interpreter must go.
     pub(super) fault: Option<Fault>,
     /// It has ended: what is read now is what it had not sent.
@@ -83,8 +87,10 @@ pub(super) struct Forced {
 pub(super) enum Fault {
     /// It was killed, because this attempt did not heed a forced cancel.
     KilledFor(u64),
-    /// It was killed, because somebody wanted another.
+    /// It was ended, because somebody wanted another.
     Restarted,
+    /// It was ended, because the engine ends.
+    EngineEnds,
     /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells how.
     SocketClosed,
     /// It sends what is no frame.
@@ -133,6 +139,8 @@ impl<'a> Session<'a> {
             interrupt_due: false,
             forced: Vec::new(),
             closing: None,
+            is_ending: false,
+            cut_short: None,
             fault: None,
             is_dead: false,
             latest: (0, Latest::default()),
@@ -162,8 +170,9 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
+                    let is_last = self.fault == Some(Fault::EngineEnds);
                     self.handle_exit(status);
-                    return SessionEnd::InterpreterDown;
+                    return if is_last { SessionEnd::SlotDropped } else { SessionEnd::InterpreterDown };
                 }
             }
         }
@@ -174,7 +183,7 @@ impl<'a> Session<'a> {
         let Interpreter { child, requests, replies, stdout, stderr, .. } = &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
-        let is_open = self.closing.is_none();
+        let is_open = self.closing.is_none() || self.is_ending;
         select! {
             biased;
             _ = replies.readable(), if is_open => Wake::Readable,
@@ -256,7 +265,7 @@ impl<'a> Session<'a> {
     }
 
     fn flush(&mut self) {
-        if self.closing.is_some() {
+        if self.closing.is_some() && !self.is_ending {
             return;
         }
         if self.outbox.write_to(&mut self.interpreter.requests).is_err() {
@@ -277,7 +286,8 @@ impl<'a> Session<'a> {
                 *self.engine_id = Some(id);
                 self.outbox.push_control(Control::EngineId(id));
             }
-            Command::Restart => self.restart(),
+            Command::Restart => self.end(Fault::Restarted),
+            Command::End => self.end(Fault::EngineEnds),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
             Command::Recall(attempt) => {
                 if self.is_sent(attempt) && self.begun() != Some(attempt) {
@@ -336,7 +346,8 @@ impl<'a> Session<'a> {
     /// The interpreter usually ends by itself now, and its exit status tells more.
     fn close(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
-        self.closing = Some(Instant::now() + self.shared.config.kill_grace);
+        self.is_ending = false;
+        self.closing.get_or_insert(Instant::now() + self.shared.config.kill_grace);
     }
 
     pub(super) fn handle_frames(&mut self) -> Result<(), ProtocolBroken> {
@@ -368,6 +379,9 @@ impl<'a> Session<'a> {
             // The dead have said some things twice.
             return if self.is_dead { Ok(()) } else { Err(ProtocolBroken) };
         };
+        if self.cut_short == Some(attempt) && matches!(ended.end, End::Raised | End::Cancelled) {
+            return Ok(());
+        }
         if ended.drain {
             self.emit_held(attempt);
             self.emit_unread(Some(attempt));

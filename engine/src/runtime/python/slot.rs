@@ -1,6 +1,7 @@
 //! A slot: its queue, and the task that keeps an interpreter for it.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use furlong_wire::call::{RemoteError, ReplyHeader};
@@ -38,7 +39,7 @@ impl PythonSlot {
     )]
     pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
         let (commands, receiver) = unbounded_channel();
-        let context = SlotContext { slot, events, queue: Arc::default(), group: Arc::default() };
+        let context = SlotContext { slot, events, queue: Arc::default(), lost: Arc::default(), group: Arc::default() };
         Self { context, shared, engine_id: None, env: Vec::new(), commands, receiver: Some(receiver), task: None }
     }
 
@@ -89,7 +90,7 @@ impl PythonSlot {
         self.tell(Command::Signal { attempt, signal });
     }
 
-    /// Kills the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
+    /// Ends the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
     pub fn restart(&mut self) {
         if self.receiver.is_some() {
             self.context.emit(SlotEvent::Down { cause: RESTARTED.into() });
@@ -107,6 +108,19 @@ impl PythonSlot {
             self.tell(Command::Recall(attempt));
         }
         is_queued
+    }
+
+    /// Ends the interpreter in good order, if there is one, and runs nothing more. The task that is returned ends when
+    /// the interpreter has.
+    pub fn end(&mut self) -> Option<JoinHandle<()>> {
+        self.tell(Command::End);
+        self.task.take()
+    }
+
+    /// Says what became of the interpreter that the slot had before, for the next one to tell code that misses what it
+    /// had left there.
+    pub fn note_lost(&self, how: &str) {
+        self.context.note_lost(how);
     }
 
     fn tell(&self, command: Command) {
@@ -135,8 +149,10 @@ pub(super) enum Command {
     Signal { attempt: u64, signal: Signal },
     /// Take an attempt back that is no longer in the queue.
     Recall(u64),
-    /// Kill the interpreter.
+    /// End the interpreter.
     Restart,
+    /// End the interpreter, and the task with it.
+    End,
     /// The engine's id is known.
     EngineId(u32),
 }
@@ -147,6 +163,8 @@ pub(super) struct SlotContext {
     slot: SlotIndex,
     events: EventSender,
     queue: Arc<Mutex<VecDeque<Job>>>,
+    /// What became of the last interpreter, and of its variables.
+    lost: Arc<Mutex<Option<String>>>,
     pub(super) group: Arc<ProcessGroup>,
 }
 
@@ -154,6 +172,17 @@ impl SlotContext {
     /// The jobs that were not given to the interpreter.
     pub(super) fn queue(&self) -> MutexGuard<'_, VecDeque<Job>> {
         self.queue.lock().expect("nothing panics while it holds the queue")
+    }
+
+    /// The last interpreter is gone: how.
+    pub(super) fn note_lost(&self, how: &str) {
+        *self.lost.lock().expect("nothing panics while it holds the text") = Some(how.replace('\0', ""));
+    }
+
+    /// The variable by which the next interpreter learns of that.
+    fn lost(&self) -> Option<(OsString, OsString)> {
+        let lost = self.lost.lock().expect("nothing panics while it holds the text").clone();
+        lost.map(|how| (OsString::from(LOST), how.into()))
     }
 
     fn take_queued(&self, attempt: u64) -> Option<Job> {
@@ -221,6 +250,7 @@ impl SlotTask {
                 Command::EngineId(id) => self.engine_id = Some(id),
                 // It has ended with its interpreter.
                 Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {}
+                Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {
@@ -235,7 +265,8 @@ impl SlotTask {
 
     async fn run_interpreter(&mut self) -> SessionEnd {
         let memory = self.shared.config.memory.of_slot(self.context.slot);
-        match Interpreter::start(&self.shared, &self.env, &self.context.group, &memory).await {
+        let env: Variables = self.env.iter().cloned().chain(self.context.lost()).collect();
+        match Interpreter::start(&self.shared, &env, &self.context.group, &memory).await {
             Ok(interpreter) => {
                 self.kills_at_start = 0;
                 let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
@@ -265,5 +296,7 @@ impl SlotTask {
     }
 }
 
+/// The variable that tells an interpreter what became of the one before; the worker takes it out of the environment.
+const LOST: &str = "FURLONG_LOST";
 /// As often in a row interpreters may be killed before they take jobs; then the jobs fail.
 const KILLS_AT_START_MAX: u32 = 3;

@@ -28,7 +28,8 @@ To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says o
 socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
 for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
 engine asks which attempt runs; the answer comes after all replies that wait. `RECALL` and SIGINT
-take back a job that has not begun: the answer is `RECALLED`, or its end, if it has.
+take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `END`, and
+SIGINT if code runs, the process is to end in good order: nothing more begins.
 
 Death
 -----
@@ -62,6 +63,7 @@ SIZE = struct.Struct("<Q")
 # Kinds of request.
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
 CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(11, 17)
+END = 18
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
 # Codecs.
@@ -78,7 +80,7 @@ INBOX_BYTES = 512 * 1024
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
 # The same numbers as in `page.rs`.
-PAGE_HEAD_BYTES = 16
+PAGE_HEAD_BYTES = 32
 PAGE_BYTES = PAGE_HEAD_BYTES + REPLY_BYTES_MAX
 SHORT_JOB_US = 1000
 
@@ -98,6 +100,8 @@ class Channel:
         # What the engine wants an answer to: the answer's kind, and the question's number or the attempt.
         self.questions: list[tuple[int, int]] = []
         self.drained = False
+        # The engine wants this process to end, or is gone.
+        self.ending = False
         self.engine_id: int | None = None
         self.sources = Sources()
         self.functions = Functions()
@@ -106,7 +110,7 @@ class Channel:
         self._filled = 0
         self._page = page
         self._page_view = memoryview(page)
-        # The attempt that began last, and how many bytes of replies there are.
+        # The attempt that began last, how many bytes of replies there are, and which item of a map runs.
         self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
         self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0
@@ -120,14 +124,15 @@ class Channel:
     def receive(self) -> None:
         """Wait for at least one byte, then take in all complete frames.
 
-        At the end of file the process ends.
+        At the end of file the process is to end.
         """
         try:
             received = self._requests.recv_into(self._view[self._filled :])
         except OSError:
             received = 0
         if received == 0:
-            os._exit(0)  # the engine is gone
+            self._end()  # the engine is gone
+            return
         self._filled += received
         self._take_frames()
 
@@ -217,6 +222,12 @@ class Channel:
             self._recall(number)
         elif kind == ENGINE_ID:
             self.engine_id = number
+        elif kind == END:
+            self._end()
+
+    def _end(self) -> None:
+        self.ending = True
+        self.jobs.clear()  # they go back
 
     def _recall(self, attempt: int) -> None:
         """Give a job back, unless it has begun."""
@@ -317,4 +328,5 @@ class Channel:
                 for piece in pieces:
                     self._replies.sendall(piece)
             except OSError:
-                os._exit(0)  # the engine is gone, or the code has closed our socket
+                if not self.ending:
+                    os._exit(0)  # the engine is gone, or the code has closed our socket

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import copyreg
 import functools
+import importlib
 import importlib.machinery
 import importlib.util
 import io
@@ -17,7 +18,7 @@ import types
 import zlib
 from typing import Any, Callable, Sequence
 
-from furlong_worker import Buffer, maps, modules, paths
+from furlong_worker import Buffer, modules, paths
 from furlong_worker.definitions import Reducer, find_here
 from furlong_worker.sources import MODULE_PREFIX
 
@@ -215,6 +216,13 @@ def _add_hint(error: ImportError) -> None:
     error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
 
 
+class Pickled:
+    """A value that is pickled already."""
+
+    def __init__(self, parts: list[Buffer]) -> None:
+        self.parts = parts
+
+
 def dump(value: Any) -> list[Buffer]:
     """Pickle a value: a pickle and its out-of-band buffers.
 
@@ -223,8 +231,10 @@ def dump(value: Any) -> list[Buffer]:
     """
     if value is None:
         return [NONE]
+    if type(value) is Pickled:
+        return value.parts
     try:
-        parts = _dump_with(pickle.dumps, value)
+        parts = dump_with(pickle.dumps, value)
         data = parts[0]
         if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):  # type: ignore[operator]
             return parts
@@ -233,7 +243,8 @@ def dump(value: Any) -> list[Buffer]:
     return _dump_by_value(value, None)
 
 
-def _dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+def dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+    """Pickle a value; large buffers go beside."""
     views: list[Buffer] = []
 
     def is_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -283,7 +294,7 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
         ) from error
     dumps = functools.partial(_dump_code, _code_pickler(cloudpickle))
     try:
-        parts = _dump_with(dumps, value)
+        parts = dump_with(dumps, value)
     except Exception as error:
         raise _unpicklable(value, error, dumps) from error
     data, *views = parts
@@ -301,7 +312,7 @@ def _dump_code(pickler: Any, value: Any, protocol: int = 5, buffer_callback: Any
 @functools.lru_cache(maxsize=1)
 def _code_pickler(cloudpickle: Any) -> Any:
     """Make cloudpickle's pickler one that lets clients find the definitions that they have."""
-    reducer = Reducer(maps.ClientFunction)
+    reducer = Reducer(ClientFunction)
 
     class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Cloudpickle, with definitions that never write to what a client has."""
@@ -315,6 +326,30 @@ def _code_pickler(cloudpickle: Any) -> Any:
             return super().reducer_override(value)
 
     return CodePickler
+
+
+class _ClientModule:
+    """A module that only clients have, by the import that loads it there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("furlong._wire",)
+
+
+class ClientFunction:
+    """A function of that module."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *_: object) -> None:
+        """Be what pickle takes for a function."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_MODULE, self._name)
+
+
+# One of each, so that a pickle names it once.
+_MODULE = _ClientModule()
 
 
 def _goes_by_value(value: Any) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # getsignal without its costly enum
 import _thread
 import ast
+import atexit
 import builtins
-import fcntl
+import contextlib
+import gc
 import importlib
+import importlib.util
+import io
 import linecache
 import mmap
 import os
@@ -21,8 +25,9 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine, modules
+from furlong_worker import Buffer, engine, maps, modules
 from furlong_worker.calls import apply, encode, encode_published
+from furlong_worker.cells import Cells
 from furlong_worker.channel import (
     CANCELLED,
     CLEAR,
@@ -33,6 +38,7 @@ from furlong_worker.channel import (
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLE,
     PICKLED,
     PULL,
     PUSH,
@@ -44,8 +50,10 @@ from furlong_worker.channel import (
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
+from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
-from furlong_worker.output import MAIN_THREAD, Output
+from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
 from furlong_worker.settings import LABELS
@@ -57,6 +65,10 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+THREADS_SECONDS = 1.0
+# The variable by which the engine says what became of the interpreter before this one.
+LOST = "FURLONG_LOST"
 
 
 class Worker:
@@ -84,8 +96,11 @@ class Worker:
         self._engine = engine.bind(self._names, LABELS)
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
+        self._helpers = Helpers()
+        self._cells = Cells(self._namespace, self._rich.show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
+        furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
@@ -97,12 +112,14 @@ class Worker:
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
         }
+        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
+        self._lost = os.environ.pop(LOST, "")
 
-    def serve(self) -> NoReturn:
-        """Run jobs until the engine closes the socket."""
+    def serve(self) -> None:
+        """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
         while True:
@@ -113,6 +130,8 @@ class Worker:
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
             channel.interrupted.clear()
+            if channel.ending:
+                return
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
@@ -163,7 +182,14 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
-            parts = describe(error)
+            if self._lost and type(error) is NameError:
+                self._say_what_was_lost(error)
+            if type(error) is maps.ItemsFailed:
+                parts = error.parts
+            else:
+                parts = describe(error)
+                if end == RAISED:
+                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -176,7 +202,7 @@ class Worker:
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
             channel.drained = False
-            while not channel.drained:
+            while not channel.drained and not channel.ending:
                 channel.receive()
 
     # What a job may ask for.
@@ -186,55 +212,54 @@ class Worker:
         file = f"<furlong {self._executions}>"
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
-        return self._run_code(source, file, True)
+        return self._run_code(source, file)
 
     def _run_script(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
-        file, source = (bytes(buffer).decode("utf-8") for buffer in buffers)
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        file, source = bytes(buffers[0]).decode("utf-8"), bytes(buffers[1])
+        with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # `compile` says it better
+            text = importlib.util.decode_source(source)
+            linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+        self._forget_edited()
         self._namespace["__file__"] = file
         try:
-            return self._run_code(source, file, False)
+            return self._run_code(source, file)
         finally:
             self._namespace.pop("__file__", None)
+            self._helpers.note()
 
-    def _run_code(self, source: str, file: str, wants_value: bool) -> list[Buffer]:
-        """Run code, and give the text of its last expression."""
+    def _run_code(self, source: str | bytes, file: str) -> list[Buffer]:
+        """Run a cell, or the bytes of a script, and give the text of a cell's last expression.
+
+        To exit with 0 is to succeed, as it is for a program.
+        """
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
         self._rich.announce("pre_execute")
         try:
-            text = self._run_tree(tree, file, wants_value)
+            text = (
+                self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+            )
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+            text = None
         finally:
             self._rich.announce("post_execute")
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
 
-    def _parse(self, source: str, file: str) -> ast.Module:
+    def _parse(self, source: str | bytes, file: str) -> ast.Module:
         tree: ast.Module
         try:
             tree = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
         except SyntaxError:
-            transformed = self._rich.transform(source)
+            text = source if isinstance(source, str) else importlib.util.decode_source(source)
+            transformed = self._rich.transform(text)
             if transformed is None:
                 raise
         else:
             return tree
         tree = compile(transformed, file, "exec", ONLY_PARSE, dont_inherit=True)
         return tree  # noqa: RET504 - it has a type here
-
-    def _run_tree(self, tree: ast.Module, file: str, wants_value: bool) -> str | None:
-        last = tree.body[-1] if tree.body and wants_value else None
-        if not isinstance(last, ast.Expr):
-            exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-            return None
-        del tree.body[-1]
-        expression = compile(ast.Expression(last.value), file, "eval", dont_inherit=True)
-        exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-        value = eval(expression, self._namespace)
-        if value is None:
-            return None
-        self._namespace["_"] = value
-        text = self._rich.show_value(value)
-        return repr(value) if text is None else text
 
     def _push(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         self._forget_names()  # it may set a module's attribute
@@ -274,8 +299,12 @@ class Worker:
         return function
 
     def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
+        self._forget_edited()
         function = source.function(bytes(buffers[3]).decode("utf-8"))
-        return apply(function, codec, buffers[4:])
+        try:
+            return apply(function, codec, buffers[4:])
+        finally:
+            self._helpers.note()
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
         if pickled.equipment is not None:
@@ -286,6 +315,10 @@ class Worker:
         if pickled.lent:
             pickled.lend()
         return apply(function, codec, buffers[1:])
+
+    def _forget_edited(self) -> None:
+        if self._helpers.forget_edited():
+            self.channel.sources.forget_loaded()
 
     def _forget_names(self) -> None:
         self._functions.clear()
@@ -316,6 +349,18 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+        elif channel.ending:
+            raise KeyboardInterrupt("the interpreter is ending")
+
+    def _say_what_was_lost(self, error: NameError) -> None:
+        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
+            error.args = (f"{error}; {hint}", *error.args[1:])
+
+    def _is_interrupted(self) -> bool:
+        """Whether the job that runs was interrupted because it is cancelled."""
+        return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
@@ -410,12 +455,43 @@ def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap]:
 
 def _out_of_the_way(fd: int) -> int:
     """Give a file a number that code which closes or replaces the first ones does not reach."""
-    far = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+    far = far_copy(fd)
     os.close(fd)
     return far
 
 
-def main() -> NoReturn:
+def _end_threads() -> None:
+    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
+
+    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
+    """
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        raise TimeoutError
+
+    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
+        signal.signal(signal.SIGALRM, give_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
+        threading._shutdown()  # type: ignore[attr-defined]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python's own end would call it once more, and wait.
+    threading._shutdown = lambda: None  # type: ignore[attr-defined]
+
+
+def _flush_files() -> None:
+    """Write what open files have not written yet.
+
+    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
+    """
+    if threading.active_count() > 1:
+        for one in gc.get_objects():
+            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
+                with contextlib.suppress(Exception):  # it is closed, or cannot be written
+                    one.flush()
+
+
+def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
@@ -424,5 +500,7 @@ def main() -> NoReturn:
     modules.install()
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
+    atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
+    _end_threads()
