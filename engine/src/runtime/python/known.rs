@@ -23,8 +23,8 @@ pub(super) struct Known {
 pub(super) struct Unknown {
     /// The source text or the pickle, if the interpreter does not have it.
     pub(super) function: Option<Bytes>,
-    /// What the function's client sends along with it, its `cloudpickle` and its modules, if the interpreter does not have
-    /// the same.
+    /// What the function's client sends along with it, its `cloudpickle` and its modules, if the interpreter does not
+    /// have the same.
     pub(super) support: Bytes,
 }
 
