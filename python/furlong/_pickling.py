@@ -1,8 +1,8 @@
 """How functions, arguments and results cross: pickle protocol 5, and code objects where that cannot do.
 
-Plain pickle goes first, in C. It meets a function or class that engines cannot import, of ``__main__``, of the user's
-own modules, or made inside a function, and gives up; then cloudpickle sends it by value. Memory of arrays, data frames
-and the like goes beside the pickle and is not copied.
+Plain pickle goes first, in C. It meets a function or class that engines cannot import, of ``__main__`` or made inside a
+function, and gives up; then cloudpickle sends it by value. What modules of the user's own define goes by name, and the
+modules go along. Memory of arrays, data frames and the like goes beside the pickle and is not copied.
 """
 
 from __future__ import annotations
@@ -10,27 +10,34 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import importlib
 import io
 import operator
 import pickle
-import site
 import sys
-import sysconfig
 import threading
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from furlong import _furlong, _globals, _paths
-from furlong._remote import EngineFunction, Reference
+from furlong import _furlong, _globals, _modules, _paths
+from furlong._definitions import Reducer
+from furlong._installed import ships
+from furlong._remote import EngineFunction, OnEngine, Reference
 from furlong.errors import PicklingError
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
 OUT_OF_BAND_BYTES_MIN = 4096
 BUFFERS_MAX = 4000
 PYTHON = (sys.version_info[0], sys.version_info[1])
+
+
+# What a pickle holds, besides data: bits, and False for none of them.
+CODE = True
+MODULES = 2
 
 
 class _NeedsCodeError(Exception):
@@ -40,20 +47,54 @@ class _NeedsCodeError(Exception):
 class _PlainPickler(pickle.Pickler):
     """Pickle as it is, unless something must go by value."""
 
+    has_modules = False
+
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind is types.FunctionType or issubclass(kind, type):
-            if goes_by_value(obj):
+        if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED:
+            if ships(getattr(obj, "__module__", None)):
+                self._name_or_give_up(obj, goes_by_value)
+            elif _is_nameless(obj):
                 raise _NeedsCodeError
-        elif kind is types.ModuleType or kind is EngineFunction:
+        elif kind is _CACHED:
+            self._name_or_give_up(obj, is_own_cached)
+        elif kind is _modules.ModuleName:
+            self.has_modules = True
+            _modules.need(obj)
+        elif kind is types.ModuleType:
+            if not _modules.is_own_source(obj):
+                raise _NeedsCodeError
+            self.has_modules = True
+            _modules.need(obj.__name__)
+            return importlib.import_module, (obj.__name__,)
+        elif kind is EngineFunction:
             raise _NeedsCodeError
         elif kind is memoryview:
             return _reduce_memoryview(obj)
-        elif kind is _CACHED and is_own_cached(obj):
-            raise _NeedsCodeError
         return NotImplemented
 
+    def _name_or_give_up(self, obj: Any, is_by_value: Callable[[Any], bool]) -> None:
+        """Note the module that engines import for an object, unless it goes by value."""
+        module = _modules.names(obj)
+        if module is not None:
+            self.has_modules = True
+            _modules.need(module)
+        elif is_by_value(obj):
+            raise _NeedsCodeError
 
+
+def _is_nameless(obj: Any) -> bool:
+    name = getattr(obj, "__qualname__", "")
+    return "<locals>" in name or "<lambda>" in name
+
+
+# What has a name and is neither function nor class.
+_NAMED = frozenset(
+    kind
+    for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "NewType", "TypeAliasType")
+    for kind in [getattr(typing, name, None)]
+    if isinstance(kind, type)
+)
 # What `functools.lru_cache` makes of a function.
 _CACHED = type(functools.lru_cache(len))
 
@@ -64,25 +105,6 @@ def is_own_cached(cached: Any) -> bool:
     for name in str(getattr(cached, "__qualname__", None)).split("."):
         found = getattr(found, name, None)
     return found is not cached or goes_by_value(cached)
-
-
-class _Cache:
-    """What makes the cache of a function, with the parameters that it has here."""
-
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._parameters = parameters["maxsize"], parameters["typed"]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.lru_cache, self._parameters
-
-    def __call__(self, function: Callable[..., Any]) -> Any:
-        """Be what pickle takes for a function."""
-
-
-def _reduce_cached(cached: Any) -> tuple[Any, ...]:
-    """Give the function within, which is cached anew, and what was set on the outer one."""
-    attributes = {name: value for name, value in vars(cached).items() if name != "__wrapped__"}
-    return _Cache(cached.cache_parameters()), (cached.__wrapped__,), attributes
 
 
 def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
@@ -102,57 +124,31 @@ class _Bytes:
         return memoryview, (self._plain,)
 
 
-def _installed_folders() -> tuple[str, ...]:
-    paths = [*sysconfig.get_paths().values(), *getattr(site, "getsitepackages", list)(), site.getusersitepackages()]
-    paths += [str(Path(__file__).parent)]
-    # The prefixes themselves hold users' folders, as `/usr` does.
-    skipped = {sysconfig.get_paths().get("data"), sysconfig.get_paths().get("scripts")}
-    return tuple(sorted({str(Path(path)) + "/" for path in paths if path and path not in skipped}))
-
-
-_installed = _installed_folders()
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_installed(name: str, file: str | None) -> bool:
-    root = name.partition(".")[0]
-    if root in ("cloudpickle", "furlong"):
-        return True
-    if root in sys.builtin_module_names or root in sys.stdlib_module_names or file is None:
-        return True
-    return "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)
-
-
-def ships(module_name: str | None) -> bool:
-    """Whether what a module defines goes by value: it is the user's own, and engines may not have it."""
-    if module_name is None or module_name == "__main__":
-        return True
-    module = sys.modules.get(module_name)
-    if module is None:
-        return True
-    return not _is_installed(module_name, getattr(module, "__file__", None))
-
-
 def goes_by_value(obj: Any) -> bool:
-    """Whether a function or class goes by value."""
-    if ships(getattr(obj, "__module__", None)):
+    """Whether a function, a class or the like goes by value."""
+    if _is_nameless(obj):
         return True
-    name = getattr(obj, "__qualname__", "")
-    return "<locals>" in name or "<lambda>" in name
+    return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None and not _modules.is_binary(obj)
 
 
-def is_own_source(module: types.ModuleType) -> bool:
-    """Whether a module is the user's own, and in Python, so that it goes by value as a whole."""
-    file = getattr(module, "__file__", None)
-    return module.__name__ != "__main__" and file is not None and file.endswith(".py") and ships(module.__name__)
+class _Globals:
+    """The global names of a module, which engines import."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return vars, (_Imported(self._module),)
 
 
-def _variables_of(module: types.ModuleType) -> dict[str, Any]:
-    of_import = ("__builtins__", "__cached__", "__loader__", "__spec__")
-    return {name: value for name, value in vars(module).items() if name not in of_import}
+class _Imported:
+    """A module, by the import that gives it on engines."""
 
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-_code_lock = threading.RLock()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self._name,)
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,6 +156,7 @@ def _code_pickler() -> Any:
     import cloudpickle  # type: ignore[import-untyped]
 
     table: Any = cloudpickle.Pickler.dispatch_table
+    reducer = Reducer(OnEngine)
 
     def reduce_code(code: types.CodeType) -> Any:
         """Keep the file's name, which cloudpickle leaves out and tracebacks show."""
@@ -167,53 +164,71 @@ def _code_pickler() -> Any:
         return make, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts), *rest
 
     class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """Cloudpickle, for the user's own modules as well."""
+        """Cloudpickle, with modules of the user's own by name, and definitions that never write to what is there."""
 
         dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, table)
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.own_modules: list[types.ModuleType] = []
+            self.has_modules = False
             self.scope = _globals.Scope()
 
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is memoryview:
+            kind = type(obj)
+            if kind is memoryview:
                 return _reduce_memoryview(obj)
-            if isinstance(obj, types.ModuleType) and is_own_source(obj):
-                # What it holds is set afterwards, since it may hold itself.
-                return types.ModuleType, (obj.__name__, obj.__doc__), _variables_of(obj)
-            if type(obj) is _CACHED and is_own_cached(obj):
-                return _reduce_cached(obj)
-            if isinstance(obj, (types.FunctionType, type)):
-                self._note_module(obj.__module__)
-            reduced = super().reducer_override(obj)
-            if type(reduced) is tuple and type(obj) is types.FunctionType and obj in self.scope:
-                return _globals.reduced_to_namespace(obj, reduced, self.scope.left_out)
-            return reduced
+            if kind is _modules.ModuleName:
+                self._need(obj)
+            if kind is types.ModuleType and _modules.is_own_source(obj):
+                self._need(obj.__name__)
+                return importlib.import_module, (obj.__name__,)
+            if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED or kind is _CACHED:
+                module = _modules.names(obj)
+                if module is not None:
+                    self._need(module)
+                    return (
+                        NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
+                    )
+            reduced = reducer.reduce(obj, is_own_cached if kind is _CACHED else goes_by_value)
+            if reduced is NotImplemented and kind is types.FunctionType and goes_by_value(obj):
+                reduced = self._dynamic_function_reduce(obj)
+                if obj in self.scope:
+                    return _globals.reduced_to_namespace(obj, reduced, self.scope.left_out)
+                return reduced
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
-        def _note_module(self, name: str | None) -> None:
-            if name is None or name == "__main__" or not ships(name):
-                return
-            module = sys.modules.get(name)
-            if module is not None and name not in cloudpickle.list_registry_pickle_by_value():
-                cloudpickle.register_pickle_by_value(module)
-                self.own_modules.append(module)
+        def _need(self, module: str) -> None:
+            self.has_modules = True
+            _modules.need(module)
+
+        def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+            make, arguments, state, *rest = super()._dynamic_function_reduce(func)
+            scope = func.__globals__
+            if _modules.need_imports(func.__code__, scope.get("__package__") or ""):
+                self.has_modules = True
+            name = scope.get("__name__")
+            module = sys.modules.get(name) if isinstance(name, str) else None
+            is_of_module = module is not None and vars(module) is scope and _modules.is_own_source(module)
+            if module is not None and is_of_module and _modules.uses_variables(func, _names_of(func.__code__)):
+                self._need(module.__name__)
+                code, _, *others = arguments
+                arguments = code, _Globals(module.__name__), *others
+                state[1]["__globals__"] = {}
+            return make, arguments, state, *rest
 
         def dump(self, obj: Any) -> None:
             with _code_lock:
-                try:
-                    super().dump(obj)
-                finally:
-                    for module in self.own_modules:
-                        cloudpickle.unregister_pickle_by_value(module)
-                    self.own_modules.clear()
+                super().dump(obj)
 
     return CodePickler
 
 
+_code_lock = threading.RLock()
+
+
 def dumps(
     value: Any, what: str = "the arguments", find: Callable[[], str | None] | None = None
-) -> tuple[list[Any], bool]:
+) -> tuple[list[Any], int]:
     """Pickle a value.
 
     Parameters
@@ -229,8 +244,9 @@ def dumps(
     -------
     buffers : list
         The pickle, then the memory that goes beside it.
-    has_code : bool
-        Whether it holds functions or classes by value, which only the same version of Python can read.
+    holds : int
+        Bits: `CODE` if it holds functions or classes by value, which only the same version of Python can read, and
+        `MODULES` if modules of the user's own are named.
 
     Raises
     ------
@@ -247,8 +263,9 @@ def dumps(
         return False
 
     file = io.BytesIO()
+    plain = _PlainPickler(file, 5, buffer_callback=is_in_band)
     try:
-        _PlainPickler(file, 5, buffer_callback=is_in_band).dump(value)
+        plain.dump(value)
     except _NeedsCodeError:
         pass
     except Exception as error:
@@ -257,18 +274,19 @@ def dumps(
             raise _described(value, what, error, find) from error
     else:
         buffers[0] = file.getvalue()
-        return buffers, False
+        return buffers, MODULES if plain.has_modules else False
     del buffers[1:]
     file = io.BytesIO()
+    pickler = _code_pickler()(file, 5, buffer_callback=is_in_band)
     try:
-        _code_pickler()(file, 5, buffer_callback=is_in_band).dump(value)
+        pickler.dump(value)
     except Exception as error:
         raise _described(value, what, error, find) from error
     buffers[0] = file.getvalue()
-    return buffers, True
+    return buffers, CODE | MODULES if pickler.has_modules else CODE
 
 
-def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], bool]:
+def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], int]:
     """Pickle the arguments of a call, like `dumps`."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
         return [pickle.dumps((args, kwargs), 5)], False
@@ -279,13 +297,13 @@ def dumps_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
-def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], bool]:
+def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
     """Pickle variables as the arguments of a push, like `dumps`."""
     what = "what is pushed"
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
 
 
-def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], bool]:
+def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], int]:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
     With `exact`, the engine always tells which of them runs.
@@ -354,15 +372,20 @@ _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.BuiltinFuncti
 class _Known:
     """A function that was pickled, and what must be as it was for the pickle to be right still."""
 
-    def __init__(self, function: types.FunctionType, made: _furlong.Function, has_code: bool) -> None:
-        self.answer = (made, has_code)
+    def __init__(self, function: types.FunctionType, made: _furlong.Function, holds: int) -> None:
+        self.answer = (made, holds)
+        # It is named while its module has it by this name.
+        self._place = _place_of(function) if holds == MODULES else None
         self._parts: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
         self._globals: list[_Check] = []
         self._cells: list[tuple[types.CellType, Any]] = []
-        self.is_lasting = not has_code or self._look_at(function, set())
+        self.is_lasting = not holds & CODE or self._look_at(function, set())
 
     def is_right(self) -> bool:
         """Whether nothing that was looked at has changed."""
+        if self._place is not None:
+            named, scope, name = self._place
+            return scope.get(name) is named()
         for reference, parts in self._parts:
             function = reference()
             if function is None or _parts_of(function) != parts:
@@ -396,10 +419,17 @@ class _Known:
         if isinstance(value, (tuple, frozenset)):
             return all(self._is_steady(item, seen) for item in value)
         if isinstance(value, types.ModuleType):
-            return not is_own_source(value)
+            return True
         if isinstance(value, types.FunctionType):
             return self._look_at(value, seen) if goes_by_value(value) else True
         return isinstance(value, type) and not goes_by_value(value)
+
+
+def _place_of(function: types.FunctionType) -> tuple[weakref.ref[types.FunctionType], dict[str, Any], str] | None:
+    module = sys.modules.get(function.__module__)
+    if module is None or vars(module).get(function.__qualname__) is not function:
+        return None
+    return weakref.ref(function), vars(module), function.__qualname__
 
 
 def _parts_of(function: types.FunctionType) -> tuple[Any, ...]:
@@ -427,30 +457,58 @@ _functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 _made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = weakref.WeakKeyDictionary()
 
 
-def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
+def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int]:
     """Pickle a function for engines, once for as long as nothing that it is made of has changed.
 
     Returns
     -------
     function : Function
         What sessions submit. Its pickle is sent once a session.
-    has_code : bool
-        Whether it goes by value.
+    holds : int
+        What its pickle holds, as `dumps` tells it.
     """
     kind = type(function)
     known = known_of(function)
     if known is not None:
         return known
-    blob, has_code = _dump_function(function)
-    made = _make(function, None, blob, has_code)
+    blob, holds = _dump_function(function)
+    made = _make(function, None, blob, holds)
     if kind is types.FunctionType:
-        noted = _Known(function, made, has_code)  # type: ignore[arg-type]
+        noted = _Known(function, made, holds)  # type: ignore[arg-type]
         if noted.is_lasting:
             _functions[function] = noted
-    return made, has_code
+    return made, holds
 
 
-def known_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool] | None:
+def equipped(function: _furlong.Function, holds: int) -> tuple[_furlong.Function, bool]:
+    """Give a function as it is submitted: with the modules of the user's own that the call needs.
+
+    Parameters
+    ----------
+    function : Function
+        As `function_of` gives it.
+    holds : int
+        What it and its arguments hold.
+
+    Returns
+    -------
+    function : Function
+        The same, if there is nothing to add.
+    has_code : bool
+        Whether something goes by value.
+    """
+    if holds & MODULES:
+        function = _modules.current().equip(function, _dump_settings) or function
+    return function, bool(holds & CODE)
+
+
+def _dump_settings(value: Any) -> bytes:
+    file = io.BytesIO()
+    _code_pickler()(file, 4).dump(value)
+    return file.getvalue()
+
+
+def known_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int] | None:
     """Give what `function_of` would, if it need not pickle."""
     if type(function) is not types.FunctionType:
         return None
@@ -461,62 +519,63 @@ def known_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool] | N
 _mapped: weakref.WeakKeyDictionary[Any, dict[bool, _Known]] = weakref.WeakKeyDictionary()
 
 
-def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> tuple[_furlong.Function, bool]:
+def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any]) -> tuple[_furlong.Function, int]:
     """Pickle a function within what calls it with many items, once like `function_of`."""
     if type(f) is types.FunctionType:
         known = _mapped.get(f, {}).get(return_exceptions)
         if known is not None and known.is_right():
             return known.answer
-    blob, has_code = _dump_function(wrap(f, return_exceptions))
-    made = _make(f, return_exceptions, blob, has_code)
+    blob, holds = _dump_function(wrap(f, return_exceptions))
+    made = _make(f, return_exceptions, blob, holds)
     if type(f) is types.FunctionType:
-        known = _Known(f, made, has_code)
+        known = _Known(f, made, holds)
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
-    return made, has_code
+    return made, holds
 
 
-def _make(function: Any, wrapped: bool | None, blob: bytes, has_code: bool) -> _furlong.Function:
+def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furlong.Function:
     """Make of a pickle what sessions submit; what was made last of the function, if its pickle is the same."""
     can_be_kept = type(function) in (types.FunctionType, functools.partial)
     last = _made.get(function, {}).get(wrapped) if can_be_kept else None
     if last is not None and last.is_of(blob):
         return last
     kept = not isinstance(function, Reference)
-    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
+    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, bool(holds & CODE), support(), kept)
     if can_be_kept:
         _made.setdefault(function, {})[wrapped] = made
     return made
 
 
-def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
+def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
     """Pickle a function into one buffer: it may hold arrays, but is sent once."""
     file = io.BytesIO()
+    plain = _PlainPickler(file, 5)
     try:
-        _PlainPickler(file, 5).dump(function)
+        plain.dump(function)
     except _NeedsCodeError:
         pass
     except Exception:  # noqa: S110 - what plain pickle cannot do, cloudpickle may
         pass
     else:
-        return file.getvalue(), False
+        return file.getvalue(), MODULES if plain.has_modules else False
     try:
-        return _dump_code(function, frozenset()), True
+        return _dump_code(function, frozenset())
     except Exception as error:
         # On engines each may have one of its own, as a lock or a connection to a database.
         left_out = frozenset(_names_without_pickle(function))
         with contextlib.suppress(Exception):
             if left_out:
-                return _dump_code(function, left_out), True
+                return _dump_code(function, left_out)
         raise _described(function, f"the function {name_of(function)}", error) from error
 
 
-def _dump_code(function: Callable[..., Any], left_out: frozenset[str]) -> bytes:
+def _dump_code(function: Callable[..., Any], left_out: frozenset[str]) -> tuple[bytes, int]:
     file = io.BytesIO()
     pickler = _code_pickler()(file, 5)
     pickler.scope = _globals.Scope(function, left_out)
     pickler.dump(function)
-    return file.getvalue()
+    return file.getvalue(), CODE | MODULES if pickler.has_modules else CODE
 
 
 def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from furlong import _definitions
+
 
 def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
     """Load a value that holds code objects, which only the same version of Python can read."""
@@ -47,6 +49,13 @@ def _level_of_user() -> int:
 
 
 _warned_of: set[str] = set()
+
+
+# What definitions by value refer to. Those of this process are the originals of what it has sent.
+_definitions.Receiving.binds_names = True
+for _function in _definitions.PUBLIC:
+    globals()[_function.__name__] = _function
+
 
 # Whose values this thread loads: the task's engine, for errors among them.
 _loading = threading.local()

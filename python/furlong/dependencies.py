@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from furlong import _modules
 from furlong._checks import described
 from furlong.errors import UnmetDependency
 
@@ -225,5 +226,6 @@ class _Requires:
         from furlong._remote import EngineFunction, OnEngine, is_of_main
 
         f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) and not is_of_main(self.f) else self.f
-        call = functools.partial(OnEngine("call_with"), f, self._modules, self._names)
+        modules = [_modules.named(name) for name in self._modules]
+        call = functools.partial(OnEngine("call_with"), f, modules, self._names)
         return call.__reduce__()  # type: ignore[return-value]

@@ -82,7 +82,7 @@ class DirectView(View):
         about: About,
         *,
         targets: Any = None,
-        has_code: bool = False,
+        holds: int = False,
         decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
         abort: bool = True,
     ) -> AsyncResult:
@@ -90,6 +90,7 @@ class DirectView(View):
         engines = self._engines(targets)
         options = self._task_options(abort and self._aborts, about.label)
         session = self.client._session
+        function, has_code = _pickling.equipped(function, holds) if holds else (function, False)
         tasks = session.submit_to(engines, function, codec, data, options, has_code)
         for task in tasks:
             self._submitted.add(task.number)
@@ -100,10 +101,10 @@ class DirectView(View):
         return result
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        function, has_code = self._prepared(f)
-        data, args_have_code = _pickling.dumps_call(args, kwargs)
+        function, holds = self._prepared(f)
+        data, args_hold = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
-        result = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
+        result = self._submit(function, "pickle", data, about, holds=holds | args_hold)
         return self._finish(result, block)
 
     def execute(
@@ -176,11 +177,11 @@ class DirectView(View):
         check_names(ns)
         _globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
-        data, has_code = _pickling.dumps_pushed(values)
+        data, holds = _pickling.dumps_pushed(values)
         about = self._about("push")
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
-        function = _pickling.function_of(OnEngine("push"))[0] if has_code else _furlong.Function.push()
-        result = self._submit(function, "pickle", data, about, targets=targets, has_code=has_code)
+        function = _pickling.function_of(OnEngine("push"))[0] if holds else _furlong.Function.push()
+        result = self._submit(function, "pickle", data, about, targets=targets, holds=holds)
         return self._finish(result, block)
 
     def _value(self, value: Any) -> Any:

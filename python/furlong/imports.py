@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from furlong import _modules
+
 if TYPE_CHECKING:
     from furlong.direct import DirectView
 
@@ -36,6 +38,9 @@ def imports_on(view: DirectView, quiet: bool) -> Iterator[None]:
                     print(f"importing {', '.join(fromlist)} from {name} on engine(s)")
                 else:
                     print(f"importing {name} on engine(s)")
+            own = _modules.named(name)
+            if type(own) is _modules.ModuleName:
+                view.apply_sync(len, own)  # so that the engines have it
             view.execute(code, block=True)
         finally:
             is_within = False

@@ -36,13 +36,13 @@ class Work:
     """What a map does: its function, its items, and how their tasks are submitted."""
 
     def __init__(
-        self, view: View, function: _furlong.Function, has_code: bool, about: About, columns: list[Any], in_place: bool
+        self, view: View, function: _furlong.Function, holds: int, about: About, columns: list[Any], in_place: bool
     ) -> None:
         self.about = about
         self.columns = columns
         self.in_place = in_place
         self._view = view
-        self._function, self._has_code = function, has_code
+        self._function, self._holds = function, holds
         #: How often items that have failed run again.
         self.retries = _error_retries(view)
         #: Whether an item must not run again because of others, so that each has a task of its own.
@@ -75,16 +75,16 @@ class Work:
             chunk = [column[first:last] for column in self.columns]
         else:
             chunk = [[column[begin + place] for place in places] for column in self.columns]
-        data, has_code = _pickling.dumps_items(chunk, first, exact)
-        has_code = has_code or self._has_code
+        data, holds = _pickling.dumps_items(chunk, first, exact)
+        function, has_code = _pickling.equipped(self._function, holds | self._holds)
         options = self.options()
         if engine is None and self._view.targets is not None:
             engine = self._view._next_engine()  # type: ignore[attr-defined]
-        call = (self._function, "pickle", data, options, has_code)
+        call = (function, "pickle", data, options, has_code)
         session = self.about.client._session
         task = session.submit(*call) if engine is None else session.submit_to([engine], *call)[0]
         self._view._submitted.add(task.number)
-        made_of = (self._view, self._function, "pickle", data, self.about, has_code, None, options, engine)
+        made_of = (self._view, function, "pickle", data, self.about, has_code, None, options, engine)
         return task, sum(len(buffer) for buffer in data), made_of
 
     def elsewhere(self, tried: set[int]) -> int | None:

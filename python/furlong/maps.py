@@ -40,7 +40,7 @@ class _Mapped:
         raise RuntimeError("it is only called on engines")
 
 
-def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, bool]:
+def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, int]:
     from furlong._remote import EngineFunction, Reference, is_interactive
 
     if not callable(f):
@@ -81,9 +81,9 @@ def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
 
 
 def _work(view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None) -> Work:
-    function, has_code = _mapped(view, f, return_exceptions)
+    function, holds = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
-    work = Work(view, function, has_code, about, columns, return_exceptions)
+    work = Work(view, function, holds, about, columns, return_exceptions)
     work.options()  # it raises here what is wrong with flags
     return work
 

@@ -217,8 +217,8 @@ class View(ViewNames):
                 known[name] = about
         return about
 
-    def _prepared(self, f: Any) -> tuple[_furlong.Function, bool]:
-        """Give a function as sessions submit it, and whether it holds code."""
+    def _prepared(self, f: Any) -> tuple[_furlong.Function, int]:
+        """Give a function as sessions submit it, and what its pickle holds."""
         if self._cloudpickle and not is_interactive(f):
             known = _pickling.known_of(f)
             if known is not None:
@@ -458,12 +458,13 @@ class LoadBalancedView(View):
         data: Sequence[Any],
         about: About,
         *,
-        has_code: bool = False,
+        holds: int = False,
         decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
     ) -> Part:
         """Submit one task."""
         options = self._task_options(False, about.label)
         session = self.client._session
+        function, has_code = _pickling.equipped(function, holds) if holds else (function, False)
         if self.targets is None:
             task = session.submit(function, codec, data, options, has_code)
         else:
@@ -501,10 +502,10 @@ class LoadBalancedView(View):
         return chosen
 
     def _apply(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any], block: bool) -> Any:
-        function, has_code = self._prepared(f)
-        data, args_have_code = _pickling.dumps_call(args, kwargs)
+        function, holds = self._prepared(f)
+        data, args_hold = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
-        part = self._submit(function, "pickle", data, about, has_code=has_code or args_have_code)
+        part = self._submit(function, "pickle", data, about, holds=holds | args_hold)
         result = AsyncResult((part,), True)
         self.client._note(result)
         return self._finish(result, block)

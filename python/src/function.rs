@@ -28,7 +28,18 @@ pub struct Function {
     call: CallSpec,
     /// For the second call and later ones.
     often: Option<CallSpec>,
+    /// The pickle, if it is one.
+    pickle: Option<Pickle>,
     was_called: AtomicBool,
+}
+
+/// A pickled function, and what else its call says.
+#[derive(Debug)]
+struct Pickle {
+    function: PickledFunction,
+    python: (u8, u8),
+    has_code: bool,
+    kept: bool,
 }
 
 /// A pickle that is longer is sent once a session from the second call on.
@@ -48,7 +59,7 @@ impl Function {
     }
 
     fn once(call: CallSpec) -> Self {
-        Self { call, often: None, was_called: AtomicBool::new(false) }
+        Self { call, often: None, pickle: None, was_called: AtomicBool::new(false) }
     }
 }
 
@@ -66,8 +77,16 @@ impl Function {
     fn pickled(name: String, blob: &[u8], python: (u8, u8), has_code: bool, support: &Support, kept: bool) -> Self {
         let function = PickledFunction::new(name, blob.to_vec(), python);
         let function = function.has_code(has_code).kept(kept).support(&support.support);
+        let pickle = Pickle { function: function.clone(), python, has_code, kept };
         let often = (blob.len() > SHORT_BYTES && kept).then(|| CallSpec::pickled(Arc::new(function.clone().defined())));
-        Self { often, ..Self::once(CallSpec::pickled(Arc::new(function))) }
+        Self { often, pickle: Some(pickle), ..Self::once(CallSpec::pickled(Arc::new(function))) }
+    }
+
+    /// The same pickled function with something behind its pickle and other support; none if it is no pickle.
+    fn with_support(&self, mark: &[u8], support: &Support) -> Option<Self> {
+        let Pickle { function, python, has_code, kept } = self.pickle.as_ref()?;
+        let blob = [&function.blob()[..], mark].concat();
+        Some(Self::pickled(function.name().to_owned(), &blob, *python, *has_code, support, *kept))
     }
 
     /// A Python function that the engine finds as `module:name`.

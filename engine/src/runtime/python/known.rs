@@ -15,8 +15,7 @@ use crate::runtime::Job;
 pub(super) struct Known {
     sources: Sources,
     functions: Functions,
-    /// The text of a client's module `cloudpickle` was sent: the first one is the one that counts.
-    has_support: bool,
+    supports: Supports,
 }
 
 /// What a request has to say of its function.
@@ -24,7 +23,8 @@ pub(super) struct Known {
 pub(super) struct Unknown {
     /// The source text or the pickle, if the interpreter does not have it.
     pub(super) function: Option<Bytes>,
-    /// The text of the client's `cloudpickle`, if the interpreter has none yet.
+    /// What the function's client sends along with it, its `cloudpickle` and its modules, if the interpreter does not
+    /// have the same.
     pub(super) support: Bytes,
 }
 
@@ -55,7 +55,7 @@ impl Known {
             }
             (None, None) => return Err(CannotAsk::FunctionMissing),
         };
-        let support = if self.has_support { Bytes::new() } else { support };
+        let support = if self.supports.contains(&support) { Bytes::new() } else { support };
         Ok(Unknown { function: Some(function), support })
     }
 
@@ -66,7 +66,6 @@ impl Known {
             Call::Source { hash, .. } if self.sources.contains(hash) => 0,
             Call::Source { source, .. } => source.as_ref().map_or_else(defined, |source| source.len()),
             Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => 0,
-            Call::Pickled(PickledCall { blob: Some(blob), .. }) if self.has_support => blob.len(),
             Call::Pickled(PickledCall { blob, .. }) => blob.as_ref().map_or(0, |blob| blob.len()) + defined(),
             _ => 0,
         }
@@ -74,7 +73,9 @@ impl Known {
 
     /// A request of this call, with what it has to say of its function, goes out now.
     pub(super) fn note(&mut self, call: &Call, unknown: &Unknown) {
-        self.has_support |= !unknown.support.is_empty();
+        if !unknown.support.is_empty() {
+            self.supports.note(unknown.support.clone());
+        }
         match call {
             Call::Source { hash, .. } => self.sources.note(*hash),
             Call::Pickled(PickledCall { hash: Some(hash), .. }) => {
@@ -102,6 +103,25 @@ impl Sources {
         if self.hashes.len() > SOURCES_MAX {
             self.hashes.remove(0);
         }
+    }
+}
+
+/// What clients have sent along with functions, the latest last: the same list as `Libraries` in `modules.py`.
+#[derive(Debug, Default)]
+struct Supports {
+    texts: VecDeque<Bytes>,
+}
+
+impl Supports {
+    fn contains(&self, text: &Bytes) -> bool {
+        self.texts.contains(text)
+    }
+
+    fn note(&mut self, text: Bytes) {
+        if self.texts.len() == SUPPORTS_MAX {
+            self.texts.pop_front();
+        }
+        self.texts.push_back(text);
     }
 }
 
@@ -134,6 +154,8 @@ impl Functions {
 
 /// The same number as `SOURCES_MAX` in `sources.py`.
 const SOURCES_MAX: usize = 64;
+/// The same number as `LIBRARIES_MAX` in `modules.py`.
+const SUPPORTS_MAX: usize = 64;
 /// The same number as `FUNCTIONS_MAX` in `pickles.py`.
 const FUNCTIONS_MAX: usize = 1024;
 /// The same number as `FUNCTION_BYTES_MAX` in `pickles.py`.

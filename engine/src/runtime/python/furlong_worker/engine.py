@@ -7,7 +7,7 @@ import types
 from typing import Any, Sequence
 
 import furlong_worker
-from furlong_worker import maps, scopes
+from furlong_worker import definitions, maps, scopes
 from furlong_worker.namespace import Namespace, find_rank
 
 
@@ -62,7 +62,8 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
     for public in (Reference, current_engine, engine_function, evaluate, pull, push):
         public.__module__ = "furlong_worker"
         setattr(furlong_worker, public.__name__, public)
-    for public in (maps.call_if, maps.call_with, maps.map_items, scopes.main_function, scopes.set_main_function):
+    functions = (maps.call_if, maps.call_with, maps.map_items, scopes.main_function, scopes.set_main_function)
+    for public in (*functions, *definitions.PUBLIC):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
 

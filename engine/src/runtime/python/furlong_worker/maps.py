@@ -238,29 +238,7 @@ class Failed:
         return _FAILED, (*self._parts, engine, self._details)
 
 
-class _ClientModule:
-    """A module that only clients have, by the import that loads it there."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return importlib.import_module, ("furlong._wire",)
-
-
-class _ClientFunction:
-    """A function of that module."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, *_: object) -> None:
-        """Be what pickle takes for a function."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (_MODULE, self._name)
-
-
-# One of each, so that a pickle names it once.
-_MODULE = _ClientModule()
-_FAILED, _KEPT, _ITEMS = (_ClientFunction(name) for name in ("failed", "kept", "items"))
+_FAILED, _KEPT, _ITEMS = (pickles.ClientFunction(name) for name in ("failed", "kept", "items"))
 
 
 def call_with(

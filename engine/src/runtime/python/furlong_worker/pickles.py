@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import copyreg
 import functools
+import importlib
 import importlib.machinery
 import importlib.util
 import io
@@ -17,7 +18,8 @@ import types
 import zlib
 from typing import Any, Callable, Sequence
 
-from furlong_worker import Buffer, paths, scopes
+from furlong_worker import Buffer, modules, paths, scopes
+from furlong_worker.definitions import Reducer, find_here
 from furlong_worker.sources import MODULE_PREFIX
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -29,8 +31,10 @@ FUNCTIONS_MAX = 1024
 FUNCTION_BYTES_MAX = 256 * 1024 * 1024
 
 NONE = pickle.dumps(None, protocol=5)
+# Where global names of functions have those that are lent to them.
+LENT = "__furlong_lent__"
 # What only the same version of Python can load, as cloudpickle writes it.
-MARKS_OF_CODE = (b"_make_function", b"_make_skel", b"CodeType")
+MARKS_OF_CODE = (b"_make_function", b"make_class", b"CodeType")
 # Opcodes of a pickle, for the few that are written here.
 START, MARK, END = b"\x80\x05cfurlong._wire\n", b"(", b"tR."
 LOAD_CODE, LOAD_NOTED = b"load_code\n(", b"load_noted\n("
@@ -40,11 +44,13 @@ SMALL_INT, LONG_TEXT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8d", b"\x8e", b
 class PickledFunction:
     """A function as it came, and what was made of it once a call needed it."""
 
-    __slots__ = ("blob", "is_kept", "lent", "record", "value")
+    __slots__ = ("blob", "equipment", "is_kept", "lent", "record", "value")
 
-    def __init__(self, blob: bytes, is_kept: bool) -> None:
+    def __init__(self, blob: bytes, is_kept: bool, equipment: modules.Equipment | None = None) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
+        # The modules of the client that it and its arguments need.
+        self.equipment = equipment
         self.value: Callable[..., Any] | None = None
         # Global names of its functions whose globals are the namespace.
         self.record: scopes.Record | None = None
@@ -66,10 +72,14 @@ class PickledFunction:
         """Let it find in the engine's namespace, as that is now, what it did not bring along."""
         namespace = vars(sys.modules["__main__"])
         for scope, name in self.lent:
+            # What the code has set itself since is its own.
+            lent = scope.setdefault(LENT, {})
+            if name in scope and scope[name] is not lent.get(name, lent):
+                continue
             if name in namespace:
-                scope[name] = namespace[name]
-            else:
-                scope.pop(name, None)
+                scope[name] = lent[name] = namespace[name]
+            elif name in lent:
+                del scope[name], lent[name]
 
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
@@ -98,16 +108,20 @@ class Functions:
         self._known: dict[bytes, tuple[PickledFunction, int]] = {}
         self._bytes = 0
         self._named: list[PickledFunction] = []
+        self._libraries = modules.Libraries()
 
     def find(self, digest: Buffer) -> PickledFunction:
         """Find the function of a request whose engine knows that it is here."""
         return self._known[bytes(digest)][0]
 
     def add(self, digest: Buffer, blob: Buffer, support: Buffer) -> PickledFunction:
-        """Keep a new one, unless it has no hash; and the text of cloudpickle, if it came with it."""
+        """Keep a new one, unless it has no hash; and what its client has sent along with it."""
         if support:
-            _Support.install(bytes(support))
-        function = PickledFunction(bytes(blob), len(digest) > 0)
+            text = self._libraries.take(bytes(support))
+            if text:
+                _Support.install(text)
+        blob = bytes(blob)
+        function = PickledFunction(blob, len(digest) > 0, self._libraries.find(blob))
         if function.is_kept:
             length = memoryview(blob).nbytes
             self._known[bytes(digest)] = function, length
@@ -144,11 +158,15 @@ def _names_to_lend(value: Any) -> list[tuple[dict[str, Any], str]]:
             parts = [value.__func__]
         elif isinstance(value, types.FunctionType):
             scope = value.__globals__
-            module = sys.modules.get(scope.get("__name__", ""))
-            if module is not None and vars(module) is scope:
-                continue
             names = _names_of(value.__code__)
-            lent += [(scope, name) for name in names if name not in scope and not hasattr(builtins, name)]
+            module = sys.modules.get(scope.get("__name__", ""))
+            lacking = {name for name in names if not hasattr(builtins, name)}
+            lacking = {name for name in lacking if name not in scope or name in scope.get(LENT, ())}
+            if module is not None and vars(module) is scope:
+                if not modules.is_of_library(module):
+                    continue
+                lacking &= modules.globals_read(value.__code__)
+            lent += [(scope, name) for name in lacking]
             parts = [scope[name] for name in names if name in scope]
             parts += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
         for part in parts:
@@ -288,18 +306,72 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
             f"send them, is not there: install it for {sys.executable}",
             name="cloudpickle",
         ) from error
-    register = getattr(cloudpickle, "register_pickle_by_value", None)
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE_PREFIX)]
-    for module in modules if register is not None else ():
-        register(module)
+    dumps = functools.partial(_dump_code, _code_pickler(cloudpickle))
     try:
-        parts = dump_with(cloudpickle.dumps, value)
+        parts = dump_with(dumps, value)
     except Exception as error:
-        raise _unpicklable(value, error, cloudpickle.dumps) from error
+        raise _unpicklable(value, error, dumps) from error
     data, *views = parts
     if any(mark in data for mark in MARKS_OF_CODE):  # type: ignore[operator]
         return _wrap_code(bytes(data), views)
     return parts
+
+
+def _dump_code(pickler: Any, value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
+    file = io.BytesIO()
+    pickler(file, protocol, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+@functools.lru_cache(maxsize=1)
+def _code_pickler(cloudpickle: Any) -> Any:
+    """Make cloudpickle's pickler one that lets clients find the definitions that they have."""
+    reducer = Reducer(ClientFunction)
+
+    class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Cloudpickle, with definitions that never write to what a client has."""
+
+        def reducer_override(self, value: Any) -> Any:
+            reduced = reducer.reduce(value, _goes_by_value)
+            if reduced is not NotImplemented:
+                return reduced
+            if type(value) is types.FunctionType and is_ours(value.__module__):
+                return self._dynamic_function_reduce(value)
+            return super().reducer_override(value)
+
+    return CodePickler
+
+
+class _ClientModule:
+    """A module that only clients have, by the import that loads it there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("furlong._wire",)
+
+
+class ClientFunction:
+    """A function of that module."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *_: object) -> None:
+        """Be what pickle takes for a function."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (_MODULE, self._name)
+
+
+# One of each, so that a pickle names it once.
+_MODULE = _ClientModule()
+
+
+def _goes_by_value(value: Any) -> bool:
+    """Whether clients have no such class or the like by its name."""
+    module = getattr(value, "__module__", None)
+    if is_ours(module):
+        return True
+    return find_here(module, getattr(value, "__qualname__", None) or getattr(value, "__name__", "")) is not value
 
 
 def _unpicklable(value: Any, error: Exception, dumps: Callable[[Any], object]) -> TypeError:

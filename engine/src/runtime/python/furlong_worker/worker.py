@@ -25,7 +25,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine, maps
+from furlong_worker import Buffer, engine, maps, modules
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
@@ -323,6 +323,8 @@ class Worker:
             self._helpers.note()
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
+        if pickled.equipment is not None:
+            modules.use(pickled.equipment)
         function = pickled.value
         if function is None:
             function = self.channel.functions.load(pickled)
@@ -518,6 +520,7 @@ def main() -> None:
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
+    modules.install()
     channel = Channel(requests, *_receive_files(requests))
     worker = Worker(channel)
     atexit.register(_flush_files)  # before all others, so that it is called after them

@@ -35,10 +35,13 @@ fn at_client(data: &[Bytes], expression: &str) -> String {
         \x20   versions.append((major, minor) == sys.version_info[:2])\n\
         \x20   return pickle.loads(inner, buffers=buffers)\n\
         sys.modules['furlong'] = types.ModuleType('furlong')\n\
-        sys.modules['furlong._wire'] = wire = types.ModuleType('furlong._wire')\nwire.load_code = load_code\n\
+        sys.modules['furlong._wire'] = wire = types.ModuleType('furlong._wire')\n\
+        exec(open('DEFINITIONS').read(), vars(wire))\nwire.load_code = load_code\n\
         buffers = [bytes.fromhex(line) for line in sys.stdin]\n\
         value = pickle.loads(buffers[0], buffers=buffers[1:])\nprint(repr((EXPRESSION)).encode().hex())";
-    let out = run_python(&script.replace("EXPRESSION", expression), data);
+    let definitions = concat!(env!("CARGO_MANIFEST_DIR"), "/src/runtime/python/furlong_worker/definitions.py");
+    let script = script.replace("DEFINITIONS", definitions).replace("EXPRESSION", expression);
+    let out = run_python(&script, data);
     String::from_utf8(out[0].to_vec()).unwrap()
 }
 
