@@ -21,10 +21,12 @@ mod fetch;
 mod finish;
 mod from_client;
 mod from_engine;
+mod grants;
 #[cfg(any(test, feature = "invariants"))]
 pub mod invariants;
 pub mod journal;
 mod kept;
+mod lending;
 mod numbered;
 mod orphans;
 pub(crate) mod output;
@@ -60,6 +62,7 @@ use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
+use grants::Grants;
 use journal::{Entry, Journal};
 use kept::Kept;
 use numbered::Numbered;
@@ -161,6 +164,7 @@ pub struct Core {
     config: Config,
     connections: BTreeMap<ConnectionId, Connected>,
     authority: Authority,
+    grants: Grants,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
@@ -243,6 +247,7 @@ impl Core {
             config,
             connections: BTreeMap::new(),
             authority: Authority::default(),
+            grants: Grants::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
             engines: Engines::new(roster),

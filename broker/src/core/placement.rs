@@ -30,13 +30,15 @@ pub struct Demands {
     pub require: Vec<String>,
     /// Labels of which the engine must have one, if there are any.
     pub scopes: Vec<String>,
+    /// How many tasks above it wait for it, see [`super::lending`].
+    pub depth: u32,
 }
 
 impl Demands {
     /// The demands of a task.
-    pub fn new(runtime: Runtime, require: &[String], scopes: &[String]) -> Self {
+    pub fn new(runtime: Runtime, require: &[String], scopes: &[String], depth: u32) -> Self {
         let ascending: BTreeSet<&String> = require.iter().collect();
-        Self { runtime, require: ascending.into_iter().cloned().collect(), scopes: scopes.to_vec() }
+        Self { runtime, require: ascending.into_iter().cloned().collect(), scopes: scopes.to_vec(), depth }
     }
 
     /// Whether engines of a class meet them.
@@ -78,6 +80,13 @@ pub struct Placement {
     classes: BTreeSet<ClassId>,
 }
 
+impl Placement {
+    /// Whether engines of a class meet the demands.
+    pub fn has_class(&self, class: ClassId) -> bool {
+        self.classes.contains(&class)
+    }
+}
+
 #[cfg(any(test, feature = "invariants"))]
 impl Placement {
     /// Unfinished tasks that name it.
@@ -113,7 +122,7 @@ impl Default for Placements {
             classes_made: 0,
         };
         for &runtime in Runtime::ALL {
-            placements.add(Demands { runtime, require: Vec::new(), scopes: Vec::new() });
+            placements.add(Demands::new(runtime, &[], &[], 0));
         }
         placements
     }
@@ -126,25 +135,32 @@ impl Placements {
         runtime: Runtime,
         require: &[String],
         scopes: &[String],
+        depth: u32,
         tasks: u64,
     ) -> Option<PlacementId> {
-        let id = if require.is_empty() && scopes.is_empty() {
+        let id = if require.is_empty() && scopes.is_empty() && depth == 0 {
             let plain = Runtime::ALL.iter().position(|known| *known == runtime);
             PlacementId(plain.expect("`ALL` has all of them") as u32)
         } else {
-            self.of_demands(runtime, require, scopes)?
+            self.of_demands(runtime, require, scopes, depth)?
         };
         self.get_mut(id).tasks += tasks;
         Some(id)
     }
 
-    fn of_demands(&mut self, runtime: Runtime, require: &[String], scopes: &[String]) -> Option<PlacementId> {
+    fn of_demands(
+        &mut self,
+        runtime: Runtime,
+        require: &[String],
+        scopes: &[String],
+        depth: u32,
+    ) -> Option<PlacementId> {
         let is_same =
-            |Demands { runtime: r, require: l, scopes: s }: &Demands| *r == runtime && l == require && s == scopes;
+            |it: &Demands| it.runtime == runtime && it.require == require && it.scopes == scopes && it.depth == depth;
         if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
             return Some(id);
         }
-        let demands = Demands::new(runtime, require, scopes);
+        let demands = Demands::new(runtime, require, scopes, depth);
         let id = match self.by_demands.get(&demands) {
             Some(id) => *id,
             None if self.table.len() >= PLACEMENTS_MAX => return None,
@@ -272,17 +288,17 @@ mod tests {
     fn demands_meet_classes_whichever_comes_first() {
         let mut placements = Placements::default();
         let plain = placements.enter_class(class(&[Runtime::Python], &[]));
-        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 1).unwrap();
+        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 0, 1).unwrap();
         let both = placements.enter_class(class(&[Runtime::Python], &["gpu", "big"]));
-        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 1).unwrap();
-        let any = placements.enter(Runtime::Python, &[], &[], 1).unwrap();
-        let native = placements.enter(Runtime::Native, &[], &[], 1).unwrap();
+        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
+        let any = placements.enter(Runtime::Python, &[], &[], 0, 1).unwrap();
+        let native = placements.enter(Runtime::Native, &[], &[], 0, 1).unwrap();
         let classes = |id| placements.classes(id).collect::<Vec<_>>();
         assert_eq!(classes(gpu), [both]);
         assert_eq!(classes(scoped), [both]);
         assert_eq!(classes(any), [plain, both]);
         assert!(classes(native).is_empty());
-        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 1), Some(gpu));
+        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 0, 1), Some(gpu));
         placements.leave_class(both);
         assert!(placements.classes(gpu).next().is_none() && !placements.fits(any, both));
     }
@@ -293,7 +309,7 @@ mod tests {
         let plain = placements.table.len();
         for round in 0..3 {
             let ids: Vec<_> = (0..PLACEMENTS_MAX)
-                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 1))
+                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1))
                 .collect();
             assert_eq!(ids.len(), PLACEMENTS_MAX - plain);
             ids.into_iter().for_each(|id| placements.leave(id));

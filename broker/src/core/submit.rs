@@ -70,7 +70,12 @@ impl Core {
             if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
         match refusal {
             Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
-            None => self.place(now, key, &submit.payload, options.as_deref(), stored, tasks),
+            None => {
+                let placed: Vec<TaskKey> = if shared { Vec::new() } else { tasks.iter().copied().collect() };
+                self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
+                self.refuse_circles(now, key, &placed);
+                Ok(())
+            }
         }
     }
 
@@ -104,11 +109,12 @@ impl Core {
         submit: &Submit,
         tasks: u64,
     ) -> Result<super::placement::PlacementId, super::placement::PlacementId> {
-        let scopes = self.sessions.get(key).map_or(&[][..], |session| &session.claims.scopes);
+        let session = self.sessions.get(key);
+        let (scopes, depth) = session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
-        let entered = self.placements.enter(submit.runtime, require, scopes, tasks);
+        let entered = self.placements.enter(submit.runtime, require, scopes, depth, tasks);
         entered.ok_or_else(|| {
-            self.placements.enter(submit.runtime, &[], &[], tasks).expect("the plain demands are always there")
+            self.placements.enter(submit.runtime, &[], &[], 0, tasks).expect("the plain demands are always there")
         })
     }
 

@@ -224,7 +224,9 @@ mod tests {
 
     #[test]
     fn limits_are_tasks_and_bytes() {
-        let of = |unfinished_tasks_max, payload_bytes_max| Ok(TokenLimits { unfinished_tasks_max, payload_bytes_max });
+        let of = |unfinished_tasks_max, payload_bytes_max| {
+            Ok(TokenLimits { unfinished_tasks_max, payload_bytes_max, no_nested: false })
+        };
         assert_eq!(limits("tasks=1000,payload=1G"), of(1000, 1 << 30));
         assert_eq!(limits("payload=512M"), of(0, 512 << 20));
         assert_eq!(limits("payload=5000"), of(0, 5000));

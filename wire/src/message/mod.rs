@@ -29,8 +29,8 @@ pub use client::{
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
-    EngineShutdown, Forget, HeldWork, NeedBlob, Register, Registered, Release, Secret, Share, SignalAttempts, Slot,
-    SlotDown, Slots, Unshare, Work,
+    EngineShutdown, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register, Registered, Release, Secret, Share,
+    SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
@@ -164,6 +164,8 @@ messages! {
         60 Unshare(Unshare),
         /// Work that outlived a connection, or the broker, is wanted.
         61 Adopt(Adopt),
+        /// The answer to a grant.
+        62 Granted(Granted),
     }
 }
 
@@ -194,6 +196,12 @@ messages! {
         71 SlotDown(SlotDown),
         /// The process takes nothing new.
         72 Draining(Draining),
+        /// A running attempt wants to let a client of its own in.
+        73 Grant(Grant),
+        /// A running attempt waits for tasks: its slot is lent.
+        74 Lent(Lent),
+        /// Attempts that no longer wait.
+        75 Back(Attempts),
     }
 }
 

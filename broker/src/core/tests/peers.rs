@@ -877,5 +877,5 @@ pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Pee
     };
     let hello =
         HelloBody { token: Vec::new(), session, incarnation, role, software: "test".into(), payload_credit_bytes: 0 };
-    Peer { claims, hello, address: "inproc".into() }
+    Peer { claims, hello, address: "inproc".into(), pass: None }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use furlong_wire::call::{RemoteError, ReplyHeader};
+use furlong_wire::ids::PassKey;
 use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -109,6 +110,11 @@ impl PythonSlot {
         is_queued
     }
 
+    /// Answers a job that has asked to let a client in: with the door of the cluster, or why not.
+    pub fn pass(&self, key: PassKey, answer: Result<String, String>) {
+        self.tell(Command::Pass { key, answer });
+    }
+
     fn tell(&self, command: Command) {
         // The task ends only after this sender, or with the runtime.
         let _ = self.commands.send(command);
@@ -139,6 +145,8 @@ pub(super) enum Command {
     Restart,
     /// The engine's id is known.
     EngineId(u32),
+    /// A key that a job has asked to let in: the door of the cluster, or why not.
+    Pass { key: PassKey, answer: Result<String, String> },
 }
 
 /// What a slot, its task and its session share.
@@ -220,7 +228,7 @@ impl SlotTask {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
                 // It has ended with its interpreter.
-                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {}
+                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) | Command::Pass { .. } => {}
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
 
 mod control;
 mod death;
@@ -41,6 +41,7 @@ struct Fixture {
     downs: Vec<String>,
     recalled: Vec<u64>,
     published: HashMap<u64, Published>,
+    asked: Vec<(u64, Ask)>,
 }
 
 impl Fixture {
@@ -55,7 +56,7 @@ impl Fixture {
         let (output, replies) = (HashMap::new(), HashMap::new());
         let (recalled, published) = (Vec::new(), HashMap::new());
         let (stray, downs) = (String::new(), Vec::new());
-        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published }
+        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published, asked: Vec::new() }
     }
 
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
@@ -90,6 +91,7 @@ impl Fixture {
             SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
+            SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
             SlotEvent::Published { attempt, latest } => {
                 assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
                 self.published.extend(latest.take_if(|_| true).map(|published| (attempt, published)));
