@@ -175,7 +175,8 @@ pub fn limits_in_words(limits: TokenLimits) -> String {
         .then(|| format!("{} at once", print::counted(limits.unfinished_tasks_max, "unfinished task")));
     let payload = (limits.payload_bytes_max > 0)
         .then(|| format!("{} of payload at once", print::bytes(limits.payload_bytes_max)));
-    match tasks.into_iter().chain(payload).collect::<Vec<_>>() {
+    let nested = limits.no_nested.then(|| "no tasks that submit tasks".to_owned());
+    match tasks.into_iter().chain(payload).chain(nested).collect::<Vec<_>>() {
         limits if limits.is_empty() => "those of the broker".to_owned(),
         limits => limits.join(", "),
     }
