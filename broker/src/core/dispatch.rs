@@ -355,8 +355,11 @@ impl Core {
     /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are for others.
     fn recall_for_direct(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
-        let shared = |count: &&u64| self.attempts.get(**count).is_some_and(|given| !given.direct);
-        let in_hand = engine.load() - engine.assigned_direct;
+        let shared = |count: &&u64| {
+            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
+            is_shared && !engine.stood_in.contains(*count)
+        };
+        let in_hand = engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
         let runs_the_only_one = in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
         if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
             return;

@@ -64,7 +64,7 @@ impl Core {
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
             FromEngine::Grant(grant) => self.grant(key, &grant),
-            FromEngine::Lent(lent) => self.lend(key, &lent),
+            FromEngine::Lent(lent) => self.lend(now, key, &lent),
             FromEngine::Back(back) => self.back(key, &back.attempts),
             FromEngine::Goodbye(_) => {
                 self.stop_giving(key);

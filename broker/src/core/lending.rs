@@ -11,13 +11,12 @@ use std::collections::BTreeSet;
 
 use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
-use furlong_wire::message::{ErrorKind, Lent, TaskState};
+use furlong_wire::message::Lent;
 
 use super::engines::{Engine, Engines, Loan, ProcessKey};
-use super::finish::Ended;
 use super::placement::{Placement, PlacementId};
 use super::sessions::{Parent, SessionKey};
-use super::tasks::{Place, State, Task, TaskKey};
+use super::tasks::{Place, State, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
 /// An engine with a slot that is lent and has nobody standing in, for a task of this placement.
@@ -62,7 +61,7 @@ impl Core {
     }
 
     /// An attempt waits for tasks of these sessions.
-    pub(super) fn lend(&mut self, key: ProcessKey, lent: &Lent) -> Result<(), PeerMisbehaved> {
+    pub(super) fn lend(&mut self, now: Time, key: ProcessKey, lent: &Lent) -> Result<(), PeerMisbehaved> {
         if lent.sessions.len() > LENT_SESSIONS_MAX {
             return Err(PeerMisbehaved::Limit);
         }
@@ -79,6 +78,7 @@ impl Core {
             }
         });
         self.recall_from_behind(given.engine);
+        self.look_for_circles(now);
         Ok(())
     }
 
@@ -144,51 +144,5 @@ impl Core {
             self.placements.count_waiting(entered, true);
         }
         Some(before)
-    }
-
-    /// The engines that wait, directly or one task for the other, for what a session submits: each with the attempt
-    /// that occupies its own interpreter.
-    pub(super) fn ancestors(&self, key: SessionKey) -> Vec<(EngineId, u64)> {
-        let mut found = Vec::new();
-        let mut next = self.sessions.get(key).and_then(|session| session.parent);
-        while let Some(parent) = next.filter(|_| found.len() <= NESTING_MAX as usize) {
-            let Some(given) = self.attempts.get(parent.attempt) else { break };
-            let stood_in = self.engines.get(given.engine).is_some_and(|it| it.stood_in.contains(&parent.attempt));
-            if !stood_in {
-                found.push((given.engine, parent.attempt));
-            }
-            next = self.sessions.get(given.session).and_then(|session| session.parent);
-        }
-        found
-    }
-
-    /// Why a task that is for one engine alone can never begin, if so: the engine runs the task that waits for it.
-    pub(super) fn circle(&self, task: &Task) -> Option<String> {
-        let engine = task.place.engine().filter(|_| !matches!(task.state, State::Assigned { .. }))?;
-        let (_, attempt) = self.ancestors(task.session).into_iter().find(|(id, _)| *id == engine)?;
-        let waiting = self.attempts.get(attempt)?;
-        let name = self.sessions.get(waiting.session).map(|session| session.id.prefix())?;
-        Some(format!(
-            "a circle: engine {engine} runs task {name}:{n}, on whose behalf this task was submitted, and could begin it \
-             only after that has ended; call the function itself, or submit to the shared queue or to another engine",
-            n = waiting.n
-        ))
-    }
-
-    /// Ends those of new tasks that could only begin after the task that has submitted them, with which they end.
-    pub(super) fn refuse_circles(&mut self, now: Time, key: SessionKey, tasks: &[TaskKey]) {
-        if !self.sessions.get(key).and_then(|session| session.parent).is_some_and(|parent| parent.is_bound) {
-            return;
-        }
-        for key in tasks {
-            let Some(task) = self.tasks.get(*key).filter(|task| !task.keep() && task.durable().is_none()) else {
-                continue;
-            };
-            if let Some(text) = self.circle(task) {
-                let engine = task.place.engine();
-                let ended = Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text);
-                self.end(now, *key, Ended { engine, ..ended });
-            }
-        }
     }
 }

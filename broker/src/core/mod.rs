@@ -10,6 +10,7 @@
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod authority;
+mod circles;
 mod connect;
 mod control;
 mod deadlines;
@@ -195,6 +196,8 @@ pub struct Core {
     results_held: u64,
     /// When to look again whether an idle engine could take over what a busy one was given too early.
     recall_at: Option<Time>,
+    /// When to look again at tasks that wait for each other.
+    circles_at: Option<Time>,
     /// When the next session or engine expires, at the earliest.
     expiry_at: Option<Time>,
 }
@@ -269,6 +272,7 @@ impl Core {
             finished: 0,
             results_held: 0,
             recall_at: None,
+            circles_at: None,
             expiry_at: (!roster.here.is_empty()).then(|| Time::default().after(connect::ENGINE_GRACE)),
         }
     }
@@ -282,6 +286,7 @@ impl Core {
     pub fn poll_timeout(&self) -> Option<Time> {
         let due = [
             self.recall_at,
+            self.circles_at,
             self.expiry_at,
             self.deadlines.first(),
             self.kept.expires(),
@@ -299,6 +304,7 @@ impl Core {
             self.expire(now);
         }
         self.handle_deadlines(now);
+        self.end_circles(now);
         self.expire_kept(now);
         self.expire_orphans(now);
         self.journal.handle_timeout(now);

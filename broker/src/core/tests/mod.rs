@@ -11,6 +11,7 @@ mod held;
 mod journal;
 mod kept;
 mod model;
+mod nested;
 mod orphans;
 mod payloads;
 mod peers;

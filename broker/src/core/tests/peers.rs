@@ -49,6 +49,8 @@ pub struct Client {
     pub scopes: Vec<String>,
     pub limits: TokenLimits,
     pub cancel_on_disconnect: bool,
+    /// The key by which a running task has let it in.
+    pub pass: Option<[u8; 32]>,
     pub incarnation: u64,
     pub connection: Option<ConnectionId>,
     pub submitted: u64,
@@ -322,6 +324,7 @@ impl Farm {
             scopes: Vec::new(),
             limits: TokenLimits::default(),
             cancel_on_disconnect: false,
+            pass: None,
             incarnation: 0,
             connection: None,
             submitted: 0,
@@ -343,6 +346,10 @@ impl Farm {
         let mut peer = peer(it.role, it.session, it.incarnation, it.holder);
         (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
         (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
+        if let Some(key) = it.pass {
+            let (claims, attempt) = self.core.pass(key)?;
+            (peer.claims, peer.pass) = (claims, Some(attempt));
+        }
         let welcome = self.core.handle_connected(connection, peer)?;
         self.pump();
         let it = &mut self.clients[client];
