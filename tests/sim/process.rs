@@ -34,7 +34,10 @@ pub struct Process {
     pub engines: Vec<EngineId>,
     /// The engines that it was, for one after the other: one that was stopped and comes back is another.
     pub had: Vec<Vec<EngineId>>,
+    /// The registered ones, and then those that stand in.
     pub slots: Vec<Slot>,
+    /// For which slot each of those stands in.
+    pub hosts: Vec<usize>,
     reports: bool,
     drains: bool,
     alone_since: Option<u64>,
@@ -50,6 +53,13 @@ pub enum Link {
     /// It waits for its turn, or for the broker's greeting on that connection.
     Dialling(Option<ConnectionNo>),
     Up(ConnectionNo),
+}
+
+impl Process {
+    /// The registered slot that a place is, or stands in for.
+    pub fn host(&self, place: usize) -> usize {
+        place.checked_sub(self.uuids.len()).map_or(place, |at| self.hosts[at])
+    }
 }
 
 impl Link {
@@ -87,6 +97,7 @@ impl World {
             engines: Vec::new(),
             had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            hosts: Vec::new(),
             reports: false,
             drains: false,
             alone_since: None,
@@ -112,7 +123,7 @@ impl World {
             software: String::new(),
             payload_credit_bytes: 0,
         };
-        Some(Proved { claims, hello, address: String::new() })
+        Some(Proved { claims, hello, address: String::new(), pass: None })
     }
 
     /// The process has no connection, and tries again after a while.
@@ -293,6 +304,13 @@ impl World {
                     self.processes[place].core.handle_slot_event(slot, down);
                 }
             }
+            Output::StandIn(at, host) => {
+                let process = &mut self.processes[place];
+                process.slots.push(Slot::default());
+                process.hosts.push(host as usize);
+                assert_eq!(process.slots.len(), at as usize + 1, "stand-ins come in their order");
+            }
+            Output::Pass(..) => {}
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
             Output::Goodbye(_) | Output::Log(_) => {}
