@@ -1,8 +1,8 @@
 """Clients of tasks: the way into the farm that runs this code, and the slot that is lent while it waits.
 
-A task's client needs no capability file: the task's engine has a key let in that is made here, with the authority of the
-task's owner and for as long as the task runs. And while a task waits for others, whoever has connected it, its engine
-runs others in its place. The watch tells it so: a thread that looks now and then whether the task waits.
+A task's client needs no capability file: the task's engine has a key let in that is made here, with the authority of
+the task's owner and for as long as the task runs. And while a task waits for others, whoever has connected it, its
+engine runs others in its place. The watch tells it so: a thread that looks now and then whether the task waits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 from furlong import _furlong, errors
@@ -150,13 +151,13 @@ def _runs() -> bool:
     """Tell whether another thread of this process has work for a processor: it may be waiting for one."""
     me = threading.get_native_id()
     try:
-        threads = os.listdir("/proc/self/task")
+        threads = list(Path("/proc/self/task").iterdir())
     except OSError:
         return False
     for thread in threads:
-        if int(thread) == me:
+        if int(thread.name) == me:
             continue
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/stat", "rb") as file:
+        with contextlib.suppress(OSError), (thread / "stat").open("rb") as file:
             state = file.read(512).rpartition(b") ")[2][:1]
             if state == b"R":
                 return True

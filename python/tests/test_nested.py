@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import SOON_SECONDS, eventually
@@ -175,13 +176,11 @@ def outer_that_waits(path, keep=False):
     import furlong
 
     def wait(path):
-        import os
+        import pathlib
         import time
 
-        with open(path + ".pid", "w") as file:
-            file.write(str(os.getpid()))
-        os.rename(path + ".pid", path)
-        while os.path.exists(path):
+        pathlib.Path(path).touch()
+        while pathlib.Path(path).exists():
             time.sleep(0.01)
         return 7
 
@@ -197,7 +196,7 @@ def unfinished(rc):
 def test_a_cancel_of_the_parent_ends_its_children(one, tmp_path):
     path = str(tmp_path / "runs")
     parent = one.load_balanced_view().apply_async(outer_that_waits, path)
-    eventually(lambda: os.path.exists(path))
+    eventually(lambda: Path(path).exists())
     assert len(unfinished(one)) == 2
     parent.cancel()
     eventually(lambda: not unfinished(one))
@@ -210,16 +209,17 @@ def test_a_parent_that_is_killed_leaves_no_children(farm, tmp_path):
 
     def outer(path, pid):
         import os
+        import pathlib
 
-        with open(pid, "w") as file:
-            file.write(str(os.getpid()))
-        os.rename(pid, pid + ".whole")
+        written = pathlib.Path(pid)
+        written.write_text(str(os.getpid()))
+        written.rename(pid + ".whole")
         return outer_that_waits(path)
 
     with farm.client() as rc:
         rc[:].push({"outer_that_waits": outer_that_waits}, block=True)
         parent = rc[0].apply_async(outer, path, str(tmp_path / "pid"))
-        eventually(lambda: os.path.exists(path))
+        eventually(lambda: Path(path).exists())
         os.kill(int((tmp_path / "pid.whole").read_text()), signal.SIGKILL)
         with pytest.raises(furlong.EngineError):
             parent.get(SOON_SECONDS)
@@ -357,7 +357,7 @@ def test_a_revoked_token_ends_what_its_tasks_have_opened(farm, home, tmp_path):
     with farm.client() as other:
         rc = furlong.Client(path)
         parent = rc.load_balanced_view().apply_async(outer_that_waits, runs)
-        eventually(lambda: os.path.exists(runs))
+        eventually(lambda: Path(runs).exists())
         command = [sys.executable, "-m", "furlong", "cap", "revoke", token, "--cluster", farm.cluster.cluster_id]
         subprocess.run(command, check=True, capture_output=True)
         with pytest.raises(furlong.FurlongError):
@@ -400,5 +400,3 @@ def test_stand_ins_end_when_they_have_nothing_to_do(one):
     one.load_balanced_view().apply_async(fib, 3).get(SOON_SECONDS)
     (engine,) = one.status()["processes"]
     eventually(lambda: len(children_of(engine["pid"])) <= 1)
-
-

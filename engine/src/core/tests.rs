@@ -15,6 +15,7 @@ use furlong_wire::payload::Packed;
 
 mod control;
 mod held;
+mod lending;
 mod shares;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
