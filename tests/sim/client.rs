@@ -163,7 +163,7 @@ impl World {
             software: String::new(),
             payload_credit_bytes: 0,
         };
-        Some(Proved { claims, hello, address: String::new() })
+        Some(Proved { claims, hello, address: String::new(), pass: None })
     }
 
     pub fn client_redials(&mut self, place: usize) {

@@ -305,6 +305,7 @@ impl World {
                 }
             }
             Output::StandIn(at, host) => {
+                self.note(|_| format!("process {place} has a stand-in for slot {host}"));
                 let process = &mut self.processes[place];
                 process.slots.push(Slot::default());
                 process.hosts.push(host as usize);

@@ -93,7 +93,8 @@ fn what_waits_is_said_again_on_the_next_connection() {
 fn a_broker_cannot_make_stand_ins_without_end() {
     let mut process = Process::new(1);
     let refused = (0..1000).find_map(|_| {
-        let (assign, _) = process.assignment(1, Native, None, Payload::Inline(InlineBytes::new()));
+        let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
+        let (assign, _) = process.assignment(1, Native, None, Payload::Inline(inline));
         process.core.handle_message(ToEngine::Assign(assign), None).err()
     });
     assert_eq!(refused, Some(BrokerMisbehaved::Assign));
