@@ -7,7 +7,9 @@ use anyhow::Result;
 use furlong_client::{ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use crate::exit::ExitCode;
 use crate::print;
@@ -125,17 +127,38 @@ pub fn print_value(result: &TaskResult) -> Result<()> {
         ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Raw) => {
             result.data.iter().try_for_each(|buffer| write_to(Stream::Stdout, buffer))
         }
-        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => print::line(value(result).to_string()),
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => print::line(value(result).get()),
     }
 }
 
-/// A result's value as JSON, as far as it can be had so.
-fn value(result: &TaskResult) -> Value {
-    match (&result.header, result.codec()) {
+/// A result's value as JSON, as far as it can be had so, with its numbers as the engine wrote them.
+fn value(result: &TaskResult) -> Box<RawValue> {
+    let value = match (&result.header, result.codec()) {
         (ReplyHeader::Executed { repr, .. }, _) => json!(repr),
-        (_, Some(Codec::Json)) => result.json().unwrap_or(Value::Null),
+        (_, Some(Codec::Json)) => return result.json().unwrap_or_default(),
         (_, Some(Codec::Msgpack)) => result.msgpack().unwrap_or(Value::Null),
         _ => Value::Null,
+    };
+    serde_json::value::to_raw_value(&value).expect("a value is JSON")
+}
+
+/// A task's end as JSON. Its value stays the text that it is, which a [`Value`] would round.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+    value: Box<RawValue>,
+}
+
+impl Document {
+    /// Adds what names the task.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.rest.insert(name.to_owned(), value.into());
+    }
+
+    /// Prints it on a line.
+    pub fn print(&self) -> Result<()> {
+        print::line(serde_json::to_string(self)?)
     }
 }
 
@@ -171,6 +194,14 @@ pub fn never_began(failure: &TaskFailure) -> bool {
     failure.kind().is_some_and(|kind| kinds.contains(&kind))
 }
 
+/// The code that Python code gave to `sys.exit`.
+pub fn code_of_exit(failure: &TaskFailure) -> Option<ExitCode> {
+    let remote = failure.remote().filter(|remote| remote.type_name == "SystemExit")?;
+    // As the system has it: the lowest byte.
+    let code = remote.message.parse::<i32>().ok()?.to_le_bytes()[0];
+    (code != 0).then_some(ExitCode::from(code))
+}
+
 /// Whether a command ended with a code other than 0, or by a signal.
 pub fn is_exit(failure: &TaskFailure) -> bool {
     failure.kind() == Some(ErrorKind::Exit)
@@ -184,14 +215,14 @@ pub fn exit_code(end: &End) -> ExitCode {
 }
 
 /// A task's end as JSON, without what names the task.
-pub fn as_json(end: &End) -> Value {
+pub fn as_json(end: &End) -> Document {
     let report = report(end);
     let (state, failure) = match end {
         Ok(_) => ("succeeded", None),
         Err(failure) => (failure.state().map_or("unknown", |state| state.as_str()), Some(failure)),
     };
     let code = failure.map_or_else(|| succeeded_code(end), TaskFailure::exit_code);
-    json!({
+    let rest = json!({
         "task": report.id.to_string(),
         "ok": end.is_ok(),
         "state": state,
@@ -202,10 +233,11 @@ pub fn as_json(end: &End) -> Value {
         "stdout": report.stdout.text(),
         "stderr": report.stderr.text(),
         "left_out_bytes": left_out_json(report),
-        "value": end.as_ref().map_or(Value::Null, value),
         "error": failure.map(error_json),
         "run_us": report.times.run_us,
-    })
+    });
+    let Value::Object(rest) = rest else { unreachable!("it is written as an object") };
+    Document { rest, value: end.as_ref().map_or_else(|_| Box::default(), value) }
 }
 
 /// How many bytes of each stream are left out, as only its ends are kept.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use furlong_client::{CallSpec, Client, EngineTargets};
+use furlong_client::{CallSpec, Client, EngineTargets, OsText};
 
 use crate::exit::ExitCode;
 use crate::namespace::{DIRECT, DirectArgs};
@@ -25,7 +25,8 @@ On a terminal, what a single engine prints is shown while it runs, if that takes
 `[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code, and waits until it has stopped; a
 second Ctrl-C ends by force what does not heed that, and the variables of its interpreter are lost.
 
-Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; 2 wrong usage; 130 Ctrl-C.";
+Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; on a single engine the code that it gave to
+`sys.exit`; 2 wrong usage; 130 Ctrl-C.";
 
 const EXECUTE_EXAMPLES: &str = "\
 Examples:
@@ -91,9 +92,9 @@ pub async fn execute(args: ExecuteArgs) -> Result<ExitCode> {
 /// Runs a script, and prints what each engine printed.
 pub async fn run(args: RunArgs) -> Result<ExitCode> {
     let file = args.file.display().to_string();
-    let source = std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {file}"))?;
+    let source = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
     let name = args.file.file_name().map_or_else(|| file.clone(), |name| Path::new(name).display().to_string());
-    on_engines(CallSpec::script(name, source), &format!("run {file}"), &args.how).await
+    on_engines(CallSpec::script(name, OsText::from_bytes(source)), &format!("run {file}"), &args.how).await
 }
 
 async fn on_engines(call: CallSpec, code: &str, how: &HowArgs) -> Result<ExitCode> {
@@ -107,11 +108,14 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
     let targets = EngineTargets::from(how.direct.targets.clone());
     let tasks = client.multiengine(targets).call(call).await?;
     let is_live = tasks.len() == 1 && !how.json && (how.live || std::io::stdout().is_terminal());
+    let mut code_of_exit = None;
+    let is_single = tasks.len() == 1;
     let mut failed = false;
     let mut refused = BTreeSet::new();
     for task in tasks {
         let (end, live) = if is_live { live::until_end(task, code).await? } else { (task.await, None) };
         failed |= end.is_err();
+        code_of_exit = end.as_ref().err().filter(|_| is_single).and_then(ended::code_of_exit);
         match &end {
             _ if how.json => print::line(shown::as_json(&end).to_string())?,
             // The broker did not let it begin: one line, however many engines there are.
@@ -122,7 +126,7 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
             },
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed { code_of_exit.unwrap_or(ExitCode::FAILURE) } else { ExitCode::SUCCESS })
 }
 
 fn read_stdin() -> Result<String> {

@@ -1,15 +1,19 @@
 //! `furlong map`: a Python function for each item.
 
+use std::ffi::{OsStr, OsString};
+use std::io::BufRead;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use furlong_client::{Arguments, Client, Function, SourceFunction, TaskReport};
+use furlong_client::{Arguments, Client, Function, OsText, SourceFunction, TaskReport};
 use furlong_wire::message::Runtime;
 use furlong_wire::token::Role;
 use futures_util::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::connect::ConnectArgs;
@@ -19,7 +23,8 @@ use crate::submit::OptionArgs;
 use crate::{ended, interrupt, print};
 
 const AFTER_HELP: &str = "\
-Each item is a string, and one task. Results are JSON, one document a line, in the order of the items. A file's function
+Each item is a string, and one task. Results are JSON, one document a line, in the order of the items; what JSON cannot
+say is given as text, with a warning. A file's function
 is sent with its source, so an edited file is used at once; a module's is imported by the engines.
 
 What a function prints goes to standard error, under `[item N] Out:` or `Err:`, with N from 0. An item that fails prints
@@ -40,7 +45,7 @@ pub struct MapArgs {
     function: (String, String),
     /// Items; a single `-` reads them from standard input, one a line
     #[arg(value_name = "ITEM", required = true)]
-    items: Vec<String>,
+    items: Vec<OsString>,
     /// Print results as they come, not in the order of the items
     #[arg(long)]
     unordered: bool,
@@ -66,7 +71,10 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
     let work = async {
         let map = client
             .tasks()
-            .map_stream(function, items.map(|item| Arguments::json(vec![item.into()])))
+            .map_stream(
+                function,
+                items.map(|item| Arguments::JsonText(format!("[[{}],{{}}]", json_string(&item)).into())),
+            )
             .runtime(Runtime::Python)
             .window(args.window as usize)
             .ordered(!args.unordered)
@@ -107,8 +115,8 @@ async fn print_results(
         progress.suspend(|| print_output(index, ended::report(&result)));
         match result {
             Ok(result) => {
-                let value: serde_json::Value = result.json().context("the result is no JSON")?;
-                progress.suspend(|| print::line(value.to_string()))?;
+                let value: Box<RawValue> = result.json().context("the result is no JSON")?;
+                progress.suspend(|| print::line(value.get()))?;
             }
             Err(failure) => {
                 failed += 1;
@@ -139,9 +147,9 @@ fn function(place: &str, name: &str) -> Result<Function> {
     if !is_file {
         return Ok(Function::Named(format!("{place}:{name}")));
     }
-    let source = std::fs::read_to_string(place).with_context(|| format!("cannot read {place}"))?;
-    ensure!(!source.trim().is_empty(), "{place} is empty: it has no function {name}");
-    Ok(Function::Source(Arc::new(SourceFunction::new(place, source, name))))
+    let source = std::fs::read(place).with_context(|| format!("cannot read {place}"))?;
+    ensure!(!source.trim_ascii().is_empty(), "{place} is empty: it has no function {name}");
+    Ok(Function::Source(Arc::new(SourceFunction::new(place, OsText::from_bytes(source), name))))
 }
 
 /// Splits `FILE:FUNC`.
@@ -152,18 +160,30 @@ fn function_name(text: &str) -> Result<(String, String), String> {
 }
 
 /// The items as they come: standard input is read by a thread, so that results do not wait for the next line.
-fn items(items: Vec<String>, input: &Input) -> Pin<Box<dyn Stream<Item = String> + Send>> {
+fn items(items: Vec<OsString>, input: &Input) -> Pin<Box<dyn Stream<Item = OsString> + Send>> {
     if items != ["-"] {
         return Box::pin(stream::iter(items));
     }
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     let input = input.clone();
     std::thread::spawn(move || {
-        let lines = std::io::stdin().lines().zip(1..);
+        let lines = std::io::stdin().lock().split(b'\n').zip(1..);
         let mut lines = lines.map_while(|(line, number)| input.take(line, number));
         while lines.next().is_some_and(|line| sender.blocking_send(line).is_ok()) {}
     });
     Box::pin(stream::unfold(receiver, async |mut lines| Some((lines.recv().await?, lines))))
+}
+
+/// An item as a JSON string. A byte that is not UTF-8 becomes a lone surrogate, as Python has it in `sys.argv`.
+fn json_string(item: &OsStr) -> String {
+    let mut text = String::from("\"");
+    for chunk in item.as_bytes().utf8_chunks() {
+        let valid = serde_json::Value::from(chunk.valid()).to_string();
+        text.push_str(&valid[1..valid.len() - 1]);
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\udc{byte:02x}")));
+    }
+    text.push('"');
+    text
 }
 
 /// Lines that are read before they are asked for.
@@ -175,18 +195,28 @@ struct Input(Arc<Mutex<Option<(u64, std::io::Error)>>>);
 
 impl Input {
     /// A line, or none if it could not be read.
-    fn take(&self, line: std::io::Result<String>, number: u64) -> Option<String> {
+    fn take(&self, line: std::io::Result<Vec<u8>>, number: u64) -> Option<OsString> {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        line.map_err(|error| *failed = Some((number, error))).ok()
+        let mut line = line.map_err(|error| *failed = Some((number, error))).ok()?;
+        line.pop_if(|last| *last == b'\r');
+        Some(OsString::from_vec(line))
     }
 
     fn check(&self) -> Result<()> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             None => Ok(()),
-            Some((number, error)) if error.kind() == std::io::ErrorKind::InvalidData => {
-                bail!("line {number} of the standard input is not UTF-8; it and what follows were left out")
-            }
             Some((number, error)) => bail!("cannot read line {number} of the standard input: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_of_any_bytes_is_a_json_string() {
+        assert_eq!(json_string(OsStr::new("a \"b\" é")), r#""a \"b\" é""#);
+        assert_eq!(json_string(OsStr::from_bytes(b"caf\xe9.txt")), r#""caf\udce9.txt""#);
     }
 }

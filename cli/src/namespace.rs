@@ -1,11 +1,12 @@
 //! `furlong push`, `pull`, `keys` and `clear`: variables in the namespaces of engines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use furlong_client::{Client, EngineTargets, Multiengine, TaskResult};
 use furlong_wire::token::Role;
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::connect::{ConnectArgs, TargetsArg, targets};
 use crate::ended::{self, End};
@@ -27,7 +28,7 @@ Examples:
 
 const AFTER_PULL: &str = "\
 A name may also be an expression, such as `len(x)`. Each engine is a JSON document on a line of its own:
-{\"engine\":0,\"values\":{\"x\":1}}. What JSON cannot hold is an error of that engine.
+{\"engine\":0,\"values\":{\"x\":1}}. What JSON cannot say is given as text, with a warning.
 
 Exit codes: 0 all engines have answered; 1 some had no such name, or an error; 2 wrong usage; 130 Ctrl-C.
 
@@ -63,7 +64,7 @@ pub struct DirectArgs {
 pub struct PushArgs {
     /// Variables and their values: JSON, else a string
     #[arg(value_name = "NAME=VALUE", required = true, value_parser = variable)]
-    variables: Vec<(String, Value)>,
+    variables: Vec<(String, Box<RawValue>)>,
     #[command(flatten)]
     direct: DirectArgs,
 }
@@ -100,7 +101,7 @@ pub struct ClearArgs {
 
 /// Sets variables.
 pub async fn push(args: PushArgs) -> Result<ExitCode> {
-    let variables: Map<String, Value> = args.variables.into_iter().collect();
+    let variables: BTreeMap<String, Box<RawValue>> = args.variables.into_iter().collect();
     on_engines(&args.direct, async |engines| Ok(engines.push(&variables).await?.wait_each().await), |_| Ok(())).await
 }
 
@@ -108,11 +109,19 @@ pub async fn push(args: PushArgs) -> Result<ExitCode> {
 pub async fn pull(args: PullArgs) -> Result<ExitCode> {
     let names = &args.names;
     let show = |result: &TaskResult| {
-        let values: Vec<Value> = result.json().context("the values are no list: the engine speaks another version")?;
-        let values: Map<String, Value> = names.iter().cloned().zip(values).collect();
-        print::line(json!({ "engine": engine(result), "values": values }).to_string())
+        let values: Vec<Box<RawValue>> =
+            result.json().context("the values are no list: the engine speaks another version")?;
+        let values: BTreeMap<&String, Box<RawValue>> = names.iter().zip(values).collect();
+        print::line(serde_json::to_string(&Pulled { engine: engine(result), values })?)
     };
     on_engines(&args.direct, async |engines| Ok(engines.pull(names).await?.wait_each().await), show).await
+}
+
+/// What `pull` prints of an engine. The values stay the text that they are.
+#[derive(serde::Serialize)]
+struct Pulled<'a> {
+    engine: Option<u32>,
+    values: BTreeMap<&'a String, Box<RawValue>>,
 }
 
 /// Prints names.
@@ -160,12 +169,12 @@ async fn on_engines(
 }
 
 /// Reads `NAME=VALUE`.
-fn variable(text: &str) -> Result<(String, Value), String> {
+fn variable(text: &str) -> Result<(String, Box<RawValue>), String> {
     let wrong = || format!("`{text}`: a variable is NAME=VALUE, and a name has letters, digits and `_`");
     let (name, value) = text.split_once('=').ok_or_else(wrong)?;
     let is_name = name.chars().all(|it| it.is_alphanumeric() || it == '_')
         && name.chars().next().is_some_and(|it| !it.is_ascii_digit());
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let value = serde_json::from_str(value).or_else(|_| to_raw_value(value)).map_err(|error| error.to_string())?;
     is_name.then(|| (name.to_owned(), value)).ok_or_else(wrong)
 }
 
@@ -176,14 +185,17 @@ mod tests {
     #[test]
     fn a_value_is_json_or_else_a_string() {
         for (text, name, value) in [
-            ("n=3", "n", json!(3)),
-            ("name=Ada", "name", json!("Ada")),
-            ("id=\"3\"", "id", json!("3")),
-            ("a=[1, 2]", "a", json!([1, 2])),
-            ("b=x=y", "b", json!("x=y")),
-            ("_=", "_", json!("")),
+            ("n=3", "n", "3"),
+            ("name=Ada", "name", r#""Ada""#),
+            ("id=\"3\"", "id", r#""3""#),
+            ("n=12345678901234567890123", "n", "12345678901234567890123"),
+            ("x=1.10", "x", "1.10"),
+            ("a=[1, 2]", "a", "[1, 2]"),
+            ("b=x=y", "b", r#""x=y""#),
+            ("_=", "_", r#""""#),
         ] {
-            assert_eq!(variable(text), Ok((name.to_owned(), value)), "{text}");
+            let (known, raw) = variable(text).unwrap();
+            assert_eq!((known.as_str(), raw.get()), (name, value), "{text}");
         }
         for wrong in ["n", "=3", "1n=3", "a b=3", "a.b=3"] {
             assert!(variable(wrong).is_err(), "{wrong}");

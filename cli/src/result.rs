@@ -102,8 +102,8 @@ impl Shown {
         self.last = Some(ended::exit_code(end));
         if args.json {
             let mut document = ended::as_json(end);
-            document["label"] = fetched.record.label.clone().into();
-            return print::line(document.to_string());
+            document.set("label", fetched.record.label.clone());
+            return document.print();
         }
         let name = fetched.record.id.to_string();
         printed.rest(&name, ended::report(end))?;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, Codec, CommandSpec, encode_header};
 use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Runtime, Targets, TaskOptions};
+use furlong_wire::os_text::OsText;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -66,7 +67,7 @@ pub enum Function {
         /// Its name, for tracebacks.
         file: String,
         /// Its text.
-        source: String,
+        source: OsText,
     },
     /// Sets variables in the namespace: its one argument is a dictionary of them.
     Push,
@@ -100,6 +101,8 @@ pub enum Arguments {
     None,
     /// Positional and named arguments as JSON values.
     Json(Vec<Value>, Map<String, Value>),
+    /// The JSON text of `[[positional...], {named...}]`, passed as it is.
+    JsonText(Bytes),
     /// A msgpack array of the arguments.
     Msgpack(Bytes),
     /// Buffers, passed as they are.
@@ -143,7 +146,7 @@ impl CallSpec {
     }
 
     /// Runs a whole Python script in the engine's lasting namespace; `file` is its name in tracebacks.
-    pub fn script(file: impl Into<String>, source: impl Into<String>) -> Self {
+    pub fn script(file: impl Into<String>, source: impl Into<OsText>) -> Self {
         Self::new(Runtime::Python, Function::Script { file: file.into(), source: source.into() })
     }
 
@@ -155,7 +158,7 @@ impl CallSpec {
     ///
     /// let call = CallSpec::command(["wc", "-l"]).arguments(Arguments::Raw(vec!["one\ntwo\n".into()]));
     /// ```
-    pub fn command(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn command(argv: impl IntoIterator<Item = impl Into<OsText>>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
         Self::command_with(CommandSpec { argv, ..CommandSpec::default() })
     }
@@ -254,7 +257,8 @@ impl Function {
             Self::Source(source) => HeaderCall::Source {
                 file: source.file.clone(),
                 hash: source.hash,
-                source: (source.source.len() <= SOURCE_INLINE_BYTES_MAX).then(|| source.source().to_owned()),
+                source: (source.source.len() <= SOURCE_INLINE_BYTES_MAX)
+                    .then(|| OsText::from_bytes(source.source.to_vec())),
                 function: source.function.clone(),
             },
             Self::Pickled(function) => function.call(has_code),
@@ -272,10 +276,10 @@ impl Function {
 
 impl SourceFunction {
     /// A function of a file with this text.
-    pub fn new(file: impl Into<String>, source: impl Into<String>, function: impl Into<String>) -> Self {
-        let source = source.into();
-        let hash = FunctionHash(Sha256::digest(source.as_bytes()).into());
-        Self { file: file.into(), source: source.into(), function: function.into(), hash }
+    pub fn new(file: impl Into<String>, source: impl Into<OsText>, function: impl Into<String>) -> Self {
+        let source = Bytes::from(source.into().into_bytes());
+        let hash = FunctionHash(Sha256::digest(&source).into());
+        Self { file: file.into(), source, function: function.into(), hash }
     }
 
     /// The file's name, for tracebacks.
@@ -283,9 +287,9 @@ impl SourceFunction {
         &self.file
     }
 
-    /// The file's text.
-    pub fn source(&self) -> &str {
-        std::str::from_utf8(&self.source).expect("the bytes were made of a string")
+    /// The file's text, in the encoding that Python finds in it.
+    pub fn source(&self) -> &Bytes {
+        &self.source
     }
 
     /// The function's name in the file.
@@ -331,6 +335,7 @@ impl Arguments {
                 let bytes = serde_json::to_vec(&(arguments, named));
                 (Codec::Json, vec![bytes.map_err(|error| ClientError::Encode(Arc::new(error)))?.into()])
             }
+            Self::JsonText(text) => (Codec::Json, vec![text.clone()]),
             Self::Msgpack(bytes) => (Codec::Msgpack, vec![bytes.clone()]),
             Self::Raw(buffers) => (Codec::Raw, buffers.clone()),
             Self::Pickle(buffers) | Self::PickleOfCode(buffers) => (Codec::Pickle, buffers.clone()),
@@ -443,7 +448,7 @@ mod tests {
         let call = CallSpec::source(Arc::clone(&short)).prepare(Targets::Shared).unwrap();
         assert!(call.definition.is_none());
         let HeaderCall::Source { source, hash, .. } = header(call).call else { panic!("a source call") };
-        assert_eq!((source.as_deref(), hash), (Some("def f(): pass"), short.hash()));
+        assert_eq!((source.unwrap().as_bytes(), hash), (&b"def f(): pass"[..], short.hash()));
 
         let text = format!("def f(): pass\n{}", "#".repeat(SOURCE_INLINE_BYTES_MAX));
         let long = Arc::new(SourceFunction::new("f.py", text.clone(), "f"));

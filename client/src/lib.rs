@@ -145,4 +145,5 @@ pub use furlong_wire::message::{
     Runtime, Stream, TaskError, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes,
     Welcome,
 };
+pub use furlong_wire::os_text::OsText;
 pub use furlong_wire::token::Role;

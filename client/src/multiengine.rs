@@ -17,6 +17,7 @@ use crate::group::{GroupError, MappedGroup, TaskGroup};
 use crate::request::{engines, order};
 use crate::shared::{Handle, submit};
 use crate::task::TaskFuture;
+use furlong_wire::os_text::OsText;
 
 /// Which engines a [`Multiengine`] means.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,7 +89,8 @@ impl Multiengine {
 
     /// Sets variables in the namespace of each engine: the entries of a map, or the fields of a struct.
     pub async fn push<V: Serialize + ?Sized>(&self, variables: &V) -> Result<TaskGroup, ClientError> {
-        self.call(&push(to_value(variables)?)?).await
+        let text = serde_json::to_string(variables).map_err(|error| ClientError::Encode(Arc::new(error)))?;
+        self.call(&push(&text)?).await
     }
 
     /// Evaluates expressions, mostly names, in the namespace of each engine. The value is the list of theirs.
@@ -120,7 +122,7 @@ impl Multiengine {
         let parts = deal(items, engines.len(), distribution);
         let calls = parts.into_iter().map(|part| {
             let variables = Map::from_iter([(name.to_owned(), Value::Array(part))]);
-            push(Value::Object(variables))
+            push(&Value::Object(variables).to_string())
         });
         self.submit_each(calls, engines).await
     }
@@ -208,11 +210,12 @@ fn on_namespace(function: Function) -> CallSpec {
     CallSpec::new(Runtime::Python, function).abort_on_error(true)
 }
 
-fn push(variables: Value) -> Result<CallSpec, ClientError> {
-    match variables {
-        Value::Object(_) => Ok(on_namespace(Function::Push).arguments(Arguments::json(vec![variables]))),
-        _ => Err(ClientError::NotVariables),
+/// A push of the variables of a JSON object, whose numbers are passed as they are written.
+fn push(variables: &str) -> Result<CallSpec, ClientError> {
+    if !variables.starts_with('{') {
+        return Err(ClientError::NotVariables);
     }
+    Ok(on_namespace(Function::Push).arguments(Arguments::JsonText(format!("[[{variables}],{{}}]").into())))
 }
 
 fn to_value<V: Serialize + ?Sized>(value: &V) -> Result<Value, ClientError> {
@@ -250,9 +253,10 @@ fn map_call(function: &Function) -> Result<impl Fn(Vec<Value>) -> CallSpec + use
         // Added at the end, so that the lines in tracebacks stay those of the file.
         Function::Source(of) => {
             let name = of.function();
-            let text =
-                format!("{}\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n", of.source());
-            (SourceFunction::new(of.file(), text, "furlong_map"), None)
+            let mut text = of.source().to_vec();
+            let map = format!("\n\n\ndef furlong_map(items):\n    return [{name}(item) for item in items]\n");
+            text.extend_from_slice(map.as_bytes());
+            (SourceFunction::new(of.file(), OsText::from_bytes(text), "furlong_map"), None)
         }
         _ => return Err(ClientError::NotPython),
     };
@@ -327,12 +331,12 @@ mod tests {
 
     #[test]
     fn only_a_dictionary_can_be_pushed_and_only_python_mapped() {
-        assert!(matches!(push(to_value(&[1, 2]).unwrap()), Err(ClientError::NotVariables)));
+        assert!(matches!(push("[1,2]"), Err(ClientError::NotVariables)));
         assert!(matches!(map_call(&Function::Keys).map(drop), Err(ClientError::NotPython)));
         let source = Arc::new(SourceFunction::new("f.py", "def f(x): return x", "f"));
         let call = map_call(&Function::Source(source)).unwrap()(vec![1.into()]);
         let Function::Source(made) = &call.function else { panic!("{call:?}") };
-        assert!(made.source().starts_with("def f(x): return x\n"));
+        assert!(made.source().starts_with(b"def f(x): return x\n"));
         assert_eq!(call.arguments, Arguments::json(vec![vec![1].into()]));
     }
 }

@@ -18,7 +18,7 @@ from typing import Any
 
 from furlong import _furlong, errors
 
-__all__ = ["connect", "is_engine", "watch"]
+__all__ = ["connect"]
 
 # How often is looked whether the task waits, in seconds: with unfinished tasks lately, and without.
 _OFTEN, _SELDOM = 0.01, 0.05
@@ -36,12 +36,23 @@ def _worker() -> Any:
     return worker if hasattr(worker, "farm_of_task") else None
 
 
-def is_engine() -> bool:
-    """Tell whether this process is an engine's interpreter."""
-    return _worker() is not None
+def connect(path: Path | None, cluster: str | None, timeout: float) -> _furlong.Session:
+    """Connect by a capability file, or by that of a cluster; in a task, without either, to the farm that runs it.
+
+    Raises
+    ------
+    CapabilityNotFound, ConnectionFailed, ConnectionRefused
+        If there is no connection in time.
+    """
+    if _worker() is None:
+        return _furlong.Session.connect(path, cluster, timeout)
+    named = path is not None or cluster is not None
+    session = _furlong.Session.connect(path, cluster, timeout) if named else _connect_by_pass(timeout)
+    _Watch.of_process().add(session)
+    return session
 
 
-def connect(timeout: float) -> _furlong.Session:
+def _connect_by_pass(timeout: float) -> _furlong.Session:
     """Connect to the farm that runs this task.
 
     Raises
@@ -60,12 +71,6 @@ def connect(timeout: float) -> _furlong.Session:
     except RuntimeError as error:
         raise errors.ConnectionRefused(str(error)) from None
     return _furlong.Session.connect_by_pass(key, door, timeout)
-
-
-def watch(session: _furlong.Session) -> None:
-    """Have this engine's slot lent whenever its task waits for tasks of this session."""
-    if is_engine():
-        _Watch.of_process().add(session)
 
 
 class _Watch:

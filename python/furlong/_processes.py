@@ -128,6 +128,10 @@ class Child(Process):
         )
         super().__init__(self._popen.pid, start_of(self._popen.pid) or "")
 
+    def _open(self) -> int | None:
+        # A child's id is its own until it is waited for: nothing has to be asked of /proc, which may not be there.
+        return None if self._popen.returncode is not None else os.pidfd_open(self.pid)
+
     @property
     def code(self) -> int | None:
         """How it has ended, as `subprocess` has it; none if it has not."""

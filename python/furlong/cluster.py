@@ -25,7 +25,7 @@ from furlong import _dispatch, errors
 from furlong.__main__ import SAFE_PATH
 from furlong._checks import check_whole
 from furlong._coroutine import coroutine
-from furlong._home import check_name, home, read_json, write_private
+from furlong._home import check_name, home, read_json, remove, write_private
 from furlong._processes import Child, EngineSet, Folder, Process, end_all
 
 if TYPE_CHECKING:
@@ -526,7 +526,7 @@ class Cluster:
             # The name is another's.
             return
         if self._controller is None and not self._engines:
-            path.unlink(missing_ok=True)
+            remove(path)
         elif path.parent.is_dir():
             write_private(path, own)
 

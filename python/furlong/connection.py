@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _furlong, _nested, errors
+from furlong import _dispatch, _nested, errors
 from furlong._checks import check_whole
 from furlong.direct import DirectView
 from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
@@ -75,11 +75,7 @@ class Client:
         if isinstance(connection_info, str) and "://" in connection_info:
             raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
         path = None if connection_info is None else Path(connection_info).expanduser()
-        if path is None and name is None and _nested.is_engine():
-            self._session = _nested.connect(timeout)
-        else:
-            self._session = _furlong.Session.connect(path, name, timeout)
-        _nested.watch(self._session)
+        self._session = _nested.connect(path, name, timeout)
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
         self._uuids: dict[int, str] = {}

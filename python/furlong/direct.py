@@ -138,9 +138,8 @@ class DirectView(View):
     def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
-        source = path.read_text()
-        source += "" if source.endswith("\n") else "\n"
-        about = self._about("run", "execute", None, source)
+        source = path.read_bytes()
+        about = self._about("run", "execute", None, source.decode("utf-8", "replace"))
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)

@@ -66,6 +66,7 @@ class Part:
         "_lock",
         "about",
         "began",
+        "began_at",
         "call",
         "decode",
         "error",
@@ -84,6 +85,8 @@ class Part:
         self.decode = decode
         self.call = call
         self.began = time.time()
+        # The same by the clock that nobody sets.
+        self.began_at = time.monotonic()
         self.outcome: _furlong.Outcome | None = None
         self.value: Any = None
         self.error: errors.FurlongError | None = None
@@ -151,6 +154,11 @@ class Part:
         """When the broker got it; if that is not known, when it was made."""
         known = 0 if self.outcome is None else self.outcome.times[0]
         return known / 1e6 if known else self.began
+
+    def span(self) -> tuple[float, float] | None:
+        """When the broker got it and when it ended, in seconds by the broker's clock; None where that is not known."""
+        times = None if self.outcome is None else self.outcome.times
+        return (times[0] / 1e6, (times[0] + times[2]) / 1e6) if times is not None and times[0] else None
 
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""

@@ -28,6 +28,7 @@ class Fetched(AsyncResult):
         task = _FetchedTask(client._session, key)
         part = Part(task, About(client, key, owner=False, label=task.label))  # type: ignore[arg-type]
         part.began = task.began
+        part.began_at -= task.age
         super().__init__([part], True)
 
 
@@ -45,6 +46,8 @@ class _FetchedTask:
         self.label: str | None = record["label"]
         # When the other session submitted it.
         self.began: float = record["times"]["submitted_unix_us"] / 1e6
+        # How long ago, by the broker's clock.
+        self.age: float = record["times"]["now_us"] / 1e6
 
     @property
     def engine(self) -> int | None:

@@ -385,7 +385,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Seconds from the submit to the end, or to now."""
         if self.done():
             return self.wall_time
-        return time.time() - self._parts[0].began
+        return time.monotonic() - self._parts[0].began_at
 
     @property
     def serial_time(self) -> float:
@@ -401,7 +401,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     @property
     def wall_time(self) -> float:
-        """Seconds from the first submit to the last result's arrival.
+        """Seconds from the first submit to the last task's end, by the broker's clock.
 
         Raises
         ------
@@ -409,8 +409,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             If not all have ended.
         """
         self._check_ready()
-        began = min((part.submitted() for part in self._parts), default=0.0)
-        return max((part.received or began for part in self._parts), default=began) - began
+        spans = [span for span in (part.span() for part in self._parts) if span is not None]
+        return max(end for _, end in spans) - min(begin for begin, _ in spans) if spans else 0.0
 
     def _check_ready(self) -> None:
         if not self.done():

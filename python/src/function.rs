@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use furlong_client::{CallSpec, Function as ClientFunction, PickleSupport, PickledFunction, Runtime};
+use furlong_client::{CallSpec, Function as ClientFunction, OsText, PickleSupport, PickledFunction, Runtime};
 use pyo3::prelude::*;
 
 /// The text of the client's cloudpickle, for engines that have none.
@@ -85,8 +85,8 @@ impl Function {
 
     /// A script to run in the namespace; `file` is its name in tracebacks.
     #[staticmethod]
-    fn script(file: String, source: String) -> Self {
-        Self::of(ClientFunction::Script { file, source })
+    fn script(file: String, source: Vec<u8>) -> Self {
+        Self::of(ClientFunction::Script { file, source: OsText::from_bytes(source) })
     }
 
     /// Sets variables in the namespace.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, CommandSpec, Depends, SourceFunction, TaskId, TaskResult};
+use furlong_client::{Arguments, CallSpec, CommandSpec, Depends, OsText, SourceFunction, TaskId, TaskResult};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -279,8 +279,13 @@ impl Job {
     fn command(&self, place: &Place) -> CommandSpec {
         let seconds = format!("{}.{:03}", self.ms / 1_000, self.ms % 1_000);
         let words = [place.client.to_string(), self.n.to_string(), seconds, format!("{:?}", self.how)];
-        let argv = ["sh", "-c", SCRIPT, "sh", &place.trace].map(str::to_owned).into_iter().chain(words).collect();
-        let stdout = self.to_file.then(|| format!("{}/{}-{}", place.files, place.client, self.n % 8));
+        let argv = ["sh", "-c", SCRIPT, "sh", &place.trace]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(words)
+            .map(OsText::from)
+            .collect();
+        let stdout = self.to_file.then(|| format!("{}/{}-{}", place.files, place.client, self.n % 8).into());
         CommandSpec { argv, stdout, ..CommandSpec::default() }
     }
 }

@@ -168,6 +168,8 @@ fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them
         assert_eq!(failure.kind(), Some(ErrorKind::Cancelled));
         let follow = client.follow(ids[2]).await.unwrap();
         assert_eq!(follow.ended().await.unwrap().report.stdout.text(), "hello\n");
+        // A purge leaves what has not ended.
+        client.wait_for(ids[3]).await.unwrap().result.unwrap().unwrap();
 
         let query = TaskQuery { label: Some("kept-*".into()), ..TaskQuery::default() };
         let records = client.query_tasks(query.clone()).all().await.unwrap();

@@ -28,7 +28,7 @@ struct Commands {
 }
 
 fn sh(script: &str) -> CommandSpec {
-    CommandSpec { argv: ["sh", "-c", script].map(str::to_owned).into(), ..CommandSpec::default() }
+    CommandSpec { argv: ["sh", "-c", script].map(Into::into).into(), ..CommandSpec::default() }
 }
 
 fn call(spec: CommandSpec) -> CallSpec {
@@ -100,7 +100,7 @@ fn a_program_ends_as_its_exit_code_or_signal_says() {
     assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "exit code 3\nwhy (engine 0)"));
     let (kind, text) = farm.fails(sh("kill -KILL $$"));
     assert_eq!((kind, text.as_str()), (ErrorKind::Exit, "killed by SIGKILL (engine 0)"));
-    let argv = ["no-such-program"].map(str::to_owned).into();
+    let argv = ["no-such-program"].map(Into::into).into();
     let (kind, text) = farm.fails(CommandSpec { argv, ..CommandSpec::default() });
     assert_eq!(kind, ErrorKind::Remote);
     assert!(text.starts_with("CommandError: there is no program `no-such-program` in the engine's PATH"), "{text}");
@@ -118,8 +118,8 @@ fn a_program_gets_its_input_variables_directory_and_files() {
     assert_eq!(&counts[1..], ["1500000", "0"], "all of it, and then its end");
     let folder = farm.farm.home().path().canonicalize().unwrap();
     let spec = CommandSpec {
-        env: [("GREETING".to_owned(), "hello world".to_owned())].into(),
-        cwd: folder.to_str().map(str::to_owned),
+        env: [("GREETING".into(), "hello world".into())].into(),
+        cwd: Some(folder.as_os_str().into()),
         task: Some(7),
         item: Some("a b".into()),
         stderr: Some("err-{task}-{engine}".into()),
@@ -127,7 +127,7 @@ fn a_program_gets_its_input_variables_directory_and_files() {
     };
     assert_eq!(farm.ok(spec), format!("{}\nhello world,7,a b,0\n", folder.display()));
     assert_eq!(fs::read_to_string(farm.path("err-7-0")).unwrap(), "aside\n");
-    let (_, text) = farm.fails(CommandSpec { stdout: Some(farm.path("none/out")), ..sh("") });
+    let (_, text) = farm.fails(CommandSpec { stdout: Some(farm.path("none/out").into()), ..sh("") });
     assert!(text.contains("there is no folder") && text.contains("make it first"), "{text}");
 }
 

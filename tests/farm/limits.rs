@@ -1,7 +1,7 @@
 //! Clients that take too much: of the broker's memory, of its patience, of their own capability. Others do not feel it.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, Client, ClientError, ErrorKind, TaskFailure, TaskFuture, TaskResult};
@@ -17,16 +17,15 @@ use furlong_wire::token::Role;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-/// Waits for no-ops of an honest client until something has happened, and gives the longest wait for one.
-fn longest_noop_until(work: &Work, mut happened: impl FnMut() -> bool) -> Duration {
-    let (mut longest, begun) = (Duration::ZERO, Instant::now());
+/// Runs no-ops of an honest client, one after the other, until something has happened, and counts them.
+fn noops_until(work: &Work, mut happened: impl FnMut() -> bool) -> u64 {
+    let (mut noops, begun) = (0, Instant::now());
     while !happened() {
-        let submitted = Instant::now();
         work.run(&noop()).unwrap();
-        longest = longest.max(submitted.elapsed());
-        assert!(begun.elapsed() < 2 * SOON, "it does not happen");
+        noops += 1;
+        assert!(begun.elapsed() < 4 * SOON, "it does not happen");
     }
-    longest
+    noops
 }
 
 #[test]
@@ -55,8 +54,8 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
             break;
         }
     }
-    let longest = longest_noop_until(&work, || work.status().clients == 1);
-    assert!(longest < Duration::from_secs(2), "a no-op took {longest:?}");
+    let noops = noops_until(&work, || work.status().clients == 1);
+    assert!(noops > 1, "others waited for it");
     assert!(greedy.peer.is_closed_within(SOON));
     let log = work.farm().home().broker_log();
     assert!(log.contains("took nothing of what waits for it") || log.contains("reads too slowly"), "{log}");

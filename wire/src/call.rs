@@ -19,6 +19,7 @@ use serde_bytes::ByteBuf;
 
 use crate::ids::FunctionHash;
 use crate::message::catalogue::codes;
+use crate::os_text::OsText;
 
 codes! {
     /// How arguments and result are encoded.
@@ -64,7 +65,7 @@ pub enum Call {
         /// SHA-256 of the source text.
         hash: FunctionHash,
         /// The source text; none if it is in the definition that the task's message names.
-        source: Option<String>,
+        source: Option<OsText>,
         /// The function's name in that file.
         function: String,
     },
@@ -74,8 +75,8 @@ pub enum Call {
     Run {
         /// The script's name, for tracebacks.
         file: String,
-        /// Its text.
-        source: String,
+        /// Its text, as it is in the file: Python looks for its encoding.
+        source: OsText,
     },
     /// Sets variables in the namespace. The data are those of a call whose one argument is the dictionary, with the
     /// names as keys; the value is nothing.
@@ -151,20 +152,20 @@ impl PickledDefinition {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CommandSpec {
     /// The program, found in `PATH` where it has no slash, and its arguments.
-    pub argv: Vec<String>,
+    pub argv: Vec<OsText>,
     /// Variables beyond the engine's own.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<OsText, OsText>,
     /// The directory that it runs in; the engine's own if there is none.
-    pub cwd: Option<String>,
+    pub cwd: Option<OsText>,
     /// The task's number in its array: the variable `FURLONG_TASK`.
     pub task: Option<u64>,
     /// The task's item: the variable `FURLONG_ITEM`.
-    pub item: Option<String>,
+    pub item: Option<OsText>,
     /// The file that standard output goes to, on the engine's machine; otherwise it comes back as output. `{task}` and
     /// `{engine}` stand for the numbers.
-    pub stdout: Option<String>,
+    pub stdout: Option<OsText>,
     /// The same for standard error.
-    pub stderr: Option<String>,
+    pub stderr: Option<OsText>,
 }
 
 /// The first buffer of a result: written by [`encode_reply`], read by [`decode_reply`].

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod numbers;
+pub mod os_text;
 pub mod payload;
 pub mod record;
 mod small;

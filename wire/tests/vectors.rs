@@ -284,9 +284,9 @@ fn headers(vectors: &mut Vectors) {
     let execute = Call::Execute { source: "1 + 1".to_owned() };
     vectors.add("call header, named", &call_header());
     vectors.add("call header, execute", &encode_header(&CallHeader { call: execute, codec: Codec::Json }));
-    let command = CommandSpec { argv: vec!["true".to_owned()], task: Some(3), ..CommandSpec::default() };
+    let command = CommandSpec { argv: vec!["true".into()], task: Some(3), ..CommandSpec::default() };
     for (name, call) in [
-        ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".to_owned() }),
+        ("run", Call::Run { file: "s.py".to_owned(), source: "x = 1".into() }),
         ("push", Call::Push),
         ("pull", Call::Pull { names: vec!["x".to_owned()] }),
         ("keys", Call::Keys),

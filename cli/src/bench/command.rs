@@ -76,7 +76,7 @@ async fn on(cluster: &LocalCluster, args: &CommandArgs) -> Result<Rates> {
 }
 
 async fn measure(client: &Client, args: &CommandArgs) -> Result<Rates> {
-    let call = CallSpec::command_with(CommandSpec { argv: vec![PROGRAM.to_owned()], ..CommandSpec::default() });
+    let call = CallSpec::command_with(CommandSpec { argv: vec![PROGRAM.into()], ..CommandSpec::default() });
     drive(client, &call, args.count.clamp(1, 200), args.window).await?;
     let (mut farm, mut bare) = (Duration::ZERO, Duration::ZERO);
     for round in 0..ROUNDS {

@@ -1,5 +1,6 @@
 //! `furlong cluster`: farms on this machine.
 
+mod inherited;
 mod local;
 mod state;
 
@@ -208,6 +209,7 @@ fn daemon(args: &StartArgs, program: &Program) -> Result<ExitCode> {
     }
     command.args(args.journal.flags());
     command.args(args.engine.flags());
+    inherited::keep_from_children();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let out = BufReader::new(child.stdout.take().context("standard output was asked for")?);
     let mut ready = false;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use furlong_wire::limits::UNFINISHED_TASKS_MAX;
+use furlong_wire::os_text::OsText;
 use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::de::{SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 /// Bytes of an item: Linux takes no longer string in the environment (`MAX_ARG_STRLEN`), and the name is part of it.
@@ -23,7 +24,7 @@ pub struct Item {
     /// The array's number, or the item's place from 1: `FURLONG_TASK`.
     pub number: u64,
     /// The line or the JSON item: `FURLONG_ITEM`.
-    pub text: Option<String>,
+    pub text: Option<OsText>,
 }
 
 /// The numbers of `--array`: spans that rise.
@@ -148,9 +149,9 @@ struct Sender(mpsc::Sender<Result<Item>>);
 
 impl Sender {
     /// Hands an item over. False if nobody wants more.
-    fn send(&self, number: u64, text: String) -> Result<bool> {
+    fn send(&self, number: u64, text: OsText) -> Result<bool> {
         ensure_fits(number, text.len())?;
-        ensure!(!text.contains('\0'), "item {number} has a zero byte in it, which a variable cannot hold");
+        ensure!(!text.as_bytes().contains(&0), "item {number} has a zero byte in it, which a variable cannot hold");
         Ok(self.0.blocking_send(Ok(Item { number, text: Some(text) })).is_ok())
     }
 }
@@ -189,8 +190,7 @@ fn send_lines(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
             line.pop_if(|last| *last == b'\r');
         }
         ensure_fits(number, line.len())?;
-        let text = String::from_utf8(line).map_err(|_| anyhow!("line {number} of {name} is not UTF-8"))?;
-        if !items.send(number, text)? {
+        if !items.send(number, OsText::from_bytes(line))? {
             return Ok(());
         }
     }
@@ -213,14 +213,14 @@ fn send_json(name: &Path, mut input: Input, items: &Sender) -> Result<()> {
         }
         return Ok(());
     }
-    for (number, document) in (1..).zip(serde_json::Deserializer::from_reader(input).into_iter::<Value>()) {
+    for (number, document) in (1..).zip(serde_json::Deserializer::from_reader(input).into_iter::<Box<RawValue>>()) {
         let document = document.map_err(wrong)?;
-        if document.is_array() {
+        if document.get().starts_with('[') {
             bail!(
                 "{name} has an array among its documents: put all items into one array, or each on a line of its own"
             );
         }
-        if !items.send(number, text_of(document))? {
+        if !items.send(number, text_of(&document)?)? {
             break;
         }
     }
@@ -243,12 +243,28 @@ fn first_byte(input: &mut Input) -> io::Result<Option<u8>> {
     }
 }
 
-/// A string as it is, everything else as compact JSON.
-fn text_of(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
+/// A string as it is, everything else as compact JSON, with its numbers as they are written.
+fn text_of(value: &RawValue) -> Result<OsText> {
+    let text = value.get();
+    if text.starts_with('"') {
+        return Ok(serde_json::from_str::<String>(text).context("an item is a string that is not sound")?.into());
     }
+    Ok(compact(text).into())
+}
+
+/// JSON without the white space between its parts.
+fn compact(json: &str) -> String {
+    let (mut is_in_string, mut is_escaped) = (false, false);
+    let is_part = |it: &char| {
+        if is_in_string {
+            is_in_string = is_escaped || *it != '"';
+            is_escaped = !is_escaped && *it == '\\';
+            return true;
+        }
+        is_in_string = *it == '"';
+        !it.is_ascii_whitespace()
+    };
+    json.chars().filter(is_part).collect()
 }
 
 /// Hands over the elements of an array as they are read. True if all of them were wanted.
@@ -266,8 +282,8 @@ impl<'de> Visitor<'de> for Each<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<bool, A::Error> {
         for number in 1.. {
-            let Some(value) = elements.next_element_seed(AnyValue)? else { return Ok(true) };
-            match self.items.send(number, text_of(value)) {
+            let Some(value) = elements.next_element::<Box<RawValue>>()? else { return Ok(true) };
+            match text_of(&value).and_then(|text| self.items.send(number, text)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
                 Err(error) => {
@@ -277,16 +293,6 @@ impl<'de> Visitor<'de> for Each<'_> {
             }
         }
         Ok(true)
-    }
-}
-
-struct AnyValue;
-
-impl<'de> DeserializeSeed<'de> for AnyValue {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        serde::Deserialize::deserialize(deserializer)
     }
 }
 
@@ -302,7 +308,14 @@ mod tests {
     }
 
     fn read(text: &str, send: impl FnOnce(&Path, Input, &Sender) -> Result<()> + Send + 'static) -> Vec<Result<Item>> {
-        let input: Input = BufReader::new(Box::new(io::Cursor::new(text.as_bytes().to_vec())));
+        read_bytes(text.as_bytes(), send)
+    }
+
+    fn read_bytes(
+        bytes: &[u8],
+        send: impl FnOnce(&Path, Input, &Sender) -> Result<()> + Send + 'static,
+    ) -> Vec<Result<Item>> {
+        let input: Input = BufReader::new(Box::new(io::Cursor::new(bytes.to_vec())));
         let Items::Read(mut items) = Items::read(move |items| send(Path::new("items"), input, items)) else {
             panic!("a reader")
         };
@@ -310,7 +323,7 @@ mod tests {
     }
 
     fn texts(items: Vec<Result<Item>>) -> Vec<(u64, String)> {
-        items.into_iter().map(Result::unwrap).map(|item| (item.number, item.text.unwrap())).collect()
+        items.into_iter().map(Result::unwrap).map(|item| (item.number, item.text.unwrap().to_text())).collect()
     }
 
     fn owned(texts: &[&str]) -> Vec<(u64, String)> {
@@ -347,6 +360,8 @@ mod tests {
     fn each_line_is_an_item_whatever_is_on_it() {
         assert_eq!(texts(read("a\n\n b c \r\nd", send_lines)), owned(&["a", "", " b c ", "d"]));
         assert!(read("", send_lines).is_empty());
+        let latin = read_bytes(b"caf\xe9\n", send_lines).pop().unwrap().unwrap();
+        assert_eq!(latin.text.unwrap().as_bytes(), b"caf\xe9");
         let long = "x".repeat(ITEM_BYTES_MAX);
         assert_eq!(texts(read(&format!("{long}\n"), send_lines)), owned(&[&long]));
         let error = read(&format!("{long}x\n"), send_lines).pop().unwrap().unwrap_err();
@@ -359,6 +374,13 @@ mod tests {
         assert_eq!(texts(read(r#" ["a b", 1, {"x": [1, 2]}, null] "#, send_json)), expected);
         assert_eq!(texts(read("\"a b\" 1\n{\"x\": [1, 2]}\nnull", send_json)), expected);
         assert!(read("", send_json).is_empty() && read("[]", send_json).is_empty());
+        let as_written = ["12345678901234567890123", "1.10", "1e2", "-0.0", r#"{"b":1.50,"a":" \" \\"}"#];
+        let array = r#"[12345678901234567890123, 1.10 ,1e2,-0.0, {"b": 1.50,\n "a": " \" \\" }]"#.replace("\\n", "\n");
+        assert_eq!(texts(read(&array, send_json)), owned(&as_written));
+        assert_eq!(
+            texts(read(&array[1..array.len() - 1].replace(',', "\n").replace("1.50\n", "1.50,"), send_json)).len(),
+            5
+        );
         for wrong in ["[1", "[1] 2", "[1,]", "1 [2]", "{", "\"\\u0000\"", "nope"] {
             let last = read(wrong, send_json).pop().unwrap();
             let error = last.expect_err(wrong).to_string();

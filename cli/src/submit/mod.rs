@@ -5,13 +5,17 @@ mod items;
 mod options;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, Client, ClientError, CommandSpec, EngineTargets, TaskFuture, TaskOptions};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use furlong_client::{
+    Arguments, CallSpec, Client, ClientError, CommandSpec, EngineTargets, OsText, TaskFuture, TaskOptions,
+};
 use furlong_wire::token::Role;
 use futures_util::Stream;
 
@@ -71,7 +75,7 @@ pub struct SubmitArgs {
     broker: BrokerArgs,
     /// The program, found in the engine's PATH where it has no slash, and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// What makes the tasks.
@@ -93,8 +97,8 @@ struct SourceArgs {
 #[derive(Debug, clap::Args)]
 struct ProgramArgs {
     /// A variable that the tasks see, in addition to those of the engine; without `=VALUE` it is passed on from here
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
-    env: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    env: Vec<(OsString, OsString)>,
     /// The directory that the tasks run in, on the engine's machine; a relative one begins here, so `.` is this one
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
@@ -103,10 +107,10 @@ struct ProgramArgs {
     stdin: Option<PathBuf>,
     /// The file for standard output, on the engine's machine; `{task}` and `{engine}` in it are the numbers
     #[arg(long, value_name = "PATH")]
-    stdout: Option<String>,
+    stdout: Option<OsString>,
     /// The same for standard error
     #[arg(long, value_name = "PATH")]
-    stderr: Option<String>,
+    stderr: Option<OsString>,
 }
 
 /// Submits the tasks, and waits for them if that was asked for.
@@ -119,7 +123,8 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
     let mut items = args.source.open()?;
     if items.total() != Some(1) {
         for file in [&args.program.stdout, &args.program.stderr].into_iter().flatten() {
-            if !file.contains("{task}") && file != "/dev/null" {
+            if !file.as_encoded_bytes().windows(6).any(|part| part == b"{task}") && file != "/dev/null" {
+                let file = file.display();
                 return Err(usage_error(&format!(
                     "`{file}` is one file for many tasks, of which each begins it anew; put {{task}} into its name"
                 )));
@@ -162,14 +167,19 @@ struct Template {
 }
 
 impl ProgramArgs {
-    fn template(&self, argv: Vec<String>) -> Result<Template> {
-        if argv.first().is_some_and(String::is_empty) {
+    fn template(&self, argv: Vec<OsString>) -> Result<Template> {
+        if argv.first().is_some_and(|name| name.is_empty()) {
             bail!("the program has no name; write furlong submit [OPTIONS] -- PROGRAM [ARGS]");
         }
-        let cwd = self.cwd.as_deref().map(absolute).transpose()?;
-        let env: BTreeMap<String, String> = self.env.iter().cloned().collect();
-        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
-        let command = CommandSpec { argv, env, cwd, stdout, stderr, ..CommandSpec::default() };
+        let text = |name: &Option<OsString>| name.clone().map(OsText::from);
+        let command = CommandSpec {
+            argv: argv.into_iter().map(OsText::from).collect(),
+            env: self.env.iter().map(|(name, value)| (name.clone().into(), value.clone().into())).collect(),
+            cwd: self.cwd.as_deref().map(absolute).transpose()?,
+            stdout: text(&self.stdout),
+            stderr: text(&self.stderr),
+            ..CommandSpec::default()
+        };
         let stdin = self.stdin.as_deref().map(read_whole).transpose()?;
         Ok(Template { command, stdin })
     }
@@ -183,10 +193,9 @@ impl Template {
     }
 }
 
-fn absolute(path: &Path) -> Result<String> {
+fn absolute(path: &Path) -> Result<OsText> {
     let here = std::path::absolute(path).with_context(|| format!("--cwd {}", path.display()))?;
-    let text = here.into_os_string().into_string();
-    text.map_err(|path| anyhow::anyhow!("--cwd {}: its name is not UTF-8", path.display()))
+    Ok(here.into_os_string().into())
 }
 
 fn read_whole(path: &Path) -> Result<Bytes> {
@@ -201,14 +210,19 @@ fn read_whole(path: &Path) -> Result<Bytes> {
 }
 
 /// Reads `NAME=VALUE`, or `NAME`, which takes the value from here.
-fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, value.to_owned()),
-        None => {
-            (text, std::env::var(text).map_err(|_| format!("there is no variable `{text}` here; NAME=VALUE sets one"))?)
-        }
+fn variable(text: OsString) -> Result<(OsString, OsString), String> {
+    let bytes = text.as_bytes();
+    let (name, value) = if let Some(place) = bytes.iter().position(|byte| *byte == b'=') {
+        (&bytes[..place], OsStr::from_bytes(&bytes[place + 1..]).to_owned())
+    } else {
+        let missing = || format!("there is no variable `{}` here; NAME=VALUE sets one", text.display());
+        (bytes, std::env::var_os(&text).ok_or_else(missing)?)
     };
-    if name.is_empty() { Err("a variable is NAME=VALUE".to_owned()) } else { Ok((name.to_owned(), value)) }
+    if name.is_empty() {
+        Err("a variable is NAME=VALUE".to_owned())
+    } else {
+        Ok((OsStr::from_bytes(name).to_owned(), value))
+    }
 }
 
 /// Makes tasks of items.
@@ -222,7 +236,7 @@ struct Submitter<'a> {
 /// The tasks of one item: one, or one for each engine.
 struct Submitted {
     number: u64,
-    item: Option<String>,
+    item: Option<OsText>,
     tasks: Vec<TaskFuture>,
 }
 
@@ -262,17 +276,17 @@ mod tests {
 
     #[test]
     fn variables_have_a_value_or_are_passed_on() {
-        assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
-        assert_eq!(variable("A="), Ok(("A".into(), String::new())));
-        assert_eq!(variable("PATH").unwrap().1, std::env::var("PATH").unwrap());
-        assert!(variable("=b").is_err() && variable("NO_SUCH_VARIABLE_HERE").is_err());
+        assert_eq!(variable("A=b=c".into()), Ok(("A".into(), "b=c".into())));
+        assert_eq!(variable("A=".into()), Ok(("A".into(), OsString::new())));
+        assert_eq!(variable("PATH".into()).unwrap().1, std::env::var_os("PATH").unwrap());
+        assert!(variable("=b".into()).is_err() && variable("NO_SUCH_VARIABLE_HERE".into()).is_err());
     }
 
     #[test]
     fn a_directory_is_absolute_when_it_travels() {
         let here = std::env::current_dir().unwrap();
-        assert_eq!(absolute(Path::new(".")).unwrap(), here.to_str().unwrap());
-        assert_eq!(absolute(Path::new("/data")).unwrap(), "/data");
-        assert_eq!(absolute(Path::new("sub")).unwrap(), here.join("sub").to_str().unwrap());
+        assert_eq!(&*absolute(Path::new(".")).unwrap(), here.as_os_str());
+        assert_eq!(&*absolute(Path::new("/data")).unwrap(), "/data");
+        assert_eq!(&*absolute(Path::new("sub")).unwrap(), here.join("sub").as_os_str());
     }
 }

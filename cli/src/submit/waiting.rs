@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
-use furlong_client::{Output, OutputStream, TaskFuture, TaskState};
+use furlong_client::{OsText, Output, OutputStream, TaskFuture, TaskState};
 use futures_util::StreamExt;
 use futures_util::stream::{Fuse, FuturesUnordered};
 use indicatif::ProgressBar;
@@ -91,7 +91,7 @@ struct Waiting<'a> {
 struct Slot {
     name: String,
     number: u64,
-    item: Option<String>,
+    item: Option<OsText>,
     task: Rc<RefCell<TaskFuture>>,
     end: Option<End>,
 }
@@ -208,9 +208,9 @@ fn is_cancelled(end: &End) -> bool {
 fn print_end(slot: &Slot, end: &End, printed: &mut Printed, args: &SubmitArgs, tells: bool) -> Result<()> {
     if args.json {
         let mut document = ended::as_json(end);
-        document["number"] = slot.number.into();
-        document["item"] = slot.item.clone().into();
-        return print::line(document.to_string());
+        document.set("number", slot.number);
+        document.set("item", slot.item.as_ref().map(OsText::to_text));
+        return document.print();
     }
     printed.rest(&slot.name, ended::report(end))?;
     match end {

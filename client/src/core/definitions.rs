@@ -6,6 +6,7 @@ use bytes::Bytes;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, decode_header, encode_header};
 use furlong_wire::ids::FunctionHash;
 use furlong_wire::message::{Define, FromClient};
+use furlong_wire::os_text::OsText;
 use furlong_wire::payload::Packed;
 use serde_bytes::ByteBuf;
 
@@ -55,7 +56,7 @@ impl Core {
         let Ok(mut decoded) = decode_header::<CallHeader>(header) else { return };
         match &mut decoded.call {
             HeaderCall::Source { source, .. } => {
-                *source = Some(String::from_utf8_lossy(&instead.function).into_owned());
+                *source = Some(OsText::from_bytes(instead.function.to_vec()));
             }
             HeaderCall::Pickled(pickled) => pickled.blob = Some(ByteBuf::from(&instead.function[..])),
             _ => return,

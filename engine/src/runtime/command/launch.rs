@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, Codec, CommandSpec};
+use furlong_wire::os_text::OsText;
 use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -54,11 +56,11 @@ impl Launch<'_> {
         let Some(name) = self.spec.argv.first().filter(|name| !name.is_empty()) else {
             return Err("the command is empty: it needs a program and its arguments".to_owned());
         };
-        if name.contains('/') {
+        if name.as_bytes().contains(&b'/') {
             return Ok(self.in_directory(Path::new(name)));
         }
         let path = self.variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        let candidates = std::env::split_paths(&path).map(|folder| self.in_directory(&folder).join(name));
+        let candidates = std::env::split_paths(&path).map(|folder| self.in_directory(&folder).join(&**name));
         let mut not_executable = None;
         for candidate in candidates {
             if access(&candidate, Access::EXISTS).is_err() || candidate.is_dir() {
@@ -94,7 +96,7 @@ impl Launch<'_> {
         }
         if let Some(cwd) = &spec.cwd {
             check_directory(cwd)?;
-            command.current_dir(cwd);
+            command.current_dir(&**cwd);
         }
         let files = self.output_files()?;
         let [stdout, stderr] = files.map(|file| file.map_or_else(Stdio::piped, Stdio::from));
@@ -104,7 +106,7 @@ impl Launch<'_> {
 
     /// The files that output goes to. Two streams that go to one file share it, as with `2>&1`.
     fn output_files(&self) -> Result<[Option<File>; 2], String> {
-        let path = |name: &Option<String>| name.as_deref().map(|name| self.output_path(name)).transpose();
+        let path = |name: &Option<OsText>| name.as_ref().map(|name| self.output_path(name)).transpose();
         let (stdout, stderr) = (path(&self.spec.stdout)?, path(&self.spec.stderr)?);
         let out = stdout.as_deref().map(create).transpose()?;
         let err = match (&out, &stderr) {
@@ -116,34 +118,41 @@ impl Launch<'_> {
         Ok([out, err])
     }
 
-    fn output_path(&self, name: &str) -> Result<PathBuf, String> {
-        let mut filled = name.to_owned();
-        for (placeholder, number) in [("{task}", self.spec.task), ("{engine}", self.engine_id.map(u64::from))] {
-            if !filled.contains(placeholder) {
+    fn output_path(&self, name: &OsText) -> Result<PathBuf, String> {
+        let mut filled = Vec::new();
+        let mut rest = name.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            rest = after;
+            let Some((word, after)) = placeholder(after).filter(|_| byte == b'{') else {
+                filled.push(byte);
                 continue;
-            }
-            let Some(number) = number else {
-                return Err(format!("the output file `{name}` names {placeholder}, which this task does not have"));
             };
-            filled = filled.replace(placeholder, &number.to_string());
+            let number = match word {
+                "task" => self.spec.task,
+                "engine" => self.engine_id.map(u64::from),
+                _ => {
+                    return Err(format!(
+                        "the output file `{name}` names {{{word}}}; only {{task}} and {{engine}} are filled in"
+                    ));
+                }
+            };
+            let Some(number) = number else {
+                return Err(format!("the output file `{name}` names {{{word}}}, which this task does not have"));
+            };
+            filled.extend_from_slice(number.to_string().as_bytes());
+            rest = after;
         }
-        let other = filled.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(word, _)| word);
-        if let Some(word) = other.filter(|word| !word.is_empty() && word.chars().all(|it| it.is_ascii_alphabetic())) {
-            return Err(format!(
-                "the output file `{name}` names {{{word}}}; only {{task}} and {{engine}} are filled in"
-            ));
-        }
-        Ok(self.in_directory(Path::new(&filled)))
+        Ok(self.in_directory(Path::new(OsStr::from_bytes(&filled))))
     }
 
     /// A path as the program would see it.
     fn in_directory(&self, path: &Path) -> PathBuf {
-        self.spec.cwd.as_ref().map_or_else(|| path.to_owned(), |cwd| Path::new(cwd).join(path))
+        self.spec.cwd.as_ref().map_or_else(|| path.to_owned(), |cwd| Path::new(&**cwd).join(path))
     }
 
     /// A variable as the program will see it.
     fn variable(&self, name: &str) -> Option<OsString> {
-        let own = self.spec.env.get(name).map(OsString::from);
+        let own = self.spec.env.get(&OsText::from(name)).map(|value| value.to_os_string());
         let of_engine = || {
             let config = self.context.env.iter().rev().find(|(known, _)| known == OsStr::new(name));
             config.map(|(_, value)| value.clone())
@@ -175,8 +184,15 @@ impl Launch<'_> {
     }
 }
 
-fn check_directory(cwd: &str) -> Result<(), String> {
-    let path = Path::new(cwd);
+/// A word of letters before a closing brace, and what comes after that.
+fn placeholder(rest: &[u8]) -> Option<(&str, &[u8])> {
+    let end = rest.iter().position(|byte| *byte == b'}').filter(|end| *end > 0)?;
+    let word = std::str::from_utf8(&rest[..end]).ok()?;
+    word.bytes().all(|byte| byte.is_ascii_alphabetic()).then_some((word, &rest[end + 1..]))
+}
+
+fn check_directory(cwd: &OsText) -> Result<(), String> {
+    let path = Path::new(&**cwd);
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_dir() => Err(format!("cannot run the command in `{cwd}`: it is not a directory")),
         Ok(_) => access(path, Access::EXEC_OK)
@@ -210,12 +226,12 @@ fn create(path: &Path) -> Result<File, String> {
     })
 }
 
-fn check_variables(env: &BTreeMap<String, String>) -> Result<(), String> {
+fn check_variables(env: &BTreeMap<OsText, OsText>) -> Result<(), String> {
     for (name, value) in env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("`{}` is no name of a variable", name.escape_debug()));
+        if name.is_empty() || name.as_bytes().iter().any(|byte| [b'=', 0].contains(byte)) {
+            return Err(format!("`{}` is no name of a variable", name.as_bytes().escape_ascii()));
         }
-        if value.contains('\0') {
+        if value.as_bytes().contains(&0) {
             return Err(format!("the variable `{name}` has a zero byte in it"));
         }
     }

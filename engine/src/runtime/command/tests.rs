@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, ReplyHeader};
+use furlong_wire::os_text::OsText;
 use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -35,7 +36,7 @@ struct Fixture {
 }
 
 fn command(argv: &[&str]) -> CommandSpec {
-    CommandSpec { argv: argv.iter().map(ToString::to_string).collect(), ..CommandSpec::default() }
+    CommandSpec { argv: argv.iter().copied().map(Into::into).collect(), ..CommandSpec::default() }
 }
 
 fn sh(script: &str) -> CommandSpec {
@@ -175,7 +176,7 @@ fn exit_codes_and_signals_come_back_with_the_last_lines_of_stderr() {
     assert_eq!(reply.header, exited(3));
     let reply = it.run(sh("kill -SEGV $$"));
     assert_eq!((reply.outcome, reply.header), (JobOutcome::Exited("killed by SIGSEGV".into()), killed(11)));
-    let reply = it.run(CommandSpec { stderr: Some(it.path("err")), ..sh("echo kept >&2; exit 1") });
+    let reply = it.run(CommandSpec { stderr: Some(it.path("err").into()), ..sh("echo kept >&2; exit 1") });
     assert_eq!(reply.outcome, JobOutcome::Exited("exit code 1".into()), "what went to a file did not come back");
 }
 
@@ -183,10 +184,10 @@ fn exit_codes_and_signals_come_back_with_the_last_lines_of_stderr() {
 fn a_program_finds_its_variables_directory_and_arguments() {
     let mut it = Fixture::with(config(), vec![("B".into(), "config".into()), ("C".into(), "c".into())]);
     it.slot.set_engine_id(5);
-    let env = [("A", "a b"), ("B", "own")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let env = [("A", "a b"), ("B", "own")].map(|(name, value)| (name.into(), value.into()));
     let spec = CommandSpec {
         env: env.into(),
-        cwd: Some(it.folder.path().to_str().unwrap().to_owned()),
+        cwd: Some(it.folder.path().into()),
         task: Some(17),
         item: Some("an item".into()),
         ..sh("echo $A,$B,$C,$FURLONG_TASK,$FURLONG_ITEM,$FURLONG_ENGINE; pwd -P; [ -n \"$HOME$PATH\" ]")
@@ -203,16 +204,34 @@ fn config() -> CommandConfig {
 }
 
 #[test]
+fn bytes_that_are_not_utf8_pass_through() {
+    let mut it = Fixture::new();
+    let odd = |prefix: &str| OsText::from_bytes([prefix.as_bytes(), b"caf\xe9"].concat());
+    fs::create_dir(it.folder.path().join(&*odd("dir-"))).unwrap();
+    let spec = CommandSpec {
+        cwd: Some(it.folder.path().join(&*odd("dir-")).into_os_string().into()),
+        env: [("V".into(), odd("v-"))].into(),
+        item: Some(odd("i-")),
+        stdout: Some(odd("out-")),
+        argv: vec!["sh".into(), "-c".into(), "printf %s \"$V,$FURLONG_ITEM,$1\"".into(), "sh".into(), odd("a-")],
+        ..CommandSpec::default()
+    };
+    it.ok(spec);
+    let written = fs::read(it.folder.path().join(&*odd("dir-")).join(&*odd("out-"))).unwrap();
+    assert_eq!(written, b"v-caf\xe9,i-caf\xe9,a-caf\xe9");
+}
+
+#[test]
 fn a_program_is_looked_for_in_its_own_path_and_directory() {
     let mut it = Fixture::new();
     it.script("tool", "#!/bin/sh\necho found\n", 0o755);
     let folder = it.folder.path().to_str().unwrap().to_owned();
     let path = format!("/nowhere:{folder}:/usr/bin:/bin");
     let spec = command(&["tool"]);
-    assert_eq!(it.ok(CommandSpec { env: [("PATH".into(), path)].into(), ..spec.clone() }), "found\n");
+    assert_eq!(it.ok(CommandSpec { env: [("PATH".into(), path.into())].into(), ..spec.clone() }), "found\n");
     let text = it.refused(spec);
     assert!(text.starts_with("there is no program `tool` in the engine's PATH, /"), "{text}");
-    assert_eq!(it.ok(CommandSpec { cwd: Some(folder), ..command(&["./tool"]) }), "found\n");
+    assert_eq!(it.ok(CommandSpec { cwd: Some(folder.into()), ..command(&["./tool"]) }), "found\n");
 }
 
 #[test]
@@ -240,9 +259,9 @@ fn what_cannot_be_run_is_one_line_that_names_it() {
     let spec = |name: &str, value: &str| CommandSpec { env: [(name.into(), value.into())].into(), ..sh("") };
     assert!(it.refused(spec("A=B", "c")).contains("`A=B` is no name of a variable"));
     assert!(it.refused(spec("A", "c\0")).contains("the variable `A` has a zero byte"));
-    let text = it.refused(CommandSpec { cwd: Some(missing.clone()), ..sh("") });
+    let text = it.refused(CommandSpec { cwd: Some(missing.as_str().into()), ..sh("") });
     assert!(text.contains(&missing) && text.contains("no such directory"), "{text}");
-    let text = it.refused(CommandSpec { cwd: Some(plain.clone()), ..sh("") });
+    let text = it.refused(CommandSpec { cwd: Some(plain.as_str().into()), ..sh("") });
     assert!(text.contains(&plain) && text.contains("not a directory"), "{text}");
     assert_eq!(it.ok(sh("echo alive")), "alive\n");
 }
@@ -270,12 +289,12 @@ fn output_goes_to_files_with_the_numbers_in_their_names() {
     it.slot.set_engine_id(2);
     fs::write(it.path("out-9-2"), "what was there before, and longer").unwrap();
     let spec = CommandSpec { task: Some(9), ..sh("echo out; echo err >&2") };
-    let (stdout, stderr) = (Some(it.path("out-{task}-{engine}")), Some(it.path("err-{task}")));
+    let (stdout, stderr) = (Some(it.path("out-{task}-{engine}").into()), Some(it.path("err-{task}").into()));
     assert_eq!(it.ok(CommandSpec { stdout, stderr, ..spec.clone() }), "");
     let read = |name: &str, it: &Fixture| fs::read_to_string(it.path(name)).unwrap();
     assert_eq!((read("out-9-2", &it).as_str(), read("err-9", &it).as_str()), ("out\n", "err\n"));
     // One file for both, named from the command's directory.
-    let (both, cwd) = (Some("both".to_owned()), it.folder.path().to_str().map(str::to_owned));
+    let (both, cwd) = (Some("both".into()), Some(it.folder.path().into()));
     it.ok(CommandSpec { stdout: both.clone(), stderr: both, cwd, ..spec });
     assert_eq!(read("both", &it), "out\nerr\n");
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
@@ -287,16 +306,16 @@ fn output_goes_to_files_with_the_numbers_in_their_names() {
 fn output_files_that_cannot_be_are_named() {
     let mut it = Fixture::new();
     let path = it.path("no/folder/out");
-    let text = it.refused(CommandSpec { stdout: Some(path.clone()), ..sh("") });
+    let text = it.refused(CommandSpec { stdout: Some(path.as_str().into()), ..sh("") });
     assert!(text.contains(&path) && text.contains("there is no folder") && text.contains("make it first"), "{text}");
     let text = it.refused(CommandSpec { stderr: Some("out-{task}".into()), ..sh("") });
     assert!(text.contains("`out-{task}` names {task}"), "{text}");
     let folder = it.folder.path().to_str().unwrap().to_owned();
-    assert!(it.refused(CommandSpec { stdout: Some(folder.clone()), ..sh("") }).contains(&folder));
+    assert!(it.refused(CommandSpec { stdout: Some(folder.as_str().into()), ..sh("") }).contains(&folder));
     // A named pipe that nobody reads must not keep the slot.
     let pipe = it.path("pipe");
     it.ok(command(&["mkfifo", &pipe]));
-    assert!(it.refused(CommandSpec { stdout: Some(pipe.clone()), ..sh("") }).contains(&pipe));
+    assert!(it.refused(CommandSpec { stdout: Some(pipe.as_str().into()), ..sh("") }).contains(&pipe));
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Known {
         let defined = || job.definition.as_ref().map_or(0, Bytes::len);
         match &job.header.call {
             Call::Source { hash, .. } if self.sources.contains(hash) => 0,
-            Call::Source { source, .. } => source.as_ref().map_or_else(defined, String::len),
+            Call::Source { source, .. } => source.as_ref().map_or_else(defined, |source| source.len()),
             Call::Pickled(PickledCall { hash: Some(hash), .. }) if self.functions.contains(hash) => 0,
             Call::Pickled(PickledCall { blob: Some(blob), .. }) if self.has_support => blob.len(),
             Call::Pickled(PickledCall { blob, .. }) => blob.as_ref().map_or(0, |blob| blob.len()) + defined(),

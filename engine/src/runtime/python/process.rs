@@ -319,7 +319,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 15] = [
+const WORKER_FILES: [(&str, &str); 17] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -334,6 +334,8 @@ const WORKER_FILES: [(&str, &str); 15] = [
     ("furlong_worker.farm", include_str!("furlong_worker/farm.py")),
     ("furlong_worker.engine", include_str!("furlong_worker/engine.py")),
     ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
+    ("furlong_worker.cells", include_str!("furlong_worker/cells.py")),
+    ("furlong_worker.fresh", include_str!("furlong_worker/fresh.py")),
     ("furlong_worker.worker", include_str!("furlong_worker/worker.py")),
 ];
 

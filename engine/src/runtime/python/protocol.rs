@@ -70,7 +70,7 @@ impl Request {
                 let source = unknown.function.unwrap_or_default();
                 (3, vec![Bytes::copy_from_slice(&hash.0), Bytes::from(file), source, Bytes::from(function)])
             }
-            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source)]),
+            Call::Run { file, source } => (4, vec![Bytes::from(file), Bytes::from(source.into_bytes())]),
             Call::Push => (5, Vec::new()),
             Call::Pull { names } => (6, names.into_iter().map(Bytes::from).collect()),
             Call::Keys => (7, Vec::new()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from typing import Any, Callable, Sequence
 
 from furlong_worker import Buffer, pickles
@@ -74,6 +75,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 _json_decode = json.JSONDecoder().decode
+_json_escape = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _json_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -95,11 +97,68 @@ def _value_to_json(value: Any) -> bytes:
         return b"null"
     try:
         return _json_encode(value).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
-            f"the result, a {type_name(type(value))}, cannot be written as json: {error}; "
-            "return plain values, or call with pickle"
-        ) from None
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, such as names of files have that are not UTF-8: json can say it by its number.
+        return _json_escape(value).encode("ascii")
+    except RecursionError:
+        raise TypeError(f"the result, a {type_name(type(value))}, is nested too deeply for json") from None
+    except (TypeError, ValueError):
+        said = _Said()
+        text = _json_escape(said.plain(value, "result"))
+        said.warn()
+        return text.encode("ascii")
+
+
+class _Said:
+    """Makes a value of what json can say; anything else becomes its text."""
+
+    def __init__(self) -> None:
+        self._odd: list[str] = []
+        self._holders: list[int] = []
+
+    def plain(self, value: Any, path: str) -> Any:
+        """Give a value that json can say, and note what had to become text."""
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else self._text(value, path)
+        if isinstance(value, (dict, list, tuple)):
+            if id(value) in self._holders or len(self._holders) == DEPTH_MAX:
+                raise TypeError(f"the result cannot be written as json: {path} holds itself, or is nested too deeply")
+            self._holders.append(id(value))
+            plain = self._plain_parts(value, path)
+            self._holders.pop()
+            return plain
+        item = getattr(value, "item", None)
+        if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 and item is not None:
+            number = item()  # a number of NumPy
+            return self._text(value, path) if type(number) is type(value) else self.plain(number, path)
+        return self._text(value, path)
+
+    def _plain_parts(self, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            return [self.plain(part, f"{path}[{at}]") for at, part in enumerate(value)]
+        plain = {}
+        for key, part in value.items():
+            name = key
+            if key is not None and not isinstance(key, (str, bool, int)):
+                name = key if isinstance(key, float) and math.isfinite(key) else self._text(key, f"a key of {path}")
+            if name in plain:
+                raise TypeError(f"the result cannot be written as json: two keys of {path} have the text {name!r}")
+            plain[name] = self.plain(part, f"{path}[{key!r}]")
+        return plain
+
+    def _text(self, value: Any, path: str) -> str:
+        self._odd.append(
+            f"{path} is {str(value)!r}" if isinstance(value, float) else f"{path} is a {type_name(type(value))}"
+        )
+        return str(value)
+
+    def warn(self) -> None:
+        """Tell on the standard error what became text."""
+        if self._odd:
+            more = f", and {len(self._odd) - 1} more" if len(self._odd) > 1 else ""
+            print(f"furlong: {self._odd[0]}{more}, which json cannot say: it is given as text", file=sys.stderr)
 
 
 def _value_to_raw(value: Any) -> list[Buffer]:

@@ -9,6 +9,7 @@ import faulthandler
 import fcntl
 import io
 import os
+import resource
 import sys
 import termios
 from typing import Callable
@@ -57,7 +58,7 @@ class Output:
         self._is_late = is_late
         self._send_stray = send_stray
         # Copies out of the way of code that closes or replaces 1 and 2.
-        self._pipes = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (1, 2))
+        self._pipes = tuple(far_copy(fd) for fd in (1, 2))
         self._identities = [_identity(fd) for fd in self._pipes]
         self._can_ask = sys.platform == "linux"  # elsewhere the writing end does not know what is unread
         self._modules_seen = len(sys.modules)
@@ -132,3 +133,10 @@ def _identity(fd: int) -> tuple[int, int]:
 def _flush_nothing(_: int | None) -> int:
     """Stand in for C's fflush where it cannot be reached."""
     return 0
+
+
+def far_copy(fd: int) -> int:
+    """Copy a descriptor to a number that code which closes or replaces the first ones does not reach."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    far = 100 if limit == resource.RLIM_INFINITY else min(100, limit // 2)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, far)

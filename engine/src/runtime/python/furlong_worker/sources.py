@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import linecache
 import sys
 import types
@@ -27,11 +28,11 @@ class LoadedSource:
     def load(self) -> types.ModuleType:
         """Run the file, the first time."""
         if self.module is None:
-            text = self.text.decode("utf-8")
+            text = importlib.util.decode_source(self.text)
             module = types.ModuleType(self.name)
             module.__file__ = self.file
             linecache.cache[self.file] = (len(text), None, text.splitlines(True), self.file)
-            code = compile(text, self.file, "exec", dont_inherit=True)
+            code = compile(self.text, self.file, "exec", dont_inherit=True)
             sys.modules[self.name] = module
             try:
                 exec(code, module.__dict__)
@@ -82,3 +83,8 @@ class Sources:
         else:
             self._loaded.move_to_end(digest)
         return source
+
+    def forget_loaded(self) -> None:
+        """Have the files run anew: what they import has changed."""
+        for source in self._loaded.values():
+            source.module = None

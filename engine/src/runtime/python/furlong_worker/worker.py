@@ -6,8 +6,9 @@ import _signal  # type: ignore[import-not-found]  # getsignal without its costly
 import _thread
 import ast
 import builtins
-import fcntl
+import contextlib
 import importlib
+import importlib.util
 import linecache
 import mmap
 import os
@@ -23,6 +24,7 @@ from typing import Any, Callable, NoReturn, Sequence
 import furlong_worker
 from furlong_worker import Buffer, engine
 from furlong_worker.calls import apply, encode, encode_published
+from furlong_worker.cells import Cells
 from furlong_worker.channel import (
     CANCELLED,
     CLEAR,
@@ -46,8 +48,9 @@ from furlong_worker.channel import (
 from furlong_worker.errors import describe
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
+from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
-from furlong_worker.output import MAIN_THREAD, Output
+from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
 from furlong_worker.settings import LABELS
@@ -88,6 +91,8 @@ class Worker:
         self._engine = engine.bind(self._names, LABELS)
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
+        self._helpers = Helpers()
+        self._cells = Cells(self._namespace, self._rich.show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
@@ -190,55 +195,54 @@ class Worker:
         file = f"<furlong {self._executions}>"
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)
         linecache.cache.pop(f"<furlong {self._executions - CELLS_MAX}>", None)
-        return self._run_code(source, file, True)
+        return self._run_code(source, file)
 
     def _run_script(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
-        file, source = (bytes(buffer).decode("utf-8") for buffer in buffers)
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        file, source = bytes(buffers[0]).decode("utf-8"), bytes(buffers[1])
+        with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # `compile` says it better
+            text = importlib.util.decode_source(source)
+            linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+        self._forget_edited()
         self._namespace["__file__"] = file
         try:
-            return self._run_code(source, file, False)
+            return self._run_code(source, file)
         finally:
             self._namespace.pop("__file__", None)
+            self._helpers.note()
 
-    def _run_code(self, source: str, file: str, wants_value: bool) -> list[Buffer]:
-        """Run code, and give the text of its last expression."""
+    def _run_code(self, source: str | bytes, file: str) -> list[Buffer]:
+        """Run a cell, or the bytes of a script, and give the text of a cell's last expression.
+
+        To exit with 0 is to succeed, as it is for a program.
+        """
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
         self._rich.announce("pre_execute")
         try:
-            text = self._run_tree(tree, file, wants_value)
+            text = (
+                self._cells.run(tree, file, source) if isinstance(source, str) else self._cells.run_script(tree, file)
+            )
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                raise
+            text = None
         finally:
             self._rich.announce("post_execute")
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
 
-    def _parse(self, source: str, file: str) -> ast.Module:
+    def _parse(self, source: str | bytes, file: str) -> ast.Module:
         tree: ast.Module
         try:
             tree = compile(source, file, "exec", ONLY_PARSE, dont_inherit=True)
         except SyntaxError:
-            transformed = self._rich.transform(source)
+            text = source if isinstance(source, str) else importlib.util.decode_source(source)
+            transformed = self._rich.transform(text)
             if transformed is None:
                 raise
         else:
             return tree
         tree = compile(transformed, file, "exec", ONLY_PARSE, dont_inherit=True)
         return tree  # noqa: RET504 - it has a type here
-
-    def _run_tree(self, tree: ast.Module, file: str, wants_value: bool) -> str | None:
-        last = tree.body[-1] if tree.body and wants_value else None
-        if not isinstance(last, ast.Expr):
-            exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-            return None
-        del tree.body[-1]
-        expression = compile(ast.Expression(last.value), file, "eval", dont_inherit=True)
-        exec(compile(tree, file, "exec", dont_inherit=True), self._namespace)
-        value = eval(expression, self._namespace)
-        if value is None:
-            return None
-        self._namespace["_"] = value
-        text = self._rich.show_value(value)
-        return repr(value) if text is None else text
 
     def _push(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         self._forget_names()  # it may set a module's attribute
@@ -278,8 +282,12 @@ class Worker:
         return function
 
     def _call_source(self, codec: int, buffers: Sequence[Buffer], source: LoadedSource) -> list[Buffer]:
+        self._forget_edited()
         function = source.function(bytes(buffers[3]).decode("utf-8"))
-        return apply(function, codec, buffers[4:])
+        try:
+            return apply(function, codec, buffers[4:])
+        finally:
+            self._helpers.note()
 
     def _call_pickled(self, codec: int, buffers: Sequence[Buffer], pickled: PickledFunction) -> list[Buffer]:
         function = pickled.value
@@ -288,6 +296,10 @@ class Worker:
         if pickled.lent:
             pickled.lend()
         return apply(function, codec, buffers[1:])
+
+    def _forget_edited(self) -> None:
+        if self._helpers.forget_edited():
+            self.channel.sources.forget_loaded()
 
     def _forget_names(self) -> None:
         self._functions.clear()
@@ -423,7 +435,7 @@ def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap, s
 
 def _out_of_the_way(fd: int) -> int:
     """Give a file a number that code which closes or replaces the first ones does not reach."""
-    far = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
+    far = far_copy(fd)
     os.close(fd)
     return far
 
