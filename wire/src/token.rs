@@ -32,10 +32,12 @@
 //! Encoding, numbers little-endian; there is exactly one encoding of given claims:
 //!
 //! ```text
-//! "furlong token v1\0" | format u8 = 1, or 2 if the holder's tasks submit none | role u8 | cluster 32 | token id 16 | holder 32 | owner 16
+//! "furlong token v1\0" | format u8 | role u8 | cluster 32 | token id 16 | holder 32 | owner 16
 //! | unfinished tasks u64 | payload bytes u64 | not before u64 | expires u64
 //! | scopes u16 | for each: length u16, UTF-8 | Ed25519 signature 64, over all that is before it
 //! ```
+//!
+//! The format is 1, or 2 if the holder's tasks may submit none themselves.
 
 use std::fmt;
 use std::str::FromStr;

@@ -329,6 +329,7 @@ impl Core {
             let started = task.is_reported();
             let moved = Moved { count, task: given.task, attempts: task.attempts, started };
             self.engines.update(id, |engine| engine.moved.push(moved));
+            self.grants.set_aside(count, given.task);
             self.take_back(count);
             self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
         }

@@ -40,6 +40,10 @@ impl Core {
             self.dispatch_direct(now, id);
         }
         self.dispatch_shared(now);
+        if self.grants.has_over() {
+            // A task has gone elsewhere, without what its last attempt had opened: that makes room.
+            return self.dispatch(now);
+        }
         self.recall_for_idle(now);
     }
 
@@ -153,6 +157,7 @@ impl Core {
         task.assigned = Some(now);
         let direct = task.place != Place::Shared;
         let (session, n) = (task.session, task.n);
+        self.grants.note_gone(key);
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }

@@ -12,9 +12,10 @@ use furlong_wire::limits::{GRANTS_PER_ATTEMPT_MAX, NESTING_MAX};
 use furlong_wire::message::{Goodbye, Grant, Granted, RefusalKind, ToClient, ToEngine};
 use furlong_wire::token::{Claims, Role};
 
+use super::connect::ENGINE_GRACE;
 use super::engines::ProcessKey;
 use super::sessions::SessionKey;
-use super::tasks::State;
+use super::tasks::{State, TaskKey};
 use super::{Core, Given, Output, PeerMisbehaved, Refusal, Time};
 
 /// The keys that running attempts have named, and the sessions that came in by them.
@@ -22,7 +23,9 @@ use super::{Core, Given, Output, PeerMisbehaved, Refusal, Time};
 pub struct Grants {
     by_key: BTreeMap<PassKey, u64>,
     by_attempt: BTreeMap<u64, OfAttempt>,
-    /// Attempts that are over and had some.
+    /// What attempts have whose tasks were taken from an engine that is away: it may come back before they go elsewhere.
+    aside: BTreeMap<u64, (TaskKey, OfAttempt)>,
+    /// What attempts had that are over.
     over: Vec<OfAttempt>,
 }
 
@@ -45,17 +48,54 @@ impl Grants {
         if self.by_attempt.is_empty() {
             return;
         }
-        let Some(granted) = self.by_attempt.remove(&attempt) else { return };
+        let granted = self.by_attempt.remove(&attempt);
+        granted.into_iter().for_each(|granted| self.end(granted));
+    }
+
+    fn end(&mut self, granted: OfAttempt) {
         granted.keys.iter().for_each(|key| _ = self.by_key.remove(key));
         if !granted.sessions.is_empty() {
             self.over.push(granted);
         }
     }
 
+    /// Whether something is to be ended.
+    pub fn has_over(&self) -> bool {
+        !self.over.is_empty()
+    }
+
+    /// A task was taken from an engine that is away: what its attempt has opened stays while the task goes nowhere else.
+    pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
+        let granted = self.by_attempt.remove(&attempt);
+        granted.into_iter().for_each(|granted| _ = self.aside.insert(attempt, (task, granted)));
+    }
+
+    /// The engine is back, and the attempt goes on.
+    pub fn rejoin(&mut self, attempt: u64) {
+        let granted = self.aside.remove(&attempt);
+        granted.into_iter().for_each(|(_, granted)| _ = self.by_attempt.insert(attempt, granted));
+    }
+
+    /// A task is tried elsewhere, or has ended: what earlier attempts at it have opened is over.
+    pub fn note_gone(&mut self, task: TaskKey) {
+        while let Some(attempt) = self.aside.iter().find(|(_, (of, _))| *of == task).map(|(attempt, _)| *attempt) {
+            let granted = self.aside.remove(&attempt);
+            granted.into_iter().for_each(|(_, granted)| self.end(granted));
+        }
+    }
+
     /// The sessions that attempts have opened, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn sessions(&self) -> impl Iterator<Item = (u64, SessionKey)> {
-        self.by_attempt.iter().flat_map(|(attempt, granted)| granted.sessions.iter().map(|key| (*attempt, *key)))
+        let aside = self.aside.iter().map(|(attempt, (_, granted))| (attempt, granted));
+        let all = self.by_attempt.iter().chain(aside);
+        all.flat_map(|(attempt, granted)| granted.sessions.iter().map(|key| (*attempt, *key)))
+    }
+
+    /// The task of an attempt that is set aside, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn aside(&self, attempt: u64) -> Option<TaskKey> {
+        self.aside.get(&attempt).map(|(task, _)| *task)
     }
 
     /// The attempts that have named keys, and how many, for the tests.
@@ -70,9 +110,11 @@ impl Core {
     ///
     /// # Errors
     /// Why it may not come in, for people.
-    pub fn pass(&self, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
+    pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
+        // Its engine may be away, or not be back since the broker was started: who waits a little finds it again.
+        let is_awaited = now < Time::default().after(ENGINE_GRACE) || !self.grants.aside.is_empty();
         let unknown = || Refusal {
-            kind: RefusalKind::Unauthorized,
+            kind: if is_awaited { RefusalKind::Busy } else { RefusalKind::Unauthorized },
             text: "the task that opened this client has ended, or has been cancelled: its client ends with it"
                 .to_owned(),
         };

@@ -128,8 +128,9 @@ fn nested_sessions_have_their_attempts(core: &Core) {
     }
     let bound = core.sessions.iter().filter(|(_, session)| !session.departed);
     for (key, parent) in bound.filter_map(|(key, session)| Some((key, session.parent.filter(|it| it.is_bound)?))) {
-        let given = core.attempts.get(parent.attempt).expect("the attempt of a session that is bound to it is there");
-        assert!(core.tasks.get(given.task).is_some(), "nobody waits for the task that has opened {key:?}");
+        let given = core.attempts.get(parent.attempt).map(|given| given.task).or(core.grants.aside(parent.attempt));
+        let task = given.expect("the attempt of a session that is bound to it is there, or may come back");
+        assert!(core.tasks.get(task).is_some(), "nobody waits for the task that has opened {key:?}");
         assert!(core.grants.sessions().any(|known| known == (parent.attempt, key)), "{key:?} would not end");
     }
 }

@@ -1,11 +1,12 @@
 //! Slots that are lent: while a task waits for tasks of this cluster, its engine runs others in its place.
 //!
-//! An engine says which of its attempts wait, and for which sessions. Their slot's own interpreter is in use, so another
-//! one stands in: only shared tasks go there, and only such as are nested deeper than everything that waits on that
-//! engine. So whatever waits, there is a place for what it waits for; and since each stand-in runs something deeper than
-//! the one before, a slot has at most as many of them as tasks are nested.
+//! An engine says which of its attempts wait, and for which sessions. Their slot's own interpreter is in use, so
+//! another one stands in: only shared tasks go there, and only such as are nested deeper than everything that waits on
+//! that engine. So whatever waits, there is a place for what it waits for; and since each stand-in runs something
+//! deeper than the one before, a slot has at most as many of them as tasks are nested.
 //!
-//! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0 knows nothing of this.
+//! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0 knows nothing of
+//! this.
 
 use std::collections::BTreeSet;
 

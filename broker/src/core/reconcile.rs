@@ -174,6 +174,7 @@ impl Core {
             task.losses -= 1;
             task.more_mut().past.pop();
         }
+        self.grants.rejoin(count);
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.placements.count_waiting(placement, false);
         self.hold_attempt(Given::new(key, (session, n), engine, false), count);

@@ -379,7 +379,7 @@ async fn shake_hands(
     shell.obey_revocations().await;
     let admitted = match holder {
         Some(holder) => Ok((holder.claims().clone(), None)),
-        None => shell.core.borrow().pass(proof.holder).map(|(claims, attempt)| (claims, Some(attempt))),
+        None => shell.core.borrow().pass(shell.now(), proof.holder).map(|(claims, attempt)| (claims, Some(attempt))),
     };
     let checked = admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
         Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),

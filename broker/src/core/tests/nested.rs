@@ -6,7 +6,7 @@ use furlong_wire::ids::{Attempt, PassKey, SessionId};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::limits::{GRANTS_PER_ATTEMPT_MAX, NESTING_MAX};
 use furlong_wire::message::{
-    Attempts, ErrorKind, FromEngine, Grant, Lent, Runtime, TaskOptions, TaskState, ToClient, ToEngine,
+    Attempts, ErrorKind, FromEngine, Grant, Lent, RefusalKind, Runtime, TaskOptions, TaskState, ToClient, ToEngine,
 };
 use furlong_wire::token::{Role, TokenLimits};
 
@@ -70,13 +70,13 @@ fn a_pass_gives_the_owners_authority_and_no_administrators() {
     farm.submit(admin, shared());
     let attempt = farm.start(engine);
     assert_eq!(grant(&mut farm, engine, attempt, key(1)), None);
-    let (claims, of) = farm.core.pass(key(1)).unwrap();
+    let (claims, of) = farm.core.pass(farm.now, key(1)).unwrap();
     assert_eq!((claims.role, claims.owner.0, of), (Role::Client, [7; 16], attempt.count));
     assert_eq!(claims.token_id.0, [farm.clients[admin].token; 16], "it is revoked with its owner's");
     assert_eq!(grant(&mut farm, engine, attempt, key(1)), None, "it may be said again");
-    assert!(farm.core.pass(key(2)).is_err());
+    assert!(farm.core.pass(farm.now, key(2)).is_err());
     farm.finish(engine);
-    assert!(farm.core.pass(key(1)).unwrap_err().text.contains("has ended"));
+    assert!(farm.core.pass(farm.now, key(1)).unwrap_err().text.contains("has ended"));
     invariants::hold(&farm.core);
 }
 
@@ -140,7 +140,7 @@ fn a_grant_needs_an_attempt_of_the_engine_that_somebody_wants() {
     assert!(grant(&mut farm, engine, attempt, key(1)).unwrap().contains("has ended"));
     let unknown = farm.report(engine, FromEngine::Grant(Grant { attempt: never, key: PassKey(key(1)) }));
     assert_eq!(unknown, Err(PeerMisbehaved::Attempt), "nobody was given it");
-    assert!(farm.core.pass(key(1)).is_err());
+    assert!(farm.core.pass(farm.now, key(1)).is_err());
     invariants::hold(&farm.core);
 }
 
@@ -177,7 +177,7 @@ fn a_token_can_forbid_nesting() {
     farm.submit(client, shared());
     let attempt = farm.start(engine);
     assert!(grant(&mut farm, engine, attempt, key(1)).unwrap().contains("--no-nested"));
-    assert!(farm.core.pass(key(1)).is_err());
+    assert!(farm.core.pass(farm.now, key(1)).is_err());
 }
 
 #[test]
@@ -279,6 +279,44 @@ fn an_engine_says_again_what_waits_when_it_is_back() {
     farm.processes[engine].jobs.swap(0, 1);
     farm.finish(engine);
     assert_eq!(farm.end_of(inner, 1), Some((TaskState::Succeeded, None)));
+}
+
+#[test]
+fn a_shared_task_whose_engine_is_cut_off_keeps_its_clients() {
+    for goes_elsewhere in [false, true] {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        farm.submit(client, shared());
+        farm.start(engine);
+        let inner = nested(&mut farm, engine, 0);
+        farm.submit(inner, shared());
+        lend(&mut farm, engine, 0, &[inner]);
+        farm.disconnect_engine(engine);
+        invariants::hold(&farm.core);
+        assert!(!is_told_the_end(&farm, inner), "its engine may come back");
+        if goes_elsewhere {
+            farm.engine();
+            invariants::hold(&farm.core);
+            assert!(is_told_the_end(&farm, inner), "its task is tried again");
+            continue;
+        }
+        farm.connect_engine(engine);
+        invariants::hold(&farm.core);
+        lend(&mut farm, engine, 0, &[inner]);
+        assert!(farm.clients[inner].connection.is_some());
+        farm.finish(engine);
+        assert!(is_told_the_end(&farm, inner));
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn a_pass_that_is_not_known_yet_is_told_to_wait() {
+    let mut farm = Farm::default();
+    farm.engine();
+    assert_eq!(farm.core.pass(farm.now, key(1)).unwrap_err().kind, RefusalKind::Busy);
+    farm.wait(Duration::from_secs(16));
+    assert_eq!(farm.core.pass(farm.now, key(1)).unwrap_err().kind, RefusalKind::Unauthorized);
 }
 
 #[test]

@@ -347,7 +347,7 @@ impl Farm {
         (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
         (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
         if let Some(key) = it.pass {
-            let (claims, attempt) = self.core.pass(key)?;
+            let (claims, attempt) = self.core.pass(self.now, key)?;
             (peer.claims, peer.pass) = (claims, Some(attempt));
         }
         let welcome = self.core.handle_connected(connection, peer)?;
