@@ -32,8 +32,8 @@ impl Core {
         let how =
             if waiting.contains(&occupant) { "which waits for this one" } else { "which waits for one that does" };
         Some(format!(
-            "a circle: engine {engine} runs task {name}:{n}, {how}, and could begin it only after that has ended; call the \
-             function itself, or submit to the shared queue or to another engine",
+            "a circle: engine {engine} runs task {name}:{n}, {how}, and could begin it only after that has ended; call \
+             the function itself, or submit to the shared queue or to another engine",
             n = given.n
         ))
     }
@@ -79,9 +79,6 @@ impl Core {
     /// Ends those of new tasks that could only begin after the task that has submitted them, with which they end.
     pub(super) fn refuse_circles(&mut self, now: Time, key: SessionKey, tasks: &[TaskKey]) {
         let ancestors = self.ancestors(key);
-        if !self.is_bound(key) {
-            return;
-        }
         for task in tasks {
             let engine = self.tasks.get(*task).and_then(|task| task.place.engine());
             if engine.and_then(|engine| self.occupant(engine)).is_some_and(|occupant| ancestors.contains(&occupant)) {
@@ -130,7 +127,7 @@ impl Core {
     }
 
     /// Whether a session ends with a running attempt.
-    fn is_bound(&self, key: SessionKey) -> bool {
+    pub(super) fn is_bound(&self, key: SessionKey) -> bool {
         self.sessions.get(key).and_then(|session| session.parent).is_some_and(|parent| parent.is_bound)
     }
 }

@@ -23,7 +23,7 @@ use super::{Core, Given, Output, PeerMisbehaved, Refusal, Time};
 pub struct Grants {
     by_key: BTreeMap<PassKey, u64>,
     by_attempt: BTreeMap<u64, OfAttempt>,
-    /// What attempts have whose tasks were taken from an engine that is away: it may come back before they go elsewhere.
+    /// What attempts have whose tasks were taken from an engine that is away, until those go elsewhere.
     aside: BTreeMap<u64, (TaskKey, OfAttempt)>,
     /// What attempts had that are over.
     over: Vec<OfAttempt>,
@@ -64,7 +64,7 @@ impl Grants {
         !self.over.is_empty()
     }
 
-    /// A task was taken from an engine that is away: what its attempt has opened stays while the task goes nowhere else.
+    /// A task was taken from an engine that is away: what its attempt has opened stays until it goes elsewhere.
     pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
         granted.into_iter().for_each(|granted| _ = self.aside.insert(attempt, (task, granted)));

@@ -68,15 +68,16 @@ impl Core {
         let tasks = AtLeastOne { first, others };
         let refusal =
             if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
-        match refusal {
-            Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
-            None => {
-                let placed: Vec<TaskKey> = if shared { Vec::new() } else { tasks.iter().copied().collect() };
-                self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
-                self.refuse_circles(now, key, &placed);
-                Ok(())
-            }
+        if let Some(refusal) = refusal {
+            return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
         }
+        let may_be_circles = !shared && self.is_bound(key);
+        let placed: Vec<TaskKey> = if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
+        self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
+        if may_be_circles {
+            self.refuse_circles(now, key, &placed);
+        }
+        Ok(())
     }
 
     /// Takes the arguments of a task that is here without them: the connection was cut when they were on the way.

@@ -46,7 +46,8 @@ impl Asks {
 
     /// The next thing that is asked, and by which attempt. What cannot be read is user code's, and is passed over.
     pub(super) fn poll(&mut self) -> Option<(u64, Ask)> {
-        let mut packet = [0; PACKET_BYTES_MAX];
+        // On the heap: who asks does so seldom.
+        let mut packet = vec![0; PACKET_BYTES_MAX];
         loop {
             match self.socket.try_recv(&mut packet) {
                 Ok(bytes) => {
