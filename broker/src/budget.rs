@@ -2,7 +2,7 @@
 //!
 //! | what | how much | how many |
 //! |---|---|---|
-//! | payload chunks | half of `--memory` | |
+//! | payload chunks, kept output | half of `--memory`; a payload beyond a quarter of it leaves a quarter to others | |
 //! | unfinished and unacknowledged tasks | [`TASK_BYTES`] and an inline payload each way | what fits the other half |
 //! | strangers | [`STRANGER_BYTES`] | [`STRANGERS_MAX`] |
 //! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
@@ -26,6 +26,8 @@ pub const READ_BUFFER_BYTES: u64 = 2 * RECORD_BYTES_MAX as u64;
 pub const OUT_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes that wait for a client beyond which output and intermediate data are left out for it.
 pub const EXTRAS_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The same for kept output that a client has asked for.
+pub const FETCHED_QUEUE_BYTES_MAX: usize = 48 * 1024 * 1024;
 
 /// What the broker may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -72,6 +72,7 @@ pub async fn run(args: DemoArgs, program: &Program) -> Result<ExitCode> {
         python: args.python,
         journal: JournalArgs::default(),
         engine_flags: Vec::new(),
+        broker_memory: None,
     };
     let mut cluster = LocalCluster::new(options);
     let mut interrupted = std::pin::pin!(furlong_link::stop::requested(false));

@@ -31,6 +31,8 @@ pub struct Printed {
     attempt: u32,
     stdout: u64,
     stderr: u64,
+    /// True if a piece is missing that the task's report may have: the rest is printed at its end.
+    has_gap: bool,
     /// Whether standard output is in the middle of a line.
     is_in_line: bool,
 }
@@ -47,11 +49,13 @@ impl Printed {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        let known = usize::try_from(printed.saturating_sub(piece.offset)).unwrap_or(usize::MAX);
+        self.has_gap |= piece.offset > *printed;
+        if self.has_gap {
+            return Ok(());
+        }
+        let known = usize::try_from(*printed - piece.offset).unwrap_or(usize::MAX);
         let fresh = piece.bytes.get(known..).unwrap_or_default();
-        let gap = piece.offset.saturating_sub(*printed);
-        *printed = (*printed).max(piece.offset + piece.bytes.len() as u64);
-        say_gap(name, gap);
+        *printed += fresh.len() as u64;
         self.write(piece.stream, fresh)
     }
 
@@ -87,8 +91,17 @@ impl Printed {
 fn say_gap(name: &str, gap: u64) {
     if gap > 0 {
         let gap = print::bytes(gap);
-        print::note!("furlong: {name}: {gap} of its output were left out: 1 MiB is kept of each end");
+        print::note!(
+            "furlong: {name}: {gap} of its output are left out, as 1 MiB is kept of each end; a program's whole output \
+             goes to a file with `furlong submit --stdout FILE`"
+        );
     }
+}
+
+/// Bytes of a task's output that were not kept.
+pub fn left_out_bytes(end: &End) -> u64 {
+    let report = report(end);
+    report.stdout.left_out_bytes() + report.stderr.left_out_bytes()
 }
 
 /// What comes after the first `from` bytes: how much is left out, and what is kept before and after that.
@@ -207,9 +220,19 @@ pub fn is_exit(failure: &TaskFailure) -> bool {
     failure.kind() == Some(ErrorKind::Exit)
 }
 
-/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1.
+/// The exit code of several tasks, of which so many did not succeed, and so many are without a part of their output.
+pub fn exit_code_of_all(failed: u64, incomplete: u64) -> ExitCode {
+    match (failed, incomplete) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::INCOMPLETE,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1; 3 if it succeeded and
+/// a part of its output is left out.
 pub fn exit_code(end: &End) -> ExitCode {
-    let Err(failure) = end else { return ExitCode::SUCCESS };
+    let Err(failure) = end else { return exit_code_of_all(0, left_out_bytes(end)) };
     let code = failure.exit_code().or_else(|| failure.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -26,7 +26,8 @@ On a terminal, what a single engine prints is shown while it runs, if that takes
 second Ctrl-C ends by force what does not heed that, and the variables of its interpreter are lost.
 
 Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; on a single engine the code that it gave to
-`sys.exit`; 2 wrong usage; 130 Ctrl-C.";
+`sys.exit`; 2 wrong usage; 3 it succeeded, but a part of what it printed was not kept, as the text or left_out_bytes says:
+1 MiB is kept of each end; 130 Ctrl-C.";
 
 const EXECUTE_EXAMPLES: &str = "\
 Examples:
@@ -110,11 +111,12 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
     let is_live = tasks.len() == 1 && !how.json && (how.live || std::io::stdout().is_terminal());
     let mut code_of_exit = None;
     let is_single = tasks.len() == 1;
-    let mut failed = false;
+    let (mut failed, mut incomplete) = (0, 0);
     let mut refused = BTreeSet::new();
     for task in tasks {
         let (end, live) = if is_live { live::until_end(task, code).await? } else { (task.await, None) };
-        failed |= end.is_err();
+        failed += u64::from(end.is_err());
+        incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         code_of_exit = end.as_ref().err().filter(|_| is_single).and_then(ended::code_of_exit);
         match &end {
             _ if how.json => print::line(shown::as_json(&end).to_string())?,
@@ -126,7 +128,7 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
             },
         }
     }
-    Ok(if failed { code_of_exit.unwrap_or(ExitCode::FAILURE) } else { ExitCode::SUCCESS })
+    Ok(code_of_exit.unwrap_or_else(|| ended::exit_code_of_all(failed, incomplete)))
 }
 
 fn read_stdin() -> Result<String> {

@@ -11,6 +11,8 @@ impl ExitCode {
     pub const SUCCESS: Self = Self(0);
     /// 1: an error, of which something was printed.
     pub const FAILURE: Self = Self(1);
+    /// 3: all succeeded, but not all of the output could be printed.
+    pub const INCOMPLETE: Self = Self(3);
 }
 
 impl From<u8> for ExitCode {

@@ -166,17 +166,17 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
         Command::Cluster(command) => on_runtime(cluster::run(command, program)),
         Command::Ids(args) => on_runtime(status::ids(args)),
         Command::Status(args) => on_runtime(status::status(args)),
-        Command::Execute(args) => on_runtime(execute::execute(args)),
-        Command::Run(args) => on_runtime(execute::run(args)),
-        Command::Push(args) => on_runtime(namespace::push(args)),
-        Command::Pull(args) => on_runtime(namespace::pull(args)),
-        Command::Keys(args) => on_runtime(namespace::keys(args)),
+        Command::Execute(args) => beside_network(execute::execute(args)),
+        Command::Run(args) => beside_network(execute::run(args)),
+        Command::Push(args) => beside_network(namespace::push(args)),
+        Command::Pull(args) => beside_network(namespace::pull(args)),
+        Command::Keys(args) => beside_network(namespace::keys(args)),
         Command::Clear(args) => on_runtime(namespace::clear(args)),
-        Command::Map(args) => on_runtime(map::run(args)),
-        Command::Submit(args) => on_runtime(submit::run(*args)),
-        Command::Result(args) => on_runtime(result::run(args)),
-        Command::Queue(args) => on_runtime(queue::run(args)),
-        Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Map(args) => beside_network(map::run(args)),
+        Command::Submit(args) => beside_network(submit::run(*args)),
+        Command::Result(args) => beside_network(result::run(args)),
+        Command::Queue(args) => beside_network(queue::run(args)),
+        Command::Explain(args) => beside_network(explain::run(args)),
         Command::Cancel(args) => on_runtime(cancel::cancel(args)),
         Command::Purge(args) => on_runtime(cancel::purge(args)),
         Command::Signal(args) => on_runtime(engines::signal(args)),
@@ -196,7 +196,16 @@ fn usage_error(text: &str) -> anyhow::Error {
 
 /// Runs a command on a runtime of one thread: nothing is handed from thread to thread on the way of a task.
 fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    finish(tokio::runtime::Builder::new_current_thread().enable_all().build()?, command)
+}
+
+/// Runs a command on this thread, and its connection on another: a slow reader of what the command prints blocks this
+/// thread alone, and the broker, which leaves out output for a client that does not read, notices nothing.
+fn beside_network(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    finish(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?, command)
+}
+
+fn finish(runtime: tokio::runtime::Runtime, command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome

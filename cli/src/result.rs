@@ -14,8 +14,8 @@ use crate::print;
 use crate::record::{state, why};
 use crate::selected::{ASKING, SelectArgs};
 
-/// Results that are on their way at once.
-const FETCHES: usize = 16;
+/// Results that are on their way at once. Each has up to 4 MiB of output, and the broker lets 48 MiB wait for a client.
+const FETCHES: usize = 8;
 
 const AFTER_HELP: &str = "\
 What a task wrote to standard output and standard error is printed there, as it was written, and then the value, if it
@@ -26,7 +26,8 @@ The names are printed by `furlong submit`; `furlong queue --all` lists them. Res
 of a task whose submit asked for that, as `furlong submit` does without --wait.
 
 Exit codes: 0 all of them succeeded; 1 some did not, or have not ended, or an error; of a single task, its own exit code
-(128 and the number of the signal that ended it); 2 wrong usage; 130 Ctrl-C.
+(128 and the number of the signal that ended it); 2 wrong usage; 3 all succeeded, but a part of their output was not kept,
+as the messages or left_out_bytes say: 1 MiB is kept of each end; 130 Ctrl-C.
 
 Examples:
   furlong result last
@@ -91,6 +92,7 @@ async fn follow(client: &Client, id: TaskId, args: &ResultArgs, printed: &mut Pr
 struct Shown {
     is_single: bool,
     failed: u64,
+    incomplete: u64,
     unfinished: u64,
     last: Option<ExitCode>,
 }
@@ -99,6 +101,7 @@ impl Shown {
     fn print(&mut self, fetched: &Fetched, printed: &mut Printed, args: &ResultArgs) -> Result<()> {
         let Some(end) = &fetched.result else { return self.print_none(&fetched.record, args) };
         self.failed += u64::from(end.is_err());
+        self.incomplete += u64::from(ended::left_out_bytes(end) > 0);
         self.last = Some(ended::exit_code(end));
         if args.json {
             let mut document = ended::as_json(end);
@@ -154,8 +157,7 @@ impl Shown {
         }
         match self.last {
             Some(code) if self.is_single => code,
-            _ if self.failed + self.unfinished == 0 => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+            _ => ended::exit_code_of_all(self.failed + self.unfinished, self.incomplete),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus};
+use furlong_wire::message::{ClusterStatus, EngineStatus, ProcessStatus, SetAside};
 use furlong_wire::token::Role;
 use serde_json::{Value, json};
 
+use crate::cluster;
 use crate::connect::ConnectArgs;
 use crate::exit::ExitCode;
 use crate::print;
@@ -45,7 +46,8 @@ pub async fn ids(args: IdsArgs) -> Result<ExitCode> {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 `held` tasks wait for other tasks, or for a pause between two attempts; `stuck` counts what an engine still runs although
-its task has ended: Rust functions that do not look at their cancel.
+its task has ended: Rust functions that do not look at their cancel. An engine that could not begin some work, because
+it has no such program or interpreter, is `set aside` for that for a while: the work goes to other engines.
 
 Exit codes: 0 the broker has answered; 1 an error; 2 wrong usage.
 
@@ -93,6 +95,14 @@ fn engine_json(engine: &EngineStatus) -> Value {
         "tasks_assigned": engine.tasks_assigned, "tasks_queued": engine.tasks_queued,
         "tasks_finished": engine.tasks_finished, "busy_us": engine.busy_us,
         "stuck": engine.stuck,
+        "set_aside": engine.set_aside.iter().map(set_aside_json).collect::<Vec<_>>(),
+    })
+}
+
+fn set_aside_json(aside: &SetAside) -> Value {
+    json!({
+        "runtime": aside.runtime.as_str(), "is_whole_runtime": aside.is_whole_runtime, "cause": aside.cause,
+        "failures": aside.failures, "retry_in_ms": aside.retry_in_ms,
     })
 }
 
@@ -123,6 +133,9 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
     print::line(format!("payloads  {held} of {most}"))?;
     let online = status.engines.iter().filter(|engine| engine.online).count();
     print::line(format!("engines   {online} online"))?;
+    cluster::down(&status.cluster_name, status.pid)
+        .into_iter()
+        .try_for_each(|down| print::line(format!("          {down}")))?;
     if !status.engines.is_empty() {
         print::line(format!(
             "{:>6} {:<20} {:>8} {:>8} {:>9} {:>10} {:>5}  python",
@@ -148,7 +161,18 @@ fn print_engine(status: &ClusterStatus, engine: &EngineStatus) -> Result<()> {
         engine.tasks_finished,
         print::micros(engine.busy_us as f64),
         engine.stuck
-    ))
+    ))?;
+    engine.set_aside.iter().try_for_each(|aside| {
+        let what = if aside.is_whole_runtime { "all" } else { "some" };
+        let times = if aside.failures == 1 { "once" } else { &format!("{} times in a row", aside.failures) };
+        let again = if aside.retry_in_ms == 0 {
+            "is tried again".to_owned()
+        } else {
+            format!("tried again in {} s", aside.retry_in_ms.div_ceil(1_000))
+        };
+        let (runtime, cause) = (aside.runtime, &aside.cause);
+        print::line(format!("{:>6} set aside for {what} {runtime} tasks, {again}; did not begin {times}: {cause}", ""))
+    })
 }
 
 /// Where a process runs, what it can run, and what its tasks find around them.

@@ -140,6 +140,14 @@ impl CallSpec {
         Self::new(Runtime::Python, Function::Pickled(function))
     }
 
+    /// The pickle of the function, if it came as one.
+    pub fn pickle(&self) -> Option<&Bytes> {
+        match &self.function {
+            Function::Pickled(function) => Some(function.blob()),
+            _ => None,
+        }
+    }
+
     /// Executes Python code in the engine's lasting namespace.
     pub fn code(source: impl Into<String>) -> Self {
         Self::new(Runtime::Python, Function::Code(source.into()))

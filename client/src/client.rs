@@ -61,7 +61,7 @@ impl Client {
     pub(crate) async fn connect_once(way: Way) -> Result<Self, ConnectError> {
         let session = SessionId(random_bytes());
         let dialed = way.dial(session, 1).await?;
-        let core = Core::new(
+        let mut core = Core::new(
             session,
             PayloadSecret::new(random_bytes()),
             way.cancel_on_disconnect,
@@ -69,6 +69,7 @@ impl Client {
             dialed.welcome.unfinished_tasks_max,
             dialed.welcome.payload_credit_bytes,
         );
+        core.set_memory_flag(&dialed.welcome.memory_flag);
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
         tokio::spawn(Connection::new(Arc::clone(&shared), way, incoming, socket).run());

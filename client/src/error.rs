@@ -64,14 +64,16 @@ pub enum ClientError {
     Busy,
     /// A payload that the broker could never take.
     #[error(
-        "arguments and function of {bytes} bytes are over the {credit_bytes} that the broker takes from one session; start \
-         it with more `--memory`, or send them in parts"
+        "arguments and function of {bytes} bytes are over the {bytes_max} that the broker takes at once; start it with \
+         more memory ({memory_flag}), or send them in parts"
     )]
     PayloadTooLarge {
         /// Its size.
         bytes: u64,
         /// What the broker takes at most.
-        credit_bytes: u64,
+        bytes_max: u64,
+        /// The flag that gives it more memory, for people.
+        memory_flag: Arc<str>,
     },
     /// A payload beyond the protocol's bounds.
     #[error(transparent)]

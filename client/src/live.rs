@@ -88,7 +88,8 @@ impl Progress {
         let known = usize::try_from(seen.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
         bytes = bytes.split_off(known);
         offset += known as u64;
-        if bytes.is_empty() {
+        // An empty piece beyond what has come shows that the end is missing.
+        if bytes.is_empty() && offset <= *seen {
             return None;
         }
         let left_out = offset.saturating_sub(*seen);
@@ -236,5 +237,7 @@ mod tests {
         assert_eq!(read(1, 0, b"one "), None);
         assert_eq!(read(1, 10, b"three"), Some((10, 3, "three".into())));
         assert_eq!(read(2, 0, b"one"), Some((0, 0, "one".into())));
+        assert_eq!(read(2, 3, b""), None);
+        assert_eq!(read(2, 9, b""), Some((9, 6, "".into())));
     }
 }

@@ -126,7 +126,7 @@ impl TaskFailure {
     /// The stable kind of the failure; none if the broker did not say one, as the connection or the submit failed.
     pub fn kind(&self) -> Option<ErrorKind> {
         match &*self.error {
-            FailureKind::Remote(_) => Some(ErrorKind::Remote),
+            FailureKind::Remote(..) => Some(ErrorKind::Remote),
             FailureKind::Broker(error, _) => Some(error.kind),
             FailureKind::Exit { .. } => Some(ErrorKind::Exit),
             FailureKind::Payload(_) => Some(ErrorKind::Payload),
@@ -137,7 +137,7 @@ impl TaskFailure {
     /// The terminal state; none if it is unknown here.
     pub fn state(&self) -> Option<TaskState> {
         match &*self.error {
-            FailureKind::Remote(_) | FailureKind::Exit { .. } => Some(TaskState::Failed),
+            FailureKind::Remote(..) | FailureKind::Exit { .. } => Some(TaskState::Failed),
             FailureKind::Broker(_, state) => Some(*state),
             FailureKind::Payload(_) | FailureKind::Disconnected(_) | FailureKind::Submit(_) => None,
         }
@@ -146,8 +146,16 @@ impl TaskFailure {
     /// The remote exception, if it was one.
     pub fn remote(&self) -> Option<&RemoteError> {
         match &*self.error {
-            FailureKind::Remote(error) => Some(error),
+            FailureKind::Remote(error, _) => Some(error),
             _ => None,
+        }
+    }
+
+    /// What the engine says of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
+    pub fn remote_details(&self) -> &[Bytes] {
+        match &*self.error {
+            FailureKind::Remote(_, details) => details,
+            _ => &[],
         }
     }
 
@@ -179,9 +187,9 @@ impl TaskFailure {
 /// Why a task has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FailureKind {
-    /// The user's code raised.
+    /// The user's code raised. Beside the texts stands what else its engine says of it.
     #[error("{0}")]
-    Remote(RemoteError),
+    Remote(RemoteError, Vec<Bytes>),
     /// The broker or the engine ended the task.
     #[error("{}: {}", .0.kind, .0.text)]
     Broker(TaskError, TaskState),
@@ -256,7 +264,10 @@ impl TaskReport {
 
     /// That of a task which has ended, by its record.
     pub(crate) fn of_record(record: &TaskRecord, outputs: Option<Box<Outputs>>) -> Self {
-        let Outputs { stdout, stderr, published, .. } = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let outputs = outputs.map_or_else(Outputs::default, |outputs| *outputs);
+        let Outputs { mut stdout, mut stderr, published, .. } = outputs;
+        stdout.skip_to(record.stdout_bytes);
+        stderr.skip_to(record.stderr_bytes);
         let times = TaskTimes {
             submitted_unix_us: record.times.submitted_unix_us,
             assigned_us: record.times.assigned_us,
@@ -284,8 +295,13 @@ impl Ended {
 }
 
 /// The result or the failure that an outcome amounts to.
-pub(crate) fn result_of(outcome: Outcome, body: Body, report: TaskReport) -> Result<TaskResult, TaskFailure> {
-    match read_end(outcome, body) {
+pub(crate) fn result_of(outcome: Outcome, body: Body, mut report: TaskReport) -> Result<TaskResult, TaskFailure> {
+    let mut read = read_body(body);
+    if let Ok(Some((ReplyHeader::Exited { .. }, data))) = &mut read {
+        let outputs = [&mut report.stdout, &mut report.stderr];
+        outputs.into_iter().zip(data.drain(..)).for_each(|(output, whole)| output.replace(&whole));
+    }
+    match read_end(outcome, read) {
         Ok((header, data)) => Ok(TaskResult { header, data, report }),
         Err(kind) => Err(TaskFailure { error: Box::new(kind), report }),
     }
@@ -298,12 +314,11 @@ pub(crate) fn read_published(number: u64, body: Body) -> Result<Published, Paylo
 }
 
 /// The header and data of a success, or what failed.
-fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
+fn read_end(outcome: Outcome, read: ReadBody) -> Result<(ReplyHeader, Vec<Bytes>), FailureKind> {
     let Outcome { state, error } = outcome;
-    let read = read_body(body);
     match (state, error, read) {
-        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), _)))) => {
-            Err(FailureKind::Remote(error))
+        (TaskState::Succeeded | TaskState::Failed, _, Ok(Some((ReplyHeader::Raised(error), details)))) => {
+            Err(FailureKind::Remote(error, details))
         }
         (TaskState::Failed, Some(error), Ok(Some((ReplyHeader::Exited { code, signal }, _))))
             if error.kind == ErrorKind::Exit =>
@@ -323,7 +338,10 @@ fn read_end(outcome: Outcome, body: Body) -> Result<(ReplyHeader, Vec<Bytes>), F
     }
 }
 
-fn read_body(body: Body) -> Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure> {
+/// Header and data, if there is a payload.
+type ReadBody = Result<Option<(ReplyHeader, Vec<Bytes>)>, PayloadFailure>;
+
+fn read_body(body: Body) -> ReadBody {
     match body {
         Body::None => Ok(None),
         Body::Inline(payload) => {

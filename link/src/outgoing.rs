@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 use furlong_wire::limits::{BATCH_BYTES_TARGET, RECORD_CHUNK_BYTES_MAX, RECORD_FRAMES_MAX};
 use furlong_wire::message::{Direction, encode_message};
-use furlong_wire::payload::SealedPayload;
+use furlong_wire::payload::{SealedPayload, chunk_bytes};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
 
@@ -26,6 +26,14 @@ impl Chunks {
         match self {
             Self::Sealed(payload) => payload.chunk_count(),
             Self::Stored(chunks) => chunks.len() as u32,
+        }
+    }
+
+    /// The length of a chunk, which costs nothing; [`Chunks::chunk`] seals it.
+    fn chunk_bytes(&self, index: u32) -> usize {
+        match self {
+            Self::Sealed(payload) => chunk_bytes(payload.bytes(), index).expect("a transfer ends with its last chunk"),
+            Self::Stored(chunks) => chunks[index as usize].len(),
         }
     }
 
@@ -62,7 +70,13 @@ pub struct Outgoing<M> {
     /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
     batches_begun: u64,
     batches_sealed: u64,
+    /// Transfers that may be sent, in the order of their turns.
     transfers: VecDeque<Transfer>,
+    /// Transfers whose announcements are not sealed yet, in that order.
+    unannounced: VecDeque<Transfer>,
+    /// Transfers looked at so far: what the choice of chunks costs, for the tests.
+    #[cfg(test)]
+    looked_at: usize,
     stored_bytes: usize,
     /// Sealed frames that the socket has not taken.
     sealed: VecDeque<Bytes>,
@@ -80,6 +94,12 @@ struct Transfer {
     announced_in: u64,
 }
 
+impl Transfer {
+    fn next_bytes(&self) -> usize {
+        self.chunks.chunk_bytes(self.next)
+    }
+}
+
 /// Room in front of a batch: the frame's header and the record's sequence number.
 const FRONT_BYTES: usize = FRAME_HEADER_BYTES_MAX + SEQ_BYTES;
 /// Slices in one vectored write.
@@ -95,6 +115,9 @@ impl<M: Direction> Outgoing<M> {
             batches_begun: 0,
             batches_sealed: 0,
             transfers: VecDeque::new(),
+            unannounced: VecDeque::new(),
+            #[cfg(test)]
+            looked_at: 0,
             stored_bytes: 0,
             sealed: VecDeque::new(),
             sealed_bytes: 0,
@@ -131,7 +154,7 @@ impl<M: Direction> Outgoing<M> {
         if let Chunks::Stored(chunks) = &chunks {
             self.stored_bytes += chunks.iter().map(Bytes::len).sum::<usize>();
         }
-        self.transfers.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
+        self.unannounced.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
     }
 
     /// Lets the next write send a record even if there is nothing to say.
@@ -212,7 +235,8 @@ impl<M: Direction> Outgoing<M> {
     }
 
     fn has_next(&self) -> bool {
-        self.heartbeat || !self.control.is_empty() || !self.batches.is_empty() || !self.transfers.is_empty()
+        let transfers = self.transfers.len() + self.unannounced.len();
+        self.heartbeat || !self.control.is_empty() || !self.batches.is_empty() || transfers > 0
     }
 
     /// Seals the next record into `sealed`. False if there is nothing to say.
@@ -243,31 +267,40 @@ impl<M: Direction> Outgoing<M> {
     }
 
     /// Takes the chunks that go with this batch and appends the messages that say whose they are.
+    ///
+    /// The first chunk that does not fit ends the record and has the first turn in the next one. So each look but the
+    /// last takes a chunk, and only what is sent is sealed, however many transfers wait: sealing what is then left out
+    /// cost the square of their number.
     fn take_chunks(&mut self, batch: &mut Vec<u8>) -> Vec<Bytes> {
+        while let Some(transfer) =
+            self.unannounced.pop_front_if(|transfer| transfer.announced_in <= self.batches_sealed)
+        {
+            self.transfers.push_back(transfer);
+        }
         let mut chunks = Vec::new();
         let mut room = RECORD_CHUNK_BYTES_MAX;
-        let mut passed_over = 0;
-        while passed_over < self.transfers.len() && chunks.len() + 1 < RECORD_FRAMES_MAX {
-            let mut transfer = self.transfers.pop_front().expect("the loop runs while there are transfers");
-            let chunk = (transfer.announced_in <= self.batches_sealed).then(|| transfer.chunks.chunk(transfer.next));
-            let Some(chunk) = chunk.filter(|chunk| chunk.len() <= room) else {
-                self.transfers.push_back(transfer);
-                passed_over += 1;
-                continue;
-            };
-            room -= chunk.len();
-            if matches!(transfer.chunks, Chunks::Stored(_)) {
-                self.stored_bytes -= chunk.len();
-            }
-            encode_message(&M::chunk(transfer.number), batch);
-            chunks.push(chunk);
-            transfer.next += 1;
-            passed_over = 0;
-            if transfer.next < transfer.chunks.count() {
-                self.transfers.push_back(transfer);
-            }
+        while chunks.len() + 1 < RECORD_FRAMES_MAX {
+            #[cfg(test)]
+            (self.looked_at += 1);
+            let Some(transfer) = self.transfers.pop_front_if(|transfer| transfer.next_bytes() <= room) else { break };
+            chunks.push(self.take_chunk(transfer, batch));
+            room -= chunks.last().map_or(0, Bytes::len);
         }
         chunks
+    }
+
+    /// Takes the next chunk of a transfer, which then waits for its next turn if it has more.
+    fn take_chunk(&mut self, mut transfer: Transfer, batch: &mut Vec<u8>) -> Bytes {
+        let chunk = transfer.chunks.chunk(transfer.next);
+        if matches!(transfer.chunks, Chunks::Stored(_)) {
+            self.stored_bytes -= chunk.len();
+        }
+        encode_message(&M::chunk(transfer.number), batch);
+        transfer.next += 1;
+        if transfer.next < transfer.chunks.count() {
+            self.transfers.push_back(transfer);
+        }
+        chunk
     }
 
     fn push_sealed(&mut self, bytes: Bytes) {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         AlreadyDisplayedError,
         CompositeError,
         EngineError,
+        EngineNameWarning,
         FurlongError,
         ImpossibleDependency,
         InvalidDependency,
@@ -38,13 +39,25 @@ if TYPE_CHECKING:
     )
     from furlong.executor import ViewExecutor
     from furlong.functions import ParallelFunction, RemoteFunction, parallel, remote
-    from furlong.results import AsyncMapResult, AsyncResult
+    from furlong.map_results import AsyncMapResult
+    from furlong.results import AsyncResult
     from furlong.views import LoadBalancedView, View
 
 # Where each name lives: nothing is imported before it is used.
 _HOMES = {
     "AlreadyDisplayedError": "errors",
-    "AsyncMapResult": "results",
+    "FIRST_EXCEPTION": "results",
+    "FIRST_COMPLETED": "results",
+    "ALL_COMPLETED": "results",
+    "TimeoutError": "errors",
+    "TaskRejectError": "errors",
+    "KernelError": "errors",
+    "IPythonError": "errors",
+    "DependencyTimeout": "errors",
+    "ClusterManager": "cluster_manager",
+    "BroadcastView": "direct",
+    "AsyncHubResult": "records",
+    "AsyncMapResult": "map_results",
     "AsyncResult": "results",
     "Client": "connection",
     "Cluster": "cluster",
@@ -52,6 +65,7 @@ _HOMES = {
     "Dependency": "dependencies",
     "DirectView": "direct",
     "EngineError": "errors",
+    "EngineNameWarning": "errors",
     "ExecuteReply": "displays",
     "FurlongError": "errors",
     "ImpossibleDependency": "errors",
@@ -79,7 +93,7 @@ _HOMES = {
     "remote": "functions",
     "require": "dependencies",
 }
-_MODULES = ("client", "cluster", "datapub", "errors")
+_MODULES = ("client", "cluster", "datapub", "error", "errors", "util")
 
 __all__ = [
     "AlreadyDisplayedError",
@@ -91,6 +105,7 @@ __all__ = [
     "Dependency",
     "DirectView",
     "EngineError",
+    "EngineNameWarning",
     "ExecuteReply",
     "FurlongError",
     "ImpossibleDependency",
@@ -127,11 +142,29 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"furlong.{name}")
     home = _HOMES.get(name)
+    if name == "version_info":
+        return _version_info()
     if home is None:
-        raise AttributeError(f"module 'furlong' has no attribute {name!r}")
+        from furlong.peer_names import absent
+
+        raise absent("module 'furlong'", name)
     value = getattr(importlib.import_module(f"furlong.{home}"), name)
     globals()[name] = value
     return value
+
+
+def _version_info() -> tuple[int | str, ...]:
+    """Give the version as numbers, and what follows them."""
+    from furlong._furlong import __version__
+
+    return tuple(int(part) if part.isdecimal() else part for part in __version__.replace("-", ".").split("."))
+
+
+def use_cloudpickle() -> None:
+    """Do nothing: functions go by cloudpickle from the beginning, as a view's `use_cloudpickle` says."""
+
+
+use_dill = use_cloudpickle
 
 
 def __dir__() -> list[str]:

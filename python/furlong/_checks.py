@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["check_flag", "check_names", "check_whole", "described"]
+__all__ = ["check_flag", "check_names", "check_whole", "described", "unknown_flag"]
 
 # What the broker takes.
 RETRIES_MAX = 2**32 - 1
@@ -26,6 +28,13 @@ def described(value: Any) -> str:
     """Name the kind of an object, with its article: ``"an int object"``."""
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name} object"
+
+
+def unknown_flag(name: str, known: Iterable[str]) -> str:
+    """Say that there is no such flag, and which was perhaps meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
+    return f"there is no flag {name!r}{hint}"
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
@@ -103,9 +112,23 @@ def _seconds(name: str, value: Any, takes: str, is_right: Callable[[float], bool
     return value if isinstance(value, (int, float)) else seconds
 
 
+def _writable(name: str, value: Any) -> Any:
+    warnings.warn(
+        "the flag `writable` does nothing any more, since arrays in results can always be changed: leave it out",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+    return _bool(name, value)
+
+
 def _limit(name: str, value: Any) -> Any:
     takes = "a number of seconds above 0, or None for no limit"
     return None if value is None else _seconds(name, value, takes, lambda seconds: seconds > 0)
+
+
+def _wait_limit(name: str, value: Any) -> Any:
+    takes = "a number of seconds, 0 or None for no limit"
+    return None if value is None else _seconds(name, value, takes, lambda seconds: seconds >= 0) or None
 
 
 def _pause(name: str, value: Any) -> Any:
@@ -159,14 +182,14 @@ def _tasks(name: str, value: Any) -> Any:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "block": _bool,
     "track": _bool,
-    "writable": _bool,
+    "writable": _writable,
     "label": _label,
     "priority": _priority,
     "retries": _retries,
     "error_retries": _retries,
     "backoff": _pause,
     "at_most_once": _bool,
-    "timeout": _limit,
+    "timeout": _wait_limit,
     "run_timeout": _limit,
     "after": _tasks,
     "follow": _tasks,

@@ -7,16 +7,22 @@ need to go on is done by the other. Each starts with the first result that it is
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import contextlib
 import itertools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from furlong import _furlong
+
+# A signal that comes just before a thread goes to sleep does not wake it: it looks after so many seconds.
+SIGNALS_SECONDS = 0.1
 
 
 class _Closes(Protocol):
@@ -75,9 +81,62 @@ class Dispatcher:
             thread.join(5)
 
 
+class WaitQueue:
+    """Threads that wait for something to change.
+
+    It is a condition variable without a lock: the exception of a signal's handler, which may come anywhere in a main
+    thread, leaves none locked.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []
+        #: How often something has changed.
+        self.changes = 0
+
+    def notify_all(self) -> None:
+        """Wake all who wait. What has changed is to be seen before."""
+        self.changes += 1
+        # Who comes meanwhile looks at what has changed after having come.
+        while self._waiting:
+            try:
+                waiter = self._waiting.pop()
+            except IndexError:
+                return
+            waiter.release()
+
+    def wait_for_change(self, seen: int, timeout: float | None = None) -> bool:
+        """Wait until something has changed since `changes` was that; whether it has in time."""
+        return self.wait_for(lambda: self.changes != seen, timeout)
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until something is true; whether it is so in time."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            waiter = _thread.allocate_lock()
+            waiter.acquire()
+            self._waiting.append(waiter)
+            try:
+                if condition():
+                    return True
+                left = -1.0 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
+                    return False
+                waiter.acquire(True, SIGNALS_SECONDS if deadline is None else min(left, SIGNALS_SECONDS))
+            finally:
+                if waiter in self._waiting:  # nobody has woken it
+                    self._discard(waiter)
+
+    def _discard(self, waiter: Any) -> None:
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiter)
+
+
 _dispatchers: dict[str, Dispatcher] = {}
 # What is closed at the exit, and whether after the others.
 _open: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+# What has work to finish before.
+_unfinished: weakref.WeakSet[Any] = weakref.WeakSet()
+_exiting = threading.Event()
 
 
 def dispatcher() -> Dispatcher:
@@ -101,12 +160,32 @@ def close_at_exit(thing: _Closes, last: bool = False) -> None:
     _open[thing] = last
 
 
+class _Finishes(Protocol):
+    def finish(self) -> None: ...
+
+
+def finish_before_exit(thing: _Finishes) -> None:
+    """Let something finish its work before the interpreter goes and anything is closed."""
+    _unfinished.add(thing)
+
+
+def is_exiting() -> bool:
+    """Whether the interpreter is about to go."""
+    return _exiting.is_set()
+
+
 def forget(thing: _Closes) -> None:
     """Leave to itself what is closed."""
     _open.pop(thing, None)
 
 
 def _at_exit() -> None:
+    _exiting.set()
+    for unfinished in list(_unfinished):
+        try:
+            unfinished.finish()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
     for thing, _ in sorted(_open.items(), key=lambda item: item[1]):
         try:
             thing.close()
@@ -120,6 +199,7 @@ def _after_fork() -> None:
     _furlong.after_fork()
     _dispatchers.clear()
     _open.clear()
+    _unfinished.clear()
 
 
 atexit.register(_at_exit)

@@ -18,7 +18,7 @@ from typing import Any
 
 from furlong import _furlong, errors
 
-__all__ = ["connect"]
+__all__ = ["connect", "is_engine"]
 
 # How often is looked whether the task waits, in seconds: with unfinished tasks lately, and without.
 _OFTEN, _SELDOM = 0.01, 0.05
@@ -34,6 +34,11 @@ def _worker() -> Any:
     """Give the worker of the engine's interpreter that this is, if it is one that knows of farms."""
     worker = sys.modules.get("furlong_worker")
     return worker if hasattr(worker, "farm_of_task") else None
+
+
+def is_engine() -> bool:
+    """Tell whether this process is an engine's interpreter."""
+    return _worker() is not None
 
 
 def connect(path: Path | None, cluster: str | None, timeout: float) -> _furlong.Session:

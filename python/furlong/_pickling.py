@@ -8,6 +8,7 @@ and the like goes beside the pickle and is not copied.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import io
 import operator
@@ -18,11 +19,11 @@ import sysconfig
 import threading
 import types
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from furlong import _furlong, _paths
+from furlong import _furlong, _globals, _paths
 from furlong._remote import EngineFunction, Reference
 from furlong.errors import PicklingError
 
@@ -173,6 +174,7 @@ def _code_pickler() -> Any:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.own_modules: list[types.ModuleType] = []
+            self.scope = _globals.Scope()
 
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is memoryview:
@@ -184,7 +186,10 @@ def _code_pickler() -> Any:
                 return _reduce_cached(obj)
             if isinstance(obj, (types.FunctionType, type)):
                 self._note_module(obj.__module__)
-            return super().reducer_override(obj)
+            reduced = super().reducer_override(obj)
+            if type(reduced) is tuple and type(obj) is types.FunctionType and obj in self.scope:
+                return _globals.reduced_to_namespace(obj, reduced, self.scope.left_out)
+            return reduced
 
         def _note_module(self, name: str | None) -> None:
             if name is None or name == "__main__" or not ships(name):
@@ -280,9 +285,13 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], bool]:
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
 
 
-def dumps_items(columns: Sequence[Any], first: int) -> tuple[list[Any], bool]:
-    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs."""
-    return dumps((columns, {}), "the items", lambda: _find_item(columns, first))
+def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], bool]:
+    """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
+
+    With `exact`, the engine always tells which of them runs.
+    """
+    kwargs = {"exact": True} if exact else {}
+    return dumps((columns, kwargs), "the items", lambda: _find_item(columns, first))
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
@@ -330,12 +339,9 @@ def _can_pickle(value: Any) -> bool:
     return True
 
 
-def loads(buffers: Sequence[Any], writable: bool = False) -> Any:
-    """Unpickle a value; arrays share the memory that came, read-only, or have copies of their own."""
-    if len(buffers) == 1:
-        return pickle.loads(buffers[0])
-    beside = buffers[1:]
-    return pickle.loads(buffers[0], buffers=[bytearray(buffer) for buffer in beside] if writable else beside)
+def loads(buffers: Sequence[Any]) -> Any:
+    """Unpickle a value; arrays have the memory that came beside it for their own."""
+    return pickle.loads(buffers[0], buffers=buffers[1:])
 
 
 # Functions.
@@ -387,7 +393,7 @@ class _Known:
     def _is_steady(self, value: Any, seen: set[int]) -> bool:
         if value is _MISSING or isinstance(value, _ATOMS):
             return True
-        if isinstance(value, tuple):
+        if isinstance(value, (tuple, frozenset)):
             return all(self._is_steady(item, seen) for item in value)
         if isinstance(value, types.ModuleType):
             return not is_own_source(value)
@@ -416,6 +422,9 @@ def _names_of(code: types.CodeType) -> set[str]:
 
 
 _functions: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+# What was made last of functions that hold what may change in place: they are pickled for each call, and if the pickle
+# is the same, nothing is hashed and nothing is sent.
+_made: weakref.WeakKeyDictionary[Any, dict[bool | None, _furlong.Function]] = weakref.WeakKeyDictionary()
 
 
 def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
@@ -433,8 +442,7 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, bool]:
     if known is not None:
         return known
     blob, has_code = _dump_function(function)
-    kept = not isinstance(function, Reference)
-    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
+    made = _make(function, None, blob, has_code)
     if kind is types.FunctionType:
         noted = _Known(function, made, has_code)  # type: ignore[arg-type]
         if noted.is_lasting:
@@ -460,13 +468,25 @@ def mapped_of(f: Any, return_exceptions: bool, wrap: Callable[[Any, bool], Any])
         if known is not None and known.is_right():
             return known.answer
     blob, has_code = _dump_function(wrap(f, return_exceptions))
-    kept = not isinstance(f, Reference)
-    made = _furlong.Function.pickled(name_of(f), blob, PYTHON, has_code, support(), kept)
+    made = _make(f, return_exceptions, blob, has_code)
     if type(f) is types.FunctionType:
         known = _Known(f, made, has_code)
         if known.is_lasting:
             _mapped.setdefault(f, {})[return_exceptions] = known
     return made, has_code
+
+
+def _make(function: Any, wrapped: bool | None, blob: bytes, has_code: bool) -> _furlong.Function:
+    """Make of a pickle what sessions submit; what was made last of the function, if its pickle is the same."""
+    can_be_kept = type(function) in (types.FunctionType, functools.partial)
+    last = _made.get(function, {}).get(wrapped) if can_be_kept else None
+    if last is not None and last.is_of(blob):
+        return last
+    kept = not isinstance(function, Reference)
+    made = _furlong.Function.pickled(name_of(function), blob, PYTHON, has_code, support(), kept)
+    if can_be_kept:
+        _made.setdefault(function, {})[wrapped] = made
+    return made
 
 
 def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
@@ -476,16 +496,36 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, bool]:
         _PlainPickler(file, 5).dump(function)
     except _NeedsCodeError:
         pass
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # noqa: S110 - what plain pickle cannot do, cloudpickle may
         pass
     else:
         return file.getvalue(), False
-    file = io.BytesIO()
     try:
-        _code_pickler()(file, 5).dump(function)
+        return _dump_code(function, frozenset()), True
     except Exception as error:
+        # On engines each may have one of its own, as a lock or a connection to a database.
+        left_out = frozenset(_names_without_pickle(function))
+        with contextlib.suppress(Exception):
+            if left_out:
+                return _dump_code(function, left_out), True
         raise _described(function, f"the function {name_of(function)}", error) from error
-    return file.getvalue(), True
+
+
+def _dump_code(function: Callable[..., Any], left_out: frozenset[str]) -> bytes:
+    file = io.BytesIO()
+    pickler = _code_pickler()(file, 5)
+    pickler.scope = _globals.Scope(function, left_out)
+    pickler.dump(function)
+    return file.getvalue()
+
+
+def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
+    """Give the global names that engines may have from here, and whose values here cannot be pickled."""
+    scope = _globals.Scope(function).globals()
+    for name in _globals.put.among(scope):
+        value = scope[name]
+        if not isinstance(value, types.FunctionType | type) and not _can_pickle(value):
+            yield name
 
 
 def name_of(function: Any) -> str:

@@ -180,6 +180,8 @@ class EngineSet:
     def __init__(self, n: int, process: Process) -> None:
         self.n = n
         self.process = process
+        # How the last process has ended, while another one is about to be started.
+        self.ended: str | None = None
 
 
 class Folder:

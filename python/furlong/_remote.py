@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -123,5 +124,10 @@ def interactive(f: F) -> F:
 
 
 def is_interactive(f: Any) -> bool:
-    """Whether a function was marked by `interactive`."""
-    return bool(getattr(f, "__furlong_interactive__", False))
+    """Whether a function was marked by `interactive`; those of ``__main__`` see the namespace in any case."""
+    return bool(getattr(f, "__furlong_interactive__", False)) and not is_of_main(f)
+
+
+def is_of_main(f: Any) -> bool:
+    """Whether a function's globals are those of ``__main__``."""
+    return getattr(f, "__globals__", None) is vars(sys.modules["__main__"])

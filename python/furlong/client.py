@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
+from furlong._exceptions import type_by_name
 from furlong._remote import Reference
 from furlong.direct import DirectView
 from furlong.displays import ExecuteReply
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 # The errors of 0.10, by the names that it had.
-NotDefined = errors.typed("NameError")
+NotDefined = type_by_name("NameError")
 QueueCleared = errors.TaskAborted
 SerializationError = errors.PicklingError
 MessageSizeError = errors.PayloadTooLarge
@@ -383,7 +384,7 @@ class MultiEngineClient(Connected):
         view = self._view(targets)
         pop = Reference(f"{PROPERTIES}.pop")
         results = [view.apply_async(pop, key) for key in keys]
-        return self._finish(AsyncResult.join(*results), block, lambda result: result.get() and None)
+        return self._finish(AsyncResult._listed(results), block, lambda result: result.get() and None)
 
     def clear_properties(self, targets: Any = None, block: bool | None = None) -> Any:
         """Delete all properties of engines."""

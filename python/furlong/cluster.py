@@ -25,8 +25,10 @@ from furlong import _dispatch, errors
 from furlong.__main__ import SAFE_PATH
 from furlong._checks import check_whole
 from furlong._coroutine import coroutine
-from furlong._home import check_name, home, read_json, remove, write_private
+from furlong._home import check_name, home, read_json
+from furlong._keeper import Keeper
 from furlong._processes import Child, EngineSet, Folder, Process, end_all
+from furlong.cluster_files import STATE, ClusterFiles, check_launchers, level_of
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -38,27 +40,23 @@ BROKER_SECONDS = 30.0
 LOOK_SECONDS = 0.005
 # What one engine process takes.
 ENGINES_MAX = 1024
-# Where a cluster's own process says what it has started, in the cluster's folder.
-STATE = Path("run", "python.json")
-# What `to_dict` gives of the arguments, so that another process starts engines like these.
-_OPTIONS = ("engine_timeout", "controller_args", "engine_args", "python", "labels", "env", "cwd", "memory", "journal")
 
 
-class Cluster:
+class Cluster(ClusterFiles):
     """A broker that only this machine reaches, and engines, as processes of their own.
 
     Each method that waits is a coroutine, and has a twin with the suffix ``_sync``. As a context manager, of ``with``
     or ``async with``, the cluster is started, gives a connected `Client`, and is stopped at the end.
 
     What is started here ends with this process, however that ends; so does the cluster's folder, if its name was not
-    chosen by the user.
+    chosen by the user. Engines that are killed are started again: at once the first time, and later each further time.
 
     Parameters
     ----------
     n : int, optional
         Engines; as many as there are processors if nothing is said.
     engines, controller : {"local"}
-        Where they run.
+        Where they run; no matter in which case it is written.
     profile, cluster_id : str, optional
         The cluster's name: `cluster_id`, else `profile`, else a random one.
     controller_args, engine_args : sequence of str
@@ -75,14 +73,16 @@ class Cluster:
         Variables for tasks.
     cwd : str or path, optional
         The folder in which tasks run; by default the current one.
-    memory : str or int, optional
-        What each process of a task may take: bytes, or as ``"4G"``, ``"10%"``.
+    memory, broker_memory : str or int, optional
+        What each process of a task may take, and the broker for tasks and payloads: bytes, or as ``"4G"``, ``"10%"``.
     journal : bool, str or path, optional
         Keep durable tasks over restarts of the broker: in this file, or in the cluster's folder.
-    log_level : str, optional
-        ``"error"``, ``"warn"``, ``"info"``, ``"debug"`` or ``"trace"``.
-    delay : float, optional
-        Is accepted, and has no meaning: nothing has to be waited for.
+    log_level : str or int, optional
+        ``"error"``, ``"warn"``, ``"info"``, ``"debug"`` or ``"trace"``, or a level of `logging`.
+    controller_ip : str, optional
+        The address at which the broker listens, instead of this machine's own alone.
+    delay, send_engines_connection_env : optional
+        Are accepted, and have no meaning: engines wait for the broker and its files by themselves.
     """
 
     def __init__(
@@ -102,16 +102,15 @@ class Cluster:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         memory: str | int | None = None,
+        broker_memory: str | int | None = None,
         journal: bool | str | os.PathLike[str] | None = None,
-        log_level: str | None = None,
+        log_level: str | int | None = None,
         delay: float | None = None,
+        controller_ip: str = "",
+        send_engines_connection_env: bool = True,
+        **others: Any,
     ) -> None:
-        for what, where in (("engines", engines), ("controller", controller)):
-            if where != "local":
-                raise ValueError(
-                    f"{what}={where!r}: only 'local' is started from here; elsewhere, run `furlong engine` there with "
-                    "the cluster's engine.cap.json"
-                )
+        check_launchers(engines, controller, others)
         n = None if n is None else check_whole("n", n, 0, ENGINES_MAX)
         name = cluster_id or profile
         self._has_random_name = not name
@@ -124,9 +123,10 @@ class Cluster:
         self.labels = [labels] if isinstance(labels, str) else list(labels)
         self.env = dict(env or {})
         self.cwd = None if cwd is None else os.fspath(cwd)
-        self.memory = memory
+        self.memory, self.broker_memory = memory, broker_memory
         self.journal = journal if journal is None or isinstance(journal, bool) else os.fspath(journal)
-        self.log_level = log_level
+        self.log_level = level_of(log_level)
+        self.controller_ip = controller_ip
         self._n = n
         self._home = home()
         self._controller: Process | None = None
@@ -145,6 +145,10 @@ class Cluster:
         if self._engines:
             return sum(engines.n for engines in self._engines.values())
         return _processors() if self._n is None else self._n
+
+    @n.setter
+    def n(self, value: int | None) -> None:
+        self._n = None if value is None else check_whole("n", value, 0, ENGINES_MAX)
 
     @property
     def folder(self) -> Path:
@@ -219,8 +223,8 @@ class Cluster:
             self._save()
             return key
 
-    def start_cluster_sync(self, n: int | None = None) -> None:
-        """Start broker and engines, without waiting for the engines.
+    def start_cluster_sync(self, n: int | None = None) -> Cluster:
+        """Start broker and engines, without waiting for the engines, and give the cluster itself.
 
         Raises
         ------
@@ -240,6 +244,7 @@ class Cluster:
             except BaseException:
                 self.stop_cluster_sync()
                 raise
+        return self
 
     def start_and_connect_sync(self, n: int | None = None, activate: bool = False) -> Client:
         """Start the cluster, unless it runs, and give a client of it when its engines are there.
@@ -259,7 +264,7 @@ class Cluster:
             try:
                 client.wait_for_engines(self.n if n is None else n, timeout=self.engine_timeout)
                 if activate:
-                    client.direct_view().activate()  # type: ignore[attr-defined]
+                    client.direct_view().activate()
             except BaseException:
                 client.close()
                 raise
@@ -280,11 +285,11 @@ class Cluster:
         self._check_process()
         if self.is_running:
             raise RuntimeError(f"the controller of cluster {self.cluster_id!r} is running already")
-        argv = ["--bind", "127.0.0.1"]
+        memory = [] if self.broker_memory is None else [f"--memory={self.broker_memory}"]
+        argv = ["--bind", self.controller_ip or "127.0.0.1", "--of-cluster", *memory]
         if self.journal:
             argv.append("--journal" if self.journal is True else f"--journal={self.journal}")
-        child = self._spawn("broker", [*argv, *self.controller_args])
-        self._controller = child
+        self._controller = child = self._spawn("broker", [*argv, *self.controller_args])
         return child
 
     def _await_controller(self, controller: Child) -> None:
@@ -315,7 +320,9 @@ class Cluster:
                 argv += [name, str(value)]
         argv += [f"--label={label}" for label in self.labels]
         argv += [f"--env={name}={value}" for name, value in self.env.items()]
-        self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", [*argv, *self.engine_args]))
+        argv += self.engine_args
+        engines = self._engines[engine_set_id] = EngineSet(n, self._spawn("engine", argv))
+        Keeper(self, engine_set_id, engines, argv)
         return engine_set_id
 
     def _spawn(self, command: str, argv: list[str]) -> Child:
@@ -456,9 +463,21 @@ class Cluster:
             self._prune()
             for key, engines in self._engines.items():
                 process = engines.process
-                if isinstance(process, Child) and process.code is not None:
+                if engines.ended is None and isinstance(process, Child) and process.code is not None:
                     text = f"the engine process {process.pid} of set {key!r} {process.ending()}"
                     raise errors.EngineError("EngineError", text)
+
+    def _engines_ended(self) -> str:
+        """Tell how engine processes that were started here have ended, and are not started again yet."""
+        told = ""
+        with self._lock:
+            for key, engines in self._engines.items():
+                process, how = engines.process, engines.ended
+                if how is None and isinstance(process, Child) and process.code is not None:
+                    how = process.ending()
+                if how is not None:
+                    told += f"the engine process of set {key!r} {how}; "
+        return told
 
     def _remove(self) -> None:
         """Leave nothing of a cluster that has stopped."""
@@ -472,63 +491,6 @@ class Cluster:
 
     #: What is called at the interpreter's exit.
     close = stop_cluster_sync
-
-    # Other processes.
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give what `from_dict` makes the same cluster of, in any process of this machine: it can be JSON."""
-        return {
-            "cluster_id": self.cluster_id,
-            "home": str(self._home),
-            "n": self._n,
-            "has_random_name": self._has_random_name,
-            "options": {name: getattr(self, name) for name in (*_OPTIONS, "log_level")},
-            "controller": None if self._controller is None else self._controller.to_dict(),
-            "engines": {key: {"n": it.n, **it.process.to_dict()} for key, it in self._engines.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, known: Mapping[str, Any]) -> Cluster:
-        """Make a cluster of what `to_dict` gave, in this process or another.
-
-        It does not end with this process, unless its `shutdown_atexit` is set.
-        """
-        made = cls(known["n"], cluster_id=known["cluster_id"], shutdown_atexit=False, **known["options"])
-        made._has_random_name = known["has_random_name"]
-        made._home = Path(known["home"])
-        if known["controller"] is not None:
-            made._controller = Process.from_dict(known["controller"])
-        for key, engines in known["engines"].items():
-            made._engines[key] = EngineSet(int(engines["n"]), Process.from_dict(engines))
-        return made
-
-    @classmethod
-    def from_file(cls, *, cluster_id: str | None = None, profile: str | None = None) -> Cluster:
-        """Find a cluster that a Python process has started.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none of that name.
-        """
-        name = check_name(cluster_id or profile or "default")
-        path = home() / name / STATE
-        known = read_json(path)
-        if known is None:
-            raise FileNotFoundError(f"no cluster {name!r} was started from Python: there is no {path}")
-        return cls.from_dict(known)
-
-    def _save(self) -> None:
-        path, own = self.folder / STATE, self.to_dict()
-        written = read_json(path)
-        of = None if written is None else written["controller"]
-        if of is not None and of != own["controller"] and Process.from_dict(of).is_alive():
-            # The name is another's.
-            return
-        if self._controller is None and not self._engines:
-            remove(path)
-        elif path.parent.is_dir():
-            write_private(path, own)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -10,25 +10,35 @@ import signal as signals
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _nested, errors
+from furlong import _dispatch, _furlong, _nested, errors
 from furlong._checks import check_whole
-from furlong.direct import DirectView
-from furlong.records import PHASES, Fetched, History, hex_of, wait_for_ids, whole_id
+from furlong._home import home
+from furlong.client_tasks import ClientTasks
+from furlong.direct import BroadcastView, DirectView
+from furlong.feeders import OpenMaps
+from furlong.peer_names import ClientNames
+from furlong.records import hex_of, wait_for_ids
 from furlong.results import AsyncResult
 from furlong.targets import chosen_of
-from furlong.views import Again, LoadBalancedView
+from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
+    from furlong.executor import ViewExecutor
 
 __all__ = ["Client"]
 
+# How long the broker has to answer a client of its own that shall stop it, in seconds.
+ADMIN_SECONDS = 10.0
+# What runs tasks, as the broker numbers it.
+_RUNTIMES = {1: "native", 2: "python", 3: "command"}
 
-class Client:
+
+class Client(ClientTasks, ClientNames):
     """A session with a cluster.
 
     Parameters
@@ -75,10 +85,17 @@ class Client:
         if isinstance(connection_info, str) and "://" in connection_info:
             raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
         path = None if connection_info is None else Path(connection_info).expanduser()
+        self._block = False
         self._session = _nested.connect(path, name, timeout)
+        # A capability that nobody chose is the cluster's own, beside the one with which the cluster can be stopped.
+        is_chosen = path is not None or _nested.is_engine()
+        self._is_own = not is_chosen and not (name is None and os.environ.get("FURLONG_CAP"))
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
+        self._maps = OpenMaps()
         self._uuids: dict[int, str] = {}
+        # Those that have submitted something.
+        self._executors: set[ViewExecutor] = set()
         self._closed = False
         _dispatch.close_at_exit(self)
 
@@ -133,11 +150,13 @@ class Client:
         **flags
             As `DirectView.set_flags` takes them.
         """
-        return DirectView(self, self._chosen(targets), **flags)
+        return DirectView(self, self._chosen(targets), **{"block": self._block, **flags})
 
-    def broadcast_view(self, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> DirectView:
+    def broadcast_view(self, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> BroadcastView:
         """Give a view on engines; what goes to many of one process is always sent once."""
-        return self.direct_view(targets, **flags)
+        view = BroadcastView(self, self._chosen(targets), **{"block": self._block, **flags})
+        view.is_coalescing = is_coalescing
+        return view
 
     def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
         """Give a view on the shared queue: each task runs wherever an engine is free.
@@ -150,6 +169,7 @@ class Client:
         chosen = None if targets is None or isinstance(targets, str) else self._chosen(targets)
         if isinstance(targets, str) and targets != "all":
             raise TypeError(f"targets are ids of engines, or 'all', not {targets!r}")
+        flags = {"block": self._block, **flags}
         return LoadBalancedView(self, [chosen] if isinstance(chosen, int) else chosen, **flags)
 
     def executor(self, targets: Any = None) -> Any:
@@ -211,9 +231,11 @@ class Client:
         """
         if n is None:
             n = self._cluster.n if self._cluster is not None and self._cluster.n else 1
+        from furlong.progress import wait_for_engines
+
         n = check_whole("n", n, 0, 2**32 - 1)
         if block:
-            self._wait_for_engines(n, timeout, interactive, widget)
+            wait_for_engines(self, n, timeout, interactive, widget)
             return None
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         if len(self) >= n:
@@ -222,7 +244,7 @@ class Client:
 
         def wait(n: int = n) -> None:
             try:
-                self._wait_for_engines(n, timeout, False, False)
+                wait_for_engines(self, n, timeout, False, False)
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -230,35 +252,6 @@ class Client:
 
         threading.Thread(target=wait, name="furlong-engines", daemon=True).start()
         return future
-
-    def _wait_for_engines(self, n: int, timeout: float, interactive: bool | None, widget: bool | None) -> None:
-        from furlong.progress import Progress, is_interactive
-
-        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-        show = is_interactive() if interactive is None else interactive
-        bar: Progress | None = None
-        try:
-            while True:
-                ids, version = self._session.engines()
-                if bar is not None:
-                    bar.update(min(len(ids), n))
-                if len(ids) >= n:
-                    return
-                if self._session.closed:
-                    raise errors.ConnectionLost("the session is over")
-                if self._cluster is not None:
-                    self._cluster._check_engines()
-                if show and bar is None:
-                    bar = Progress(n, f"{n} engines", widget=widget)
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"{len(ids)} of {n} engines are online after {timeout} s")
-                # A cluster of ours is looked at between.
-                pause = 0.2 if self._cluster is not None or bar is not None else None
-                self._session.wait_engines(version, pause if left is None else min(left, pause or left))
-        finally:
-            if bar is not None:
-                bar.close()
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
         """Wait for tasks: ids, results, any futures, or a list of such; all that is outstanding if nothing is said.
@@ -277,7 +270,9 @@ class Client:
             elif not concurrent.futures.wait([future], left).done:
                 return False
         # Results that nobody holds are still waited for.
-        return jobs is not None or wait_for_ids(self._session, self.outstanding, deadline)
+        if jobs is not None:
+            return True
+        return self._maps.wait(deadline) and wait_for_ids(self._session, set(self._session.unfinished()), deadline)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 0.1, timeout: float | None = -1, widget: bool | None = None
@@ -289,116 +284,14 @@ class Client:
 
     def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
         if jobs is None:
-            unfinished = self.outstanding
+            unfinished = set(self._session.unfinished())
             seen = {id(result): result for key, result in self._results().items() if key in unfinished}
             return list(seen.values())
         if isinstance(jobs, (str, int, concurrent.futures.Future)):
             jobs = [jobs]
         return [job if isinstance(job, concurrent.futures.Future) else self.get_result(job) for job in jobs]
 
-    # Tasks.
-
-    @property
-    def history(self) -> Sequence[str]:
-        """The ids of all tasks of this session, in the order of their submits."""
-        return History(self._session.id, self._session.submitted())
-
-    @property
-    def outstanding(self) -> set[str]:
-        """The ids of the tasks of this session that have not ended."""
-        return set(self._session.unfinished())
-
-    def _id_of(self, job: Any) -> str:
-        """Give the whole id of what names a task."""
-        if isinstance(job, int):
-            return self.history[job]
-        if not isinstance(job, str):
-            raise TypeError(f"a task is named by its id, its place in the history, or its result, not by {job!r}")
-        session, colon, number = job.rpartition(":")
-        if len(session) == 32 or not (colon and number.isdecimal()):
-            return job
-        found = json.loads(self._session.records(session=session, first=int(number), last=int(number)))
-        if not found:
-            raise KeyError(f"no task {job!r} is known")
-        return whole_id(found[0]["id"])
-
-    def get_result(
-        self, jobs: Any = None, block: bool = False, owner: bool = True, timeout: float | None = None
-    ) -> AsyncResult | Fetched:
-        """Give the result of a task by its id, of this session or of any of the same owner.
-
-        Parameters
-        ----------
-        jobs : str, int, AsyncResult, or a list of such
-            Ids, places in `history` (-1, the last, if nothing is said), results.
-        block : bool
-            Wait for the end.
-        owner : bool
-            Is accepted; results stay with who holds them.
-
-        Raises
-        ------
-        RequestRefused
-            If the broker does not know the task. Results of other sessions are there for tasks with the flag `keep`.
-        """
-        if isinstance(jobs, AsyncResult):
-            return jobs
-        if isinstance(jobs, (list, tuple)):
-            results = [self.get_result(job) for job in jobs]
-            made = AsyncResult.join(*results)
-            if block:
-                made.wait(timeout)
-            return made
-        key = self._id_of(-1 if jobs is None else jobs)
-        result = self._results().get(key)
-        if result is None:
-            result = Fetched(self, key)
-        elif len(result._parts) > 1 and isinstance(jobs, str):
-            part = next(part for part in result._parts if part.task.id == key)
-            result = AsyncResult([part], True)
-        if block:
-            result.wait(timeout)
-        return result
-
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Take tasks back that have not begun; what runs goes on. They end with `TaskAborted`.
-
-        A task that moves to another engine at that moment goes on all the same.
-
-        Parameters
-        ----------
-        jobs : optional
-            As `wait` takes them; all that is outstanding if nothing is said.
-        targets : optional
-            Only those for these engines.
-        """
-        engines = None if targets is None else set(self._engines(targets))
-        results = (future for future in self._futures(jobs) if isinstance(future, AsyncResult))
-        tasks = (part.task for result in results for part in result._parts)
-        wanted = [task.id for task in tasks if engines is None or task.engine in engines]
-        if wanted:
-            self._session.take_back(wanted)
-
-    def _not_running(self) -> set[str]:
-        records = json.loads(self._session.records(session=self._session.short_id, ended=False))
-        return {whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
-
-    def cancel(self, jobs: Any = None, force: bool = False) -> int:
-        """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
-
-        Returns
-        -------
-        int
-            How many had not ended before.
-        """
-        if jobs is None:
-            ids = list(self.outstanding)
-        else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs
-            ids = []
-            for job in jobs:
-                ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
-        return self._session.cancel(ids, force)[0] if ids else 0
+    # Control.
 
     def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
         """Send a signal to what runs on engines: a number, or a name as ``"SIGINT"``. Idle engines do not notice."""
@@ -420,10 +313,10 @@ class Client:
         if restart:
             return self.restart(targets)
         if hub:
-            self._session.shutdown(None, False, True)
+            self._stop(None, True)
             return None
         engines = self._engines(targets)
-        self._session.shutdown(engines, False, False)
+        self._stop(engines, False)
         if block:
             deadline = time.monotonic() + 30
             while any(engine in self.ids for engine in engines):
@@ -433,6 +326,20 @@ class Client:
                 self._session.wait_engines(version, 0.5)
         return None
 
+    def _stop(self, engines: list[int] | None, broker: bool) -> None:
+        """Stop them by this session, or if it may not by the cluster's own file for that."""
+        try:
+            return self._session.shutdown(engines, False, broker)
+        except errors.RequestRefused:
+            admin = home() / self.cluster_name / "security" / "admin.cap.json"
+            if not self._is_own or not os.access(admin, os.R_OK):
+                raise
+        session = _furlong.Session.connect(admin, None, ADMIN_SECONDS)
+        try:
+            session.shutdown(engines, False, broker)
+        finally:
+            session.close(False)
+
     def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much engines have to do.
 
@@ -440,8 +347,11 @@ class Client:
         -------
         dict
             For each engine ``queue`` (waits there), ``tasks`` (was given to it) and ``completed``; and
-            ``"unassigned"``, what waits in the shared queue.
+            ``"unassigned"``, what waits in the shared queue. For a single engine, that engine's alone. An engine that
+            could not begin some work lately has ``set_aside`` too: a list of what now goes to other engines, why, and
+            when it is tried again.
         """
+        self._maps.submit_rest()
         status = self.status()
         wanted = None if targets == "all" else set(self._engines(targets))
         queues: dict[int | str, Any] = {"unassigned": status["tasks_waiting"]}
@@ -452,107 +362,18 @@ class Client:
                     "completed": engine["tasks_finished"],
                     "tasks": engine["tasks_assigned"],
                 }
+                if engine["set_aside"]:
+                    named = [{**aside, "runtime": _RUNTIMES[aside["runtime"]]} for aside in engine["set_aside"]]
+                    queues[engine["id"]]["set_aside"] = named
+        if isinstance(targets, int):
+            of_one: dict[int | str, Any] = queues[self._engines(targets)[0]]
+            return of_one
         return queues
 
     def status(self) -> dict[str, Any]:
         """Tell all that the broker tells of the cluster."""
         known: dict[str, Any] = json.loads(self._session.status())
         return known
-
-    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
-        """Tell which tasks have ended: lists ``pending`` and ``completed`` of ids, and if wanted their values by id."""
-        ids = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
-        known: dict[str, Any] = {"pending": [], "completed": []}
-        for job in ids:
-            result = self.get_result(job)
-            for part in result.split():
-                key = part.msg_ids[0]
-                if part.done():
-                    known["completed"].append(key)
-                    if not status_only:
-                        known[key] = part.get(return_exceptions=True)
-                else:
-                    known["pending"].append(key)
-        return known
-
-    def records(self, label: str | None = None, ended: bool | None = None, limit: int = 0) -> list[dict[str, Any]]:
-        """Give what the broker knows of the owner's tasks, of all sessions: a dictionary each.
-
-        Parameters
-        ----------
-        label : str, optional
-            Only tasks with this label; ``*`` stands for any characters.
-        ended : bool, optional
-            Only those that have, or have not, ended.
-        limit : int
-            So many at most; 0 for all.
-        """
-        found = json.loads(self._session.records(label=label, ended=ended, limit=limit))
-        for record in found:
-            record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
-        return list(found)
-
-    def hub_history(self) -> list[str]:
-        """Give the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""
-        found = sorted(self.records(), key=lambda record: record["times"]["submitted_unix_us"])
-        return [record["id"] for record in found]
-
-    def resubmit(self, jobs: Any = None, block: bool | None = None) -> AsyncResult:
-        """Run tasks of this session again, as they were submitted, with all their options.
-
-        Raises
-        ------
-        KeyError
-            If there is no such task, or its result is not held here any longer, so that what it ran is not known.
-        """
-        try:
-            wanted = self._futures([-1] if jobs is None else jobs)
-        except (errors.RequestRefused, ValueError) as error:
-            raise KeyError(str(error)) from error
-        again = []
-        for result in wanted:
-            if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
-                raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
-            again += [Again(*part.call)() for part in result._parts if part.call is not None]
-        made = again[0] if len(again) == 1 else AsyncResult.join(*again)
-        if block:
-            made.wait()
-        return made
-
-    def purge_results(self, jobs: Any = "all", targets: Any = None) -> None:
-        """Forget kept results at the broker: of these tasks, or of all that have ended."""
-        if isinstance(jobs, str) and jobs == "all":
-            ids = [record["id"] for record in self.records(ended=True)]
-        else:
-            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs
-            ids = []
-            for job in jobs:
-                ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
-        if ids:
-            self._session.purge(ids)
-
-    purge_hub_results = purge_results
-
-    def purge_local_results(self, jobs: Any = "all", targets: Any = None) -> None:
-        """Forget results here.
-
-        Raises
-        ------
-        RuntimeError
-            If one has not ended.
-        """
-        chosen = list(self._results().values()) if jobs == "all" else self._futures(jobs)
-        for result in chosen:
-            if not result.done():
-                raise RuntimeError(f"{result!r} has not ended; wait for it, or cancel it")
-        for result in chosen:
-            if isinstance(result, AsyncResult):
-                self._held.discard(weakref.ref(result))
-
-    def purge_everything(self) -> None:
-        """Forget all results, here and at the broker."""
-        self.purge_local_results("all")
-        self.purge_results("all")
 
     # Bookkeeping.
 
@@ -562,7 +383,9 @@ class Client:
     def _results(self) -> dict[str, AsyncResult]:
         """Give the results that somebody holds, by the ids of their tasks."""
         held = [reference() for reference in self._held.copy()]
-        return {part.task.id: result for result in held if result is not None for part in result._parts}
+        return {
+            key: result for result in held if result is not None for part in result._parts for key in part.all_ids()
+        }
 
     def _uuid_of(self, engine: int | None) -> str | None:
         if engine is None:
@@ -575,8 +398,14 @@ class Client:
 
     # The end.
 
+    def finish(self) -> None:
+        """Wait for what executors of this client have submitted."""
+        for executor in list(self._executors):
+            executor._finish()
+
     def flush(self) -> None:
         """Wait until the broker has all that was submitted, and its journal what is durable of it."""
+        self._maps.submit_rest()
         self._session.flush()
 
     def detach(self) -> None:
@@ -589,6 +418,8 @@ class Client:
 
     def _close(self, detach: bool) -> None:
         if not self._closed:
+            if detach:
+                self._maps.submit_rest(only_kept=True)
             self._closed = True
             _dispatch.forget(self)
             self._session.close(detach)

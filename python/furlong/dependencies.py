@@ -222,8 +222,8 @@ class _Requires:
     def __reduce__(self) -> tuple[Any, ...]:
         import functools
 
-        from furlong._remote import EngineFunction, OnEngine
+        from furlong._remote import EngineFunction, OnEngine, is_of_main
 
-        f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) else self.f
+        f = EngineFunction(self.f) if isinstance(self.f, types.FunctionType) and not is_of_main(self.f) else self.f
         call = functools.partial(OnEngine("call_with"), f, self._modules, self._names)
         return call.__reduce__()  # type: ignore[return-value]

@@ -9,19 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, _pickling
+from furlong import _furlong, _globals, _pickling
 from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, Part, value_of
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.peer_names import NO_MAGICS
+from furlong.results import AsyncResult
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["DirectView"]
+__all__ = ["BroadcastView", "DirectView"]
 
 
 class DirectView(View):
@@ -31,6 +33,9 @@ class DirectView(View):
     engines. Made by ``rc[0]``, ``rc[::2]``, ``rc[:]``, ``rc.direct_view("all")``.
     """
 
+    # Whether a call that fails aborts what this session has queued behind it on that engine.
+    _aborts = True
+
     def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
         super().__init__(client, **flags)
         self.targets = targets
@@ -39,7 +44,7 @@ class DirectView(View):
         return 1 if isinstance(self.targets, int) else len(self._engines(None))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.targets!r}>"
+        return f"<{type(self).__name__} {self.targets}>"
 
     def _engines(self, targets: Any) -> list[int]:
         """Give the engines of a call."""
@@ -83,9 +88,11 @@ class DirectView(View):
     ) -> AsyncResult:
         """Submit the same to each engine."""
         engines = self._engines(targets)
-        options = self._task_options(abort, about.label)
+        options = self._task_options(abort and self._aborts, about.label)
         session = self.client._session
         tasks = session.submit_to(engines, function, codec, data, options, has_code)
+        for task in tasks:
+            self._submitted.add(task.number)
         call = (self, function, codec, data, about, has_code, decode, options)
         parts = [Part(task, about, decode, (*call, task.engine)) for task in tasks]
         result = AsyncResult(parts, self._is_single(targets))
@@ -130,16 +137,21 @@ class DirectView(View):
         def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
             return None if silent else ExecuteReply(outcome, part.engine_id)
 
+        _globals.put.note_code(code)
         about = self._about("execute", "execute", label, code)
         result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
         self._finish(result, block)
         return result
 
-    def run(self, filename: str | Path, targets: Any = None, block: bool | None = None) -> AsyncResult:
+    def run(
+        self, filename: str | Path, targets: Any = None, block: bool | None = None, label: str | None = None
+    ) -> AsyncResult:
         """Run a script, which is read here, in the namespaces of engines."""
         path = Path(filename)
         source = path.read_bytes()
-        about = self._about("run", "execute", None, source.decode("utf-8", "replace"))
+        text = source.decode("utf-8", "replace")
+        _globals.put.note_code(text)
+        about = self._about("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
         result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
         self._finish(result, block)
@@ -162,6 +174,7 @@ class DirectView(View):
         if not isinstance(ns, dict):
             raise TypeError(f"what is pushed is a dictionary of names and values, not {described(ns)}")
         check_names(ns)
+        _globals.put.note(ns)
         values = {name: self._value(value) for name, value in ns.items()}
         data, has_code = _pickling.dumps_pushed(values)
         about = self._about("push")
@@ -184,7 +197,7 @@ class DirectView(View):
             raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome, part.about.writable)
+            values = value_of(outcome)
             return values[0] if one else values
 
         about = self._about("pull")
@@ -214,6 +227,22 @@ class DirectView(View):
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
         result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
+        return self._finish_without_value(result, block)
+
+    def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Get what threads have printed after the tasks that started them had ended, and forget it there.
+
+        Such text is no task's output any longer. An engine keeps the last 64 Ki characters for whoever asks first, and
+        its log has all of it.
+
+        Returns
+        -------
+        list of tuple of str
+            For each engine: the thread's name, ``stdout`` or ``stderr``, and the text, the oldest first.
+        """
+        function = _pickling.function_of(OnEngine("late_output"))[0]
+        call, _ = _pickling.dumps_call((), {})
+        result = self._submit(function, "pickle", call, self._about("late_output"), targets=targets)
         return self._finish(result, block)
 
     # Sequences.
@@ -246,7 +275,12 @@ class DirectView(View):
         for engine, part in zip(engines, deal(seq, len(engines), dist)):
             value = flattened(part) if flatten else part
             parts += self.push({key: value}, targets=[engine], block=False)._parts
-        return self._finish(AsyncResult(parts, self._is_single(targets)), block)
+        return self._finish_without_value(AsyncResult(parts, self._is_single(targets)), block)
+
+    def _finish_without_value(self, result: AsyncResult, block: bool | None) -> AsyncResult | None:
+        """Give the result, or wait for it and give nothing."""
+        made = self._finish(result, block)
+        return result if made is result else None
 
     def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
         """Collect what was scattered, or what became of it: one list, one array, one data frame.
@@ -335,4 +369,35 @@ class DirectView(View):
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much these engines have to do."""
-        return self.client.queue_status(self._engines(targets), verbose)
+        one = self.targets if targets is None else targets
+        return self.client.queue_status(one if isinstance(one, int) else self._engines(targets), verbose)
+
+    # Names of ipyparallel.
+
+    def use_cloudpickle(self) -> Any:
+        """Send functions with the globals that they have here; so it is from the beginning."""
+        super().use_cloudpickle()
+        return self._nothing()
+
+    use_dill = use_cloudpickle
+
+    def use_pickle(self) -> Any:
+        """Send functions without globals: their global names are those of the engine's namespace."""
+        super().use_pickle()
+        return self._nothing()
+
+    def _nothing(self) -> Any:
+        """Give what a call gives that returns nothing, without asking engines."""
+        made = AsyncResult((), isinstance(self.targets, int))
+        made._final = None if made._single else [None] * len(self)
+        return self._finish(made, None)
+
+    def activate(self, suffix: str = "") -> None:
+        """Warn that there are no magics: `execute` does what they do."""
+        warnings.warn(NO_MAGICS, stacklevel=2)
+
+
+class BroadcastView(DirectView):
+    """A direct view under the name that ipyparallel has for one that sends things once: all views do here."""
+
+    is_coalescing = False

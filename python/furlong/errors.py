@@ -1,16 +1,16 @@
 """What can go wrong, by kind.
 
-Everything here is a `FurlongError`. What happened on an engine is a `RemoteError`; where the exception there was of a
-built-in type, the error is of that type too, so ``except ZeroDivisionError`` catches it.
+All errors here are a `FurlongError`. What happened on an engine is a `RemoteError`, and an error of the type that the
+exception had there too, so ``except ZeroDivisionError`` catches it, or ``except BadInput`` one of your own.
 """
 
 from __future__ import annotations
 
-import builtins
 import concurrent.futures
 import linecache
 import re
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionLost",
     "ConnectionRefused",
     "EngineError",
+    "EngineNameWarning",
     "Forbidden",
     "FurlongError",
     "ImpossibleDependency",
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidOption",
     "JournalError",
     "NoEnginesRegistered",
+    "NoEnginesWarning",
     "PayloadTooLarge",
     "PicklingError",
     "PythonVersionError",
@@ -50,6 +52,10 @@ EngineInfo = Mapping[str, Any]
 
 class FurlongError(Exception):
     """The base of all errors of this package."""
+
+
+class EngineNameWarning(UserWarning):
+    """A function used a name of the engine's namespace, and this process has another value under that name."""
 
 
 class CapabilityNotFound(FurlongError, OSError):
@@ -99,6 +105,10 @@ def no_engines(ids: Sequence[int]) -> NoEnginesRegistered:
     return NoEnginesRegistered("no engines are connected; start some: `furlong cluster start -n 4`")
 
 
+class NoEnginesWarning(UserWarning):
+    """No engine is online, and a call waits for a task. It waits on."""
+
+
 class UnmetDependency(FurlongError):
     """Raised by a task's own code: this engine is not the right one, try another."""
 
@@ -123,18 +133,29 @@ class RemoteError(FurlongError):
         The formatted traceback of the engine; may be empty.
     engine_info : mapping, optional
         ``engine_id``, ``engine_uuid`` and ``method`` (``apply`` or ``execute``).
+
+    Attributes
+    ----------
+    not_carried : mapping of str to str
+        What of the exception could not come here, by the attribute's name, and why. The error has everything else
+        that was set on the exception: its ``args``, attributes, notes, causes, and the members of a group.
     """
+
+    # Errors that something is missing of have their own.
+    not_carried: Mapping[str, str] = types.MappingProxyType({})
 
     def __init__(
         self, ename: str = "", evalue: str = "", traceback: str = "", engine_info: EngineInfo | None = None
     ) -> None:
+        self.ename: str
+        self.evalue: str
+        self.traceback: str
+        self.engine_info: dict[str, Any]
         Exception.__init__(self, ename, evalue, traceback, engine_info)
-        self.ename = ename
-        self.evalue = evalue
-        self.traceback = traceback
-        self.engine_info: dict[str, Any] = dict(engine_info or {})
+        # Past any `__setattr__` of the class whose exception it was.
+        vars(self).update(ename=ename, evalue=evalue, traceback=traceback, engine_info=dict(engine_info or {}))
         if traceback:
-            self.__cause__ = OnEngine(traceback)
+            Exception.__setattr__(self, "__cause__", OnEngine(traceback))
 
     def __str__(self) -> str:
         engine = self.engine_info.get("engine_id")
@@ -143,7 +164,11 @@ class RemoteError(FurlongError):
         return f"{where} {text}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self).__mro__[_depth(type(self))], *self.args)
+        base = getattr(type(self), "_furlong_base", type(self))
+        texts = (self.ename, self.evalue, self.traceback, self.engine_info)
+        notes = vars(self).get("__notes__")
+        state = None if notes is None else {"__notes__": notes}
+        return _rebuild, (base, *texts, vars(self).get("_details")), state
 
     def render_traceback(self) -> list[str]:
         """Give the engine's traceback as lines; where there is none, the error itself."""
@@ -234,7 +259,7 @@ class CompositeError(RemoteError):
     def __init__(self, message: str, errors: Sequence[RemoteError] = ()) -> None:
         super().__init__(type(errors[0]).__name__ if errors else "CompositeError", message)
         self.args = (message, list(errors))
-        self.message = message
+        self.message = self.msg = message
         self.errors: list[RemoteError] = []
         for error in errors:
             self.errors.extend(error.errors if isinstance(error, CompositeError) else [error])
@@ -294,7 +319,7 @@ class AlreadyDisplayedError(RemoteError):
     def __init__(self, original: CompositeError) -> None:
         super().__init__(original.ename, original.evalue)
         self.args = (original,)
-        self.original = original
+        self.original = self.original_error = original
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args
@@ -308,20 +333,20 @@ class AlreadyDisplayedError(RemoteError):
         return [str(self)]
 
 
-# Raised here, they would end a loop, or be lost in a coroutine.
-_ENDS = (StopIteration, StopAsyncIteration)
-_typed: dict[tuple[type[RemoteError], str], type[RemoteError]] = {}
-
-
-def _depth(cls: type[RemoteError]) -> int:
-    """Tell whether a class is one that was made for a built-in type: its base is what pickles."""
-    return 1 if cls in _typed.values() else 0
-
-
 def _rebuild(
-    base: type[RemoteError], ename: str, evalue: str, traceback: str, engine_info: EngineInfo | None
+    base: type[RemoteError],
+    ename: str,
+    evalue: str,
+    traceback: str,
+    engine_info: EngineInfo | None,
+    details: Any = None,
 ) -> RemoteError:
-    return remote_error(ename, evalue, traceback, engine_info, base)
+    if details is None:
+        return remote_error(ename, evalue, traceback, engine_info, base)
+    from furlong import _exceptions
+
+    buffers, at, may_unpickle = details
+    return _exceptions.remake((ename, evalue, traceback), engine_info, base, buffers, may_unpickle, at)
 
 
 def remote_error(
@@ -330,44 +355,34 @@ def remote_error(
     traceback: str = "",
     engine_info: EngineInfo | None = None,
     base: type[RemoteError] = RemoteError,
+    details: Sequence[Any] = (),
+    may_unpickle: bool = False,
 ) -> RemoteError:
-    """Make an error, which is of the type `ename` as well if that is an exception of Python's own.
+    """Make the error of an exception on an engine, which is of that exception's type as well.
 
     Exceptions that are meant for this process, as ``KeyboardInterrupt`` and ``SystemExit``, are not taken over, nor
     those by which an iteration ends, as ``StopIteration``: it would be one here that ends.
+
+    Parameters
+    ----------
+    ename, evalue, traceback, engine_info
+        As `RemoteError` has them.
+    base : type
+        The kind of error that it is besides.
+    details : sequence of bytes-like
+        What the engine says of it beyond its texts. Without it only Python's own types are known.
+    may_unpickle : bool
+        Whether the details may be read from pickles, and may name modules that are not loaded: only where the call
+        itself was one of pickles.
     """
-    return typed(ename, base)(ename, evalue, traceback, engine_info)
+    from furlong import _exceptions
 
-
-def typed(ename: str, base: type[RemoteError] = RemoteError) -> type[RemoteError]:
-    """Give the class for an error of that type."""
-    known = _typed.get((base, ename))
-    if known is not None:
-        return known
-    original: Any = getattr(builtins, ename, None)
-    if not isinstance(original, type) or not issubclass(original, Exception) or issubclass(original, _ENDS):
-        return base
-    # Groups of exceptions hold others, which are not here.
-    if ename.endswith("ExceptionGroup"):
-        return base
-    if issubclass(base, original):
-        return base
-
-    def init(self: RemoteError, *args: Any) -> None:
-        RemoteError.__init__(self, *args)
-        _set_attributes(self)
-
-    def new(cls: type[RemoteError], *args: Any) -> RemoteError:
-        try:
-            made: RemoteError = original.__new__(cls)
-        except TypeError:  # `MemoryError` makes nothing but its own kind
-            made = Exception.__new__(cls)
-        made.args = args
-        return made
-
-    made = type(original.__name__, (base, original), {"__init__": init, "__new__": new, "__module__": __name__})
-    _typed[base, ename] = made
-    return made
+    if details:
+        texts = (ename, evalue, traceback)
+        return _exceptions.remake(texts, engine_info, base, [bytes(part) for part in details], may_unpickle)
+    error: RemoteError = _exceptions.type_by_name(ename, base)(ename, evalue, traceback, engine_info)
+    set_attributes(error)
+    return error
 
 
 _FRAME = re.compile(r'  File "(.*)", line (\d+), in ')
@@ -376,7 +391,7 @@ _OS_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*?)')?(?: -> '(.*)')?$")
 _NO_MODULE = re.compile(r"No module named '(.*?)'")
 
 
-def _set_attributes(error: RemoteError) -> None:
+def set_attributes(error: RemoteError) -> None:
     """Set what code that handles such an error asks it for, as far as the texts from the engine say it."""
     if isinstance(error, SyntaxError):
         error.msg = error.evalue.rpartition(" (")[0] if error.evalue.endswith(")") else error.evalue
@@ -407,3 +422,19 @@ def _with_source(traceback: str) -> list[str]:
             source = linecache.getline(frame[1], int(frame[2])).strip()
             lines += [f"    {source}"] if source else []
     return lines
+
+
+# Names of ipyparallel.
+_OTHER_NAMES = {
+    "DependencyTimeout": TaskTimeout,
+    "IPythonError": FurlongError,
+    "KernelError": FurlongError,
+    "TaskRejectError": UnmetDependency,
+    "TimeoutError": TimeoutError,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from furlong._checks import described
 from furlong._pickling import name_of
 from furlong._sequences import collect, deal
 from furlong.direct import DirectView
-from furlong.results import AsyncMapResult
+from furlong.map_results import AsyncMapResult
 from furlong.views import LoadBalancedView, View
 
 __all__ = ["ParallelFunction", "RemoteFunction", "parallel", "remote"]

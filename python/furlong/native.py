@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong
-from furlong.parts import Part
+from furlong.parts import About, Part
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class NativeFunction:
         from furlong._msgpack import pack
 
         view = self._client.load_balanced_view()
-        about = view._about(self._name)
+        about = About(self._client, self._name, label=view.label, is_pickled=False)
         task = self._client._session.submit(self._function, "msgpack", [pack(list(args))], None)
         result = AsyncResult([Part(task, about)], True)
         self._client._note(result)

@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _wire, errors
 from furlong._dispatch import Dispatcher, dispatcher
+from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
 
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.connection import Client
 
-__all__ = ["METADATA", "About", "BalancedPart", "Part", "as_ended", "error_of", "left_of", "limit_of", "value_of"]
+__all__ = [
+    "METADATA",
+    "About",
+    "BalancedPart",
+    "Metadata",
+    "Part",
+    "as_ended",
+    "error_of",
+    "left_of",
+    "limit_of",
+    "value_of",
+]
 
 METADATA = (
     "msg_id",
@@ -94,9 +106,13 @@ class Part:
         self.is_settled = False
         self._lock = _thread.allocate_lock()
 
+    def all_ids(self) -> Sequence[str]:
+        """Give the ids of the tasks that it had."""
+        return (self.task.id,)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
-        return self.is_settled or self.task.wait(timeout)
+        return self.is_settled or wait_patiently(self.task.wait, timeout, self.about.client)
 
     def done(self) -> bool:
         """Whether the end has come."""
@@ -121,7 +137,7 @@ class Part:
                 if outcome.ok:
                     self.value = self._value(outcome)
                 elif self.error is None:
-                    self.error = error_of(outcome, self.where())
+                    self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
@@ -133,8 +149,12 @@ class Part:
             return self.decode(self, outcome)
         if self.about.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome, self.about.writable)
-        return value_of(outcome, self.about.writable)
+                return value_of(outcome)
+        return value_of(outcome)
+
+    def given(self) -> Any:
+        """Give the value, or the error in its place, of one that is settled."""
+        return self.value if self.error is None else self.error
 
     def where(self) -> dict[str, Any]:
         """Tell the engine, for errors."""
@@ -185,7 +205,7 @@ class BalancedPart(Part):
         """Wait for the end; whether it has come in time."""
         deadline = limit_of(timeout)
         while not self.is_settled and self.outcome is None:
-            if not self.task.wait(left_of(deadline)):
+            if not wait_patiently(self.task.wait, left_of(deadline), self.about.client):
                 return False
             self._take()
         return True
@@ -243,7 +263,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "label", "method", "name", "owner", "writable")
+    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -256,7 +276,7 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
-        writable: bool = False,
+        is_pickled: bool = True,
     ) -> None:
         self.client = client
         self.name = name
@@ -266,32 +286,38 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
-        self.writable = writable
+        # Whether arguments and value cross as pickles.
+        self.is_pickled = is_pickled and method != "execute"
 
 
-def value_of(outcome: _furlong.Outcome, writable: bool = False) -> Any:
-    """Decode the value of a success."""
+def value_of(outcome: _furlong.Outcome) -> Any:
+    """Decode the value of a success, once."""
     codec = outcome.codec
     if codec == "pickle":
-        return _pickling.loads(outcome.data(), writable)
+        return _pickling.loads(outcome.take_data())
     if codec == "json":
         import json
 
-        return json.loads(outcome.data()[0])
+        return json.loads(outcome.take_data()[0])
     if codec == "msgpack":
         from furlong._msgpack import unpack
 
-        return unpack(outcome.data()[0])
+        return unpack(outcome.take_data()[0])
     if codec == "raw":
-        return outcome.data()
+        return outcome.take_data()
     if outcome.exited is not None:
         return outcome.exited[0]
     return None
 
 
-def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.FurlongError:
-    """Make the exception of a failure."""
-    kind, text = outcome.kind or "remote", outcome.text or ""
+def error_of(
+    outcome: _furlong.Outcome, where: dict[str, Any], *, is_pickled: bool = False, said: Callable[[str], str] = str
+) -> errors.FurlongError:
+    """Make the exception of a failure, whose text is put as people are told it.
+
+    What it has beyond its texts is read from pickles if the call was one.
+    """
+    kind, text = outcome.kind or "remote", said(outcome.text or "")
     if kind in ("disconnected", "submit"):
         return errors.ConnectionLost(text)
     if kind == "busy":
@@ -302,7 +328,8 @@ def error_of(outcome: _furlong.Outcome, where: dict[str, Any]) -> errors.Furlong
         own = _OWN.get(ename)
         if own is not None:
             return own(ename, evalue, traceback, where)
-        return errors.remote_error(ename, evalue, traceback, where)
+        details = outcome.remote_details()
+        return errors.remote_error(ename, evalue, traceback, where, details=details, may_unpickle=is_pickled)
     text = text.removeprefix(f"{kind}: ")
     if kind == "dependency" and "was not submitted before" in text:
         return errors.InvalidDependency("InvalidDependency", text, "", where)
@@ -355,7 +382,8 @@ def _data(part: Part) -> Any:
         import json
 
         return json.loads(bytes(buffers[0]))
-    return _pickling.loads(buffers)
+    # Who asks again gets another copy.
+    return _pickling.loads([buffers[0], *map(bytearray, buffers[1:])])
 
 
 def _execute_result(part: Part) -> Any:
@@ -391,6 +419,16 @@ METADATA_OF: dict[str, Callable[[Part], Any]] = {
     "data": _data,
     "label": lambda part: part.about.label,
 }
+
+
+class Metadata(dict[str, Any]):
+    """All that is known of a task, by names that are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
 
 def limit_of(timeout: float | None) -> float | None:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, Protocol
 
+from furlong import errors
+
 if TYPE_CHECKING:
+    from furlong.connection import Client
     from furlong.results import AsyncResult
 
-__all__ = ["Progress", "is_interactive", "wait_for_all", "wait_interactive"]
+__all__ = ["Progress", "is_interactive", "wait_for_all", "wait_for_engines", "wait_interactive"]
 
 # Cells of the bar in a terminal.
 WIDTH = 30
@@ -216,13 +219,44 @@ def wait_interactive(
                 is_over = returned is True
             else:
                 done, pending = concurrent.futures.wait(children, pause, return_when or ALL_COMPLETED)
-                returned = (done, pending) if pending else True
+                returned = (done, pending)
                 is_over = not pending or any(_counts(child, return_when) for child in done)
             bar.update(result.progress)
             if is_over or (deadline is not None and time.monotonic() >= deadline):
                 return returned
     finally:
         bar.close()
+
+
+def wait_for_engines(
+    client: Client, n: int, timeout: float, interactive: bool | None = None, widget: bool | None = None
+) -> None:
+    """Wait until so many engines are online. See `Client.wait_for_engines`."""
+    deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+    show = is_interactive() if interactive is None else interactive
+    bar: Progress | None = None
+    try:
+        while True:
+            ids, version = client._session.engines()
+            if bar is not None:
+                bar.update(min(len(ids), n))
+            if len(ids) >= n:
+                return
+            if client._session.closed:
+                raise errors.ConnectionLost("the session is over")
+            if client._cluster is not None:
+                client._cluster._check_engines()
+            if show and bar is None:
+                bar = Progress(n, f"{n} engines", widget=widget)
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"{len(ids)} of {n} engines are online after {timeout} s")
+            # A cluster of ours is looked at between.
+            pause = 0.2 if client._cluster is not None or bar is not None else None
+            client._session.wait_engines(version, pause if left is None else min(left, pause or left))
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def wait_for_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
@@ -15,7 +15,10 @@ from furlong.results import AsyncResult
 if TYPE_CHECKING:
     from furlong.connection import Client
 
-__all__ = ["PHASES", "Fetched", "History", "hex_of", "wait_for_ids", "whole_id"]
+# What a view that takes turns with others remembers of its submits: ranges, of 120 bytes each.
+RANGES_MAX = 65_536
+
+__all__ = ["PHASES", "Fetched", "History", "Numbers", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
 
 # Where a task stands, by the numbers of the protocol.
 PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
@@ -30,6 +33,10 @@ class Fetched(AsyncResult):
         part.began = task.began
         part.began_at -= task.age
         super().__init__([part], True)
+
+
+# The name that ipyparallel has for it.
+AsyncHubResult = Fetched
 
 
 class _FetchedTask:
@@ -127,6 +134,30 @@ class History(Sequence[str]):
         return hash((self._session, self._count))
 
 
+class Numbers:
+    """Numbers of tasks in the order of their submits, as ranges: most follow one another.
+
+    Of very many that do not, the oldest are forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: list[list[int]] = []
+
+    def add(self, number: int) -> None:
+        """Add one. Two threads that do so at once may change the order and lose nothing."""
+        ranges = self._ranges
+        if ranges and ranges[-1][1] + 1 == number:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+            if len(ranges) > RANGES_MAX:
+                del ranges[: RANGES_MAX // 2]
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in list(self._ranges):
+            yield from range(first, last + 1)
+
+
 def hex_of(uuid: Any) -> str:
     """Give a uuid as text."""
     return uuid if isinstance(uuid, str) else bytes(uuid).hex()
@@ -138,6 +169,15 @@ def whole_id(record_id: Any) -> str:
     if not isinstance(session, str):
         session = bytes(session).hex()
     return f"{session}:{n}"
+
+
+def task_phase(session: _furlong.Session, key: str) -> str:
+    """Tell where a task of a session stands, one of `PHASES`; an empty text if the broker does not know it."""
+    try:
+        found = session.fetch(key, False)
+    except errors.RequestRefused:
+        return ""
+    return PHASES[json.loads(found[0])["phase"]] if found else ""
 
 
 def wait_for_ids(session: _furlong.Session, ids: set[str], deadline: float | None) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import itertools
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
 from furlong import errors
 from furlong._dispatch import callbacks
-from furlong._sequences import items_of
+from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Part, as_ended, left_of, limit_of
+from furlong.parts import METADATA, METADATA_OF, Metadata, Part, left_of, limit_of
 
-__all__ = ["AsyncMapResult", "AsyncResult", "ExecuteReply"]
+__all__ = ["AsyncResult", "ExecuteReply"]
 
 # How long `cancel` waits for the broker's answer, in seconds.
 CANCEL_WAIT = 3.0
@@ -30,7 +30,7 @@ else:  # before Python 3.11 they are two
         pass
 
 
-class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+class AsyncResult(LazyFuture):
     """The result of one call: one task, or one for each engine.
 
     It is a `concurrent.futures.Future`: it has callbacks, can be waited for with `concurrent.futures.wait`, and
@@ -44,12 +44,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     _shown_as = ""
 
     def __init__(self, parts: Sequence[Part], single: bool) -> None:
-        # What the base class needs is made when somebody uses it: see `__getattr__`.
+        super().__init__()
         self._parts = parts
         self._single = single
-        self._final: Any = _UNKNOWN
-        self._error: BaseException | None = None
-        self._armed = False
 
     # Waiting.
 
@@ -66,21 +63,15 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         Returns
         -------
         bool or (set, set)
-            Whether all have ended. With one of the two latter `return_when`, and while not all have ended, the
-            parts that have, and those that have not, as results of their own.
+            Whether all have ended. With `return_when`, as `concurrent.futures.wait` has it: the tasks that have
+            ended, and those that have not, as results of their own.
         """
         deadline = limit_of(timeout)
-        if return_when in (None, ALL_COMPLETED):
-            if len(self._parts) == 1:
-                return self._parts[0].wait(left_of(deadline))
-            return all(part.wait(left_of(deadline)) for part in self._parts)
-        if return_when not in (FIRST_COMPLETED, FIRST_EXCEPTION):
-            raise ValueError(
-                f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}"
-            )
-        children = self.split()
-        done, pending = concurrent.futures.wait(children, left_of(deadline), return_when)
-        return True if not pending else (done, pending)
+        if return_when is not None:
+            return wait_for_some(self.split(), left_of(deadline), return_when)
+        if len(self._parts) == 1:
+            return self._parts[0].wait(left_of(deadline))
+        return all(part.wait(left_of(deadline)) for part in self._parts)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value; raise what the task raised.
@@ -111,21 +102,28 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         TimeoutError
             If the end does not come in time.
         """
-        if self._final is _UNKNOWN:
-            if return_when is not None:
-                self.wait(timeout, return_when)
-                if return_when == FIRST_EXCEPTION and not return_exceptions:
-                    self._raise_first()
-                timeout = 0 if return_when == FIRST_COMPLETED else timeout
-            if not self.wait(timeout):
+        if self._final is UNKNOWN:
+            deadline = limit_of(timeout)
+            if return_when not in (None, ALL_COMPLETED):
+                self._wait_for_first(deadline, return_when, return_exceptions)
+            if not self.wait(left_of(deadline)):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions and any(part.error is not None for part in self._parts):
-            values = [part.value if part.error is None else part.error for part in self._parts]
+            values = [part.given() for part in self._parts]
             return self._assemble(values)
         if self._error is not None:
             raise self._error
         return self._final
+
+    def _wait_for_first(self, deadline: float | None, return_when: str | None, return_exceptions: bool) -> None:
+        """Raise the first exception that comes, if that is wanted."""
+        if return_when == FIRST_COMPLETED:
+            warnings.warn("get has no value before all have ended: FIRST_COMPLETED is ignored", stacklevel=3)
+            return
+        self.wait(left_of(deadline), return_when)
+        if not return_exceptions:
+            self._raise_first()
 
     def _raise_first(self) -> None:
         for part in self._parts:
@@ -133,6 +131,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                 part.settle()
                 if part.error is not None:
                     raise part.error
+
+    def _ensure_settled(self) -> None:
+        if self._final is UNKNOWN:
+            self._settle()
 
     def _settle(self) -> None:
         """Take all ends, which have come, and what they amount to."""
@@ -155,9 +157,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         lost = [error for error in failed if not isinstance(error, errors.RemoteError)]
         if lost:
             return lost[0]
-        name = self._parts[0].about.method
+        name = self._parts[0].about.name
         remote = [error for error in failed if isinstance(error, errors.RemoteError)]
-        return errors.CompositeError(f"one or more exceptions from call to method: {name}", remote)
+        return errors.CompositeError(f"one or more exceptions raised in: {name}", remote)
 
     def _assemble(self, values: list[Any]) -> Any:
         return values[0] if self._single else values
@@ -169,11 +171,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end, and give the exception if there was one."""
-        if self._final is _UNKNOWN:
+        if self._final is UNKNOWN:
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
+        if isinstance(self._error, errors.TaskCancelled):
             raise self._error
         return self._error
 
@@ -183,7 +185,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def done(self) -> bool:
         """Whether all tasks have ended."""
-        return self._final is not _UNKNOWN or all(part.done() for part in self._parts)
+        return self._final is not UNKNOWN or all(part.done() for part in self._parts)
 
     def running(self) -> bool:
         """Whether a task has not ended."""
@@ -199,7 +201,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """
         if not self.done():
             raise RuntimeError("the result is not ready")
-        if self._final is _UNKNOWN:
+        if self._final is UNKNOWN:
             self._settle()
         return self._error is None
 
@@ -229,8 +231,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """Whether the tasks were cancelled."""
         if not self.done():
             return False
-        if self._final is _UNKNOWN:
-            self._settle()
+        self._ensure_settled()
         return any(isinstance(part.error, errors.TaskCancelled) for part in self._parts)
 
     def abort(self) -> None:
@@ -245,60 +246,34 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise RuntimeError("the result is ready: there is nothing to abort")
         self._parts[0].about.client.abort(self)
 
+    def _give_up(self, is_abort: bool) -> None:
+        """Submit nothing more that belongs to it."""
+
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
         deadline = limit_of(timeout)
         return all(part.task.stopped(left_of(deadline)) for part in self._parts)
 
-    # The protocol of `concurrent.futures`.
-
-    def _arm(self) -> None:
-        """Become a future that its users are told of."""
-        super().__init__()
+    def _when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once, from the thread of callbacks, when all tasks have ended."""
         pending = [part for part in self._parts if not part.is_settled]
         left = itertools.count(len(pending) - 1, -1)
 
         def one_ended() -> None:
             if next(left) == 0:
-                self._complete()
+                callback()
 
         if not pending:
-            callbacks().soon(self._complete)
+            callbacks().soon(callback)
         for part in pending:
             part.when_ended(one_ended, callbacks())
-
-    def _complete(self) -> None:
-        if self._final is _UNKNOWN:
-            self._settle()
-        if isinstance(self._error, concurrent.futures.CancelledError):
-            super().cancel()
-            self.set_running_or_notify_cancel()
-        elif self._error is not None:
-            self.set_exception(self._error)
-        else:
-            self.set_result(self._final)
-
-    def add_done_callback(self, fn: Callable[..., Any]) -> None:
-        """Call back when all tasks have ended, at once if they have. Callbacks run in a thread of their own."""
-        self._condition  # noqa: B018 - it is made here
-        super().add_done_callback(fn)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        import asyncio
-
-        return asyncio.wrap_future(self).__await__()
 
     # What happened.
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            if name in _FUTURE_PARTS and "_armed" in self.__dict__:
-                with _arming:  # two threads may ask at once
-                    if not self._armed:
-                        self._arm()
-                        self._armed = True
-                return self.__dict__[name]
-        elif name in METADATA_OF:
+            return super().__getattr__(name)
+        if name in METADATA_OF:
             return self._metadata(name)
         raise AttributeError(f"{self._shown_as or type(self).__name__!r} has no attribute {name!r}")
 
@@ -306,7 +281,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         return sorted({*super().__dir__(), *METADATA})
 
     def _metadata(self, name: str) -> Any:
-        if self.done() and self._final is _UNKNOWN:
+        if self.done() and self._final is UNKNOWN:
             self._settle()
         values = [part.metadata(name) for part in self._parts]
         return values[0] if self._single else values
@@ -314,15 +289,19 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def metadata(self) -> Any:
         """All that is known of the tasks: a dictionary, or a list of such."""
-        if self.done() and self._final is _UNKNOWN:
+        if self.done() and self._final is UNKNOWN:
             self._settle()
-        every = [{name: part.metadata(name) for name in METADATA} for part in self._parts]
+        every = [Metadata({name: part.metadata(name) for name in METADATA}) for part in self._parts]
         return every[0] if self._single else every
 
     @property
     def msg_ids(self) -> list[str]:
         """The tasks' ids."""
-        return [part.task.id for part in self._parts]
+        return [part.task.id for part in self._all_parts()]
+
+    def _all_parts(self) -> Sequence[Part]:
+        """Give all of its tasks, which all have been submitted then."""
+        return self._parts
 
     @property
     def owner(self) -> bool:
@@ -415,7 +394,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _check_ready(self) -> None:
         if not self.done():
             raise TimeoutError("the result is not ready")
-        if self._final is _UNKNOWN:
+        if self._final is UNKNOWN:
             self._settle()
 
     def timedelta(
@@ -505,6 +484,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # Taking apart.
 
+    def _child(self, part: Part) -> AsyncResult:
+        """Give the result of one of its tasks."""
+        return AsyncResult([part], True)
+
     def split(self) -> tuple[AsyncResult, ...]:
         """Give a result for each task; of one task, itself."""
         if len(self._parts) == 1 and type(self) is AsyncResult:
@@ -513,8 +496,21 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     @classmethod
     def join(cls, *results: AsyncResult) -> AsyncResult:
-        """Make one result of several."""
-        return AsyncResult([part for result in results for part in result._parts], False)
+        """Make one result of several; of one, itself.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if not results:
+            raise ValueError("there is no result to join: give at least one")
+        return results[0] if len(results) == 1 else cls._listed(results)
+
+    @classmethod
+    def _listed(cls, results: Iterable[AsyncResult]) -> AsyncResult:
+        """Make one result whose value is a list, of any number of results."""
+        return AsyncResult([part for result in results for part in result._all_parts()], False)
 
     def __repr__(self) -> str:
         name = self._parts[0].about.name if self._parts else ""
@@ -532,67 +528,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         return NotImplemented
 
 
-_UNKNOWN: Any = object()
-_arming = threading.RLock()
-_FUTURE_PARTS = frozenset(("_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"))
-
-
-class AsyncMapResult(AsyncResult):
-    """The result of a map: the items' values in the order of the items.
-
-    Iterating gives values as they come, in the items' order unless `ordered` is false.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        collect: Collect,
-        count: int,
-        *,
-        ordered: bool = True,
-        errors_in_place: bool = False,
-    ) -> None:
-        super().__init__(parts, False)
-        self._collect_values = collect
-        self._count = count
-        self._ordered = ordered
-        self._errors_in_place = errors_in_place
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def _assemble(self, values: list[Any]) -> Any:
-        return self._collect_values(values)
-
-    def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
-        return failed[0] if len(failed) == 1 else super()._collect(failed)
-
-    def get(self, timeout: float | None = None, return_exceptions: bool = False, return_when: str | None = None) -> Any:
-        """Wait for the list of values. See `AsyncResult.get`."""
-        return super().get(timeout, return_exceptions or self._errors_in_place, return_when)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Any]:
-        for part in self._parts if self._ordered else as_ended(self._parts):
-            part.wait()
-            part.settle()
-            if part.error is None:
-                yield from items_of(part.value)
-            elif self._errors_in_place:
-                yield part.error
-            else:
-                raise part.error
-
-    @property
-    def progress(self) -> int:
-        """How many items have ended, as far as whole chunks have."""
-        ended = sum(part.done() for part in self._parts)
-        return self._count if ended == len(self._parts) else ended * self._count // max(1, len(self._parts))
-
-
-Collect = Callable[[list[Any]], Any]
+def wait_for_some(children: Iterable[AsyncResult], timeout: float | None, return_when: str) -> Any:
+    """Wait as `concurrent.futures.wait` does: give the set of those that have ended, and that of the others."""
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, not {return_when!r}")
+    done, pending = concurrent.futures.wait(children, timeout, return_when)
+    return done, pending

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, errors
-from furlong._checks import check_flag, described
+from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, is_interactive
+from furlong.map_results import AsyncMapResult
 from furlong.parts import About, BalancedPart, Part
-from furlong.results import AsyncMapResult, AsyncResult
+from furlong.peer_names import ViewNames
+from furlong.records import Numbers
+from furlong.results import AsyncResult
 from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:
@@ -37,10 +40,10 @@ _TASK_FLAGS = {
     "durable": False,
     "restart_safe": False,
 }
-_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": False, **_TASK_FLAGS}
+_FLAGS: dict[str, Any] = {"block": False, "track": False, "targets": None, "writable": True, **_TASK_FLAGS}
 
 
-class View:
+class View(ViewNames):
     """What both kinds of views have in common.
 
     Its flags are attributes; `set_flags` and `temp_flags` set them.
@@ -69,14 +72,21 @@ class View:
     durable : bool
         Whether the broker's journal must have a task before it is accepted.
     writable : bool
-        Whether arrays in results are copies that can be changed.
+        Does nothing any more: arrays in results can always be changed.
     """
 
+    client: Client
     block: bool
     track: bool
     targets: Any
     label: str | None
+    run_timeout: float | None
+    at_most_once: bool
+    retries: int | None
+    error_retries: int | None
+    backoff: float
     keep: bool
+    durable: bool
     writable: bool
     after: Any
     follow: Any
@@ -84,8 +94,10 @@ class View:
     def __init__(self, client: Client, **flags: Any) -> None:
         object.__setattr__(self, "_options", None)
         object.__setattr__(self, "_abouts", {})
-        self.client = client
+        object.__setattr__(self, "client", client)
         self._cloudpickle = True
+        # The tasks that were submitted by this view.
+        self._submitted = Numbers()
         for name, value in _FLAGS.items():
             object.__setattr__(self, name, value)
         self.set_flags(**flags)
@@ -93,8 +105,10 @@ class View:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FLAGS:
             self._keep(name, self._checked(name, value))
-        else:
+        elif name.startswith("_") or hasattr(type(self), name) or not type(self).__module__.startswith("furlong."):
             object.__setattr__(self, name, value)
+        else:
+            raise AttributeError(unknown_flag(name, _FLAGS))
 
     def _keep(self, name: str, value: Any) -> None:
         """Set a flag to a value that was checked, and forget what was made of the one before."""
@@ -114,7 +128,7 @@ class View:
         """
         for name in flags:
             if name not in _FLAGS:
-                raise KeyError(f"there is no flag {name!r}; there are {', '.join(sorted(_FLAGS))}")
+                raise KeyError(unknown_flag(name, _FLAGS))
         checked = {name: self._checked(name, value) for name, value in flags.items()}
         for name, value in checked.items():
             self._keep(name, value)
@@ -138,7 +152,12 @@ class View:
 
     def _with(self, flags: Mapping[str, Any]) -> Any:
         """Give the same view with other flags, for one call: other threads may be using this one."""
-        return copy.copy(self).set_flags(**flags) if flags else self
+        if not flags:
+            return self
+        unknown = next((name for name in flags if name not in _FLAGS), None)
+        if unknown is not None:
+            raise TypeError(unknown_flag(unknown, _FLAGS))
+        return copy.copy(self).set_flags(**flags)
 
     def use_cloudpickle(self) -> None:
         """Send functions with the globals that they have here; so it is from the beginning."""
@@ -193,7 +212,6 @@ class View:
                 after=self.after,
                 follow=self.follow,
                 code=code,
-                writable=self.writable,
             )
             if method == "apply" and label is None:
                 known[name] = about
@@ -272,17 +290,23 @@ class View:
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
-        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value."""
+        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value.
+
+        Where the wait ends otherwise, by a signal's handler, nobody has the result: its tasks are cancelled, and the
+        exception has it as `result`.
+        """
         if not (self.block if block is None else block):
             return result
         try:
-            return result.get()
-        except KeyboardInterrupt:
+            result.wait()
+        except BaseException as error:
             from furlong.progress import has_prompt
 
-            if not has_prompt():
-                raise
-            return result
+            if isinstance(error, KeyboardInterrupt) and has_prompt():
+                return result
+            disown(result, error)
+            raise
+        return result.get()
 
     def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], Any]:
         """Make a decorator: the function runs on the engines of this view when it is called."""
@@ -311,9 +335,12 @@ class View:
         """Take tasks back that have not begun. See `Client.abort`."""
         self.client.abort(jobs, targets, block)
 
-    def get_result(self, jobs: Any = None, block: bool = False, owner: bool = True) -> AsyncResult:
-        """Give a result by its id. See `Client.get_result`."""
-        return self.client.get_result(jobs, block, owner)
+    def get_result(self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True) -> AsyncResult:
+        """Give a result by its id, or its place in this view's `history`. See `Client.get_result`."""
+        wanted = indices_or_msg_ids
+        if wanted is None or isinstance(wanted, int):
+            wanted = self.history[-1 if wanted is None else wanted]
+        return self.client.get_result(wanted, self.block if block is None else block, owner)
 
     def _jobs(self, jobs: Any) -> Any:
         return jobs
@@ -338,6 +365,14 @@ def _check_retries(flags: Mapping[str, Any], targets: Any) -> None:
             f"{name}={flags[name]} is for the shared queue: tasks for chosen engines run once, in the order of their "
             f"queues; leave out {name} or targets"
         )
+
+
+def disown(result: AsyncResult, error: BaseException) -> None:
+    """Cancel what nobody waits for any longer, and let the exception that has ended the wait have it."""
+    with contextlib.suppress(Exception):
+        error.result = result  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):  # as if the connection is gone
+        result.cancel()
 
 
 def in_engine_namespace(f: Any) -> Any:
@@ -414,7 +449,7 @@ class LoadBalancedView(View):
         return len(self.client.ids if self.targets is None else self.targets)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'all' if self.targets is None else self.targets!r}>"
+        return f"<{type(self).__name__} {self.targets}>"
 
     def _submit(
         self,
@@ -433,9 +468,24 @@ class LoadBalancedView(View):
             task = session.submit(function, codec, data, options, has_code)
         else:
             (task,) = session.submit_to([self._next_engine()], function, codec, data, options, has_code)
+        self._submitted.add(task.number)
         engine = None if self.targets is None else task.engine
         call = (self, function, codec, data, about, has_code, decode, options, engine)
         return BalancedPart(task, about, decode, call)
+
+    def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
+        """Tell how much engines have to do. See `Client.queue_status`."""
+        return self.client.queue_status(self._own_targets(targets), verbose)
+
+    def shutdown(
+        self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
+    ) -> None:
+        """Stop the engines of this view, or these. See `Client.shutdown`."""
+        self.client.shutdown(self._own_targets(targets), restart, hub, block)
+
+    def _own_targets(self, targets: Any) -> Any:
+        chosen = self.targets if targets is None else targets
+        return "all" if chosen is None else chosen
 
     def _next_engine(self) -> int:
         """Choose one of the view's engines: in turn."""

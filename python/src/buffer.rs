@@ -1,9 +1,10 @@
 //! Memory that crosses between Python and Rust without a copy.
 //!
 //! Outwards, [`borrow`] takes the memory of any object that exports it (PEP 3118) as [`Bytes`]. Inwards, [`lend`] makes
-//! an object that exports the memory of some [`Bytes`], read-only, and keeps it alive. `PyO3` has both only from the
-//! stable ABI of Python 3.11 on. The functions and the slots' numbers are the same in 3.10, where they are no part of
-//! that ABI yet, so they are declared here.
+//! an object that exports the memory of some [`Bytes`], read-only, and keeps it alive; [`hand_over`] makes one that may
+//! be written to, of memory that nobody else has. `PyO3` has both only from the stable ABI of Python 3.11 on. The
+//! functions and the slots' numbers are the same in 3.10, where they are no part of that ABI yet, so they are declared
+//! here.
 
 #![allow(unsafe_code)]
 
@@ -11,11 +12,12 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use furlong_wire::limits::INLINE_PAYLOAD_BYTES_MAX;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 
 /// Results up to this size are copied into `bytes`, which is cheaper than an object that shares them.
 const COPY_BYTES_MAX: usize = 4096;
@@ -130,13 +132,31 @@ pub fn lend<'py>(py: Python<'py>, bytes: &Bytes) -> PyResult<Bound<'py, PyAny>> 
     if bytes.len() <= COPY_BYTES_MAX {
         return Ok(PyBytes::new(py, bytes).into_any());
     }
+    export(py, bytes.clone(), true)
+}
+
+/// An object with these bytes that may be written to: a copy if they are few, else the memory itself.
+///
+/// The bytes are a buffer of a result, and nobody has a clone of them. Large buffers of results are slices of one
+/// allocation that was made for the result, and do not overlap.
+pub fn hand_over(py: Python<'_>, bytes: Bytes) -> PyResult<Bound<'_, PyAny>> {
+    if bytes.len() <= COPY_BYTES_MAX {
+        return Ok(PyByteArray::new(py, &bytes).into_any());
+    }
+    export(py, bytes, false)
+}
+
+const _: () = assert!(COPY_BYTES_MAX >= INLINE_PAYLOAD_BYTES_MAX, "the memory of inline payloads is shared");
+
+fn export(py: Python<'_>, bytes: Bytes, is_read_only: bool) -> PyResult<Bound<'_, PyAny>> {
     let kind = lent_type(py)?;
     // SAFETY: the type is one of ours, made by `PyType_FromSpec`, with the size of `Lent`.
     let object = unsafe { ffi::PyType_GenericAlloc(kind.as_ptr().cast(), 0) };
     // SAFETY: it is a new reference, or null with an exception set.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, object)? };
+    let exported = Exported { bytes, is_read_only };
     // SAFETY: the allocation is for a `Lent`, and its field is not initialised yet; nobody else has the object.
-    unsafe { (&raw mut (*object.as_ptr().cast::<Lent>()).bytes).write(Some(Box::new(bytes.clone()))) };
+    unsafe { (&raw mut (*object.as_ptr().cast::<Lent>()).exported).write(Some(Box::new(exported))) };
     Ok(object)
 }
 
@@ -145,7 +165,12 @@ pub fn lend<'py>(py: Python<'py>, bytes: &Bytes) -> PyResult<Bound<'py, PyAny>> 
 struct Lent {
     head: ffi::PyObject,
     /// Zeroed memory, as the allocation has it, is none.
-    bytes: Option<Box<Bytes>>,
+    exported: Option<Box<Exported>>,
+}
+
+struct Exported {
+    bytes: Bytes,
+    is_read_only: bool,
 }
 
 fn lent_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -172,17 +197,22 @@ fn lent_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// `bf_getbuffer`.
 unsafe extern "C" fn lent_get(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int {
     // SAFETY: Python calls this with an object of the type, which lives, and with its lock.
-    let bytes = unsafe { &(*object.cast::<Lent>()).bytes };
-    let (start, len) = bytes.as_ref().map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()));
-    // SAFETY: the view is Python's, to be filled; it keeps the object, and so the bytes, which never change.
-    unsafe { PyBuffer_FillInfo(view, object, start.cast_mut().cast(), len.cast_signed(), 1, flags) }
+    let exported = unsafe { &(*object.cast::<Lent>()).exported };
+    let (start, len, is_read_only) = exported.as_ref().map_or((std::ptr::null(), 0, true), |exported| {
+        (exported.bytes.as_ptr(), exported.bytes.len(), exported.is_read_only)
+    });
+    // SAFETY: the view is Python's, to be filled; it keeps the object, and so the bytes. They never change if they are
+    // read-only. Else the memory is a `Vec`'s, nobody else has bytes of it (see `hand_over`), and we do not read them.
+    unsafe {
+        PyBuffer_FillInfo(view, object, start.cast_mut().cast(), len.cast_signed(), c_int::from(is_read_only), flags)
+    }
 }
 
 /// `tp_dealloc`.
 unsafe extern "C" fn lent_dealloc(object: *mut ffi::PyObject) {
     // SAFETY: Python calls this once, at the end of the object, whose field `lend` has written or left as none.
     unsafe {
-        (&raw mut (*object.cast::<Lent>()).bytes).drop_in_place();
+        (&raw mut (*object.cast::<Lent>()).exported).drop_in_place();
         let kind = ffi::Py_TYPE(object);
         ffi::PyObject_Free(object.cast());
         // Objects of types that are made from a spec keep their type.

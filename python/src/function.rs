@@ -54,6 +54,11 @@ impl Function {
 
 #[pymethods]
 impl Function {
+    /// Whether it is of this pickle. Cheaper than to make it anew, which hashes the pickle and copies it.
+    fn is_of(&self, blob: &[u8]) -> bool {
+        self.call.pickle().is_some_and(|pickle| pickle[..] == *blob)
+    }
+
     /// A Python function as a pickle: its name for people, the pickle, the version of Python that made it, whether it
     /// holds code, and whether engines keep what they have loaded.
     #[staticmethod]

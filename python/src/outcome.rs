@@ -1,5 +1,8 @@
 //! How a task ended.
 
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
 use furlong_client::{
     Codec, Display, ErrorKind, FailureKind, Published, RemoteError, ReplyHeader, TaskFailure, TaskReport, TaskResult,
     TaskState,
@@ -7,7 +10,7 @@ use furlong_client::{
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::buffer::lend;
+use crate::buffer::{hand_over, lend};
 use crate::options::id_text;
 
 /// A task's end: its result, or its failure, each with a report.
@@ -15,12 +18,17 @@ use crate::options::id_text;
 #[derive(Debug)]
 pub struct Outcome {
     result: Result<TaskResult, TaskFailure>,
+    /// The value's buffers, until they are taken out of it.
+    data: Mutex<Vec<Bytes>>,
+    data_bytes: usize,
 }
 
 impl Outcome {
     /// Of a task that has ended.
-    pub fn new(result: Result<TaskResult, TaskFailure>) -> Self {
-        Self { result }
+    pub fn new(mut result: Result<TaskResult, TaskFailure>) -> Self {
+        let data = result.as_mut().map(|result| std::mem::take(&mut result.data)).unwrap_or_default();
+        let data_bytes = data.iter().map(Bytes::len).sum();
+        Self { result, data: Mutex::new(data), data_bytes }
     }
 
     fn report(&self) -> &TaskReport {
@@ -57,13 +65,15 @@ impl Outcome {
     /// Bytes of the value's buffers.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.result.as_ref().map_or(0, |result| result.data.iter().map(bytes::Bytes::len).sum())
+        self.data_bytes
     }
 
-    /// The value's buffers.
-    fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let buffers = self.result.as_ref().map_or(&[][..], |result| &result.data);
-        PyList::new(py, buffers.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
+    /// Takes the value's buffers, which are there once. The caller may write to those that come beside a pickle.
+    fn take_data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let data = std::mem::take(&mut *self.data.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_beside = |at| at > 0 && self.codec() == Some(Codec::Pickle.as_str());
+        let convert = |(at, buffer)| if is_beside(at) { hand_over(py, buffer) } else { lend(py, &buffer) };
+        PyList::new(py, data.into_iter().enumerate().map(convert).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// What an execution came to: its count, and the last expression's text.
@@ -111,6 +121,12 @@ impl Outcome {
             let RemoteError { type_name, message, traceback, execution } = error.clone();
             (type_name, message, traceback, execution)
         })
+    }
+
+    /// What the engine says of the exception beyond its texts.
+    fn remote_details<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let details = self.failure().map_or(&[][..], TaskFailure::remote_details);
+        PyList::new(py, details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The exit code and the signal that a command ended with.

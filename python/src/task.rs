@@ -98,6 +98,12 @@ impl Task {
         id_text(self.id)
     }
 
+    /// Its number in its session.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.id.n
+    }
+
     /// The engine that it was submitted to; none for the shared queue.
     #[getter]
     fn engine(&self) -> Option<u32> {

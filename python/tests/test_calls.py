@@ -534,8 +534,8 @@ def test_ctrl_c_in_a_blocking_call_gives_the_result_to_who_types(rc, monkeypatch
 def test_repr_says_what_it_is(rc, view, lview):
     assert repr(view) == "<DirectView [0, 1, 2, 3]>"
     assert repr(rc[0]) == "<DirectView 0>"
-    assert repr(rc.direct_view("all")) == "<DirectView 'all'>"
-    assert repr(lview) == "<LoadBalancedView 'all'>"
+    assert repr(rc.direct_view("all")) == "<DirectView all>"
+    assert repr(lview) == "<LoadBalancedView None>"
     assert repr(rc.load_balanced_view([1, 2])) == "<LoadBalancedView [1, 2]>"
     assert "4 engines" in repr(rc)
     result = rc[0].apply_async(int)

@@ -190,7 +190,8 @@ def test_the_state_of_queues(rc: furlong.Client, tmp_path: Path) -> None:
     go.touch()
     assert rc.wait(results, SOON_SECONDS)
     eventually(lambda: rc.queue_status()[first]["completed"] == idle[first]["completed"] + 3)
-    assert set(rc.queue_status(first)) == {first, "unassigned"}
+    assert set(rc.queue_status([first])) == {first, "unassigned"}
+    assert set(rc.queue_status(first)) == {"queue", "tasks", "completed"}
 
 
 def test_an_address_is_no_capability() -> None:

@@ -67,8 +67,8 @@ def test_088_an_engine_that_dies_in_a_call_on_several(apart):
     assert isinstance(error, EngineError)
     assert error.engine_info["engine_id"] == 2
     gone(apart, 2)
-    assert apart.ids == [0, 1, 3]
-    assert apart[:].apply_sync(lambda: engine_id) == [0, 1, 3]  # noqa: F821
+    assert apart.ids[:3] == [0, 1, 3], "another one may have come in its place, with an id of its own"
+    assert apart[:].apply_sync(lambda: engine_id)[:3] == [0, 1, 3]  # noqa: F821
     with pytest.raises(IndexError):
         apart[2]
 
@@ -87,7 +87,7 @@ def test_088_a_view_that_is_older_than_the_death(apart):
         result.get(SOON_SECONDS)
     assert [error.engine_info["engine_id"] for error in caught.value.errors] == [0]
     assert isinstance(caught.value.errors[0], EngineError)
-    assert everywhere.apply_sync(int) == [0, 0, 0]
+    assert everywhere.apply_sync(int)[:3] == [0, 0, 0]
 
 
 def test_089_an_engine_that_dies_in_a_balanced_task(rc, lview):

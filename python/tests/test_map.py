@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import furlong
-from furlong import CompositeError, RemoteError
+from furlong import CompositeError, RemoteError, lazy_maps
 from furlong.maps import collect, deal
 
 # The cluster is the same for all examples, and slow beside what hypothesis expects.
@@ -251,7 +251,9 @@ def test_040_imap_takes_items_as_values_are_asked_for(rc, lview, ordered, bound)
     limit = 4 if bound == "auto" else bound
     for given_out in range(20):
         next(values)
-        assert limit <= source.taken - given_out <= limit + 1
+        # On a busy machine a value may be slow to come: then more are taken meanwhile.
+        most = limit + 1 + (lazy_maps.UNREAD_MAX if ordered and limit > 1 else 0)
+        assert limit <= source.taken - given_out <= most
         assert len(rc.history) - before == source.taken
     values.cancel()
 

@@ -235,7 +235,9 @@ def test_children_end_with_their_parent_unless_they_are_kept(one):
         rc = furlong.Client()
         view = rc.load_balanced_view()
         view.set_flags(keep=keep)
-        return view.apply_async(time.sleep, 0.3).msg_ids[0]
+        made = view.apply_async(time.sleep, 0.3).msg_ids[0]
+        rc.flush()
+        return made
 
     view = one.load_balanced_view()
     kept = view.apply_async(outer, True).get(SOON_SECONDS)

@@ -29,7 +29,7 @@ def say(*words):
     print(*words, flush=True)
 
 def say_when_it_waits():
-    main, waits = threading.main_thread().ident, ("wait", "wait_for_all", "_wait_for_engines")
+    main, waits = threading.main_thread().ident, ("wait", "wait_for_all", "wait_for_engines")
     while True:
         frame = sys._current_frames()[main]
         while frame is not None:

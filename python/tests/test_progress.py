@@ -48,7 +48,7 @@ def test_059_the_first_exception_ends_the_wait(rc: furlong.Client, tmp_path: Pat
     assert result.progress < ENGINES
     go.touch()
     assert result.wait(SOON_SECONDS)
-    assert result.wait_interactive(return_when="FIRST_EXCEPTION") is True
+    assert result.wait_interactive(return_when="FIRST_EXCEPTION") == (set(result.split()), set())
     assert result.progress == ENGINES
 
 

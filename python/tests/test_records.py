@@ -165,7 +165,7 @@ def test_084_the_history_is_in_the_order_of_submits(rc, lview, other):
 
 def test_085_what_is_pending_cannot_be_purged(rc, lview, gate):
     held = lview.apply_async(gate.wait)
-    for purge in (rc.purge_local_results, rc.purge_everything, lambda: rc.purge_local_results([held])):
+    for purge in (lambda: rc.purge_local_results("all"), rc.purge_everything, lambda: rc.purge_local_results([held])):
         with pytest.raises(RuntimeError, match="not ended"):
             purge()
     gate.open()

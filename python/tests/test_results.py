@@ -449,7 +449,8 @@ def test_058_wait_for_the_first_exception(rc, view):
     with pytest.raises(ValueError, match="at once"):
         result.get(60, return_when="FIRST_EXCEPTION")
     result.cancel()
-    assert result.wait(60, return_when="FIRST_EXCEPTION") is True
+    result.wait(60)
+    assert result.wait(0, return_when="FIRST_EXCEPTION") == (set(result.split()), set())
 
 
 def test_058_wait_for_the_first_completed(rc, view):
@@ -460,8 +461,8 @@ def test_058_wait_for_the_first_completed(rc, view):
     result.cancel()
     finished = view.apply_async(int)
     finished.get(60)
-    assert finished.wait(60, return_when="FIRST_COMPLETED") is True
-    assert finished.wait(60, return_when="ALL_COMPLETED") is True
+    assert finished.wait(60, return_when="FIRST_COMPLETED") == (set(finished.split()), set())
+    assert finished.wait(60, return_when="ALL_COMPLETED") == (set(finished.split()), set())
     with pytest.raises(ValueError, match="return_when"):
         finished.wait(return_when="SOMETIMES")
 

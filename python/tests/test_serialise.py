@@ -12,11 +12,13 @@ import sys
 import threading
 import types
 import typing
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import furlong
 from furlong import Reference, RemoteError, _pickling, errors
 
 BEFORE = 5
@@ -355,14 +357,85 @@ def test_101_bytes_stay_bytes_and_bytearrays_stay_such(rc, size):
     assert len(changed) == size + 1
 
 
-def test_101_results_are_read_only_unless_asked_for(rc):
-    big = rc[0].apply_sync(np.zeros, 100_000)
-    assert not big.flags.writeable
-    rc_view = rc[0]
-    rc_view.writable = True
-    own = rc_view.apply_sync(np.zeros, 100_000)
-    own[0] = 1
-    assert own[0] == 1
+SIZES = [0, 1, 100, 511, 512, 513, 5_000, 100_000, 3_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_101_arrays_in_results_can_be_changed(rc, view, lview, size):
+    def changed(array):
+        assert array.flags.writeable
+        array += 1
+        return array.sum()
+
+    def part(n):
+        return np.ones(size) if 1 // (n % 4 != 3) else None
+
+    ones = functools.partial(np.ones, size)
+    view.push({"a": np.ones(size)}, block=True)
+    several = {
+        "value": [rc[0].apply_sync(ones)],
+        "two in one": rc[0].apply_sync(lambda n: (np.ones(n), np.ones(n)), size),
+        "each engine": view.apply_sync(ones),
+        "map": list(lview.map_sync(np.ones, [size] * 3)),
+        "direct map": list(view.map_sync(np.ones, [size] * 3)),
+        "pulled": view["a"],
+        "gathered": [view.gather("a", block=True)[:size]],
+        "beside an error": [
+            x for x in view.map_sync(part, range(8), return_exceptions=True) if isinstance(x, np.ndarray)
+        ],
+        "returned": [rc[0].apply_sync(lambda a: a, np.ones(size))],
+        "by code": [rc[0].apply_sync(lambda n: (lambda: 1, np.ones(n)), size)[1]],
+    }
+    for what, arrays in several.items():
+        assert [changed(array) for array in arrays] == [2 * size] * len(arrays), what
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_101_arrays_in_arguments_can_be_changed(rc, view, lview, size):
+    def changed(array, frame=None):
+        array += 1
+        if frame is not None:
+            frame.iloc[:, 0] += 1
+            assert frame.iloc[:, 0].sum() == 2 * size
+        return array.sum()
+
+    array = np.ones(size)
+    assert rc[0].apply_sync(changed, array, pd.DataFrame({"x": np.ones(size)})) == 2 * size
+    assert lview.map_sync(changed, [array, array.copy()]) == [2 * size] * 2
+    view.push({"a": array}, block=True)
+    assert view.apply_sync(changed, furlong.Reference("a")) == [2 * size] * len(view)
+    assert array.sum() == size
+
+
+def test_101_what_was_read_only_stays_so(rc):
+    array = np.ones(5_000)
+    array.flags.writeable = False
+    assert not rc[0].apply_sync(lambda a: a.flags.writeable, array)
+    assert not rc[0].apply_sync(lambda a: a, array).flags.writeable
+
+
+def test_101_a_changed_result_changes_no_other(rc, view):
+    first, second = view.apply_async(np.ones, 10_000), view.apply_async(np.ones, 10_000)
+    for array in first.get():
+        array[:] = 5
+    assert [array.sum() for array in second.get()] == [10_000] * len(view)
+    assert first.get()[0][0] == 5
+
+    def publish(n):
+        furlong.publish(np.ones(n))
+
+    result = rc[0].apply_async(publish, 10_000)
+    result.get()
+    result.data[0] = 7
+    assert result.data[0] == 1
+
+
+def test_101_the_flag_writable_says_that_it_does_nothing(rc):
+    with pytest.warns(DeprecationWarning, match="can always be changed"):
+        rc.load_balanced_view(writable=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rc.load_balanced_view().set_flags(block=True)
 
 
 def test_101_thousands_of_buffers(rc):

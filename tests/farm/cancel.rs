@@ -251,15 +251,20 @@ fn force_kills_what_ignores_the_interrupt() {
 }
 
 #[test]
-fn what_ignores_the_interrupt_is_killed_where_nobody_else_lives() {
+fn what_ignores_a_plain_cancel_goes_on_and_is_shown_as_stuck_until_it_is_forced() {
     let work = Work::start(1);
     let files = [".begun", ".release"].map(|end| json!(work.path(&format!("a{end}"))));
     let mut task = work.submit(&python("stubborn", files));
     work.wait_for_lines("a.begun", 1);
     task.cancel();
-    assert_cancelled(&work.within(&mut task).unwrap_err());
+    let failure = work.within(&mut task).unwrap_err();
+    assert_cancelled(&failure);
+    assert!(failure.to_string().contains("until it returns or is cancelled with force"), "{failure}");
+    assert_eq!(work.status().engines[0].stuck, 1);
+    let waits = work.submit(&python("square", [json!(4)]));
+    task.cancel_force();
     work.within(task.stopped()).unwrap();
-    assert_eq!(work.run(&python("square", [json!(4)])).unwrap().json::<u32>().unwrap(), 16);
+    assert_eq!(work.within(waits).unwrap().json::<u32>().unwrap(), 16);
 }
 
 #[test]

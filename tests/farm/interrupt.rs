@@ -45,13 +45,16 @@ fn ctrl_c_leaves_the_variables_of_earlier_commands_and_a_second_one_ends_by_forc
     assert_eq!(program.wait_exit(SOON).code(), Some(130));
     assert_eq!(execute("y = 6; y").ok(), "[0] In [1]: y = 6; y\n[0] Out[1]: 6");
     let failed = execute("x").failed(1);
-    assert!(failed.contains("NameError: name 'x' is not defined"), "{failed}");
+    assert!(failed.contains("NameError: name 'x' is not defined; if it was set before: the variables"), "{failed}");
+    assert!(failed.contains("killed to cancel a task: "), "{failed}");
 }
 
 #[test]
-fn where_nobody_has_left_anything_ctrl_c_is_enough() {
+fn ctrl_c_ends_by_itself_nothing_that_does_not_heed_it() {
     let work = Work::start(1);
     let mut program = stubborn(&work, "alone");
+    program.interrupt();
+    program.wait_for_line(HINT, SOON);
     program.interrupt();
     assert_eq!(program.wait_exit(SOON).code(), Some(130));
     assert_eq!(furlong(&["execute", "1"], work.farm().home()).ok(), "[0] In [1]: 1\n[0] Out[1]: 1");

@@ -8,7 +8,7 @@ use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
     Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye, NeedBlob, Open, Outcome, Payload, Purge,
     Query, Register, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit,
-    Subscribe, TakeBack, Targets, TaskQuery, ToClient, ToEngine,
+    Subscribe, TakeBack, Targets, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -70,6 +70,8 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
         (FromClient::Define(Define { number: 1, payload: inline() }), submitters(Closed)),
+        // Of one that is not there.
+        (FromClient::Undefine(Undefine { number: 9 }), everybody),
         (FromClient::Cancel(Cancel { ranges: vec![(1, 9)], force: false }), submitters(Closed)),
         (FromClient::Signal(Signal { request, engines: vec![], signal: 2 }), direct(Refused)),
         (FromClient::Restart(Restart { request, engines: vec![] }), direct(Refused)),
@@ -97,6 +99,7 @@ fn name(message: &FromClient) -> &'static str {
         FromClient::Open(_) => "open",
         FromClient::Submit(_) => "submit",
         FromClient::Define(_) => "define",
+        FromClient::Undefine(_) => "undefine",
         FromClient::Cancel(_) => "cancel",
         FromClient::Signal(_) => "signal",
         FromClient::Restart(_) => "restart",
@@ -113,7 +116,7 @@ fn name(message: &FromClient) -> &'static str {
 }
 
 /// How many names the function above has.
-const NAMES: usize = 18;
+const NAMES: usize = 19;
 
 /// What becomes of a message of an open session: of what the broker sends until the answer to a question after it.
 fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {

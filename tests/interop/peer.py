@@ -48,6 +48,7 @@ WELCOME_FIELDS = (
     "unfinished_tasks_max",
     "payload_credit_bytes",
     "resumed",
+    "memory_flag",
 )
 
 #: Milliseconds that the broker gets for an answer.

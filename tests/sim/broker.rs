@@ -59,6 +59,7 @@ impl World {
             software: "simulation".into(),
             pid: 1,
             payload_bytes_max: self.setup.payload_bytes_max,
+            memory_flag: "--memory",
             session_tasks_max: self.setup.session_tasks_max,
             journal_keep: self.setup.has_journal.then(|| Duration::from_micros(JOURNAL_KEEP_US)),
         };

@@ -5,6 +5,7 @@ use furlong_broker::core::{ConnectionId, invariants as of_broker};
 use crate::broker::SILENCE_US;
 use crate::network::{ConnectionNo, Peer, Side};
 use crate::plan::{Act, Cut};
+use crate::process::Lack;
 use crate::world::{Event, World};
 
 impl World {
@@ -33,6 +34,10 @@ impl World {
                 let slots = world.processes[place].slots.len() as u64;
                 world.slot_dies(place, (slot % slots) as usize, false);
                 world.engine_flush(place);
+            }),
+            Act::CannotBegin { process, runtime, class, us } => self.on_process(process, |world, place| {
+                let until = world.now + us;
+                world.processes[place].lacks.push(Lack { runtime, class, until });
             }),
             Act::RevokeProcess { process } => self.on_process(process, |world, place| {
                 world.process_is_hurt(place);

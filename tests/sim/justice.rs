@@ -99,7 +99,12 @@ impl World {
         let so = |is_so: bool, why: &'static str| if is_so { Ok(()) } else { Err(why) };
         match outcome.error.as_ref().map(|error| error.kind) {
             None => has_run(1),
-            Some(ErrorKind::Remote | ErrorKind::Exit) => has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }),
+            // That all engines which could run it cannot begin it is an error of the task, too.
+            Some(ErrorKind::Remote | ErrorKind::Exit) => {
+                let refusals = self.refused.get(&task).copied().unwrap_or_default();
+                has_run(if may_be_bound { 1 } else { plan.error_retries + 1 }.saturating_sub(refusals))
+            }
+            Some(ErrorKind::NotBegun | ErrorKind::NoRuntime) => Err("clients are not told so"),
             Some(ErrorKind::EngineLost) => self.may_be_lost((task, plan), outcome.state, engine),
             // What an earlier start of the broker has ended for its time is cancelled where it ran; no more is known.
             Some(ErrorKind::Cancelled) => {

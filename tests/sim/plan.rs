@@ -78,6 +78,7 @@ pub enum Act {
     ProcessDrains { process: u64 },
     ProcessLeaves { process: u64 },
     InterpreterDies { process: u64, slot: u64 },
+    CannotBegin { process: u64, runtime: Runtime, class: Option<u32>, us: u64 },
     BrokerDies { down_us: u64, silent: bool },
     DiskFails { us: u64 },
     BrokerPauses { us: u64 },
@@ -303,6 +304,12 @@ impl Acts {
             93..95 => Act::Signal { client, engine: dice.below(1 << 20), signal: dice.pick(&[2, 2, 9, 10]) },
             95..97 => Act::Restart { client, engine: dice.below(1 << 20) },
             97 => Act::Forget { client, tasks },
+            98 if dice.one_in(2) => {
+                let runtime = dice.weigh(&[(6, Runtime::Native), (5, Runtime::Python), (2, Runtime::Command)]);
+                let class = dice.one_in(2).then(|| dice.below(3) as u32);
+                let us = dice.pick(&[1_000, 100_000, 3_000_000, 100_000_000]);
+                Act::CannotBegin { process: dice.below(1 << 20), runtime, class, us }
+            }
             _ => Act::InterpreterDies { process: dice.below(1 << 20), slot: dice.below(8) },
         }
     }

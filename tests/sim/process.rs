@@ -8,7 +8,9 @@ use furlong_engine::runtime::SlotEvent;
 use furlong_tests::history::Invariant;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
-use furlong_wire::message::{Adopt, FromEngine, Goodbye, RefusalKind, Register, Slot as SlotOf, ToEngine, Welcome};
+use furlong_wire::message::{
+    Adopt, FromEngine, Goodbye, RefusalKind, Register, Runtime, Slot as SlotOf, ToEngine, Welcome,
+};
 use furlong_wire::token::Role;
 
 use crate::calls::{claims, wait_before_try};
@@ -38,6 +40,8 @@ pub struct Process {
     pub slots: Vec<Slot>,
     /// For which slot each of those stands in.
     pub hosts: Vec<usize>,
+    /// What it cannot begin for a while.
+    pub lacks: Vec<Lack>,
     reports: bool,
     drains: bool,
     alone_since: Option<u64>,
@@ -45,6 +49,14 @@ pub struct Process {
     /// The attempts that it was told to stop, and those of them that it had then.
     told: BTreeSet<Attempt>,
     pub stopped: BTreeSet<Attempt>,
+}
+
+/// Work that a process cannot begin: all of a runtime, or one kind of task.
+#[derive(Clone, Copy, Debug)]
+pub struct Lack {
+    pub runtime: Runtime,
+    pub class: Option<u32>,
+    pub until: u64,
 }
 
 /// Where a peer stands with the broker.
@@ -98,6 +110,7 @@ impl World {
             had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
             hosts: Vec::new(),
+            lacks: Vec::new(),
             reports: false,
             drains: false,
             alone_since: None,
@@ -276,7 +289,10 @@ impl World {
                     up.queue.push_transfer(number, Chunks::Sealed(sealed));
                 }
             }
-            Output::Start(slot, runtime, job) => self.slot_starts(place, slot as usize, runtime, job),
+            // What was to be sent before it leaves when all is done, which is at the same time.
+            Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
+                self.slot_starts(place, slot as usize, runtime, job);
+            }
             Output::Cancel(slot, runtime, job, force) => self.slot_cancels(place, slot as usize, runtime, job, force),
             Output::Recall(slot, runtime, job) => {
                 if self.slot_recalls(place, slot as usize, runtime, job) {
@@ -314,7 +330,7 @@ impl World {
             Output::Pass(..) => {}
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
-            Output::Goodbye(_) | Output::Log(_) => {}
+            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use furlong_engine::core::error;
-use furlong_engine::runtime::{Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent};
+use furlong_engine::runtime::{Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::ids::{EngineId, PassKey};
@@ -15,6 +15,7 @@ use furlong_wire::message::Runtime;
 use crate::calls::{CallNo, filler};
 use crate::dice::Dice;
 use crate::plan::Ends;
+use crate::process::Lack;
 use crate::world::{Event, World};
 
 /// A slot: what its runtime has been given, and what runs.
@@ -95,7 +96,6 @@ impl World {
             return;
         }
         let Some((runtime, job)) = it.lane.pop_front() else { return };
-        it.has_python |= runtime == Runtime::Python;
         let host = self.processes[place].host(slot);
         let engine = self.processes[place].engines[host];
         let had = &self.processes[place].had;
@@ -104,6 +104,12 @@ impl World {
             let text = format!("what engine {engine} was given to run is not what was submitted: {:?}", job.data);
             return self.violated(Invariant::PayloadsArriveIntact, None, text);
         };
+        if let Some(unable) = self.lacks(place, runtime, call) {
+            return self.does_not_begin(place, slot, (job.attempt, task), unable);
+        }
+        if runtime == Runtime::Python && !std::mem::replace(&mut self.slot(place, slot).has_python, true) {
+            self.slot_reports(place, slot, SlotEvent::Up);
+        }
         let named = self.clients[task.client as usize].tasks[task.n as usize - 1].target;
         self.may_begin(call, task);
         self.history.began(task, named.unwrap_or(engine).0);
@@ -143,6 +149,24 @@ impl World {
         let Some(job) = self.runs(place, slot, run).map(|running| running.job) else { return };
         self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::GoesOn });
         self.engine_flush(place);
+    }
+
+    /// What a process cannot begin now, if that is such work. When nothing breaks any longer, everybody can begin all.
+    fn lacks(&self, place: usize, runtime: Runtime, call: CallNo) -> Option<Unable> {
+        let class = self.calls[call].plan.class;
+        let is_meant =
+            |lack: &&Lack| lack.until > self.now && lack.runtime == runtime && lack.class.is_none_or(|it| it == class);
+        let lack = self.processes[place].lacks.iter().filter(|_| !self.rests).find(is_meant)?;
+        Some(if lack.class.is_some() { Unable::Kind } else { Unable::Runtime })
+    }
+
+    fn does_not_begin(&mut self, place: usize, slot: usize, (attempt, task): (u64, TaskName), unable: Unable) {
+        self.note(|_| format!("task {task:?} does not begin at process {place}: {unable:?}"));
+        *self.refused.entry(task).or_default() += 1;
+        let header = ReplyHeader::Raised(error("EngineError", "it lacks what that needs"));
+        let reply = Reply { outcome: JobOutcome::NotBegun(unable), header, data: Vec::new(), run_us: 0 };
+        self.slot_reports(place, slot, SlotEvent::Finished { attempt, reply });
+        self.begin_next(place, slot);
     }
 
     fn runs(&mut self, place: usize, slot: usize, run: u64) -> Option<&Running> {

@@ -109,6 +109,8 @@ pub struct World {
     pub last_hurt: Option<u64>,
     /// Whether a process was told to stop.
     pub some_have_stopped: bool,
+    /// How often processes could not begin tasks.
+    pub refused: BTreeMap<TaskName, u32>,
     /// Nothing breaks any longer, and everybody comes back.
     pub rests: bool,
     /// At which step everything is looked at again.
@@ -139,6 +141,7 @@ impl World {
             hurt: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             some_have_stopped: false,
+            refused: BTreeMap::new(),
             last_hurt: None,
             rests: false,
             scan_at: 0,

@@ -166,6 +166,9 @@ pub struct CommandSpec {
     pub stdout: Option<OsText>,
     /// The same for standard error.
     pub stderr: Option<OsText>,
+    /// Whether its output comes with the reply as well, where nothing is left out of it: see [`ReplyHeader::Exited`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole_output: bool,
 }
 
 /// The first buffer of a result: written by [`encode_reply`], read by [`decode_reply`].
@@ -195,7 +198,9 @@ pub enum ReplyHeader {
         /// What it displayed, in order: the last one is that of the last expression, if it has more than a `repr`.
         displays: Vec<Display>,
     },
-    /// A program ended.
+    /// A program ended. There are no data, unless [`CommandSpec::whole_output`] was asked for and it has written
+    /// something: then two buffers, with all of standard output and of standard error. A buffer is empty if that stream
+    /// is longer than [`OUTPUT_WHOLE_BYTES_MAX`](crate::limits::OUTPUT_WHOLE_BYTES_MAX).
     Exited {
         /// Its exit code; none if a signal ended it.
         code: Option<i32>,

@@ -43,6 +43,8 @@ pub const CHUNK_BYTES_MAX: usize = RECORD_CHUNK_BYTES_MAX - 64;
 pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 /// Bytes of one payload, all buffers together.
 pub const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// The largest payload that a peer may send, in first credits: a quarter of the broker's memory stays for others.
+pub const OVERDRAFT_CREDITS: u64 = 3;
 /// Buffers in one payload.
 pub const PAYLOAD_BUFFERS_MAX: usize = 4096;
 /// Each buffer of a payload begins at a multiple of this, so that an array in it is aligned for any vector unit.
@@ -70,6 +72,8 @@ pub const HELD_RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
 /// Bytes of a task's output that are kept from its start, and as many from its end, for each stream.
 pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
+/// Bytes of a command's output that come with its result, for each stream, if the whole was asked for.
+pub const OUTPUT_WHOLE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of output in one message.
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
 /// Records of ended tasks that the broker keeps, with or without their results.

@@ -19,12 +19,13 @@ use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
     CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
-    EngineShutdown, EngineStatus, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget, FromClient,
-    FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome, Output, Payload,
-    ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply,
-    ReplyBody, Request, Restart, Revoke, Runtime, Secret, Share, Shutdown, Signal, SignalAttempts, Slot, SlotDown,
-    Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange,
-    TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Unshare, Welcome, Work, encode_message,
+    EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget,
+    FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome,
+    Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered,
+    Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal,
+    SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions,
+    TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome,
+    Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -241,6 +242,7 @@ fn welcome() -> Welcome {
         unfinished_tasks_max: 1_000,
         payload_credit_bytes: 1 << 26,
         resumed: false,
+        memory_flag: "--memory".to_owned(),
     }
 }
 
@@ -362,6 +364,7 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Revoke(Revoke { request: 6, tokens: vec![TOKEN_ID] }),
         FromClient::Shutdown(Shutdown { request: 7, engines: None, finish: true, broker: true }),
         FromClient::TakeBack(TakeBack { request: 8, tasks: tasks() }),
+        FromClient::Undefine(Undefine { number: 1 }),
     ];
     add_all(vectors, "FromClient", &all, FromClient::name);
 }
@@ -473,6 +476,13 @@ fn status() -> ClusterStatus {
         tasks_finished: 3,
         busy_us: 4,
         stuck: 0,
+        set_aside: vec![SetAside {
+            runtime: Runtime::Command,
+            is_whole_runtime: false,
+            cause: "there is no program `x`".to_owned(),
+            failures: 1,
+            retry_in_ms: 1_000,
+        }],
     };
     ClusterStatus {
         cluster_name: "default".to_owned(),
@@ -527,6 +537,8 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Share(Share { share: 1, session: SESSION, payload: inline() }),
         ToEngine::Unshare(Unshare { share: 1 }),
         ToEngine::Adopt(Adopt { attempts: vec![(attempt(), attempt())] }),
+        ToEngine::Undefine(EngineUndefine { session: SESSION, number: 1 }),
+        ToEngine::Announce(attempts()),
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);

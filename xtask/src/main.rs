@@ -1,10 +1,12 @@
 //! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
 //! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the
-//! release build, and a simulated one in many histories.
+//! release build, and a simulated one in many histories. `cargo xtask compare-ipyparallel` compares the Python package
+//! with that.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
 
+mod peer;
 mod python;
 mod sim;
 mod steps;
@@ -35,6 +37,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::List => STEPS.iter().for_each(|step| println!("{:<9} {}", step.name, step.what)),
         Request::Run(steps) => run_steps(&steps)?,
         Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
+        Request::Compare => peer::compare(&Workspace::find()?)?,
         Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
     }
     Ok(())
@@ -68,6 +71,7 @@ enum Request {
     /// With the arguments of the program that does it.
     Chaos(Vec<String>),
     Simulate(Histories),
+    Compare,
 }
 
 impl Request {
@@ -76,6 +80,7 @@ impl Request {
         match args.next().as_deref() {
             Some("test") => {}
             Some("chaos") => return Ok(Self::Chaos(args.collect())),
+            Some("compare-ipyparallel") => return Ok(Self::Compare),
             Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
             None | Some("help" | "-h" | "--help") => return Ok(Self::Help),
             Some(other) => bail!("no command `{other}`\n{USAGE}"),
@@ -102,7 +107,8 @@ impl Request {
 
 const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
        cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)
-       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]";
+       cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]
+       cargo xtask compare-ipyparallel";
 
 #[cfg(test)]
 mod tests {

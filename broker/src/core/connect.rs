@@ -71,6 +71,7 @@ impl Core {
             unfinished_tasks_max: tasks_max,
             payload_credit_bytes: self.budget.peer_credit(),
             resumed,
+            memory_flag: self.config.memory_flag.to_owned(),
         })
     }
 
@@ -271,7 +272,6 @@ impl Core {
             }
         }
         self.quotas.leave(session.counted_by);
-        self.engines.forget_lodger(key);
         for process in self.processes.values_mut() {
             process.definitions.retain(|(of, _)| *of != key);
             if process.sessions.remove(&key) {
@@ -294,6 +294,7 @@ impl Core {
                 continue;
             }
             let given_up = now.after(ENGINE_GRACE);
+            self.forget_set_aside(id);
             self.engines.update(id, |engine| {
                 (engine.process, engine.class, engine.given_up) = (None, None, Some(given_up));
                 // It says again what waits there, when it is back.
@@ -330,6 +331,7 @@ impl Core {
             let moved = Moved { count, task: given.task, attempts: task.attempts, started };
             self.engines.update(id, |engine| engine.moved.push(moved));
             self.grants.set_aside(count, given.task);
+            self.suspect(given.task);
             self.take_back(count);
             self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
         }
@@ -346,6 +348,7 @@ impl Core {
             let Some(given) = self.attempts.remove(*count) else { continue };
             self.grants.note_over(*count);
             self.note_stopped(*count, &given);
+            self.suspect(given.task);
             self.retry_or_lose(now, given.task, *count, how);
         }
         for task in engine.queue.iter() {

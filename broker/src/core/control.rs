@@ -211,10 +211,6 @@ impl Core {
         let needs = |task: &Task| task.needs_namespace() && !is_spared(task);
         let needs = |key: &TaskKey| self.tasks.get(*key).is_some_and(needs);
         let lost: Vec<TaskKey> = engine.queue.iter().filter(needs).collect();
-        self.engines.update(id, |engine| {
-            engine.lodgers.clear();
-            engine.has_left_behind = false;
-        });
         for key in lost {
             self.end(now, key, namespace_lost(id, how));
         }
@@ -262,6 +258,7 @@ impl Core {
                 self.to_engine(process, ToEngine::Cancel(CancelAttempts { attempts, force: true }));
             }
             self.release_orphans(id);
+            self.forget_set_aside(id);
             let engine = self.engines.remove_for_ever(id);
             self.lose_engine(now, id, engine, "the engine was stopped on request");
             self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));
@@ -280,6 +277,9 @@ impl Core {
             self.placements.leave_class(class);
         }
         for id in process.engines.clone() {
+            if self.engines.get(id).is_some_and(|engine| engine.process == Some(key)) {
+                self.forget_set_aside(id);
+            }
             self.engines.update(id, |engine| {
                 if engine.process == Some(key) {
                     engine.class = None;

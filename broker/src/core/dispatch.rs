@@ -53,7 +53,7 @@ impl Core {
             let (runtime, placement) = (task.runtime, task.placement);
             let class = self.engines.get(id).and_then(|engine| engine.class);
             let Some(class) = class else { return };
-            if self.placements.fits(placement, class) {
+            if self.placements.meeting(placement).any(|of| of == class) {
                 self.recall_for_direct(id);
                 self.assign(now, key, id);
                 continue;
@@ -108,6 +108,7 @@ impl Core {
             return;
         }
         let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
+        self.queue_apart(&mut waiting);
         while let Some((placement, key, engine)) = self.next_shared(&mut waiting) {
             self.shared_given += 1;
             let served = self.shared_given;
@@ -117,6 +118,7 @@ impl Core {
             let session = session.and_then(|session| self.sessions.get_mut(session));
             session.into_iter().for_each(|session| session.served = served);
             self.assign(now, key, engine);
+            self.queue_apart(&mut waiting);
         }
     }
 
@@ -135,8 +137,8 @@ impl Core {
             let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
-            let idlest = engines.idlest(placements.classes(*placement), limit);
-            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements.get(*placement))) else {
+            let idlest = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement)) else {
                 return false;
             };
             let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
@@ -165,9 +167,6 @@ impl Core {
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
-            if direct {
-                engine.lodgers.insert(session);
-            }
             if !direct && !engine.lent.is_empty() {
                 engine.stood_in.insert(count);
             }
@@ -178,6 +177,7 @@ impl Core {
             return;
         }
         self.tell_session(process_key, key);
+        self.announce_suspect(process_key, key, count);
         self.send_work(process_key, key, engine, count);
     }
 
@@ -255,7 +255,11 @@ impl Core {
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
         let Some(number) = task.define else { return };
-        let Some(Definition::Here(blob)) = session.definitions.get(&number) else { return };
+        let blob = match session.definitions.get(&number) {
+            Some(Definition::Here(blob)) => blob,
+            // Its client has let go of what it still needs: the task fails on the engine, which would wait otherwise.
+            _ => &Stored::Refused,
+        };
         if process.definitions.insert((task.session, number)) {
             let (payload, transfer) = blob.announce(|| {
                 process.next_transfer += 1;
@@ -422,7 +426,9 @@ impl Core {
         let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
         let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
         let movable = |count: &&u64| {
-            task(count).is_some_and(|task| task.place == Place::Shared && self.placements.fits(task.placement, idle))
+            task(count).is_some_and(|task| {
+                task.place == Place::Shared && self.placements.fits(task.placement, idle, &self.engines)
+            })
         };
         let half = (engine.load() as usize / 2).max(1);
         // The first in hand is what it runs.
@@ -436,7 +442,7 @@ type Rank = (Reverse<i32>, u64, Time, PlacementId);
 
 /// How many tasks of this one's kind an engine may have at once.
 fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
-    if task.at_most_once() {
+    if task.at_most_once() || task.is_suspect() {
         return 1;
     }
     sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))

@@ -95,8 +95,10 @@ pub struct Engine {
     pub process: Option<ProcessKey>,
     /// Its slot there.
     pub slot: u32,
-    /// The class of its process: none while it takes nothing.
+    /// The class of its process, or that of its own: none while it takes nothing.
     pub class: Option<ClassId>,
+    /// Its own class, while it is set aside for some work.
+    pub own_class: Option<ClassId>,
     /// Tasks for this engine alone.
     pub queue: DirectQueue,
     /// Attempts that it has been given and has not ended, in that order.
@@ -114,10 +116,6 @@ pub struct Engine {
     pub returning: BTreeSet<u64>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
     pub withheld: BTreeSet<u64>,
-    /// Sessions that have left something in its interpreter's namespace.
-    pub lodgers: BTreeSet<SessionKey>,
-    /// Whether sessions that are over have left something there: their owners may come back for it.
-    pub has_left_behind: bool,
     /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
     pub restarting: bool,
     /// Why its last interpreter ended.
@@ -141,6 +139,7 @@ impl Engine {
             process: None,
             slot: 0,
             class: None,
+            own_class: None,
             queue: DirectQueue::default(),
             assigned: VecDeque::new(),
             assigned_direct: 0,
@@ -149,8 +148,6 @@ impl Engine {
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
             withheld: BTreeSet::new(),
-            lodgers: BTreeSet::new(),
-            has_left_behind: false,
             restarting: false,
             down_cause: None,
             moved: Vec::new(),
@@ -296,11 +293,6 @@ impl Engines {
         Some(result)
     }
 
-    /// A session is over. What it has left in interpreters is there still.
-    pub fn forget_lodger(&mut self, session: SessionKey) {
-        self.by_id.values_mut().for_each(|engine| engine.has_left_behind |= engine.lodgers.remove(&session));
-    }
-
     fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {
         self.by_load.iter_mut().find(|(of, _)| *of == class).map(|(_, order)| order)
     }
@@ -363,6 +355,11 @@ impl Engines {
     /// Those where something waits for tasks.
     pub fn lenders(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
         self.lenders.iter().filter_map(|id| Some((*id, self.get(*id)?)))
+    }
+
+    /// Whether there is an engine of a class.
+    pub fn has(&self, class: ClassId) -> bool {
+        self.by_load.iter().any(|(of, _)| *of == class)
     }
 
     /// For each class with an engine that has nothing in hand, one such engine.

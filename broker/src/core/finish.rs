@@ -2,7 +2,7 @@
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelAttempts, Credit, ErrorKind, Finished, Outcome, TaskState, TaskTimes, ToClient, ToEngine, Unshare,
+    CancelAttempts, Credit, ErrorKind, Finished, Outcome, Runtime, TaskState, TaskTimes, ToClient, ToEngine, Unshare,
 };
 
 use super::engines::ProcessKey;
@@ -47,6 +47,9 @@ impl Ended {
 }
 
 const BEFORE_IT_BEGAN: &str = "cancelled before it began";
+const WHILE_IT_RAN: &str = "cancelled while an engine had it";
+const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not heed the interrupt goes on there and \
+                             keeps the engine busy, until it returns or is cancelled with force";
 
 /// The end of a task that its client has taken back.
 pub fn cancelled_before_it_began() -> Ended {
@@ -190,6 +193,7 @@ impl Core {
             session.next_transfer
         };
         let (payload, chunks) = done.payload.as_ref().map(|stored| stored.announce(transfer)).unzip();
+        let written = done.written(n).into_iter().flatten().filter(|end| end.offset > 0);
         let finished = Finished {
             n,
             outcome: done.outcome.clone(),
@@ -198,6 +202,9 @@ impl Core {
             times: done.times,
             payload,
         };
+        for end in written {
+            self.to_client(connection, ToClient::Output(end));
+        }
         self.to_client(connection, ToClient::Finished(finished));
         if let Some((transfer, chunks)) = chunks.flatten() {
             self.outputs.push_back(super::Output::Transfer(connection, transfer, chunks));
@@ -310,7 +317,10 @@ impl Core {
         let Some(task) = self.tasks.get(key) else { return };
         let (session, n) = (task.session, task.n);
         let (engine, text) = match task.state {
-            State::Assigned { engine, .. } => (Some(engine), "cancelled while an engine had it"),
+            State::Assigned { engine, .. } => {
+                let may_go_on = !force && task.runtime == Runtime::Python;
+                (Some(engine), if may_go_on { AND_MAY_GO_ON } else { WHILE_IT_RAN })
+            }
             _ => (None, BEFORE_IT_BEGAN),
         };
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
@@ -324,15 +334,16 @@ impl Core {
         }
     }
 
-    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed if that
-    /// is forced, or if nobody else has left anything in it.
+    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed only if
+    /// that is forced: what any task has left in its namespace, be it of the task's own session, is not the cancel's to
+    /// end.
     pub(super) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
         let (session, n) = (task.session, task.n);
-        let Some(engine) = self.engines.get(engine) else { return };
-        let others = |other: &SessionKey| *other != session && self.sessions.get(*other).is_some();
-        let force = force || !(engine.has_left_behind || engine.lodgers.iter().any(others));
+        if self.engines.get(engine).is_none() {
+            return;
+        }
         self.sessions.get_mut(session).into_iter().for_each(|session| _ = session.stopping.insert((n, count)));
         self.tell_to_stop(now, count, force);
     }

@@ -29,6 +29,7 @@ impl Core {
             FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges.0),
             FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),
+            FromClient::Undefine(undefine) => self.undefine(key, undefine.number),
             FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;

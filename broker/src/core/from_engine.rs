@@ -1,5 +1,7 @@
 //! What engine processes say.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use furlong_wire::ids::Attempt;
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
@@ -8,6 +10,7 @@ use furlong_wire::message::{
     Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, TaskState, ToClient, ToEngine,
 };
 
+use super::aside::Beginning;
 use super::control::namespace_lost;
 use super::engines::{EarlyEnd, EngineWaiting, ProcessKey};
 use super::finish::{Ended, cancelled_before_it_began};
@@ -20,6 +23,8 @@ use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
+/// How often a task is run again when its engine has cancelled it and nobody had asked for that.
+const CANCELS_UNASKED_MAX: u32 = 3;
 
 impl Core {
     /// Takes an engine process's message, with the chunk that belongs to it.
@@ -100,6 +105,7 @@ impl Core {
         let class = self.placements.enter_class(Class {
             runtimes: register.runtimes.iter().copied().collect(),
             labels: register.labels.iter().cloned().collect(),
+            set_aside: BTreeSet::new(),
         });
         let mut ids = Vec::with_capacity(register.slots.len());
         for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
@@ -178,6 +184,10 @@ impl Core {
         let more = task.more_mut();
         let freed = more.output.begin(attempt);
         more.output.count(stream, offset, bytes.len());
+        if bytes.is_empty() {
+            self.budget.release(freed);
+            return Ok(());
+        }
         let followed = more.followers.iter().any(|follower| follower.output);
         self.budget.release(freed);
         if keep
@@ -302,13 +312,18 @@ impl Core {
             }
             return;
         };
-        self.take_back_ended(finished.attempt.count, finished.run_us);
-        if let Some(task) = self.tasks.get(given.task) {
-            let (class, session) = (task.class, task.session);
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.kinds.handle_run(class, finished.run_us);
+        let outcome = match self.begin_elsewhere(now, given, &finished) {
+            Beginning::Elsewhere => {
+                self.release_result(payload.as_ref(), Some(key));
+                self.release_attempt(key, finished.attempt.count, 0);
+                return;
             }
-        }
+            Beginning::Nowhere(outcome) => outcome,
+            Beginning::Begun => {
+                self.count_run(given, &finished);
+                finished.outcome
+            }
+        };
         let outcome = match &payload {
             Some(Stored::Refused) => {
                 let (_, total) = self.budget.state();
@@ -316,7 +331,7 @@ impl Core {
                     format!("its result did not fit the broker's payload memory ({total} bytes); use `--memory`");
                 Outcome::error(TaskState::Failed, ErrorKind::Busy, text)
             }
-            _ => finished.outcome,
+            _ => outcome,
         };
         if self.runs_again_after(now, given, &outcome) || self.runs_again_after_cancel(now, given, &outcome) {
             self.release_result(payload.as_ref(), Some(key));
@@ -330,6 +345,17 @@ impl Core {
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
         let ended = Ended { outcome, engine, run_us: finished.run_us, payload, process, attempt };
         self.end(now, given.task, ended);
+    }
+
+    /// An attempt has begun, and has ended after so long a run.
+    fn count_run(&mut self, given: Given, finished: &AttemptFinished) {
+        self.take_back_ended(finished.attempt.count, finished.run_us);
+        self.note_begun(given);
+        let Some(task) = self.tasks.get(given.task) else { return };
+        let (class, session) = (task.class, task.session);
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.kinds.handle_run(class, finished.run_us);
+        }
     }
 
     /// Of intermediate data of an attempt that are on the way: its end, if that has come.
@@ -357,12 +383,18 @@ impl Core {
     }
 
     /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another one had taken its
-    /// place. Whether the task is run again; if its client has cancelled it, it says so again.
+    /// place. Whether the task is run again; if its client has cancelled it, it says so again. An engine that goes on
+    /// to cancel what nobody has cancelled is believed after some attempts.
     fn runs_again_after_cancel(&mut self, now: Time, given: Given, outcome: &Outcome) -> bool {
-        let again = |task: &Task| task.place == Place::Shared && !task.at_most_once();
+        let again = |task: &Task| {
+            let unasked = task.more().map_or(0, |more| more.cancels_unasked);
+            task.place == Place::Shared && !task.at_most_once() && unasked < CANCELS_UNASKED_MAX
+        };
         if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
             return false;
         }
+        self.tasks.get_mut(given.task).into_iter().for_each(|task| task.more_mut().cancels_unasked += 1);
+        self.note_attempt(now, given, "its engine cancelled it, which nobody had asked for");
         self.requeue(now, given.task);
         true
     }

@@ -78,10 +78,11 @@ fn attempts_and_engines_agree(core: &Core) {
         let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
         assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
         assert!(engine.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
-        assert!(engine.lodgers.iter().all(|key| core.sessions.get(*key).is_some()), "engine {id}");
         let process = engine.process.map(|key| core.processes.get(&key).expect("an engine's process is there"));
         assert_eq!(engine.process.is_none(), engine.given_up.is_some(), "engine {id} is here, or is waited for");
-        assert_eq!(engine.class, process.and_then(|process| process.class), "engine {id}");
+        let class = engine.own_class.or(process.and_then(|process| process.class));
+        assert_eq!(engine.class, class, "engine {id}");
+        assert_eq!(engine.own_class.is_some(), core.set_aside.is_any_in_force(id), "engine {id}");
         assert!(process.is_none_or(|process| process.class.is_none() == process.leaving), "engine {id}");
     }
     assert_eq!(assigned, core.attempts.len());
@@ -116,7 +117,7 @@ fn what_is_lent_is_in_hand(core: &Core) {
         return;
     }
     for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
-        let lender = lending::lender(&core.engines, core.placements.get(task.placement));
+        let lender = lending::lender(&core.engines, &core.placements, task.placement);
         assert_eq!(lender, None, "task {} waits while somebody could stand in for what waits for it", task.n);
     }
 }
@@ -165,7 +166,7 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
     }
     for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
         let class = |id: &EngineId| core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work");
-        let idle = idle(core).find(|id| core.placements.fits(task.placement, class(id)));
+        let idle = idle(core).find(|id| core.placements.fits(task.placement, class(id), &core.engines));
         assert_eq!(idle, None, "task {} waits while that engine idles", task.n);
     }
 }

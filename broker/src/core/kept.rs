@@ -203,8 +203,8 @@ impl Core {
     pub(super) fn reserve(&mut self, bytes: u64) -> bool {
         while !self.budget.reserve(bytes) {
             // Nothing is given away in vain.
-            let (held, total) = self.budget.state();
-            if (held - self.kept.heavy_bytes).saturating_add(bytes) > total {
+            let (held, _) = self.budget.state();
+            if !self.budget.would_fit(held - self.kept.heavy_bytes, bytes) {
                 return false;
             }
             let Some((key, n)) = self.kept.heavy.pop_front() else { return false };

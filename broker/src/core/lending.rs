@@ -15,18 +15,18 @@ use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
 use furlong_wire::message::Lent;
 
 use super::engines::{Engine, Engines, Loan, ProcessKey};
-use super::placement::{Placement, PlacementId};
+use super::placement::{PlacementId, Placements};
 use super::sessions::{Parent, SessionKey};
 use super::tasks::{Place, State, TaskKey};
 use super::{Core, PeerMisbehaved, Time};
 
 /// An engine with a slot that is lent and has nobody standing in, for a task of this placement.
-pub(super) fn lender(engines: &Engines, placement: &Placement) -> Option<EngineId> {
-    let depth = placement.demands.depth;
+pub(super) fn lender(engines: &Engines, placements: &Placements, placement: PlacementId) -> Option<EngineId> {
+    let depth = placements.get(placement).demands.depth;
     if depth == 0 {
         return None;
     }
-    let fits = |engine: &Engine| engine.class.is_some_and(|class| placement.has_class(class));
+    let fits = |engine: &Engine| engine.class.is_some_and(|class| placements.fits(placement, class, engines));
     engines.lenders().find(|(_, engine)| fits(engine) && engine.stands_in_for(depth)).map(|(id, _)| id)
 }
 
@@ -135,8 +135,7 @@ impl Core {
     /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it has another now.
     fn move_deeper(&mut self, key: TaskKey, depth: u32) -> Option<PlacementId> {
         let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared)?;
-        let demands = self.placements.get(task.placement).demands.clone();
-        let entered = self.placements.enter(demands.runtime, &demands.require, &demands.scopes, depth, 1)?;
+        let entered = self.placements.enter_deeper(task.placement, depth)?;
         let before = std::mem::replace(&mut task.placement, entered);
         let (priority, session, is_queued) = (task.priority(), task.session, task.state == State::Queued);
         if is_queued {

@@ -9,6 +9,7 @@
 //!    once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
+mod aside;
 mod authority;
 mod circles;
 mod connect;
@@ -58,6 +59,7 @@ pub use engines::Roster;
 pub use payloads::Budget;
 pub use time::Time;
 
+use aside::AllSetAside;
 use authority::Authority;
 use control::Restarting;
 use deadlines::Deadlines;
@@ -92,6 +94,8 @@ pub struct Config {
     pub pid: u32,
     /// Bytes of payload chunks that may be held.
     pub payload_bytes_max: u64,
+    /// The flag that gives this broker more memory, for people.
+    pub memory_flag: &'static str,
     /// Unfinished and unacknowledged tasks of one session.
     pub session_tasks_max: u64,
     /// How long the journal has a task after its end; none if there is no journal.
@@ -177,6 +181,8 @@ pub struct Core {
     orphans: Orphans,
     /// What tasks demand of their engines, and the shared queues.
     placements: Placements,
+    /// What engines could not begin lately.
+    set_aside: AllSetAside,
     /// Shared tasks that were given to engines so far: the clock of the sessions' turns.
     shared_given: u64,
     /// Tasks that wait for other tasks, or for a pause between two attempts.
@@ -259,6 +265,7 @@ impl Core {
             attempts_made: 0,
             orphans: Orphans::new(roster.here.clone()),
             placements: Placements::default(),
+            set_aside: AllSetAside::default(),
             shared_given: 0,
             held: 0,
             dependents: Dependents::default(),
@@ -293,6 +300,7 @@ impl Core {
             self.next_token_expiry(),
             self.orphans.expires(),
             self.journal.reconciled(),
+            self.set_aside.due(),
         ];
         due.into_iter().flatten().min()
     }
@@ -308,6 +316,7 @@ impl Core {
         self.expire_kept(now);
         self.expire_orphans(now);
         self.journal.handle_timeout(now);
+        self.retry_set_aside(now);
         self.dispatch(now);
     }
 

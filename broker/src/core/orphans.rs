@@ -478,10 +478,7 @@ impl Core {
         (more.started, more.pause_ends) = (None, None);
         if direct {
             let tasks = &self.tasks;
-            self.engines.update(engine, |engine| {
-                engine.queue.take_out(session, key, tasks);
-                engine.lodgers.insert(session);
-            });
+            self.engines.update(engine, |engine| engine.queue.take_out(session, key, tasks));
         } else if was_queued {
             self.placements.count_waiting(placement, false);
         }

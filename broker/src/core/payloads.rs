@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use furlong_wire::ids::InstanceId;
-use furlong_wire::limits::PAYLOAD_BYTES_MAX;
+use furlong_wire::limits::{OVERDRAFT_CREDITS, PAYLOAD_BYTES_MAX};
 use furlong_wire::message::Payload;
 use furlong_wire::payload::{InlineBytes, chunk_bytes, chunk_count};
 
@@ -217,9 +217,11 @@ const TRANSFERS_MAX: usize = 65_536;
 
 /// The bytes of payload chunks that the broker holds, and what each side may still send.
 ///
-/// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it. The
-/// budget itself is checked at each announcement, first come first served; a payload that does not fit is read past and
-/// its task fails. So the chunks held are never more than the budget, whatever the peers do.
+/// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it; one
+/// payload at a time may overdraw it, up to three quarters of the budget: a large array passes where nobody else needs
+/// the memory, and a quarter stays for the others. The budget itself is checked at each announcement, first come
+/// first served; a payload that does not fit is read past and its task fails. So the chunks held are never more than the
+/// budget, whatever the peers do.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
@@ -234,11 +236,17 @@ impl Budget {
 
     /// Takes an announced payload in, or refuses it.
     pub fn reserve(&mut self, bytes: u64) -> bool {
-        let fits = self.held.checked_add(bytes).is_some_and(|held| held <= self.total);
+        let fits = self.would_fit(self.held, bytes);
         if fits {
             self.held += bytes;
         }
         fits
+    }
+
+    /// True if a payload would fit beside so many held bytes. One beyond a peer's credit leaves as much to the others.
+    pub fn would_fit(&self, held: u64, bytes: u64) -> bool {
+        let reserve = if bytes > self.peer_credit() { self.peer_credit() } else { 0 };
+        held.checked_add(bytes).is_some_and(|held| held <= self.total - reserve)
     }
 
     /// Bytes are free again.
@@ -260,6 +268,8 @@ impl Budget {
 /// What one peer may announce: totals since its connection began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credit {
+    /// The first grant.
+    first: u64,
     granted: u64,
     announced: u64,
 }
@@ -267,19 +277,22 @@ pub struct Credit {
 impl Credit {
     /// The credit that a welcome grants.
     pub fn new(granted: u64) -> Self {
-        Self { granted, announced: 0 }
+        Self { first: granted, granted, announced: 0 }
     }
 
-    /// Counts an announcement.
+    /// Counts an announcement. One payload may overdraw the credit: the budget says whether it fits.
     pub fn announce(&mut self, bytes: u64) -> Result<(), PeerMisbehaved> {
+        let was_overdrawn = self.announced > self.granted;
         self.announced = self.announced.saturating_add(bytes);
-        if self.announced <= self.granted { Ok(()) } else { Err(PeerMisbehaved::Credit) }
+        let is_overdrawn = bytes > 0 && self.announced > self.granted;
+        let is_breach = is_overdrawn && (was_overdrawn || bytes > self.first.saturating_mul(OVERDRAFT_CREDITS));
+        if is_breach { Err(PeerMisbehaved::Credit) } else { Ok(()) }
     }
 
     /// What may still be announced, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn left(&self) -> u64 {
-        self.granted - self.announced
+        self.granted.saturating_sub(self.announced)
     }
 
     /// Grants more. Returns the new total, which the peer must be told: it may be waiting for just that.
@@ -329,18 +342,32 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_never_exceeded_and_grows_with_each_grant() {
+    fn credit_is_overdrawn_once_and_grows_with_each_grant() {
         let mut credit = Credit::new(100);
         credit.announce(100).unwrap();
         assert_eq!(credit.grant(25), 125);
-        credit.announce(25).unwrap();
+        credit.announce(26).unwrap();
         assert_eq!(credit.announce(1), Err(PeerMisbehaved::Credit));
+        let mut credit = Credit::new(100);
+        assert_eq!(credit.announce(301), Err(PeerMisbehaved::Credit));
+        let mut credit = Credit::new(100);
+        credit.announce(150).unwrap();
+        assert_eq!(credit.grant(150), 250);
+        credit.announce(100).unwrap();
+    }
+
+    #[test]
+    fn a_payload_beyond_a_peers_credit_leaves_a_quarter_to_others() {
+        let mut budget = Budget::new(100);
+        assert!(!budget.reserve(76) && budget.reserve(75) && !budget.reserve(26) && budget.reserve(25));
+        budget.release(75);
+        assert!(budget.reserve(50) && budget.reserve(25));
     }
 
     #[test]
     fn the_budget_holds_what_fits() {
         let mut budget = Budget::new(100);
-        assert!(budget.reserve(70) && !budget.reserve(31) && budget.reserve(30));
+        assert!((0..4).all(|_| budget.reserve(20)) && !budget.reserve(21) && budget.reserve(20));
         budget.release(70);
         assert_eq!(budget.state(), (30, 100));
     }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::message::Runtime;
 
+use super::aside::{Kind, Work};
+use super::engines::Engines;
 use super::queue::SharedQueue;
 
 /// Names a set of demands.
@@ -32,13 +34,22 @@ pub struct Demands {
     pub scopes: Vec<String>,
     /// How many tasks above it wait for it, see [`super::lending`].
     pub depth: u32,
+    /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from the others.
+    pub kind: Option<Kind>,
 }
 
 impl Demands {
     /// The demands of a task.
     pub fn new(runtime: Runtime, require: &[String], scopes: &[String], depth: u32) -> Self {
         let ascending: BTreeSet<&String> = require.iter().collect();
-        Self { runtime, require: ascending.into_iter().cloned().collect(), scopes: scopes.to_vec(), depth }
+        let require = ascending.into_iter().cloned().collect();
+        Self { runtime, require, scopes: scopes.to_vec(), depth, kind: None }
+    }
+
+    /// Whether engines of a class meet them, and are set aside for such work.
+    fn are_set_aside_in(&self, class: &Class) -> bool {
+        class.set_aside.contains(&Work::Runtime(self.runtime))
+            || self.kind.is_some_and(|kind| class.set_aside.contains(&Work::Kind(kind)))
     }
 
     /// Whether engines of a class meet them.
@@ -61,6 +72,8 @@ pub struct Class {
     pub runtimes: BTreeSet<Runtime>,
     /// Their labels.
     pub labels: BTreeSet<String>,
+    /// What they could not begin lately.
+    pub set_aside: BTreeSet<Work>,
 }
 
 /// One set of demands, with the shared tasks that have it.
@@ -78,12 +91,17 @@ pub struct Placement {
     tasks: u64,
     /// The classes that meet the demands.
     classes: BTreeSet<ClassId>,
+    /// Those that meet them and are set aside for such work: their engines get it only if there are no others.
+    set_aside: BTreeSet<ClassId>,
 }
 
 impl Placement {
-    /// Whether engines of a class meet the demands.
-    pub fn has_class(&self, class: ClassId) -> bool {
-        self.classes.contains(&class)
+    fn add_class(&mut self, id: ClassId, class: &Class) {
+        if !self.demands.are_met_by(class) {
+            return;
+        }
+        let of = if self.demands.are_set_aside_in(class) { &mut self.set_aside } else { &mut self.classes };
+        of.insert(id);
     }
 }
 
@@ -155,8 +173,10 @@ impl Placements {
         scopes: &[String],
         depth: u32,
     ) -> Option<PlacementId> {
-        let is_same =
-            |it: &Demands| it.runtime == runtime && it.require == require && it.scopes == scopes && it.depth == depth;
+        let is_same = |it: &Demands| {
+            let is_plain = it.depth == depth && it.kind.is_none();
+            is_plain && it.runtime == runtime && it.require == require && it.scopes == scopes
+        };
         if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
             return Some(id);
         }
@@ -170,13 +190,36 @@ impl Placements {
         Some(id)
     }
 
+    /// The id of the same demands for one kind of task, which some engines could not begin, for a task more. None if
+    /// there are too many different ones.
+    pub fn enter_kind(&mut self, of: PlacementId, kind: Kind) -> Option<PlacementId> {
+        let demands = Demands { kind: Some(kind), ..self.get(of).demands.clone() };
+        self.enter_demands(demands)
+    }
+
+    /// The id of the same demands at another depth, for a task more. None if there are too many different ones.
+    pub fn enter_deeper(&mut self, of: PlacementId, depth: u32) -> Option<PlacementId> {
+        let demands = Demands { depth, ..self.get(of).demands.clone() };
+        self.enter_demands(demands)
+    }
+
+    fn enter_demands(&mut self, demands: Demands) -> Option<PlacementId> {
+        let id = match self.by_demands.get(&demands) {
+            Some(id) => *id,
+            None if self.table.len() >= PLACEMENTS_MAX => return None,
+            None => self.add(demands),
+        };
+        self.get_mut(id).tasks += 1;
+        Some(id)
+    }
+
     fn add(&mut self, demands: Demands) -> PlacementId {
         let id = PlacementId(self.ids_made);
         self.ids_made += 1;
-        let meets = |(id, (class, _)): (&ClassId, &(Class, u64))| demands.are_met_by(class).then_some(*id);
-        let classes = self.classes.iter().filter_map(meets).collect();
-        self.by_demands.insert(demands.clone(), id);
-        let placement = Placement { demands, queue: SharedQueue::default(), waiting: 0, ended: 0, tasks: 0, classes };
+        let (queue, classes, set_aside) = (SharedQueue::default(), BTreeSet::new(), BTreeSet::new());
+        let mut placement = Placement { demands, queue, waiting: 0, ended: 0, tasks: 0, classes, set_aside };
+        self.classes.iter().for_each(|(id, (class, _))| placement.add_class(*id, class));
+        self.by_demands.insert(placement.demands.clone(), id);
         self.table.insert(id, placement);
         id
     }
@@ -223,14 +266,28 @@ impl Placements {
         self.waiting.iter().map(|id| self.get(*id).waiting).sum()
     }
 
-    /// The classes whose engines can run tasks with these demands.
-    pub fn classes(&self, id: PlacementId) -> impl Iterator<Item = ClassId> {
-        self.get(id).classes.iter().copied()
+    /// The classes whose engines are given shared tasks with these demands: those that are set aside for such work only
+    /// if there is no engine of the others.
+    pub fn classes(&self, id: PlacementId, engines: &Engines) -> &BTreeSet<ClassId> {
+        let Placement { classes, set_aside, .. } = self.get(id);
+        let has_others = set_aside.is_empty() || classes.iter().any(|class| engines.has(*class));
+        if has_others { classes } else { set_aside }
     }
 
-    /// Whether engines of a class can run tasks with these demands.
-    pub fn fits(&self, id: PlacementId, class: ClassId) -> bool {
-        self.get(id).classes.contains(&class)
+    /// Whether engines of a class are given shared tasks with these demands.
+    pub fn fits(&self, id: PlacementId, class: ClassId, engines: &Engines) -> bool {
+        self.classes(id, engines).contains(&class)
+    }
+
+    /// The classes that meet these demands, set aside or not.
+    pub fn meeting(&self, id: PlacementId) -> impl Iterator<Item = ClassId> {
+        let Placement { classes, set_aside, .. } = self.get(id);
+        classes.iter().chain(set_aside).copied()
+    }
+
+    /// Whether a task names this set of demands.
+    pub fn is_named(&self, id: PlacementId) -> bool {
+        self.table.contains_key(&id)
     }
 
     /// The class of a process's engines, for one process more.
@@ -242,9 +299,7 @@ impl Placements {
         }
         let id = ClassId(self.classes_made);
         self.classes_made += 1;
-        for placement in self.table.values_mut().filter(|placement| placement.demands.are_met_by(&class)) {
-            placement.classes.insert(id);
-        }
+        self.table.values_mut().for_each(|placement| placement.add_class(id, &class));
         self.classes.insert(id, (class, 1));
         id
     }
@@ -255,7 +310,10 @@ impl Placements {
         *processes -= 1;
         if *processes == 0 {
             self.classes.remove(&id);
-            self.table.values_mut().for_each(|placement| _ = placement.classes.remove(&id));
+            for placement in self.table.values_mut() {
+                placement.classes.remove(&id);
+                placement.set_aside.remove(&id);
+            }
         }
     }
 
@@ -277,7 +335,7 @@ mod tests {
 
     fn class(runtimes: &[Runtime], labels: &[&str]) -> Class {
         let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        Class { runtimes: runtimes.iter().copied().collect(), labels }
+        Class { runtimes: runtimes.iter().copied().collect(), labels, set_aside: BTreeSet::new() }
     }
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -293,14 +351,15 @@ mod tests {
         let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
         let any = placements.enter(Runtime::Python, &[], &[], 0, 1).unwrap();
         let native = placements.enter(Runtime::Native, &[], &[], 0, 1).unwrap();
-        let classes = |id| placements.classes(id).collect::<Vec<_>>();
+        let engines = Engines::default();
+        let classes = |id| placements.classes(id, &engines).iter().copied().collect::<Vec<_>>();
         assert_eq!(classes(gpu), [both]);
         assert_eq!(classes(scoped), [both]);
         assert_eq!(classes(any), [plain, both]);
         assert!(classes(native).is_empty());
         assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 0, 1), Some(gpu));
         placements.leave_class(both);
-        assert!(placements.classes(gpu).next().is_none() && !placements.fits(any, both));
+        assert!(placements.classes(gpu, &engines).is_empty() && !placements.fits(any, both, &engines));
     }
 
     #[test]

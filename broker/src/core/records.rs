@@ -62,7 +62,7 @@ impl Core {
             run_us: done.times.run_us,
             now_us: since(now),
         };
-        let gave_way = "its result and output gave way to other payloads; give the broker more `--memory` to keep more";
+        let gave_way = "its result and output gave way to other payloads; a broker with more memory keeps more";
         TaskRecord {
             id,
             runtime: what.runtime,
@@ -104,10 +104,12 @@ impl Core {
                     _ => format!("it raised, and runs again in {wait_ms} ms"),
                 })
             }
-            (State::Queued, Place::Shared) => Some(self.why_shared_waits(task)),
+            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task)),
             (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
-                "engine {engine} has it, and has not said that it runs: it has just been given it, or others run first"
+                "engine {engine} has it, and has not said that it runs: it has just been given it, or others run \
+                 first{}",
+                self.what_is_stuck(engine)
             )),
             (State::Assigned { .. }, _) => None,
         }
@@ -127,13 +129,14 @@ impl Core {
         }
     }
 
-    fn why_shared_waits(&self, task: &Task) -> String {
+    fn why_shared_waits(&self, now: Time, task: &Task) -> String {
         let placement = self.placements.get(task.placement);
         let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
-        let fitting =
-            online.filter(|(_, engine)| engine.class.is_some_and(|class| self.placements.fits(task.placement, class)));
-        let fitting = fitting.count();
-        if fitting == 0 {
+        let fitting = online.filter(|(_, engine)| {
+            engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines))
+        });
+        let fitting: Vec<_> = fitting.map(|(_, engine)| engine).collect();
+        if fitting.is_empty() {
             let demands = &placement.demands;
             let labels = match demands.require.as_slice() {
                 [] => String::new(),
@@ -146,7 +149,15 @@ impl Core {
             return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
         }
         let others = placement.waiting - 1;
-        format!("the engines that could run it ({fitting}) are busy; {others} others wait in the same queue")
+        let stuck = fitting.iter().filter(|engine| engine.assigned.iter().any(|count| self.is_stuck(*count))).count();
+        let stuck = match stuck {
+            0 => String::new(),
+            stuck => format!(", {stuck} of them with a task that has ended and does not heed its interrupt"),
+        };
+        let (fitting, aside) = (fitting.len(), self.why_engines_are_set_aside(now, task));
+        format!(
+            "the engines that could run it ({fitting}) are busy{stuck}; {others} others wait in the same queue{aside}"
+        )
     }
 
     fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {
@@ -162,7 +173,21 @@ impl Core {
             .of_session(task.session)
             .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
         let before = before.filter(|key| self.tasks.get(*key).is_some()).count();
-        format!("engine {id} is busy; {before} tasks of the same session come before it there")
+        let stuck = self.what_is_stuck(id);
+        format!("engine {id} is busy; {before} tasks of the same session come before it there{stuck}")
+    }
+
+    /// Says what an engine still runs though it has ended, and what to do about it; nothing if there is no such task.
+    fn what_is_stuck(&self, id: EngineId) -> String {
+        let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let mut stuck = assigned.filter(|count| self.is_stuck(**count)).filter_map(|count| self.attempts.get(*count));
+        let Some(given) = stuck.next() else { return String::new() };
+        let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
+        let task = TaskId { session, n: given.n };
+        format!(
+            "; it still runs {task}, which has ended and does not heed its interrupt: a cancel with force, or a \
+             restart, ends that with the interpreter and its variables"
+        )
     }
 }
 

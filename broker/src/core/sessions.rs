@@ -6,7 +6,9 @@ use std::sync::Arc;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
-use furlong_wire::message::{Accepted, FetchedOutput, Open, Outcome, Runtime, TaskOptions, TaskState, TaskTimes};
+use furlong_wire::message::{
+    Accepted, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState, TaskTimes,
+};
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
 
@@ -214,6 +216,16 @@ impl Done {
     /// Bytes that count against the payload budget: of its result and its output.
     pub fn budget_bytes(&self) -> u64 {
         self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes()
+    }
+
+    /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces may have been left
+    /// out for its client, and the last ones would not be missed. None of the many tasks that write nothing.
+    pub fn written(&self, n: u64) -> Option<[TaskOutput; 2]> {
+        let (output, engine) = (&self.what.more.as_ref()?.output, self.engine?);
+        let end =
+            |stream, offset| TaskOutput { n, attempt: output.attempt(), engine, stream, offset, bytes: Vec::new() };
+        let ends = [end(Stream::Stdout, output.stdout_bytes), end(Stream::Stderr, output.stderr_bytes)];
+        ends.iter().any(|end| end.offset > 0).then_some(ends)
     }
 
     /// What is kept of what it wrote, as the answer to a request.

@@ -30,7 +30,7 @@ impl Core {
             tasks_finished: self.finished,
             payload_bytes: self.budget.state(),
             processes: self.process_statuses(),
-            engines: self.engine_statuses(),
+            engines: self.engine_statuses(now),
         }
     }
 
@@ -53,7 +53,7 @@ impl Core {
             .collect()
     }
 
-    fn engine_statuses(&self) -> Vec<EngineStatus> {
+    fn engine_statuses(&self, now: Time) -> Vec<EngineStatus> {
         self.engines
             .iter()
             .map(|(id, engine)| EngineStatus {
@@ -64,13 +64,14 @@ impl Core {
                 tasks_queued: engine.queue.len() as u64,
                 tasks_finished: engine.finished,
                 busy_us: engine.busy_us,
+                set_aside: self.set_aside.of(now, id),
                 stuck: engine.assigned.iter().filter(|count| self.is_stuck(**count)).count() as u64,
             })
             .collect()
     }
 
     /// Whether an engine still has an attempt whose task has ended.
-    fn is_stuck(&self, count: u64) -> bool {
+    pub(super) fn is_stuck(&self, count: u64) -> bool {
         self.attempts.get(count).is_some_and(|given| self.tasks.get(given.task).is_none())
     }
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{NAME_BYTES_MAX, SUBMIT_TARGETS_MAX};
-use furlong_wire::message::{Define, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState};
+use furlong_wire::message::{
+    Define, EngineUndefine, ErrorKind, Payload, Submit, Targets, TaskOptions, TaskState, ToEngine,
+};
 use furlong_wire::payload::InlineBytes;
 
 use super::dependencies::{Waits, unmet};
@@ -188,8 +190,11 @@ impl Core {
         let own = TaskId { session: session.id, n: first };
         let waits = self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))?;
         if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
-            let text = "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait \
-                        for others, or start it with more `--memory`";
+            let flag = self.config.memory_flag;
+            let text = format!(
+                "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait for \
+                 others, or start it with more: {flag}"
+            );
             return Err(Box::new(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)));
         }
         Ok(waits)
@@ -217,9 +222,11 @@ impl Core {
             return failed(ErrorKind::Busy, self.no_memory(claims.limits.payload_bytes_max));
         }
         if self.tasks.len() as u64 + self.results_held > self.config.session_tasks_max {
-            let text =
-                "the broker holds as many tasks as its memory takes; take results, or start it with more `--memory`";
-            return failed(ErrorKind::Busy, text.to_owned());
+            let flag = self.config.memory_flag;
+            let text = format!(
+                "the broker holds as many tasks as its memory takes; take results, or start it with more: {flag}"
+            );
+            return failed(ErrorKind::Busy, text);
         }
         let options = task.options.as_deref()?;
         let text = contradiction(options, direct).or_else(|| self.not_durable(task.session, options))?;
@@ -249,7 +256,8 @@ impl Core {
             0 => String::new(),
             most => format!(" or the capability's limit of {most} bytes is reached"),
         };
-        format!("the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more `--memory`")
+        let flag = self.config.memory_flag;
+        format!("the broker's payload memory ({total} bytes) is full{token}; wait, or start it with more: {flag}")
     }
 
     /// A direct task takes its place in its engine's queue at once, so that the order is that of the submits. What
@@ -401,6 +409,29 @@ impl Core {
             self.read_past(key, &define.payload, &Stored::Refused);
         }
         if whole { self.definition_is_whole(now, key, define.number, stored) } else { Ok(()) }
+    }
+
+    /// A definition can go. One that has not come whole stays until the session ends: its chunks are on their way.
+    pub(super) fn undefine(&mut self, key: SessionKey, number: u32) -> Result<(), PeerMisbehaved> {
+        let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+        if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
+            return Ok(());
+        }
+        let id = session.id;
+        if let Some(Definition::Here(stored)) = session.definitions.remove(&number) {
+            match stored.budget_bytes() {
+                0 => {}
+                bytes => self.free_request(key, bytes),
+            }
+            self.discard(Some(stored));
+        }
+        for process in self.processes.values_mut() {
+            if process.definitions.remove(&(key, number)) {
+                let message = ToEngine::Undefine(EngineUndefine { session: id, number });
+                self.outputs.push_back(super::Output::ToEngine(process.connection, message));
+            }
+        }
+        Ok(())
     }
 
     /// A definition is here, or was refused: what waited for it goes on.

@@ -73,6 +73,10 @@ pub struct Task {
 pub struct More {
     /// Attempts that raised and were followed by another.
     pub errors: u32,
+    /// Attempts that their engines have cancelled, which nobody had asked for.
+    pub cancels_unasked: u32,
+    /// Whether an engine was lost that had it in hand and had not said that it runs: it may be what ends engines.
+    pub is_suspect: bool,
     /// When its engine reported that it runs.
     pub started: Option<Time>,
     /// When something is due for it.
@@ -265,6 +269,11 @@ impl Task {
     pub fn is_reported(&self) -> bool {
         let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
         may_have_begun && self.more().is_some_and(|more| more.started.is_some())
+    }
+
+    /// Whether an engine was lost that had it in hand and had not said that it runs.
+    pub fn is_suspect(&self) -> bool {
+        self.more().is_some_and(|more| more.is_suspect)
     }
 
     /// Moves the task along an edge of its life; a task that ends leaves the table instead ([`Tasks::remove`]).

@@ -57,6 +57,7 @@ fn core(memory: u64) -> Core {
         software: "test".into(),
         pid: 1,
         payload_bytes_max: memory,
+        memory_flag: "--memory",
         session_tasks_max: 1_000_000,
         journal_keep: Some(std::time::Duration::from_hours(1)),
     };

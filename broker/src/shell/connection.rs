@@ -23,7 +23,6 @@ use tokio::time::timeout;
 use super::entrance::Address;
 use super::listener::Serves;
 use super::{Shell, Stranding};
-use crate::budget::EXTRAS_QUEUE_BYTES_MAX;
 use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
 
 /// A connected peer, as the shell sees it.
@@ -114,14 +113,14 @@ impl Connection {
         }
     }
 
-    /// Whether it takes what may be left out: output and intermediate data. Who reads slowly gets a gap instead, and
-    /// is not closed for what a task writes.
-    pub(super) fn takes_extras(&self) -> bool {
+    /// True if it takes what may be left out, which is output and intermediate data: up to so many bytes that wait. A
+    /// slow reader gets a gap instead, and is not closed for what a task writes.
+    pub(super) fn takes_extras(&self, bytes_max: usize) -> bool {
         let stored = match &*self.outgoing.borrow() {
             Lane::Client(outgoing) => outgoing.stored_bytes(),
             Lane::Engine(outgoing) => outgoing.stored_bytes(),
         };
-        self.queued_bytes() + stored <= EXTRAS_QUEUE_BYTES_MAX
+        self.queued_bytes() + stored <= bytes_max
     }
 
     /// Whether the socket does not take what waits.

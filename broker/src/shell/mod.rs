@@ -32,7 +32,7 @@ use tokio::task::LocalSet;
 pub use run_files::{BrokerLock, BrokerState, read_state};
 pub use settings::{BadPort, BrokerArgs, JournalArgs, JournalPlace, OwnPort};
 
-use crate::budget::{Memory, OUT_QUEUE_BYTES_MAX};
+use crate::budget::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, Memory, OUT_QUEUE_BYTES_MAX};
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
@@ -103,8 +103,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let began = Instant::now();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
     let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
-    let memory = Memory::of(args.memory.bytes());
-    let start = BrokerStart(unix.as_micros() as u64);
+    let (memory, start) = (Memory::of(args.memory.bytes()), BrokerStart(unix.as_micros() as u64));
     let config = Config {
         start,
         cluster: identity.cluster,
@@ -112,6 +111,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         software: concat!("furlong ", env!("CARGO_PKG_VERSION")).to_owned(),
         pid: std::process::id(),
         payload_bytes_max: memory.payload_bytes_max,
+        memory_flag: args.memory_flag(),
         session_tasks_max: memory.tasks_max,
         journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
     };
@@ -219,7 +219,9 @@ impl Shell {
         while let Some(output) = core.poll_output() {
             match output {
                 Output::ToClient(id, message) => {
-                    if is_extra(&message) && connections.get(&id).is_some_and(|connection| !connection.takes_extras()) {
+                    let leaves_out =
+                        |most| connections.get(&id).is_some_and(|connection| !connection.takes_extras(most));
+                    if extras_max(&message).is_some_and(leaves_out) {
                         left_out = payload_of(&message).map(|transfer| (id, transfer));
                         continue;
                     }
@@ -408,9 +410,16 @@ fn queue<'a>(
     }
 }
 
-/// What may be left out for a client that reads slowly.
-fn is_extra(message: &ToClient) -> bool {
-    matches!(message, ToClient::Output(_) | ToClient::FetchedOutput(_) | ToClient::Published(_))
+/// Of what may be left out for a client that reads slowly: beyond how many bytes that wait for it.
+fn extras_max(message: &ToClient) -> Option<usize> {
+    match message {
+        // Without bytes it says how many there were, which is not left out.
+        ToClient::Output(output) => (!output.bytes.is_empty()).then_some(EXTRAS_QUEUE_BYTES_MAX),
+        ToClient::Published(_) => Some(EXTRAS_QUEUE_BYTES_MAX),
+        // It was asked for, and is not written while nobody reads.
+        ToClient::FetchedOutput(_) => Some(FETCHED_QUEUE_BYTES_MAX),
+        _ => None,
+    }
 }
 
 /// The transfer that follows a message with intermediate data.

@@ -53,9 +53,23 @@ pub struct BrokerArgs {
     /// How log lines look: text or json
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: Format,
+    /// Started by a cluster: whoever wants to give it more memory cannot say it here
+    #[arg(long, hide = true)]
+    pub of_cluster: bool,
     /// Stop when standard input ends: for a program that starts a broker and must not leave it behind
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
+}
+
+impl BrokerArgs {
+    /// The flag that gives a broker which was started so more memory, for people.
+    pub fn memory_flag(&self) -> &'static str {
+        if self.of_cluster {
+            "`furlong cluster start --broker-memory SIZE`, in Python `Cluster(broker_memory=SIZE)`"
+        } else {
+            "`furlong broker --memory SIZE`"
+        }
+    }
 }
 
 /// Flags of the journal, of everybody who starts a broker.

@@ -58,6 +58,7 @@ pub async fn run(args: CommandArgs, program: &Program) -> Result<()> {
         python: None,
         journal: JournalArgs::default(),
         engine_flags: Vec::new(),
+        broker_memory: None,
     };
     let mut cluster = LocalCluster::new(options);
     let rates = match cluster.start().await {

@@ -68,6 +68,7 @@ pub async fn measure(args: &FarmArgs, kind: Kind, program: &Program) -> Result<F
         python: None,
         journal: JournalArgs::default(),
         engine_flags: Vec::new(),
+        broker_memory: None,
     };
     let mut cluster = LocalCluster::new(options);
     let figures = match cluster.start().await {

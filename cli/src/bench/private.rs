@@ -35,11 +35,9 @@ pub async fn on_private_cluster_with<T>(
         python: None,
         journal,
         engine_flags: Vec::new(),
+        broker_memory: memory,
     };
     let mut cluster = LocalCluster::new(options);
-    if let Some(bytes) = memory {
-        cluster = cluster.with_broker_memory(bytes);
-    }
     let measured = match cluster.start().await {
         Ok(()) => measure(&cluster).await,
         Err(error) => Err(error),

@@ -1,9 +1,7 @@
 //! A cluster of child processes: a broker on loopback, engines of one slot, all of them looked after.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,10 +10,9 @@ use furlong_link::home::{ClusterDir, Home};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::task::JoinHandle;
+use tokio::process::Command;
 
+use super::member::{Member, Place};
 use super::state::ClusterState;
 use crate::program::Program;
 
@@ -38,6 +35,8 @@ pub struct LocalOptions {
     pub journal: furlong_broker::JournalArgs,
     /// Further flags of the engines.
     pub engine_flags: Vec<String>,
+    /// Bytes of memory for the broker, instead of its default.
+    pub broker_memory: Option<u64>,
 }
 
 /// A cluster of child processes. They end with this process, however it ends: each watches its standard input.
@@ -45,61 +44,38 @@ pub struct LocalOptions {
 pub struct LocalCluster {
     options: LocalOptions,
     dir: ClusterDir,
-    broker: Option<Member>,
-    engines: Vec<Member>,
+    broker: Option<Place>,
+    engines: Vec<Place>,
     ids: Vec<EngineId>,
-    broker_memory: Option<u64>,
     endpoint: String,
-}
-
-/// One child.
-#[derive(Debug)]
-struct Member {
-    child: Child,
-    pid: u32,
-    /// Held open; at its end the child stops.
-    stdin: Option<ChildStdin>,
-    last_lines: Arc<Mutex<VecDeque<String>>>,
-    /// Collects them until its standard error ends.
-    reader: Option<JoinHandle<()>>,
-    started: Instant,
-    failures: u32,
 }
 
 /// How long a broker has to listen, and how long engines have to come.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a child has to leave in good order.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A child that ends sooner than this after its start has failed; after so many failures in a row it is given up.
-const SOUND_AFTER: Duration = Duration::from_secs(5);
-const FAILURES_MAX: u32 = 5;
-const LAST_LINES: usize = 5;
 
 impl LocalCluster {
     /// A cluster that has not been started.
     pub fn new(options: LocalOptions) -> Self {
         let dir = Home::at(&options.home).cluster(&options.cluster);
         let (engines, ids, endpoint) = (Vec::new(), Vec::new(), String::new());
-        Self { options, dir, broker: None, engines, ids, endpoint, broker_memory: None }
+        Self { options, dir, broker: None, engines, ids, endpoint }
     }
 
-    /// Starts broker and engines, and waits until all are online.
+    /// Starts broker and engines, and waits until all are online; or those that come in time, if there are any. The
+    /// others are started again by [`LocalCluster::look_after`].
     ///
     /// # Errors
-    /// What the broker or an engine said before it ended, or that they took too long. Call [`LocalCluster::stop`] then
-    /// too.
+    /// What the broker said before it ended, or an engine if each of them did, or that they took too long. Call
+    /// [`LocalCluster::stop`] then too.
     pub async fn start(&mut self) -> Result<()> {
-        self.broker = Some(self.spawn_broker()?);
+        self.broker = Some(Place::new(self.spawn_broker()?));
         self.broker_listens().await?;
         for _ in 0..self.options.engines {
-            self.engines.push(self.spawn_engine()?);
+            self.engines.push(Place::new(self.spawn_engine()?));
         }
         self.engines_come().await
-    }
-
-    /// With so many bytes of memory for the broker, instead of its default.
-    pub fn with_broker_memory(self, bytes: u64) -> Self {
-        Self { broker_memory: Some(bytes), ..self }
     }
 
     /// The capability file for clients.
@@ -127,100 +103,119 @@ impl LocalCluster {
 
     /// The processes.
     pub fn state(&self) -> ClusterState {
-        let pid = |member: &Member| member.child.id();
         ClusterState {
             pid: std::process::id(),
-            broker_pid: self.broker.as_ref().and_then(pid).unwrap_or(0),
-            engine_pids: self.engines.iter().filter_map(pid).collect(),
+            broker_pid: self.broker.as_ref().and_then(Place::pid).unwrap_or(0),
+            engine_pids: self.engines.iter().filter_map(Place::pid).collect(),
+            broker_down: self.broker.as_ref().and_then(Place::down),
+            engines_down: self.engines.iter().filter_map(Place::down).collect(),
         }
     }
 
-    /// Starts again what ends otherwise than in good order, until the broker has been told to stop: gives the reason.
-    ///
-    /// # Errors
-    /// Something ends again and again.
-    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState) -> Result<()>) -> Result<&'static str> {
+    /// Starts again what ends otherwise than in good order, more and more slowly and for as long as it takes, until the
+    /// broker has been told to stop: gives the reason. What goes on is left alone, whatever becomes of the others.
+    pub async fn look_after(&mut self, changed: impl Fn(&ClusterState)) -> &'static str {
         loop {
-            let (ended, status) = self.next_end().await;
-            match ended {
-                None if status.is_some_and(|status| status.success()) => return Ok("its broker was told to stop"),
-                Some(place) if status.is_some_and(|status| status.success()) => {
-                    let engine = self.engines.remove(place);
-                    tracing::info!("engine process {} was told to stop, and is not started again", engine.pid);
+            let due = self.next_start();
+            tokio::select! {
+                (ended, status) = self.next_end() => {
+                    if ended.is_none() && status.is_some_and(|status| status.success()) {
+                        return "its broker was told to stop";
+                    }
+                    self.note_end(ended, status).await;
                 }
-                _ => self.start_again(ended, status).await?,
+                () = until(due) => self.start_due(),
             }
-            changed(&self.state())?;
+            changed(&self.state());
         }
     }
 
     /// Stops engines, then the broker; kills what does not leave.
     pub async fn stop(&mut self) {
-        for engine in &mut self.engines {
-            engine.stdin = None;
-        }
+        let mut engines: Vec<Member> = self.engines.drain(..).filter_map(|place| place.member).collect();
+        engines.iter_mut().for_each(Member::ask_to_leave);
         let deadline = Instant::now() + STOP_TIMEOUT;
-        for engine in &mut self.engines {
+        for engine in &mut engines {
             engine.leave(deadline).await;
         }
-        if let Some(broker) = &mut self.broker {
-            broker.stdin = None;
+        if let Some(mut broker) = self.broker.take().and_then(|place| place.member) {
+            broker.ask_to_leave();
             broker.leave(Instant::now() + STOP_TIMEOUT).await;
         }
     }
 
     /// Waits until a child ends: none is the broker, else the engine's place; and how it has ended.
     async fn next_end(&mut self) -> (Option<usize>, Option<ExitStatus>) {
-        let broker = self.broker.as_mut().map(|broker| &mut broker.child);
+        let broker = self.broker.as_mut().and_then(|place| place.member.as_mut());
         let broker = async {
             match broker {
-                Some(child) => child.wait().await.ok(),
+                Some(broker) => broker.child.wait().await.ok(),
                 None => std::future::pending().await,
             }
         };
-        let engines = self.engines.iter_mut().map(|engine| Box::pin(engine.child.wait()));
-        let engines: Vec<_> = engines.collect();
+        let engines = self.engines.iter_mut().enumerate();
+        let engines = engines.filter_map(|(at, place)| Some((at, place.member.as_mut()?)));
+        let engines: Vec<_> =
+            engines.map(|(at, engine)| Box::pin(async move { (at, engine.child.wait().await) })).collect();
         let any_engine = async {
             if engines.is_empty() {
                 std::future::pending::<()>().await;
             }
-            futures_util::future::select_all(engines).await
+            futures_util::future::select_all(engines).await.0
         };
         tokio::select! {
             status = broker => (None, status),
-            (status, place, _) = any_engine => (Some(place), status.ok()),
+            (at, status) = any_engine => (Some(at), status.ok()),
         }
     }
 
-    async fn start_again(&mut self, ended: Option<usize>, status: Option<ExitStatus>) -> Result<()> {
-        let member = match ended {
-            None => self.broker.as_mut(),
-            Some(place) => self.engines.get_mut(place),
-        };
-        let (pid, failures, said) = match member {
-            Some(member) => (member.pid, member.failures_now(), member.said_at_its_end().await),
-            None => (0, 0, String::new()),
-        };
+    /// When something is to be started again.
+    fn next_start(&self) -> Option<Instant> {
+        self.broker.iter().chain(&self.engines).filter_map(Place::starts_at).min()
+    }
+
+    /// A child has ended. An engine that was told to is not started again.
+    async fn note_end(&mut self, ended: Option<usize>, status: Option<ExitStatus>) {
         let what = if ended.is_some() { "an engine" } else { "the broker" };
-        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
-        tracing::warn!("{what} has ended, process {pid} ({how}); the last that it said: {said}");
-        ensure!(failures < FAILURES_MAX, "{what} ends again and again: {said}");
-        tokio::time::sleep(Duration::from_millis(100) * failures * failures).await;
-        match ended {
-            None => self.broker = Some(Member { failures, ..self.spawn_broker()? }),
-            Some(place) => self.engines[place] = Member { failures, ..self.spawn_engine()? },
+        if let Some(at) = ended.filter(|_| status.is_some_and(|status| status.success())) {
+            let pid = self.engines.remove(at).pid_before();
+            tracing::info!("engine process {pid} was told to stop, and is not started again");
+            return;
         }
-        Ok(())
+        let place = match ended {
+            None => self.broker.as_mut(),
+            Some(at) => self.engines.get_mut(at),
+        };
+        let place = place.expect("what has ended was there");
+        let how = status.map_or("it is gone".to_owned(), |status| status.to_string());
+        place.note_end(what, &how).await;
+    }
+
+    /// Starts again what has waited for long enough.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        let is_due = |place: &Place| place.starts_at().is_some_and(|at| at <= now);
+        if self.broker.as_ref().is_some_and(is_due) {
+            let started = self.spawn_broker();
+            self.broker.iter_mut().for_each(|place| place.note_start("the broker", &started));
+            self.broker.iter_mut().zip(started).for_each(|(place, member)| place.member = Some(member));
+        }
+        let due: Vec<usize> = (0..self.engines.len()).filter(|at| is_due(&self.engines[*at])).collect();
+        for at in due {
+            let started = self.spawn_engine();
+            self.engines[at].note_start("an engine", &started);
+            self.engines[at].member = started.ok();
+        }
     }
 
     fn spawn_broker(&self) -> Result<Member> {
         let mut command = self.command("broker")?;
-        command.args(["--bind", "127.0.0.1", "--stop-with-stdin"]);
+        command.args(["--bind", "127.0.0.1", "--stop-with-stdin", "--of-cluster"]);
         if let Some(port) = &self.options.port {
             command.arg("--port").arg(port.to_string());
         }
         command.args(self.options.journal.flags());
-        if let Some(bytes) = self.broker_memory {
+        if let Some(bytes) = self.options.broker_memory {
             command.arg("--memory").arg(bytes.to_string());
         }
         Member::spawn("the broker", command)
@@ -246,7 +241,8 @@ impl LocalCluster {
     }
 
     async fn broker_listens(&mut self) -> Result<()> {
-        let broker = self.broker.as_mut().context("the broker was just started")?;
+        let broker = self.broker.as_mut().and_then(|place| place.member.as_mut());
+        let broker = broker.context("the broker was just started")?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if broker.child.try_wait()?.is_some() {
@@ -270,77 +266,44 @@ impl LocalCluster {
     async fn engines_come(&mut self) -> Result<()> {
         let client = self.client().await?;
         let deadline = Instant::now() + START_TIMEOUT;
+        let all = self.options.engines as usize;
         loop {
             self.ids = client.engines().await?;
-            if self.ids.len() >= self.options.engines as usize {
-                client.close().await;
-                return Ok(());
+            if self.ids.len() >= all {
+                break;
             }
-            for engine in &mut self.engines {
-                if engine.child.try_wait()?.is_some() {
-                    bail!("{}", engine.said_at_its_end().await);
-                }
+            self.note_ends_at_start().await?;
+            self.start_due();
+            if self.ids.is_empty() && self.engines.iter().all(Place::has_failed) {
+                bail!("{}", self.engines.first().map_or("there are no engines", |place| place.said.as_str()));
             }
-            let (online, all) = (self.ids.len(), self.options.engines);
-            ensure!(
-                Instant::now() < deadline,
-                "only {online} of {all} engines came; logs are in {}",
-                self.dir.log().display()
-            );
+            let (online, log) = (self.ids.len(), self.dir.log());
+            if Instant::now() >= deadline {
+                ensure!(online > 0, "none of {all} engines came; logs are in {}", log.display());
+                tracing::warn!("only {online} of {all} engines came in time");
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        client.close().await;
+        Ok(())
+    }
+
+    async fn note_ends_at_start(&mut self) -> Result<()> {
+        for place in &mut self.engines {
+            if let Some(member) = &mut place.member
+                && let Some(status) = member.child.try_wait()?
+            {
+                place.note_end("an engine", &status.to_string()).await;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Member {
-    fn spawn(what: &str, mut command: Command) -> Result<Self> {
-        // A group of its own: Ctrl-C is for the process that looks after it, which then stops it in good order.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().context("cannot start this program again as a child")?;
-        let pid = child.id().unwrap_or(0);
-        tracing::info!("{what} is started, process {pid}");
-        let stdin = child.stdin.take();
-        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
-        let reader = child.stderr.take().map(|stderr| {
-            let last_lines = last_lines.clone();
-            tokio::spawn(async move {
-                let mut lines = BufReader::new(stderr).lines();
-                while let Ok(Some(line)) = lines.next_line().await {
-                    let mut kept = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.push_back(line);
-                    if kept.len() > LAST_LINES {
-                        kept.pop_front();
-                    }
-                }
-            })
-        });
-        Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now(), failures: 0 })
-    }
-
-    fn failures_now(&self) -> u32 {
-        if self.started.elapsed() < SOUND_AFTER { self.failures + 1 } else { 0 }
-    }
-
-    /// The last thing that it said.
-    fn said(&self) -> String {
-        let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = lines.back().map_or("it said nothing", String::as_str);
-        line.trim_start_matches("broker: ").trim_start_matches("engine: ").trim_start_matches("furlong: ").to_owned()
-    }
-
-    /// The same, of a child that has ended: its last line may still be on the way. What it has started may hold its
-    /// standard error open for longer than anybody waits here.
-    async fn said_at_its_end(&mut self) -> String {
-        if let Some(reader) = self.reader.take() {
-            let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
-        }
-        self.said()
-    }
-
-    async fn leave(&mut self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
-        }
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

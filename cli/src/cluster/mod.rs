@@ -2,6 +2,7 @@
 
 mod inherited;
 mod local;
+mod member;
 mod state;
 
 use std::io::{BufRead, BufReader};
@@ -64,6 +65,9 @@ pub struct StartArgs {
     python: Option<std::path::PathBuf>,
     #[command(flatten)]
     journal: furlong_broker::JournalArgs,
+    /// Memory of the broker for tasks and payloads, as `4G`, `512M` or `25%` of the machine's
+    #[arg(long, value_name = "SIZE", default_value = "25%")]
+    broker_memory: MemorySize,
     #[command(flatten)]
     engine: EngineFlags,
     /// Return when the cluster stands, and leave it running
@@ -136,6 +140,7 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         python: args.python.clone(),
         journal: args.journal.clone(),
         engine_flags: args.engine.flags(),
+        broker_memory: Some(args.broker_memory.bytes()),
     };
     let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
     let mut local = LocalCluster::new(options);
@@ -156,19 +161,22 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         print::counted(local.engine_ids().len() as u64, "engine")
     );
     announce(&args, &local)?;
-    let ended = tokio::select! {
-        ended = local.look_after(|state| ClusterLock::write(&dir, state)) => ended,
-        reason = &mut stop => Ok(reason),
+    let reason = tokio::select! {
+        reason = local.look_after(|state| write_state(&dir, state)) => reason,
+        reason = &mut stop => reason,
     };
-    match &ended {
-        Ok(reason) => tracing::info!("cluster {} stops: {reason}", args.cluster),
-        Err(error) => tracing::error!("cluster {} stops: {error:#}", args.cluster),
-    }
+    tracing::info!("cluster {} stops: {reason}", args.cluster);
     local.stop().await;
     ClusterLock::remove(&dir);
     drop(lock);
-    ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what runs. A cluster that cannot say it, for want of a disk, goes on.
+fn write_state(dir: &ClusterDir, state: &ClusterState) {
+    if let Err(error) = ClusterLock::write(dir, state) {
+        tracing::warn!("what runs cannot be written to {}: {error:#}", dir.cluster_state().display());
+    }
 }
 
 /// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is
@@ -274,8 +282,18 @@ fn list(as_json: bool) -> Result<ExitCode> {
             "stopped".to_owned()
         };
         print::line(format!("{:<16} {state}", text("cluster")))?;
+        for down in row["down"].as_array().into_iter().flatten().filter_map(|down| down.as_str()) {
+            print::line(format!("{:<16}   {down}", ""))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What of a cluster of this home has ended and is started again: a line each. None if its broker is another one.
+pub fn down(name: &str, broker_pid: u32) -> Vec<String> {
+    let dir = Home::from_env().ok().zip(name.parse().ok()).map(|(home, name)| home.cluster(&name));
+    let state = dir.filter(ClusterLock::is_held).and_then(|dir| ClusterLock::read(&dir));
+    state.filter(|state| state.broker_pid == broker_pid).map_or_else(Vec::new, |state| state.down())
 }
 
 fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {
@@ -288,6 +306,7 @@ fn row(name: &ClusterName, dir: &ClusterDir) -> serde_json::Value {
         "pid": broker.as_ref().filter(|_| running).map(|broker| broker.pid),
         "endpoint": broker.as_ref().filter(|_| running).and_then(|broker| broker.endpoints.first().cloned()),
         "engines": state.as_ref().map_or(0, |state| state.engine_pids.len()),
+        "down": state.as_ref().map_or_else(Vec::new, ClusterState::down),
         "supervisor_pid": state.as_ref().map(|state| state.pid),
     })
 }

@@ -1,6 +1,7 @@
 //! `run/cluster.json`: what `cluster start` started, and the lock that says that it still looks after it.
 
 use std::fs::File;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use furlong_link::home::ClusterDir;
@@ -16,6 +17,42 @@ pub struct ClusterState {
     pub broker_pid: u32,
     /// The engines'.
     pub engine_pids: Vec<u32>,
+    /// The broker, while there is none.
+    #[serde(default)]
+    pub broker_down: Option<Down>,
+    /// The engines that have ended and are started again later.
+    #[serde(default)]
+    pub engines_down: Vec<Down>,
+}
+
+/// A process that has ended, and is started again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Down {
+    /// How often in a row it has ended soon.
+    pub failures: u32,
+    /// When it is started again: milliseconds since 1970.
+    pub restart_unix_ms: u64,
+    /// Why, as far as is known.
+    pub cause: String,
+}
+
+impl ClusterState {
+    /// What has ended and is started again, a line each.
+    pub fn down(&self) -> Vec<String> {
+        let broker = self.broker_down.iter().map(|down| down.describe("the broker"));
+        broker.chain(self.engines_down.iter().map(|down| down.describe("an engine"))).collect()
+    }
+}
+
+impl Down {
+    /// Describes it in half a line.
+    pub fn describe(&self, what: &str) -> String {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let seconds = self.restart_unix_ms.saturating_sub(now_ms).div_ceil(1_000);
+        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times in a row", self.failures) };
+        format!("{what} has ended {times} and is started again in {seconds} s ({})", self.cause)
+    }
 }
 
 /// Held by the process that looks after a cluster; free when that ends, however it ends.

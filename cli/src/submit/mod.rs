@@ -33,12 +33,14 @@ Without --wait the tasks are handed to the broker, their names are printed, as `
 Their results are kept for an hour after their end: `furlong result`, `queue`, `explain` and `cancel` take the names.
 
 With --wait each task's standard output and standard error are printed as they were written, in the order of the tasks;
-of the first one that has not ended they are printed while it runs. Ctrl-C cancels what has not ended.
+of the first one that has not ended they are printed while it runs: its first MiB, and all the rest at its end, up to
+256 MiB. However slowly they are read, nothing is lost. Ctrl-C cancels what has not ended.
 
 Tasks run in the engine's own directory, unless --cwd says otherwise; `--cwd .` is the directory of this command.
 
 Exit codes: 0 the tasks were handed over, or with --wait all of them succeeded; 1 some did not, or an error; with --wait
-and a single task, that one's own exit code (128 and the number of the signal that ended it); 2 wrong usage; 130 Ctrl-C.
+and a single task, that one's own exit code (128 and the number of the signal that ended it); 2 wrong usage; 3 all
+succeeded, but a part of their output is missing, as the messages or left_out_bytes say; 130 Ctrl-C.
 
 Examples:
   furlong submit --array 1-100 --wait -- sh -c 'echo $((FURLONG_TASK * FURLONG_TASK))'
@@ -131,7 +133,7 @@ pub async fn run(args: SubmitArgs) -> Result<ExitCode> {
             }
         }
     }
-    let template = args.program.template(args.command.clone())?;
+    let template = args.program.template(args.command.clone(), args.wait)?;
     let roles = match args.targets {
         None => [Role::Client, Role::Task, Role::Admin],
         Some(_) => [Role::Client, Role::Multiengine, Role::Admin],
@@ -167,7 +169,7 @@ struct Template {
 }
 
 impl ProgramArgs {
-    fn template(&self, argv: Vec<OsString>) -> Result<Template> {
+    fn template(&self, argv: Vec<OsString>, whole_output: bool) -> Result<Template> {
         if argv.first().is_some_and(|name| name.is_empty()) {
             bail!("the program has no name; write furlong submit [OPTIONS] -- PROGRAM [ARGS]");
         }
@@ -178,6 +180,7 @@ impl ProgramArgs {
             cwd: self.cwd.as_deref().map(absolute).transpose()?,
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
+            whole_output,
             ..CommandSpec::default()
         };
         let stdin = self.stdin.as_deref().map(read_whole).transpose()?;

@@ -21,7 +21,8 @@ use crate::print::{self, progress};
 
 /// Tasks that are under way or wait for their turn to be printed: those behind a long one go on meanwhile.
 const WINDOW: usize = 10_000;
-/// Bytes of output that wait for their turn, beyond which no more tasks are submitted.
+/// Bytes of output that wait for their turn, with what the tasks under way are likely to write, beyond which no more
+/// tasks are submitted.
 const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Submits the tasks, and prints what they write, until all have ended.
@@ -78,7 +79,11 @@ struct Waiting<'a> {
     live: Option<Fuse<OutputStream>>,
     printed: Printed,
     held_bytes: u64,
+    /// Bytes that the tasks which have ended have written.
+    written_bytes: u64,
     failures: u64,
+    /// Tasks without a part of their output.
+    incomplete: u64,
     ended: u64,
     is_cancelled: bool,
     /// What ended the submits before their time.
@@ -118,7 +123,9 @@ impl<'a> Waiting<'a> {
             live: None,
             printed: Printed::default(),
             held_bytes: 0,
+            written_bytes: 0,
             failures: 0,
+            incomplete: 0,
             ended: 0,
             is_cancelled: false,
             error: None,
@@ -127,7 +134,9 @@ impl<'a> Waiting<'a> {
     }
 
     fn wants_more(&self) -> bool {
-        let has_room = self.slots.len() < WINDOW && self.held_bytes < HELD_BYTES_MAX;
+        let mean_bytes = self.written_bytes / self.ended.max(1);
+        let coming_bytes = self.under_way.len() as u64 * mean_bytes;
+        let has_room = self.slots.len() < WINDOW && self.held_bytes + coming_bytes < HELD_BYTES_MAX;
         has_room && !self.is_cancelled && self.error.is_none()
     }
 
@@ -149,6 +158,8 @@ impl<'a> Waiting<'a> {
         self.ended += 1;
         self.bar.inc(1);
         self.held_bytes += held_bytes(&end);
+        self.written_bytes += held_bytes(&end);
+        self.incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         self.failures += u64::from(end.is_err() && !(self.is_cancelled && is_cancelled(&end)));
         let place = usize::try_from(place - self.first).expect("a slot stays until its task has ended");
         self.slots[place].end = Some(end);
@@ -186,7 +197,7 @@ impl<'a> Waiting<'a> {
             return Ok(code);
         }
         if self.failures == 0 {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(ended::exit_code_of_all(0, self.incomplete));
         }
         let tasks = print::counted(self.ended, "task");
         let rest = if self.is_cancelled { "; the rest is cancelled, as --max-fails says" } else { "" };

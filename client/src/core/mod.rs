@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use furlong_wire::ids::{FunctionHash, SessionId, TaskId};
+use furlong_wire::ids::{SessionId, TaskId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes, ToClient,
@@ -34,7 +34,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
-use self::definitions::Definition;
+use self::definitions::{Definition, Definitions};
 use self::feeds::Feeds;
 use self::requests::Requests;
 use self::results::{Received, Recipient, Results};
@@ -80,8 +80,7 @@ pub struct Core {
     tasks: Tasks,
     streams: Streams,
     results: Results,
-    /// Their numbers, and what was sent.
-    definitions: BTreeMap<FunctionHash, (u32, Packed)>,
+    definitions: Definitions,
     requests: Requests,
     watches: Watches,
     outputs: Feeds<Piece>,
@@ -135,6 +134,9 @@ pub struct Submitted {
     pub key: usize,
 }
 
+/// The number of a submit's first task, the large definition that its tasks need, and what another connection needs.
+type Sending = (u64, Option<u32>, Option<Arc<SentCall>>);
+
 /// A place in the order of those who wait for room; none before the first refusal.
 pub type Ticket = Option<u64>;
 
@@ -168,7 +170,7 @@ impl Core {
             tasks: Tasks::default(),
             streams: Streams::default(),
             results: Results::new(session, secret),
-            definitions: BTreeMap::new(),
+            definitions: Definitions::new(credit_bytes),
             requests: Requests::default(),
             watches: Watches::default(),
             outputs: Feeds::new(OUTPUT_FEED_BYTES),
@@ -184,9 +186,9 @@ impl Core {
 
     /// Submits a call for the shared queue.
     pub fn submit_shared(&mut self, call: &mut Call, listener: Listener) -> Result<Submitted, ClientError> {
-        let (n, call) = self.send_submit(call)?;
+        let (n, large, call) = self.send_submit(call)?;
         let sent = call.map(|call| Sent { target: None, call, repeated: false, cancelled: None });
-        Ok(Submitted { n, key: self.tasks.insert(n, listener, sent) })
+        Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, large) })
     }
 
     /// How many tasks were submitted: they are numbered from 1.
@@ -207,11 +209,11 @@ impl Core {
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };
-        let (first, call) = self.send_submit(call)?;
+        let (first, large, call) = self.send_submit(call)?;
         let tasks = (first..).zip(engines).map(|(n, engine)| {
             let call = call.clone();
             let sent = call.map(|call| Sent { target: Some(engine), call, repeated: false, cancelled: None });
-            Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent) }
+            Submitted { n, key: self.tasks.insert(n, Listener::Future(None), sent, large) }
         });
         Ok(tasks.collect())
     }
@@ -224,8 +226,8 @@ impl Core {
     }
 
     /// Checks a call against the session's credit, and sends it. Returns the number of its first task, and what is kept
-    /// of it for the next connection.
-    fn send_submit(&mut self, call: &mut Call) -> Result<(u64, Option<Arc<SentCall>>), ClientError> {
+    /// of it for the next connection; between them the definition that they need, if that is large.
+    fn send_submit(&mut self, call: &mut Call) -> Result<Sending, ClientError> {
         self.check_open()?;
         if !self.is_up() {
             return Err(ClientError::Busy);
@@ -243,9 +245,10 @@ impl Core {
         self.room.check(count, announced + lasting)?;
         self.room.take(count, announced + lasting, lasting);
         if let (Some(number), Some(packed), Some(definition)) = (define, packed, &call.definition) {
-            self.definitions.insert(definition.hash, (number, packed.clone()));
+            self.definitions.insert(definition.hash, number, packed.clone());
             self.send_definition(number, packed);
         }
+        let large = call.definition.as_ref().and_then(|definition| self.definitions.begin_use(definition, count));
         let n = self.next_n;
         self.next_n += count;
         let targets = std::mem::replace(&mut call.targets, Targets::Shared);
@@ -261,7 +264,7 @@ impl Core {
         self.send_payload(packed, |payload| {
             FromClient::Submit(Submit { n, targets, runtime, class, define, options, payload })
         });
-        Ok((n, kept))
+        Ok((n, large, kept))
     }
 
     fn send_payload(&mut self, packed: Packed, message: impl FnOnce(Payload) -> FromClient) {
@@ -418,6 +421,9 @@ impl Core {
 
     fn deliver(&mut self, key: usize, ended: Ended) {
         let (n, is_stop_due) = (ended.n, ended.is_stop_due());
+        if let Some(number) = self.tasks.large_definition(key) {
+            self.definitions.end_use(number);
+        }
         let (woken, has_future) = match self.tasks.end(key, ended) {
             Delivery::Kept(waker) => (waker, true),
             Delivery::Stream(stream, index, ended) => (self.streams.push(stream, index, ended), false),

@@ -6,7 +6,8 @@ use std::fmt;
 use furlong_wire::limits::OUTPUT_KEPT_BYTES;
 
 /// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and how much is missing
-/// between.
+/// between. Nothing is missing of a command whose `whole_output` was asked for, unless that was more than 256 MiB or than
+/// the broker takes.
 ///
 /// Its `Display` is [`Output::text`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -74,11 +75,20 @@ impl Output {
         let kept = self.kept.get_or_insert_default();
         let known = usize::try_from(kept.total.saturating_sub(offset)).unwrap_or(usize::MAX);
         let fresh = bytes.get(known..).unwrap_or_default();
-        if fresh.is_empty() {
+        // An empty piece says only how much was written.
+        if fresh.is_empty() && !bytes.is_empty() {
             return;
         }
         kept.skip_to(offset);
         kept.append(fresh);
+    }
+
+    /// Takes all of the stream at once; nothing is left out then.
+    pub fn replace(&mut self, whole: &[u8]) {
+        if whole.len() as u64 >= self.total_bytes() && !whole.is_empty() {
+            let (start, total) = (whole.to_vec(), whole.len() as u64);
+            self.kept = Some(Box::new(Kept { start, end: VecDeque::new(), total }));
+        }
     }
 
     /// Takes notice of a piece that ends there, without keeping it.
@@ -104,7 +114,7 @@ impl Kept {
 
     fn append(&mut self, mut bytes: &[u8]) {
         if self.total == self.start.len() as u64 {
-            let (start, rest) = bytes.split_at(bytes.len().min(OUTPUT_KEPT_BYTES - self.start.len()));
+            let (start, rest) = bytes.split_at(bytes.len().min(OUTPUT_KEPT_BYTES.saturating_sub(self.start.len())));
             self.start.extend_from_slice(start);
             self.total += start.len() as u64;
             bytes = rest;
@@ -140,6 +150,28 @@ mod tests {
         output.handle_piece(10, b"two");
         assert_eq!(output.to_string(), "one\n[7 bytes of output left out]\ntwo");
         assert_eq!(output.total_bytes(), 13);
+    }
+
+    #[test]
+    fn the_whole_replaces_what_has_gaps_and_nothing_else_does() {
+        let mut output = Output::default();
+        output.handle_piece(0, b"one");
+        output.handle_piece(8, b"three");
+        output.replace(b"one");
+        output.replace(b"");
+        assert_eq!((output.left_out_bytes(), output.total_bytes()), (5, 13));
+        output.replace(b"one two three");
+        assert_eq!((output.text().as_str(), output.left_out_bytes()), ("one two three", 0));
+    }
+
+    #[test]
+    fn an_empty_piece_at_the_end_shows_what_is_missing() {
+        let mut output = Output::default();
+        output.handle_piece(0, b"one");
+        output.handle_piece(3, b"");
+        assert_eq!(output.left_out_bytes(), 0);
+        output.handle_piece(9, b"");
+        assert_eq!((output.left_out_bytes(), output.start()), (6, &b"one"[..]));
     }
 
     #[test]

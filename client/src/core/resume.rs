@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use furlong_wire::ids::TaskId;
 use furlong_wire::message::{
     Accepted, ErrorKind, FromClient, Open, Outcome, Submit, Subscribe, Targets, TaskOptions, TaskState, TaskTimes,
+    Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 
@@ -64,6 +65,11 @@ impl Core {
         self.cut_watches();
     }
 
+    /// By which flag the broker is given more memory, for people.
+    pub fn set_memory_flag(&mut self, memory_flag: &str) {
+        self.room.set_memory_flag(memory_flag);
+    }
+
     /// There is a connection again, with a broker that takes so much.
     pub fn handle_reconnected(&mut self, tasks_max: u64, credit_bytes: u64) {
         self.link = Link::Opening;
@@ -90,8 +96,12 @@ impl Core {
                 tasks.push_back(n);
             }
         }
-        let numbers = self.definitions.values().map(|(number, _)| *number);
-        let definitions = numbers.filter(|number| !accepted.definitions.contains(number)).collect();
+        let is_there = |number: &u32| accepted.definitions.contains(number);
+        let definitions = self.definitions.numbers().filter(|number| !is_there(number)).collect();
+        // What was let go when the connection was cut.
+        let surplus = accepted.definitions.iter().filter(|number| self.definitions.packed(**number).is_none());
+        let surplus = surplus.map(|number| Outbound::Message(FromClient::Undefine(Undefine { number: *number })));
+        self.outbound.extend(surplus);
         self.link = Link::Repeating(definitions, tasks);
         // Results of before, of which the broker had not been told: they occupy what is submitted now.
         self.send_acks();
@@ -118,7 +128,7 @@ impl Core {
     }
 
     fn repeat_definition(&mut self, number: u32) -> bool {
-        let Some((_, packed)) = self.definitions.values().find(|(of, _)| *of == number).cloned() else { return true };
+        let Some(packed) = self.definitions.packed(number) else { return true };
         let bytes = announced_bytes(&packed);
         if !self.room.has_bytes(bytes) {
             return false;
@@ -163,8 +173,7 @@ impl Core {
     fn end_too_large(&mut self, n: u64, bytes: u64) {
         let Some(key) = self.tasks.begin_end(n) else { return };
         let text = format!(
-            "its arguments have {bytes} bytes, more than the broker takes since it was started again; start it with \
-             more `--memory`"
+            "its arguments have {bytes} bytes, more than the broker takes since it was started again with less memory"
         );
         let end = End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
         let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);

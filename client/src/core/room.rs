@@ -1,5 +1,9 @@
 //! What the broker still takes from this session.
 
+use std::sync::Arc;
+
+use furlong_wire::limits::OVERDRAFT_CREDITS;
+
 use crate::error::ClientError;
 
 /// Bytes that may wait to be sent, chunks of payloads apart, before submits wait as well.
@@ -14,15 +18,25 @@ pub struct Room {
     /// Bytes that may have been announced since the connection began. The broker raises it as it frees what it holds.
     granted: u64,
     announced: u64,
-    /// The first grant, less what the broker never frees: the most that one payload can have.
+    /// The first grant.
+    credit: u64,
+    /// Of that, what the broker does not hold for as long as the session wants: there is as much when all is quiet.
     usable: u64,
     backlog: usize,
+    /// The flag that gives the broker more memory, for people.
+    memory_flag: Arc<str>,
 }
 
 impl Room {
     /// What the welcome grants.
     pub fn new(tasks_max: u64, credit_bytes: u64) -> Self {
-        Self { tasks_max, tasks: 0, granted: credit_bytes, announced: 0, usable: credit_bytes, backlog: 0 }
+        let (credit, usable, memory_flag) = (credit_bytes, credit_bytes, "--memory".into());
+        Self { tasks_max, tasks: 0, granted: credit, announced: 0, credit, usable, backlog: 0, memory_flag }
+    }
+
+    /// By which flag the broker is given more memory, for people.
+    pub fn set_memory_flag(&mut self, memory_flag: &str) {
+        self.memory_flag = memory_flag.into();
     }
 
     /// Checks whether these tasks can go, with that many bytes of payloads in chunks.
@@ -33,21 +47,26 @@ impl Room {
         if tasks > self.tasks_max {
             return Err(ClientError::TooManyTargets { tasks, tasks_max: self.tasks_max });
         }
-        if bytes > self.usable {
-            return Err(ClientError::PayloadTooLarge { bytes, credit_bytes: self.usable });
+        let bytes_max = self.credit.saturating_mul(OVERDRAFT_CREDITS) - (self.credit - self.usable);
+        if bytes > bytes_max {
+            let memory_flag = Arc::clone(&self.memory_flag);
+            return Err(ClientError::PayloadTooLarge { bytes, bytes_max, memory_flag });
         }
         if self.has_bytes(bytes) && self.has_tasks(tasks) { Ok(()) } else { Err(ClientError::Busy) }
     }
 
     /// A new connection: what was announced on the last one is announced anew.
     pub fn begin(&mut self, tasks_max: u64, credit_bytes: u64) {
-        let Self { tasks, backlog, .. } = *self;
-        *self = Self { tasks, backlog, ..Self::new(tasks_max, credit_bytes) };
+        let Self { tasks, backlog, ref memory_flag, .. } = *self;
+        let memory_flag = Arc::clone(memory_flag);
+        *self = Self { tasks, backlog, memory_flag, ..Self::new(tasks_max, credit_bytes) };
     }
 
-    /// Whether that many bytes can be announced again now.
+    /// True if that many bytes can be announced now: within the credit, or as the one payload that overdraws it when all
+    /// else has come back.
     pub fn has_bytes(&self, bytes: u64) -> bool {
-        bytes <= self.granted - self.announced && self.backlog < BACKLOG_BYTES_MAX
+        let left = self.granted.saturating_sub(self.announced);
+        (bytes <= left || (bytes > self.usable && left >= self.usable)) && self.backlog < BACKLOG_BYTES_MAX
     }
 
     /// Whether that many tasks are within the bound of tasks.
@@ -60,6 +79,11 @@ impl Room {
         self.tasks += tasks;
         self.announced += bytes;
         self.usable -= lasting;
+    }
+
+    /// The broker gives back what was to stay with it.
+    pub fn handle_let_go(&mut self, bytes: u64) {
+        self.usable = self.credit.min(self.usable + bytes);
     }
 
     /// Tasks were acknowledged.
@@ -103,14 +127,30 @@ mod tests {
         assert!(matches!(room.check(1, 41), Err(ClientError::Busy)));
         room.handle_credit(160);
         room.check(1, 100).unwrap();
-        assert!(matches!(room.check(1, 101), Err(ClientError::PayloadTooLarge { bytes: 101, credit_bytes: 100 })));
+        assert!(matches!(room.check(1, 301), Err(ClientError::PayloadTooLarge { bytes: 301, bytes_max: 300, .. })));
     }
 
     #[test]
-    fn what_the_broker_keeps_is_never_there_again() {
+    fn one_payload_overdraws_the_credit_when_all_else_has_come_back() {
+        let mut room = Room::new(10, 100);
+        room.take(1, 1, 0);
+        assert!(matches!(room.check(1, 300), Err(ClientError::Busy)));
+        room.handle_credit(101);
+        room.check(1, 300).unwrap();
+        room.take(1, 300, 0);
+        assert!(matches!(room.check(1, 1), Err(ClientError::Busy)));
+        room.handle_credit(401);
+        room.check(1, 101).unwrap();
+    }
+
+    #[test]
+    fn what_the_broker_keeps_is_not_there_until_it_lets_it_go() {
         let mut room = Room::new(10, 100);
         room.take(1, 30, 30);
-        assert!(matches!(room.check(1, 71), Err(ClientError::PayloadTooLarge { credit_bytes: 70, .. })));
+        assert!(matches!(room.check(1, 271), Err(ClientError::PayloadTooLarge { bytes_max: 270, .. })));
+        room.handle_let_go(30);
+        room.handle_credit(130);
+        room.check(1, 300).unwrap();
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::outcome::Published;
 
 /// Bytes of output and intermediate data that the unfinished tasks of a session hold together; beyond, output counts as
 /// left out, and intermediate data are not kept.
-const OUTPUT_BYTES_MAX: usize = 256 * 1024 * 1024;
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// A task's end, as it came.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ struct Task {
     /// What is sent again after a cut.
     sent: Option<Sent>,
     outputs: Option<Box<Outputs>>,
+    /// The definition that it needs, if that is large.
+    large_definition: Option<u32>,
     state: State,
 }
 
@@ -148,9 +150,10 @@ impl Ended {
 }
 
 impl Tasks {
-    /// Adds a task and returns its key.
-    pub fn insert(&mut self, n: u64, listener: Listener, sent: Option<Sent>) -> usize {
-        let task = Task { n, is_receiving: false, sent, outputs: None, state: State::Unfinished(listener) };
+    /// Adds a task, and the large definition that it needs, and returns its key.
+    pub fn insert(&mut self, n: u64, listener: Listener, sent: Option<Sent>, large_definition: Option<u32>) -> usize {
+        let state = State::Unfinished(listener);
+        let task = Task { n, is_receiving: false, sent, outputs: None, large_definition, state };
         let key = self.slab.insert(task);
         self.unfinished.insert(n, key);
         key
@@ -161,6 +164,11 @@ impl Tasks {
         let key = *self.unfinished.get(&n)?;
         let task = self.slab.get_mut(key)?;
         (!std::mem::replace(&mut task.is_receiving, true)).then_some(key)
+    }
+
+    /// The definition that a task needs, if that is large.
+    pub fn large_definition(&self, key: usize) -> Option<u32> {
+        self.slab.get(key)?.large_definition
     }
 
     /// Ends a task.

@@ -51,6 +51,7 @@ fn handle(tasks_max: u64) -> Arc<Handle> {
         unfinished_tasks_max: tasks_max,
         payload_credit_bytes: 10_000,
         resumed: false,
+        memory_flag: String::new(),
     };
     let core = Core::new(SESSION, PayloadSecret::new([1; 32]), false, true, tasks_max, 10_000);
     let endpoint = Endpoint::new("head", 7000).unwrap();
@@ -154,7 +155,7 @@ fn a_map_waits_for_the_sessions_credit_and_goes_on() {
 #[test]
 fn what_cannot_be_submitted_fails_alone() {
     let handle = handle(1_000);
-    let items = [Arguments::None, Arguments::Raw(vec![vec![0; 20_000].into()]), Arguments::None];
+    let items = [Arguments::None, Arguments::Raw(vec![vec![0; 40_000].into()]), Arguments::None];
     let mut map = builder(&handle, items.into_iter()).stream().unwrap();
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Some((1, Err(failure)))) = map.poll_next_unpin(&mut context) else { panic!("it is too large") };

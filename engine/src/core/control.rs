@@ -1,6 +1,6 @@
 //! What the broker asks about work that is here: to end it, to signal it, to give it back. And how a process leaves.
 
-use furlong_wire::ids::Attempt;
+use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
 use super::{Core, Early, Output};
@@ -96,6 +96,7 @@ impl Core {
     /// back itself.
     pub(super) fn slot_down(&mut self, slot: SlotIndex, cause: String) {
         self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
+        self.outputs.push_back(Output::Lost(slot, self.how_lost(slot, &cause)));
         if self.is_registered(slot) {
             self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
         }
@@ -103,6 +104,19 @@ impl Core {
         let is_python = |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
         let jobs: Vec<u64> = waiting.filter(is_python).collect();
         self.give_back(&jobs);
+    }
+
+    /// Says how an interpreter was lost, and with which task: its end is told after this.
+    fn how_lost(&self, slot: SlotIndex, cause: &str) -> String {
+        let how = cause.lines().next().unwrap_or_default();
+        let running = self.slots[slot as usize].running.front().and_then(|job| self.work.get(job));
+        let Some(work) = running.filter(|work| work.runtime == Runtime::Python) else { return how.to_owned() };
+        let task = TaskId { session: work.session, n: work.n };
+        if work.cancelled {
+            format!("{how}: {task}, by a forced cancel or at its run_timeout")
+        } else {
+            format!("{how}; it ran task {task}")
+        }
     }
 
     /// Takes nothing new from now on, and gives back what has not begun. [`Core::is_drained`] says when all is done.

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 
 use furlong_wire::ids::{Attempt, SessionId};
 use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
-use furlong_wire::message::{Adopt, AttemptFinished, FromEngine, HeldWork, Outcome, Payload, Release};
+use furlong_wire::message::{
+    Adopt, AttemptFinished, AttemptOutput, FromEngine, HeldWork, Outcome, Payload, Release, Stream,
+};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::SealedPayload;
 
@@ -35,6 +37,8 @@ pub(super) struct EndedWork {
     pub session: SessionId,
     pub n: u64,
     pub slot: SlotIndex,
+    /// Bytes that it wrote to standard output and standard error.
+    pub written: [u64; 2],
     pub stage: Stage,
 }
 
@@ -197,6 +201,7 @@ impl Core {
 
     /// Sends a held result, at once or when there is credit for it.
     fn send_result(&mut self, attempt: Attempt) {
+        self.say_what_was_written(attempt);
         let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
         match ended.payload.as_ref().map(|sealed| sealed.bytes()) {
             Some(bytes) if bytes <= self.result_bytes_max => {
@@ -206,7 +211,7 @@ impl Core {
             }
             Some(bytes) => {
                 ended.payload = None;
-                ended.finished.outcome = too_large(bytes, self.result_bytes_max);
+                ended.finished.outcome = too_large(bytes, self.result_bytes_max, &self.memory_flag);
                 let text = ended.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
                 self.results.bytes = self.results.bytes + text - bytes;
             }
@@ -217,13 +222,26 @@ impl Core {
         self.results.trim();
     }
 
+    /// After a cut nobody knows which output has arrived: an empty piece at its end shows what is missing.
+    fn say_what_was_written(&mut self, attempt: Attempt) {
+        let Some(ended) = self.results.ended.get(&attempt).filter(|_| self.was_cut) else { return };
+        for (offset, stream) in ended.written.into_iter().zip([Stream::Stdout, Stream::Stderr]) {
+            if offset > 0 {
+                let end = AttemptOutput { attempt, stream, offset, bytes: Vec::new() };
+                self.outputs.push_back(Output::Send(FromEngine::Output(end)));
+            }
+        }
+    }
+
     /// Sends the large results that wait, in their order, as far as the credit goes.
     pub(super) fn send_large(&mut self) {
         while let Some(attempt) = self.results.large.front() {
             let sealed = self.results.ended.get(attempt).and_then(|ended| ended.payload.as_deref().cloned());
             // It may have been released meanwhile.
             if let Some(sealed) = sealed {
-                if self.announced.saturating_add(sealed.bytes()) > self.credit {
+                let fits = self.announced.saturating_add(sealed.bytes()) <= self.credit;
+                let may_overdraw = || self.credit.saturating_sub(self.announced) >= self.result_credit;
+                if !fits && !may_overdraw() {
                     return;
                 }
                 self.transfer_result(*attempt, sealed);
@@ -271,5 +289,5 @@ impl Core {
 pub(super) fn ended(work: &super::Work, outcome: Outcome, run_us: u64) -> EndedWork {
     let finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
     let super::Work { session, n, slot, .. } = *work;
-    EndedWork { finished, payload: None, session, n, slot, stage: Stage::Unsent }
+    EndedWork { finished, payload: None, session, n, slot, written: [0; 2], stage: Stage::Unsent }
 }

@@ -21,8 +21,9 @@ pub use held::Held;
 
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
-use furlong_wire::call::{CallHeader, RemoteError, decode_header};
+use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, PassKey, SessionId};
+use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine, Work as AssignedWork};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
@@ -44,6 +45,8 @@ pub enum Output {
     Transfer(u64, SealedPayload),
     /// Let a slot run a job, after those that it was given before.
     Start(SlotIndex, Runtime, Job),
+    /// The same, when what was to be sent before this has left: the broker must know that the job begins.
+    StartWhenSent(SlotIndex, Runtime, Job),
     /// End a job.
     Cancel(SlotIndex, Runtime, u64, bool),
     /// Send a signal to a job, if it runs now.
@@ -62,6 +65,8 @@ pub enum Output {
     Leave(String, bool),
     /// The broker is leaving, or closes this connection in good order.
     Goodbye(String),
+    /// Tell a slot's next interpreter what became of the one before.
+    Lost(SlotIndex, String),
     /// Something for the log.
     Log(String),
 }
@@ -96,9 +101,13 @@ pub struct Core {
     shares: BTreeMap<u64, Shared>,
     /// What the broker has said of attempts before their assignments came: it goes before what waits to be sent.
     early: BTreeMap<Attempt, Early>,
+    /// Attempts that are told to have started before they begin.
+    suspects: BTreeSet<Attempt>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
+    /// Whether there was a connection before: what was sent on it may not have arrived.
+    was_cut: bool,
     /// The broker's start, with which the attempts that it gives begin.
     start: BrokerStart,
     /// The session of the last assignment on this connection.
@@ -108,6 +117,10 @@ pub struct Core {
     announced: u64,
     /// The largest result that the broker can ever let through: its credit when nothing is held.
     result_bytes_max: u64,
+    /// The credit at the beginning of the connection.
+    result_credit: u64,
+    /// The flag that gives the broker more memory, for people.
+    memory_flag: String,
     /// What waits for a connection.
     unsent: VecDeque<FromEngine>,
     /// What has ended and was not released.
@@ -126,6 +139,8 @@ struct Slot {
     running: VecDeque<u64>,
     runtime: Option<Runtime>,
     waiting: VecDeque<u64>,
+    /// Whether there is an interpreter that takes jobs. Until then a Python job has not begun.
+    has_interpreter: bool,
 }
 
 /// A job, as the broker knows it.
@@ -143,6 +158,8 @@ struct Work {
     cancelled: bool,
     /// What it has written: standard output and standard error. Most write nothing.
     output: Option<Box<[Kept; 2]>>,
+    /// Whether nothing of it is to be left out.
+    has_whole_output: bool,
 }
 
 /// One assignment: the jobs that share a payload.
@@ -199,14 +216,18 @@ impl Core {
             shares: BTreeMap::new(),
             last_header: None,
             early: BTreeMap::new(),
+            suspects: BTreeSet::new(),
             undefined: Vec::new(),
             connected: false,
+            was_cut: false,
             start: BrokerStart::default(),
             assigned_session: None,
             next_transfer: 0,
             credit: 0,
             announced: 0,
+            result_credit: u64::MAX,
             result_bytes_max: u64::MAX,
+            memory_flag: String::new(),
             unsent: VecDeque::new(),
             results: Results::default(),
             published: BTreeMap::new(),
@@ -225,16 +246,22 @@ impl Core {
         self.connected = true;
         (self.start, self.assigned_session) = (start, None);
         (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
-        self.result_bytes_max = payload_credit_bytes;
+        self.result_credit = payload_credit_bytes;
+        self.result_bytes_max = payload_credit_bytes.saturating_mul(OVERDRAFT_CREDITS);
         self.work.values_mut().for_each(|work| work.reported = false);
         self.say_that_it_drains();
         self.send_unsent();
         self.say_what_is_lent(|attempt| attempt.start == start);
     }
 
+    /// By which flag the broker is given more memory, for people.
+    pub fn set_memory_flag(&mut self, memory_flag: String) {
+        self.memory_flag = memory_flag;
+    }
+
     /// The connection is gone. What was being received is given up; the broker sends it again, or to another.
     pub fn handle_disconnected(&mut self) {
-        self.connected = false;
+        (self.connected, self.was_cut) = (false, true);
         self.results.handle_disconnected();
         let undefined = std::mem::take(&mut self.undefined).into_iter().map(|(_, _, call, _)| call);
         let receiving = std::mem::take(&mut self.receiving).into_values().filter_map(|it| match it.purpose {
@@ -251,6 +278,7 @@ impl Core {
         }
         unbegun.into_iter().for_each(|work| self.advance(work.slot));
         self.early.clear();
+        self.suspects.clear();
     }
 
     /// Jobs whose arguments did not come whole, and what the same sessions have behind them in the same lines: it must
@@ -286,6 +314,7 @@ impl Core {
                 self.sessions.forget(forget.session);
                 self.undefined.retain(|(of, ..)| *of != forget.session);
             }
+            ToEngine::Undefine(it) => self.undefine(it.session, it.number),
             ToEngine::Cancel(cancel) => {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
@@ -310,6 +339,7 @@ impl Core {
                 self.say_what_is_lent(adopted);
             }
             ToEngine::Granted(granted) => self.granted(granted),
+            ToEngine::Announce(announce) => self.suspects.extend(announce.attempts),
         }
         Ok(())
     }
@@ -323,7 +353,11 @@ impl Core {
                 let text = String::from_utf8_lossy(&bytes);
                 self.outputs.push_back(Output::Log(format!("slot {slot} {stream:?}: {}", text.trim_end())));
             }
-            SlotEvent::Down { cause } => self.slot_down(slot, cause),
+            SlotEvent::Up => self.slots[slot as usize].has_interpreter = true,
+            SlotEvent::Down { cause } => {
+                self.slots[slot as usize].has_interpreter = false;
+                self.slot_down(slot, cause);
+            }
             SlotEvent::Recalled { attempts } => self.give_back(&attempts),
             SlotEvent::Asked { attempt, ask } => self.asked(attempt, ask),
             SlotEvent::Published { attempt, latest } => {
@@ -356,7 +390,8 @@ impl Core {
 
     fn unreported(&self, slot: &Slot) -> Option<u64> {
         let job = slot.running.front()?;
-        self.work.get(job).filter(|work| !work.reported).map(|_| *job)
+        let begins = |work: &&Work| work.runtime != Runtime::Python || slot.has_interpreter;
+        self.work.get(job).filter(|work| !work.reported).filter(begins).map(|_| *job)
     }
 
     fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
@@ -413,6 +448,7 @@ impl Core {
             reported: false,
             cancelled: false,
             output: None,
+            has_whole_output: false,
         };
         self.results.note_received(attempt);
         self.by_attempt.insert(attempt, job);
@@ -484,6 +520,12 @@ impl Core {
         calls.into_iter().for_each(|(_, _, call, request)| self.run(call, request));
     }
 
+    /// No later work names a definition. What waits for it all the same, against the broker's word, fails.
+    fn undefine(&mut self, session: SessionId, number: u32) {
+        self.defined(session, number, None);
+        self.sessions.undefine(session, number);
+    }
+
     /// The arguments of jobs are here: they can run when their turn comes.
     fn run(&mut self, call: Call, request: Result<Request, String>) {
         if let Some(number) = call.define
@@ -500,7 +542,8 @@ impl Core {
             let slot = work.slot;
             match prepared {
                 Ok((Request { header, data }, definition)) => {
-                    work.ready = Some(Job { attempt, header, definition, data });
+                    work.has_whole_output = matches!(&header.call, HeaderCall::Command(spec) if spec.whole_output);
+                    work.ready = Some(Job { attempt, session: call.session, header, definition, data });
                     self.advance(slot);
                 }
                 Err(text) => self.finished(slot, attempt, unreadable(&text)),
@@ -554,7 +597,14 @@ impl Core {
             place.waiting.pop_front();
             place.runtime = Some(work.runtime);
             place.running.push_back(job.attempt);
-            self.outputs.push_back(Output::Start(slot, work.runtime, job));
+            let (attempt, runtime) = (work.attempt, work.runtime);
+            if self.suspects.is_empty() || !self.suspects.remove(&attempt) {
+                self.outputs.push_back(Output::Start(slot, runtime, job));
+                continue;
+            }
+            work.reported = true;
+            self.outputs.push_back(Output::Send(FromEngine::Started(Attempts { attempts: vec![attempt] })));
+            self.outputs.push_back(Output::StartWhenSent(slot, runtime, job));
         }
     }
 

@@ -1,8 +1,10 @@
-//! How much of a job's output is kept: its start as it comes, and its end when the job has ended.
+//! How much of a job's output is kept: its start as it comes, and its end when the job has ended. All of it comes with
+//! the result, if that was asked for.
 
 use std::collections::VecDeque;
 
-use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
+use bytes::Bytes;
+use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX, OUTPUT_WHOLE_BYTES_MAX};
 
 /// One stream of one job.
 #[derive(Debug, Default)]
@@ -11,9 +13,16 @@ pub struct Kept {
     total: u64,
     /// The last bytes that came beyond the start.
     tail: VecDeque<u8>,
+    /// All bytes, if they are wanted and not too many.
+    whole: Option<Vec<u8>>,
 }
 
 impl Kept {
+    /// A stream of which nothing is to be left out.
+    pub fn whole() -> Self {
+        Self { whole: Some(Vec::new()), ..Self::default() }
+    }
+
     /// Takes output. Gives the pieces to send now, each with its offset.
     pub fn handle_output(&mut self, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let room = (OUTPUT_KEPT_BYTES as u64).saturating_sub(self.total) as usize;
@@ -23,7 +32,19 @@ impl Kept {
         self.tail.extend(&later[later.len().saturating_sub(OUTPUT_KEPT_BYTES)..]);
         let over = self.tail.len().saturating_sub(OUTPUT_KEPT_BYTES);
         self.tail.drain(..over);
+        self.whole = self.whole.take().filter(|whole| whole.len() + bytes.len() <= OUTPUT_WHOLE_BYTES_MAX);
+        self.whole.iter_mut().for_each(|whole| whole.extend_from_slice(bytes));
         pieces
+    }
+
+    /// All that was written; empty if it is not wanted or was too much.
+    pub fn take_whole(&mut self) -> Bytes {
+        self.whole.take().unwrap_or_default().into()
+    }
+
+    /// Bytes that came in all.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// The job has ended: gives the pieces of its last output.
@@ -48,9 +69,9 @@ mod tests {
 
         #[test]
         fn start_and_end_are_kept_with_their_offsets(
-            lengths in proptest::collection::vec(0usize..400_000, 0..12)
+            lengths in proptest::collection::vec(0usize..400_000, 0..12), whole: bool
         ) {
-            let mut kept = Kept::default();
+            let mut kept = if whole { Kept::whole() } else { Kept::default() };
             let mut written = Vec::new();
             let mut pieces = Vec::new();
             for length in lengths {
@@ -69,6 +90,7 @@ mod tests {
             let sent: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
             prop_assert_eq!(sent, written.len().min(2 * OUTPUT_KEPT_BYTES));
             prop_assert_eq!(seen, written.len());
+            prop_assert_eq!(&kept.take_whole()[..], if whole { &written[..] } else { &[] });
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What has been run and goes to the broker: output, ends, results.
 
+use bytes::Bytes;
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::limits::{BUFFER_ALIGNMENT, INLINE_PAYLOAD_BYTES_MAX, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
@@ -8,8 +9,9 @@ use furlong_wire::message::{
 use furlong_wire::payload::{Packed, SealedPayload};
 
 use super::held::ended;
-use super::{Core, Output, error};
-use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex};
+use super::output::Kept;
+use super::{Core, Output, Work, error};
+use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
 
 /// What the broker, which does not see results, may tell of a failure: why a command could not be run, and why nothing
 /// could. What the user's own code says stays between its engine and its client.
@@ -22,6 +24,9 @@ fn for_the_record(header: &ReplyHeader) -> &str {
     }
 }
 
+/// Bytes of the reason why a job has not begun, which must fit its message.
+const NOT_BEGUN_TEXT_BYTES_MAX: usize = 700;
+
 /// Output messages that wait for a connection; what comes beyond is lost, and the gap is said.
 pub(super) const UNSENT_OUTPUT_MAX: usize = 4096;
 
@@ -29,7 +34,10 @@ impl Core {
     pub(super) fn output(&mut self, job: u64, stream: OutputStream, bytes: &[u8]) {
         let Some(work) = self.work.get_mut(&job) else { return };
         let attempt = work.attempt;
-        let [stdout, stderr] = &mut **work.output.get_or_insert_default();
+        let whole = work.has_whole_output;
+        let [stdout, stderr] = &mut **work.output.get_or_insert_with(|| {
+            Box::new(std::array::from_fn(|_| if whole { Kept::whole() } else { Kept::default() }))
+        });
         let (kept, stream) = match stream {
             OutputStream::Stdout => (stdout, Stream::Stdout),
             OutputStream::Stderr => (stderr, Stream::Stderr),
@@ -45,14 +53,24 @@ impl Core {
             self.send_latest(job, &latest);
         }
         let Some(mut work) = self.forget(job) else { return };
-        let kept =
-            work.output.take().into_iter().flat_map(|output| output.into_iter().zip([Stream::Stdout, Stream::Stderr]));
-        for (mut kept, stream) in kept {
+        let (mut wholes, mut written) = (Vec::new(), [0; 2]);
+        for (kept, stream) in
+            work.output.iter_mut().flat_map(|kept| kept.iter_mut().zip([Stream::Stdout, Stream::Stderr]))
+        {
             for (offset, bytes) in kept.take_end() {
                 self.send(FromEngine::Output(AttemptOutput { attempt: work.attempt, stream, offset, bytes }));
             }
+            wholes.push(kept.take_whole());
+            written[usize::from(stream == Stream::Stderr)] = kept.total();
         }
-        let Reply { outcome, header, data, run_us } = reply;
+        let Reply { outcome, header, mut data, run_us } = reply;
+        if self.has_room_for(&wholes) && matches!(header, ReplyHeader::Exited { .. }) {
+            data = wholes;
+        }
+        if let JobOutcome::NotBegun(unable) = outcome {
+            self.send_not_begun(&work, unable, &header);
+            return self.advance(slot);
+        }
         let outcome = match outcome {
             JobOutcome::Succeeded => Outcome::SUCCEEDED,
             JobOutcome::Failed => Outcome::error(TaskState::Failed, ErrorKind::Remote, for_the_record(&header)),
@@ -61,9 +79,11 @@ impl Core {
                 Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "cancelled while it ran")
             }
             JobOutcome::Lost(cause) => Outcome::error(TaskState::Lost, ErrorKind::EngineLost, cause),
+            JobOutcome::NotBegun(_) => unreachable!("it was sent above"),
         };
         let with_payload = matches!(outcome.state, TaskState::Succeeded | TaskState::Failed);
         let mut ended = ended(&work, outcome, run_us);
+        ended.written = written;
         if with_payload {
             match self.sessions.pack(work.session, &header, data) {
                 Ok(Packed::Inline(inline)) => ended.finished.payload = Some(Payload::Inline(inline)),
@@ -73,6 +93,27 @@ impl Core {
         }
         self.hold(ended);
         self.advance(slot);
+    }
+
+    /// Whether the broker takes a result with all that a command wrote: otherwise the result comes without it.
+    fn has_room_for(&self, wholes: &[Bytes]) -> bool {
+        let bytes: u64 = wholes.iter().map(|whole| whole.len() as u64).sum();
+        bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.result_bytes_max
+    }
+
+    /// Says that a job has not begun. As with what is given back, nothing is held of it: that might be taken for a run
+    /// by a broker that knows of no other attempt.
+    fn send_not_begun(&mut self, work: &Work, unable: Unable, header: &ReplyHeader) {
+        let kind = if unable == Unable::Runtime { ErrorKind::NoRuntime } else { ErrorKind::NotBegun };
+        let ReplyHeader::Raised(error) = header else { unreachable!("what does not begin says why") };
+        let mut finished = ended(work, Outcome::error(TaskState::Failed, kind, error.message.as_str()), 0).finished;
+        let mut short = error.clone();
+        short.message.truncate(error.message.floor_char_boundary(NOT_BEGUN_TEXT_BYTES_MAX));
+        if let Ok(Packed::Inline(inline)) = self.sessions.pack(work.session, &ReplyHeader::Raised(short), Vec::new()) {
+            finished.payload = Some(Payload::Inline(inline));
+        }
+        self.results.note_given_back(work.attempt);
+        self.send(FromEngine::Finished(finished));
     }
 
     /// Sends what jobs have published. Call it when the connection takes something: until then later values replace
@@ -149,10 +190,10 @@ fn bytes_at_most(published: &Published) -> u64 {
     (fixed + buffers.sum::<usize>()) as u64
 }
 
-pub(super) fn too_large(bytes: u64, bytes_max: u64) -> Outcome {
+pub(super) fn too_large(bytes: u64, bytes_max: u64, memory_flag: &str) -> Outcome {
     let text = format!(
-        "its result has {bytes} bytes, over the {bytes_max} that the broker takes from one engine; start it with more \
-         `--memory`, or return it in parts"
+        "its result has {bytes} bytes, over the {bytes_max} that the broker takes at once; start it with more memory \
+         ({memory_flag}), or return it in parts"
     );
     Outcome::error(TaskState::Failed, ErrorKind::Payload, text)
 }

@@ -84,6 +84,11 @@ impl Sessions {
         }
     }
 
+    /// No later work names a definition.
+    pub fn undefine(&mut self, id: SessionId, number: u32) {
+        self.known.get_mut(&id).into_iter().for_each(|session| _ = session.definitions.remove(&number));
+    }
+
     /// Whether a definition has come, whole or not.
     pub fn is_defined(&self, id: SessionId, number: u32) -> bool {
         self.known.get(&id).is_some_and(|session| session.definitions.contains_key(&number))

@@ -381,8 +381,25 @@ fn large_results_wait_for_credit_in_their_order_and_small_ones_pass() {
 fn a_result_that_no_credit_will_ever_cover_fails_its_task() {
     let mut process = Process::new(1);
     process.assign(0, Native);
-    process.finish(0, 1, CREDIT as usize + 1);
+    process.finish(0, 1, 3 * CREDIT as usize + 1);
     assert_eq!(process.done().finished().first().map(|it| it.outcome.state), Some(TaskState::Failed));
+}
+
+#[test]
+fn one_result_overdraws_the_credit_when_all_else_has_come_back() {
+    let mut process = Process::new(1);
+    (0..3).for_each(|_| _ = process.assign(0, Native));
+    process.finish(0, 1, 5_000);
+    process.finish(0, 2, CREDIT as usize + 1);
+    process.finish(0, 3, 5_000);
+    let attempts = |done: &Done| done.finished().iter().map(|it| it.attempt.count).collect::<Vec<_>>();
+    let first = process.done();
+    assert_eq!(attempts(&first), [1]);
+    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
+    let second = process.done();
+    assert_eq!(attempts(&second), [2], "and what comes after it waits");
+    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 4 * CREDIT }));
+    assert_eq!(attempts(&process.done()), [3]);
 }
 
 #[test]
@@ -538,7 +555,7 @@ fn what_waited_for_a_connection_does_not_wait_for_credit() {
     process.writes(0, 2, &b"later"[..]);
     process.finish(0, 2, 3);
     let done = process.done();
-    assert_eq!(done.outputs().iter().map(|it| it.offset).collect::<Vec<_>>(), [0, 7]);
+    assert_eq!(done.outputs().iter().map(|it| it.offset).collect::<Vec<_>>(), [0, 7, 12]);
 }
 
 #[test]
@@ -551,5 +568,7 @@ fn output_without_a_connection_is_bounded_and_ends_are_not_dropped_for_it() {
     process.core.handle_connected(START, CREDIT);
     process.adopt_all();
     let done = process.done();
-    assert_eq!((done.outputs().len(), done.finished().len()), (UNSENT_OUTPUT_MAX, 1));
+    assert_eq!((done.outputs().len(), done.finished().len()), (UNSENT_OUTPUT_MAX + 1, 1));
+    let end = done.outputs().last().map(|it| (it.offset, it.bytes.len()));
+    assert_eq!(end, Some((2 * UNSENT_OUTPUT_MAX as u64, 0)), "how much is missing is said");
 }

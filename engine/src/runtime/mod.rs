@@ -24,6 +24,8 @@ pub type SlotIndex = u32;
 pub struct Job {
     /// The broker's count of the attempt; unique in this process.
     pub attempt: u64,
+    /// The session that submitted the task.
+    pub session: SessionId,
     /// What to run.
     pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.
@@ -67,6 +69,17 @@ pub enum JobOutcome {
     Cancelled,
     /// What ran it died; the text says how (exit code, signal, last lines of stderr).
     Lost(String),
+    /// It did not begin, through no fault of its own: the header has the error.
+    NotBegun(Unable),
+}
+
+/// What an engine cannot begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unable {
+    /// Anything of this runtime: there is no interpreter, no memory for a process, no descriptor.
+    Runtime,
+    /// Jobs of this kind: there is no such program, function or directory.
+    Kind,
 }
 
 /// Which stream output came on.
@@ -104,6 +117,8 @@ pub enum SlotEvent {
         /// Its result.
         reply: Reply,
     },
+    /// An interpreter takes jobs.
+    Up,
     /// The interpreter has ended and its namespace is gone. The end of the job that it ran comes after this.
     Down {
         /// Exit code or signal, and the last lines of stderr.

@@ -16,7 +16,7 @@ use furlong_wire::limits::PUBLISHED_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{EventSender, Job, JobOutcome, Latest, Published, Reply, SlotEvent, SlotIndex};
+use super::{EventSender, Job, JobOutcome, Latest, Published, Reply, SlotEvent, SlotIndex, Unable};
 use crate::core::error;
 
 /// The functions of an engine, by name.
@@ -310,15 +310,17 @@ fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &E
         context.attempt.set(job.attempt);
         context.codec.set(job.header.codec);
         let began = Instant::now();
-        let result = call(functions, &job.header, &job.data);
+        let result = find(functions, &job.header).and_then(|function| {
+            call(function, job.header.codec, &job.data).map_err(|failure| (JobOutcome::Failed, failure))
+        });
         let run_us = began.elapsed().as_micros() as u64;
         context.latest.take();
         let (outcome, header, data) = match result {
             Ok((codec, data)) => (JobOutcome::Succeeded, ReplyHeader::Returned { codec }, data),
-            Err(failure) if asked.load(Ordering::Relaxed) == CANCELLED => {
+            Err((_, failure)) if asked.load(Ordering::Relaxed) == CANCELLED => {
                 (JobOutcome::Cancelled, raised(failure), Vec::new())
             }
-            Err(failure) => (JobOutcome::Failed, raised(failure), Vec::new()),
+            Err((outcome, failure)) => (outcome, raised(failure), Vec::new()),
         };
         let reply = Reply { outcome, header, data, run_us };
         if events.send((slot, SlotEvent::Finished { attempt: job.attempt, reply })).is_err() {
@@ -331,16 +333,20 @@ fn raised(failure: FunctionError) -> ReplyHeader {
     ReplyHeader::Raised(error(&failure.type_name, &failure.message))
 }
 
-fn call(functions: &Functions, header: &CallHeader, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+fn find<'a>(functions: &'a Functions, header: &CallHeader) -> Result<&'a NativeFunction, (JobOutcome, FunctionError)> {
     let Call::Named { function: name } = &header.call else {
-        return Err(FunctionError::new("TypeError", "a native task names a function; source code is for Python tasks"));
+        let text = "a native task names a function; source code is for Python tasks";
+        return Err((JobOutcome::Failed, FunctionError::new("TypeError", text)));
     };
-    let Some(function) = functions.get(name) else {
+    functions.get(name).ok_or_else(|| {
         let known: Vec<&str> = functions.keys().map(String::as_str).collect();
         let text = format!("this engine has no native function `{name}`; it has: {}", known.join(", "));
-        return Err(FunctionError::new("NameError", text));
-    };
-    catch_unwind(AssertUnwindSafe(|| function(header.codec, data)))
+        (JobOutcome::NotBegun(Unable::Kind), FunctionError::new("NameError", text))
+    })
+}
+
+fn call(function: &NativeFunction, codec: Codec, data: &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> {
+    catch_unwind(AssertUnwindSafe(|| function(codec, data)))
         .unwrap_or_else(|panic| Err(FunctionError::new("panic", panic_text(&*panic))))
 }
 
@@ -352,6 +358,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use furlong_wire::ids::SessionId;
     use tokio::sync::mpsc;
 
     type Events = mpsc::UnboundedReceiver<(SlotIndex, SlotEvent)>;
@@ -394,7 +401,13 @@ mod tests {
 
     fn job(attempt: u64, function: &str, codec: Codec, data: &[u8]) -> Job {
         let header = CallHeader { call: Call::Named { function: function.into() }, codec };
-        Job { attempt, header: header.into(), definition: None, data: vec![Bytes::copy_from_slice(data)] }
+        Job {
+            attempt,
+            session: SessionId([1; 16]),
+            header: header.into(),
+            definition: None,
+            data: vec![Bytes::copy_from_slice(data)],
+        }
     }
 
     fn next_reply(events: &mut Events) -> Reply {
@@ -426,7 +439,9 @@ mod tests {
         ] {
             slot.start([job(1, function, codec, b"[[2], {}]")]);
             let reply = next_reply(&mut events);
-            assert_eq!(reply.outcome, JobOutcome::Failed);
+            let is_missing = reply.outcome == JobOutcome::NotBegun(Unable::Kind);
+            assert_eq!(is_missing, function == "missing", "another engine may have it");
+            assert!(is_missing || reply.outcome == JobOutcome::Failed);
             assert!(matches!(&reply.header, ReplyHeader::Raised(error) if error.type_name == type_name), "{reply:?}");
         }
     }

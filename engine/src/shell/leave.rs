@@ -3,14 +3,19 @@
 use std::time::{Duration, Instant};
 
 use furlong_link::outgoing::Written;
-use furlong_link::stop::Reason;
+use furlong_link::stop::{Reason, Stop};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_TURN_BYTES};
 use furlong_wire::message::{FromEngine, Goodbye};
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use super::{Link, Shell};
+use crate::runtime::{SlotEvent, SlotIndex};
 
 /// How long the last bytes have to leave.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A little longer than each of them has.
+const INTERPRETERS_TIMEOUT: Duration = Duration::from_millis(3500);
 
 /// A process that finishes what it runs, and then leaves.
 pub(super) struct Drain {
@@ -79,5 +84,33 @@ impl Shell {
             }
         };
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
+    }
+
+    /// Ends the interpreters in good order, unless somebody is in a hurry. What they print at their end is logged.
+    pub(super) async fn end_interpreters(
+        &mut self,
+        stop: &mut Stop,
+        events: &mut UnboundedReceiver<(SlotIndex, SlotEvent)>,
+    ) {
+        // They kill what has not ended in time; one that is just being started would take longer.
+        let ended = tokio::time::timeout(INTERPRETERS_TIMEOUT, self.slots.end());
+        let hurry = async {
+            loop {
+                match stop.next().await {
+                    Reason::Terminated | Reason::Interrupted => return,
+                    Reason::StarterEnded => {}
+                    Reason::NoSignals => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            _ = ended => {}
+            () = hurry => {}
+        }
+        while let Ok((slot, event)) = events.try_recv() {
+            if let SlotEvent::StrayOutput { stream, bytes } = event {
+                tracing::warn!("slot {slot} {stream:?}: {}", String::from_utf8_lossy(&bytes).trim_end());
+            }
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::core::{BrokerMisbehaved, Core, Output};
 use crate::runtime::command::CommandConfig;
 use crate::runtime::native::Functions;
 use crate::runtime::python::{PythonConfig, PythonShared, RESTARTED};
-use crate::runtime::{SlotEvent, SlotIndex};
+use crate::runtime::{Job, SlotEvent, SlotIndex};
 use crate::surroundings::Variables;
 use leave::Drain;
 use register::Identity;
@@ -76,6 +76,8 @@ struct Shell {
     leaving: Option<String>,
     drain: Option<Drain>,
     drain_timeout: Option<Duration>,
+    /// Jobs that begin when what was said of them has left.
+    unstarted: Vec<(SlotIndex, Runtime, Job)>,
 }
 
 struct Settings {
@@ -135,6 +137,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         leaving: None,
         drain: None,
         drain_timeout: setup.drain_timeout,
+        unstarted: Vec::new(),
     };
     let mut stop = Stop::new(setup.stop_with_stdin);
     let mut tick = tokio::time::interval(TICK);
@@ -161,6 +164,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         shell.flush();
         if let Some(reason) = shell.leaves_now() {
             shell.leave(&reason).await;
+            shell.end_interpreters(&mut stop, &mut events).await;
             return Ok(());
         }
     }
@@ -241,6 +245,7 @@ impl Shell {
         self.backoff.reset();
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
+        self.core.set_memory_flag(welcome.memory_flag);
         self.core.handle_connected(welcome.start, welcome.payload_credit_bytes);
     }
 
@@ -302,11 +307,21 @@ impl Shell {
         }
     }
 
-    /// Does what the core wants done, then writes once.
+    /// Does what the core wants done, then writes once; again, if jobs have waited for that.
     fn flush(&mut self) {
         if matches!(&self.link, Link::Up(up) if !up.blocked) {
             self.core.send_published();
         }
+        self.carry_out();
+        self.write();
+        if !self.unstarted.is_empty() && !matches!(&self.link, Link::Up(up) if up.blocked) {
+            self.start_all();
+            self.carry_out();
+            self.write();
+        }
+    }
+
+    fn carry_out(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send(message) => {
@@ -319,17 +334,10 @@ impl Shell {
                         up.outgoing.push_transfer(number, Chunks::Sealed(sealed));
                     }
                 }
-                Output::Start(slot, runtime, job) => {
-                    if let Err(reply) = self.slots.start(slot, runtime, job) {
-                        let (attempt, reply) = *reply;
-                        self.core.handle_slot_event(slot, SlotEvent::Finished { attempt, reply });
-                    }
-                }
-                Output::Cancel(slot, runtime, job, force) => self.slots.cancel(slot, runtime, job, force),
-                Output::Recall(slot, runtime, job) => {
-                    if self.slots.recall(slot, runtime, job) {
-                        self.core.handle_recalled(job);
-                    }
+                Output::Start(slot, runtime, job) if self.unstarted.is_empty() => self.start(slot, runtime, job),
+                // Those behind one that waits must not overtake it in its slot.
+                Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
+                    self.unstarted.push((slot, runtime, job));
                 }
                 Output::StandIn(_, host) => self.slots.add_stand_in(host),
                 Output::Pass(slot, _, key, refusal) => {
@@ -337,20 +345,50 @@ impl Shell {
                     self.slots.pass(slot, key, answer);
                 }
                 Output::Registered(engines) => self.registered(engines),
-                Output::Signal(slot, runtime, job, signal) => self.slots.signal(slot, runtime, job, signal),
-                Output::Restart(slot) => {
-                    if !self.slots.restart(slot) {
-                        self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });
-                    }
-                }
                 Output::Leave(reason, true) => self.drain(&reason),
                 Output::Leave(reason, false) => self.leaving = Some(reason),
                 Output::Goodbye(reason) => tracing::info!("{reason}"),
+                Output::Lost(slot, how) => self.slots.note_lost(slot, &how),
                 Output::Log(line) => tracing::warn!("{line}"),
+                of_slot => {
+                    // It may be about a job that waits.
+                    self.start_all();
+                    self.tell_slot(of_slot);
+                }
             }
         }
         self.slots.hand_over();
-        self.write();
+    }
+
+    fn tell_slot(&mut self, output: Output) {
+        match output {
+            Output::Cancel(slot, runtime, job, force) => self.slots.cancel(slot, runtime, job, force),
+            Output::Recall(slot, runtime, job) => {
+                if self.slots.recall(slot, runtime, job) {
+                    self.core.handle_recalled(job);
+                }
+            }
+            Output::Signal(slot, runtime, job, signal) => self.slots.signal(slot, runtime, job, signal),
+            Output::Restart(slot) => {
+                if !self.slots.restart(slot) {
+                    self.core.handle_slot_event(slot, SlotEvent::Down { cause: RESTARTED.into() });
+                }
+            }
+            _ => unreachable!("it is not for a slot"),
+        }
+    }
+
+    fn start(&mut self, slot: SlotIndex, runtime: Runtime, job: Job) {
+        if let Err(reply) = self.slots.start(slot, runtime, job) {
+            let (attempt, reply) = *reply;
+            self.core.handle_slot_event(slot, SlotEvent::Finished { attempt, reply });
+        }
+    }
+
+    fn start_all(&mut self) {
+        for (slot, runtime, job) in std::mem::take(&mut self.unstarted) {
+            self.start(slot, runtime, job);
+        }
     }
 
     fn registered(&mut self, engines: Vec<EngineId>) {

@@ -13,7 +13,7 @@ use crate::core::error;
 use crate::runtime::command::{CommandConfig, CommandShared, CommandSlot};
 use crate::runtime::native::{Functions, NativeSlot};
 use crate::runtime::python::{PythonConfig, PythonShared, PythonSlot};
-use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex};
+use crate::runtime::{EventSender, Job, JobOutcome, Reply, SlotIndex, Unable};
 use crate::surroundings::Variables;
 
 /// All slots of the process.
@@ -165,6 +165,19 @@ impl Slots {
         python.map(PythonSlot::restart).is_some()
     }
 
+    /// Ends all interpreters in good order, and returns when they have ended.
+    pub(super) async fn end(&mut self) {
+        let ending: Vec<_> = self.places.iter_mut().filter_map(|place| place.python.as_mut()?.end()).collect();
+        for task in ending {
+            let _ = task.await;
+        }
+    }
+
+    /// Says what became of a slot's last interpreter.
+    pub(super) fn note_lost(&self, slot: SlotIndex, how: &str) {
+        self.places[slot as usize].python.iter().for_each(|python| python.note_lost(how));
+    }
+
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
         for (at, place) in (0..).zip(&mut self.places) {
             if place.host(at) == slot {
@@ -212,5 +225,5 @@ const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
 fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));
-    Box::new((attempt, Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }))
+    Box::new((attempt, Reply { outcome: JobOutcome::NotBegun(Unable::Runtime), header, data: Vec::new(), run_us: 0 }))
 }

@@ -149,3 +149,40 @@ async fn many_small_payloads_share_a_record() {
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].len(), 100);
 }
+
+#[test]
+fn sealing_costs_what_is_sent_however_much_waits() {
+    for waiting in [1, 10, 1_000] {
+        let mut outgoing = Outgoing::<FromClient>::new(keys().0.split().0);
+        let payload = sealed(CHUNK_BYTES_MAX / 2 - 1_000, 1);
+        for number in 1..=waiting {
+            outgoing.push(&ack(number));
+            outgoing.push_transfer(number, Chunks::Sealed(payload.clone()));
+        }
+        let (mut records, mut bytes) = (0, 0);
+        while outgoing.seal_next() {
+            records += 1;
+            bytes += std::mem::take(&mut outgoing.sealed_bytes);
+            outgoing.sealed.clear();
+        }
+        let payload_bytes = waiting as usize * payload.bytes() as usize;
+        assert!((payload_bytes..payload_bytes + payload_bytes / 50).contains(&bytes), "{bytes} of {payload_bytes}");
+        assert_eq!(records, waiting.div_ceil(2), "two of these chunks fill a record");
+        // One look for each chunk, which is sealed then and only then, and one that ends each record.
+        assert_eq!(outgoing.looked_at as u64, waiting + records);
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_does_not_fit_goes_first_in_the_next_record() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    for (number, bytes) in (1..).zip([2_000, CHUNK_BYTES_MAX - 100, 3_000, 4_000]) {
+        outgoing.push(&ack(number));
+        outgoing.push_transfer(number, Chunks::Sealed(sealed(bytes, 1)));
+    }
+    let records = deliver(&mut outgoing, &socket, &mut incoming, 8).await;
+    let turns =
+        |record: &[(FromClient, _)]| record.iter().filter_map(|(message, _)| message.chunk_transfer()).collect();
+    let turns: Vec<Vec<u64>> = records.iter().map(|record| turns(record)).collect();
+    assert_eq!(turns, [vec![1], vec![2], vec![3, 4]]);
+}

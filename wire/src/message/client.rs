@@ -46,6 +46,12 @@ bodies! {
         force: bool,
     }
 
+    /// A definition that can go: no unfinished task names it, and no later one will.
+    Undefine {
+        /// Its number in the session.
+        number: u32,
+    }
+
     /// Ends those tasks of any session of the same owner that have not begun.
     TakeBack {
         /// The client's number for the request.

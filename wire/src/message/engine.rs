@@ -33,6 +33,14 @@ bodies! {
         payload: Payload,
     }
 
+    /// A blob that no later work of a session names.
+    EngineUndefine {
+        /// The session.
+        session: SessionId,
+        /// Its number in the session.
+        number: u32,
+    }
+
     /// A session that is over.
     Forget {
         /// The session.

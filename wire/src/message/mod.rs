@@ -26,16 +26,17 @@ pub use catalogue::{Direction, Message, MessageError, decode_batch, decode_next,
 pub use client::{
     Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open, Output, Published,
     Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TakeBack, TaskRange,
+    Undefine,
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
-    EngineShutdown, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register, Registered, Release, Secret, Share,
-    SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
+    EngineShutdown, EngineUndefine, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register, Registered, Release,
+    Secret, Share, SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
-    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, TaskPhase,
-    TaskQuery, TaskRecord,
+    AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, SetAside,
+    TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,
@@ -94,6 +95,8 @@ messages! {
         29 Shutdown(Shutdown),
         /// Ends what has not begun, of any session of the owner.
         30 TakeBack(TakeBack),
+        /// A blob that no unfinished task of this session names, and no later one will.
+        31 Undefine(Undefine),
     }
 }
 
@@ -164,8 +167,12 @@ messages! {
         60 Unshare(Unshare),
         /// Work that outlived a connection, or the broker, is wanted.
         61 Adopt(Adopt),
+        /// A blob that no later work of that session names.
+        62 Undefine(EngineUndefine),
+        /// Attempts that are told to have started before they begin.
+        63 Announce(Attempts),
         /// The answer to a grant.
-        62 Granted(Granted),
+        80 Granted(Granted),
     }
 }
 
@@ -230,6 +237,8 @@ bodies! {
         payload_credit_bytes: u64,
         /// Whether the broker still knew the peer's session.
         resumed: bool,
+        /// The flag by which this broker is given more memory, for people.
+        memory_flag: String,
     }
 
     /// The broker refuses a peer whose key is proved.

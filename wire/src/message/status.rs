@@ -245,4 +245,21 @@ pub struct EngineStatus {
     /// Attempts whose task has ended, and which the engine has not ended: a native function that does not look at its
     /// cancel.
     pub stuck: u64,
+    /// The work that it could not begin lately.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// Work that an engine could not begin: it goes to other engines for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetAside {
+    /// What runs such tasks.
+    pub runtime: Runtime,
+    /// Whether this is all work of the runtime; otherwise it is one kind of task, such as one program.
+    pub is_whole_runtime: bool,
+    /// Why the last task did not begin, for people: one line.
+    pub cause: String,
+    /// How often in a row that has happened.
+    pub failures: u32,
+    /// How long until the engine is given such work again; 0 if it may be by now.
+    pub retry_in_ms: u64,
 }

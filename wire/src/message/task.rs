@@ -71,6 +71,10 @@ codes! {
         14 "exit" Exit,
         /// The broker's journal could not be written, which a durable task needs.
         15 "journal" Journal,
+        /// From engines alone: it did not begin there, and neither would others of its kind. Another engine may begin it.
+        16 "not_begun" NotBegun,
+        /// From engines alone: it did not begin there, and neither would any other task of its runtime.
+        17 "no_runtime" NoRuntime,
     }
 }
 

@@ -37,9 +37,9 @@ pub enum RestoreError {
     /// The arguments of unfinished tasks must be held.
     #[error(
         "the journal has arguments of unfinished tasks that do not fit the broker's payload memory of {0} bytes; start \
-         it with more `--memory`"
+         it with more: {1}"
     )]
-    Memory(u64),
+    Memory(u64, &'static str),
     /// A row names what is not there.
     #[error("the journal is damaged: {0}; see `furlong journal check`")]
     Damaged(String),
@@ -112,7 +112,7 @@ impl<'a> Restoring<'a> {
             return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
         }
         if !self.core.reserve(bytes) {
-            return Err(RestoreError::Memory(self.core.budget.state().1));
+            return Err(RestoreError::Memory(self.core.budget.state().1, self.core.config.memory_flag));
         }
         if let Some(session) = self.core.sessions.get(key) {
             self.core.quotas.take(session.counted_by, bytes);

@@ -188,31 +188,24 @@ fn a_task_that_is_cancelled_while_its_engine_is_away_is_ended_when_that_is_back(
 }
 
 #[test]
-fn an_interpreter_is_killed_for_a_cancel_only_if_nobody_else_has_anything_in_it() {
+fn a_plain_cancel_never_kills_an_interpreter_and_a_forced_one_may() {
     let mut farm = Farm::default();
-    let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
-    let force = |farm: &Farm| {
+    let (client, engine) = (farm.client(), farm.engine());
+    let forces = |farm: &Farm| {
         let force = |message: &ToEngine| if let ToEngine::Cancel(it) = message { Some(it.force) } else { None };
-        farm.processes[engine].received.iter().rev().find_map(force)
+        farm.processes[engine].received.iter().filter_map(force).collect::<Vec<_>>()
     };
-    for others in [false, true] {
-        let n = farm.submit(client, shared());
-        farm.cancel(client, n, n);
-        assert_eq!(force(&farm), Some(!others));
-        farm.finish(engine);
-        farm.submit(other, direct(&[farm.id(engine)]));
-        farm.finish(engine);
-    }
-    farm.goodbye(other);
     let n = farm.submit(client, shared());
     farm.cancel(client, n, n);
-    assert_eq!(force(&farm), Some(false), "the other one has left, and may come back for what it left there");
-    assert!(farm.core.engines.get(farm.id(engine)).unwrap().lodgers.is_empty());
+    assert_eq!(forces(&farm), [false], "nobody has left anything, as far as the broker knows");
     farm.finish(engine);
-    farm.slot_down(engine, 0);
+    farm.submit(client, direct(&[farm.id(engine)]));
+    farm.finish(engine);
     let n = farm.submit(client, shared());
     farm.cancel(client, n, n);
-    assert_eq!(force(&farm), Some(true), "what was left is gone");
+    assert_eq!(forces(&farm), [false, false], "its own session has left something");
+    farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(n, n)], force: true })).unwrap();
+    assert_eq!(forces(&farm), [false, false, true]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the core: examples named for what they show, and invariants under any sequence of events.
 
 mod authority;
+mod begin;
 mod control;
 mod deadlines;
 mod dependencies;

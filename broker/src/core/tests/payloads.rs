@@ -73,9 +73,14 @@ fn the_tasks_of_one_submit_share_its_payload() {
 fn more_than_the_credit_is_misbehaviour() {
     let mut farm = small_farm();
     let client = farm.client();
-    let payload = Payload::Chunked { transfer: 1, counter: 0, bytes: (256 << 10) + 1, instance: None };
-    let submit = FromClient::Submit(Submit { n: 1, payload, ..shared() });
-    assert_eq!(farm.say(client, submit), Err(PeerMisbehaved::Credit));
+    let submit = |n, bytes| {
+        let payload = Payload::Chunked { transfer: n, counter: 0, bytes, instance: None };
+        FromClient::Submit(Submit { n, payload, ..shared() })
+    };
+    farm.say(client, submit(1, (256 << 10) + 1)).unwrap();
+    assert_eq!(farm.say(client, submit(2, 2_000)), Err(PeerMisbehaved::Credit), "one payload overdraws it");
+    let other = farm.client();
+    assert_eq!(farm.say(other, submit(1, (3 * 256 << 10) + 1)), Err(PeerMisbehaved::Credit), "and is bounded");
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Farm {
             software: "test".into(),
             pid: 1,
             payload_bytes_max,
+            memory_flag: "--memory",
             session_tasks_max,
             journal_keep: None,
         };

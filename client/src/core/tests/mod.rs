@@ -19,6 +19,7 @@ use super::requests::Answer;
 use super::*;
 use crate::error::DisconnectCause;
 use crate::outcome::{FailureKind, PayloadFailure, TaskFailure, TaskResult};
+use furlong_wire::ids::FunctionHash;
 
 const SESSION: SessionId = SessionId([7; 16]);
 const INSTANCE: InstanceId = InstanceId([9; 16]);
@@ -202,8 +203,8 @@ fn chunked_payloads_wait_for_credit_and_keep_what_was_packed() {
     core.handle_message(ToClient::Credit(message::Credit { payload_bytes_total: 2 * CREDIT_BYTES }), None);
     core.submit_shared(&mut waiting, Listener::Nobody).unwrap();
     assert_eq!(sent(&mut core), ["submit 2 None", "submit 3 None", "transfer 2"]);
-    let too_large = core.submit_shared(&mut call(CREDIT_BYTES as usize), Listener::Nobody);
-    assert!(matches!(too_large, Err(ClientError::PayloadTooLarge { credit_bytes: CREDIT_BYTES, .. })));
+    let too_large = core.submit_shared(&mut call(3 * CREDIT_BYTES as usize), Listener::Nobody);
+    assert!(matches!(too_large, Err(ClientError::PayloadTooLarge { bytes_max: 30_000, .. })));
 }
 
 #[test]
@@ -224,7 +225,7 @@ fn a_function_beyond_all_definitions_goes_with_its_calls() {
     let mut core = core();
     for n in 1..=4000_u32 {
         let hash = [&n.to_le_bytes()[..], &[0; 28]].concat();
-        core.definitions.insert(FunctionHash(hash.try_into().unwrap()), (n, Packed::Inline((&[]).into())));
+        core.definitions.insert(FunctionHash(hash.try_into().unwrap()), n, Packed::Inline((&[]).into()));
     }
     let support = Arc::new(Definition::new(FunctionHash([1; 32]), b"text".as_slice().into()));
     let instead = Instead { function: b"pickle".as_slice().into(), definition: Some(Arc::clone(&support)) };

@@ -152,10 +152,10 @@ fn what_a_smaller_broker_cannot_take_ends_with_the_reason() {
     let mut core = core();
     let task = core.submit_shared(&mut call(4_000), Listener::Future(None)).unwrap();
     core.handle_cut();
-    core.handle_reconnected(TASKS_MAX, 3_000);
+    core.handle_reconnected(TASKS_MAX, 1_000);
     accepted(&mut core, 0, &[], &[]);
     let failure = take(&mut core, task).unwrap().unwrap_err();
-    assert!(failure.to_string().contains("--memory"), "{failure}");
+    assert!(failure.to_string().contains("less memory"), "{failure}");
     submit(&mut core);
 }
 

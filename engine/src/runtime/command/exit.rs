@@ -9,7 +9,7 @@ use furlong_wire::call::ReplyHeader;
 use crate::core::error;
 use crate::runtime::ending::{exit_code, killed_by};
 use crate::runtime::memory::MemoryAtEnd;
-use crate::runtime::{JobOutcome, Reply};
+use crate::runtime::{JobOutcome, Reply, Unable};
 
 /// The reply of a program that has ended. How long it ran is for the caller to say.
 pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, memory: MemoryAtEnd, stderr_tail: &[u8]) -> Reply {
@@ -31,6 +31,11 @@ pub(super) fn ended(status: io::Result<ExitStatus>, cancelled: bool, memory: Mem
 pub(super) fn failed(text: &str) -> Reply {
     let header = ReplyHeader::Raised(error("CommandError", text));
     Reply { outcome: JobOutcome::Failed, header, data: Vec::new(), run_us: 0 }
+}
+
+/// The reply of a command that did not begin for want of something on this machine.
+pub(super) fn not_begun(unable: Unable, text: &str) -> Reply {
+    Reply { outcome: JobOutcome::NotBegun(unable), ..failed(text) }
 }
 
 /// How it ended in a line, and then the last lines of standard error.

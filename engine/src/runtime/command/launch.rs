@@ -18,21 +18,47 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::slot::SlotContext;
-use crate::runtime::Job;
 use crate::runtime::reaper::MARK_VARIABLE;
+use crate::runtime::{Job, Unable};
+
+/// Why a program was not started: a line for the user, by whose fault it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum LaunchError {
+    /// What the task says can be run nowhere.
+    Task(String),
+    /// This engine lacks something that another one may have.
+    Engine(Unable, String),
+}
+
+impl From<String> for LaunchError {
+    /// Of the task, unless somebody says otherwise.
+    fn from(text: String) -> Self {
+        Self::Task(text)
+    }
+}
+
+/// This engine has not what such a command needs.
+fn missing(text: String) -> LaunchError {
+    LaunchError::Engine(Unable::Kind, text)
+}
 
 /// Starts a job's program. The second part is its input, if it has any: then its standard input is a pipe.
 ///
 /// # Errors
-/// One line for the user.
-pub(super) fn launch(job: Job, context: &SlotContext, engine_id: Option<u32>) -> Result<(Child, Vec<Bytes>), String> {
+/// Why not.
+pub(super) fn launch(
+    job: Job,
+    context: &SlotContext,
+    engine_id: Option<u32>,
+) -> Result<(Child, Vec<Bytes>), LaunchError> {
     let Call::Command(spec) = &job.header.call else {
-        return Err("a task of the runtime `command` names a program; functions are for python and native".to_owned());
+        let text = "a task of the runtime `command` names a program; functions are for python and native";
+        return Err(LaunchError::Task(text.to_owned()));
     };
     let mut input = job.data;
     input.retain(|buffer| !buffer.is_empty());
     if !input.is_empty() && job.header.codec != Codec::Raw {
-        return Err("a command's standard input is sent as raw buffers".to_owned());
+        return Err(LaunchError::Task("a command's standard input is sent as raw buffers".to_owned()));
     }
     let launch = Launch { spec, context, engine_id };
     let program = launch.program()?;
@@ -52,9 +78,9 @@ struct Launch<'a> {
 impl Launch<'_> {
     /// The program's file. It is looked for here and not by the system, which would say of a miss only that something
     /// does not exist; and the standard library is faster with a whole path when the environment is changed.
-    fn program(&self) -> Result<PathBuf, String> {
+    fn program(&self) -> Result<PathBuf, LaunchError> {
         let Some(name) = self.spec.argv.first().filter(|name| !name.is_empty()) else {
-            return Err("the command is empty: it needs a program and its arguments".to_owned());
+            return Err(LaunchError::Task("the command is empty: it needs a program and its arguments".to_owned()));
         };
         if name.as_bytes().contains(&b'/') {
             return Ok(self.in_directory(Path::new(name)));
@@ -71,13 +97,13 @@ impl Launch<'_> {
             }
             not_executable.get_or_insert(candidate);
         }
-        Err(match not_executable {
+        Err(missing(match not_executable {
             Some(candidate) => not_executable_text(&candidate),
             None => format!("there is no program `{name}` in the engine's PATH, {}", path.display()),
-        })
+        }))
     }
 
-    fn command(&self, program: &Path) -> Result<Command, String> {
+    fn command(&self, program: &Path) -> Result<Command, LaunchError> {
         let spec = self.spec;
         let mut command = Command::new(program);
         command.arg0(&spec.argv[0]).args(&spec.argv[1..]).process_group(0);
@@ -95,7 +121,7 @@ impl Launch<'_> {
             command.env("FURLONG_ENGINE", id.to_string());
         }
         if let Some(cwd) = &spec.cwd {
-            check_directory(cwd)?;
+            check_directory(cwd).map_err(missing)?;
             command.current_dir(&**cwd);
         }
         let files = self.output_files()?;
@@ -105,15 +131,15 @@ impl Launch<'_> {
     }
 
     /// The files that output goes to. Two streams that go to one file share it, as with `2>&1`.
-    fn output_files(&self) -> Result<[Option<File>; 2], String> {
+    fn output_files(&self) -> Result<[Option<File>; 2], LaunchError> {
         let path = |name: &Option<OsText>| name.as_ref().map(|name| self.output_path(name)).transpose();
         let (stdout, stderr) = (path(&self.spec.stdout)?, path(&self.spec.stderr)?);
-        let out = stdout.as_deref().map(create).transpose()?;
+        let out = stdout.as_deref().map(create).transpose().map_err(missing)?;
         let err = match (&out, &stderr) {
             (Some(out), Some(path)) if stdout == stderr => {
-                Some(out.try_clone().map_err(|error| format!("cannot write {}: {error}", path.display()))?)
+                Some(out.try_clone().map_err(|error| missing(format!("cannot write {}: {error}", path.display())))?)
             }
-            (_, path) => path.as_deref().map(create).transpose()?,
+            (_, path) => path.as_deref().map(create).transpose().map_err(missing)?,
         };
         Ok([out, err])
     }
@@ -160,7 +186,18 @@ impl Launch<'_> {
         own.or_else(of_engine).or_else(|| std::env::var_os(name))
     }
 
-    fn cannot_start(&self, program: &Path, error: &io::Error) -> String {
+    fn cannot_start(&self, program: &Path, error: &io::Error) -> LaunchError {
+        let text = self.why_not_started(program, error);
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            None | Some(Errno::TOOBIG) => LaunchError::Task(text),
+            Some(Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM) => {
+                LaunchError::Engine(Unable::Runtime, text)
+            }
+            Some(_) => missing(text),
+        }
+    }
+
+    fn why_not_started(&self, program: &Path, error: &io::Error) -> String {
         let shown = program.display();
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOENT) if program.exists() => {

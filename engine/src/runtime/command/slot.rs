@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 use super::CommandShared;
-use super::exit::failed;
-use super::launch::launch;
+use super::exit::{failed, not_begun};
+use super::launch::{LaunchError, launch};
 use super::pipes::{PIECE_BYTES_MAX, Room};
 use super::running::{Began, Running};
 use crate::runtime::memory::SlotMemory;
@@ -221,12 +221,15 @@ impl SlotContext {
     fn run(&self, job: Job, engine_id: Option<u32>, buffer: &mut [u8]) -> Option<Reply> {
         let (began, attempt) = (Began { at: Instant::now(), kills: self.memory.kills() }, job.attempt);
         let started = launch(job, self, engine_id).and_then(|(child, input)| {
-            Running::new(self, attempt, child, input, began).map_err(|error| format!("no pipes for it: {error}"))
+            let no_pipes = |error| LaunchError::Task(format!("no pipes for it: {error}"));
+            Running::new(self, attempt, child, input, began).map_err(no_pipes)
         });
+        // One line, whatever a file's name has in it.
+        let line = |text: String| text.replace('\n', "\\n");
         match started {
             Ok(running) => running.run(buffer),
-            // One line, whatever a file's name has in it.
-            Err(text) => Some(failed(&text.replace('\n', "\\n"))),
+            Err(LaunchError::Task(text)) => Some(failed(&line(text))),
+            Err(LaunchError::Engine(unable, text)) => Some(not_begun(unable, &line(text))),
         }
     }
 }

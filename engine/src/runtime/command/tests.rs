@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, CommandSpec, ReplyHeader};
+use furlong_wire::ids::SessionId;
 use furlong_wire::os_text::OsText;
 use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::pipes::{PIECE_BYTES_MAX, UNTAKEN_BYTES_MAX};
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable};
 
 mod memory;
 
@@ -63,7 +64,13 @@ impl Fixture {
     fn start_with(&mut self, spec: CommandSpec, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call: Call::Command(Box::new(spec)), codec };
-        self.slot.start(Job { attempt: self.attempts, header: Arc::new(header), definition: None, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: Arc::new(header),
+            definition: None,
+            data,
+        });
         self.attempts
     }
 
@@ -136,9 +143,28 @@ impl Fixture {
     }
 }
 
+#[test]
+fn what_this_machine_lacks_is_no_fault_of_the_task() {
+    let mut commands = Fixture::new();
+    let script = commands.script("plain", "#!/no/such/interpreter\n", 0o755);
+    let closed = commands.script("closed", "#!/bin/sh\n", 0o644);
+    let nowhere = Some("/no/such/folder".to_owned());
+    let kind = JobOutcome::NotBegun(Unable::Kind);
+    for spec in [command(&["no-such-program"]), command(&[&script]), command(&[&closed])] {
+        assert_eq!(commands.run(spec.clone()).outcome, kind, "{spec:?}");
+    }
+    assert_eq!(commands.run(CommandSpec { cwd: nowhere.map(Into::into), ..sh("true") }).outcome, kind);
+    assert_eq!(commands.run(CommandSpec { stdout: Some("/no/such/folder/x".into()), ..sh("true") }).outcome, kind);
+    let long = "x".repeat(1 << 20);
+    for spec in [command(&["true", "a\0b"]), command(&["true", &long]), command(&[""])] {
+        assert_eq!(commands.run(spec).outcome, JobOutcome::Failed, "it is so everywhere");
+    }
+}
+
 fn refusal(reply: Reply) -> String {
     let ReplyHeader::Raised(error) = reply.header else { panic!("it was run: {reply:?}") };
-    assert_eq!((reply.outcome, error.type_name.as_str()), (JobOutcome::Failed, "CommandError"));
+    assert!(matches!(reply.outcome, JobOutcome::Failed | JobOutcome::NotBegun(_)), "{:?}", reply.outcome);
+    assert_eq!(error.type_name, "CommandError");
     assert_eq!(error.message.lines().count(), 1, "{error}");
     error.message
 }

@@ -4,12 +4,12 @@ use std::io;
 use std::mem;
 use std::process::ExitStatus;
 
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
-use super::protocol::{Inbox, ProtocolBroken};
-use super::session::{Fault, Session};
+use super::protocol::{Control, Inbox, ProtocolBroken};
+use super::session::{Fault, Session, SessionEnd};
 use super::slot::cancelled_reply;
-use crate::runtime::{JobOutcome, SlotEvent};
+use crate::runtime::{JobOutcome, SlotEvent, Unable};
 
 impl Session<'_> {
     /// A job that the interpreter has and has begun, as it says itself. It may just have ended.
@@ -38,17 +38,23 @@ impl Session<'_> {
         }
     }
 
-    /// Somebody wants a new interpreter.
-    pub(super) fn restart(&mut self) {
-        self.fault = Some(Fault::Restarted);
-        self.interpreter.kill();
-        // Nothing more is sent to it.
-        self.closing = Some(Instant::now() + self.shared.config.kill_grace);
+    /// Lets the interpreter end in good order: what it runs is interrupted, nothing more begins, and what its code has
+    /// asked for at its end is done. One that has not ended in time is killed.
+    pub(super) fn end(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+        if self.closing.is_some() {
+            return;
+        }
+        self.outbox.push_control(Control::End);
+        self.cut_short = self.begun();
+        self.interrupt_due |= self.cut_short.is_some();
+        self.is_ending = true;
+        self.closing = Some(Instant::now() + END_GRACE);
     }
 
     /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
     /// what had not begun.
-    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) {
+    pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) -> SessionEnd {
         while let Ok(1..) = self.interpreter.replies.try_read_buf(self.inbox.room()) {
             if self.handle_frames().is_err() {
                 break;
@@ -56,11 +62,15 @@ impl Session<'_> {
         }
         self.handle_unsent();
         let running = self.begun();
+        let items = self.interpreter.page.items();
         if let Some(attempt) = running {
             self.emit_held(attempt);
         }
         self.emit_unread(running);
         let cause = self.cause(status);
+        let is_asked = matches!(self.fault, Some(Fault::KilledFor(_) | Fault::Restarted | Fault::EngineEnds));
+        let died_unused = self.is_unused && running.is_none() && !is_asked && !self.sent.is_empty();
+        self.context.note_lost(cause.lines().next().unwrap_or_default());
         let killed_for = self.fault == running.map(Fault::KilledFor);
         self.interpreter.bury(self.shared);
         self.context.emit(SlotEvent::Down { cause: cause.clone() });
@@ -69,8 +79,18 @@ impl Session<'_> {
                 let reply = cancelled_reply("cancelled, and its interpreter killed");
                 self.context.emit(SlotEvent::Finished { attempt, reply });
             }
-            Some(attempt) => self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause),
+            Some(attempt) => {
+                let cause = items.map_or(cause.clone(), |(first, items)| with_items(&cause, first, items));
+                self.context.emit_error(attempt, JobOutcome::Lost(cause.clone()), cause);
+            }
             None => {}
+        }
+        if died_unused && self.is_last {
+            let line = cause.lines().next().unwrap_or_default();
+            let text = format!("the interpreter ends before a task can begin: {line}");
+            let first = self.sent.pop_front().map(|sent| sent.attempt);
+            let unable = JobOutcome::NotBegun(Unable::Runtime);
+            first.into_iter().for_each(|attempt| self.context.emit_error(attempt, unable.clone(), text.clone()));
         }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
         let mut attempts: Vec<u64> = sent.filter(|attempt| Some(*attempt) != running).collect();
@@ -78,6 +98,7 @@ impl Session<'_> {
         if !attempts.is_empty() {
             self.context.emit(SlotEvent::Recalled { attempts });
         }
+        if died_unused { SessionEnd::DiedUnused } else { SessionEnd::InterpreterDown }
     }
 
     /// Takes the replies that the worker had kept to send them together. Some may have been sent already.
@@ -92,12 +113,22 @@ impl Session<'_> {
         match (status, self.fault) {
             (_, Some(Fault::KilledFor(_))) => "the interpreter was killed to cancel a task".to_owned(),
             (_, Some(Fault::Restarted)) => RESTARTED.to_owned(),
+            (_, Some(Fault::EngineEnds)) => "the engine has ended".to_owned(),
             (Ok(_), Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
             (Ok(status), Some(Fault::SocketClosed)) if status.success() => "the code has closed all files".to_owned(),
             (Ok(status), _) => self.interpreter.death_cause(status),
             (Err(error), _) => format!("the interpreter is gone: {error}"),
         }
     }
+}
+
+/// How long an interpreter has to end in good order: to leave the code that runs, to end its threads, to do what that
+/// code has registered with `atexit`, and to write its files. Less than any starter of engines waits for these.
+pub(super) const END_GRACE: Duration = Duration::from_secs(3);
+
+/// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_parts.py`).
+fn with_items(cause: &str, first: u64, items: u64) -> String {
+    format!("{cause} [items {first}+{items} of its part of the map]")
 }
 
 /// Why an interpreter is gone that was restarted.

@@ -77,8 +77,8 @@ impl Known {
         self.has_support |= !unknown.support.is_empty();
         match call {
             Call::Source { hash, .. } => self.sources.note(*hash),
-            Call::Pickled(PickledCall { hash: Some(hash), .. }) if unknown.function.is_some() => {
-                self.functions.note(*hash);
+            Call::Pickled(PickledCall { hash: Some(hash), .. }) => {
+                unknown.function.iter().for_each(|function| self.functions.note(*hash, function.len()));
             }
             _ => {}
         }
@@ -110,7 +110,9 @@ impl Sources {
 #[derive(Debug, Default)]
 struct Functions {
     hashes: HashSet<FunctionHash>,
-    order: VecDeque<FunctionHash>,
+    /// With the lengths of their pickles.
+    order: VecDeque<(FunctionHash, usize)>,
+    bytes: usize,
 }
 
 impl Functions {
@@ -118,14 +120,15 @@ impl Functions {
         self.hashes.contains(hash)
     }
 
-    fn note(&mut self, hash: FunctionHash) {
-        if self.order.len() == FUNCTIONS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.hashes.remove(&oldest);
-        }
+    fn note(&mut self, hash: FunctionHash, bytes: usize) {
         self.hashes.insert(hash);
-        self.order.push_back(hash);
+        self.order.push_back((hash, bytes));
+        self.bytes += bytes;
+        while self.order.len() > FUNCTIONS_MAX || (self.bytes > FUNCTION_BYTES_MAX && self.order.len() > 1) {
+            let (oldest, bytes) = self.order.pop_front().expect("there are some");
+            self.hashes.remove(&oldest);
+            self.bytes -= bytes;
+        }
     }
 }
 
@@ -133,3 +136,22 @@ impl Functions {
 const SOURCES_MAX: usize = 64;
 /// The same number as `FUNCTIONS_MAX` in `pickles.py`.
 const FUNCTIONS_MAX: usize = 1024;
+/// The same number as `FUNCTION_BYTES_MAX` in `pickles.py`.
+const FUNCTION_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_functions_go_when_there_are_too_many_or_they_are_too_large() {
+        let hash = |n: usize| FunctionHash(std::array::from_fn(|place| (n >> (8 * (place % 2))) as u8));
+        let mut functions = Functions::default();
+        (0..=FUNCTIONS_MAX).for_each(|n| functions.note(hash(n), 1));
+        assert!(!functions.contains(&hash(0)) && functions.contains(&hash(1)));
+        functions.note(hash(5000), FUNCTION_BYTES_MAX - 10);
+        assert_eq!((functions.order.len(), functions.bytes), (11, FUNCTION_BYTES_MAX));
+        functions.note(hash(5001), 2 * FUNCTION_BYTES_MAX);
+        assert!(functions.contains(&hash(5001)) && functions.order.len() == 1 && functions.hashes.len() == 1);
+    }
+}

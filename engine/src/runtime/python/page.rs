@@ -1,12 +1,15 @@
 //! Memory that an interpreter's worker shares with us, for what it can no longer say when it dies.
 //!
 //! The worker writes there which attempt it begins, and keeps there the replies that it has not sent yet. So of many
-//! jobs that were sent ahead it is known after any death which have ended and which one ran; no other had begun. All of
-//! this costs the worker two stores in memory for a job, and us a read after a death.
+//! jobs that were sent ahead it is known after any death which have ended and which one ran; no other had begun. Of a
+//! job that is a part of a map it is known which of its items ran. All of this costs the worker two stores in memory
+//! for a job, and us a read after a death.
 //!
 //! ```text
 //! attempt u64 LE    the last one that began
 //! bytes u64 LE      length of the replies
+//! first u64 LE      of a map: the item that runs, counted from 0 within the job
+//! items u64 LE      how many items from there on may be the one that runs; 0 if no map runs
 //! replies           frames, as on the socket
 //! ```
 
@@ -39,6 +42,12 @@ impl Page {
         u64::from_le_bytes(self.word(0))
     }
 
+    /// The items of a map that may be the one that runs: the first of them, and how many.
+    pub(super) fn items(&self) -> Option<(u64, u64)> {
+        let [first, items] = [16, 24].map(|at| u64::from_le_bytes(self.word(at)));
+        (items > 0).then_some((first, items))
+    }
+
     /// The replies that were not sent, or of which only a part was.
     pub(super) fn unsent(&self) -> Vec<u8> {
         let bytes = u64::from_le_bytes(self.word(8)).min((PAGE_BYTES - HEAD_BYTES) as u64);
@@ -58,4 +67,4 @@ impl Page {
 
 /// The same numbers as in `channel.py`.
 const PAGE_BYTES: usize = HEAD_BYTES + 64 * 1024;
-const HEAD_BYTES: usize = 16;
+const HEAD_BYTES: usize = 32;

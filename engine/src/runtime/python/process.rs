@@ -319,13 +319,15 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 17] = [
+const WORKER_FILES: [(&str, &str); 19] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
     ("furlong_worker.errors", include_str!("furlong_worker/errors.py")),
     ("furlong_worker.paths", include_str!("furlong_worker/paths.py")),
+    ("furlong_worker.scopes", include_str!("furlong_worker/scopes.py")),
     ("furlong_worker.pickles", include_str!("furlong_worker/pickles.py")),
+    ("furlong_worker.exceptions", include_str!("furlong_worker/exceptions.py")),
     ("furlong_worker.channel", include_str!("furlong_worker/channel.py")),
     ("furlong_worker.calls", include_str!("furlong_worker/calls.py")),
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),

@@ -27,6 +27,10 @@ pub(super) enum Control {
     EngineId(u32),
     /// The attempt is wanted back, if it has not begun; an interrupt follows.
     Recall(u64),
+    /// The session of the jobs that follow, by a number that stands for it.
+    Session(u64),
+    /// The interpreter is to end in good order; an interrupt follows if code runs.
+    End,
 }
 
 impl Control {
@@ -39,6 +43,8 @@ impl Control {
             Control::EngineId(id) => (14, u64::from(id)),
             Control::Interrupt(attempt) => (15, attempt),
             Control::Recall(attempt) => (16, attempt),
+            Control::Session(session) => (17, session),
+            Control::End => (18, 0),
         };
         put_request_header(out, 0, number, kind, 0, false, 0);
     }

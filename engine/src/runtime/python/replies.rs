@@ -41,7 +41,11 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
             let header = ReplyHeader::Executed { count, repr: (!is_none).then(|| text(0)), displays };
             Reply { outcome: JobOutcome::Succeeded, header, data: Vec::new(), run_us }
         }
-        End::Raised => Reply { outcome: JobOutcome::Failed, header: raised(), data: Vec::new(), run_us },
+        // Behind the texts: what else there is to say of the exception, for the client.
+        End::Raised => {
+            let header = raised();
+            Reply { outcome: JobOutcome::Failed, header, data: buffers.into_iter().skip(3).collect(), run_us }
+        }
         End::Cancelled if buffers.is_empty() => cancelled_reply("cancelled before it began"),
         End::Cancelled => Reply { outcome: JobOutcome::Cancelled, header: raised(), data: Vec::new(), run_us },
     }

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, Codec, PickledCall, RemoteError};
+use furlong_wire::ids::SessionId;
 use rustix::process::Signal;
 use tokio::select;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -16,17 +17,19 @@ use super::known::Known;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::process::Interpreter;
-use super::protocol::{Control, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
+use super::protocol::{Control, End, Ended, Inbox, Incoming, ProtocolBroken, Request, SMALL_BODY_BYTES_MAX};
 use super::replies::reply;
 use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
-use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent};
+use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
 
 /// Why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SessionEnd {
     /// The interpreter has died; everything about it was reported.
     InterpreterDown,
+    /// The same, by itself and before a job has begun.
+    DiedUnused,
     /// The slot is gone, and the interpreter was killed.
     SlotDropped,
 }
@@ -38,8 +41,10 @@ pub(super) struct Session<'a> {
     engine_id: &'a mut Option<u32>,
     pub(super) interpreter: Interpreter,
     pub(super) inbox: Inbox,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     known: Known,
+    /// The session of the job that was sent last.
+    owner: Option<SessionId>,
     /// Jobs that the interpreter has, in the order in which it runs them.
     pub(super) sent: VecDeque<Sent>,
     sent_bytes: usize,
@@ -49,16 +54,24 @@ pub(super) struct Session<'a> {
     /// No reply came since the last tick.
     is_stalled: bool,
     /// A cancel or a question is on its way, and SIGINT must follow it.
-    interrupt_due: bool,
+    pub(super) interrupt_due: bool,
     pub(super) forced: Vec<Forced>,
-    /// When to kill an interpreter that has closed its socket and does not end.
+    /// When to kill an interpreter that has closed its socket, or is to end, and does not.
     pub(super) closing: Option<Instant>,
+    /// It was told to end in good order: it may still say something.
+    pub(super) is_ending: bool,
+    /// What it ran when it was told so: that is lost with it, however its code takes the interrupt.
+    pub(super) cut_short: Option<u64>,
     /// Why the interpreter must go.
     pub(super) fault: Option<Fault>,
     /// It has ended: what is read now is what it had not sent.
     pub(super) is_dead: bool,
     /// What the running job has published last.
     latest: (u64, Latest),
+    /// No job has ended here.
+    pub(super) is_unused: bool,
+    /// If it dies unused, as those before it did, the slot is of no use.
+    pub(super) is_last: bool,
 }
 
 /// A job that the interpreter has.
@@ -83,8 +96,10 @@ pub(super) struct Forced {
 pub(super) enum Fault {
     /// It was killed, because this attempt did not heed a forced cancel.
     KilledFor(u64),
-    /// It was killed, because somebody wanted another.
+    /// It was ended, because somebody wanted another.
     Restarted,
+    /// It was ended, because the engine ends.
+    EngineEnds,
     /// Its end of the socket is closed. Mostly because it has just died, and its exit status tells how.
     SocketClosed,
     /// It sends what is no frame.
@@ -110,6 +125,7 @@ impl<'a> Session<'a> {
         shared: &'a PythonShared,
         interpreter: Interpreter,
         engine_id: &'a mut Option<u32>,
+        is_last: bool,
     ) -> Self {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -125,6 +141,7 @@ impl<'a> Session<'a> {
             inbox: Inbox::default(),
             outbox,
             known: Known::default(),
+            owner: None,
             sent: VecDeque::new(),
             sent_bytes: 0,
             pace: Pace::default(),
@@ -134,9 +151,13 @@ impl<'a> Session<'a> {
             interrupt_due: false,
             forced: Vec::new(),
             closing: None,
+            is_ending: false,
+            cut_short: None,
             fault: None,
             is_dead: false,
             latest: (0, Latest::default()),
+            is_unused: true,
+            is_last,
         }
     }
 
@@ -164,8 +185,9 @@ impl<'a> Session<'a> {
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
-                    self.handle_exit(status);
-                    return SessionEnd::InterpreterDown;
+                    let is_over = self.fault == Some(Fault::EngineEnds);
+                    let ended = self.handle_exit(status);
+                    return if is_over { SessionEnd::SlotDropped } else { ended };
                 }
             }
         }
@@ -176,7 +198,7 @@ impl<'a> Session<'a> {
         let Interpreter { child, requests, replies, stdout, stderr, asks, .. } = &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
-        let is_open = self.closing.is_none();
+        let is_open = self.closing.is_none() || self.is_ending;
         select! {
             biased;
             _ = replies.readable(), if is_open => Wake::Readable,
@@ -220,9 +242,9 @@ impl<'a> Session<'a> {
     }
 
     fn send_job(&mut self, job: Job) {
-        let (attempt, codec) = (job.attempt, job.header.codec);
+        let (attempt, codec, session) = (job.attempt, job.header.codec, job.session);
         if let Some(error) = self.version_error(&job.header.call) {
-            return self.context.emit_raised(attempt, JobOutcome::Failed, error);
+            return self.context.emit_raised(attempt, JobOutcome::NotBegun(Unable::Kind), error);
         }
         let known = &mut self.known;
         let request = known.unknown(&job).and_then(|unknown| {
@@ -238,6 +260,10 @@ impl<'a> Session<'a> {
                 if self.sent.len() == 2 {
                     self.tick.reset();
                     self.is_stalled = false;
+                }
+                if self.owner != Some(session) {
+                    self.owner = Some(session);
+                    self.outbox.push_control(Control::Session(number_of(session)));
                 }
                 self.outbox.push(request);
             }
@@ -259,7 +285,7 @@ impl<'a> Session<'a> {
     }
 
     fn flush(&mut self) {
-        if self.closing.is_some() {
+        if self.closing.is_some() && !self.is_ending {
             return;
         }
         if self.outbox.write_to(&mut self.interpreter.requests).is_err() {
@@ -280,7 +306,8 @@ impl<'a> Session<'a> {
                 *self.engine_id = Some(id);
                 self.outbox.push_control(Control::EngineId(id));
             }
-            Command::Restart => self.restart(),
+            Command::Restart => self.end(Fault::Restarted),
+            Command::End => self.end(Fault::EngineEnds),
             Command::Pass { key, ref answer } => self.interpreter.asks.answer(key, answer),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
             Command::Recall(attempt) => {
@@ -340,7 +367,8 @@ impl<'a> Session<'a> {
     /// The interpreter usually ends by itself now, and its exit status tells more.
     fn close(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
-        self.closing = Some(Instant::now() + self.shared.config.kill_grace);
+        self.is_ending = false;
+        self.closing.get_or_insert(Instant::now() + self.shared.config.kill_grace);
     }
 
     pub(super) fn handle_frames(&mut self) -> Result<(), ProtocolBroken> {
@@ -372,6 +400,9 @@ impl<'a> Session<'a> {
             // The dead have said some things twice.
             return if self.is_dead { Ok(()) } else { Err(ProtocolBroken) };
         };
+        if self.cut_short == Some(attempt) && matches!(ended.end, End::Raised | End::Cancelled) {
+            return Ok(());
+        }
         if ended.drain {
             self.emit_held(attempt);
             self.emit_unread(Some(attempt));
@@ -382,6 +413,7 @@ impl<'a> Session<'a> {
         self.interpreter.forget_kills(ended.run_us);
         self.forced.retain(|forced| forced.attempt != attempt);
         self.is_stalled = false;
+        self.is_unused = false;
         self.sent.pop_front();
         self.sent_bytes -= sent.bytes;
         self.pace.note(ended.run_us, sent.has_output || ended.drain);
@@ -485,6 +517,12 @@ impl<'a> Session<'a> {
         }
         self.context.emit_output(attempt, stream, bytes);
     }
+}
+
+/// A number that stands for a session in the interpreter: session ids are random.
+fn number_of(session: SessionId) -> u64 {
+    let (head, _) = session.0.split_first_chunk().expect("an id has 16 bytes");
+    u64::from_le_bytes(*head)
 }
 
 /// As many jobs go ahead at most.

@@ -1,6 +1,7 @@
 //! A slot: its queue, and the task that keeps an interpreter for it.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use furlong_wire::call::{RemoteError, ReplyHeader};
@@ -13,7 +14,7 @@ use super::death::RESTARTED;
 use super::process::{Interpreter, ProcessGroup};
 use super::session::{Session, SessionEnd};
 use super::{PythonError, PythonShared, Variables};
-use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{EventSender, Job, JobOutcome, OutputStream, Reply, SlotEvent, SlotIndex, Unable};
 
 /// One slot: jobs go in, and run one after another in a Python interpreter of its own.
 ///
@@ -39,7 +40,7 @@ impl PythonSlot {
     )]
     pub fn new(slot: SlotIndex, shared: Arc<PythonShared>, events: EventSender) -> Self {
         let (commands, receiver) = unbounded_channel();
-        let context = SlotContext { slot, events, queue: Arc::default(), group: Arc::default() };
+        let context = SlotContext { slot, events, queue: Arc::default(), lost: Arc::default(), group: Arc::default() };
         Self { context, shared, engine_id: None, env: Vec::new(), commands, receiver: Some(receiver), task: None }
     }
 
@@ -66,7 +67,7 @@ impl PythonSlot {
                 engine_id: self.engine_id,
                 env: self.env.clone(),
                 commands: receiver,
-                kills_at_start: 0,
+                early_deaths: 0,
             };
             self.task = Some(tokio::spawn(task.run()));
         }
@@ -90,7 +91,7 @@ impl PythonSlot {
         self.tell(Command::Signal { attempt, signal });
     }
 
-    /// Kills the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
+    /// Ends the interpreter, if there is one. The next job gets a new one. [`SlotEvent::Down`] comes in any case.
     pub fn restart(&mut self) {
         if self.receiver.is_some() {
             self.context.emit(SlotEvent::Down { cause: RESTARTED.into() });
@@ -113,6 +114,19 @@ impl PythonSlot {
     /// Answers a job that has asked to let a client in: with the door of the cluster, or why not.
     pub fn pass(&self, key: PassKey, answer: Result<String, String>) {
         self.tell(Command::Pass { key, answer });
+    }
+
+    /// Ends the interpreter in good order, if there is one, and runs nothing more. The task that is returned ends when
+    /// the interpreter has.
+    pub fn end(&mut self) -> Option<JoinHandle<()>> {
+        self.tell(Command::End);
+        self.task.take()
+    }
+
+    /// Says what became of the interpreter that the slot had before, for the next one to tell code that misses what it
+    /// had left there.
+    pub fn note_lost(&self, how: &str) {
+        self.context.note_lost(how);
     }
 
     fn tell(&self, command: Command) {
@@ -141,8 +155,10 @@ pub(super) enum Command {
     Signal { attempt: u64, signal: Signal },
     /// Take an attempt back that is no longer in the queue.
     Recall(u64),
-    /// Kill the interpreter.
+    /// End the interpreter.
     Restart,
+    /// End the interpreter, and the task with it.
+    End,
     /// The engine's id is known.
     EngineId(u32),
     /// A key that a job has asked to let in: the door of the cluster, or why not.
@@ -155,6 +171,8 @@ pub(super) struct SlotContext {
     slot: SlotIndex,
     events: EventSender,
     queue: Arc<Mutex<VecDeque<Job>>>,
+    /// What became of the last interpreter, and of its variables.
+    lost: Arc<Mutex<Option<String>>>,
     pub(super) group: Arc<ProcessGroup>,
 }
 
@@ -162,6 +180,17 @@ impl SlotContext {
     /// The jobs that were not given to the interpreter.
     pub(super) fn queue(&self) -> MutexGuard<'_, VecDeque<Job>> {
         self.queue.lock().expect("nothing panics while it holds the queue")
+    }
+
+    /// The last interpreter is gone: how.
+    pub(super) fn note_lost(&self, how: &str) {
+        *self.lost.lock().expect("nothing panics while it holds the text") = Some(how.replace('\0', ""));
+    }
+
+    /// The variable by which the next interpreter learns of that.
+    fn lost(&self) -> Option<(OsString, OsString)> {
+        let lost = self.lost.lock().expect("nothing panics while it holds the text").clone();
+        lost.map(|how| (OsString::from(LOST), how.into()))
     }
 
     fn take_queued(&self, attempt: u64) -> Option<Job> {
@@ -218,8 +247,8 @@ struct SlotTask {
     engine_id: Option<u32>,
     env: Variables,
     commands: UnboundedReceiver<Command>,
-    /// How often in a row an interpreter was killed before it took jobs.
-    kills_at_start: u32,
+    /// How often in a row an interpreter was killed before it took jobs, or ended before the first one began.
+    early_deaths: u32,
 }
 
 impl SlotTask {
@@ -229,6 +258,7 @@ impl SlotTask {
                 Command::EngineId(id) => self.engine_id = Some(id),
                 // It has ended with its interpreter.
                 Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) | Command::Pass { .. } => {}
+                Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {
                     while !self.context.queue().is_empty() {
@@ -243,35 +273,42 @@ impl SlotTask {
 
     async fn run_interpreter(&mut self) -> SessionEnd {
         let memory = self.shared.config.memory.of_slot(self.context.slot);
-        match Interpreter::start(&self.shared, &self.env, &self.context.group, &memory).await {
+        let env: Variables = self.env.iter().cloned().chain(self.context.lost()).collect();
+        match Interpreter::start(&self.shared, &env, &self.context.group, &memory).await {
             Ok(interpreter) => {
-                self.kills_at_start = 0;
-                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id);
-                session.run(&mut self.commands).await
+                self.context.emit(SlotEvent::Up);
+                let is_last = self.early_deaths >= EARLY_DEATHS_MAX;
+                let session = Session::new(&self.context, &self.shared, interpreter, &mut self.engine_id, is_last);
+                let ended = session.run(&mut self.commands).await;
+                self.early_deaths = if ended == SessionEnd::DiedUnused { self.early_deaths + 1 } else { 0 };
+                ended
             }
             // No job has begun, so none has to do with it.
-            Err(error @ PythonError::KilledAtStart { .. }) if self.kills_at_start < KILLS_AT_START_MAX => {
-                self.kills_at_start += 1;
+            Err(error @ PythonError::KilledAtStart { .. }) if self.early_deaths < EARLY_DEATHS_MAX => {
+                self.early_deaths += 1;
                 tracing::warn!(slot = self.context.slot, %error, "starting another one");
                 SessionEnd::InterpreterDown
             }
             Err(error) => {
-                self.kills_at_start = 0;
-                self.fail_queue(&error);
+                self.early_deaths = 0;
+                self.give_up_queue(&error);
                 SessionEnd::InterpreterDown
             }
         }
     }
 
-    /// Without an interpreter no job can run; the next one that comes tries again.
-    fn fail_queue(&self, error: &PythonError) {
+    /// Without an interpreter no job can begin; the next one that comes tries again.
+    fn give_up_queue(&self, error: &PythonError) {
         let jobs = std::mem::take(&mut *self.context.queue());
         tracing::warn!(slot = self.context.slot, %error, jobs = jobs.len(), "no Python interpreter");
-        for job in jobs {
-            self.context.emit_error(job.attempt, JobOutcome::Failed, error.to_string());
+        // The last one first: each goes to the front of its queue.
+        for job in jobs.into_iter().rev() {
+            self.context.emit_error(job.attempt, JobOutcome::NotBegun(Unable::Runtime), error.to_string());
         }
     }
 }
 
-/// As often in a row interpreters may be killed before they take jobs; then the jobs fail.
-const KILLS_AT_START_MAX: u32 = 3;
+/// The variable that tells an interpreter what became of the one before; the worker takes it out of the environment.
+const LOST: &str = "FURLONG_LOST";
+/// As often in a row interpreters may die before a job begins; then no job begins.
+const EARLY_DEATHS_MAX: u32 = 3;

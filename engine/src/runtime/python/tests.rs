@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use furlong_wire::call::{Call, CallHeader, Codec, RemoteError, ReplyHeader};
-use furlong_wire::ids::FunctionHash;
+use furlong_wire::ids::{FunctionHash, SessionId};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex};
+use crate::runtime::{Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
 
+mod begin;
 mod cells;
 mod control;
 mod death;
@@ -63,7 +64,13 @@ impl Fixture {
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
         self.attempts += 1;
         let header = CallHeader { call, codec };
-        self.slot.start(Job { attempt: self.attempts, header: header.into(), definition: None, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: header.into(),
+            definition: None,
+            data,
+        });
         self.attempts
     }
 
@@ -90,6 +97,7 @@ impl Fixture {
             }
             SlotEvent::StrayOutput { bytes, .. } => self.stray.push_str(std::str::from_utf8(&bytes).unwrap()),
             SlotEvent::Finished { attempt, reply } => assert!(self.replies.insert(attempt, reply).is_none()),
+            SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
             SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
@@ -153,7 +161,7 @@ fn json_value(reply: Reply) -> Result<String, RemoteError> {
         (JobOutcome::Succeeded, ReplyHeader::Returned { codec: Codec::Json }) => {
             Ok(String::from_utf8(reply.data[0].to_vec()).unwrap())
         }
-        (JobOutcome::Failed, ReplyHeader::Raised(error)) => Err(error),
+        (JobOutcome::Failed | JobOutcome::NotBegun(_), ReplyHeader::Raised(error)) => Err(error),
         other => panic!("{other:?}"),
     }
 }
@@ -358,7 +366,13 @@ async fn sources_are_loaded_once_and_errors_name_what_they_define() {
     python.attempts += 1;
     let header = CallHeader { call: source_call(3, None, "f"), codec: Codec::Json };
     let definition = Some(Bytes::from_static(b"def f(): return 'defined'"));
-    python.slot.start(Job { attempt: python.attempts, header: header.into(), definition, data: data() });
+    python.slot.start(Job {
+        attempt: python.attempts,
+        session: SessionId([1; 16]),
+        header: header.into(),
+        definition,
+        data: data(),
+    });
     assert_eq!(json_value(python.end(python.attempts).await).unwrap(), r#""defined""#);
     for hash in 100..200 {
         let attempt = python.start(source_call(hash, Some("def f(): return 0"), "f"), Codec::Json, data());
@@ -516,7 +530,7 @@ async fn an_interpreter_that_cannot_be_used_fails_its_jobs_with_one_line() {
         let attempts = [python.start_execute("1"), python.start_execute("2")];
         for attempt in attempts {
             let reply = python.end(attempt).await;
-            assert_eq!(reply.outcome, JobOutcome::Failed);
+            assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
             let failed = error(reply);
             assert_eq!((failed.type_name.as_str(), failed.message.lines().count()), ("EngineError", 1));
             assert!(failed.message.contains(program));

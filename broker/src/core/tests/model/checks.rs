@@ -237,7 +237,7 @@ impl Model {
         let waits = |task: &&Task| {
             task.state == State::Queued
                 && task.place == Place::Shared
-                && engine.class.is_some_and(|class| core.placements.fits(task.placement, class))
+                && engine.class.is_some_and(|class| core.placements.fits(task.placement, class, &core.engines))
         };
         let first = unfinished.filter_map(|key| core.tasks.get(key)).filter(waits).map(Task::priority).max();
         assert!(first.is_none_or(|first| first <= given.priority()), "engine {id} was given task {} first", given.n);

@@ -5,10 +5,10 @@ starts an interpreter with a short bootstrap and sends them to it; then `worker.
 
 Modules: `channel` has the protocol, `worker` the loop, interrupts, threads and forks, `calls` the
 codecs, `maps` the loops over items, `farm` what a task asks of its engine, `cells` what `execute` and
-`run` have parsed, `fresh` which files were edited, `namespace` the variables, `engine` what pickles
-and user code find here, `rich` what IPython adds, `sources` the functions that came as text,
-`pickles` those that came as pickles, and values by value, `paths` why a value has no pickle, `output`
-the two streams, `errors` how exceptions are told.
+`run` have parsed, `fresh` which files were edited, `namespace` the variables, `scopes` whose they are,
+`engine` what pickles and user code find here, `rich` what IPython adds, `sources` the functions that
+came as text, `pickles` those that came as pickles, and values by value, `paths` why a value has no
+pickle, `output` the two streams, `errors` how exceptions are told.
 """
 
 from typing import Union

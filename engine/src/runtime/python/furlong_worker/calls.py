@@ -12,6 +12,7 @@ from furlong_worker import Buffer, pickles
 from furlong_worker.channel import JSON, PICKLE, RAW
 from furlong_worker.errors import type_name
 from furlong_worker.pickles import BUFFERS_MAX
+from furlong_worker.scopes import notes
 
 # Nesting that every reader of json can follow.
 DEPTH_MAX = 100
@@ -29,7 +30,8 @@ def apply(function: Callable[..., Any], codec: int, data: Sequence[Buffer]) -> l
         return [_value_to_json(function(*args, **kwargs))]
     if codec == PICKLE:
         args, kwargs = pickles.load(data[0], data[1:])
-        return pickles.dump(function(*args, **kwargs))
+        parts = pickles.dump(function(*args, **kwargs))
+        return pickles.with_notes(parts) if notes else parts
     if codec == RAW:
         return _value_to_raw(function(*[memoryview(buffer) for buffer in data]))
     raise TypeError("Python functions take their arguments as json, pickle or raw, not as msgpack")

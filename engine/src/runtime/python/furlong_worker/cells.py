@@ -52,7 +52,6 @@ class Cells:
         value = None if expression is None else self._evaluate(expression)
         if value is None:
             return None
-        self._namespace["_"] = value
         text = self._show(value)
         return repr(value) if text is None else text
 

@@ -15,6 +15,10 @@ A call of a pickled function is ``PICKLED [hash, data...]``, or ``NEW_PICKLED [h
 cloudpickle, data...]`` if the worker does not have the function. Without a hash it is not kept. The
 text comes once at most.
 
+Sessions
+--------
+`SESSION` goes before a job of another session than the job before it, with a number that stands for it.
+
 Output
 ------
 When a job has ended and bytes are unread in a pipe, its reply carries the flag `DRAIN`, and the
@@ -28,7 +32,8 @@ To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says o
 socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
 for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
 engine asks which attempt runs; the answer comes after all replies that wait. `RECALL` and SIGINT
-take back a job that has not begun: the answer is `RECALLED`, or its end, if it has.
+take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `END`, and
+SIGINT if code runs, the process is to end in good order: nothing more begins.
 
 Death
 -----
@@ -51,17 +56,19 @@ from furlong_worker import Buffer
 from furlong_worker.pickles import Functions, PickledFunction
 from furlong_worker.sources import LoadedSource, Sources
 
-# Kind, codec, attempt, buffers, and what a call by source or by pickle refers to.
-Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None]]
+# Kind, codec, attempt, buffers, what a call by source or by pickle refers to, and the session.
+Job = Tuple[int, int, int, Sequence[Buffer], Union[LoadedSource, PickledFunction, None], int]
 
 REQUEST = struct.Struct("<QQBBBxI")
 REPLY = struct.Struct("<QQQQIBBxx")
 REPLY_OF_ONE = struct.Struct(REPLY.format + "Q")
 SIZE = struct.Struct("<Q")
 
-# Kinds of request.
+# Kinds of request, and what stands for one whose arguments found no room.
+UNFIT = 0
 EXECUTE, NAMED, SOURCE, RUN, PUSH, PULL, KEYS, CLEAR, PICKLED, NEW_PICKLED = range(1, 11)
-CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL = range(11, 17)
+CANCEL, DRAINED, ASK, ENGINE_ID, INTERRUPT, RECALL, SESSION = range(11, 18)
+END = 18
 # Kinds of reply.
 READY, RETURNED, EXECUTED, RAISED, CANCELLED, RUNNING, STRAY, PUBLISHED, RECALLED, DISPLAYED = range(1, 11)
 # Codecs.
@@ -78,7 +85,7 @@ INBOX_BYTES = 512 * 1024
 REPLIES_MAX = 32
 REPLY_BYTES_MAX = 64 * 1024
 # The same numbers as in `page.rs`.
-PAGE_HEAD_BYTES = 16
+PAGE_HEAD_BYTES = 32
 PAGE_BYTES = PAGE_HEAD_BYTES + REPLY_BYTES_MAX
 SHORT_JOB_US = 1000
 
@@ -98,7 +105,10 @@ class Channel:
         # What the engine wants an answer to: the answer's kind, and the question's number or the attempt.
         self.questions: list[tuple[int, int]] = []
         self.drained = False
+        # The engine wants this process to end, or is gone.
+        self.ending = False
         self.engine_id: int | None = None
+        self._session = 0  # of the jobs that come next
         self.sources = Sources()
         self.functions = Functions()
         self._inbox = bytearray(INBOX_BYTES)
@@ -106,7 +116,7 @@ class Channel:
         self._filled = 0
         self._page = page
         self._page_view = memoryview(page)
-        # The attempt that began last, and how many bytes of replies there are.
+        # The attempt that began last, how many bytes of replies there are, and which item of a map runs.
         self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
         self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0
@@ -120,14 +130,15 @@ class Channel:
     def receive(self) -> None:
         """Wait for at least one byte, then take in all complete frames.
 
-        At the end of file the process ends.
+        At the end of file the process is to end.
         """
         try:
             received = self._requests.recv_into(self._view[self._filled :])
         except OSError:
             received = 0
         if received == 0:
-            os._exit(0)  # the engine is gone
+            self._end()  # the engine is gone
+            return
         self._filled += received
         self._take_frames()
 
@@ -177,7 +188,14 @@ class Channel:
 
         So its buffers are aligned, and never copied.
         """
-        body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        # It has begun, for the engine: if the process dies of it, that is this job's doing. No other one runs now.
+        self.page_words[0] = attempt
+        try:
+            body = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except (OSError, MemoryError):
+            self._skip(length - len(begun))
+            self._add_job(UNFIT, codec, attempt, [b"%d" % length])
+            return
         body[: len(begun)] = begun
         filled = len(begun)
         while filled < length:
@@ -193,6 +211,15 @@ class Channel:
             at += size
         self._add_job(kind, codec, attempt, buffers)
 
+    def _skip(self, size: int) -> None:
+        """Read past what there is no memory for."""
+        scratch = memoryview(bytearray(min(size, 64 * 1024)))
+        while size > 0:
+            received = self._requests.recv_into(scratch[: min(size, len(scratch))])
+            if received == 0:
+                os._exit(0)
+            size -= received
+
     def _add_job(self, kind: int, codec: int, attempt: int, buffers: Sequence[Buffer]) -> None:
         source: LoadedSource | PickledFunction | None = None
         if kind == PICKLED:
@@ -202,7 +229,7 @@ class Channel:
         elif kind == NEW_PICKLED:
             source = self.functions.add(*buffers[:3])
             kind, buffers = PICKLED, buffers[2:]
-        self.jobs.append((kind, codec, attempt, buffers, source))
+        self.jobs.append((kind, codec, attempt, buffers, source, self._session))
 
     def _take_control(self, kind: int, number: int) -> None:
         if kind == CANCEL:
@@ -217,6 +244,14 @@ class Channel:
             self._recall(number)
         elif kind == ENGINE_ID:
             self.engine_id = number
+        elif kind == SESSION:
+            self._session = number
+        elif kind == END:
+            self._end()
+
+    def _end(self) -> None:
+        self.ending = True
+        self.jobs.clear()  # they go back
 
     def _recall(self, attempt: int) -> None:
         """Give a job back, unless it has begun."""
@@ -317,4 +352,5 @@ class Channel:
                 for piece in pieces:
                     self._replies.sendall(piece)
             except OSError:
-                os._exit(0)  # the engine is gone, or the code has closed our socket
+                if not self.ending:
+                    os._exit(0)  # the engine is gone, or the code has closed our socket

@@ -7,7 +7,7 @@ import types
 from typing import Any, Sequence
 
 import furlong_worker
-from furlong_worker import maps
+from furlong_worker import maps, scopes
 from furlong_worker.namespace import Namespace, find_rank
 
 
@@ -62,7 +62,7 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
     for public in (Reference, current_engine, engine_function, evaluate, pull, push):
         public.__module__ = "furlong_worker"
         setattr(furlong_worker, public.__name__, public)
-    for public in (maps.call_if, maps.call_with, maps.map_items):
+    for public in (maps.call_if, maps.call_with, maps.map_items, scopes.main_function, scopes.set_main_function):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
 
@@ -74,8 +74,8 @@ def current_engine() -> Engine:
 
 def evaluate(expression: str) -> Any:
     """Evaluate an expression in the engine's namespace."""
-    code = compile(expression, "<reference>", "eval", dont_inherit=True)
-    return eval(code, _Bound.names.variables)
+    _Bound.names.globals.enter()
+    return _Bound.names.evaluate(expression, "<reference>")
 
 
 def push(variables: dict[str, Any]) -> None:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import io
+import pickle
 import sys
+import time
 from typing import Any, Callable, Mapping, Sequence
 
 import furlong_worker
+from furlong_worker import Buffer, pickles
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
+from furlong_worker.scopes import bound
+
+# Items of a job that are told one by one, and how many quick ones are told at once later.
+EXACT_ITEMS = 256
+BATCH_ITEMS_MAX = 256
+# A batch that takes less has twice as many items next time; one that takes more than four times this, half as many.
+BATCH_NS = 50_000
+# The words of the shared memory that tell which item runs; see `page.rs`.
+FIRST, ITEMS = 2, 3
+# What tells clients that beside an error stand items, and no details of the error itself.
+ITEMS_MARK = b"items"
+# Values of these types can be pickled here and read there, whatever they are.
+PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
 def _namespace() -> dict[str, Any]:
@@ -15,20 +33,196 @@ def _namespace() -> dict[str, Any]:
     return vars(sys.modules["__main__"])
 
 
-def map_items(function: Callable[..., Any], with_errors: bool, *columns: Sequence[Any]) -> list[Any]:
+class _Bound:
+    """What maps need of the worker."""
+
+    words: Any = [0, 0, 0, 0]
+    is_cancelled: Callable[[], bool] = staticmethod(lambda: False)
+    streams: Callable[[], Sequence[Any]] = staticmethod(lambda: ())
+
+
+def bind(words: Any, is_cancelled: Callable[[], bool], streams: Callable[[], Sequence[Any]]) -> None:
+    """Let maps tell which item runs, see that their job was cancelled, and follow what is written and displayed."""
+    _Bound.words, _Bound.is_cancelled, _Bound.streams = words, staticmethod(is_cancelled), staticmethod(streams)
+
+
+def map_items(function: Callable[..., Any], with_errors: bool, *columns: Sequence[Any], exact: bool = False) -> Any:
     """Call a function with each item: the arguments come as columns of one length.
 
-    With `with_errors`, an exception takes the place of its value, as one that a client can load.
+    An item that raises, or whose value cannot be sent, fails alone. With `with_errors` its error takes the place of its
+    value; otherwise the job fails, and has the other values beside its error. With `exact` it is always known which
+    item runs.
+
+    Raises
+    ------
+    ItemsFailed
+        If items have failed.
+    furlong.errors.UnmetDependency
+        If this engine is not the right one for the first item.
     """
-    if not with_errors:
-        return [function(item) for item in columns[0]] if len(columns) == 1 else list(map(function, *columns))
-    values: list[Any] = []
-    for arguments in zip(*columns):
+    run = _Run(function, columns)
+    run.follow()
+    try:
+        run.call_all(exact)
+    finally:
+        run.leave()
+    if not (run.failed or run.written):
+        parts = _dump_plain(run.values)
+        if parts is not None:
+            return pickles.Pickled(parts)
+    told = Items(run.sendable(), run)
+    if run.first is not None and not with_errors:
+        raise ItemsFailed(run.first, pickles.dump(told))
+    return told
+
+
+class _Run:
+    """The calls of one job, and what became of them."""
+
+    def __init__(self, function: Callable[..., Any], columns: Sequence[Sequence[Any]]) -> None:
+        self._function = function
+        self._columns = columns
+        self.values: list[Any] = []
+        # By the place of the item; and the first of them as it was raised.
+        self.failed: dict[int, Failed] = {}
+        self.first: BaseException | None = None
+        # Characters that each item has written to standard output and error, and how often it has displayed something.
+        self.written: dict[int, list[int]] = {}
+
+    def call_all(self, exact: bool) -> None:
+        """Call the function with all items."""
+        values, words, is_cancelled = self.values, _Bound.words, _Bound.is_cancelled
+        count = min(map(len, self._columns))
+        batch = 1
+        while True:
+            at = len(values)
+            if at >= count:
+                return
+            words[FIRST] = at
+            words[ITEMS] = batch
+            begun = time.perf_counter_ns()
+            try:
+                self._call(at, at + batch)
+            except BaseException as error:
+                if is_cancelled() or (isinstance(error, UnmetDependency) and not values):
+                    raise
+                if len(values) < count:
+                    self._fail(len(values), error)
+                    values.append(None)
+                continue
+            if is_cancelled():  # the item has caught its interrupt
+                raise KeyboardInterrupt("cancelled")
+            if len(values) == at:
+                raise RuntimeError(f"the items end at {at} of {count}")
+            if not exact and at >= EXACT_ITEMS:
+                took = time.perf_counter_ns() - begun
+                if took < BATCH_NS:
+                    batch = min(batch * 2, BATCH_ITEMS_MAX)
+                elif took > 4 * BATCH_NS and batch > 1:
+                    batch //= 2
+
+    def _fail(self, at: int, error: BaseException) -> None:
+        if self.first is None or at < min(self.failed):
+            self.first = error
+        self.failed[at] = Failed(error)
+
+    def _call(self, begin: int, end: int) -> None:
+        function, append = self._function, self.values.append
+        if len(self._columns) == 1:
+            for item in self._columns[0][begin:end]:
+                append(function(item))
+        else:
+            for arguments in zip(*[column[begin:end] for column in self._columns]):
+                append(function(*arguments))
+
+    def follow(self) -> None:
+        """Note from now on which item writes how much."""
+        for at, stream in enumerate(_Bound.streams()):
+            stream.note = lambda size, at=at: self._note(at, size)
+
+    def _note(self, stream: int, size: int) -> None:
+        self.written.setdefault(len(self.values), [0, 0, 0])[stream] += size
+
+    def leave(self) -> None:
+        """Tell that no item runs."""
+        _Bound.words[ITEMS] = 0
+        for stream in _Bound.streams():
+            stream.note = None
+
+    def sendable(self) -> list[Any]:
+        """Give what is sent for the items: values as they are, or each in a pickle of its own, and errors."""
+        values = self.values
+        if not PLAIN.issuperset(map(type, values)):
+            values = [value if type(value) in PLAIN else self._kept(at, value) for at, value in enumerate(values)]
+        for at, failed in self.failed.items():
+            values[at] = failed
+        return values
+
+    def _kept(self, at: int, value: Any) -> Any:
         try:
-            values.append(function(*arguments))
+            return Kept(value)
         except Exception as error:
-            values.append(Failed(error))
-    return values
+            self._fail(at, error)
+            return None
+
+
+class _PlainPickler(pickle.Pickler):
+    """Refuses what is made by a function when it is loaded."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """Be asked of all that is no plain value, list, tuple, dictionary or set."""
+        if str(getattr(value, "__module__", "")).partition(".")[0] == "numpy":
+            return NotImplemented
+        raise _NotPlainError
+
+
+class _NotPlainError(Exception):
+    """A value is to be pickled by itself."""
+
+
+def _dump_plain(values: list[Any]) -> list[Buffer] | None:
+    """Pickle values at once, if standard types and NumPy's are all that there is in them."""
+    try:
+        return pickles.dump_with(_plain_dumps, values)
+    except Exception:
+        return None
+
+
+def _plain_dumps(values: list[Any], protocol: int, buffer_callback: Callable[[Any], Any]) -> bytes:
+    file = io.BytesIO()
+    _PlainPickler(file, protocol, buffer_callback=buffer_callback).dump(values)
+    return file.getvalue()
+
+
+class Items:
+    """The values of a job's items, which of them have failed, and what was written for each."""
+
+    def __init__(self, values: list[Any], run: _Run) -> None:
+        self._parts = values, sorted(run.failed), run.written
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as a call of the client's own function."""
+        return _ITEMS, self._parts
+
+
+class ItemsFailed(Exception):  # noqa: N818 - several of them
+    """Items have failed. The job's error is that of the first; beside it are the pickled `Items`."""
+
+    def __init__(self, first: BaseException, data: list[Buffer]) -> None:
+        super().__init__(first)
+        self.parts: list[Buffer] = [*describe(first), ITEMS_MARK, *data]
+
+
+class Kept:
+    """A value in a pickle of its own: where it cannot be read, others can."""
+
+    def __init__(self, value: Any) -> None:
+        data, *views = pickles.dump(value)
+        self._parts = bytes(data), *map(pickle.PickleBuffer, views)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as a call of the client's own function."""
+        return _KEPT, self._parts
 
 
 class Failed:
@@ -36,11 +230,12 @@ class Failed:
 
     def __init__(self, error: BaseException) -> None:
         self._parts = tuple(bytes(part).decode("utf-8") for part in describe(error))
+        self._details = [bytes(part) for part in details(error, True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled as a call of the client's own function."""
         engine = furlong_worker.current_engine().id  # type: ignore[attr-defined]  # users may set the variable
-        return _ClientFunction("failed"), (*self._parts, engine)
+        return _FAILED, (*self._parts, engine, self._details)
 
 
 class _ClientModule:
@@ -60,7 +255,12 @@ class _ClientFunction:
         """Be what pickle takes for a function."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (_ClientModule(), self._name)
+        return getattr, (_MODULE, self._name)
+
+
+# One of each, so that a pickle names it once.
+_MODULE = _ClientModule()
+_FAILED, _KEPT, _ITEMS = (_ClientFunction(name) for name in ("failed", "kept", "items"))
 
 
 def call_with(
@@ -83,6 +283,9 @@ def call_with(
         if "." not in name:
             variables[name] = module
     variables.update(names)
+    own = bound()
+    own.enter()
+    own.claim([*modules, *names])
     return function(*args, **kwargs)
 
 

@@ -8,6 +8,8 @@ import sys
 import types
 from typing import Any, Sequence
 
+from furlong_worker.scopes import Globals
+
 
 class Namespace:
     """The variables that executed code sees.
@@ -20,6 +22,7 @@ class Namespace:
         self.module = module
         self.variables: dict[str, Any] = module.__dict__
         self._seeded: dict[str, Any] = {}
+        self.globals = Globals(self.variables, self._seeded)
         self.seed("__builtins__", builtins)
         self.seed("engine_id", None)
         rank = find_rank()
@@ -31,7 +34,8 @@ class Namespace:
 
     def seed(self, name: str, value: Any) -> None:
         """Set a variable that is not the user's."""
-        self._seeded[name] = self.variables[name] = value
+        self._seeded[name] = value
+        self.globals.seed(name, value)
 
     def adopt(self, earlier: dict[str, Any]) -> None:
         """Take what was added since for ours, and give the user's variables of before their values back."""
@@ -49,27 +53,43 @@ class Namespace:
         for name in variables:
             if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"{name!r} is no name for a variable")
+        self.globals.enter()
         for name, value in variables.items():
             owner, dot, attribute = name.rpartition(".")
             if dot:
                 setattr(eval(owner, self.variables), attribute, value)
             else:
-                self.variables[name] = value
+                self.set({name: value})
+
+    def set(self, variables: dict[str, Any]) -> None:
+        """Set variables as the current session's own."""
+        self.variables.update(variables)
+        self.globals.claim(variables)
 
     def pull(self, expressions: Sequence[str]) -> list[Any]:
         """Evaluate expressions."""
-        return [eval(compile(text, "<pull>", "eval", dont_inherit=True), self.variables) for text in expressions]
+        self.globals.enter()
+        return [self.evaluate(text, "<pull>") for text in expressions]
+
+    def evaluate(self, expression: str, file: str) -> Any:
+        """Evaluate one. A name alone is a variable, not what came along with a function."""
+        for value in self.globals.own_value(expression):
+            return value
+        return eval(compile(expression, file, "eval", dont_inherit=True), self.variables)
 
     def keys(self) -> list[str]:
         """Tell the names that a user has made, sorted."""
+        self.globals.enter()
         return sorted(
             name
-            for name, value in self.variables.items()
+            for name, value in self.globals.put_items()
             if not name.startswith("_") and not self._is_ours(name, value)
         )
 
     def clear(self) -> None:
         """Forget everything but what is ours."""
+        self.globals.clear()
+        self._seeded.pop("_", None)  # the last value is the user's, but for functions that have a `_` of their own
         self.variables.clear()
         self.variables.update(self._seeded)
 

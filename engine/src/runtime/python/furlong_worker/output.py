@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import array
+import collections
 import contextlib
 import faulthandler
 import fcntl
@@ -12,9 +13,13 @@ import os
 import resource
 import sys
 import termios
+import threading
 from typing import Callable
 
 MAIN_THREAD = _thread.get_ident()
+# What is kept of what comes late, and of it in one piece.
+LATE_CHARACTERS_MAX = 64 * 1024
+PIECE_CHARACTERS_MAX = 4 * 1024
 
 
 class Stream(io.TextIOWrapper):
@@ -23,7 +28,7 @@ class Stream(io.TextIOWrapper):
     What a thread writes after its job's end is not taken for output of a later job.
     """
 
-    def __init__(self, fd: int, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]) -> None:
+    def __init__(self, fd: int, is_late: Callable[[], bool], late: Late) -> None:
         super().__init__(
             open(fd, "wb", closefd=False),  # noqa: SIM115 - the stream that is made of it closes it
             encoding="utf-8",
@@ -32,7 +37,9 @@ class Stream(io.TextIOWrapper):
         )
         self._fd = fd
         self._is_late = is_late
-        self._send_stray = send_stray
+        self._late = late
+        # Is told how many characters are written, while a map runs.
+        self.note: Callable[[int], None] | None = None
 
     @property
     def name(self) -> str:
@@ -44,9 +51,60 @@ class Stream(io.TextIOWrapper):
         if _thread.get_ident() != MAIN_THREAD and self._is_late():
             if not isinstance(text, str):
                 raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-            self._send_stray(self._fd, text.encode("utf-8", "backslashreplace"))
+            self._late.write(self._fd, text)
             return len(text)
+        if self.note is not None:
+            self.note(len(text))
         return super().write(text)
+
+
+class Late:
+    """What threads have printed after their jobs' ends: the last of it, for whoever asks, and for the engine's log."""
+
+    def __init__(self, send_stray: Callable[[int, bytes], None]) -> None:
+        self._send_stray = send_stray
+        self._lock = threading.Lock()
+        # Of a thread and a stream in turn: the thread's name, the stream's, and the text.
+        self._kept: collections.deque[list[str]] = collections.deque()
+        self._size = 0
+        self._dropped = 0
+
+    def write(self, fd: int, text: str) -> None:
+        """Take what the calling thread has printed."""
+        thread, stream = threading.current_thread().name, "stdout" if fd == 1 else "stderr"
+        data = text.encode("utf-8", "backslashreplace")
+        with self._lock:
+            if self._kept and self._kept[-1][:2] == [thread, stream] and len(self._kept[-1][2]) < PIECE_CHARACTERS_MAX:
+                self._kept[-1][2] += text
+            else:
+                self._kept.append([thread, stream, text])
+            self._size += len(text)
+            self._drop(self._size - LATE_CHARACTERS_MAX)
+        self._send_stray(fd, data)
+
+    def _drop(self, excess: int) -> None:
+        """Let go of so many of the oldest characters."""
+        while excess > 0:
+            oldest = self._kept[0]
+            text = oldest[2]
+            oldest[2] = text[excess:]
+            dropped = len(text) - len(oldest[2])
+            if not oldest[2]:
+                self._kept.popleft()
+            excess -= dropped
+            self._size -= dropped
+            self._dropped += dropped
+
+    def take(self) -> list[tuple[str, str, str]]:
+        """Give it, the oldest first, and forget it."""
+        with self._lock:
+            pieces = [(thread, stream, text) for thread, stream, text in self._kept]
+            if self._dropped:
+                gap = f"... [{self._dropped} characters left out; the engine's log may have them] ...\n"
+                pieces.insert(0, ("", "stderr", gap))
+            self._kept.clear()
+            self._size = self._dropped = 0
+        return pieces
 
 
 class Output:
@@ -56,7 +114,7 @@ class Output:
 
     def __init__(self, is_late: Callable[[], bool], send_stray: Callable[[int, bytes], None]) -> None:
         self._is_late = is_late
-        self._send_stray = send_stray
+        self.late = Late(send_stray)
         # Copies out of the way of code that closes or replaces 1 and 2.
         self._pipes = tuple(far_copy(fd) for fd in (1, 2))
         self._identities = [_identity(fd) for fd in self._pipes]
@@ -68,8 +126,8 @@ class Output:
         self._open_streams()
 
     def _open_streams(self) -> None:
-        self.out = Stream(1, self._is_late, self._send_stray)
-        self.err = Stream(2, self._is_late, self._send_stray)
+        self.out = Stream(1, self._is_late, self.late)
+        self.err = Stream(2, self._is_late, self.late)
         for name, stream in (("stdout", self.out), ("stderr", self.err)):
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)

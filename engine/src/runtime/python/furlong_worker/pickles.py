@@ -17,7 +17,7 @@ import types
 import zlib
 from typing import Any, Callable, Sequence
 
-from furlong_worker import Buffer, paths
+from furlong_worker import Buffer, paths, scopes
 from furlong_worker.sources import MODULE_PREFIX
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -25,31 +25,38 @@ OUT_OF_BAND_BYTES_MIN = 4096
 BUFFERS_MAX = 4000
 # Functions that came as pickles; `known.rs` keeps the same list, to know which need not be sent again.
 FUNCTIONS_MAX = 1024
+# The lengths of their pickles together, unless a single one is longer.
+FUNCTION_BYTES_MAX = 256 * 1024 * 1024
 
 NONE = pickle.dumps(None, protocol=5)
 # What only the same version of Python can load, as cloudpickle writes it.
 MARKS_OF_CODE = (b"_make_function", b"_make_skel", b"CodeType")
 # Opcodes of a pickle, for the few that are written here.
-START, LOAD_CODE, END = b"\x80\x05cfurlong._wire\nload_code\n(", b"(", b"tR."
-SMALL_INT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8e", b"\x97", b"t"
+START, MARK, END = b"\x80\x05cfurlong._wire\n", b"(", b"tR."
+LOAD_CODE, LOAD_NOTED = b"load_code\n(", b"load_noted\n("
+SMALL_INT, LONG_TEXT, LONG_BYTES, NEXT_BUFFER, TUPLE = b"K", b"\x8d", b"\x8e", b"\x97", b"t"
 
 
 class PickledFunction:
     """A function as it came, and what was made of it once a call needed it."""
 
-    __slots__ = ("blob", "is_kept", "lent", "value")
+    __slots__ = ("blob", "is_kept", "lent", "record", "value")
 
     def __init__(self, blob: bytes, is_kept: bool) -> None:
         self.blob: bytes | None = blob
         self.is_kept = is_kept
         self.value: Callable[..., Any] | None = None
-        # Global names that it did not bring along: scopes of it, and the names.
+        # Global names of its functions whose globals are the namespace.
+        self.record: scopes.Record | None = None
+        # Global names that others did not bring along: scopes of it, and the names.
         self.lent: list[tuple[dict[str, Any], str]] = []
 
     def load(self) -> Callable[..., Any]:
         """Load it; from now on a call finds it in `value`, if it means the same each time."""
         assert self.blob is not None, "it is dropped only where there is a value"
-        value: Callable[..., Any] = load(self.blob, ())
+        blob = self.blob
+        value: Callable[..., Any]
+        value, self.record = scopes.bound().load(lambda: load(blob, ()))
         self.lent = _names_to_lend(value)
         if self.is_kept:
             self.value = value
@@ -67,6 +74,9 @@ class PickledFunction:
     def settle(self) -> bool:
         """Drop the pickle, unless it only names the function; True if it does, and is to be loaded again some time."""
         value = self.value
+        if self.record is not None:  # it came by value, and may lie in the namespace because it calls itself
+            self.blob = None
+            return False
         with contextlib.suppress(Exception):  # whatever such an object or module does when asked
             found: Any = sys.modules.get(value.__module__)  # type: ignore[union-attr]
             for part in value.__qualname__.split("."):  # type: ignore[union-attr]
@@ -85,12 +95,13 @@ class Functions:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, PickledFunction] = {}
+        self._known: dict[bytes, tuple[PickledFunction, int]] = {}
+        self._bytes = 0
         self._named: list[PickledFunction] = []
 
     def find(self, digest: Buffer) -> PickledFunction:
         """Find the function of a request whose engine knows that it is here."""
-        return self._known[bytes(digest)]
+        return self._known[bytes(digest)][0]
 
     def add(self, digest: Buffer, blob: Buffer, support: Buffer) -> PickledFunction:
         """Keep a new one, unless it has no hash; and the text of cloudpickle, if it came with it."""
@@ -98,9 +109,12 @@ class Functions:
             _Support.install(bytes(support))
         function = PickledFunction(bytes(blob), len(digest) > 0)
         if function.is_kept:
-            if len(self._known) == FUNCTIONS_MAX:
-                del self._known[next(iter(self._known))]
-            self._known[bytes(digest)] = function
+            length = memoryview(blob).nbytes
+            self._known[bytes(digest)] = function, length
+            self._bytes += length
+            while len(self._known) > FUNCTIONS_MAX or (self._bytes > FUNCTION_BYTES_MAX and len(self._known) > 1):
+                _, length = self._known.pop(next(iter(self._known)))
+                self._bytes -= length
         return function
 
     def load(self, function: PickledFunction) -> Callable[..., Any]:
@@ -198,6 +212,13 @@ def _add_hint(error: ImportError) -> None:
     error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
 
 
+class Pickled:
+    """A value that is pickled already."""
+
+    def __init__(self, parts: list[Buffer]) -> None:
+        self.parts = parts
+
+
 def dump(value: Any) -> list[Buffer]:
     """Pickle a value: a pickle and its out-of-band buffers.
 
@@ -206,8 +227,10 @@ def dump(value: Any) -> list[Buffer]:
     """
     if value is None:
         return [NONE]
+    if type(value) is Pickled:
+        return value.parts
     try:
-        parts = _dump_with(pickle.dumps, value)
+        parts = dump_with(pickle.dumps, value)
         data = parts[0]
         if b"__main__" not in data and MODULE_MARK not in data or not _names_ours(value):  # type: ignore[operator]
             return parts
@@ -216,7 +239,8 @@ def dump(value: Any) -> list[Buffer]:
     return _dump_by_value(value, None)
 
 
-def _dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+def dump_with(dumps: Callable[..., bytes], value: Any) -> list[Buffer]:
+    """Pickle a value; large buffers go beside."""
     views: list[Buffer] = []
 
     def is_in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -269,12 +293,12 @@ def _dump_by_value(value: Any, why: Exception | None) -> list[Buffer]:
     for module in modules if register is not None else ():
         register(module)
     try:
-        parts = _dump_with(cloudpickle.dumps, value)
+        parts = dump_with(cloudpickle.dumps, value)
     except Exception as error:
         raise _unpicklable(value, error, cloudpickle.dumps) from error
     data, *views = parts
     if any(mark in data for mark in MARKS_OF_CODE):  # type: ignore[operator]
-        return _wrap(bytes(data), views)
+        return _wrap_code(bytes(data), views)
     return parts
 
 
@@ -284,15 +308,27 @@ def _unpicklable(value: Any, error: Exception, dumps: Callable[[Any], object]) -
     return TypeError(f"the result cannot be pickled: {paths.find(value, 'result', dumps)}")
 
 
-def _wrap(data: bytes, views: list[Buffer]) -> list[Buffer]:
+def with_notes(parts: list[Buffer]) -> list[Buffer]:
+    """Let a result tell its client of names whose values gave way."""
+    names = "\n".join(scopes.notes).encode("utf-8")
+    scopes.notes.clear()
+    data, *views = parts
+    return _wrap(LOAD_NOTED + LONG_TEXT + struct.pack("<Q", len(names)) + names, bytes(data), views)
+
+
+def _wrap_code(data: bytes, views: list[Buffer]) -> list[Buffer]:
     """Wrap a pickle that holds code: it asks the client first whether that is of its own version."""
     major, minor = sys.version_info[:2]
-    version = SMALL_INT + bytes([major]) + SMALL_INT + bytes([minor])
+    return _wrap(LOAD_CODE + SMALL_INT + bytes([major]) + SMALL_INT + bytes([minor]), data, views)
+
+
+def _wrap(head: bytes, data: bytes, views: list[Buffer]) -> list[Buffer]:
+    """Make a pickle the argument of a function of the client, of which the head has the beginning."""
     if len(data) < OUT_OF_BAND_BYTES_MIN or len(views) == BUFFERS_MAX:
         inner, buffers = LONG_BYTES + struct.pack("<Q", len(data)) + data, views
     else:
         inner, buffers = NEXT_BUFFER, [data, *views]
-    return [START + version + inner + LOAD_CODE + NEXT_BUFFER * len(views) + TUPLE + END, *buffers]
+    return [START + head + inner + MARK + NEXT_BUFFER * len(views) + TUPLE + END, *buffers]
 
 
 class _Support:

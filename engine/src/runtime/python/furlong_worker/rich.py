@@ -42,6 +42,8 @@ class Displays:
         # Whether each is the value, its texts, and what is said about it: empty for nearly every job.
         self.shown: list[tuple[bool, dict[str, str], dict[str, str]]] = []
         self._bytes = 0
+        # Is told of each display, while a map runs.
+        self.note: Callable[[int], None] | None = None
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, is_value: bool = False) -> None:
         """Take a display; of a thread whose job has ended only the text is shown."""
@@ -54,6 +56,8 @@ class Displays:
             print(f"a display of {size} bytes is left out: one task has 16 MiB of them", file=sys.stderr)
         else:
             self._bytes += size
+            if self.note is not None:
+                self.note(1)
             self.shown.append((is_value, texts, about))
 
     def take(self) -> bytes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # getsignal without its costly enum
 import _thread
 import ast
+import atexit
 import builtins
 import contextlib
+import gc
 import importlib
 import importlib.util
+import io
 import linecache
 import mmap
 import os
@@ -22,7 +25,7 @@ import types
 from typing import Any, Callable, NoReturn, Sequence
 
 import furlong_worker
-from furlong_worker import Buffer, engine
+from furlong_worker import Buffer, engine, maps
 from furlong_worker.calls import apply, encode, encode_published
 from furlong_worker.cells import Cells
 from furlong_worker.channel import (
@@ -35,6 +38,7 @@ from furlong_worker.channel import (
     KEYS,
     NAMED,
     PAGE_BYTES,
+    PICKLE,
     PICKLED,
     PULL,
     PUSH,
@@ -42,10 +46,12 @@ from furlong_worker.channel import (
     RETURNED,
     RUN,
     SOURCE,
+    UNFIT,
     Channel,
     Job,
 )
 from furlong_worker.errors import describe
+from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
 from furlong_worker.fresh import Helpers
@@ -53,6 +59,7 @@ from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
 from furlong_worker.rich import Rich
+from furlong_worker.scopes import bound_names
 from furlong_worker.settings import LABELS
 from furlong_worker.sources import LoadedSource
 
@@ -62,6 +69,10 @@ ONLY_PARSE: int = ast.PyCF_ONLY_AST
 # A job that has put a file in the place of an output pipe, or has blocked a signal, has taken longer.
 LONG_ENOUGH_US = 50
 INTERRUPT = (signal.SIGINT,)
+# Threads have so long to end by themselves, of the time that the engine gives the whole process for its end.
+THREADS_SECONDS = 1.0
+# The variable by which the engine says what became of the interpreter before this one.
+LOST = "FURLONG_LOST"
 
 
 class Worker:
@@ -85,6 +96,7 @@ class Worker:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._names = Namespace()
         self._namespace = self._names.variables
+        self._globals = self._names.globals
         self._names.seed("publish", self.publish)
         furlong_worker.publish = self.publish  # type: ignore[attr-defined]
         self._names.seed("labels", list(LABELS))
@@ -92,9 +104,10 @@ class Worker:
         self._rich = Rich(self._names, self.is_late_thread)
         self._displays = self._rich.displays
         self._helpers = Helpers()
-        self._cells = Cells(self._namespace, self._rich.show_value)
+        self._cells = Cells(self._namespace, self._show_value)
         self._handler = self._handle_interrupt
         self.output = Output(self.is_late_thread, channel.send_stray)
+        furlong_worker.late_output = self.output.late.take  # type: ignore[attr-defined]
         self._calls: dict[int, Callable[..., list[Buffer]]] = {
             EXECUTE: self._execute,
             NAMED: self._call_named,
@@ -105,13 +118,16 @@ class Worker:
             PULL: self._pull,
             KEYS: lambda codec, *_: encode(self._names.keys(), codec),
             CLEAR: self._clear,
+            UNFIT: self._refuse,
         }
+        maps.bind(channel.page_words, self._is_interrupted, lambda: (self.output.out, self.output.err, self._displays))
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
+        self._lost = os.environ.pop(LOST, "")
 
-    def serve(self) -> NoReturn:
-        """Run jobs until the engine closes the socket."""
+    def serve(self) -> None:
+        """Run jobs until the engine says that it is enough, or closes the socket."""
         channel = self.channel
         jobs = channel.jobs
         while True:
@@ -122,12 +138,14 @@ class Worker:
             channel.flush()
             channel.cancelled.clear()  # whatever it names has ended
             channel.interrupted.clear()
+            if channel.ending:
+                return
             channel.receive()
             if channel.questions:
                 channel.answer_questions(None)
 
     def _run(self, job: Job) -> None:
-        kind, codec, attempt, buffers, source = job
+        kind, codec, attempt, buffers, source, self._globals.session = job
         channel = self.channel
         if channel.engine_id is not None:
             self._names.seed("engine_id", channel.engine_id)
@@ -172,7 +190,14 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
-            parts = describe(error)
+            if self._lost and type(error) is NameError:
+                self._say_what_was_lost(error)
+            if type(error) is maps.ItemsFailed:
+                parts = error.parts
+            else:
+                parts = describe(error)
+                if end == RAISED:
+                    parts = [*parts, *details(error, codec == PICKLE and not is_execution)]
             error = None
         if self._displays.shown:
             displays = self._displays.take()
@@ -185,7 +210,7 @@ class Worker:
         channel.reply(attempt, end, DRAIN if drain else 0, run_us, count, parts)
         if drain:
             channel.drained = False
-            while not channel.drained:
+            while not channel.drained and not channel.ending:
                 channel.receive()
 
     # What a job may ask for.
@@ -217,6 +242,8 @@ class Worker:
         """
         self._forget_names()  # the code may reload a module or define a name anew
         tree = self._parse(source, file)
+        self._globals.enter()
+        names = set(bound_names(tree.body)) if self._globals.is_shared else ()
         self._rich.announce("pre_execute")
         try:
             text = (
@@ -228,7 +255,12 @@ class Worker:
             text = None
         finally:
             self._rich.announce("post_execute")
+        self._globals.claim(names)
         return [] if text is None else [text.encode("utf-8", "backslashreplace")]
+
+    def _show_value(self, value: Any) -> str | None:
+        self._names.seed("_", value)
+        return self._rich.show_value(value)
 
     def _parse(self, source: str | bytes, file: str) -> ast.Module:
         tree: ast.Module
@@ -256,8 +288,13 @@ class Worker:
         self._names.clear()
         return encode(None, codec)
 
+    def _refuse(self, _codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
+        size = int(bytes(buffers[0]))
+        raise MemoryError(f"the arguments have {size} bytes, more than this interpreter can take")
+
     def _call_named(self, codec: int, buffers: Sequence[Buffer], _source: None) -> list[Buffer]:
         name = bytes(buffers[0])
+        self._globals.enter()
         function = self._functions.get(name) or self._find(name)
         return apply(function, codec, buffers[1:])
 
@@ -295,7 +332,14 @@ class Worker:
             function = self.channel.functions.load(pickled)
         if pickled.lent:
             pickled.lend()
-        return apply(function, codec, buffers[1:])
+        record = pickled.record
+        if record is None:
+            return apply(function, codec, buffers[1:])
+        self._globals.serve(record)
+        parts = apply(function, codec, buffers[1:])
+        if record.stores:
+            self._globals.claim(record.stores)
+        return parts
 
     def _forget_edited(self) -> None:
         if self._helpers.forget_edited():
@@ -330,6 +374,18 @@ class Worker:
         elif self.armed in channel.interrupted:
             channel.interrupted.discard(self.armed)
             raise KeyboardInterrupt
+        elif channel.ending:
+            raise KeyboardInterrupt("the interpreter is ending")
+
+    def _say_what_was_lost(self, error: NameError) -> None:
+        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
+            error.args = (f"{error}; {hint}", *error.args[1:])
+
+    def _is_interrupted(self) -> bool:
+        """Whether the job that runs was interrupted because it is cancelled."""
+        return self.interrupted is not None and self.interrupted == self.attempt
 
     def publish(self, value: Any) -> None:
         """Send a value to the client while the task runs.
@@ -440,7 +496,38 @@ def _out_of_the_way(fd: int) -> int:
     return far
 
 
-def main() -> NoReturn:
+def _end_threads() -> None:
+    """Do what Python does with threads at its end, for a while: then the rest of its end goes on without them.
+
+    So a thread that never ends keeps nobody from what was registered with `atexit`, nor from their files.
+    """
+
+    def give_up(_number: int, _frame: types.FrameType | None) -> None:
+        raise TimeoutError
+
+    with contextlib.suppress(BaseException):  # whatever the code of threads does when asked to end
+        signal.signal(signal.SIGALRM, give_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, THREADS_SECONDS)
+        threading._shutdown()  # type: ignore[attr-defined]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # Python's own end would call it once more, and wait.
+    threading._shutdown = lambda: None  # type: ignore[attr-defined]
+
+
+def _flush_files() -> None:
+    """Write what open files have not written yet.
+
+    Python does so at its end by letting go of them, but not of those that a thread which goes on may need.
+    """
+    if threading.active_count() > 1:
+        for one in gc.get_objects():
+            if isinstance(one, (io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper)):
+                with contextlib.suppress(Exception):  # it is closed, or cannot be written
+                    one.flush()
+
+
+def main() -> None:
     """Take the socket for requests over from file descriptor 0, and serve."""
     requests = socket.socket(fileno=_out_of_the_way(0))
     os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)  # it is the new 0
@@ -449,5 +536,7 @@ def main() -> NoReturn:
     replies, page, asks = _receive_files(requests)
     channel = Channel(requests, replies, page)
     worker = Worker(channel, asks)
+    atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()
+    _end_threads()

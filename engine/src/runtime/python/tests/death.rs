@@ -125,6 +125,6 @@ async fn an_interpreter_that_is_killed_while_it_starts_costs_no_job() {
     };
     assert_eq!(python_killed_at_its_first(3).await.outcome, JobOutcome::Succeeded);
     let reply = python_killed_at_its_first(9).await;
-    assert_eq!(reply.outcome, JobOutcome::Failed);
+    assert_eq!(reply.outcome, JobOutcome::NotBegun(Unable::Runtime));
     assert!(error(reply).message.contains("did not start: the interpreter was killed by SIGKILL"));
 }

@@ -29,7 +29,13 @@ impl Fixture {
         self.attempts += 1;
         let header = CallHeader { call: Call::Pickled(call), codec: Codec::Json };
         let data = vec![Bytes::copy_from_slice(arguments.as_bytes())];
-        self.slot.start(Job { attempt: self.attempts, header: header.into(), definition, data });
+        self.slot.start(Job {
+            attempt: self.attempts,
+            session: SessionId([1; 16]),
+            header: header.into(),
+            definition,
+            data,
+        });
         self.end(self.attempts).await
     }
 

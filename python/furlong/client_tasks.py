@@ -1,0 +1,293 @@
+"""What a client knows of tasks: ids, results, records; and what it does to tasks by their ids."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong import errors
+from furlong.feeders import OpenMaps
+from furlong.map_results import AsyncMapResult
+from furlong.records import PHASES, Fetched, History, whole_id
+from furlong.results import AsyncResult
+from furlong.views import Again
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+    from furlong import _furlong
+
+__all__ = ["ClientTasks"]
+
+
+class ClientTasks:
+    """The part of a client that is about tasks."""
+
+    _session: _furlong.Session
+    _block: bool
+    _held: set[weakref.ref[AsyncResult]]
+    _maps: OpenMaps
+
+    def _engines(self, targets: Any) -> list[int]:
+        raise NotImplementedError
+
+    def _results(self) -> dict[str, AsyncResult]:
+        raise NotImplementedError
+
+    def _futures(self, jobs: Any) -> list[concurrent.futures.Future[Any]]:
+        raise NotImplementedError
+
+    @property
+    def history(self) -> Sequence[str]:
+        """The ids of all tasks of this session, in the order of their submits."""
+        return History(self._session.id, self._session.submitted())
+
+    @property
+    def outstanding(self) -> set[str]:
+        """The ids of the tasks of this session that have not ended."""
+        self._maps.submit_rest()
+        return set(self._session.unfinished())
+
+    def _id_of(self, job: Any) -> str:
+        """Give the whole id of what names a task."""
+        if isinstance(job, int):
+            return self.history[job]
+        if not isinstance(job, str):
+            raise TypeError(f"a task is named by its id, its place in the history, or its result, not by {job!r}")
+        session, colon, number = job.rpartition(":")
+        if len(session) == 32 or not (colon and number.isdecimal()):
+            return job
+        found = json.loads(self._session.records(session=session, first=int(number), last=int(number)))
+        if not found:
+            raise KeyError(f"no task {job!r} is known")
+        return whole_id(found[0]["id"])
+
+    def get_result(
+        self,
+        indices_or_msg_ids: Any = None,
+        block: bool | None = None,
+        owner: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncResult | Fetched:
+        """Give the result of a task by its id, of this session or of any of the same owner.
+
+        Parameters
+        ----------
+        indices_or_msg_ids : str, int, AsyncResult, or a list of such
+            Ids, places in `history` (-1, the last, if nothing is said), results.
+        block : bool
+            Wait for the end; by default if the client blocks.
+        owner : bool
+            Is accepted; results stay with who holds them.
+
+        Raises
+        ------
+        RequestRefused
+            If the broker does not know the task. Results of other sessions are there for tasks with the flag `keep`.
+        """
+        jobs = indices_or_msg_ids
+        block = self._block if block is None else block
+        if isinstance(jobs, AsyncResult):
+            return jobs
+        if isinstance(jobs, (list, tuple)):
+            results = [self.get_result(job) for job in jobs]
+            made = AsyncResult._listed(results)
+            if block:
+                made.wait(timeout)
+            return made
+        key = self._id_of(-1 if jobs is None else jobs)
+        result = self._results().get(key)
+        if result is None:
+            result = Fetched(self, key)  # type: ignore[arg-type]  # the client is made of this
+        elif isinstance(jobs, str) and (len(result._parts) > 1 or isinstance(result, AsyncMapResult)):
+            result = result._child(next(part for part in result._parts if key in part.all_ids()))
+        if block:
+            result.wait(timeout)
+        return result
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Take tasks back that have not begun; what runs goes on. They end with `TaskAborted`.
+
+        A task that moves to another engine at that moment goes on all the same.
+
+        Parameters
+        ----------
+        jobs : optional
+            As `wait` takes them; all that is outstanding if nothing is said.
+        targets : optional
+            Only those for these engines.
+        """
+        engines = None if targets is None else set(self._engines(targets))
+        results = [future for future in self._futures(jobs) if isinstance(future, AsyncResult)]
+        if engines is None:
+            self._give_up(None if jobs is None else results, True)
+        tasks = (part.task for result in results for part in result._parts)
+        wanted = [task.id for task in tasks if engines is None or task.engine in engines]
+        if wanted:
+            self._session.take_back(wanted)
+
+    def _give_up(self, jobs: Sequence[Any] | None, is_abort: bool) -> None:
+        """Submit nothing more of these maps, or of any."""
+        if jobs is None:
+            self._maps.give_up(is_abort)
+        for job in jobs or ():
+            if isinstance(job, AsyncResult):
+                job._give_up(is_abort)
+
+    def _not_running(self) -> set[str]:
+        records = json.loads(self._session.records(session=self._session.short_id, ended=False))
+        return {whole_id(record["id"]) for record in records if PHASES[record["phase"]] != "running"}
+
+    def cancel(self, jobs: Any = None, force: bool = False) -> int:
+        """Cancel tasks, of this session or by their ids of any of the same owner: what waits, and what runs.
+
+        Returns
+        -------
+        int
+            How many had not ended before.
+        """
+        if jobs is None:
+            self._give_up(None, False)
+            ids = self._session.unfinished()
+        else:
+            jobs = [jobs] if isinstance(jobs, (str, int, AsyncResult)) else list(jobs)
+            self._give_up(jobs, False)
+            ids = []
+            for job in jobs:
+                ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
+        return self._session.cancel(ids, force)[0] if ids else 0
+
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[str, Any]:
+        """Tell which tasks have ended: lists ``pending`` and ``completed`` of ids, and if wanted their values by id."""
+        ids = [msg_ids] if isinstance(msg_ids, (str, int, AsyncResult)) else list(msg_ids)
+        known: dict[str, Any] = {"pending": [], "completed": []}
+        for job in ids:
+            result = self.get_result(job)
+            for part in result.split():
+                key = part.msg_ids[0]
+                if part.done():
+                    known["completed"].append(key)
+                    if not status_only:
+                        known[key] = part.get(return_exceptions=True)
+                else:
+                    known["pending"].append(key)
+        return known
+
+    def records(self, label: str | None = None, ended: bool | None = None, limit: int = 0) -> list[dict[str, Any]]:
+        """Give what the broker knows of the owner's tasks, of all sessions: a dictionary each.
+
+        Parameters
+        ----------
+        label : str, optional
+            Only tasks with this label; ``*`` stands for any characters.
+        ended : bool, optional
+            Only those that have, or have not, ended.
+        limit : int
+            So many at most; 0 for all.
+        """
+        found = json.loads(self._session.records(label=label, ended=ended, limit=limit))
+        for record in found:
+            record["id"], record["phase"] = whole_id(record["id"]), PHASES[record["phase"]]
+        return list(found)
+
+    def hub_history(self) -> list[str]:
+        """Give the ids of the owner's tasks that the broker knows, of all sessions, in the order of their submits."""
+        found = sorted(self.records(), key=lambda record: record["times"]["submitted_unix_us"])
+        return [record["id"] for record in found]
+
+    def resubmit(self, indices_or_msg_ids: Any = None, metadata: Any = None, block: bool | None = None) -> AsyncResult:
+        """Run tasks of this session again, as they were submitted, with all their options.
+
+        Raises
+        ------
+        KeyError
+            If there is no such task, or its result is not held here any longer, so that what it ran is not known.
+        """
+        jobs = indices_or_msg_ids
+        if metadata is not None:
+            raise TypeError("a task is run again with its own options: metadata cannot be given")
+        try:
+            wanted = self._futures([-1] if jobs is None else jobs)
+        except (errors.RequestRefused, ValueError) as error:
+            raise KeyError(str(error)) from error
+        again = []
+        for result in wanted:
+            if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
+                raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
+            again += [Again(*part.call)() for part in result._parts if part.call is not None]
+        made = again[0] if len(again) == 1 else AsyncResult._listed(again)
+        if block:
+            made.wait()
+        return made
+
+    def purge_results(self, jobs: Any = None, targets: Any = None) -> None:
+        """Forget kept results at the broker.
+
+        Parameters
+        ----------
+        jobs : optional
+            These tasks, as `wait` takes them, or ``"all"`` that have ended.
+        targets : optional
+            Those that these engines had.
+
+        Raises
+        ------
+        ValueError
+            If nothing is said.
+        """
+        ids = self._chosen_ids(jobs, targets)
+        if ids:
+            self._session.purge(ids)
+
+    purge_hub_results = purge_results
+
+    def _chosen_ids(self, jobs: Any, targets: Any) -> list[str]:
+        """Give the ids of what is to be forgotten."""
+        if _says_nothing(jobs) and _says_nothing(targets):
+            raise ValueError("say which results are to be forgotten: jobs, or targets, or jobs='all'")
+        ids: list[str] = []
+        if isinstance(jobs, str) and jobs == "all":
+            return [record["id"] for record in self.records(ended=True)]
+        if not _says_nothing(jobs):
+            for job in [jobs] if isinstance(jobs, (str, int, AsyncResult)) else jobs:
+                ids += job.msg_ids if isinstance(job, AsyncResult) else [self._id_of(job)]
+        if not _says_nothing(targets):
+            engines = set(self._engines(targets))
+            ids += [record["id"] for record in self.records(ended=True) if record["engine"] in engines]
+        return ids
+
+    def purge_local_results(self, jobs: Any = None, targets: Any = None) -> None:
+        """Forget results here. See `purge_results`.
+
+        Raises
+        ------
+        RuntimeError
+            If one has not ended.
+        """
+        if _says_nothing(jobs) and _says_nothing(targets):
+            raise ValueError("say which results are to be forgotten: jobs, or targets, or jobs='all'")
+        held = list(self._results().values())
+        if isinstance(jobs, str) and jobs == "all":
+            chosen: list[Any] = held
+        else:
+            chosen = [] if _says_nothing(jobs) else list(self._futures(jobs))
+            if not _says_nothing(targets):
+                engines = set(self._engines(targets))
+                chosen += [result for result in held if any(part.engine_id in engines for part in result._parts)]
+        for result in chosen:
+            if not result.done():
+                raise RuntimeError(f"{result!r} has not ended; wait for it, or cancel it")
+        for result in chosen:
+            if isinstance(result, AsyncResult):
+                self._held.discard(weakref.ref(result))
+
+    def purge_everything(self) -> None:
+        """Forget all results, here and at the broker."""
+        self.purge_local_results("all")
+        self.purge_results("all")
+
+
+def _says_nothing(chosen: Any) -> bool:
+    return chosen is None or (isinstance(chosen, (list, tuple)) and not chosen)

@@ -1,0 +1,385 @@
+"""The tasks of a map: each runs some items, and what fails of them fails alone.
+
+A task that is lost, runs too long or cannot tell its values takes none of its items along: those that are not to blame
+run again, in tasks that follow it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from furlong import _pickling, _wire, errors
+from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, error_of
+
+if TYPE_CHECKING:
+    from furlong import _furlong
+    from furlong.views import View
+
+__all__ = ["MapPart", "Work"]
+
+# How an engine tells which item ran when an interpreter died: see `death.rs`.
+_RAN = re.compile(r" \[items (\d+)\+(\d+) of its part of the map\]")
+# What stands beside the error of a task whose items have failed, before the items.
+_ITEMS_MARK = b"items"
+# Ends of a task that one of its items may have brought about.
+_BLAMES_ONE = ("engine_lost", "run_timeout", "payload", "remote")
+# So many items that fail one after another in the same way, before their own code begins, stand for all.
+_ALIKE = 3
+
+
+class Work:
+    """What a map does: its function, its items, and how their tasks are submitted."""
+
+    def __init__(
+        self, view: View, function: _furlong.Function, has_code: bool, about: About, columns: list[Any], in_place: bool
+    ) -> None:
+        self.about = about
+        self.columns = columns
+        self.in_place = in_place
+        self._view = view
+        self._function, self._has_code = function, has_code
+        #: How often items that have failed run again.
+        self.retries = _error_retries(view)
+        #: Whether an item must not run again because of others, so that each has a task of its own.
+        self.is_alone = view.at_most_once or view.retries == 0 or bool(self.retries and view.backoff)
+        # The broker runs a task of one item again. Of several items only those run again that have failed.
+        self._shared_view = view if self.is_alone or not self.retries else copy.copy(view).set_flags(error_retries=0)
+
+        if self.is_alone:
+            self.isolate()
+
+    def isolate(self) -> None:
+        """Give each item a task of its own."""
+        self.is_alone = True
+        # One that ends its engine's interpreter must not take those along that wait there.
+        is_direct = hasattr(self._view, "execute")
+        self._shared_view = copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
+
+    def options(self) -> _furlong.Options | None:
+        """Give the options of the tasks; raises what is wrong with the view's flags."""
+        is_direct = hasattr(self._view, "execute")
+        self._view._task_options(False, self.about.label)
+        return self._shared_view._task_options(is_direct and not self.is_alone, self.about.label)
+
+    def submit(
+        self, begin: int, places: Sequence[int], engine: int | None, exact: bool = False
+    ) -> tuple[_furlong.Task, int, tuple[Any, ...]]:
+        """Submit a task of these items, whose places count from there: the task, its bytes, and what it was made of."""
+        first, last = begin + places[0], begin + places[-1] + 1
+        if last - first == len(places):
+            chunk = [column[first:last] for column in self.columns]
+        else:
+            chunk = [[column[begin + place] for place in places] for column in self.columns]
+        data, has_code = _pickling.dumps_items(chunk, first, exact)
+        has_code = has_code or self._has_code
+        options = self.options()
+        if engine is None and self._view.targets is not None:
+            engine = self._view._next_engine()  # type: ignore[attr-defined]
+        call = (self._function, "pickle", data, options, has_code)
+        session = self.about.client._session
+        task = session.submit(*call) if engine is None else session.submit_to([engine], *call)[0]
+        self._view._submitted.add(task.number)
+        made_of = (self._view, self._function, "pickle", data, self.about, has_code, None, options, engine)
+        return task, sum(len(buffer) for buffer in data), made_of
+
+    def elsewhere(self, tried: set[int]) -> int | None:
+        """Choose an engine that was not tried."""
+        wanted = self._view.targets
+        engines = [engine for engine in self.about.client.ids if engine not in tried]
+        if isinstance(wanted, int):
+            wanted = [wanted]
+        return next((engine for engine in engines if wanted is None or engine in wanted), None)
+
+
+def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
+    """Give what a task tells of its items; none if it failed as a whole."""
+    if outcome.ok:
+        return outcome.take_data()
+    if outcome.remote is None:
+        return None
+    details = outcome.remote_details()
+    # An error keeps its details: what is made of them has memory of its own.
+    is_items = details and bytes(details[0]) == _ITEMS_MARK
+    return [*details[1:2], *map(bytearray, details[2:])] if is_items else None
+
+
+def _error_retries(view: Any) -> int:
+    retries = view.retries if view.error_retries is None else view.error_retries
+    return retries or 0
+
+
+class MapPart(BalancedPart):
+    """Some items of a map, one after another in theirs, and the tasks that run them: mostly one.
+
+    Attributes
+    ----------
+    begin, size : int
+        Which items.
+    values : list
+        Once all have ended: a value or an error for each.
+    failures : dict
+        The errors, by their places in `values`.
+    """
+
+    __slots__ = (
+        "_alike",
+        "_engine",
+        "_exact",
+        "_left",
+        "_places",
+        "_singly",
+        "_stopped",
+        "_texts",
+        "_tries",
+        "_work",
+        "begin",
+        "failures",
+        "ids",
+        "nbytes",
+        "run_seconds",
+        "size",
+        "values",
+    )
+
+    def __init__(self, work: Work, begin: int, size: int, engine: int | None = None) -> None:
+        task, self.nbytes, call = work.submit(begin, range(size), engine)
+        super().__init__(task, work.about, None, call)
+        self.begin, self.size = begin, size
+        self.ids = [task.id]
+        self.values: list[Any] = []
+        self.failures: dict[int, BaseException] = {}
+        self.run_seconds = 0.0
+        self._work = work
+        self._engine = engine
+        # The places of the task that runs, and of the tasks that follow it.
+        self._places: Sequence[int] = range(size)
+        self._left: list[int] = []
+        self._exact = self._singly = False
+        self._alike: list[tuple[str, str]] = []
+        self._tries: dict[int, int] = {}
+        self._texts: dict[str, dict[int, str]] = {}
+        self._stopped: BaseException | None = None
+
+    def stop(self, why: BaseException) -> None:
+        """Submit no task any more."""
+        with self._lock:
+            self._stopped = why
+
+    def all_ids(self) -> Sequence[str]:
+        """Give the ids of the tasks that it had."""
+        return self.ids
+
+    def given(self) -> Any:
+        """Give the values, with errors in the places of those that have failed."""
+        return self.values
+
+    # Ends of tasks.
+
+    def settle(self) -> None:
+        """Take the end, which has come."""
+        if not self.is_settled and not self.done():
+            raise RuntimeError("the task has not ended")
+
+    def _take(self) -> None:
+        """Take the end of a task, which has come; let others follow if items are to run again."""
+        with self._lock:
+            if self.is_settled or not self.task.done():
+                return
+            outcome = self.task.take()
+            if outcome is None:
+                raise RuntimeError("the task has ended, and its end is not there")
+            self.received = time.time()
+            self.run_seconds += outcome.times[3] / 1e6
+            # The task stays the one that is asked for until another has followed it.
+            if not (self._absorb(outcome) and self._go_on(outcome)):
+                self._end(outcome)
+
+    def _end(self, outcome: _furlong.Outcome) -> None:
+        if self.failures:
+            self.failures = dict(sorted(self.failures.items()))
+            for place, error in self.failures.items():
+                self.values[place] = error
+            if not self._work.in_place:
+                self.error = next(iter(self.failures.values()))  # type: ignore[assignment]
+        self.value = self.values
+        self.outcome = outcome
+        self.is_settled = True
+
+    def _absorb(self, outcome: _furlong.Outcome) -> bool:
+        """Take what a task came to; whether items are left."""
+        places = self._places
+        items = None
+        buffers = _buffers_of(outcome)
+        if buffers is not None:
+            try:
+                items = self._load(outcome, buffers)
+            except Exception as error:
+                self._note_texts(outcome, places, {})
+                text = f"the result cannot be read: {error}"
+                lost = errors.ResultLost(type(error).__name__, text, "", self._where(outcome.engine))
+                lost.__cause__ = error
+                self._fail(places, lost)
+                return False
+        if items is None:
+            self._note_texts(outcome, places, {})
+            self._blame(outcome, places, self._where(outcome.engine))
+        else:
+            self._put(items, places, outcome)
+        return bool(self._left)
+
+    def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
+        return _wire.load_items(lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine))
+
+    def _put(self, items: _wire.Items, places: Sequence[int], outcome: _furlong.Outcome) -> None:
+        self._alike.clear()
+        self._note_texts(outcome, places, items.written)
+        if len(items.values) != len(places):
+            lost = errors.ResultLost("ResultLost", f"{len(items.values)} values came for {len(places)} items", "")
+            return self._fail(places, lost)
+        if len(places) == self.size:
+            self.values = items.values
+        else:
+            self._make_room()
+            for place, value in zip(places, items.values):
+                self.values[place] = value
+        for at in items.failed:
+            self._fail_or_retry(places[at], items.values[at], outcome.engine)
+        return None
+
+    def _fail_or_retry(self, place: int, error: Any, engine: int | None) -> None:
+        if getattr(error, "ename", None) == UNMET and engine is not None and self._engine is None:
+            self._tried = {*(self._tried or ()), engine}
+            self._left.append(place)
+        elif self._tries.get(place, 0) < self._work.retries and not self._work.is_alone:
+            self._tries[place] = self._tries.get(place, 0) + 1
+            self._left.append(place)
+        else:
+            self.failures[place] = error
+
+    def _fail(self, places: Sequence[int], error: BaseException) -> None:
+        self._make_room()
+        self.failures.update(dict.fromkeys(places, error))
+
+    def _make_room(self) -> None:
+        if not self.values:
+            self.values = [None] * self.size
+
+    def _blame(self, outcome: _furlong.Outcome, places: Sequence[int], where: Mapping[str, Any]) -> None:
+        """Take a task's failure that says nothing of its items: find out who is to blame."""
+        ran = _RAN.search(outcome.text or "")
+        first, count = (int(ran[1]), int(ran[2])) if ran else (0, 0)
+        error = error_of(outcome, dict(where), is_pickled=True, said=lambda text: _RAN.sub("", text))
+        remote = outcome.remote
+        if remote is not None and remote[0] == UNMET and outcome.engine is not None and self._engine is None:
+            self._tried = {*(self._tried or ()), outcome.engine}
+            self._left += places
+        elif len(places) > 1 and count == 1 and first < len(places):
+            self._exact = True
+            self._fail([places[first]], error)
+            self._left += [place for place in places if place != places[first]]
+        elif len(places) > 1 and count > 1 and not self._exact:
+            self._exact = True
+            self._left += places
+        elif len(places) > 1 and outcome.kind in _BLAMES_ONE and not isinstance(error, errors.PythonVersionError):
+            self._singly = True
+            self._left = [*places, *self._left]
+        else:
+            self._fail(places, error)
+            if remote is not None and self._singly:
+                self._give_up_if_alike((remote[0], remote[1]), error)
+
+    def _give_up_if_alike(self, said: tuple[str, str], error: BaseException) -> None:
+        self._alike = [*self._alike, said] if said in self._alike else [said]
+        if len(self._alike) >= _ALIKE:
+            self._fail(self._left, error)
+            self._left = []
+
+    def _go_on(self, outcome: _furlong.Outcome) -> bool:
+        """Submit the next task; whether there is one."""
+        engine = self._engine
+        if self._stopped is not None:
+            self._fail(self._left, self._stopped)
+            return False
+        if self._tried:
+            engine = self._work.elsewhere(self._tried)
+            if engine is None:
+                self._fail(self._left, self._no_engine(outcome))
+                return False
+        places = sorted(self._left)
+        places, self._left = (places[:1], places[1:]) if self._singly else (places, [])
+        try:
+            task, _, _ = self._work.submit(self.begin, places, engine, self._exact)
+        except Exception as error:
+            self._fail([*places, *self._left], error)
+            return False
+        self._places = places
+        self.ids.append(task.id)
+        self.task = task
+        return True
+
+    def _no_engine(self, outcome: _furlong.Outcome) -> errors.FurlongError:
+        remote = outcome.remote
+        why, traceback = (remote[1], remote[2]) if remote is not None else ("", "")
+        text = f"no engine is left to try; {sorted(self._tried or ())} did not fit: {why}"
+        return errors.ImpossibleDependency("ImpossibleDependency", text, traceback, self._where(outcome.engine))
+
+    # What is known of each item.
+
+    def _note_texts(
+        self, outcome: _furlong.Outcome, places: Sequence[int], written: Mapping[int, Sequence[int]]
+    ) -> None:
+        """Note what each item wrote. What cannot be told apart is the first one's."""
+        for at, stream in enumerate(("stdout", "stderr")):
+            text = getattr(outcome, stream)
+            if not text:
+                continue
+            of_items = self._texts.setdefault(stream, {})
+            if sum(sizes[at] for sizes in written.values()) != len(text):
+                of_items[places[0]] = of_items.get(places[0], "") + text
+                continue
+            begin = 0
+            for item in sorted(written):
+                end = begin + written[item][at]
+                if end > begin:
+                    of_items[places[item]] = of_items.get(places[item], "") + text[begin:end]
+                begin = end
+
+    def live(self, stream: str) -> str:
+        """Tell what all items have written so far."""
+        noted = self._texts.get(stream, {})
+        before = "".join(noted[place] for place in sorted(noted))
+        return before if self.is_settled else before + self.task.written(stream)
+
+    def of_items(self, name: str) -> list[Any]:
+        """Tell something of each item. What is known of its task only is the same for all items of that."""
+        self.done()  # an end that has come is taken
+        if name in ("stdout", "stderr"):
+            return self._texts_of_items(name)
+        if name == "error":
+            return [self.failures.get(place) for place in range(self.size)]
+        if name == "status":
+            return [self._status_of(place) for place in range(self.size)]
+        if name == "run_time":
+            return [self.run_seconds / self.size if self.is_settled else None] * self.size
+        if name == "outputs":
+            return [METADATA_OF[name](self), *([] for _ in range(self.size - 1))]
+        return [METADATA_OF[name](self)] * self.size
+
+    def _texts_of_items(self, stream: str) -> list[str]:
+        noted = self._texts.get(stream, {})
+        texts = [noted.get(place, "") for place in range(self.size)]
+        if not self.is_settled:
+            with contextlib.suppress(LookupError):
+                texts[self._places[0]] += self.task.written(stream)
+        return texts
+
+    def _status_of(self, place: int) -> str | None:
+        if not self.is_settled:
+            return None
+        error = self.failures.get(place)
+        return "ok" if error is None else "aborted" if isinstance(error, errors.TaskAborted) else "error"

@@ -1,0 +1,208 @@
+"""Output is never dropped in silence, and large functions and payloads cost what they must and no more."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import eventually
+
+import furlong
+from furlong import _pickling, errors
+
+# What `seq 100000` prints.
+LINES = b"".join(b"%d\n" % number for number in range(1, 100_001))
+MIB = 1 << 20
+# What is large here, and the arguments of a call that is larger than the credit of a client.
+TABLE = list(range(30_000))
+MUTABLE = bytearray(b"x" * 200_000)
+
+
+@pytest.fixture
+def command(cluster: furlong.Cluster) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Give what starts the command on the module's cluster, with its output in pipes."""
+    made = []
+
+    def start(subcommand: str, *args: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "furlong", subcommand, "--cluster", cluster.cluster_id, *args]
+        made.append(subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL))
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, str]:
+    """Give exit code, output and errors."""
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr.decode()
+
+
+def test_reader_after_the_end_gets_every_byte_of_all_tasks(
+    command: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """More than a broker holds for a client that does not read is printed to who reads when all tasks have ended."""
+    script = f"seq 100000; seq 10 >&2; touch {tmp_path}/$FURLONG_TASK"
+    process = command("submit", "--array", "1-60", "--wait", "--", "sh", "-c", script)
+    eventually(lambda: len(list(tmp_path.iterdir())) == 60)
+    code, stdout, stderr = ended(process)
+    assert (code, stderr) == (0, "".join(f"{number}\n" for number in range(1, 11)) * 60)
+    assert stdout == LINES * 60
+
+
+def test_reader_after_the_end_gets_every_byte_as_json(
+    command: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """The same with `--json`."""
+    process = command(
+        "submit", "--array", "1-40", "--wait", "--json", "--", "sh", "-c", f"seq 100000; touch {tmp_path}/$FURLONG_TASK"
+    )
+    eventually(lambda: len(list(tmp_path.iterdir())) == 40)
+    code, stdout, _ = ended(process)
+    documents = [json.loads(line) for line in stdout.splitlines()]
+    assert code == 0 and len(documents) == 40
+    assert all(document["stdout"].encode() == LINES for document in documents)
+    assert all(document["left_out_bytes"] == {"stdout": 0, "stderr": 0} for document in documents)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_output_beyond_what_is_kept_is_whole_for_who_waits(
+    command: Callable[..., subprocess.Popen[bytes]], flags: list[str]
+) -> None:
+    """Many MiB of one task on both streams come whole, and with its own exit code."""
+    script = "for i in 1 2 3 4 5 6; do seq 100000; seq 100000 >&2; done; exit 7"
+    code, stdout, stderr = ended(command("submit", "--wait", *flags, "--", "sh", "-c", script))
+    assert code == 7
+    if flags:
+        document = json.loads(stdout)
+        stdout, stderr = document["stdout"].encode(), document["stderr"]
+        assert document["left_out_bytes"] == {"stdout": 0, "stderr": 0}
+    assert stdout == LINES * 6 and stderr.encode() == LINES * 6
+
+
+def test_bytes_that_are_no_text_come_whole(command: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """A program's output is bytes, of which none is changed."""
+    script = "import os,sys; sys.stdout.buffer.write(bytes(range(256)) * 12_000)"
+    assert ended(command("submit", "--wait", "--", sys.executable, "-c", script)) == (0, bytes(range(256)) * 12_000, "")
+
+
+def test_closed_pipe_ends_the_command_and_its_tasks(
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client
+) -> None:
+    """Who has read enough ends it quietly; nothing of it runs or waits any longer."""
+    process = command("submit", "--array", "1-100", "--wait", "--", "sh", "-c", "seq 100000; sleep 1000 & wait $!")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    process.stdout.close()
+    process.stdout = None
+    assert process.wait(60) == 0
+    eventually(lambda: rc.queue_status()["unassigned"] == 0)
+    eventually(lambda: all(rc.queue_status()[engine]["tasks"] == 0 for engine in rc.ids))
+    assert process.stderr is not None and process.stderr.read() == b""
+
+
+def test_what_is_not_kept_is_said_by_text_json_and_exit_code(
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client
+) -> None:
+    """Kept output is bounded: 1 MiB of each end."""
+    code, stdout, _ = ended(
+        command("submit", "--", "sh", "-c", "seq 100000; seq 100000; seq 100000; seq 100000; seq 100000")
+    )
+    name = stdout.decode().strip()
+    code, stdout, stderr = ended(command("result", "-f", name))
+    assert code == 3 and len(stdout) == 2 * MIB and "are left out" in stderr
+    code, stdout, _ = ended(command("result", "--json", name))
+    assert code == 3 and json.loads(stdout)["left_out_bytes"]["stdout"] == 5 * len(LINES) - 2 * MIB
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--live"]])
+def test_executed_code_that_prints_too_much_says_so(
+    command: Callable[..., subprocess.Popen[bytes]], flags: list[str], tmp_path: Path
+) -> None:
+    """`execute` and `run` print 1 MiB of each end, say what is missing, and end with 3."""
+    script = tmp_path / "script.py"
+    script.write_text("print('x' * 5_000_000)")
+    for call in (["execute", script.read_text()], ["run", str(script)]):
+        code, stdout, stderr = ended(command(call[0], "--targets", "0", *flags, *call[1:]))
+        assert code == 3
+        assert b"left_out_bytes" in stdout if flags == ["--json"] else "left out" in stdout.decode() + stderr
+
+
+def test_output_that_was_left_out_is_said_in_python(rc: furlong.Client, capfd: pytest.CaptureFixture[str]) -> None:
+    """The text of a result, and what is printed while it comes, say how much is missing."""
+    code = "import sys\nprint('a' * 3_000_000)\nprint('b' * 3_000_000, file=sys.stderr)"
+    result = rc[0].execute(code)
+    with result.stream_output():
+        result.get()
+    assert "[902849 bytes of output left out]" in result.stdout and "[902849 bytes of output left out]" in result.stderr
+    shown = capfd.readouterr()
+    assert "902849 bytes left out" in shown.out and "902849 bytes left out" in shown.err
+
+
+def length_of_table() -> int:
+    """Tell the length of a global list."""
+    return len(TABLE)
+
+
+def length_of_mutable() -> int:
+    """Tell the sum of a global that changes in place."""
+    return sum(MUTABLE)
+
+
+def test_unchanged_globals_are_made_and_sent_once(lview: furlong.LoadBalancedView) -> None:
+    """A function over a large global is the same for each call, until the global changes in place."""
+    first, _ = _pickling.function_of(length_of_table)
+    assert all(_pickling.function_of(length_of_table)[0] is first for _ in range(3))
+    before, _ = _pickling.function_of(length_of_mutable)
+    assert lview.apply_sync(length_of_mutable) == sum(MUTABLE)
+    MUTABLE[0] = 0
+    assert _pickling.function_of(length_of_mutable)[0] is not before
+    assert lview.apply_sync(length_of_mutable) == sum(MUTABLE)
+    MUTABLE[0] = ord("x")
+    assert lview.map_sync(lambda _: sum(MUTABLE), range(3)) == [sum(MUTABLE)] * 3
+
+
+def test_functions_that_carry_data_do_not_fill_the_session(own: Callable[..., furlong.Cluster]) -> None:
+    """Far more than the broker's memory passes as functions, one after the other and at once."""
+    with own(n=2, broker_memory="64M") as rc:
+        view = rc.load_balanced_view()
+        carrying = [functools.partial(operator.countOf, bytes([place]) * (2 * MIB)) for place in range(40)]
+        assert [view.apply_sync(call, place) for place, call in enumerate(carrying)] == [2 * MIB] * 40
+        results = [view.apply_async(call, place) for place, call in enumerate(carrying)]
+        assert [result.get() for result in results] == [2 * MIB] * 40
+        assert view.map_sync(carrying[0], [0, 1] * 20) == [2 * MIB, 0] * 20
+        # One of the first is needed again.
+        assert view.apply_sync(carrying[1], 1) == 2 * MIB
+        # What is left of them is within bounds: something large passes still.
+        assert view.apply_sync(len, bytes(20 * MIB)) == 20 * MIB
+
+
+def test_one_payload_takes_what_nobody_else_needs_and_the_error_names_the_flag(
+    own: Callable[..., furlong.Cluster],
+) -> None:
+    """Three quarters of the payload memory for one argument or result; beyond, the remedy is that of a cluster."""
+    with own(n=1, broker_memory="64M") as rc:
+        view = rc.load_balanced_view()
+        assert view.apply_sync(len, bytes(22 * MIB)) == 22 * MIB
+        assert len(view.apply_sync(bytes, 22 * MIB)) == 22 * MIB
+        waiting = [view.apply_async(len, bytes(size * MIB)) for size in (1, 20, 3, 20, 1)]
+        assert [result.get() for result in waiting] == [size * MIB for size in (1, 20, 3, 20, 1)]
+        with pytest.raises(errors.PayloadTooLarge, match="Cluster\\(broker_memory=SIZE\\)"):
+            view.apply_sync(len, bytes(25 * MIB))
+        with pytest.raises(furlong.FurlongError, match="cluster start --broker-memory"):
+            view.apply_sync(bytes, 25 * MIB)
+
+
+def test_many_outstanding_payloads_all_come(lview: furlong.LoadBalancedView) -> None:
+    """Several hundred large arguments and results wait at once."""
+    results = [lview.apply_async(bytes, 200_000) for _ in range(200)]
+    sent = [lview.apply_async(len, bytes(200_000)) for _ in range(200)]
+    assert {len(result.get()) for result in results} == {result.get() for result in sent} == {200_000}
