@@ -1,11 +1,12 @@
 //! From the user's environment to a client.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use furlong_link::backoff::Backoff;
 use furlong_link::home::{CapabilitySearch, Home, capability_from_env};
-use furlong_wire::capability::ClusterName;
+use furlong_wire::capability::{ClusterName, Pass};
 use furlong_wire::token::Role;
 use tokio::time::{Instant, sleep};
 
@@ -23,6 +24,7 @@ const ROLES: [Role; 4] = [Role::Client, Role::Admin, Role::Task, Role::Multiengi
 #[must_use = "nothing is connected before `connect`"]
 pub struct ClientBuilder {
     capability: Option<PathBuf>,
+    pass: Option<Arc<Pass>>,
     cluster: Option<ClusterName>,
     roles: Vec<Role>,
     wait: Duration,
@@ -36,6 +38,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             capability: None,
+            pass: None,
             cluster: None,
             roles: ROLES.to_vec(),
             wait: WAIT,
@@ -52,6 +55,12 @@ impl ClientBuilder {
     /// cluster's.
     pub fn capability(mut self, path: impl AsRef<Path>) -> Self {
         self.capability = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Enters by the pass of a running task, and needs no capability file.
+    pub fn pass(mut self, pass: Pass) -> Self {
+        self.pass = Some(Arc::new(pass));
         self
     }
 
@@ -110,6 +119,16 @@ impl ClientBuilder {
     }
 
     async fn connect_once(&self) -> Result<Client, ConnectError> {
+        let way = match &self.pass {
+            Some(pass) => Way::by_pass(Arc::clone(pass)),
+            None => Way::by_file(self.find()?)?,
+        };
+        let Self { software, cancel_on_disconnect, returns_within, told, .. } = self.clone();
+        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, told, ..way }).await
+    }
+
+    /// The capability file.
+    fn find(&self) -> Result<PathBuf, ConnectError> {
         // A cluster that was named goes before the variable.
         let from_env = capability_from_env().filter(|_| self.cluster.is_none());
         let search = CapabilitySearch {
@@ -118,9 +137,7 @@ impl ClientBuilder {
             cluster: self.cluster.as_ref(),
             roles: &self.roles,
         };
-        let path = Home::from_env()?.find_capability(&search)?;
-        let Self { software, cancel_on_disconnect, returns_within, told, .. } = self.clone();
-        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, told, ..Way::by_file(path)? }).await
+        Ok(Home::from_env()?.find_capability(&search)?)
     }
 }
 

@@ -103,6 +103,11 @@ impl Client {
         numbers.into_iter().map(|n| TaskId { session, n }).collect()
     }
 
+    /// How many tasks of this session have not ended.
+    pub fn unfinished_count(&self) -> usize {
+        self.handle.shared.with(|core| core.unfinished_count())
+    }
+
     /// The engines that are online, sorted.
     pub async fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
         engines(&self.handle).await

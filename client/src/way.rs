@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use furlong_link::dial::{Dialed, dial};
 use furlong_link::home::load_capability;
-use furlong_wire::capability::Capability;
+use furlong_wire::capability::{Capability, Door, Pass};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::SessionId;
 use furlong_wire::token::Role;
@@ -31,10 +31,36 @@ pub enum LinkEvent {
 #[derive(Clone)]
 pub(crate) struct Told(Arc<dyn Fn(&LinkEvent) + Send + Sync>);
 
+/// By what a session enters.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// A capability, with its token.
+    Capability(Arc<Capability>),
+    /// The pass of a running task, whose key the broker knows.
+    Pass(Arc<Pass>),
+}
+
+impl Entry {
+    fn door(&self) -> Door<'_> {
+        match self {
+            Self::Capability(capability) => capability.door(),
+            Self::Pass(pass) => pass.door(),
+        }
+    }
+
+    /// The role, and the token if there is one. What the holder of a pass may do is for the broker to say.
+    fn credentials(&self) -> (Role, Vec<u8>) {
+        match self {
+            Self::Capability(capability) => (capability.role(), capability.token().as_bytes().to_vec()),
+            Self::Pass(_) => (Role::Client, Vec::new()),
+        }
+    }
+}
+
 /// What is needed to connect a session, once and again.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
-    pub capability: Arc<Capability>,
+    pub entry: Entry,
     /// The file that it came from: read anew after a cut, as the broker may have moved.
     pub path: Option<PathBuf>,
     pub software: String,
@@ -46,8 +72,17 @@ pub(crate) struct Way {
 impl Way {
     /// With what a capability alone says.
     pub fn to(capability: Capability) -> Self {
-        let (capability, software, returns_within) = (Arc::new(capability), SOFTWARE.to_owned(), RETURNS_WITHIN);
-        Self { capability, path: None, software, cancel_on_disconnect: false, returns_within, told: None }
+        Self::through(Entry::Capability(Arc::new(capability)))
+    }
+
+    /// With the pass of a running task.
+    pub fn by_pass(pass: Arc<Pass>) -> Self {
+        Self::through(Entry::Pass(pass))
+    }
+
+    fn through(entry: Entry) -> Self {
+        let (software, returns_within) = (SOFTWARE.to_owned(), RETURNS_WITHIN);
+        Self { entry, path: None, software, cancel_on_disconnect: false, returns_within, told: None }
     }
 
     /// By the capability of this file.
@@ -57,24 +92,19 @@ impl Way {
 
     /// Connects under this incarnation of the session.
     pub async fn dial(&self, session: SessionId, incarnation: u64) -> Result<Dialed, ConnectError> {
-        if self.capability.role() == Role::Engine {
+        let (role, token) = self.entry.credentials();
+        if role == Role::Engine {
             return Err(ConnectError::EngineRole);
         }
-        let hello = HelloBody {
-            token: self.capability.token().as_bytes().to_vec(),
-            session,
-            incarnation,
-            role: self.capability.role(),
-            software: self.software.clone(),
-            payload_credit_bytes: 0,
-        };
-        Ok(dial(&self.capability, &hello).await?)
+        let hello =
+            HelloBody { token, session, incarnation, role, software: self.software.clone(), payload_credit_bytes: 0 };
+        Ok(dial(self.entry.door(), &hello).await?)
     }
 
     /// Reads the capability file as it is now.
     pub fn look_again(&mut self) -> Result<(), ConnectError> {
         if let Some(path) = &self.path {
-            self.capability = Arc::new(load_capability(path)?);
+            self.entry = Entry::Capability(Arc::new(load_capability(path)?));
         }
         Ok(())
     }

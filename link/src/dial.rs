@@ -1,8 +1,8 @@
-//! The peer's way in: from a capability to a connection that carries records.
+//! The peer's way in: from a door to a connection that carries records.
 
 use std::time::Duration;
 
-use furlong_wire::capability::{Capability, Endpoint};
+use furlong_wire::capability::{Door, Endpoint};
 use furlong_wire::handshake::{ExpectReply, HandshakeError, Hello, HelloBody};
 use furlong_wire::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEAT_DEAD_MS};
 use furlong_wire::message::{Greeting, RefusalKind, Welcome, decode_batch};
@@ -35,15 +35,15 @@ pub struct Dialed {
     pub endpoint: Endpoint,
 }
 
-/// Connects to the first endpoint of a capability that answers.
+/// Connects to the first endpoint of a door that answers.
 ///
 /// # Errors
 /// The last endpoint's error, or at once a refusal: the others are the same broker.
-pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, DialError> {
+pub async fn dial(door: Door<'_>, hello: &HelloBody) -> Result<Dialed, DialError> {
     let mut last = DialError::NoEndpoint;
-    for endpoint in capability.endpoints() {
+    for endpoint in door.endpoints {
         let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-        match timeout(deadline, dial_endpoint(capability, endpoint, hello)).await {
+        match timeout(deadline, dial_endpoint(door, endpoint, hello)).await {
             Ok(Ok(dialed)) => return Ok(dialed),
             Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
             Ok(Err(error)) => last = error,
@@ -54,9 +54,9 @@ pub async fn dial(capability: &Capability, hello: &HelloBody) -> Result<Dialed, 
 }
 
 /// By pipes if the broker is on this machine, else by TCP.
-async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+async fn dial_endpoint(door: Door<'_>, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
     // Whoever has taken the name of the broker's pipes, or stands in line there, keeps nobody from the port.
-    match timeout(LOCAL_TIMEOUT, dial_local(capability, endpoint, hello)).await {
+    match timeout(LOCAL_TIMEOUT, dial_local(door, endpoint, hello)).await {
         Ok(Ok(dialed)) => return Ok(dialed),
         Ok(Err(error @ DialError::Refused { .. })) => return Err(error),
         Ok(Err(_)) | Err(_) => {}
@@ -64,18 +64,18 @@ async fn dial_endpoint(capability: &Capability, endpoint: &Endpoint, hello: &Hel
     let failed = |error| DialError::Connect { endpoint: endpoint.clone(), error };
     let socket = TcpStream::connect((endpoint.host(), endpoint.port())).await.map_err(failed)?;
     prepare_socket(&socket).map_err(failed)?;
-    shake_hands(split(socket), capability, endpoint, hello).await
+    shake_hands(split(socket), door, endpoint, hello).await
 }
 
-async fn dial_local(capability: &Capability, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
-    let connected = local::connect(&capability.cluster_id(), endpoint.port()).await;
+async fn dial_local(door: Door<'_>, endpoint: &Endpoint, hello: &HelloBody) -> Result<Dialed, DialError> {
+    let connected = local::connect(&door.cluster, endpoint.port()).await;
     let halves = connected.map_err(|error| DialError::Connect { endpoint: endpoint.clone(), error })?;
-    shake_hands(halves, capability, endpoint, hello).await
+    shake_hands(halves, door, endpoint, hello).await
 }
 
 async fn shake_hands(
     halves: (ReadHalf, WriteHalf),
-    capability: &Capability,
+    door: Door<'_>,
     endpoint: &Endpoint,
     hello: &HelloBody,
 ) -> Result<Dialed, DialError> {
@@ -83,12 +83,7 @@ async fn shake_hands(
     let mut stranger = Stranger::new(halves, Role::Peer);
     let failed = |error| DialError::Handshake { endpoint: at(), error };
     stranger.ready().await.map_err(failed)?;
-    let (first, expect) = ExpectReply::start(
-        &capability.cluster_id(),
-        &capability.server_key().0,
-        capability.holder_secret().expose(),
-        random_bytes(),
-    )?;
+    let (first, expect) = ExpectReply::start(&door.cluster, &door.server_key.0, door.secret.expose(), random_bytes())?;
     stranger.send(&first).await.map_err(failed)?;
     let reply = stranger.receive().await.map_err(failed)?;
     let (third, keys) = expect.handle_reply(&reply, &Hello::new(hello.clone()))?;

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _furlong, errors
+from furlong import _dispatch, _furlong, _nested, errors
 from furlong._checks import check_whole
 from furlong._home import home
 from furlong.client_tasks import ClientTasks
@@ -44,7 +44,9 @@ class Client(ClientTasks, ClientNames):
     Parameters
     ----------
     connection_info : str or path, optional
-        The capability file. Without it the one that ``FURLONG_CAP`` names, else that of the cluster.
+        The capability file. Without it the one that ``FURLONG_CAP`` names, else that of the cluster. Code of a task
+        needs none: with neither file nor cluster it is a client of the farm that runs it, as its task's owner and
+        for as long as the task runs.
     cluster : str, optional
         The cluster's name; ``default`` if nothing else is said.
     timeout : float
@@ -84,9 +86,10 @@ class Client(ClientTasks, ClientNames):
             raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
         path = None if connection_info is None else Path(connection_info).expanduser()
         self._block = False
-        self._session = _furlong.Session.connect(path, name, timeout)
+        self._session = _nested.connect(path, name, timeout)
         # A capability that nobody chose is the cluster's own, beside the one with which the cluster can be stopped.
-        self._is_own = path is None and not (name is None and os.environ.get("FURLONG_CAP"))
+        is_chosen = path is not None or _nested.is_engine()
+        self._is_own = not is_chosen and not (name is None and os.environ.get("FURLONG_CAP"))
         # The results that somebody holds.
         self._held: set[weakref.ref[AsyncResult]] = set()
         self._maps = OpenMaps()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::buffer::release_returned;
-use crate::runtime::{limit_of, until};
+use crate::runtime::{limit_of, rest_until};
 
 /// The reader is no main thread, which alone heeds signals.
 const LONG: Duration = Duration::from_secs(3600);
@@ -52,7 +52,7 @@ impl Completions {
     #[pyo3(signature = (timeout=None))]
     fn take(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<u64>> {
         release_returned(py);
-        let taken = until(py, limit_of(timeout)?, LONG, || {
+        let taken = rest_until(py, limit_of(timeout)?, LONG, || {
             let mut state = self.queue.lock();
             if state.keys.is_empty() && !state.is_closed {
                 state.reader = Some(thread::current());

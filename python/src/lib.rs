@@ -14,6 +14,7 @@ mod errors;
 mod function;
 mod options;
 mod outcome;
+mod pass;
 mod runtime;
 mod session;
 mod stream;
@@ -35,7 +36,11 @@ mod _furlong {
     #[pymodule_export]
     use crate::outcome::Outcome;
     #[pymodule_export]
+    use crate::pass::PassKey;
+    #[pymodule_export]
     use crate::runtime::after_fork;
+    #[pymodule_export]
+    use crate::runtime::waiting;
     #[pymodule_export]
     use crate::session::Session;
     #[pymodule_export]

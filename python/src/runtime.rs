@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -28,6 +28,31 @@ static DRIVER: Mutex<Option<(u64, Arc<Driver>)>> = Mutex::new(None);
 #[pyfunction]
 pub fn after_fork() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Threads of this process that wait for what the network brings, for a caller.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads of this process wait for tasks, or for answers of the broker.
+#[pyfunction]
+pub fn waiting() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
+
+/// A thread that waits for a caller, for as long as this lives.
+struct Waits;
+
+impl Waits {
+    fn begin() -> Self {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Which fork something was made after.
@@ -140,9 +165,20 @@ pub fn wait<F: Future>(py: Python<'_>, future: F, limit: Option<Duration>) -> Py
     until(py, limit, SIGNALS, || future.as_mut().poll(&mut Context::from_waker(&waker)))
 }
 
+/// The same as [`rest_until`] for a caller who wants to go on: it counts as one that waits.
+pub fn until<T>(
+    py: Python<'_>,
+    limit: Option<Duration>,
+    pause: Duration,
+    ask: impl FnMut() -> Poll<T>,
+) -> PyResult<Option<T>> {
+    let _waits = Waits::begin();
+    rest_until(py, limit, pause, ask)
+}
+
 /// Asks until there is an answer: after each unparking of this thread, and after each pause, when signals are heeded.
 /// None if there is no answer within the limit.
-pub fn until<T>(
+pub fn rest_until<T>(
     py: Python<'_>,
     limit: Option<Duration>,
     pause: Duration,

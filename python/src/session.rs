@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientError, ClusterName, EngineId, EngineTargets, LinkEvent, Signal, TaskQuery,
+    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, LinkEvent, Signal,
+    TaskQuery,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -18,11 +19,12 @@ use crate::errors::{client_error, connect_error};
 use crate::function::Function;
 use crate::options::{Options, id_text, task_id};
 use crate::outcome::Outcome;
+use crate::pass::PassKey;
 use crate::runtime::{Guarded, driver, limit_of, run, wait};
 use crate::task::{Task, answer};
 
 /// A session with a broker, and the engines that are online.
-#[pyclass(frozen, module = "furlong._furlong")]
+#[pyclass(frozen, weakref, module = "furlong._furlong")]
 pub struct Session {
     inner: Guarded<Inner>,
 }
@@ -50,17 +52,7 @@ impl Session {
         cluster: Option<String>,
         timeout: f64,
     ) -> PyResult<Self> {
-        let wait = limit_of(Some(timeout))?.unwrap_or(Duration::MAX);
-        let engines = Arc::new(Engines::default());
-        let told = Arc::clone(&engines);
-        let mut builder = Client::builder()
-            .wait(wait)
-            .software(concat!("furlong-python/", env!("CARGO_PKG_VERSION")))
-            .on_link(move |event| {
-                if matches!(event, LinkEvent::Back) {
-                    told.handle_back();
-                }
-            });
+        let mut builder = Client::builder();
         if let Some(path) = capability {
             builder = builder.capability(path);
         }
@@ -68,10 +60,19 @@ impl Session {
             let name: ClusterName = name.parse().map_err(|error| PyValueError::new_err(format!("cluster: {error}")))?;
             builder = builder.cluster(name);
         }
-        let client = run(py, builder.connect())?.map_err(|error| connect_error(py, &error))?;
-        let (of, following) = (client.clone(), Arc::clone(&engines));
-        run(py, async move { following.follow(&of).await })?.map_err(|error| client_error(py, &error))?;
-        Ok(Self { inner: Guarded::new(Inner { client, engines }) })
+        Self::open(py, builder, timeout)
+    }
+
+    /// Connects with the key of a running task's client, through the door that its engine has described.
+    #[staticmethod]
+    fn connect_by_pass(py: Python<'_>, key: &PassKey, door: &str, timeout: f64) -> PyResult<Self> {
+        Self::open(py, Client::builder().pass(key.pass(door)?), timeout)
+    }
+
+    /// How many tasks have not ended.
+    #[getter]
+    fn unfinished_count(&self) -> PyResult<usize> {
+        Ok(self.inner.get()?.client.unfinished_count())
     }
 
     /// The session's id.
@@ -273,6 +274,24 @@ impl Session {
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         let closed = self.inner.get()?.client.closed();
         Ok(wait(py, closed, Some(Duration::ZERO))?.is_some())
+    }
+}
+
+impl Session {
+    fn open(py: Python<'_>, builder: ClientBuilder, timeout: f64) -> PyResult<Self> {
+        let wait = limit_of(Some(timeout))?.unwrap_or(Duration::MAX);
+        let engines = Arc::new(Engines::default());
+        let told = Arc::clone(&engines);
+        let builder =
+            builder.wait(wait).software(concat!("furlong-python/", env!("CARGO_PKG_VERSION"))).on_link(move |event| {
+                if matches!(event, LinkEvent::Back) {
+                    told.handle_back();
+                }
+            });
+        let client = run(py, builder.connect())?.map_err(|error| connect_error(py, &error))?;
+        let (of, following) = (client.clone(), Arc::clone(&engines));
+        run(py, async move { following.follow(&of).await })?.map_err(|error| client_error(py, &error))?;
+        Ok(Self { inner: Guarded::new(Inner { client, engines }) })
     }
 }
 

@@ -50,7 +50,7 @@ pub fn claims(role: Role, token_id: TokenId, owner: u8) -> Claims {
         owner: OwnerId([owner; 16]),
         role,
         scopes: Vec::new(),
-        limits: TokenLimits { unfinished_tasks_max: 0, payload_bytes_max: 0 },
+        limits: TokenLimits::default(),
         not_before_s: 0,
         expires_s: Claims::NEVER,
     }

@@ -150,7 +150,11 @@ impl World {
         let mut claims = claims(role, client.token, spec.owner);
         claims.scopes = spec.scopes.iter().map(|scope| (*scope).to_owned()).collect();
         claims.scopes.sort_unstable();
-        claims.limits = TokenLimits { unfinished_tasks_max: spec.tasks_max, payload_bytes_max: spec.payload_bytes_max };
+        claims.limits = TokenLimits {
+            unfinished_tasks_max: spec.tasks_max,
+            payload_bytes_max: spec.payload_bytes_max,
+            no_nested: false,
+        };
         let hello = HelloBody {
             token: Vec::new(),
             session: client.session,
@@ -159,7 +163,7 @@ impl World {
             software: String::new(),
             payload_credit_bytes: 0,
         };
-        Some(Proved { claims, hello, address: String::new() })
+        Some(Proved { claims, hello, address: String::new(), pass: None })
     }
 
     pub fn client_redials(&mut self, place: usize) {

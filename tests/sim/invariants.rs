@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use furlong_broker::core::invariants as of_broker;
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::ids::Attempt;
-use furlong_wire::message::{Release, ReplyBody, TaskRange};
+use furlong_wire::message::{HeldWork, Release, ReplyBody, TaskRange};
 
 use crate::calls::CallNo;
 use crate::client::{Asked, Submitted};
@@ -54,19 +54,22 @@ impl World {
                 continue;
             }
             let held = process.core.held();
+            let slots = process.engines.len() as u32;
             for (slot, engine) in (0..).zip(&process.engines) {
-                let has = held.work.iter().filter(|work| work.slot == slot && !work.finished).count();
+                // What a stand-in has, the engine has.
+                let is_of = |work: &&HeldWork| work.slot % slots == slot;
+                let has = held.work.iter().filter(is_of).filter(|work| !work.finished).count();
                 // One that was stopped alone stays in its process, and is nobody's.
                 let Some(given) = of_broker::in_hand(core, *engine) else { continue };
                 if has != given {
-                    let jobs: Vec<_> = held.work.iter().filter(|work| work.slot == slot).collect();
+                    let jobs: Vec<_> = held.work.iter().filter(is_of).collect();
                     found = Some(format!(
                         "engine {engine} of process {place} has {has}, the broker says {given}: {jobs:?}"
                     ));
                 }
                 let is_overlooked =
                     |attempt| of_broker::is_unwanted(core, attempt) && !process.stopped.contains(&attempt);
-                let runs = held.work.iter().filter(|work| work.slot == slot && !work.finished);
+                let runs = held.work.iter().filter(is_of).filter(|work| !work.finished);
                 if let Some(work) = runs.into_iter().find(|work| is_overlooked(work.attempt)) {
                     found = Some(format!("engine {engine} runs what nobody wants, and was not told to stop: {work:?}"));
                 }

@@ -36,7 +36,10 @@ pub struct Process {
     pub engines: Vec<EngineId>,
     /// The engines that it was, for one after the other: one that was stopped and comes back is another.
     pub had: Vec<Vec<EngineId>>,
+    /// The registered ones, and then those that stand in.
     pub slots: Vec<Slot>,
+    /// For which slot each of those stands in.
+    pub hosts: Vec<usize>,
     /// What it cannot begin for a while.
     pub lacks: Vec<Lack>,
     reports: bool,
@@ -62,6 +65,13 @@ pub enum Link {
     /// It waits for its turn, or for the broker's greeting on that connection.
     Dialling(Option<ConnectionNo>),
     Up(ConnectionNo),
+}
+
+impl Process {
+    /// The registered slot that a place is, or stands in for.
+    pub fn host(&self, place: usize) -> usize {
+        place.checked_sub(self.uuids.len()).map_or(place, |at| self.hosts[at])
+    }
 }
 
 impl Link {
@@ -99,6 +109,7 @@ impl World {
             engines: Vec::new(),
             had: Vec::new(),
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            hosts: Vec::new(),
             lacks: Vec::new(),
             reports: false,
             drains: false,
@@ -125,7 +136,7 @@ impl World {
             software: String::new(),
             payload_credit_bytes: 0,
         };
-        Some(Proved { claims, hello, address: String::new() })
+        Some(Proved { claims, hello, address: String::new(), pass: None })
     }
 
     /// The process has no connection, and tries again after a while.
@@ -309,6 +320,14 @@ impl World {
                     self.processes[place].core.handle_slot_event(slot, down);
                 }
             }
+            Output::StandIn(at, host) => {
+                self.note(|_| format!("process {place} has a stand-in for slot {host}"));
+                let process = &mut self.processes[place];
+                process.slots.push(Slot::default());
+                process.hosts.push(host as usize);
+                assert_eq!(process.slots.len(), at as usize + 1, "stand-ins come in their order");
+            }
+            Output::Pass(..) => {}
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
             Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) => {}

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use furlong_engine::core::error;
-use furlong_engine::runtime::{Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable};
+use furlong_engine::runtime::{Ask, Job, JobOutcome, Latest, OutputStream, Published, Reply, SlotEvent, Unable};
 use furlong_tests::history::{Invariant, TaskName};
 use furlong_wire::call::{Codec, ReplyHeader};
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{EngineId, PassKey};
+use furlong_wire::keys::SecretKey;
 use furlong_wire::message::Runtime;
 
 use crate::calls::{CallNo, filler};
@@ -95,9 +96,10 @@ impl World {
             return;
         }
         let Some((runtime, job)) = it.lane.pop_front() else { return };
-        let engine = self.processes[place].engines[slot];
+        let host = self.processes[place].host(slot);
+        let engine = self.processes[place].engines[host];
         let had = &self.processes[place].had;
-        let engines: Vec<EngineId> = had.iter().filter_map(|engines| engines.get(slot).copied()).collect();
+        let engines: Vec<EngineId> = had.iter().filter_map(|engines| engines.get(host).copied()).collect();
         let Some((call, task)) = self.job_is_sound(&job, &engines) else {
             let text = format!("what engine {engine} was given to run is not what was submitted: {:?}", job.data);
             return self.violated(Invariant::PayloadsArriveIntact, None, text);
@@ -125,7 +127,28 @@ impl World {
         if says {
             self.after(run_us / 2, Event::RunWrites(place, slot, run));
         }
+        if self.dice.one_in(6) {
+            self.after(run_us / 4, Event::RunWaits(place, slot, run));
+            self.after(run_us / 4 * 3, Event::RunGoesOn(place, slot, run));
+        }
         self.after(run_us, Event::RunEnds(place, slot, run));
+    }
+
+    /// It opens a client of its own, and waits for tasks of others: its slot is lent.
+    pub fn run_waits(&mut self, place: usize, slot: usize, run: u64) {
+        let Some(job) = self.runs(place, slot, run).map(|running| running.job) else { return };
+        let key = PassKey(SecretKey::from_bytes(self.dice.bytes()).public().0);
+        self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::Pass(key) });
+        let some = self.dice.below(self.clients.len() as u64 + 1) as usize;
+        let sessions = self.clients.iter().skip(some).take(2).map(|client| client.session).collect();
+        self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::Waits(sessions) });
+        self.engine_flush(place);
+    }
+
+    pub fn run_goes_on(&mut self, place: usize, slot: usize, run: u64) {
+        let Some(job) = self.runs(place, slot, run).map(|running| running.job) else { return };
+        self.slot_reports(place, slot, SlotEvent::Asked { attempt: job, ask: Ask::GoesOn });
+        self.engine_flush(place);
     }
 
     /// What a process cannot begin now, if that is such work. When nothing breaks any longer, everybody can begin all.
@@ -189,7 +212,8 @@ impl World {
     fn nothing_follows(&mut self, place: usize, slot: usize, failed: &Running) {
         let aborts = |call: CallNo| self.calls[call].plan.abort_on_error && !self.calls[call].plan.targets.is_empty();
         let process = &self.processes[place];
-        let engines: Vec<EngineId> = process.had.iter().filter_map(|engines| engines.get(slot).copied()).collect();
+        let host = process.host(slot);
+        let engines: Vec<EngineId> = process.had.iter().filter_map(|engines| engines.get(host).copied()).collect();
         let behind = process.slots[slot].lane.iter().filter_map(|(_, job)| self.job_is_sound(job, &engines));
         let mut behind = behind.filter(|(call, task)| task.client == failed.task.client && aborts(*call));
         if let Some((_, task)) = behind.next().filter(|_| aborts(failed.call)) {
@@ -212,7 +236,8 @@ impl World {
             }
             _ => (JobOutcome::Failed, raised()),
         };
-        let engine = self.processes[place].engines[slot];
+        let process = &self.processes[place];
+        let engine = process.engines[process.host(slot)];
         let mut proof = (running.call as u64).to_le_bytes().to_vec();
         proof.extend_from_slice(&engine.0.to_le_bytes());
         let mut data = vec![Bytes::from(proof)];

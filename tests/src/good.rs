@@ -44,7 +44,7 @@ impl Good {
             software: "furlong-tests".to_owned(),
             payload_credit_bytes: 1 << 20,
         };
-        let dialed = runtime.block_on(dial(capability, &hello)).map_err(|error| error.to_string())?;
+        let dialed = runtime.block_on(dial(capability.door(), &hello)).map_err(|error| error.to_string())?;
         let Dialed { incoming, socket, sealer, welcome, .. } = dialed;
         let (received, outgoing) = (VecDeque::new(), Outgoing::new(sealer));
         let mut good = Self { runtime, incoming, received, socket, outgoing, welcome, requests: 0 };

@@ -62,6 +62,10 @@ byte_id! {
     EngineUuid, 16
 }
 byte_id! {
+    /// The X25519 public key of a client that a task opens: it is let in with the task's authority, while that runs.
+    PassKey, 32
+}
+byte_id! {
     /// SHA-256 of a function's definition.
     FunctionHash, 32
 }

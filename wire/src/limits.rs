@@ -88,6 +88,12 @@ pub const RECORDS_PER_REPLY_MAX: usize = 200;
 pub const PUBLISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Ends of a session's tasks that are remembered for dependencies after their result was acknowledged.
 pub const ENDS_REMEMBERED_MAX: usize = 65_536;
+/// Keys that one running attempt may have let in, and sessions that it may have open by them.
+pub const GRANTS_PER_ATTEMPT_MAX: usize = 64;
+/// How deep tasks that wait for tasks may be nested. A slot has at most so many interpreters more.
+pub const NESTING_MAX: u32 = 64;
+/// Sessions that an attempt can say it waits for.
+pub const LENT_SESSIONS_MAX: usize = 1024;
 /// Bytes of a name: a label, a runtime, a host, a version.
 pub const NAME_BYTES_MAX: usize = 256;
 /// Bytes of an encoded token.

@@ -32,10 +32,12 @@
 //! Encoding, numbers little-endian; there is exactly one encoding of given claims:
 //!
 //! ```text
-//! "furlong token v1\0" | format u8 = 1 | role u8 | cluster 32 | token id 16 | holder 32 | owner 16
+//! "furlong token v1\0" | format u8 | role u8 | cluster 32 | token id 16 | holder 32 | owner 16
 //! | unfinished tasks u64 | payload bytes u64 | not before u64 | expires u64
 //! | scopes u16 | for each: length u16, UTF-8 | Ed25519 signature 64, over all that is before it
 //! ```
+//!
+//! The format is 1, or 2 if the holder's tasks may submit none themselves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -99,12 +101,13 @@ impl Claims {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES_MAX);
         bytes.extend_from_slice(PREFIX);
-        bytes.extend_from_slice(&[FORMAT, self.role.code()]);
+        let format = if self.limits.no_nested { FORMAT_WITHOUT_NESTING } else { FORMAT };
+        bytes.extend_from_slice(&[format, self.role.code()]);
         bytes.extend_from_slice(&self.cluster.0);
         bytes.extend_from_slice(&self.token_id.0);
         bytes.extend_from_slice(&self.holder.0);
         bytes.extend_from_slice(&self.owner.0);
-        let TokenLimits { unfinished_tasks_max, payload_bytes_max } = self.limits;
+        let TokenLimits { unfinished_tasks_max, payload_bytes_max, .. } = self.limits;
         for number in [unfinished_tasks_max, payload_bytes_max, self.not_before_s, self.expires_s] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
@@ -121,7 +124,8 @@ impl Claims {
     pub fn decode(signed: &[u8]) -> Result<Self, TokenError> {
         let mut rest = Reader(signed.strip_prefix(PREFIX).ok_or(TokenError::NotAToken)?);
         let [format, role] = rest.array()?;
-        if format != FORMAT {
+        let no_nested = format == FORMAT_WITHOUT_NESTING;
+        if format != FORMAT && !no_nested {
             return Err(TokenError::UnknownFormat(format));
         }
         // Fields of a struct expression are evaluated in the order in which they are written.
@@ -131,7 +135,7 @@ impl Claims {
             token_id: TokenId(rest.array()?),
             holder: PublicKey(rest.array()?),
             owner: OwnerId(rest.array()?),
-            limits: TokenLimits { unfinished_tasks_max: rest.number()?, payload_bytes_max: rest.number()? },
+            limits: TokenLimits { unfinished_tasks_max: rest.number()?, payload_bytes_max: rest.number()?, no_nested },
             not_before_s: rest.number()?,
             expires_s: rest.number()?,
             scopes: rest.scopes()?,
@@ -144,13 +148,15 @@ impl Claims {
     }
 }
 
-/// How much of the broker a token's holder may occupy; 0 leaves it to the broker's own limit.
+/// How much of the broker a token's holder may occupy; 0 leaves it to the broker's own limit. And what tasks may not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TokenLimits {
     /// Tasks that are not finished, at once.
     pub unfinished_tasks_max: u64,
     /// Bytes of payload held for the token, at once.
     pub payload_bytes_max: u64,
+    /// Whether the holder's tasks may submit none themselves: code on an engine gets no pass.
+    pub no_nested: bool,
 }
 
 /// What the holder of a token may do.
@@ -418,7 +424,17 @@ impl HolderProved {
 
     /// Checks that the token is good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at both ends.
     pub fn check_validity(&self, now_s: u64) -> Result<(), TokenError> {
-        let Claims { not_before_s, expires_s, .. } = self.0;
+        self.0.check_validity(now_s)
+    }
+}
+
+impl Claims {
+    /// Checks that they are good at `now_s` (seconds of 1970), with [`CLOCK_TOLERANCE_S`] at both ends.
+    ///
+    /// # Errors
+    /// [`TokenError::NotYetValid`] and [`TokenError::Expired`].
+    pub fn check_validity(&self, now_s: u64) -> Result<(), TokenError> {
+        let Self { not_before_s, expires_s, .. } = *self;
         if now_s.saturating_add(CLOCK_TOLERANCE_S) < not_before_s {
             return Err(TokenError::NotYetValid { not_before_s, now_s });
         }
@@ -445,7 +461,7 @@ pub enum TokenError {
     #[error("these bytes are no Furlong token")]
     NotAToken,
     /// A format that this version does not know.
-    #[error("the token has format {0}, this program knows format {FORMAT}")]
+    #[error("the token has format {0}, this program knows {FORMAT} and {FORMAT_WITHOUT_NESTING}")]
     UnknownFormat(u8),
     /// A role that this version does not know.
     #[error("the token has an unknown role, number {0}")]
@@ -535,8 +551,10 @@ fn is_label(scope: &str) -> bool {
 const PREFIX: &[u8] = b"furlong token v1\0";
 /// Goes before what is hashed to a named owner's id.
 const OWNER_PREFIX: &[u8] = b"furlong owner v1\0";
-/// The only format.
+/// The format of a token whose holder's tasks may submit others.
 const FORMAT: u8 = 1;
+/// The format of one whose tasks may not. A broker that knows nothing of that refuses the token.
+const FORMAT_WITHOUT_NESTING: u8 = 2;
 const SIGNATURE_BYTES: usize = 64;
 /// Bytes of a token without scopes.
 const TOKEN_BYTES_MIN: usize = PREFIX.len() + 2 + 32 + 16 + 32 + 16 + 4 * 8 + 2 + SIGNATURE_BYTES;

@@ -12,19 +12,20 @@ use furlong_wire::call::{
 };
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, SessionId, TaskId,
-    TokenId,
+    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, FunctionHash, InstanceId, OwnerId, PassKey, SessionId,
+    TaskId, TokenId,
 };
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
     CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
     EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget,
-    FromClient, FromEngine, Goodbye, Greeting, HeldWork, Message, NeedBlob, Open, Outcome, Output, Payload,
-    ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered, Release, Reply,
-    ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal, SignalAttempts, Slot,
-    SlotDown, Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions, TaskPhase, TaskQuery,
-    TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome, Work, encode_message,
+    FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome,
+    Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered,
+    Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal,
+    SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions,
+    TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome,
+    Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -114,7 +115,7 @@ fn token() -> Token {
         owner: OWNER,
         role: Role::Client,
         scopes: vec!["gpu".to_owned()],
-        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 0 },
+        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 0, no_nested: false },
         not_before_s: 1_700_000_000,
         expires_s: Claims::NEVER,
     };
@@ -538,6 +539,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Adopt(Adopt { attempts: vec![(attempt(), attempt())] }),
         ToEngine::Undefine(EngineUndefine { session: SESSION, number: 1 }),
         ToEngine::Announce(attempts()),
+        ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }
@@ -564,6 +566,9 @@ fn from_engine(vectors: &mut Vectors) {
         FromEngine::NeedBlob(NeedBlob { session: SESSION, number: 1 }),
         FromEngine::SlotDown(SlotDown { slot: 0, cause: "exit code 1".to_owned() }),
         FromEngine::Draining(Draining { reason: "SIGTERM".to_owned() }),
+        FromEngine::Grant(Grant { attempt: attempt(), key: PassKey([12; 32]) }),
+        FromEngine::Lent(Lent { attempt: attempt(), sessions: vec![SESSION] }),
+        FromEngine::Back(attempts()),
     ];
     add_all(vectors, "FromEngine", &all, FromEngine::name);
 }

@@ -15,7 +15,7 @@ use super::finish::Ended;
 use super::payloads::{Credit, Receiving};
 use super::reconcile::Moved;
 use super::release::Releasing;
-use super::sessions::{ClientWaiting, Definition, Session, SessionKey};
+use super::sessions::{ClientWaiting, Definition, Parent, Session, SessionKey};
 use super::tasks::{Place, State, Task};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
@@ -38,6 +38,8 @@ pub struct Peer {
     pub hello: HelloBody,
     /// The address that it came from.
     pub address: String,
+    /// The attempt that let it in, if its key is a pass.
+    pub pass: Option<u64>,
 }
 
 impl Core {
@@ -127,12 +129,16 @@ impl Core {
                     "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
                 return Err(Refusal { kind: RefusalKind::Busy, text });
             }
+            self.check_pass(peer.pass)?;
             if self.kept.is_known(peer.claims.owner, peer.hello.session) {
                 // Its tasks would have the names of those that are kept.
                 return Err(session_is_over());
             }
             self.quotas.enter(&peer.claims);
-            return Ok((self.sessions.insert(self.new_session(connection, peer, tasks_max)), false));
+            let (pass, session) = (peer.pass, self.new_session(connection, peer, tasks_max));
+            let key = self.sessions.insert(session);
+            pass.into_iter().for_each(|attempt| self.grants.enter(attempt, key));
+            return Ok((key, false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
         if session.departed {
@@ -164,7 +170,10 @@ impl Core {
     }
 
     fn new_session(&self, connection: ConnectionId, peer: Peer, tasks_max: u64) -> Session {
+        let parent = peer.pass.map(|attempt| Parent { attempt, is_bound: true });
         Session {
+            parent,
+            depth: peer.pass.map_or(0, |attempt| self.depth_of(attempt) + 1),
             connection: Some(connection),
             incarnation: peer.hello.incarnation,
             served: self.shared_given,
@@ -288,6 +297,8 @@ impl Core {
             self.forget_set_aside(id);
             self.engines.update(id, |engine| {
                 (engine.process, engine.class, engine.given_up) = (None, None, Some(given_up));
+                // It says again what waits there, when it is back.
+                engine.lent.clear();
                 engine.restarting = false;
                 engine.returning.clear();
             });
@@ -319,6 +330,7 @@ impl Core {
             let started = task.is_reported();
             let moved = Moved { count, task: given.task, attempts: task.attempts, started };
             self.engines.update(id, |engine| engine.moved.push(moved));
+            self.grants.set_aside(count, given.task);
             self.suspect(given.task);
             self.take_back(count);
             self.retry_or_lose(now, given.task, count, "its engine's connection was cut");
@@ -334,6 +346,7 @@ impl Core {
         self.note_restarted(id);
         for count in engine.assigned.iter().rev() {
             let Some(given) = self.attempts.remove(*count) else { continue };
+            self.grants.note_over(*count);
             self.note_stopped(*count, &given);
             self.suspect(given.task);
             self.retry_or_lose(now, given.task, *count, how);

@@ -20,7 +20,7 @@ use super::payloads::Stored;
 use super::placement::{ClassId, PlacementId};
 use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{Core, Given, Output, Stopping, Time};
+use super::{Core, Given, Output, Stopping, Time, lending};
 
 /// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
@@ -35,10 +35,15 @@ impl Core {
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
+        self.end_what_is_over(now);
         while let Some(id) = self.direct_ready.pop_first() {
             self.dispatch_direct(now, id);
         }
         self.dispatch_shared(now);
+        if self.grants.has_over() {
+            // A task has gone elsewhere, without what its last attempt had opened: that makes room.
+            return self.dispatch(now);
+        }
         self.recall_for_idle(now);
     }
 
@@ -132,7 +137,8 @@ impl Core {
             let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
-            let Some(engine) = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit) else {
+            let idlest = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
+            let Some(engine) = idlest.or_else(|| lending::lender(engines, placements, *placement)) else {
                 return false;
             };
             let rank = (Reverse(task.priority()), served(task.session), task.submitted, *placement);
@@ -153,6 +159,7 @@ impl Core {
         task.assigned = Some(now);
         let direct = task.place != Place::Shared;
         let (session, n) = (task.session, task.n);
+        self.grants.note_gone(key);
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
@@ -160,15 +167,18 @@ impl Core {
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
-            (engine.process, engine.slot)
+            if !direct && !engine.lent.is_empty() {
+                engine.stood_in.insert(count);
+            }
+            engine.process
         });
-        let Some((Some(process_key), slot)) = place else { return };
+        let Some(Some(process_key)) = place else { return };
         if self.withholds(key, engine, count) {
             return;
         }
         self.tell_session(process_key, key);
         self.announce_suspect(process_key, key, count);
-        self.send_work(process_key, key, slot, count);
+        self.send_work(process_key, key, engine, count);
     }
 
     /// Of a task that has been tried before, or has waited: what belongs to this attempt begins anew.
@@ -183,8 +193,11 @@ impl Core {
     }
 
     /// Sends a task to the process of its engine. Tasks of one submit go in one message where they follow each other.
-    pub(super) fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, slot: u32, count: u64) {
+    pub(super) fn send_work(&mut self, process_key: super::ProcessKey, key: TaskKey, id: EngineId, count: u64) {
         let (Some(task), Some(process)) = (self.tasks.get(key), self.processes.get_mut(&process_key)) else { return };
+        let Some(engine) = self.engines.get(id) else { return };
+        let stands_in = !engine.stood_in.is_empty() && engine.stood_in.contains(&count);
+        let slot = engine.slot + if stands_in { process.engines.len() as u32 } else { 0 };
         let work = Work { slot, n: task.n, count };
         let session = self.sessions.get(task.session).expect("a session outlives its tasks").id;
         let is_same_session = process.assigned_session.replace(task.session) == Some(task.session);
@@ -275,6 +288,7 @@ impl Core {
 
     fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Given> {
         let given = self.attempts.remove(count)?;
+        self.grants.note_over(count);
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
             if let Some(at) = engine.assigned.iter().position(|assigned| *assigned == count) {
@@ -290,6 +304,7 @@ impl Core {
                 engine.returning.remove(&count);
             }
             engine.assigned_direct -= u32::from(given.direct);
+            engine.forget_loan(count);
             engine.queue.has_ready()
         });
         if waits == Some(true) {
@@ -349,8 +364,11 @@ impl Core {
     /// Work of its own queue is about to go to an engine: shared tasks that it has not begun are for others.
     fn recall_for_direct(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id) else { return };
-        let shared = |count: &&u64| self.attempts.get(**count).is_some_and(|given| !given.direct);
-        let in_hand = engine.load() - engine.assigned_direct;
+        let shared = |count: &&u64| {
+            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
+            is_shared && !engine.stood_in.contains(*count)
+        };
+        let in_hand = engine.assigned.len() - engine.assigned_direct as usize - engine.stood_in.len();
         let runs_the_only_one = in_hand == 1 && engine.assigned.iter().next().is_some_and(|first| shared(&first));
         if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
             return;
@@ -403,7 +421,8 @@ impl Core {
     /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
     /// take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
-        let engine = self.engines.get(id).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
+        let engine = self.engines.get(id).filter(|engine| engine.lent.is_empty())?;
+        let engine = Some(engine).filter(|engine| engine.load() >= 2 && engine.recalled.is_empty())?;
         let task = |count: &u64| self.attempts.get(*count).and_then(|given| self.tasks.get(given.task));
         let oldest = engine.assigned.iter().find_map(|count| task(count)?.assigned)?;
         let movable = |count: &&u64| {

@@ -105,6 +105,10 @@ pub struct Engine {
     pub assigned: VecDeque<u64>,
     /// How many of them are of its own queue.
     pub assigned_direct: u32,
+    /// Those of them that wait for tasks.
+    pub lent: Vec<Loan>,
+    /// Those of them that stand-ins run.
+    pub stood_in: BTreeSet<u64>,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
     /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
@@ -139,6 +143,8 @@ impl Engine {
             queue: DirectQueue::default(),
             assigned: VecDeque::new(),
             assigned_direct: 0,
+            lent: Vec::new(),
+            stood_in: BTreeSet::new(),
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
             withheld: BTreeSet::new(),
@@ -153,14 +159,30 @@ impl Engine {
 
     /// Whether it can be given work of its own queue.
     pub fn takes_direct(&self) -> bool {
-        self.class.is_some() && !self.restarting && self.returning.is_empty() && self.withheld.is_empty()
+        self.class.is_some()
+            && !self.restarting
+            && self.returning.is_empty()
+            && self.withheld.is_empty()
+            && !self.is_blocked()
     }
 
-    /// How much it has in hand.
+    /// How much it has in hand. While something waits there, nothing more is lined up behind it.
     pub fn load(&self) -> u32 {
-        self.assigned.len() as u32
+        self.assigned.len() as u32 + if self.lent.is_empty() { 0 } else { LENT_LOAD }
     }
 }
+
+/// An attempt that waits for tasks of the same cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loan {
+    /// Its count.
+    pub attempt: u64,
+    /// How deep it is nested itself.
+    pub depth: u32,
+}
+
+/// What an engine counts as having in hand while something waits there: more than any limit.
+const LENT_LOAD: u32 = 1 << 16;
 
 /// Which engine had which integer: kept over a restart of the broker, so that engines get theirs back.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -185,6 +207,8 @@ pub struct Engines {
     /// Those that take work, by class and by how much they have in hand. Flat: an engine moves a few places at most
     /// times, and for a few hundred engines that is far cheaper than a tree.
     by_load: Vec<(ClassId, Vec<(u32, EngineId)>)>,
+    /// Those where something waits for tasks.
+    lenders: BTreeSet<EngineId>,
     next: u32,
     /// Integers below `next` that nobody has had.
     unused: BTreeSet<u32>,
@@ -251,6 +275,11 @@ impl Engines {
         let before = engine.class.map(|class| (class, engine.load()));
         let result = change(engine);
         let after = engine.class.map(|class| (class, engine.load()));
+        if !engine.lent.is_empty() {
+            self.lenders.insert(id);
+        } else if !self.lenders.is_empty() {
+            self.lenders.remove(&id);
+        }
         if before == after {
             return Some(result);
         }
@@ -303,7 +332,10 @@ impl Engines {
 
     /// Takes an engine out. Should it come back after all, it gets its integer back.
     pub fn remove(&mut self, id: EngineId) -> Option<Engine> {
-        self.update(id, |engine| (engine.process, engine.class) = (None, None));
+        self.update(id, |engine| {
+            (engine.process, engine.class) = (None, None);
+            engine.lent.clear();
+        });
         self.by_id.remove(&id)
     }
 
@@ -318,6 +350,11 @@ impl Engines {
     pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
         let of_class = |class| self.by_load.iter().find(|(of, _)| *of == class)?.1.first().copied();
         classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
+    }
+
+    /// Those where something waits for tasks.
+    pub fn lenders(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
+        self.lenders.iter().filter_map(|id| Some((*id, self.get(*id)?)))
     }
 
     /// Whether there is an engine of a class.

@@ -63,6 +63,11 @@ impl Core {
             self.release_result(ended.payload.as_ref(), ended.process);
             return;
         };
+        if let State::Assigned { attempt, .. } = task.state {
+            // Also of one that is cancelled and runs on: nobody works for it any longer.
+            self.grants.note_over(attempt);
+        }
+        self.grants.note_gone(key);
         self.leave_queue(key, &mut task);
         // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
         let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });

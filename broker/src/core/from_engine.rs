@@ -68,6 +68,9 @@ impl Core {
             FromEngine::SlotDown(down) => self.slot_down(now, key, &down),
             FromEngine::Published(published) => self.attempt_published(key, published),
             FromEngine::Draining(draining) => self.drain(now, key, &draining.reason),
+            FromEngine::Grant(grant) => self.grant(key, &grant),
+            FromEngine::Lent(lent) => self.lend(now, key, &lent),
+            FromEngine::Back(back) => self.back(key, &back.attempts),
             FromEngine::Goodbye(_) => {
                 self.stop_giving(key);
                 self.outputs.push_back(Output::Close(connection, "goodbye"));
@@ -136,7 +139,7 @@ impl Core {
     }
 
     /// Checks that an attempt is one that this process was given. None if it is of another start of the broker.
-    fn given(&self, key: ProcessKey, attempt: Attempt) -> Result<Option<Given>, PeerMisbehaved> {
+    pub(super) fn given(&self, key: ProcessKey, attempt: Attempt) -> Result<Option<Given>, PeerMisbehaved> {
         if attempt.start != self.config.start {
             return Ok(None);
         }

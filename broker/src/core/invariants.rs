@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
-use furlong_wire::limits::{ENDS_REMEMBERED_MAX, KEPT_RECORDS_MAX};
+use furlong_wire::limits::{ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX};
 use furlong_wire::message::Outcome;
 
 use crate::core::engines::Process;
@@ -13,13 +13,15 @@ use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::{Definition, Session};
 use crate::core::tasks::{Place, State, Task, TaskKey};
-use crate::core::{ConnectionId, Core};
+use crate::core::{ConnectionId, Core, lending};
 
 /// All of them.
 pub fn hold(core: &Core) {
     each_task_is_unfinished_or_done(core);
     results_held_are_counted(core);
     attempts_and_engines_agree(core);
+    what_is_lent_is_in_hand(core);
+    nested_sessions_have_their_attempts(core);
     shared_tasks_are_counted(core);
     no_shared_task_waits_while_an_engine_idles(core);
     direct_queues_have_their_tasks(core);
@@ -99,6 +101,38 @@ fn attempts_and_engines_agree(core: &Core) {
     for (key, task) in unfinished(core) {
         let State::Assigned { attempt, .. } = task.state else { continue };
         assert_eq!(core.attempts.get(attempt).map(|given| given.task), Some(key));
+    }
+}
+
+fn what_is_lent_is_in_hand(core: &Core) {
+    for (id, engine) in core.engines.iter() {
+        let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
+        let lent: BTreeSet<u64> = engine.lent.iter().map(|loan| loan.attempt).collect();
+        assert_eq!(lent.len(), engine.lent.len(), "engine {id}: something waits twice");
+        assert!(lent.is_subset(&in_hand) && engine.stood_in.is_subset(&in_hand), "engine {id}");
+        assert_eq!(core.engines.lenders().any(|(lender, _)| lender == id), !lent.is_empty(), "engine {id}");
+        assert!(engine.stood_in.len() <= 2 * NESTING_MAX as usize, "engine {id} has a crowd of stand-ins");
+    }
+    if core.journal.reconciled().is_some() {
+        return;
+    }
+    for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
+        let lender = lending::lender(&core.engines, &core.placements, task.placement);
+        assert_eq!(lender, None, "task {} waits while somebody could stand in for what waits for it", task.n);
+    }
+}
+
+/// A session that came in by a pass ends with its attempt.
+fn nested_sessions_have_their_attempts(core: &Core) {
+    for (attempt, keys) in core.grants.keys() {
+        assert!(keys <= GRANTS_PER_ATTEMPT_MAX && core.attempts.get(attempt).is_some(), "attempt {attempt} is over");
+    }
+    let bound = core.sessions.iter().filter(|(_, session)| !session.departed);
+    for (key, parent) in bound.filter_map(|(key, session)| Some((key, session.parent.filter(|it| it.is_bound)?))) {
+        let given = core.attempts.get(parent.attempt).map(|given| given.task).or(core.grants.aside(parent.attempt));
+        let task = given.expect("the attempt of a session that is bound to it is there, or may come back");
+        assert!(core.tasks.get(task).is_some(), "nobody waits for the task that has opened {key:?}");
+        assert!(core.grants.sessions().any(|known| known == (parent.attempt, key)), "{key:?} would not end");
     }
 }
 

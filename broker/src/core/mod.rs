@@ -11,6 +11,7 @@
 
 mod aside;
 mod authority;
+mod circles;
 mod connect;
 mod control;
 mod deadlines;
@@ -22,10 +23,12 @@ mod fetch;
 mod finish;
 mod from_client;
 mod from_engine;
+mod grants;
 #[cfg(any(test, feature = "invariants"))]
 pub mod invariants;
 pub mod journal;
 mod kept;
+mod lending;
 mod numbered;
 mod orphans;
 pub(crate) mod output;
@@ -62,6 +65,7 @@ use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
+use grants::Grants;
 use journal::{Entry, Journal};
 use kept::Kept;
 use numbered::Numbered;
@@ -165,6 +169,7 @@ pub struct Core {
     config: Config,
     connections: BTreeMap<ConnectionId, Connected>,
     authority: Authority,
+    grants: Grants,
     sessions: Sessions,
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
@@ -197,6 +202,8 @@ pub struct Core {
     results_held: u64,
     /// When to look again whether an idle engine could take over what a busy one was given too early.
     recall_at: Option<Time>,
+    /// When to look again at tasks that wait for each other.
+    circles_at: Option<Time>,
     /// When the next session or engine expires, at the earliest.
     expiry_at: Option<Time>,
 }
@@ -249,6 +256,7 @@ impl Core {
             config,
             connections: BTreeMap::new(),
             authority: Authority::default(),
+            grants: Grants::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
             engines: Engines::new(roster),
@@ -271,6 +279,7 @@ impl Core {
             finished: 0,
             results_held: 0,
             recall_at: None,
+            circles_at: None,
             expiry_at: (!roster.here.is_empty()).then(|| Time::default().after(connect::ENGINE_GRACE)),
         }
     }
@@ -284,6 +293,7 @@ impl Core {
     pub fn poll_timeout(&self) -> Option<Time> {
         let due = [
             self.recall_at,
+            self.circles_at,
             self.expiry_at,
             self.deadlines.first(),
             self.kept.expires(),
@@ -302,6 +312,7 @@ impl Core {
             self.expire(now);
         }
         self.handle_deadlines(now);
+        self.end_circles(now);
         self.expire_kept(now);
         self.expire_orphans(now);
         self.journal.handle_timeout(now);

@@ -13,7 +13,7 @@ use furlong_wire::message::{Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome,
 use super::connect::{ENGINE_GRACE, SESSION_GRACE};
 use super::engines::ProcessKey;
 use super::finish::Ended;
-use super::reconcile::Verdicts;
+use super::reconcile::{Verdicts, engine_that_has};
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, Task, TaskKey};
 use super::{Core, Given, Time};
@@ -146,7 +146,7 @@ impl Core {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
-        let Some(engine) = ids.get(held.slot as usize).copied() else {
+        let Some(engine) = engine_that_has(ids, held) else {
             return verdicts.end(held.attempt, held.finished);
         };
         if asked {

@@ -32,15 +32,18 @@ pub struct Demands {
     pub require: Vec<String>,
     /// Labels of which the engine must have one, if there are any.
     pub scopes: Vec<String>,
+    /// How many tasks above it wait for it, see [`super::lending`].
+    pub depth: u32,
     /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from the others.
     pub kind: Option<Kind>,
 }
 
 impl Demands {
     /// The demands of a task.
-    pub fn new(runtime: Runtime, require: &[String], scopes: &[String]) -> Self {
+    pub fn new(runtime: Runtime, require: &[String], scopes: &[String], depth: u32) -> Self {
         let ascending: BTreeSet<&String> = require.iter().collect();
-        Self { runtime, require: ascending.into_iter().cloned().collect(), scopes: scopes.to_vec(), kind: None }
+        let require = ascending.into_iter().cloned().collect();
+        Self { runtime, require, scopes: scopes.to_vec(), depth, kind: None }
     }
 
     /// Whether engines of a class meet them, and are set aside for such work.
@@ -137,7 +140,7 @@ impl Default for Placements {
             classes_made: 0,
         };
         for &runtime in Runtime::ALL {
-            placements.add(Demands { runtime, require: Vec::new(), scopes: Vec::new(), kind: None });
+            placements.add(Demands::new(runtime, &[], &[], 0));
         }
         placements
     }
@@ -150,26 +153,34 @@ impl Placements {
         runtime: Runtime,
         require: &[String],
         scopes: &[String],
+        depth: u32,
         tasks: u64,
     ) -> Option<PlacementId> {
-        let id = if require.is_empty() && scopes.is_empty() {
+        let id = if require.is_empty() && scopes.is_empty() && depth == 0 {
             let plain = Runtime::ALL.iter().position(|known| *known == runtime);
             PlacementId(plain.expect("`ALL` has all of them") as u32)
         } else {
-            self.of_demands(runtime, require, scopes)?
+            self.of_demands(runtime, require, scopes, depth)?
         };
         self.get_mut(id).tasks += tasks;
         Some(id)
     }
 
-    fn of_demands(&mut self, runtime: Runtime, require: &[String], scopes: &[String]) -> Option<PlacementId> {
-        let is_same = |Demands { runtime: r, require: l, scopes: s, kind }: &Demands| {
-            *r == runtime && l == require && s == scopes && kind.is_none()
+    fn of_demands(
+        &mut self,
+        runtime: Runtime,
+        require: &[String],
+        scopes: &[String],
+        depth: u32,
+    ) -> Option<PlacementId> {
+        let is_same = |it: &Demands| {
+            let is_plain = it.depth == depth && it.kind.is_none();
+            is_plain && it.runtime == runtime && it.require == require && it.scopes == scopes
         };
         if let Some(id) = self.recent.filter(|id| self.table.get(id).is_some_and(|it| is_same(&it.demands))) {
             return Some(id);
         }
-        let demands = Demands::new(runtime, require, scopes);
+        let demands = Demands::new(runtime, require, scopes, depth);
         let id = match self.by_demands.get(&demands) {
             Some(id) => *id,
             None if self.table.len() >= PLACEMENTS_MAX => return None,
@@ -183,6 +194,16 @@ impl Placements {
     /// there are too many different ones.
     pub fn enter_kind(&mut self, of: PlacementId, kind: Kind) -> Option<PlacementId> {
         let demands = Demands { kind: Some(kind), ..self.get(of).demands.clone() };
+        self.enter_demands(demands)
+    }
+
+    /// The id of the same demands at another depth, for a task more. None if there are too many different ones.
+    pub fn enter_deeper(&mut self, of: PlacementId, depth: u32) -> Option<PlacementId> {
+        let demands = Demands { depth, ..self.get(of).demands.clone() };
+        self.enter_demands(demands)
+    }
+
+    fn enter_demands(&mut self, demands: Demands) -> Option<PlacementId> {
         let id = match self.by_demands.get(&demands) {
             Some(id) => *id,
             None if self.table.len() >= PLACEMENTS_MAX => return None,
@@ -325,18 +346,18 @@ mod tests {
     fn demands_meet_classes_whichever_comes_first() {
         let mut placements = Placements::default();
         let plain = placements.enter_class(class(&[Runtime::Python], &[]));
-        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 1).unwrap();
+        let gpu = placements.enter(Runtime::Python, &names(&["gpu", "gpu"]), &[], 0, 1).unwrap();
         let both = placements.enter_class(class(&[Runtime::Python], &["gpu", "big"]));
-        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 1).unwrap();
-        let any = placements.enter(Runtime::Python, &[], &[], 1).unwrap();
-        let native = placements.enter(Runtime::Native, &[], &[], 1).unwrap();
+        let scoped = placements.enter(Runtime::Python, &[], &names(&["big", "other"]), 0, 1).unwrap();
+        let any = placements.enter(Runtime::Python, &[], &[], 0, 1).unwrap();
+        let native = placements.enter(Runtime::Native, &[], &[], 0, 1).unwrap();
         let engines = Engines::default();
         let classes = |id| placements.classes(id, &engines).iter().copied().collect::<Vec<_>>();
         assert_eq!(classes(gpu), [both]);
         assert_eq!(classes(scoped), [both]);
         assert_eq!(classes(any), [plain, both]);
         assert!(classes(native).is_empty());
-        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 1), Some(gpu));
+        assert_eq!(placements.enter(Runtime::Python, &names(&["gpu"]), &[], 0, 1), Some(gpu));
         placements.leave_class(both);
         assert!(placements.classes(gpu, &engines).is_empty() && !placements.fits(any, both, &engines));
     }
@@ -347,7 +368,7 @@ mod tests {
         let plain = placements.table.len();
         for round in 0..3 {
             let ids: Vec<_> = (0..PLACEMENTS_MAX)
-                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 1))
+                .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1))
                 .collect();
             assert_eq!(ids.len(), PLACEMENTS_MAX - plain);
             ids.into_iter().for_each(|id| placements.leave(id));

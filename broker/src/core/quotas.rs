@@ -108,7 +108,7 @@ mod tests {
             owner: OwnerId([0; 16]),
             role: Role::Client,
             scopes: Vec::new(),
-            limits: TokenLimits { unfinished_tasks_max: tasks, payload_bytes_max: bytes },
+            limits: TokenLimits { unfinished_tasks_max: tasks, payload_bytes_max: bytes, no_nested: false },
             not_before_s: 0,
             expires_s: Claims::NEVER,
         }

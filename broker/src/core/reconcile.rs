@@ -51,6 +51,11 @@ pub(super) struct Verdicts {
     released: BTreeMap<BrokerStart, Vec<u64>>,
 }
 
+/// The engine whose slot has a piece of work, or whose stand-in.
+pub(super) fn engine_that_has(ids: &[EngineId], held: &HeldWork) -> Option<EngineId> {
+    ids.get(held.slot as usize % ids.len().max(1)).copied()
+}
+
 impl Held {
     /// Takes it out of a registration, which is kept without it. Ascending, as the process was given it.
     pub fn take(register: &mut Register) -> Self {
@@ -138,7 +143,7 @@ impl Core {
                 let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
                 verdicts.to_stop[usize::from(force)].push(held.attempt);
                 let is_of_the_past = self.attempts.get(count).is_none() && count <= self.attempts_made;
-                if let Some(engine) = ids.get(held.slot as usize).copied().filter(|_| is_of_the_past) {
+                if let Some(engine) = engine_that_has(ids, held).filter(|_| is_of_the_past) {
                     // It keeps the engine busy until it has stopped, also if its task goes on elsewhere.
                     let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
@@ -169,6 +174,7 @@ impl Core {
             task.losses -= 1;
             task.more_mut().past.pop();
         }
+        self.grants.rejoin(count);
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.placements.count_waiting(placement, false);
         self.hold_attempt(Given::new(key, (session, n), engine, false), count);

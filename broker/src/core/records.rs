@@ -82,6 +82,9 @@ impl Core {
     }
 
     fn why_it_waits(&self, now: Time, task: &Task) -> Option<String> {
+        if let Some(circle) = self.circle(task) {
+            return Some(circle);
+        }
         match (task.state, task.place) {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {

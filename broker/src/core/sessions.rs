@@ -57,6 +57,10 @@ pub struct Session {
     pub endings: Numbered<Ending>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped yet.
     pub stopping: BTreeSet<(u64, u64)>,
+    /// The running attempt that has opened it, or that waits for its tasks.
+    pub parent: Option<Parent>,
+    /// How many running tasks wait for its tasks, one for the other; 0 if nobody on an engine does.
+    pub depth: u32,
     /// Whether it ends with its connection.
     pub cancel_on_disconnect: bool,
     /// Whether it is over but for kept tasks that have not ended.
@@ -97,6 +101,15 @@ pub struct Session {
     pub last_entry: u64,
     /// Whether it comes from the journal, and its client has not been here since.
     pub is_restored: bool,
+}
+
+/// The attempt on whose behalf a session is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parent {
+    /// The count of the attempt.
+    pub attempt: u64,
+    /// Whether the session ends with it: it was opened by a pass.
+    pub is_bound: bool,
 }
 
 /// A blob that tasks name, and which is sent to an engine process before the first of them.
@@ -256,6 +269,8 @@ impl Session {
             done: Numbered::default(),
             endings: Numbered::default(),
             stopping: BTreeSet::new(),
+            parent: None,
+            depth: 0,
             cancel_on_disconnect: false,
             departed: false,
             served: 0,

@@ -70,10 +70,16 @@ impl Core {
         let tasks = AtLeastOne { first, others };
         let refusal =
             if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
-        match refusal {
-            Some(refusal) => self.refuse(now, key, &submit.payload, &stored, tasks, &refusal),
-            None => self.place(now, key, &submit.payload, options.as_deref(), stored, tasks),
+        if let Some(refusal) = refusal {
+            return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
         }
+        let may_be_circles = !shared && self.is_bound(key);
+        let placed: Vec<TaskKey> = if may_be_circles { tasks.iter().copied().collect() } else { Vec::new() };
+        self.place(now, key, &submit.payload, options.as_deref(), stored, tasks)?;
+        if may_be_circles {
+            self.refuse_circles(now, key, &placed);
+        }
+        Ok(())
     }
 
     /// Takes the arguments of a task that is here without them: the connection was cut when they were on the way.
@@ -106,11 +112,12 @@ impl Core {
         submit: &Submit,
         tasks: u64,
     ) -> Result<super::placement::PlacementId, super::placement::PlacementId> {
-        let scopes = self.sessions.get(key).map_or(&[][..], |session| &session.claims.scopes);
+        let session = self.sessions.get(key);
+        let (scopes, depth) = session.map_or((&[][..], 0), |session| (&session.claims.scopes[..], session.depth));
         let require = submit.options.as_ref().map_or(&[][..], |options| &options.require);
-        let entered = self.placements.enter(submit.runtime, require, scopes, tasks);
+        let entered = self.placements.enter(submit.runtime, require, scopes, depth, tasks);
         entered.ok_or_else(|| {
-            self.placements.enter(submit.runtime, &[], &[], tasks).expect("the plain demands are always there")
+            self.placements.enter(submit.runtime, &[], &[], 0, tasks).expect("the plain demands are always there")
         })
     }
 

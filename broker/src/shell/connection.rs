@@ -10,11 +10,11 @@ use furlong_link::incoming::{Incoming, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_link::stream::{ReadHalf, WriteHalf};
-use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError};
+use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
 use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
-use furlong_wire::token::{Claims, HolderProved, Role, Token, TokenError};
+use furlong_wire::token::{Claims, Role, Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -366,33 +366,50 @@ async fn shake_hands(
         refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
         return Err(BadStranger::Version { version: proof.hello.version });
     };
-    let token = Token::from_bytes(hello.token.clone())?;
-    let holder = token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?;
+    // The client of a running task has no token.
+    let is_pass = hello.token.is_empty();
+    let holder = if is_pass {
+        None
+    } else {
+        let token = Token::from_bytes(hello.token.clone())?;
+        Some(token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?)
+    };
     // Also here, so that nobody comes in with a token that was revoked a moment ago.
     shell.obey_revocations().await;
-    let unauthorized = unauthorized(shell, serves, &holder, hello.role);
-    if let Some(text) = unauthorized {
-        let refusal = Refusal { kind: RefusalKind::Unauthorized, text };
-        refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
-        return Err(BadStranger::Unauthorized);
-    }
-    let peer = Peer { claims: holder.claims().clone(), hello, address: address.to_string() };
+    let admitted = match holder {
+        Some(holder) => Ok((holder.claims().clone(), None)),
+        None => shell.core.borrow().pass(shell.now(), proof.holder).map(|(claims, attempt)| (claims, Some(attempt))),
+    };
+    let checked = admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
+        Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),
+        None => Ok((claims, pass)),
+    });
+    let (claims, pass) = match checked {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
+            return Err(BadStranger::Unauthorized);
+        }
+    };
+    let peer = Peer { claims, hello, address: address.to_string(), pass };
     Ok(Proved { peer, incoming, socket, sealer })
 }
 
-/// Why a peer whose token is genuine may not come in all the same, if so.
-fn unauthorized(shell: &Shell, serves: Serves, holder: &HolderProved, claimed: Role) -> Option<String> {
-    let Claims { role, token_id, .. } = *holder.claims();
-    if claimed != role {
-        return Some(format!("the token is for role {role}, not {claimed}"));
+/// Why a peer whose token is genuine, or whose pass is known, may not come in all the same, if so.
+fn unauthorized(shell: &Shell, serves: Serves, claims: &Claims, hello: &HelloBody) -> Option<String> {
+    let Claims { role, token_id, .. } = *claims;
+    // A task's client does not know its owner's role, and comes to the port that its engine knows.
+    let has_token = !hello.token.is_empty();
+    if has_token && hello.role != role {
+        return Some(format!("the token is for role {role}, not {}", hello.role));
     }
-    if !serves.takes(role) {
+    if has_token && !serves.takes(role) {
         return Some(format!(
             "this port is for {serves}, and the capability's role is {role}; take its present file from the broker's \
              `security` folder, which names the right port"
         ));
     }
-    let validity = holder.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
+    let validity = claims.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
     validity.err().map(|error| error.to_string()).or_else(|| shell.revocations.refusal(token_id))
 }
 

@@ -34,6 +34,9 @@ pub struct IssueArgs {
     /// What the holder may occupy at once, as `tasks=1000,payload=1G`; by default what the broker lets everybody
     #[arg(long, value_name = "LIMITS", value_parser = limits)]
     limits: Option<TokenLimits>,
+    /// Forbid the holder's tasks to submit others: code on engines then gets no client of the farm
+    #[arg(long)]
+    no_nested: bool,
     /// Host name or address by which the holder reaches the broker, tried before those of the cluster's own files; with
     /// another port as HOST:PORT
     #[arg(long, value_name = "HOST")]
@@ -64,8 +67,8 @@ fn labels_arg(text: &str) -> Result<Labels, String> {
 pub fn run(args: IssueArgs) -> Result<ExitCode> {
     let uses_engines = args.role.may_submit_direct() || args.role.may_submit_shared();
     ensure!(
-        uses_engines || (args.labels.is_none() && args.limits.is_none()),
-        "--labels and --limits are for who submits tasks, and role {} submits none",
+        uses_engines || (args.labels.is_none() && args.limits.is_none() && !args.no_nested),
+        "--labels, --limits and --no-nested are for who submits tasks, and role {} submits none",
         args.role
     );
     let dir = Home::from_env()?.cluster(&args.cluster);
@@ -88,7 +91,7 @@ pub fn run(args: IssueArgs) -> Result<ExitCode> {
         owner,
         role: args.role,
         scopes: args.labels.map_or(vec![], |labels| labels.0),
-        limits: args.limits.unwrap_or_default(),
+        limits: TokenLimits { no_nested: args.no_nested, ..args.limits.unwrap_or_default() },
         not_before_s: now,
         expires_s: args.expires,
     };

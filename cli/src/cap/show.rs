@@ -86,6 +86,7 @@ pub fn document(path: &Path, capability: &Capability, revoked: &RevokedTokens) -
         "scopes": claims.scopes,
         "unfinished_tasks_max": claims.limits.unfinished_tasks_max,
         "payload_bytes_max": claims.limits.payload_bytes_max,
+        "nested": !claims.limits.no_nested,
         "not_before_unix_s": claims.not_before_s,
         "expires_unix_s": expires,
         "revoked_unix_s": revoked.get(claims.token_id).map(|revocation| revocation.revoked_s),

@@ -175,7 +175,8 @@ pub fn limits_in_words(limits: TokenLimits) -> String {
         .then(|| format!("{} at once", print::counted(limits.unfinished_tasks_max, "unfinished task")));
     let payload = (limits.payload_bytes_max > 0)
         .then(|| format!("{} of payload at once", print::bytes(limits.payload_bytes_max)));
-    match tasks.into_iter().chain(payload).collect::<Vec<_>>() {
+    let nested = limits.no_nested.then(|| "no tasks that submit tasks".to_owned());
+    match tasks.into_iter().chain(payload).chain(nested).collect::<Vec<_>>() {
         limits if limits.is_empty() => "those of the broker".to_owned(),
         limits => limits.join(", "),
     }
@@ -224,7 +225,9 @@ mod tests {
 
     #[test]
     fn limits_are_tasks_and_bytes() {
-        let of = |unfinished_tasks_max, payload_bytes_max| Ok(TokenLimits { unfinished_tasks_max, payload_bytes_max });
+        let of = |unfinished_tasks_max, payload_bytes_max| {
+            Ok(TokenLimits { unfinished_tasks_max, payload_bytes_max, no_nested: false })
+        };
         assert_eq!(limits("tasks=1000,payload=1G"), of(1000, 1 << 30));
         assert_eq!(limits("payload=512M"), of(0, 512 << 20));
         assert_eq!(limits("payload=5000"), of(0, 5000));

@@ -303,6 +303,11 @@ impl Tasks {
     }
 
     /// The keys and numbers of all unfinished tasks, in order.
+    pub fn unfinished_count(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    /// The unfinished ones by their numbers, ascending.
     pub fn unfinished(&self) -> VecDeque<(u64, usize)> {
         let mut unfinished: Vec<(u64, usize)> = self.unfinished.iter().map(|(n, key)| (*n, *key)).collect();
         unfinished.sort_unstable();

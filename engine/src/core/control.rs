@@ -33,8 +33,8 @@ impl Core {
     }
 
     pub(super) fn restart(&mut self, slots: &[SlotIndex]) {
-        let known = slots.iter().filter(|slot| (**slot as usize) < self.slots.len());
-        self.outputs.extend(known.map(|slot| Output::Restart(*slot)));
+        let known: Vec<SlotIndex> = slots.iter().copied().filter(|slot| self.is_registered(*slot)).collect();
+        self.outputs.extend(known.into_iter().map(Output::Restart));
     }
 
     pub(super) fn recall(&mut self, attempt: Attempt) {
@@ -97,7 +97,9 @@ impl Core {
     pub(super) fn slot_down(&mut self, slot: SlotIndex, cause: String) {
         self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
         self.outputs.push_back(Output::Lost(slot, self.how_lost(slot, &cause)));
-        self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
+        if self.is_registered(slot) {
+            self.send(FromEngine::SlotDown(SlotDown { slot, cause }));
+        }
         let waiting = self.slots[slot as usize].waiting.iter().copied();
         let is_python = |job: &u64| self.work.get(job).is_some_and(|work| work.runtime == Runtime::Python);
         let jobs: Vec<u64> = waiting.filter(is_python).collect();

@@ -176,7 +176,7 @@ impl Core {
             attempt: work.attempt,
             session: work.session,
             n: work.n,
-            slot: work.slot,
+            slot: self.named(work.slot),
             finished: false,
         });
         let mut work: Vec<HeldWork> = running.take(HELD_RESULTS_MAX).collect();
@@ -185,7 +185,7 @@ impl Core {
         ended.drain(..beyond).for_each(|attempt| self.results.drop_result(attempt));
         work.extend(ended.into_iter().filter_map(|attempt| {
             let EndedWork { session, n, slot, .. } = *self.results.ended.get(&attempt)?;
-            Some(HeldWork { attempt, session, n, slot, finished: true })
+            Some(HeldWork { attempt, session, n, slot: self.named(slot), finished: true })
         }));
         Held { work, received: self.results.received, dropped: self.results.dropped }
     }

@@ -6,6 +6,7 @@
 
 mod control;
 mod held;
+mod lending;
 mod output;
 mod results;
 mod sessions;
@@ -21,7 +22,7 @@ pub use held::Held;
 use bytes::Bytes;
 use furlong_wire::AtLeastOne;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, PassKey, SessionId};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
 use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine, Work as AssignedWork};
 use furlong_wire::numbers::NumberMap;
@@ -29,6 +30,7 @@ use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_in
 
 use crate::runtime::{Job, Latest, SlotEvent, SlotIndex};
 use held::Results;
+use lending::Lending;
 use output::Kept;
 use results::unreadable;
 use sessions::Sessions;
@@ -53,6 +55,10 @@ pub enum Output {
     Restart(SlotIndex),
     /// Take a job back if it has not begun, and say so to [`Core::handle_recalled`].
     Recall(SlotIndex, Runtime, u64),
+    /// From now on this place stands in for that slot: an interpreter of its own, with the slot's surroundings.
+    StandIn(SlotIndex, SlotIndex),
+    /// Tell a job that its client's key is let in, or why not.
+    Pass(SlotIndex, u64, PassKey, Option<String>),
     /// Tell the slots their integers.
     Registered(Vec<EngineId>),
     /// The broker wants the process to leave, at once or (`true`) when it has finished what it runs.
@@ -82,7 +88,9 @@ pub enum BrokerMisbehaved {
 /// The state of an engine process.
 #[derive(Debug)]
 pub struct Core {
+    /// The registered slots, and then those that stand in.
     slots: Vec<Slot>,
+    lending: Lending,
     sessions: Sessions,
     work: NumberMap<u64, Work>,
     by_attempt: NumberMap<Attempt, u64>,
@@ -199,6 +207,7 @@ impl Core {
     pub fn new(instance: InstanceId, slots: u32) -> Self {
         Self {
             slots: (0..slots).map(|_| Slot::default()).collect(),
+            lending: Lending::default(),
             sessions: Sessions::new(instance),
             work: NumberMap::default(),
             by_attempt: NumberMap::default(),
@@ -242,6 +251,7 @@ impl Core {
         self.work.values_mut().for_each(|work| work.reported = false);
         self.say_that_it_drains();
         self.send_unsent();
+        self.say_what_is_lent(|attempt| attempt.start == start);
     }
 
     /// By which flag the broker is given more memory, for people.
@@ -323,7 +333,12 @@ impl Core {
             ToEngine::Shutdown(leave) => self.outputs.push_back(Output::Leave(leave.reason, leave.finish)),
             ToEngine::Goodbye(goodbye) => self.outputs.push_back(Output::Goodbye(goodbye.reason)),
             ToEngine::Release(release) => self.release(&release),
-            ToEngine::Adopt(adopt) => self.adopt(&adopt),
+            ToEngine::Adopt(adopt) => {
+                self.adopt(&adopt);
+                let adopted = |attempt| adopt.attempts.iter().any(|(held, now)| *now == attempt && held != now);
+                self.say_what_is_lent(adopted);
+            }
+            ToEngine::Granted(granted) => self.granted(granted),
             ToEngine::Announce(announce) => self.suspects.extend(announce.attempts),
         }
         Ok(())
@@ -344,6 +359,7 @@ impl Core {
                 self.slot_down(slot, cause);
             }
             SlotEvent::Recalled { attempts } => self.give_back(&attempts),
+            SlotEvent::Asked { attempt, ask } => self.asked(attempt, ask),
             SlotEvent::Published { attempt, latest } => {
                 if self.work.contains_key(&attempt) {
                     self.published.insert(attempt, latest);
@@ -379,11 +395,11 @@ impl Core {
     }
 
     fn assign(&mut self, assign: Assign) -> Result<(), BrokerMisbehaved> {
-        let known = assign.work.iter().all(|work| (work.slot as usize) < self.slots.len());
+        let known = assign.work.iter().all(|work| (work.slot as usize) < 2 * self.registered_slots());
         let session = assign.session.or(self.assigned_session).filter(|session| self.sessions.knows(*session));
         let session = session.filter(|_| known).ok_or(BrokerMisbehaved::Assign)?;
         self.assigned_session = Some(session);
-        let call = self.line_up(session, &assign);
+        let call = self.line_up(session, &assign)?;
         let start = self.start;
         self.heed_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
         if self.draining.is_some() {
@@ -405,13 +421,20 @@ impl Core {
     }
 
     /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
-    fn line_up(&mut self, session: SessionId, assign: &Assign) -> Call {
-        let first = self.line_up_one(session, assign.runtime, &assign.work.first);
-        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part)).collect();
-        Call { jobs: AtLeastOne { first, others }, session, define: assign.define }
+    fn line_up(&mut self, session: SessionId, assign: &Assign) -> Result<Call, BrokerMisbehaved> {
+        let first = self.line_up_one(session, assign.runtime, &assign.work.first)?;
+        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part));
+        let others = others.collect::<Result<_, _>>()?;
+        Ok(Call { jobs: AtLeastOne { first, others }, session, define: assign.define })
     }
 
-    fn line_up_one(&mut self, session: SessionId, runtime: Runtime, part: &AssignedWork) -> u64 {
+    fn line_up_one(
+        &mut self,
+        session: SessionId,
+        runtime: Runtime,
+        part: &AssignedWork,
+    ) -> Result<u64, BrokerMisbehaved> {
+        let slot = self.place_of(part.slot)?;
         self.jobs_made += 1;
         let job = self.jobs_made;
         let attempt = Attempt { start: self.start, count: part.count };
@@ -419,7 +442,7 @@ impl Core {
             attempt,
             session,
             n: part.n,
-            slot: part.slot,
+            slot,
             runtime,
             ready: None,
             reported: false,
@@ -430,8 +453,8 @@ impl Core {
         self.results.note_received(attempt);
         self.by_attempt.insert(attempt, job);
         self.work.insert(job, work);
-        self.slots[part.slot as usize].waiting.push_back(job);
-        job
+        self.slots[slot as usize].waiting.push_back(job);
+        Ok(job)
     }
 
     fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {
@@ -588,6 +611,7 @@ impl Core {
     fn forget(&mut self, job: u64) -> Option<Work> {
         let work = self.work.remove(&job)?;
         self.by_attempt.remove(&work.attempt);
+        self.forget_lent(job);
         let place = &mut self.slots[work.slot as usize];
         if place.running.front() == Some(&job) {
             place.running.pop_front();

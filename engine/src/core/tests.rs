@@ -15,6 +15,7 @@ use furlong_wire::payload::Packed;
 
 mod control;
 mod held;
+mod lending;
 mod shares;
 
 const INSTANCE: InstanceId = InstanceId([1; 16]);
@@ -237,7 +238,7 @@ fn a_call_that_cannot_be_read_fails_only_its_task() {
 fn work_of_unknown_sessions_or_slots_is_the_brokers_misbehaviour() {
     let mut process = Process::new(1);
     let inline = || Payload::Inline(InlineBytes::new());
-    let (unknown_slot, _) = process.assignment(1, Native, None, inline());
+    let (unknown_slot, _) = process.assignment(2, Native, None, inline());
     let (assign, _) = process.assignment(0, Native, None, inline());
     let unknown_session = Assign { session: Some(SessionId([9; 16])), ..assign };
     for assign in [unknown_slot, unknown_session] {

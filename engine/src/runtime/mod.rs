@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use furlong_wire::call::{CallHeader, Codec, ReplyHeader};
-use furlong_wire::ids::SessionId;
+use furlong_wire::ids::{PassKey, SessionId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::error;
@@ -129,6 +129,13 @@ pub enum SlotEvent {
         /// Which.
         attempts: Vec<u64>,
     },
+    /// The running job asks for something.
+    Asked {
+        /// The attempt.
+        attempt: u64,
+        /// What for.
+        ask: Ask,
+    },
     /// The running job has published something.
     Published {
         /// The attempt.
@@ -136,6 +143,17 @@ pub enum SlotEvent {
         /// What; the last word if there were several meanwhile.
         latest: Latest,
     },
+}
+
+/// What a running job asks of its engine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// To let the holder of this key in as a client of the job's owner.
+    Pass(PassKey),
+    /// That its slot be lent: it waits for tasks of these sessions.
+    Waits(Vec<SessionId>),
+    /// It no longer does.
+    GoesOn,
 }
 
 /// What a running job has published: header's codec and buffers.

@@ -71,6 +71,8 @@ struct Shell {
     /// What was last said of why there is no connection: said once, not at each try.
     told: Option<String>,
     engines: Vec<EngineId>,
+    /// Where the broker is, for the clients that tasks open.
+    door: String,
     leaving: Option<String>,
     drain: Option<Drain>,
     drain_timeout: Option<Duration>,
@@ -85,7 +87,7 @@ struct Settings {
 
 enum Link {
     /// Waiting, then dialling, on a task of its own.
-    Dialling(JoinHandle<Result<Dialed, NoConnection>>),
+    Dialling(JoinHandle<Result<(Dialed, String), NoConnection>>),
     Up(Box<Up>),
 }
 
@@ -131,6 +133,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         backoff: Backoff::default(),
         told: None,
         engines: Vec::new(),
+        door: String::new(),
         leaving: None,
         drain: None,
         drain_timeout: setup.drain_timeout,
@@ -155,7 +158,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
                 reports = false;
                 shell.core.report_started();
             }
-            _ = tick.tick() => shell.link.watch_over(),
+            _ = tick.tick() => shell.handle_tick(),
             reason = stop.next() => shell.handle_stop(reason),
         }
         shell.flush();
@@ -180,7 +183,7 @@ async fn with_version<T>(dialling: impl Future<Output = T>, python: Option<Arc<P
 
 /// What the link reports.
 enum Happened {
-    Dialled(Box<Result<Dialed, NoConnection>>),
+    Dialled(Box<Result<(Dialed, String), NoConnection>>),
     Read(std::io::Result<usize>),
     Writable,
 }
@@ -205,10 +208,16 @@ impl Link {
 }
 
 impl Shell {
+    fn handle_tick(&mut self) {
+        self.link.watch_over();
+        let core = &self.core;
+        self.slots.end_idle_stand_ins(Instant::now(), |place| core.has_nothing(place));
+    }
+
     fn handle_link(&mut self, happened: Happened) -> Result<(), EngineError> {
         match happened {
             Happened::Dialled(outcome) => match *outcome {
-                Ok(dialed) => self.up(dialed),
+                Ok((dialed, door)) => self.up(dialed, door),
                 Err(error) => return self.no_connection(error),
             },
             Happened::Read(Ok(0)) => self.down("the broker closed the connection"),
@@ -223,7 +232,8 @@ impl Shell {
         Ok(())
     }
 
-    fn up(&mut self, dialed: Dialed) {
+    fn up(&mut self, dialed: Dialed, door: String) {
+        self.door = door;
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let mut outgoing = Outgoing::new(sealer);
         let python = self.slots.python();
@@ -329,6 +339,11 @@ impl Shell {
                 Output::Start(slot, runtime, job) | Output::StartWhenSent(slot, runtime, job) => {
                     self.unstarted.push((slot, runtime, job));
                 }
+                Output::StandIn(_, host) => self.slots.add_stand_in(host),
+                Output::Pass(slot, _, key, refusal) => {
+                    let answer = refusal.map_or_else(|| Ok(self.door.clone()), Err);
+                    self.slots.pass(slot, key, answer);
+                }
                 Output::Registered(engines) => self.registered(engines),
                 Output::Leave(reason, true) => self.drain(&reason),
                 Output::Leave(reason, false) => self.leaving = Some(reason),
@@ -419,14 +434,14 @@ fn hello(settings: &Settings, identity: &Identity, incarnation: u64) -> HelloBod
 }
 
 /// Waits, reads the capability file as it is now, and dials: the broker may have moved since the last time.
-async fn connect(path: PathBuf, mut hello: HelloBody, wait: Duration) -> Result<Dialed, NoConnection> {
+async fn connect(path: PathBuf, mut hello: HelloBody, wait: Duration) -> Result<(Dialed, String), NoConnection> {
     tokio::time::sleep(wait).await;
     let capability: Capability = load_capability(&path)?;
     if capability.role() != Role::Engine {
         return Err(NoConnection::Role { path, role: capability.role() });
     }
     hello.token = capability.token().as_bytes().to_vec();
-    Ok(dial(&capability, &hello).await?)
+    Ok((dial(capability.door(), &hello).await?, capability.door().to_json()))
 }
 
 /// Why there is no connection.

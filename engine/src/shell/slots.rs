@@ -2,8 +2,10 @@
 //! they are first needed.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use furlong_wire::call::ReplyHeader;
+use furlong_wire::ids::PassKey;
 use furlong_wire::message::Runtime;
 use rustix::process::Signal;
 
@@ -32,6 +34,13 @@ struct Slot {
     python: Option<PythonSlot>,
     command: Option<CommandSlot>,
     engine_id: Option<u32>,
+    /// The slot that it stands in for, and since when it has nothing to do.
+    stands_in: Option<StandIn>,
+}
+
+struct StandIn {
+    host: SlotIndex,
+    idle_since: Option<Instant>,
 }
 
 impl Slots {
@@ -75,9 +84,9 @@ impl Slots {
             }
             (Runtime::Python, Some(shared)) => {
                 let (shared, events, id) = (shared.clone(), self.events.clone(), place.engine_id);
-                let variables = &self.variables;
+                let (variables, host) = (&self.variables, place.host(slot));
                 let python = place.python.get_or_insert_with(|| {
-                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(slot));
+                    let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(host));
                     id.into_iter().for_each(|id| python.set_engine_id(id));
                     python
                 });
@@ -91,7 +100,7 @@ impl Slots {
                 let command = if let Some(command) = place.command.take() {
                     command
                 } else {
-                    let (env, shared) = (self.variables.of_slot(slot), self.commands.clone());
+                    let (env, shared) = (self.variables.of_slot(place.host(slot)), self.commands.clone());
                     CommandSlot::new(slot, env, shared, self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
                 };
@@ -170,12 +179,49 @@ impl Slots {
     }
 
     pub(super) fn set_engine_id(&mut self, slot: SlotIndex, id: u32) {
-        let Some(place) = self.places.get_mut(slot as usize) else { return };
-        place.engine_id = Some(id);
-        place.native.iter().for_each(|native| native.set_engine_id(id));
-        place.python.iter_mut().for_each(|python| python.set_engine_id(id));
+        for (at, place) in (0..).zip(&mut self.places) {
+            if place.host(at) == slot {
+                place.engine_id = Some(id);
+                place.native.iter().for_each(|native| native.set_engine_id(id));
+                place.python.iter_mut().for_each(|python| python.set_engine_id(id));
+            }
+        }
+    }
+
+    /// Adds a place that stands in for a slot.
+    pub(super) fn add_stand_in(&mut self, host: SlotIndex) {
+        let engine_id = self.places.get(host as usize).and_then(|place| place.engine_id);
+        let stands_in = Some(StandIn { host, idle_since: None });
+        self.places.push(Slot { engine_id, stands_in, ..Slot::default() });
+    }
+
+    /// Answers a job that has asked to let a client in.
+    pub(super) fn pass(&self, slot: SlotIndex, key: PassKey, answer: Result<String, String>) {
+        self.places[slot as usize].python.iter().for_each(|python| python.pass(key, answer.clone()));
+    }
+
+    /// Ends stand-ins that have had nothing to do for a while: their memory is for others.
+    pub(super) fn end_idle_stand_ins(&mut self, now: Instant, is_idle: impl Fn(SlotIndex) -> bool) {
+        for (at, place) in (0..).zip(&mut self.places) {
+            let Some(stand_in) = &mut place.stands_in else { continue };
+            if !is_idle(at) {
+                stand_in.idle_since = None;
+            } else if now.duration_since(*stand_in.idle_since.get_or_insert(now)) >= STAND_IN_IDLE {
+                (place.native, place.python, place.command) = (None, None, None);
+            }
+        }
     }
 }
+
+impl Slot {
+    /// The slot whose surroundings it has.
+    fn host(&self, own: SlotIndex) -> SlotIndex {
+        self.stands_in.as_ref().map_or(own, |stand_in| stand_in.host)
+    }
+}
+
+/// A stand-in that has had nothing to do for so long ends. The next one takes as long as an interpreter to start.
+const STAND_IN_IDLE: Duration = Duration::from_secs(10);
 
 fn cannot(attempt: u64, text: &str) -> Box<(u64, Reply)> {
     let header = ReplyHeader::Raised(error("EngineError", text));

@@ -8,12 +8,14 @@
 mod cluster_name;
 mod endpoint;
 mod key_file;
+mod pass;
 mod revoked;
 mod text;
 
 pub use cluster_name::{BadClusterName, ClusterName};
 pub use endpoint::{Endpoint, EndpointError};
 pub use key_file::{BrokerKey, IssuerKeyFile};
+pub use pass::Pass;
 pub use revoked::{BadReason, Revocation, RevokedError, RevokedTokens, check_reason};
 pub use text::{FieldProblem, JsonError};
 
@@ -39,6 +41,19 @@ pub struct Capability {
     holder_secret: SecretKey,
     /// What the token says, proved with the two keys above.
     proved: HolderProved,
+}
+
+/// Where a broker is, the key that it has to prove, and the secret with which a peer enters.
+#[derive(Clone, Copy, Debug)]
+pub struct Door<'a> {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Where the broker listens; at least one, to be tried in this order.
+    pub endpoints: &'a [Endpoint],
+    /// The key that the broker has to prove.
+    pub server_key: PublicKey,
+    /// The secret whose key the peer proves.
+    pub secret: &'a SecretKey,
 }
 
 /// What a new capability allows.
@@ -184,6 +199,12 @@ impl Capability {
     /// The key that signed the token.
     pub fn issuer_key(&self) -> IssuerPublicKey {
         self.issuer_key
+    }
+
+    /// Where the broker is, and with which secret to enter.
+    pub fn door(&self) -> Door<'_> {
+        let Self { endpoints, server_key, holder_secret, .. } = self;
+        Door { cluster: self.cluster_id(), endpoints, server_key: *server_key, secret: holder_secret }
     }
 
     /// The token, to be shown to the broker.

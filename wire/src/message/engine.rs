@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{bodies, body, hot_bodies};
 use super::task::{Outcome, Payload, Runtime, Stream};
 use crate::AtLeastOne;
-use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, SessionId};
+use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, PassKey, SessionId};
 use crate::payload::PayloadSecret;
 
 bodies! {
@@ -85,6 +85,32 @@ bodies! {
         reason: String,
         /// Whether it finishes first what it has been given.
         finish: bool,
+    }
+
+    /// The answer to a grant.
+    Granted {
+        /// The attempt.
+        attempt: Attempt,
+        /// The key.
+        key: PassKey,
+        /// Why it is not let in, if it is not: one line.
+        refusal: Option<String>,
+    }
+
+    /// A key that shall be let in as a client of a running attempt's owner, until the attempt ends.
+    Grant {
+        /// The attempt.
+        attempt: Attempt,
+        /// The key.
+        key: PassKey,
+    }
+
+    /// An attempt that waits for tasks of this cluster: until it goes on, or ends, its slot can run another.
+    Lent {
+        /// The attempt.
+        attempt: Attempt,
+        /// The sessions whose tasks it waits for.
+        sessions: Vec<SessionId>,
     }
 
     /// Work that the process holds, and which is wanted.
@@ -222,7 +248,8 @@ hot_bodies! {
 
     /// One slot's part of an assignment.
     Work {
-        /// The slot.
+        /// The slot. One that is as large as the number of slots, or larger, is that much less a slot's stand-in: any
+        /// interpreter beside that slot's own which has nothing to do.
         slot: u32,
         /// The task's number in its session.
         n: u64,

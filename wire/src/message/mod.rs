@@ -30,8 +30,8 @@ pub use client::{
 };
 pub use engine::{
     Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
-    EngineShutdown, EngineUndefine, Forget, HeldWork, NeedBlob, Register, Registered, Release, Secret, Share,
-    SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
+    EngineShutdown, EngineUndefine, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register, Registered, Release,
+    Secret, Share, SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
@@ -171,6 +171,8 @@ messages! {
         62 Undefine(EngineUndefine),
         /// Attempts that are told to have started before they begin.
         63 Announce(Attempts),
+        /// The answer to a grant.
+        80 Granted(Granted),
     }
 }
 
@@ -201,6 +203,12 @@ messages! {
         71 SlotDown(SlotDown),
         /// The process takes nothing new.
         72 Draining(Draining),
+        /// A running attempt wants to let a client of its own in.
+        73 Grant(Grant),
+        /// A running attempt waits for tasks: its slot is lent.
+        74 Lent(Lent),
+        /// Attempts that no longer wait.
+        75 Back(Attempts),
     }
 }
 

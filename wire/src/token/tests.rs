@@ -29,7 +29,7 @@ fn claims() -> Claims {
         owner: OwnerId([4; 16]),
         role: Role::Client,
         scopes: vec!["cpu".to_owned(), "gpu".to_owned()],
-        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 1 << 30 },
+        limits: TokenLimits { unfinished_tasks_max: 1_000, payload_bytes_max: 1 << 30, no_nested: false },
         not_before_s: 10_000,
         expires_s: 20_000,
     }
@@ -258,17 +258,23 @@ fn any_claims() -> impl Strategy<Value = Claims> {
     let ids = (any::<[u8; 32]>(), any::<[u8; 16]>(), any::<[u8; 32]>(), any::<[u8; 16]>());
     let scopes = prop::collection::btree_set("[a-zé0-9]{1,20}", 0..8);
     let times = (0..1_000_000u64, 1_000_000..=u64::MAX);
-    (ids, 0..Role::ALL.len(), scopes, any::<[u64; 2]>(), times).prop_map(|(ids, role, scopes, limits, times)| Claims {
-        cluster: ClusterId(ids.0),
-        token_id: TokenId(ids.1),
-        holder: SecretKey::from_bytes(ids.2).public(),
-        owner: OwnerId(ids.3),
-        role: Role::ALL[role],
-        scopes: scopes.into_iter().collect(),
-        limits: TokenLimits { unfinished_tasks_max: limits[0], payload_bytes_max: limits[1] },
-        not_before_s: times.0,
-        expires_s: times.1,
-    })
+    (ids, 0..Role::ALL.len(), scopes, any::<([u64; 2], bool)>(), times).prop_map(
+        |(ids, role, scopes, limits, times)| Claims {
+            cluster: ClusterId(ids.0),
+            token_id: TokenId(ids.1),
+            holder: SecretKey::from_bytes(ids.2).public(),
+            owner: OwnerId(ids.3),
+            role: Role::ALL[role],
+            scopes: scopes.into_iter().collect(),
+            limits: TokenLimits {
+                unfinished_tasks_max: limits.0[0],
+                payload_bytes_max: limits.0[1],
+                no_nested: limits.1,
+            },
+            not_before_s: times.0,
+            expires_s: times.1,
+        },
+    )
 }
 
 proptest! {

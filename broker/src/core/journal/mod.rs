@@ -445,9 +445,9 @@ impl Core {
             Ok(()) => {
                 task.durable_mut().into_iter().for_each(|durable| durable.begun = true);
                 let engine = self.engines.get(given.engine);
-                if let Some((process, slot)) = engine.and_then(|engine| Some((engine.process?, engine.slot))) {
+                if let Some(process) = engine.and_then(|engine| engine.process) {
                     self.tell_session(process, given.task);
-                    self.send_work(process, given.task, slot, count);
+                    self.send_work(process, given.task, given.engine, count);
                 }
             }
             Err(problem) => {

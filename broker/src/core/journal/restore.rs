@@ -131,8 +131,8 @@ impl<'a> Restoring<'a> {
         let payload = self.hold(key, row.payload, row.target.is_some())?;
         let core = &mut *self.core;
         let session = core.sessions.get_mut(key).ok_or_else(|| no_session(key))?;
-        let demands = core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 1);
-        let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 1));
+        let demands = core.placements.enter(row.runtime, &row.options.require, &session.claims.scopes, 0, 1);
+        let placement = demands.or_else(|| core.placements.enter(row.runtime, &[], &[], 0, 1));
         let placement = placement.expect("the plain demands are always there");
         let begun = row.begun || row.options.repeated || !row.options.at_most_once;
         let age_us = core.config.start.0.saturating_sub(row.submitted_unix_us);

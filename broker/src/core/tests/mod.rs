@@ -12,6 +12,7 @@ mod held;
 mod journal;
 mod kept;
 mod model;
+mod nested;
 mod orphans;
 mod payloads;
 mod peers;

@@ -49,6 +49,8 @@ pub struct Client {
     pub scopes: Vec<String>,
     pub limits: TokenLimits,
     pub cancel_on_disconnect: bool,
+    /// The key by which a running task has let it in.
+    pub pass: Option<[u8; 32]>,
     pub incarnation: u64,
     pub connection: Option<ConnectionId>,
     pub submitted: u64,
@@ -323,6 +325,7 @@ impl Farm {
             scopes: Vec::new(),
             limits: TokenLimits::default(),
             cancel_on_disconnect: false,
+            pass: None,
             incarnation: 0,
             connection: None,
             submitted: 0,
@@ -344,6 +347,10 @@ impl Farm {
         let mut peer = peer(it.role, it.session, it.incarnation, it.holder);
         (peer.claims.owner, peer.claims.token_id) = (OwnerId([it.owner; 16]), TokenId([it.token; 16]));
         (peer.claims.scopes, peer.claims.limits) = (it.scopes.clone(), it.limits);
+        if let Some(key) = it.pass {
+            let (claims, attempt) = self.core.pass(self.now, key)?;
+            (peer.claims, peer.pass) = (claims, Some(attempt));
+        }
         let welcome = self.core.handle_connected(connection, peer)?;
         self.pump();
         let it = &mut self.clients[client];
@@ -878,5 +885,5 @@ pub fn peer(role: Role, session: SessionId, incarnation: u64, holder: u8) -> Pee
     };
     let hello =
         HelloBody { token: Vec::new(), session, incarnation, role, software: "test".into(), payload_credit_bytes: 0 };
-    Peer { claims, hello, address: "inproc".into() }
+    Peer { claims, hello, address: "inproc".into(), pass: None }
 }

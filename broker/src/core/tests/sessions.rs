@@ -213,7 +213,8 @@ fn two_of_one_token(farm: &mut Farm) -> [usize; 2] {
     [0; 2].map(|_| {
         let client = farm.absent_client(Role::Client);
         farm.clients[client].token = 99;
-        farm.clients[client].limits = TokenLimits { unfinished_tasks_max: 3, payload_bytes_max: 5_000 };
+        farm.clients[client].limits =
+            TokenLimits { unfinished_tasks_max: 3, payload_bytes_max: 5_000, no_nested: false };
         farm.connect_client(client).unwrap();
         client
     })

@@ -4,6 +4,7 @@
 //! talks with its worker (`session`, in the frames of `protocol`; the worker is the Python package `furlong_worker`),
 //! and when the interpreter dies, reports what was lost and starts the next one for the next job.
 
+mod asks;
 mod death;
 mod held;
 mod interpreter;

@@ -16,6 +16,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::asks::Asks;
 use super::page::Page;
 use super::protocol::{Inbox, Incoming};
 use super::requests::Requests;
@@ -33,6 +34,7 @@ pub(super) struct Interpreter {
     pub(super) stdout: OutputPipe,
     pub(super) stderr: OutputPipe,
     pub(super) page: Page,
+    pub(super) asks: Asks,
     memory: Arc<SlotMemory>,
     /// The system's kills before what runs now.
     kills: KillsBefore,
@@ -51,11 +53,11 @@ impl Interpreter {
         let resolved = shared.resolve().await?;
         let path = &resolved.executable;
         let cannot_start = |error: io::Error| PythonError::CannotStart { path: path.clone(), why: error.to_string() };
-        let (mut interpreter, worker_end) =
+        let (mut interpreter, worker_ends) =
             Self::spawn(path.as_os_str(), &shared.config, env, group, memory).map_err(cannot_start)?;
         shared.reaper.add(interpreter.pid).map_err(PythonError::Reaper)?;
         let mut is_killed = false;
-        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels, worker_end))
+        let why = match timeout(shared.config.start_timeout, interpreter.hand_over(&shared.config.labels, worker_ends))
             .await
         {
             Ok(Ok(())) => return Ok(interpreter),
@@ -75,17 +77,18 @@ impl Interpreter {
         Err(if is_killed { PythonError::KilledAtStart { path, why } } else { PythonError::CannotStart { path, why } })
     }
 
-    /// Starts the process. It is still to be given its end of the replies.
+    /// Starts the process. It is still to be given its ends of the replies and of what it asks.
     fn spawn(
         path: &OsStr,
         config: &PythonConfig,
         env: &Variables,
         group: &Arc<ProcessGroup>,
         memory: &Arc<SlotMemory>,
-    ) -> io::Result<(Self, OwnedFd)> {
+    ) -> io::Result<(Self, [OwnedFd; 2])> {
         let (requests, stdin) = Requests::pair()?;
         let (replies, worker_end) = StdUnixStream::pair()?;
         replies.set_nonblocking(true)?;
+        let (asks, asking_end) = Asks::pair()?;
         let mut command = Command::new(path);
         command
             .args(["-c", BOOTSTRAP])
@@ -110,19 +113,21 @@ impl Interpreter {
             stdout: OutputPipe::new(OutputStream::Stdout, stdout)?,
             stderr: OutputPipe::new(OutputStream::Stderr, stderr)?,
             page: Page::new()?,
+            asks,
             memory: Arc::clone(memory),
             kills: memory.kills(),
             pid,
             group: Arc::clone(group),
         };
-        Ok((interpreter, worker_end.into()))
+        Ok((interpreter, [worker_end.into(), asking_end]))
     }
 
     /// Sends the worker's files and all that it needs, and waits for its word.
-    async fn hand_over(&mut self, labels: &[String], worker_end: OwnedFd) -> io::Result<()> {
+    async fn hand_over(&mut self, labels: &[String], worker_ends: [OwnedFd; 2]) -> io::Result<()> {
         self.requests.write_all(&worker_bundle(labels)).await?;
-        self.requests.send_files([worker_end.as_fd(), self.page.file()]).await?;
-        drop(worker_end); // when the worker ends, nobody else may hold it
+        let [replies, asking] = &worker_ends;
+        self.requests.send_files([replies.as_fd(), self.page.file(), asking.as_fd()]).await?;
+        drop(worker_ends); // when the worker ends, nobody else may hold it
         let mut inbox = Inbox::default();
         loop {
             self.replies.readable().await?;
@@ -314,7 +319,7 @@ fn worker_bundle(labels: &[String]) -> Bytes {
 }
 
 /// In the order in which they import each other.
-const WORKER_FILES: [(&str, &str); 20] = [
+const WORKER_FILES: [(&str, &str); 21] = [
     ("furlong_worker", include_str!("furlong_worker/__init__.py")),
     ("furlong_worker.sources", include_str!("furlong_worker/sources.py")),
     (SETTINGS, include_str!("furlong_worker/settings.py")),
@@ -330,6 +335,7 @@ const WORKER_FILES: [(&str, &str); 20] = [
     ("furlong_worker.output", include_str!("furlong_worker/output.py")),
     ("furlong_worker.namespace", include_str!("furlong_worker/namespace.py")),
     ("furlong_worker.maps", include_str!("furlong_worker/maps.py")),
+    ("furlong_worker.farm", include_str!("furlong_worker/farm.py")),
     ("furlong_worker.engine", include_str!("furlong_worker/engine.py")),
     ("furlong_worker.rich", include_str!("furlong_worker/rich.py")),
     ("furlong_worker.cells", include_str!("furlong_worker/cells.py")),

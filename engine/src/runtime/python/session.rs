@@ -112,6 +112,7 @@ enum Wake {
     Readable,
     Writable,
     Output(OutputStream),
+    Asked,
     Tick,
     Deadline,
     Exited(io::Result<ExitStatus>),
@@ -180,6 +181,7 @@ impl<'a> Session<'a> {
                 Wake::Readable => self.handle_readable(),
                 Wake::Writable => {}
                 Wake::Output(stream) => self.handle_output(stream),
+                Wake::Asked => self.handle_asked(),
                 Wake::Tick => self.handle_tick(),
                 Wake::Deadline => self.handle_deadline(),
                 Wake::Exited(status) => {
@@ -193,7 +195,7 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Wake {
         let deadline = self.forced.iter().map(|forced| forced.kill_at).chain(self.closing).min();
-        let Interpreter { child, requests, replies, stdout, stderr, .. } = &mut self.interpreter;
+        let Interpreter { child, requests, replies, stdout, stderr, asks, .. } = &mut self.interpreter;
         // With several jobs sent, output is read by the tick alone: see `HeldOutput`.
         let is_output_plain = self.sent.len() <= 1;
         let is_open = self.closing.is_none() || self.is_ending;
@@ -204,6 +206,7 @@ impl<'a> Session<'a> {
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),
             () = stderr.readable(), if is_output_plain => Wake::Output(OutputStream::Stderr),
             _ = requests.writable(), if is_open && !self.outbox.is_empty() => Wake::Writable,
+            () = asks.readable() => Wake::Asked,
             _ = self.tick.tick(), if !is_output_plain => Wake::Tick,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Deadline,
             status = child.wait() => Wake::Exited(status),
@@ -305,6 +308,7 @@ impl<'a> Session<'a> {
             }
             Command::Restart => self.end(Fault::Restarted),
             Command::End => self.end(Fault::EngineEnds),
+            Command::Pass { key, ref answer } => self.interpreter.asks.answer(key, answer),
             Command::Signal { attempt, signal } => self.signal(attempt, signal),
             Command::Recall(attempt) => {
                 if self.is_sent(attempt) && self.begun() != Some(attempt) {
@@ -416,6 +420,15 @@ impl<'a> Session<'a> {
         let memory_bytes = self.interpreter.memory_bytes();
         self.context.emit(SlotEvent::Finished { attempt, reply: reply(ended, sent.codec, memory_bytes) });
         Ok(())
+    }
+
+    /// The running job asks for something.
+    fn handle_asked(&mut self) {
+        while let Some((attempt, ask)) = self.interpreter.asks.poll() {
+            if self.is_sent(attempt) {
+                self.context.emit(SlotEvent::Asked { attempt, ask });
+            }
+        }
     }
 
     /// A job has not begun, and will not. It may be any of those that were sent.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use furlong_wire::call::{RemoteError, ReplyHeader};
+use furlong_wire::ids::PassKey;
 use rustix::process::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -110,6 +111,11 @@ impl PythonSlot {
         is_queued
     }
 
+    /// Answers a job that has asked to let a client in: with the door of the cluster, or why not.
+    pub fn pass(&self, key: PassKey, answer: Result<String, String>) {
+        self.tell(Command::Pass { key, answer });
+    }
+
     /// Ends the interpreter in good order, if there is one, and runs nothing more. The task that is returned ends when
     /// the interpreter has.
     pub fn end(&mut self) -> Option<JoinHandle<()>> {
@@ -155,6 +161,8 @@ pub(super) enum Command {
     End,
     /// The engine's id is known.
     EngineId(u32),
+    /// A key that a job has asked to let in: the door of the cluster, or why not.
+    Pass { key: PassKey, answer: Result<String, String> },
 }
 
 /// What a slot, its task and its session share.
@@ -249,7 +257,7 @@ impl SlotTask {
             match command {
                 Command::EngineId(id) => self.engine_id = Some(id),
                 // It has ended with its interpreter.
-                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) => {}
+                Command::Cancel { .. } | Command::Signal { .. } | Command::Recall(_) | Command::Pass { .. } => {}
                 Command::End => return,
                 Command::Restart => self.context.emit(SlotEvent::Down { cause: RESTARTED.into() }),
                 Command::JobQueued => {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::runtime::{Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
+use crate::runtime::{Ask, Job, JobOutcome, OutputStream, Published, Reply, SlotEvent, SlotIndex, Unable};
 
 mod begin;
 mod cells;
@@ -43,6 +43,7 @@ struct Fixture {
     downs: Vec<String>,
     recalled: Vec<u64>,
     published: HashMap<u64, Published>,
+    asked: Vec<(u64, Ask)>,
 }
 
 impl Fixture {
@@ -57,7 +58,7 @@ impl Fixture {
         let (output, replies) = (HashMap::new(), HashMap::new());
         let (recalled, published) = (Vec::new(), HashMap::new());
         let (stray, downs) = (String::new(), Vec::new());
-        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published }
+        Self { slot, events, attempts: 0, output, stray, replies, downs, recalled, published, asked: Vec::new() }
     }
 
     fn start(&mut self, call: Call, codec: Codec, data: Vec<Bytes>) -> u64 {
@@ -99,6 +100,7 @@ impl Fixture {
             SlotEvent::Up => {}
             SlotEvent::Down { cause } => self.downs.push(cause),
             SlotEvent::Recalled { attempts } => self.recalled.extend(attempts),
+            SlotEvent::Asked { attempt, ask } => self.asked.push((attempt, ask)),
             SlotEvent::Published { attempt, latest } => {
                 assert!(!self.replies.contains_key(&attempt), "{attempt} published after its end");
                 self.published.extend(latest.take_if(|_| true).map(|published| (attempt, published)));

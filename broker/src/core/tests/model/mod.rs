@@ -130,7 +130,8 @@ impl Model {
     fn new() -> Self {
         let mut farm = Farm::with_limits(2 << 20, 50);
         (0..CLIENTS).for_each(|_| _ = farm.absent_client(Role::Client));
-        farm.clients[LIMITED].limits = TokenLimits { unfinished_tasks_max: 12, payload_bytes_max: 400_000 };
+        farm.clients[LIMITED].limits =
+            TokenLimits { unfinished_tasks_max: 12, payload_bytes_max: 400_000, no_nested: false };
         farm.clients[GUEST].scopes = vec!["gpu".into(), "attic".into()];
         farm.clients[GUEST].cancel_on_disconnect = true;
         farm.clients[STRANGER].owner = 8;

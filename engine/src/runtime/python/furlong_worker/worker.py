@@ -52,6 +52,8 @@ from furlong_worker.channel import (
 )
 from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
+from furlong_worker.farm import Farm, Refused
+from furlong_worker.farm import bind as bind_farm
 from furlong_worker.fresh import Helpers
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
@@ -80,8 +82,10 @@ class Worker:
     the same while user code runs, the only time at which the signal handler may raise.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, asks: socket.socket) -> None:
         self.channel = channel
+        self._farm = bind_farm(Farm(asks, self._running_here))
+        furlong_worker.running_attempt = lambda: self.attempt  # type: ignore[attr-defined]
         self.attempt: int | None = None
         self.armed: int | None = None
         self.interrupted: int | None = None
@@ -437,6 +441,16 @@ class Worker:
             return self.attempt
         return getattr(threading.current_thread(), "_furlong_attempt", None)
 
+    def _running_here(self) -> int:
+        """Give the attempt that runs, to a thread of it."""
+        attempt = None if self.forked else self._attempt_here()
+        if attempt is None or attempt != self.attempt:
+            raise Refused(
+                "no task runs here: the one that started this thread has ended, or this is a forked process; a client "
+                "that is to be opened here needs a capability file"
+            )
+        return attempt
+
     def is_late_thread(self) -> bool:
         """Whether the calling thread's job has ended."""
         if self.forked:
@@ -447,6 +461,7 @@ class Worker:
     def _after_fork(self) -> None:
         self.forked = True
         self.channel.leave()
+        self._farm.leave()
 
 
 def _leave_fork(error: BaseException | None) -> NoReturn:
@@ -467,13 +482,13 @@ def _leave_fork(error: BaseException | None) -> NoReturn:
         os._exit(status)
 
 
-def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap]:
-    """Take the socket for replies, and the memory that the engine reads when this process has died."""
-    _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
-    replies, memory = struct.unpack("ii", messages[0][2][:8])
+def _receive_files(requests: socket.socket) -> tuple[socket.socket, mmap.mmap, socket.socket]:
+    """Take the socket for replies, the memory that the engine reads when this process has died, and what asks."""
+    _, messages, _, _ = requests.recvmsg(1, socket.CMSG_SPACE(12), socket.MSG_CMSG_CLOEXEC)
+    replies, memory, asks = struct.unpack("iii", messages[0][2][:12])
     page = mmap.mmap(memory, PAGE_BYTES)
     os.close(memory)
-    return socket.socket(fileno=_out_of_the_way(replies)), page
+    return socket.socket(fileno=_out_of_the_way(replies)), page, socket.socket(fileno=_out_of_the_way(asks))
 
 
 def _out_of_the_way(fd: int) -> int:
@@ -521,8 +536,9 @@ def main() -> None:
     sys.argv = [""]
     sys.path.insert(0, "")  # the working directory, as in an interactive Python
     modules.install()
-    channel = Channel(requests, *_receive_files(requests))
-    worker = Worker(channel)
+    replies, page, asks = _receive_files(requests)
+    channel = Channel(requests, replies, page)
+    worker = Worker(channel, asks)
     atexit.register(_flush_files)  # before all others, so that it is called after them
     channel.send_ready()
     worker.serve()

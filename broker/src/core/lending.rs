@@ -1,0 +1,148 @@
+//! Slots that are lent: while a task waits for tasks of this cluster, its engine runs others in its place.
+//!
+//! An engine says which of its attempts wait, and for which sessions. Their slot's own interpreter is in use, so
+//! another one stands in: only shared tasks go there, and only such as are nested deeper than everything that waits on
+//! that engine. So whatever waits, there is a place for what it waits for; and since each stand-in runs something
+//! deeper than the one before, a slot has at most as many of them as tasks are nested.
+//!
+//! A task's depth is a part of its demands: a queue holds tasks of one depth, and that of depth 0 knows nothing of
+//! this.
+
+use std::collections::BTreeSet;
+
+use furlong_wire::ids::{Attempt, EngineId};
+use furlong_wire::limits::{LENT_SESSIONS_MAX, NESTING_MAX};
+use furlong_wire::message::Lent;
+
+use super::engines::{Engine, Engines, Loan, ProcessKey};
+use super::placement::{PlacementId, Placements};
+use super::sessions::{Parent, SessionKey};
+use super::tasks::{Place, State, TaskKey};
+use super::{Core, PeerMisbehaved, Time};
+
+/// An engine with a slot that is lent and has nobody standing in, for a task of this placement.
+pub(super) fn lender(engines: &Engines, placements: &Placements, placement: PlacementId) -> Option<EngineId> {
+    let depth = placements.get(placement).demands.depth;
+    if depth == 0 {
+        return None;
+    }
+    let fits = |engine: &Engine| engine.class.is_some_and(|class| placements.fits(placement, class, engines));
+    engines.lenders().find(|(_, engine)| fits(engine) && engine.stands_in_for(depth)).map(|(id, _)| id)
+}
+
+impl Engine {
+    /// Whether what runs in the slot's own interpreter waits for tasks.
+    pub fn is_blocked(&self) -> bool {
+        self.lent.iter().any(|loan| !self.stood_in.contains(&loan.attempt))
+    }
+
+    /// Whether a stand-in would run a task of that depth: all that is here waits, and is less deep.
+    fn stands_in_for(&self, depth: u32) -> bool {
+        let waits = |count: &u64| self.lent.iter().any(|loan| loan.attempt == *count);
+        let is_idle = self.is_blocked() || self.assigned.len() == self.stood_in.len();
+        is_idle && self.stood_in.iter().all(waits) && self.lent.iter().all(|loan| loan.depth < depth)
+    }
+
+    /// An attempt is no longer here.
+    pub fn forget_loan(&mut self, count: u64) {
+        if !self.lent.is_empty() {
+            self.lent.retain(|loan| loan.attempt != count);
+        }
+        if !self.stood_in.is_empty() {
+            self.stood_in.remove(&count);
+        }
+    }
+}
+
+impl Core {
+    /// How deep an attempt is nested.
+    pub(super) fn depth_of(&self, attempt: u64) -> u32 {
+        let session = self.attempts.get(attempt).and_then(|given| self.sessions.get(given.session));
+        session.map_or(0, |session| session.depth)
+    }
+
+    /// An attempt waits for tasks of these sessions.
+    pub(super) fn lend(&mut self, now: Time, key: ProcessKey, lent: &Lent) -> Result<(), PeerMisbehaved> {
+        if lent.sessions.len() > LENT_SESSIONS_MAX {
+            return Err(PeerMisbehaved::Limit);
+        }
+        let Some(given) = self.given(key, lent.attempt)? else { return Ok(()) };
+        let Some(owner) = self.sessions.get(given.session).map(|session| session.claims.owner) else { return Ok(()) };
+        let (attempt, depth) = (lent.attempt.count, self.depth_of(lent.attempt.count));
+        for id in &lent.sessions {
+            let session = self.sessions.find(owner, *id).filter(|session| *session != given.session);
+            session.into_iter().for_each(|session| self.deepen(session, attempt, depth + 1));
+        }
+        self.engines.update(given.engine, |engine| {
+            if engine.lent.iter().all(|loan| loan.attempt != attempt) {
+                engine.lent.push(Loan { attempt, depth });
+            }
+        });
+        self.recall_from_behind(given.engine);
+        self.look_for_circles(now);
+        Ok(())
+    }
+
+    /// Attempts go on.
+    pub(super) fn back(&mut self, key: ProcessKey, attempts: &[Attempt]) -> Result<(), PeerMisbehaved> {
+        for attempt in attempts {
+            let Some(given) = self.given(key, *attempt)? else { continue };
+            let went_on = |engine: &mut Engine| engine.lent.retain(|loan| loan.attempt != attempt.count);
+            self.engines.update(given.engine, went_on);
+        }
+        Ok(())
+    }
+
+    /// What has not begun behind a task that waits is for others: it may be what that task waits for.
+    fn recall_from_behind(&mut self, id: EngineId) {
+        let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else { return };
+        let waits = |count: &u64| engine.lent.iter().any(|loan| loan.attempt == *count);
+        let is_behind = |count: &&u64| {
+            let is_shared = self.attempts.get(**count).is_some_and(|given| !given.direct);
+            is_shared && !waits(count) && !engine.stood_in.contains(count) && !engine.recalled.contains(count)
+        };
+        // The newest go first: each that comes back goes to the front of its queue.
+        let behind: Vec<u64> = engine.assigned.iter().rev().filter(is_behind).copied().collect();
+        if !behind.is_empty() {
+            self.recall(id, behind);
+        }
+    }
+
+    /// A task on an engine waits for a session's tasks: they are nested as deep as that makes them.
+    fn deepen(&mut self, key: SessionKey, attempt: u64, depth: u32) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.parent.is_none_or(|parent| !parent.is_bound) {
+            session.parent = Some(Parent { attempt, is_bound: false });
+        }
+        if session.depth >= depth || depth > NESTING_MAX {
+            return;
+        }
+        session.depth = depth;
+        let tasks: Vec<TaskKey> = session.tasks.iter().map(|(_, task)| *task).collect();
+        let mut left: Vec<PlacementId> = Vec::new();
+        for task in tasks {
+            left.extend(self.move_deeper(task, depth));
+        }
+        let (all, tasks) = (&mut self.placements, &self.tasks);
+        for id in left.iter().copied().collect::<BTreeSet<PlacementId>>() {
+            let placement = all.get_mut(id);
+            placement.ended = 0;
+            placement.queue.retain(|key| tasks.get(key).is_some_and(|task| task.placement == id));
+        }
+        left.into_iter().for_each(|id| all.leave(id));
+    }
+
+    /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it has another now.
+    fn move_deeper(&mut self, key: TaskKey, depth: u32) -> Option<PlacementId> {
+        let task = self.tasks.get_mut(key).filter(|task| task.place == Place::Shared)?;
+        let entered = self.placements.enter_deeper(task.placement, depth)?;
+        let before = std::mem::replace(&mut task.placement, entered);
+        let (priority, session, is_queued) = (task.priority(), task.session, task.state == State::Queued);
+        if is_queued {
+            self.placements.count_waiting(before, false);
+            self.placements.get_mut(entered).queue.push(priority, session, key, self.shared_given);
+            self.placements.count_waiting(entered, true);
+        }
+        Some(before)
+    }
+}
