@@ -327,10 +327,9 @@ impl World {
                 process.hosts.push(host as usize);
                 assert_eq!(process.slots.len(), at as usize + 1, "stand-ins come in their order");
             }
-            Output::Pass(..) => {}
             Output::Leave(_, true) => self.process_drains(place),
             Output::Leave(_, false) => self.processes[place].leaves = true,
-            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) => {}
+            Output::Goodbye(_) | Output::Log(_) | Output::Lost(..) | Output::Pass(..) => {}
         }
     }
 

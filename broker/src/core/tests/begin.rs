@@ -85,9 +85,9 @@ fn an_engine_is_tried_again_ever_later_until_it_begins_something() {
     let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
     farm.submit(client, of_class(5));
     farm.does_not_begin(bad, ErrorKind::NotBegun);
-    for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+    for seconds in [1_u64, 2, 4, 8, 16, 32, 60, 60] {
         let n = farm.submit(client, of_class(5));
-        farm.wait(SECOND * seconds - Duration::from_millis(1));
+        farm.wait(Duration::from_millis(seconds * 1000 - 1));
         assert!(farm.in_hand(bad).is_empty(), "not before {seconds} s");
         farm.wait(Duration::from_millis(1));
         assert_eq!(farm.in_hand(bad), [n]);

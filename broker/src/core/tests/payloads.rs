@@ -80,7 +80,7 @@ fn more_than_the_credit_is_misbehaviour() {
     farm.say(client, submit(1, (256 << 10) + 1)).unwrap();
     assert_eq!(farm.say(client, submit(2, 2_000)), Err(PeerMisbehaved::Credit), "one payload overdraws it");
     let other = farm.client();
-    assert_eq!(farm.say(other, submit(1, (3 * 256 << 10) + 1)), Err(PeerMisbehaved::Credit), "and is bounded");
+    assert_eq!(farm.say(other, submit(1, ((3 * 256) << 10) + 1)), Err(PeerMisbehaved::Credit), "and is bounded");
 }
 
 #[test]
