@@ -201,11 +201,6 @@ impl Core {
         self.tasks.unfinished().into_iter().map(|(n, _)| n).collect()
     }
 
-    /// How many tasks have not ended.
-    pub fn unfinished_count(&self) -> usize {
-        self.tasks.unfinished_count()
-    }
-
     /// Submits a call for engines: one task each, in their order.
     pub fn submit_direct(&mut self, call: &mut Call) -> Result<Vec<Submitted>, ClientError> {
         let Targets::Engines(engines) = call.targets.clone() else { return Ok(Vec::new()) };

@@ -43,6 +43,11 @@ pub(super) struct Opening {
 const REPEATED_AT_ONCE: usize = 1024;
 
 impl Core {
+    /// How many tasks have not ended.
+    pub fn unfinished_count(&self) -> usize {
+        self.tasks.unfinished_count()
+    }
+
     /// Whether the session can go on, on another connection.
     pub fn can_come_back(&self) -> bool {
         self.keeps_calls && self.over.is_none()

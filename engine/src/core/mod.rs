@@ -7,6 +7,7 @@
 mod control;
 mod held;
 mod lending;
+mod line;
 mod output;
 mod results;
 mod sessions;
@@ -24,7 +25,7 @@ use furlong_wire::AtLeastOne;
 use furlong_wire::call::{Call as HeaderCall, CallHeader, RemoteError, decode_header};
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, InstanceId, PassKey, SessionId};
 use furlong_wire::limits::OVERDRAFT_CREDITS;
-use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine, Work as AssignedWork};
+use furlong_wire::message::{Assign, Attempts, FromEngine, Payload, Runtime, ToEngine};
 use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::{InlineBytes, SealedPayload, unpack_inline, unpack_inline_call};
 
@@ -418,43 +419,6 @@ impl Core {
             }
             payload @ Payload::Chunked { .. } => self.receive(session, payload, Purpose::Run(call)),
         }
-    }
-
-    /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
-    fn line_up(&mut self, session: SessionId, assign: &Assign) -> Result<Call, BrokerMisbehaved> {
-        let first = self.line_up_one(session, assign.runtime, &assign.work.first)?;
-        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part));
-        let others = others.collect::<Result<_, _>>()?;
-        Ok(Call { jobs: AtLeastOne { first, others }, session, define: assign.define })
-    }
-
-    fn line_up_one(
-        &mut self,
-        session: SessionId,
-        runtime: Runtime,
-        part: &AssignedWork,
-    ) -> Result<u64, BrokerMisbehaved> {
-        let slot = self.place_of(part.slot)?;
-        self.jobs_made += 1;
-        let job = self.jobs_made;
-        let attempt = Attempt { start: self.start, count: part.count };
-        let work = Work {
-            attempt,
-            session,
-            n: part.n,
-            slot,
-            runtime,
-            ready: None,
-            reported: false,
-            cancelled: false,
-            output: None,
-            has_whole_output: false,
-        };
-        self.results.note_received(attempt);
-        self.by_attempt.insert(attempt, job);
-        self.work.insert(job, work);
-        self.slots[slot as usize].waiting.push_back(job);
-        Ok(job)
     }
 
     fn define(&mut self, define: furlong_wire::message::EngineDefine) -> Result<(), BrokerMisbehaved> {

@@ -3,6 +3,7 @@
 use furlong_wire::call::{Call, Codec, ReplyHeader};
 use furlong_wire::ids::BrokerStart;
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
+use furlong_wire::message::Work as AssignedWork;
 use furlong_wire::message::{Adopt, CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
 use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 

@@ -1,0 +1,46 @@
+//! The lines of slots: an assignment's jobs stand there in the broker's order, whenever their arguments come.
+
+use furlong_wire::AtLeastOne;
+use furlong_wire::ids::{Attempt, SessionId};
+use furlong_wire::message::{Assign, Runtime, Work as AssignedWork};
+
+use super::{BrokerMisbehaved, Call, Core, Work};
+
+impl Core {
+    /// Puts the jobs of an assignment in line, so that the order is the broker's whenever the arguments come.
+    pub(super) fn line_up(&mut self, session: SessionId, assign: &Assign) -> Result<Call, BrokerMisbehaved> {
+        let first = self.line_up_one(session, assign.runtime, &assign.work.first)?;
+        let others = assign.work.others.iter().map(|part| self.line_up_one(session, assign.runtime, part));
+        let others = others.collect::<Result<_, _>>()?;
+        Ok(Call { jobs: AtLeastOne { first, others }, session, define: assign.define })
+    }
+
+    fn line_up_one(
+        &mut self,
+        session: SessionId,
+        runtime: Runtime,
+        part: &AssignedWork,
+    ) -> Result<u64, BrokerMisbehaved> {
+        let slot = self.place_of(part.slot)?;
+        self.jobs_made += 1;
+        let job = self.jobs_made;
+        let attempt = Attempt { start: self.start, count: part.count };
+        let work = Work {
+            attempt,
+            session,
+            n: part.n,
+            slot,
+            runtime,
+            ready: None,
+            reported: false,
+            cancelled: false,
+            output: None,
+            has_whole_output: false,
+        };
+        self.results.note_received(attempt);
+        self.by_attempt.insert(attempt, job);
+        self.work.insert(job, work);
+        self.slots[slot as usize].waiting.push_back(job);
+        Ok(job)
+    }
+}
