@@ -229,8 +229,8 @@ pub fn exit_code_of_all(failed: u64, incomplete: u64) -> ExitCode {
     }
 }
 
-/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1; 3 if it succeeded and
-/// a part of its output is left out.
+/// The exit code of a task, as a shell gives it: its own, 128 and the signal that ended it, else 1; 3 if it succeeded
+/// and a part of its output is left out.
 pub fn exit_code(end: &End) -> ExitCode {
     let Err(failure) = end else { return exit_code_of_all(0, left_out_bytes(end)) };
     let code = failure.exit_code().or_else(|| failure.signal().map(|signal| 128 + signal));

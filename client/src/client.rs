@@ -233,7 +233,7 @@ impl Tasks {
     /// use furlong_client::{CallSpec, CommandSpec};
     /// use futures_util::StreamExt;
     ///
-    /// let argv = ["sh", "-c", "echo $((FURLONG_TASK * FURLONG_TASK))"].map(str::to_owned).to_vec();
+    /// let argv = ["sh", "-c", "echo $((FURLONG_TASK * FURLONG_TASK))"].map(Into::into).to_vec();
     /// let call = move |task| CommandSpec { argv: argv.clone(), task: Some(task), ..CommandSpec::default() };
     /// let calls = (1..=100).map(move |task| CallSpec::command_with(call(task)).error_retries(1));
     /// let mut squares = client.tasks().map_calls(calls).ordered(true).stream()?;

@@ -20,13 +20,13 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from furlong import _furlong, _globals, _modules, _paths
 from furlong._definitions import Reducer
 from furlong._installed import ships
 from furlong._remote import EngineFunction, OnEngine, Reference
+from furlong._support import support
 from furlong.errors import PicklingError
 
 # Smaller buffers are cheaper inside the pickle, and a payload holds at most 4096 buffers.
@@ -593,15 +593,3 @@ def name_of(function: Any) -> str:
         function = function.func
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name)[:200]
-
-
-@functools.lru_cache(maxsize=1)
-def support() -> _furlong.Support:
-    """Give the source of our cloudpickle, for engines that have none."""
-    import importlib.util
-    import zlib
-
-    package = importlib.util.find_spec("cloudpickle")
-    if package is None or package.origin is None:
-        raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
-    return _furlong.Support(zlib.compress((Path(package.origin).parent / "cloudpickle.py").read_bytes()))

@@ -152,7 +152,9 @@ class Settings:
         return not (source.is_open or is_left)
 
     def _is_defined_here(self, value: Any, name: str, kind: type) -> bool:
-        if not isinstance(value, kind) or value.__module__ != self._name or value.__qualname__ != name:  # type: ignore[attr-defined]
+        if not isinstance(value, kind):
+            return False
+        if (value.__module__, value.__qualname__) != (self._name, name):  # type: ignore[attr-defined]
             return False
         return not isinstance(value, types.FunctionType) or value.__code__.co_filename == self._file
 
@@ -250,7 +252,8 @@ def _source_of(text: bytes) -> _Source:
         target, expression = _assignment(node)
         if target is not None and stores[target] == 1 and _is_literal(expression):
             with contextlib.suppress(Exception):  # as of 1 / 0, but then the import has failed
-                source.literals[target] = eval(compile(ast.Expression(expression), "<literal>", "eval"), {})  # type: ignore[arg-type]
+                code = compile(ast.Expression(expression), "<literal>", "eval")  # type: ignore[arg-type]
+                source.literals[target] = eval(code, {})
     return source
 
 

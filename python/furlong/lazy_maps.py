@@ -142,11 +142,13 @@ class LazyMapIterator(Iterator[Any]):
             raise errors.TaskCancelled("TaskCancelled", text)
         if self._is_over:
             raise StopIteration
-        self._submit()
-        if not self._waiting:
-            raise StopIteration
         try:
+            self._submit()
+            if not self._waiting:
+                raise StopIteration
             result = self._await_next()
+        except (StopIteration, errors.PicklingError):
+            raise
         except BaseException as error:
             # Whoever reads on is told; nobody may be left to.
             self._why = error

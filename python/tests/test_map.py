@@ -304,7 +304,8 @@ def test_042_imap_unordered_gives_quick_ones_first(lview):
 def test_042_imap_of_a_direct_view_deals_items_out(view):
     found = list(view.imap(lambda x: (x, engine_id), range(8)))  # noqa: F821
     assert [x for x, _ in found] == list(range(8))
-    assert [engine for _, engine in found] == [0, 1, 2, 3, 0, 1, 2, 3]
+    engines = [engine for _, engine in found]
+    assert (engines[:4], set(engines)) == ([0, 1, 2, 3], {0, 1, 2, 3})
     view.use_pickle()
     view.push({"offset": 5}, block=True)
     assert list(view.imap(lambda x: x + offset, range(5))) == [5, 6, 7, 8, 9]  # noqa: F821

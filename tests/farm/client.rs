@@ -151,8 +151,8 @@ fn kept_tasks_go_on_and_any_process_of_their_owner_fetches_follows_and_ends_them
     work.wait_for_lines("first.begun", 1);
 
     let client = work.client();
-    let fetched = work.fetch(ids[0]);
-    assert_eq!((fetched.record.phase, fetched.result.is_none()), (TaskPhase::Running, true));
+    work.wait_for_phase(ids[0], TaskPhase::Running);
+    assert!(work.fetch(ids[0]).result.is_none());
     let cancelled = work.within(client.cancel_tasks(&[ids[4].into()], false)).unwrap();
     assert_eq!((cancelled.cancelled, cancelled.finished), (1, 0));
     let follow = work.within(client.follow(ids[2])).unwrap();

@@ -185,13 +185,16 @@ fn engines_of_a_cluster_are_started_with_what_was_said() {
 fn json_says_how_much_of_the_output_is_left_out() {
     let cluster = Cluster::start(1);
     let left_out = |args: &[&str]| {
-        let document: Value = serde_json::from_str(&cluster.furlong(args).ok()).unwrap();
-        document["left_out_bytes"].clone()
+        let outcome = cluster.furlong(args);
+        let document: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        (document["left_out_bytes"].clone(), outcome.code)
     };
     let head = ["sh", "-c", "head -c 3145728 /dev/zero | tr '\\0' x; echo >&2"];
-    let expected = json!({ "stdout": 1 << 20, "stderr": 0 });
-    assert_eq!(left_out(&[&["submit", "--wait", "--json", "--"][..], &head].concat()), expected);
-    assert_eq!(left_out(&["execute", "--json", "import sys; _ = sys.stdout.write('x' * (3 << 20))"]), expected);
+    let whole = json!({ "stdout": 0, "stderr": 0 });
+    assert_eq!(left_out(&[&["submit", "--wait", "--json", "--"][..], &head].concat()), (whole, Some(0)));
+    let cut = json!({ "stdout": 1 << 20, "stderr": 0 });
+    let execute = ["execute", "--json", "import sys; _ = sys.stdout.write('x' * (3 << 20))"];
+    assert_eq!(left_out(&execute), (cut, Some(3)));
 }
 
 #[test]

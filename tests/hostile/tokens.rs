@@ -109,7 +109,6 @@ fn a_changed_token_is_refused() {
         credentials
     };
     let mut cases = vec![
-        ("none", changed(&|token| token.clear())),
         ("a byte less", changed(&|token| _ = token.pop())),
         ("a byte more", changed(&|token| token.push(0))),
         ("more than any token has", changed(&|token| token.resize(1537, 0))),
@@ -122,6 +121,9 @@ fn a_changed_token_is_refused() {
     for (what, credentials) in cases {
         assert!(matches!(shake_hands(farm.port(), &credentials), Answer::Closed), "let in with a token with {what}");
     }
+    // Without a token it would be the client of a task, whose key an engine has named: nobody has named this one.
+    let answer = shake_hands(farm.port(), &changed(&|token| token.clear()));
+    assert!(matches!(answer, Answer::Refused(_)), "let in without a token");
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
 }
 

@@ -220,8 +220,8 @@ const TRANSFERS_MAX: usize = 65_536;
 /// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it; one
 /// payload at a time may overdraw it, up to three quarters of the budget: a large array passes where nobody else needs
 /// the memory, and a quarter stays for the others. The budget itself is checked at each announcement, first come
-/// first served; a payload that does not fit is read past and its task fails. So the chunks held are never more than the
-/// budget, whatever the peers do.
+/// first served; a payload that does not fit is read past and its task fails. So the chunks held are never more than
+/// the budget, whatever the peers do.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,

@@ -62,8 +62,8 @@ impl Room {
         *self = Self { tasks, backlog, memory_flag, ..Self::new(tasks_max, credit_bytes) };
     }
 
-    /// True if that many bytes can be announced now: within the credit, or as the one payload that overdraws it when all
-    /// else has come back.
+    /// True if that many bytes can be announced now: within the credit, or as the one payload that overdraws it when
+    /// all else has come back.
     pub fn has_bytes(&self, bytes: u64) -> bool {
         let left = self.granted.saturating_sub(self.announced);
         (bytes <= left || (bytes > self.usable && left >= self.usable)) && self.backlog < BACKLOG_BYTES_MAX

@@ -137,7 +137,7 @@ fn bytes_that_break_the_format_are_refused_though_signed() {
     };
     let scopes = TOKEN_BYTES_MIN - SIGNATURE_BYTES - 2;
     assert_eq!(changed(0, b"F"), TokenError::NotAToken);
-    assert_eq!(changed(17, &[2]), TokenError::UnknownFormat(2));
+    assert_eq!(changed(17, &[3]), TokenError::UnknownFormat(3));
     assert_eq!(changed(18, &[0]), TokenError::UnknownRole(0));
     assert_eq!(changed(18, &[7]), TokenError::UnknownRole(7));
     assert_eq!(changed(scopes, &[0xff, 0xff]), TokenError::TooManyScopes);
