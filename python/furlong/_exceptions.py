@@ -15,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from furlong import _pickling, errors
+from furlong import _definitions, _pickling, errors
 from furlong.errors import EngineInfo, RemoteError
 
 __all__ = ["remake", "type_by_name"]
@@ -198,7 +198,7 @@ class _Maker:
             return made
         return _new(base)
 
-    def _find(self, module: str, path: str, number: str | None = None) -> Any:
+    def _find(self, module: str, path: str, known: str | None = None) -> Any:
         """Find a class here, as its name means it now; none if it is not here."""
         found: Any = sys.modules.get(module)
         try:
@@ -209,9 +209,8 @@ class _Maker:
                 found = getattr(found, name) if self._may_unpickle else vars(found)[name]
         except Exception:  # it is on the engine alone, or does not load here
             found = None
-        if found is None and number is not None:  # of a function's own, which this process has sent
-            cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
-            found = getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).get(number)
+        if found is None and known is not None:  # of a function's own, which this process has sent
+            found = _definitions.find_by_id(known)
         return found
 
     def _fill(self, error: RemoteError, node: Mapping[str, Any]) -> None:

@@ -21,7 +21,6 @@ LINES = b"".join(b"%d\n" % number for number in range(1, 100_001))
 MIB = 1 << 20
 # What is large here, and the arguments of a call that is larger than the credit of a client.
 TABLE = list(range(30_000))
-MUTABLE = bytearray(b"x" * 200_000)
 
 
 @pytest.fixture
@@ -152,22 +151,22 @@ def length_of_table() -> int:
     return len(TABLE)
 
 
-def length_of_mutable() -> int:
-    """Tell the sum of a global that changes in place."""
-    return sum(MUTABLE)
-
-
 def test_unchanged_globals_are_made_and_sent_once(lview: furlong.LoadBalancedView) -> None:
     """A function over a large global is the same for each call, until the global changes in place."""
     first, _ = _pickling.function_of(length_of_table)
     assert all(_pickling.function_of(length_of_table)[0] is first for _ in range(3))
-    before, _ = _pickling.function_of(length_of_mutable)
-    assert lview.apply_sync(length_of_mutable) == sum(MUTABLE)
-    MUTABLE[0] = 0
-    assert _pickling.function_of(length_of_mutable)[0] is not before
-    assert lview.apply_sync(length_of_mutable) == sum(MUTABLE)
-    MUTABLE[0] = ord("x")
-    assert lview.map_sync(lambda _: sum(MUTABLE), range(3)) == [sum(MUTABLE)] * 3
+    mutable = bytearray(b"x" * 200_000)
+
+    def total(_: int = 0) -> int:
+        return sum(mutable)
+
+    before, _ = _pickling.function_of(total)
+    assert _pickling.function_of(total)[0] is before
+    assert lview.apply_sync(total) == sum(mutable)
+    mutable[0] = 0
+    assert _pickling.function_of(total)[0] is not before
+    assert lview.apply_sync(total) == sum(mutable)
+    assert lview.map_sync(total, range(3)) == [sum(mutable)] * 3
 
 
 def test_functions_that_carry_data_do_not_fill_the_session(own: Callable[..., furlong.Cluster]) -> None:

@@ -256,3 +256,44 @@ def test_105_what_threads_print_after_their_task_is_there_for_whoever_asks(much,
         else:
             assert pieces == [("mine", "stdout", "late output\n"), ("mine", "stderr", "and more\n")]
         assert rc[:].late_output(block=True) == [[]]
+
+
+def test_106_an_interrupt_leaves_no_half_of_a_module(rc, tmp_path):
+    """A cancel in the middle of an import: the next import is whole."""
+    package = tmp_path / "half_of_a_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from .part import value\nimport builtins\nbuiltins.half_waits()\nfound = part.value\n"
+    )
+    (package / "part.py").write_text("value = 5\n")
+    begun = tmp_path / "begun"
+
+    def enter(folder, begun):
+        import builtins
+        import sys
+        import time
+        from pathlib import Path
+
+        def waits():
+            Path(begun).touch()
+            while True:
+                time.sleep(0.01)
+
+        builtins.half_waits = waits
+        sys.path.insert(0, folder)
+        import half_of_a_package
+
+        return half_of_a_package.found
+
+    def again():
+        import builtins
+
+        builtins.half_waits = lambda: None
+        import half_of_a_package
+
+        return half_of_a_package.found
+
+    first = rc[0].apply_async(enter, str(tmp_path), str(begun))
+    eventually(begun.exists)
+    first.cancel()
+    assert rc[0].apply_async(again).get(30) == 5

@@ -62,6 +62,19 @@ def find_here(module: str | None, qualname: str) -> Any:
     return found
 
 
+def known_id(definition: Any) -> str | None:
+    """Give the id of a definition that has crossed; None of any other."""
+    try:
+        return _Tracked.ids.get(definition)
+    except TypeError:  # an alias has no weak references
+        return None
+
+
+def find_by_id(known: str) -> Any:
+    """Find a definition that has crossed; None if it is gone."""
+    return _Tracked.by_id.get(known)
+
+
 def _id_of(definition: Any) -> str | None:
     try:
         known = _Tracked.ids.get(definition)

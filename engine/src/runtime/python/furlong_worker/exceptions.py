@@ -13,12 +13,11 @@ import builtins
 import json
 import math
 import pickle
-import sys
 import traceback
 import types
 from typing import Any, Sequence
 
-from furlong_worker import Buffer, pickles
+from furlong_worker import Buffer, definitions, pickles
 from furlong_worker.errors import OWN_FILES, type_name
 
 # All that goes along with one exception.
@@ -206,12 +205,10 @@ class _Document:
 
 
 def _class(cls: type) -> Sequence[str]:
-    """Name a class: its module, its path there, and the number by which cloudpickle knows one that came by value."""
-    cloudpickle: Any = sys.modules.get("cloudpickle.cloudpickle")
-    numbers = getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", None)
-    number = None if numbers is None else numbers.get(cls)
+    """Name a class: its module, its path there, and the id of one that came by value."""
+    known = definitions.known_id(cls)
     names = [str(cls.__module__), cls.__qualname__]
-    return names if number is None else [*names, number]
+    return names if known is None else [*names, known]
 
 
 def _attributes(error: BaseException) -> list[tuple[str, Any]]:

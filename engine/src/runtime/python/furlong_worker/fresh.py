@@ -61,3 +61,11 @@ def _stamp(file: str) -> Stamp | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
+
+
+def forget_half_imported() -> None:
+    """Forget the parts of packages whose import was interrupted: they would stay without their package."""
+    for name in list(sys.modules):
+        parent = name.rpartition(".")[0]
+        if parent and parent not in sys.modules:
+            del sys.modules[name]

@@ -54,7 +54,7 @@ from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
-from furlong_worker.fresh import Helpers
+from furlong_worker.fresh import Helpers, forget_half_imported
 from furlong_worker.namespace import Namespace
 from furlong_worker.output import MAIN_THREAD, Output, far_copy
 from furlong_worker.pickles import PickledFunction
@@ -92,6 +92,7 @@ class Worker:
         self.forked = False
         self._poked = False
         self._in_handler = False
+        self._is_loading = False
         self._executions = 0
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._names = Namespace()
@@ -190,6 +191,8 @@ class Worker:
             end = EXECUTED if is_execution else RETURNED
         else:
             end = CANCELLED if self.interrupted == attempt else RAISED
+            if isinstance(error, KeyboardInterrupt):
+                forget_half_imported()
             if self._lost and type(error) is NameError:
                 self._say_what_was_lost(error)
             if type(error) is maps.ItemsFailed:
@@ -331,7 +334,7 @@ class Worker:
             modules.use(pickled.equipment)
         function = pickled.value
         if function is None:
-            function = self.channel.functions.load(pickled)
+            function = self._load(pickled)
         if pickled.lent:
             pickled.lend()
         record = pickled.record
@@ -342,6 +345,17 @@ class Worker:
         if record.stores:
             self._globals.claim(record.stores)
         return parts
+
+    def _load(self, pickled: PickledFunction) -> Callable[..., Any]:
+        """Load a function. An interrupt waits meanwhile: in the middle of an import it would leave half a module."""
+        self._is_loading = True
+        try:
+            function = self.channel.functions.load(pickled)
+        finally:
+            self._is_loading = False
+        if self._poked:
+            self._handle_interrupt(signal.SIGINT, None)
+        return function
 
     def _forget_edited(self) -> None:
         if self._helpers.forget_edited():
@@ -355,7 +369,7 @@ class Worker:
 
     def _handle_interrupt(self, _number: int, _frame: types.FrameType | None) -> None:
         self._poked = True
-        if self.armed is None or self._in_handler or self.forked:
+        if self.armed is None or self._in_handler or self._is_loading or self.forked:
             return
         channel = self.channel
         self._in_handler = True
