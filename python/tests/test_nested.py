@@ -85,7 +85,13 @@ def test_many_tasks_that_wait_each_for_one_of_their_own(one):
 def children_of(pid):
     import psutil
 
-    return [child for child in psutil.Process(pid).children(recursive=True) if "python" in child.name()]
+    def is_python(child):
+        try:
+            return "python" in child.name()
+        except psutil.NoSuchProcess:
+            return False
+
+    return [child for child in psutil.Process(pid).children(recursive=True) if is_python(child)]
 
 
 WAYS = {
