@@ -69,7 +69,8 @@ class Dispatcher:
                 return
             for key in keys:
                 try:
-                    self._callbacks.pop(key)()
+                    # A task that ends while it is asked to tell may tell twice.
+                    self._callbacks.pop(key, _nothing)()
                 except Exception:
                     sys.excepthook(*sys.exc_info())
 
@@ -79,6 +80,10 @@ class Dispatcher:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(5)
+
+
+def _nothing() -> None:
+    """Be what is called the second time."""
 
 
 class WaitQueue:

@@ -173,8 +173,12 @@ class LazyMapIterator(Iterator[Any]):
                 return found
             self._submit(is_slow=self._ordered)
             self._follow()
-            if not self._ends.wait_for_change(seen, left_of(self._deadline)):
+            # One that has ended since it was looked at is not among those that are followed.
+            if not self._ends.wait_for(lambda: self._has_come(seen), left_of(self._deadline)):
                 raise TimedOut("the next value has not come in time")
+
+    def _has_come(self, seen: int) -> bool:
+        return self._ends.changes != seen or self._ended() is not None
 
     def _ended(self) -> AsyncResult | None:
         for result in self._waiting:

@@ -423,13 +423,14 @@ def test_whatever_ends_a_map_ends_all_of_it(rc, lview, ran, gate, chunksize):
 
 
 def test_what_had_ended_before_a_cancel_stays(lview, gate):
-    result = lview.map_async(lambda x: x if x < 10 else gate.wait(x), range(40), chunksize=1)
+    # Three of four engines wait in the end: the fourth runs what is left, in whatever order they were given it.
+    result = lview.map_async(lambda x: x if x < 37 else gate.wait(x), range(40), chunksize=1)
     values = iter(result)
-    assert [next(values) for _ in range(10)] == list(range(10))
+    assert [next(values) for _ in range(37)] == list(range(37))
     result.cancel()
     given = result.get(return_exceptions=True)
-    assert given[:10] == list(range(10))
-    assert all(isinstance(value, TaskCancelled) for value in given[10:])
+    assert given[:37] == list(range(37))
+    assert all(isinstance(value, TaskCancelled) for value in given[37:])
 
 
 def test_a_kept_map_goes_on_without_its_client(cluster, rc):

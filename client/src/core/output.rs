@@ -6,8 +6,10 @@ use std::fmt;
 use furlong_wire::limits::OUTPUT_KEPT_BYTES;
 
 /// One stream of a task's output: its first 1 MiB and its last 1 MiB ([`OUTPUT_KEPT_BYTES`]), and how much is
-/// missing between. Nothing is missing of a command whose `whole_output` was asked for, unless that was more than 256 MiB or than
-/// the broker takes.
+/// missing between.
+///
+/// Nothing is missing of a command whose `whole_output` was asked for, unless that was more than 256 MiB or than the
+/// broker takes.
 ///
 /// Its `Display` is [`Output::text`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
