@@ -109,10 +109,6 @@ class WaitQueue:
                 return
             waiter.release()
 
-    def wait_for_change(self, seen: int, timeout: float | None = None) -> bool:
-        """Wait until something has changed since `changes` was that; whether it has in time."""
-        return self.wait_for(lambda: self.changes != seen, timeout)
-
     def wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until something is true; whether it is so in time."""
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,7 +175,7 @@ class LazyMapIterator(Iterator[Any]):
             self._submit(is_slow=self._ordered)
             self._follow()
             # One that has ended since it was looked at is not among those that are followed.
-            if not self._ends.wait_for(lambda: self._has_come(seen), left_of(self._deadline)):
+            if not self._ends.wait_for(functools.partial(self._has_come, seen), left_of(self._deadline)):
                 raise TimedOut("the next value has not come in time")
 
     def _has_come(self, seen: int) -> bool:
