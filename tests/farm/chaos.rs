@@ -7,7 +7,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use furlong_client::{
     Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, Event, Function, MapItem, TaskFailure, TaskFuture,
-    TaskResult, TaskState,
+    TaskPhase, TaskResult, TaskState,
 };
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python, python_function};
@@ -178,7 +178,8 @@ fn an_item_that_kills_its_interpreter_is_lost_once_and_its_neighbours_live() {
 fn a_task_of_a_killed_engine_runs_elsewhere_and_its_report_says_so() {
     let mut work = Work::start(2);
     let task = work.begin_hold("held");
-    let engine = work.fetch(task.id()).record.engine.unwrap();
+    // A loss counts once the engine has said that the task runs, which is a moment after it does.
+    let engine = work.wait_for_phase(task.id(), TaskPhase::Running).engine.unwrap();
     work.engines()[engine.0 as usize].kill();
     work.wait_for_lines("held.begun", 2);
     work.release("held.release");
