@@ -280,7 +280,7 @@ impl Core {
         }
         let (tasks, sessions) = (&self.tasks, &self.sessions);
         let served = |key| sessions.get(key).map_or(0, |session| session.served);
-        let key = self.placements.get_mut(placement).queue.peek(|key| tasks.is_queued(key), served)?;
+        let key = self.placements.get_mut(placement).queue.peek(|key| tasks.is_queued_in(key, placement), served)?;
         let task = self.tasks.get(key)?;
         let kind = self.kind_of(task).filter(|kind| self.set_aside.kinds.contains_key(kind))?;
         // Where all are set aside for it, it is tried wherever there is room.

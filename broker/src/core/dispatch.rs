@@ -134,7 +134,7 @@ impl Core {
         let mut first: Option<(Rank, TaskKey, EngineId)> = None;
         waiting.retain(|placement| {
             let queue = &mut placements.get_mut(*placement).queue;
-            let Some(key) = queue.peek(|key| tasks.is_queued(key), served) else { return false };
+            let Some(key) = queue.peek(|key| tasks.is_queued_in(key, *placement), served) else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
             let idlest = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);

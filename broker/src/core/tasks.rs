@@ -332,6 +332,12 @@ impl Tasks {
         self.get(key).is_some_and(|task| task.state == State::Queued)
     }
 
+    /// Whether it waits in the shared queue of these demands. An entry there may be older than its last move.
+    pub fn is_queued_in(&self, key: TaskKey, placement: PlacementId) -> bool {
+        let waits = |task: &Task| task.state == State::Queued && task.place == Place::Shared;
+        self.get(key).is_some_and(|task| waits(task) && task.placement == placement)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.slab.len()
