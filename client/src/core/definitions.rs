@@ -53,7 +53,7 @@ impl Definition {
 
 /// The session's definitions.
 ///
-/// Small ones stay. Those beyond [`SMALL_BYTES`] are bounded in bytes: those that no unfinished task needs are let go,
+/// Small ones stay. Those beyond `SMALL_BYTES` are bounded in bytes: those that no unfinished task needs are let go,
 /// the one that was used the longest time ago first, and sent again when they are needed again.
 #[derive(Debug)]
 pub struct Definitions {
