@@ -201,6 +201,8 @@ impl<'a> Session<'a> {
         let is_open = self.closing.is_none() || self.is_ending;
         select! {
             biased;
+            // First: a flood of what is below must not put it off.
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Deadline,
             _ = replies.readable(), if is_open => Wake::Readable,
             command = commands.recv() => Wake::Command(command),
             () = stdout.readable(), if is_output_plain => Wake::Output(OutputStream::Stdout),
@@ -208,7 +210,6 @@ impl<'a> Session<'a> {
             _ = requests.writable(), if is_open && !self.outbox.is_empty() => Wake::Writable,
             () = asks.readable() => Wake::Asked,
             _ = self.tick.tick(), if !is_output_plain => Wake::Tick,
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::Deadline,
             status = child.wait() => Wake::Exited(status),
         }
     }

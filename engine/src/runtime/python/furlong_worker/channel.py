@@ -31,7 +31,8 @@ Interrupts
 To cancel, the engine sends `CANCEL` with the attempt, then SIGINT, which says only "read your
 socket": the handler raises `KeyboardInterrupt` if the attempt that runs was cancelled, and never
 for another. `INTERRUPT` does the same, but does not make a cancel of it. With `ASK` and SIGINT the
-engine asks which attempt runs; the answer comes after all replies that wait. `RECALL` and SIGINT
+engine asks which attempt runs; the answer comes after all replies that wait, and the next reply is
+sent without waiting for others. `RECALL` and SIGINT
 take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `END`, and
 SIGINT if code runs, the process is to end in good order: nothing more begins.
 
@@ -120,6 +121,8 @@ class Channel:
         self.page_words = self._page_view[:PAGE_HEAD_BYTES].cast("Q")
         self._page_end = PAGE_HEAD_BYTES
         self._reply_count = 0
+        # The engine was told what runs: it asks no more before that has ended.
+        self._is_awaited = False
         self._send_lock = threading.Lock()
 
     def leave(self) -> None:
@@ -294,7 +297,7 @@ class Channel:
         self._page_end = end
         self.page_words[1] = end - PAGE_HEAD_BYTES  # last: from here on it is said, even by the dead
         self._reply_count += 1
-        if flags & DRAIN or run_us > SHORT_JOB_US or self._reply_count > REPLIES_MAX:
+        if flags & DRAIN or run_us > SHORT_JOB_US or self._reply_count > REPLIES_MAX or self._is_awaited:
             self.flush()
 
     def _send_alone(
@@ -313,6 +316,7 @@ class Channel:
             self._send([self._page_view[PAGE_HEAD_BYTES : self._page_end]])
             self.page_words[1] = 0
             self._page_end, self._reply_count = PAGE_HEAD_BYTES, 0
+            self._is_awaited = False
 
     def answer_questions(self, running: int | None) -> None:
         """Tell the engine what runs now, and what was taken back, after all replies that were queued."""
@@ -324,6 +328,7 @@ class Channel:
             else:
                 attempt = NO_ATTEMPT if running is None else running
                 self._send([REPLY.pack(0, attempt, 0, number, 0, RUNNING, 0)])
+                self._is_awaited = True
 
     def send_stray(self, stream: int, data: bytes) -> None:
         """Send output that belongs to no job; callable from any thread."""

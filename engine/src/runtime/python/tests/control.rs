@@ -1,6 +1,6 @@
 //! Signals and restarts.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
@@ -140,4 +140,31 @@ async fn a_recall_that_races_the_beginning_either_succeeds_or_lets_the_job_run_o
     let expected = format!("{returned:?}");
     assert_eq!(python.eval("ran").await, Some(expected));
     assert!((1_000..5_900).contains(&returned.len()), "the race was none: {} of 6000 ran", returned.len());
+}
+
+#[tokio::test]
+async fn short_jobs_are_told_of_while_a_long_one_runs_whatever_was_asked_before_them() {
+    let mut python = Fixture::new();
+    let pid = python.eval("import os, time\ndef f(n):\n    while n: time.sleep(0.001)\nos.getpid()").await.unwrap();
+    python.json("f", "[[0],{}]").await.unwrap();
+    let process = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    // It is asked what runs before it has come to the first of them.
+    kill_process(process, Signal::STOP).unwrap();
+    let attempts: Vec<_> = (0..4).map(|n| python.start_named("f", ["[[0],{}]", "[[1],{}]"][n / 3])).collect();
+    let is_asked = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
+        u64::from_str_radix(pending, 16).unwrap() & (1 << (Signal::INT.as_raw() - 1)) != 0
+    };
+    let soon = Instant::now() + DEADLINE;
+    while !is_asked() {
+        assert!(Instant::now() < soon, "nobody asks");
+        tokio::task::yield_now().await;
+    }
+    kill_process(process, Signal::CONT).unwrap();
+    for attempt in &attempts[..3] {
+        assert_eq!(python.end(*attempt).await.outcome, JobOutcome::Succeeded);
+    }
+    python.slot.cancel(attempts[3], false);
+    assert_eq!(python.end(attempts[3]).await.outcome, JobOutcome::Cancelled);
 }
