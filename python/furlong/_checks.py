@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import operator
@@ -32,6 +31,8 @@ def described(value: Any) -> str:
 
 def unknown_flag(name: str, known: Iterable[str]) -> str:
     """Say that there is no such flag, and which was perhaps meant."""
+    import difflib
+
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
     return f"there is no flag {name!r}{hint}"

@@ -27,11 +27,10 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     derived: it is finished as soon as `done` says so, whether or not the thread that calls callbacks has come to it.
     """
 
-    def __init__(self) -> None:
-        # What the base class needs is made when somebody uses it: see `__getattr__`.
-        self._final: Any = UNKNOWN
-        self._error: BaseException | None = None
-        self._armed = False
+    # There is no `__init__`: what the base class needs is made when somebody uses it, see `__getattr__`.
+    _final: Any = UNKNOWN
+    _error: BaseException | None = None
+    _armed = False
 
     def _settle(self) -> None:
         """Take the end, which has come: set `_final`, and `_error` if it failed."""
@@ -44,7 +43,7 @@ class LazyFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     # The parts of the base class.
 
     def __getattr__(self, name: str) -> Any:
-        if name in _FUTURE_PARTS and "_armed" in self.__dict__:
+        if name in _FUTURE_PARTS:
             self._arm()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

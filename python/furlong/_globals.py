@@ -7,7 +7,6 @@ namespace; `furlong_worker/scopes.py` is the other side. What has no pickle is l
 from __future__ import annotations
 
 import collections
-import dis
 import functools
 import re
 import sys
@@ -107,6 +106,8 @@ def read_names(code: types.CodeType) -> frozenset[str]:
     """Give the global names that code reads, that of functions and classes within included."""
     known = _read_names.get(code)
     if known is None:
+        import dis
+
         steps = list(dis.get_instructions(code))
         put.note(str(step.argval) for step in steps if step.opname == "STORE_GLOBAL")
         names = {str(step.argval) for step in steps if step.opname in _READS}

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,8 @@ def remove(path: Path) -> None:
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
     """Write an object to a file of the user's own, which is there as a whole or not at all."""
+    import tempfile
+
     # Such a file has the mode 0600.
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-import site
 import sys
-import sysconfig
 from pathlib import Path
 
 
+@functools.lru_cache(maxsize=1)
 def _installed_folders() -> tuple[str, ...]:
+    import site
+    import sysconfig
+
     paths = [*sysconfig.get_paths().values(), *getattr(site, "getsitepackages", list)(), site.getusersitepackages()]
     paths += [str(Path(__file__).parent)]
     # The prefixes themselves hold users' folders, as `/usr` does.
     skipped = {sysconfig.get_paths().get("data"), sysconfig.get_paths().get("scripts")}
     return tuple(sorted({str(Path(path)) + "/" for path in paths if path and path not in skipped}))
-
-
-_installed = _installed_folders()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -30,7 +29,7 @@ def is_installed(name: str, file: str | None) -> bool:
         return True
     # One of the user's own may have the name of one of Python's.
     is_pythons = root in sys.stdlib_module_names and (not file or ".zip/" in file)
-    return is_pythons or "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed)
+    return is_pythons or "site-packages/" in file or "dist-packages/" in file or file.startswith(_installed_folders())
 
 
 def ships(module_name: str | None) -> bool:

@@ -6,9 +6,7 @@ the user's own that their sources import, is a `Library`. It goes along with fun
 
 from __future__ import annotations
 
-import hashlib
 import importlib.machinery
-import importlib.util
 import pickle
 import sys
 import threading
@@ -22,7 +20,6 @@ from typing import Any
 from furlong import _furlong
 from furlong._definitions import find_here
 from furlong._installed import is_installed, ships
-from furlong._settings import Settings, names_imported, writes_globals
 
 # As `furlong_worker/modules.py` reads them.
 MAGIC = b"furlong library 1\n"
@@ -61,6 +58,8 @@ def is_binary(obj: Any) -> bool:
 def uses_variables(function: types.FunctionType, used: set[str]) -> bool:
     """Tell whether a function needs its module: something of it that is not just an import from elsewhere."""
     scope = function.__globals__
+    from furlong._settings import writes_globals
+
     if used & _INDIRECT or writes_globals(function.__code__):
         return True
     return any(name in scope and not _is_from_elsewhere(scope[name]) for name in used)
@@ -94,11 +93,13 @@ class Module:
     """A module of the user's own, as it is here."""
 
     def __init__(self, name: str, module: types.ModuleType | None, file: str | None, folders: Any) -> None:
+        from furlong._settings import Settings, names_imported
+
         self.name = name
         self.file = file or ""
         self.folders = None if folders is None else tuple(map(str, folders))
         self.text = None if file is None else _text_of(file, module)
-        self.digest = hashlib.sha256(self.text or b"").digest()
+        self.digest = _digest(self.text or b"")
         self._module = module
         self._spec = getattr(module, "__spec__", None)
         package = name if folders is not None else name.rpartition(".")[0]
@@ -174,7 +175,7 @@ class Library:
             for name, module in sorted(modules.items())
         ]
         content = pickle.dumps((_cloudpickle(), sources), 4)
-        self._id = hashlib.sha256(content).digest()[:ID_BYTES]
+        self._id = _digest(content)[:ID_BYTES]
         self._support = _furlong.Support(MAGIC + self._id + zlib.compress(content))
 
     def is_current(self, wanted: int) -> bool:
@@ -220,10 +221,18 @@ class Library:
 
 
 def _cloudpickle() -> bytes:
+    import importlib.util
+
     package = importlib.util.find_spec("cloudpickle")
     if package is None or package.origin is None:
         raise ImportError("furlong needs the package cloudpickle: pip install cloudpickle", name="cloudpickle")
     return (Path(package.origin).parent / "cloudpickle.py").read_bytes()
+
+
+def _digest(data: bytes) -> bytes:
+    import hashlib  # it loads a library
+
+    return hashlib.sha256(data).digest()
 
 
 def _version(modules: dict[str, Module], module: Module) -> bytes:
@@ -234,10 +243,7 @@ def _version(modules: dict[str, Module], module: Module) -> bytes:
             if name in modules and name not in reached:
                 reached.add(name)
                 left.append(name)
-    sha = hashlib.sha256()
-    for name in sorted(reached):
-        sha.update(name.encode() + b"\0" + modules[name].digest)
-    return sha.digest()[:ID_BYTES]
+    return _digest(b"".join(name.encode() + b"\0" + modules[name].digest for name in sorted(reached)))[:ID_BYTES]
 
 
 def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
@@ -269,6 +275,8 @@ def need(name: str) -> None:
 
 def need_imports(code: types.CodeType, package: str) -> bool:
     """Note the modules of the user's own that a function imports when it runs; tell whether there are any."""
+    from furlong._settings import names_imported
+
     found = False
     for name in names_imported(code, package):
         if name not in _State.wanted and _find(name) is None:

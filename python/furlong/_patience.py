@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from furlong import errors
-from furlong._processes import Child
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
@@ -70,6 +69,8 @@ def _why(client: Client) -> str:
 
 def _engines_ended(cluster: Cluster) -> str:
     """Tell how engine processes that were started here have ended, and are not started again yet."""
+    from furlong._processes import Child
+
     told = ""
     with cluster._lock:
         for key, engines in cluster._engines.items():

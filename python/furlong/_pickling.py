@@ -386,14 +386,19 @@ class _Known:
         if self._place is not None:
             named, scope, name = self._place
             return scope.get(name) is named()
-        for reference, parts in self._parts:
+        for reference, (code, defaults, keywords) in self._parts:
             function = reference()
-            if function is None or _parts_of(function) != parts:
+            if function is None or function.__code__ is not code:
+                return False
+            if function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords:
                 return False
         for scope, name, value in self._globals:
             if scope.get(name, _MISSING) is not value:
                 return False
-        return all(_content(cell) is value for cell, value in self._cells)
+        for cell, value in self._cells:  # noqa: SIM110 - it costs a generator at each call
+            if _content(cell) is not value:
+                return False
+        return True
 
     def _look_at(self, function: types.FunctionType, seen: set[int]) -> bool:
         """Note what a function's pickle is made of; False if it cannot be watched."""

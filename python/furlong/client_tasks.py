@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import errors
-from furlong.feeders import OpenMaps
-from furlong.map_results import AsyncMapResult
 from furlong.records import PHASES, Fetched, History, whole_id
 from furlong.results import AsyncResult
 from furlong.views import Again
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from furlong import _furlong
+    from furlong.open_maps import OpenMaps
 
 __all__ = ["ClientTasks"]
 
@@ -87,6 +86,8 @@ class ClientTasks:
         RequestRefused
             If the broker does not know the task. Results of other sessions are there for tasks with the flag `keep`.
         """
+        from furlong.map_results import AsyncMapResult
+
         jobs = indices_or_msg_ids
         block = self._block if block is None else block
         if isinstance(jobs, AsyncResult):

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _furlong, _nested, errors
+from furlong import _dispatch, _furlong, errors
 from furlong._checks import check_whole
-from furlong._home import home
 from furlong.client_tasks import ClientTasks
 from furlong.direct import BroadcastView, DirectView
-from furlong.feeders import OpenMaps
+from furlong.open_maps import OpenMaps
 from furlong.peer_names import ClientNames
 from furlong.records import hex_of, wait_for_ids
 from furlong.results import AsyncResult
@@ -86,6 +85,8 @@ class Client(ClientTasks, ClientNames):
             raise ValueError(f"a client connects by a capability file, not by an address: {connection_info!r}")
         path = None if connection_info is None else Path(connection_info).expanduser()
         self._block = False
+        from furlong import _nested
+
         self._session = _nested.connect(path, name, timeout)
         # A capability that nobody chose is the cluster's own, beside the one with which the cluster can be stopped.
         is_chosen = path is not None or _nested.is_engine()
@@ -331,6 +332,8 @@ class Client(ClientTasks, ClientNames):
         try:
             return self._session.shutdown(engines, False, broker)
         except errors.RequestRefused:
+            from furlong._home import home
+
             admin = home() / self.cluster_name / "security" / "admin.cap.json"
             if not self._is_own or not os.access(admin, os.R_OK):
                 raise

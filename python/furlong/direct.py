@@ -14,7 +14,6 @@ from furlong._checks import check_names, described
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
-from furlong.map_results import AsyncMapResult
 from furlong.parts import About, Part, value_of
 from furlong.peer_names import NO_MAGICS
 from furlong.results import AsyncResult
@@ -288,6 +287,8 @@ class DirectView(View):
 
         What is neither list, tuple, array nor data frame is not taken apart: the result is the list of parts.
         """
+        from furlong.map_results import AsyncMapResult
+
         pulled = self.pull(key, targets=targets, block=False)
         result = AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
         return self._finish(result, block)

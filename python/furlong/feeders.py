@@ -11,9 +11,8 @@ from furlong import errors
 from furlong._dispatch import WaitQueue
 from furlong._patience import wait_patiently
 from furlong.map_parts import MapPart, Work
-from furlong.parts import left_of
 
-__all__ = ["BalancedFeeder", "DirectFeeder", "Feeder", "OpenMaps"]
+__all__ = ["BalancedFeeder", "DirectFeeder", "Feeder"]
 
 # The time that a chunk of a balanced map is meant to take, in seconds: far more than what a task costs, and short
 # enough that engines end together.
@@ -239,36 +238,6 @@ class BalancedFeeder(Feeder):
     def _adapt(self, seconds: float, size: int) -> None:
         fitting = int(self._seconds / max(seconds / size, 1e-8))
         self._size = max(1, min(fitting, max(self._size, size * GROWTH)))
-
-
-class OpenMaps:
-    """The maps of a client that have not ended, whoever holds their results."""
-
-    def __init__(self) -> None:
-        self._feeders: set[Feeder] = set()
-
-    def add(self, feeder: Feeder) -> None:
-        """Take one that begins."""
-        self._feeders.add(feeder)
-
-    def discard(self, feeder: Feeder) -> None:
-        """Forget one that has ended."""
-        self._feeders.discard(feeder)
-
-    def submit_rest(self, only_kept: bool = False) -> None:
-        """Submit what was not submitted yet: somebody asks for all that there is to do."""
-        for feeder in list(self._feeders):
-            if feeder.is_kept or not only_kept:
-                feeder.submit_rest()
-
-    def give_up(self, is_abort: bool) -> None:
-        """Submit nothing more."""
-        for feeder in list(self._feeders):
-            feeder.give_up(is_abort)
-
-    def wait(self, deadline: float | None) -> bool:
-        """Wait until all have ended; whether they have by that time of the monotonic clock."""
-        return all(feeder.wait(left_of(deadline)) for feeder in list(self._feeders))
 
 
 def cancelled() -> errors.FurlongError:

@@ -76,6 +76,7 @@ class Part:
 
     __slots__ = (
         "_lock",
+        "_tried",
         "about",
         "began",
         "began_at",
@@ -105,6 +106,8 @@ class Part:
         self.received: float | None = None
         self.is_settled = False
         self._lock = _thread.allocate_lock()
+        # Engines that did not fit.
+        self._tried: set[int] | None = None
 
     def all_ids(self) -> Sequence[str]:
         """Give the ids of the tasks that it had."""
@@ -195,24 +198,21 @@ class Part:
 class BalancedPart(Part):
     """A task of the shared queue, which tries another engine where its own code says that this one does not fit."""
 
-    __slots__ = ("_tried",)
-
-    def __init__(self, task: _furlong.Task, about: About, decode: Decode | None, call: Call) -> None:
-        super().__init__(task, about, decode, call)
-        self._tried: set[int] | None = None
+    __slots__ = ()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come in time."""
+        if self.done():
+            return True
         deadline = limit_of(timeout)
-        while not self.is_settled and self.outcome is None:
+        while not self.done():
             if not wait_patiently(self.task.wait, left_of(deadline), self.about.client):
                 return False
-            self._take()
         return True
 
     def done(self) -> bool:
         """Whether the end has come."""
-        while not self.is_settled and self.outcome is None:
+        while self.outcome is None and not self.is_settled:
             if not self.task.done():
                 return False
             self._take()
@@ -232,11 +232,11 @@ class BalancedPart(Part):
     def _take(self) -> None:
         """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
         with self._lock:
-            if self.outcome is not None or not self.task.done():
+            outcome = self.task.take() if self.outcome is None else None
+            if outcome is None:
                 return
-            outcome = self.task.take()
-            remote = None if outcome is None or outcome.ok else outcome.remote
-            if outcome is not None and remote is not None and remote[0] == UNMET and outcome.engine is not None:
+            remote = None if outcome.ok else outcome.remote
+            if remote is not None and remote[0] == UNMET and outcome.engine is not None:
                 from furlong.views import Again
 
                 tried = self._tried = self._tried or set()

@@ -44,7 +44,6 @@ class AsyncResult(LazyFuture):
     _shown_as = ""
 
     def __init__(self, parts: Sequence[Part], single: bool) -> None:
-        super().__init__()
         self._parts = parts
         self._single = single
 
@@ -66,11 +65,11 @@ class AsyncResult(LazyFuture):
             Whether all have ended. With `return_when`, as `concurrent.futures.wait` has it: the tasks that have
             ended, and those that have not, as results of their own.
         """
-        deadline = limit_of(timeout)
         if return_when is not None:
-            return wait_for_some(self.split(), left_of(deadline), return_when)
+            return wait_for_some(self.split(), left_of(limit_of(timeout)), return_when)
         if len(self._parts) == 1:
-            return self._parts[0].wait(left_of(deadline))
+            return self._parts[0].wait(None if timeout is None or timeout < 0 else timeout)
+        deadline = limit_of(timeout)
         return all(part.wait(left_of(deadline)) for part in self._parts)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -103,10 +102,11 @@ class AsyncResult(LazyFuture):
             If the end does not come in time.
         """
         if self._final is UNKNOWN:
-            deadline = limit_of(timeout)
-            if return_when not in (None, ALL_COMPLETED):
+            if return_when is not None and return_when != ALL_COMPLETED:
+                deadline = limit_of(timeout)
                 self._wait_for_first(deadline, return_when, return_exceptions)
-            if not self.wait(left_of(deadline)):
+                timeout = left_of(deadline)
+            if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
         if return_exceptions and any(part.error is not None for part in self._parts):
@@ -140,6 +140,9 @@ class AsyncResult(LazyFuture):
         """Take all ends, which have come, and what they amount to."""
         for part in self._parts:
             part.settle()
+        if self._single and self._parts[0].error is None:  # mostly
+            self._final = self._parts[0].value
+            return
         failed = [part.error for part in self._parts if part.error is not None]
         final = None
         try:

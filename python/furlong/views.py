@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, is_interactive
-from furlong.map_results import AsyncMapResult
 from furlong.parts import About, BalancedPart, Part
 from furlong.peer_names import ViewNames
 from furlong.records import Numbers
@@ -19,6 +18,7 @@ from furlong.targets import are_ids, chosen_of
 
 if TYPE_CHECKING:
     from furlong.connection import Client
+    from furlong.map_results import AsyncMapResult
     from furlong.maps import LazyMapIterator
 
 __all__ = ["LoadBalancedView", "View"]
@@ -508,7 +508,7 @@ class LoadBalancedView(View):
         part = self._submit(function, "pickle", data, about, holds=holds | args_hold)
         result = AsyncResult((part,), True)
         self.client._note(result)
-        return self._finish(result, block)
+        return self._finish(result, True) if block else result
 
     def map(
         self,

@@ -12,9 +12,9 @@ from __future__ import annotations
 import abc
 import enum
 import functools
+import os
 import sys
 import types
-import uuid
 import weakref
 from typing import Any, Callable, Mapping  # noqa: UP035 - engines may have Python 3.8
 
@@ -81,7 +81,7 @@ def _id_of(definition: Any) -> str | None:
     except TypeError:  # an alias has no weak references
         return None
     if known is None:
-        known = uuid.uuid4().hex
+        known = os.urandom(16).hex()
         _track(definition, known)
     return known
 
