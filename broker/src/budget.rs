@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | payload chunks, kept output | half of `--memory`; a payload beyond a quarter of it leaves a quarter to others | |
 //! | unfinished and unacknowledged tasks | [`TASK_BYTES`] and an inline payload each way | what fits the other half |
-//! | strangers | [`STRANGER_BYTES`] | [`STRANGERS_MAX`] |
+//! | strangers | [`STRANGER_BYTES`] | [`STRANGERS_MAX`] and [`CALLERS_MAX`] |
 //! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
 //! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | out-queues of peers | [`OUT_QUEUE_BYTES_MAX`], for at most 10 s without progress | connections |
@@ -13,7 +13,8 @@
 //! bounded by the number of file descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
-    INLINE_PAYLOAD_BYTES_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX, STRANGERS_MAX, UNFINISHED_TASKS_MAX,
+    CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX, STRANGERS_MAX,
+    UNFINISHED_TASKS_MAX,
 };
 
 /// A task's record in the core's tables, and its result's after it.
@@ -42,7 +43,7 @@ impl Memory {
     /// Divides `--memory`.
     pub fn of(bytes: u64) -> Self {
         let task_bytes = TASK_BYTES + 2 * INLINE_PAYLOAD_BYTES_MAX as u64;
-        let strangers = STRANGER_BYTES * STRANGERS_MAX as u64;
+        let strangers = STRANGER_BYTES * (STRANGERS_MAX + CALLERS_MAX) as u64;
         Self {
             payload_bytes_max: bytes / 2,
             tasks_max: ((bytes / 2).saturating_sub(strangers) / task_bytes).clamp(1_000, UNFINISHED_TASKS_MAX),

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use furlong_tests::farm::Farm;
 use furlong_tests::measure::{cpu_seconds, open_fds, rss_bytes};
 use furlong_tests::raw::{RawPeer, command, greeting, message, property, ready};
-use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_tests::session::{Answer, Caller, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
-use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, STRANGERS_PER_ADDRESS_MAX};
+use furlong_wire::limits::{
+    CALLERS_OF_ORIGIN_MAX, GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, STRANGERS_OF_ORIGIN_MAX,
+};
 use furlong_wire::message::{FromClient, Query, Reply, ReplyBody, Request, ToClient};
 use furlong_wire::token::Role;
 
@@ -78,7 +80,7 @@ fn two_hundred_idle_connections_keep_nobody_out_for_longer_than_their_deadline()
 fn strangers_who_stop_after_the_first_message_keep_nobody_else_out() {
     let mut farm = Farm::start();
     let credentials = Credentials::of(&farm.capability(Role::Client));
-    let mut stopped: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX)
+    let mut stopped: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX)
         .map(|_| {
             let mut peer = RawPeer::connect_from_elsewhere(farm.port());
             peer.send(&[&greeting()[..], &ready(), &message(&[&credentials.start().0])].concat());
@@ -90,6 +92,22 @@ fn strangers_who_stop_after_the_first_message_keep_nobody_else_out() {
     let is_open = |peer: &mut RawPeer| !peer.is_closed_within(Duration::from_millis(1));
     assert!(stopped.iter_mut().any(is_open), "it was kept out until the last of them had gone");
     drop(stopped);
+    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn a_silent_crowd_of_the_same_address_takes_no_place_of_who_has_begun_well() {
+    let mut farm = Farm::start();
+    let capability = farm.capability(Role::Client);
+    let credentials: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| Credentials::of(&capability)).collect();
+    let call = |credentials| Caller::call(farm.port(), credentials).expect("the first message is answered");
+    let callers: Vec<Caller> = credentials.iter().map(call).collect();
+    let crowd: Vec<_> = (0..2 * STRANGERS_OF_ORIGIN_MAX).map(|_| RawPeer::connect(farm.port())).collect();
+    for (caller, credentials) in callers.into_iter().zip(&credentials) {
+        let answer = caller.prove(&credentials.hello());
+        assert!(matches!(answer, Ok(Answer::Welcome(_))), "a silent stranger has taken its place: {answer:?}");
+    }
+    drop(crowd);
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
 }
 

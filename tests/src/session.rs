@@ -121,22 +121,49 @@ pub fn shake_hands(port: u16, credentials: &Credentials) -> Answer {
 }
 
 fn try_shake_hands(port: u16, credentials: &Credentials) -> Result<Answer, Closed> {
-    let mut peer = RawPeer::connect_ready(port)?;
-    let (first, expect) = credentials.start();
-    peer.send(&message(&[&first]));
-    let reply = peer.receive()?;
-    let (third, keys) = expect.handle_reply(&reply.envelope, &credentials.hello()).map_err(|_| Closed)?;
-    peer.send(&message(&[&third]));
-    peer.peer_proved();
-    let (sealer, mut opener) = keys.split();
-    let mut greeting = peer.receive()?;
-    opener.open(&mut greeting.envelope, &greeting.chunks).map_err(|_| Closed)?;
-    match decode_batch::<Greeting>(&greeting.envelope).next() {
-        Some(Ok(Greeting::Welcome(welcome))) => {
-            Ok(Answer::Welcome(Box::new(RawSession { peer, sealer, opener, welcome })))
+    Caller::call(port, credentials)?.prove(&credentials.hello())
+}
+
+/// A peer in the middle of a handshake: it has sent a right first message, and has the answer.
+#[derive(Debug)]
+pub struct Caller {
+    peer: RawPeer,
+    expect: ExpectReply,
+    reply: Vec<u8>,
+}
+
+impl Caller {
+    /// Connects and sends the first message.
+    ///
+    /// # Errors
+    /// If the broker closes the connection.
+    pub fn call(port: u16, credentials: &Credentials) -> Result<Self, Closed> {
+        let mut peer = RawPeer::connect_ready(port)?;
+        let (first, expect) = credentials.start();
+        peer.send(&message(&[&first]));
+        let reply = peer.receive()?.envelope.to_vec();
+        Ok(Self { peer, expect, reply })
+    }
+
+    /// Sends the third message, and takes the broker's word.
+    ///
+    /// # Errors
+    /// If the broker closes the connection.
+    pub fn prove(self, hello: &Hello) -> Result<Answer, Closed> {
+        let Self { mut peer, expect, reply } = self;
+        let (third, keys) = expect.handle_reply(&reply, hello).map_err(|_| Closed)?;
+        peer.send(&message(&[&third]));
+        peer.peer_proved();
+        let (sealer, mut opener) = keys.split();
+        let mut greeting = peer.receive()?;
+        opener.open(&mut greeting.envelope, &greeting.chunks).map_err(|_| Closed)?;
+        match decode_batch::<Greeting>(&greeting.envelope).next() {
+            Some(Ok(Greeting::Welcome(welcome))) => {
+                Ok(Answer::Welcome(Box::new(RawSession { peer, sealer, opener, welcome })))
+            }
+            Some(Ok(Greeting::Refused(refused))) => Ok(Answer::Refused(refused)),
+            _ => Err(Closed),
         }
-        Some(Ok(Greeting::Refused(refused))) => Ok(Answer::Refused(refused)),
-        _ => Err(Closed),
     }
 }
 

@@ -16,14 +16,18 @@ pub const PREAUTH_FRAMES_MAX: usize = 1;
 pub const GREETING_TIMEOUT_MS: u64 = 2_000;
 /// Time for the whole handshake, from `accept` to the third message.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
-/// Handshakes that the broker works on at once.
-pub const HANDSHAKES_IN_FLIGHT_MAX: usize = 64;
-/// Handshakes that the broker begins in a second.
-pub const HANDSHAKES_PER_SECOND_MAX: u32 = 500;
-/// Connections that have not proved themselves, in all.
-pub const STRANGERS_MAX: usize = 256;
-/// Connections that have not proved themselves, from one address.
-pub const STRANGERS_PER_ADDRESS_MAX: usize = 64;
+/// Handshakes that the broker begins in a second, and at once after a quiet second half as many.
+pub const HANDSHAKES_PER_SECOND_MAX: u32 = 1_000;
+/// Those of one origin: an address, a /64 network of IPv6, a user of the broker's machine.
+pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 500;
+/// Connections that have not sent a right first message, in all.
+pub const STRANGERS_MAX: usize = 512;
+/// Those of one origin.
+pub const STRANGERS_OF_ORIGIN_MAX: usize = 128;
+/// Connections that have sent a right first message and not proved themselves, in all.
+pub const CALLERS_MAX: usize = 512;
+/// Those of one origin.
+pub const CALLERS_OF_ORIGIN_MAX: usize = 256;
 
 /// Bytes of one record: envelope and chunks together.
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;

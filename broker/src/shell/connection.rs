@@ -195,7 +195,7 @@ pub(super) async fn serve(
     stranding: Stranding,
 ) {
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address)).await {
+    let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address, &stranding)).await {
         Ok(Ok(proved)) => proved,
         Ok(Err(error)) => return shell.log_stranger(address, &error),
         Err(_) => return shell.log_stranger(address, &BadStranger::Deadline),
@@ -335,6 +335,7 @@ async fn shake_hands(
     serves: Serves,
     halves: (ReadHalf, WriteHalf),
     address: Address,
+    stranding: &Stranding,
 ) -> Result<Proved, BadStranger> {
     let mut stranger = Stranger::new(halves, zmtp::Role::Broker);
     let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
@@ -343,13 +344,14 @@ async fn shake_hands(
     if first.len() != FIRST_BYTES {
         return Err(HandshakeError::Length { bytes: first.len() }.into());
     }
-    // Before any curve operation: a flood of handshakes must not cost the farm its processor. Not while waiting for the
-    // stranger, or a few that say nothing more would keep everybody out.
-    let working = shell.begin_handshake().ok_or(BadStranger::Busy)?;
+    // Before any curve operation: a flood of handshakes must not cost the farm its processor.
+    if !shell.strangers.turn(address.origin()).await {
+        return Err(BadStranger::Busy);
+    }
     let key = &shell.identity.key;
     let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
     let (second, expect) = expect.handle_start(&first)?;
-    drop(working);
+    stranding.is_caller();
     stranger.send(&second).await?;
     let third = stranger.receive().await?;
     let proof = expect.handle_proof(&third)?;

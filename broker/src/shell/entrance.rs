@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use furlong_link::dial::prepare_socket;
@@ -38,6 +38,7 @@ pub(super) enum Address {
 /// Whose strangers share what strangers may have.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Origin {
+    /// An address, or a /64 network of IPv6: whoever has one has all of its addresses.
     Network(IpAddr),
     /// A user of this machine, by its number.
     User(u32),
@@ -91,11 +92,20 @@ impl Arrival {
     }
 }
 
+impl Origin {
+    fn of_network(address: IpAddr) -> Self {
+        Self::Network(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            address @ IpAddr::V4(_) => address,
+        })
+    }
+}
+
 impl Address {
     /// Whose stranger it is.
     pub(super) fn origin(&self) -> Origin {
         match self {
-            Self::Network(address) => Origin::Network(address.ip()),
+            Self::Network(address) => Origin::of_network(address.ip()),
             Self::Local { user, .. } => Origin::User(*user),
         }
     }
@@ -108,5 +118,19 @@ impl fmt::Display for Address {
             Self::Local { pid: Some(pid), .. } => write!(f, "local process {pid}"),
             Self::Local { pid: None, .. } => f.write_str("a local process"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_origin() {
+        let origin = |text: &str| Origin::of_network(text.parse().unwrap());
+        assert_eq!(origin("2001:db8:1:2:3::4"), origin("2001:db8:1:2:ffff::"));
+        assert_ne!(origin("2001:db8:1:2::"), origin("2001:db8:1:3::"));
+        assert_eq!(origin("::ffff:10.0.0.1"), origin("10.0.0.1"), "it is an address of IPv4");
+        assert_ne!(origin("10.0.0.1"), origin("10.0.0.2"));
     }
 }

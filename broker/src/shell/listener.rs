@@ -271,6 +271,8 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
                 () = evicted.notified() => {}
             }
         });
+        // Those who are here already may have something to say, before newer ones take their places.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -9,6 +9,7 @@ mod keys;
 mod linger;
 mod listener;
 mod port_holder;
+mod rates;
 mod revocations;
 mod run_files;
 mod settings;
@@ -41,7 +42,7 @@ use entrance::Address;
 use keys::Identity;
 use linger::Linger;
 use revocations::Revocations;
-use strangers::{Handshake, Stranding, Strangers};
+use strangers::{Stranding, Strangers};
 
 /// Chunks that are freed in one turn.
 const DISCARDED_PER_TURN: usize = 4;
@@ -196,10 +197,6 @@ impl Shell {
     fn next_connection(&self) -> ConnectionId {
         self.connections_made.set(self.connections_made.get() + 1);
         ConnectionId(self.connections_made.get())
-    }
-
-    fn begin_handshake(&self) -> Option<Handshake<'_>> {
-        self.strangers.begin_handshake()
     }
 
     fn log_stranger(&self, address: Address, error: &BadStranger) {

@@ -1,32 +1,37 @@
 //! How many strangers there may be, and how fast they may come.
+//!
+//! A stranger is a connection that has not proved itself. One that has sent a right first message is a caller: it holds
+//! the broker's public key, which is in capability files alone. Callers have places of their own, so that a crowd that
+//! says nothing costs them none.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
-use furlong_wire::limits::{
-    HANDSHAKES_IN_FLIGHT_MAX, HANDSHAKES_PER_SECOND_MAX, STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX,
-};
+use furlong_wire::limits::{CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX};
 use tokio::sync::Notify;
 
 use super::entrance::Origin;
+use super::rates::Rates;
 
-/// The strangers at the door: connections that have not proved themselves.
-#[derive(Debug, Default)]
+/// The strangers at the door.
+#[derive(Debug)]
 pub(super) struct Strangers {
-    here: RefCell<Here>,
-    handshakes: Cell<usize>,
-    tokens: Cell<f64>,
-    refilled: Cell<Option<Instant>>,
+    unknown: RefCell<Crowd>,
+    callers: RefCell<Crowd>,
+    rates: RefCell<Rates>,
     logged: RefCell<BTreeMap<Origin, Instant>>,
 }
 
-#[derive(Debug, Default)]
-struct Here {
+/// Strangers who share places.
+#[derive(Debug)]
+struct Crowd {
+    most: usize,
+    most_of_origin: usize,
     /// The oldest first.
     order: VecDeque<(u64, Origin, Rc<Notify>)>,
-    by_address: BTreeMap<Origin, usize>,
+    of_origin: BTreeMap<Origin, usize>,
     next: u64,
 }
 
@@ -34,75 +39,103 @@ struct Here {
 #[derive(Debug)]
 pub(super) struct Stranding {
     strangers: Rc<Strangers>,
-    number: u64,
-    address: Origin,
+    number: Cell<u64>,
+    is_caller: Cell<bool>,
+    origin: Origin,
     evicted: Rc<Notify>,
 }
 
-/// A handshake that is being worked on.
-#[derive(Debug)]
-pub(super) struct Handshake<'a>(&'a Strangers);
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            unknown: RefCell::new(Crowd::new(STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX)),
+            callers: RefCell::new(Crowd::new(CALLERS_MAX, CALLERS_OF_ORIGIN_MAX)),
+            rates: RefCell::default(),
+            logged: RefCell::default(),
+        }
+    }
+}
 
 impl Strangers {
-    /// Takes a stranger in. When all places are taken the oldest one goes; when its address has its share, the oldest
-    /// of that address. So whoever comes has a moment to prove itself, whatever others do.
-    pub(super) fn admit(self: &Rc<Self>, address: Origin) -> Stranding {
-        let mut here = self.here.borrow_mut();
-        if here.by_address.get(&address).is_some_and(|of_address| *of_address >= STRANGERS_PER_ADDRESS_MAX) {
-            here.evict(|of| of == address);
-        } else if here.order.len() >= STRANGERS_MAX {
-            here.evict(|_| true);
-        }
-        *here.by_address.entry(address).or_default() += 1;
+    /// Takes a stranger in.
+    pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Stranding {
         let evicted = Rc::new(Notify::new());
-        let number = here.next;
-        here.next += 1;
-        here.order.push_back((number, address, evicted.clone()));
-        Stranding { strangers: self.clone(), number, address, evicted }
+        let number = self.unknown.borrow_mut().admit(origin, evicted.clone());
+        let (number, is_caller) = (Cell::new(number), Cell::new(false));
+        Stranding { strangers: self.clone(), number, is_caller, origin, evicted }
     }
 
-    /// Begins the work on a handshake, if the rate allows it.
-    pub(super) fn begin_handshake(&self) -> Option<Handshake<'_>> {
-        let rate = f64::from(HANDSHAKES_PER_SECOND_MAX);
-        let now = Instant::now();
-        let since = self.refilled.replace(Some(now)).map_or(1.0, |refilled| now.duration_since(refilled).as_secs_f64());
-        let tokens = (self.tokens.get() + since * rate).min(rate);
-        let allowed = tokens >= 1.0 && self.handshakes.get() < HANDSHAKES_IN_FLIGHT_MAX;
-        self.tokens.set(if allowed { tokens - 1.0 } else { tokens });
-        allowed.then(|| {
-            self.handshakes.set(self.handshakes.get() + 1);
-            Handshake(self)
-        })
+    /// Waits for a turn to work on a stranger's handshake. False if too many wait.
+    pub(super) async fn turn(&self, origin: Origin) -> bool {
+        let Some(wait) = self.rates.borrow_mut().of_origin(origin) else { return false };
+        pause(wait).await;
+        // Only now, so that who comes in crowds from one place takes no more of what all share than it can use.
+        let Some(wait) = self.rates.borrow_mut().of_all() else { return false };
+        pause(wait).await;
+        true
     }
 
-    /// Whether a line about this address may be logged: one a second.
-    pub(super) fn may_log(&self, address: Origin) -> bool {
+    /// Whether a line about this origin may be logged: one a second.
+    pub(super) fn may_log(&self, origin: Origin) -> bool {
         let mut logged = self.logged.borrow_mut();
         let now = Instant::now();
         logged.retain(|_, at| now.duration_since(*at).as_secs() < 1);
-        let may = logged.len() < 16 && !logged.contains_key(&address);
+        let may = logged.len() < 16 && !logged.contains_key(&origin);
         if may {
-            logged.insert(address, now);
+            logged.insert(origin, now);
         }
         may
     }
 }
 
-impl Here {
-    /// The oldest stranger of these addresses goes.
+async fn pause(wait: std::time::Duration) {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+}
+
+impl Crowd {
+    fn new(most: usize, most_of_origin: usize) -> Self {
+        Self { most, most_of_origin, order: VecDeque::new(), of_origin: BTreeMap::new(), next: 0 }
+    }
+
+    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share, the oldest of that.
+    /// So whoever comes has a moment to prove itself, whatever others do.
+    fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> u64 {
+        if self.of_origin.get(&origin).is_some_and(|here| *here >= self.most_of_origin) {
+            self.evict(|of| of == origin);
+        } else if self.order.len() >= self.most {
+            self.evict(|_| true);
+        }
+        *self.of_origin.entry(origin).or_default() += 1;
+        let number = self.next;
+        self.next += 1;
+        self.order.push_back((number, origin, evicted));
+        number
+    }
+
+    /// The oldest one of these origins goes.
     fn evict(&mut self, of: impl Fn(Origin) -> bool) {
-        let place = self.order.iter().position(|(_, address, _)| of(*address));
-        if let Some((_, address, evicted)) = place.and_then(|place| self.order.remove(place)) {
-            self.leave(address);
+        let place = self.order.iter().position(|(_, origin, _)| of(*origin));
+        if let Some((_, origin, evicted)) = place.and_then(|place| self.order.remove(place)) {
+            self.count_one_less(origin);
             evicted.notify_one();
         }
     }
 
-    fn leave(&mut self, address: Origin) {
-        if let Some(count) = self.by_address.get_mut(&address) {
+    fn leave(&mut self, number: u64) {
+        if let Ok(place) = self.order.binary_search_by_key(&number, |(number, ..)| *number)
+            && let Some((_, origin, _)) = self.order.remove(place)
+        {
+            self.count_one_less(origin);
+        }
+    }
+
+    fn count_one_less(&mut self, origin: Origin) {
+        if let Some(count) = self.of_origin.get_mut(&origin) {
             *count -= 1;
             if *count == 0 {
-                self.by_address.remove(&address);
+                self.of_origin.remove(&origin);
             }
         }
     }
@@ -113,21 +146,20 @@ impl Stranding {
     pub(super) fn evicted(&self) -> Rc<Notify> {
         self.evicted.clone()
     }
-}
 
-impl Drop for Stranding {
-    fn drop(&mut self) {
-        let mut here = self.strangers.here.borrow_mut();
-        if let Some(place) = here.order.iter().position(|(number, ..)| *number == self.number) {
-            here.order.remove(place);
-            here.leave(self.address);
+    /// Its first message was right.
+    pub(super) fn is_caller(&self) {
+        if !self.is_caller.replace(true) {
+            self.strangers.unknown.borrow_mut().leave(self.number.get());
+            self.number.set(self.strangers.callers.borrow_mut().admit(self.origin, self.evicted.clone()));
         }
     }
 }
 
-impl Drop for Handshake<'_> {
+impl Drop for Stranding {
     fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        let crowd = if self.is_caller.get() { &self.strangers.callers } else { &self.strangers.unknown };
+        crowd.borrow_mut().leave(self.number.get());
     }
 }
 
@@ -135,37 +167,43 @@ impl Drop for Handshake<'_> {
 mod tests {
     use super::*;
 
-    fn address(host: u16) -> Origin {
+    fn origin(host: u16) -> Origin {
         Origin::Network([10, 0, (host >> 8) as u8, host as u8].into())
     }
 
     #[test]
-    fn an_address_that_has_its_share_loses_its_oldest() {
+    fn an_origin_that_has_its_share_loses_its_oldest() {
         let strangers = Rc::new(Strangers::default());
-        let _other = strangers.admit(address(2));
-        let places: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX + 2).map(|_| strangers.admit(address(1))).collect();
-        assert_eq!(strangers.here.borrow().by_address[&address(1)], STRANGERS_PER_ADDRESS_MAX);
-        let oldest: Vec<u64> = strangers.here.borrow().order.iter().map(|(number, ..)| *number).take(2).collect();
-        assert_eq!(oldest, [0, 3], "the other address keeps its place");
+        let _other = strangers.admit(origin(2));
+        let places: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX + 2).map(|_| strangers.admit(origin(1))).collect();
+        assert_eq!(strangers.unknown.borrow().of_origin[&origin(1)], STRANGERS_OF_ORIGIN_MAX);
+        let oldest: Vec<u64> = strangers.unknown.borrow().order.iter().map(|(number, ..)| *number).take(2).collect();
+        assert_eq!(oldest, [0, 3], "the other origin keeps its place");
         drop(places);
-        assert_eq!(strangers.here.borrow().order.len(), 1);
+        assert_eq!(strangers.unknown.borrow().order.len(), 1);
     }
 
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
         let strangers = Rc::new(Strangers::default());
-        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(address(host))).collect();
-        assert_eq!(strangers.here.borrow().order.front().unwrap().0, 3);
+        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(origin(host))).collect();
+        assert_eq!(strangers.unknown.borrow().order.front().unwrap().0, 3);
         drop(places);
-        assert!(strangers.here.borrow().order.is_empty() && strangers.here.borrow().by_address.is_empty());
+        assert!(strangers.unknown.borrow().order.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
     }
 
-    #[test]
-    fn handshakes_in_flight_are_bounded() {
-        let strangers = Strangers::default();
-        let working: Vec<_> = (0..HANDSHAKES_IN_FLIGHT_MAX).map(|_| strangers.begin_handshake().unwrap()).collect();
-        assert!(strangers.begin_handshake().is_none());
-        drop(working);
-        assert!(strangers.begin_handshake().is_some());
+    #[tokio::test]
+    async fn who_has_sent_a_right_first_message_loses_its_place_to_such_ones_alone() {
+        let strangers = Rc::new(Strangers::default());
+        let caller = strangers.admit(origin(1));
+        caller.is_caller();
+        let crowd: Vec<_> = (0..2 * STRANGERS_MAX as u16).map(|host| strangers.admit(origin(1 + host % 300))).collect();
+        assert_eq!(strangers.callers.borrow().order.len(), 1);
+        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1))).collect();
+        callers.iter().for_each(Stranding::is_caller);
+        caller.evicted().notified().await;
+        drop((caller, callers, crowd));
+        assert!(strangers.callers.borrow().order.is_empty() && strangers.unknown.borrow().order.is_empty());
+        assert!(strangers.callers.borrow().of_origin.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
     }
 }
