@@ -7,9 +7,7 @@ use furlong_tests::measure::{cpu_seconds, open_fds, rss_bytes};
 use furlong_tests::raw::{RawPeer, command, greeting, message, property, ready};
 use furlong_tests::session::{Answer, Caller, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
-use furlong_wire::limits::{
-    CALLERS_OF_ORIGIN_MAX, GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, STRANGERS_OF_ORIGIN_MAX,
-};
+use furlong_wire::limits::{CALLERS_OF_ORIGIN_MAX, GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, STRANGERS_OF_ORIGIN_MAX};
 use furlong_wire::message::{FromClient, Query, Reply, ReplyBody, Request, ToClient};
 use furlong_wire::token::Role;
 

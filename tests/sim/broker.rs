@@ -61,6 +61,7 @@ impl World {
             payload_bytes_max: self.setup.payload_bytes_max,
             memory_flag: "--memory",
             session_tasks_max: self.setup.session_tasks_max,
+            kept_max: 100_000,
             journal_keep: self.setup.has_journal.then(|| Duration::from_micros(JOURNAL_KEEP_US)),
         };
         let mut core = Core::new(config, &broker.roster);
@@ -144,7 +145,11 @@ impl World {
     pub fn broker_hears_client(&mut self, no: ConnectionNo, messages: Messages<FromClient>) {
         self.broker_hears(no, |core, now| {
             messages.into_iter().try_for_each(|(message, chunk)| {
-                core.handle_from_client(now, ConnectionId(no), message, chunk).map_err(|error| error.to_string())
+                let mut handled = core.handle_from_client(now, ConnectionId(no), message, chunk);
+                while handled.is_ok() && core.has_rest(ConnectionId(no)) {
+                    handled = core.handle_rest(now, ConnectionId(no));
+                }
+                handled.map_err(|error| error.to_string())
             })
         });
     }

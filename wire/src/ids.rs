@@ -1,6 +1,7 @@
 //! Identities: who is who, in types that cannot be confused.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,11 +74,24 @@ byte_id! {
 impl SessionId {
     /// The six characters by which people name a session, as in `k3f9a2:17`.
     pub fn prefix(&self) -> String {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let bits = self.0[..4].iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-        (0..6).map(|digit| char::from(ALPHABET[(bits >> (27 - 5 * digit) & 31) as usize])).collect()
+        (0..6).map(|digit| char::from(PREFIX_ALPHABET[(bits >> (27 - 5 * digit) & 31) as usize])).collect()
+    }
+
+    /// All ids with such a prefix. None if no id has it.
+    pub fn with_prefix(prefix: &str) -> Option<RangeInclusive<Self>> {
+        let value = |character: u8| PREFIX_ALPHABET.iter().position(|known| *known == character);
+        let digits: Option<Vec<usize>> = prefix.bytes().map(value).collect();
+        let digits = digits.filter(|digits| digits.len() == 6)?;
+        let bits = digits.into_iter().fold(0u32, |bits, digit| bits << 5 | digit as u32) << 2;
+        let (mut first, mut last) = ([0; 16], [255; 16]);
+        first[..4].copy_from_slice(&bits.to_be_bytes());
+        last[..4].copy_from_slice(&(bits | 3).to_be_bytes());
+        Some(Self(first)..=Self(last))
     }
 }
+
+const PREFIX_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// An engine's number in its cluster: 0, 1, 2, ... in the order of registration, never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -128,5 +142,18 @@ mod tests {
         let session = SessionId([0xff, 0, 0, 1, 9, 9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
         let task = TaskId { session, n: 17 };
         assert_eq!(task.to_string(), "zw0000:17");
+    }
+
+    #[test]
+    fn a_prefix_names_the_sessions_that_are_written_with_it() {
+        for first in [0, 1, 3, 4, 0x7f, 0xff] {
+            let session = SessionId([first, 7, 0xfe, first, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
+            let named = SessionId::with_prefix(&session.prefix()).unwrap();
+            assert!(named.contains(&session));
+            assert_eq!((named.start().prefix(), named.end().prefix()), (session.prefix(), session.prefix()));
+        }
+        assert_eq!(SessionId::with_prefix("zw000"), None, "too short");
+        assert_eq!(SessionId::with_prefix("zw0000l"), None, "too long");
+        assert_eq!(SessionId::with_prefix("zw000l"), None, "an `l` is not written");
     }
 }

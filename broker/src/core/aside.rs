@@ -309,7 +309,8 @@ impl Core {
             (is_meant && it.is_in_force)
                 .then(|| format!("; engine {engine} is set aside for such tasks for {seconds} s: {}", it.cause))
         };
-        self.set_aside.table.iter().filter_map(of_task).take(NAMED_MAX).collect()
+        let all = self.set_aside.table.iter().inspect(|_| self.work.add(1));
+        all.filter_map(of_task).take(NAMED_MAX).collect()
     }
 
     /// An engine was lost that had a task in hand. If it had not said that the task runs, that may have ended it all

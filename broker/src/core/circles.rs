@@ -10,6 +10,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::NESTING_MAX;
 use furlong_wire::message::{ErrorKind, TaskState};
 
+use super::engines::Engine;
 use super::finish::Ended;
 use super::sessions::{Session, SessionKey};
 use super::tasks::{State, Task, TaskKey};
@@ -62,13 +63,15 @@ impl Core {
             return true;
         }
         let Some(given) = self.attempts.get(attempt).filter(|_| seen.insert(attempt)) else { return false };
-        let is_lent = |engine: &super::engines::Engine| engine.lent.iter().any(|loan| loan.attempt == attempt);
+        let is_lent = |engine: &Engine| engine.lent.iter().any(|loan| loan.attempt == attempt);
         if !self.engines.get(given.engine).is_some_and(is_lent) {
             return false;
         }
-        let of_attempt = |session: &&Session| session.parent.is_some_and(|parent| parent.attempt == attempt);
-        let sessions = self.sessions.iter().map(|(_, session)| session).filter(of_attempt);
-        let tasks = sessions.flat_map(|session| session.tasks.iter()).filter_map(|(_, key)| self.tasks.get(*key));
+        let sessions = self.sessions.of_parent(attempt);
+        let tasks = sessions
+            .inspect(|_| self.work.add(1))
+            .flat_map(|session| session.tasks.iter())
+            .filter_map(|(_, key)| self.tasks.get(*key));
         let mut next = tasks.filter_map(|task| match task.state {
             State::Assigned { attempt, .. } => Some(attempt),
             _ => self.occupant(task.place.engine()?),
@@ -109,12 +112,15 @@ impl Core {
     /// Tasks of running tasks that wait for ever.
     fn circular(&self) -> Vec<TaskKey> {
         let blocked = self.engines.lenders().filter(|(_, engine)| engine.is_blocked());
-        let queued = blocked.flat_map(|(_, engine)| engine.queue.iter());
-        let is_circular = |key: &TaskKey| self.tasks.get(*key).is_some_and(|task| self.circle(task).is_some());
-        queued
-            .filter(|key| self.tasks.get(*key).is_some_and(|task| self.is_bound(task.session)))
-            .filter(is_circular)
-            .collect()
+        // All tasks of a session that wait there are in the same circles.
+        let of_engine = |engine: &Engine| {
+            let first = engine.queue.one_of_each_session(&self.tasks).filter_map(|key| self.tasks.get(key));
+            let circular = first.filter(|task| self.is_bound(task.session) && self.circle(task).is_some());
+            let sessions: BTreeSet<SessionKey> = circular.map(|task| task.session).collect();
+            let is_circular = |key: &TaskKey| self.tasks.get(*key).is_some_and(|it| sessions.contains(&it.session));
+            if sessions.is_empty() { Vec::new() } else { engine.queue.iter().filter(is_circular).collect() }
+        };
+        blocked.flat_map(|(_, engine)| of_engine(engine)).collect()
     }
 
     /// Ends a task that can never begin; what is kept may begin when who waits for it has been ended.

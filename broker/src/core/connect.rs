@@ -10,6 +10,7 @@ use furlong_wire::message::{
 };
 use furlong_wire::token::Claims;
 
+use super::chores::{Chore, Ending};
 use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
 use super::payloads::{Credit, Receiving};
@@ -17,6 +18,7 @@ use super::reconcile::Moved;
 use super::release::Releasing;
 use super::sessions::{ClientWaiting, Definition, Parent, Session, SessionKey};
 use super::tasks::{Place, State, Task};
+use super::work::{TASKS_PER_PART, count};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
 /// How long an engine may be away before what waits for it alone is lost.
@@ -26,6 +28,8 @@ pub(super) const SESSION_GRACE: Duration = Duration::from_secs(600);
 
 /// Attempts of one task whose record is kept.
 const PAST_ATTEMPTS_MAX: usize = 16;
+/// Bytes of the reason why one of them did not end its task.
+const HOW_BYTES_MAX: usize = 256;
 /// Sessions, connected or not.
 const SESSIONS_MAX: usize = 16_384;
 
@@ -78,6 +82,7 @@ impl Core {
     /// A connection is gone, whoever closed it and why.
     pub fn handle_disconnected(&mut self, now: Time, connection: ConnectionId) {
         self.authority.handle_disconnected(connection);
+        self.leave_rest(connection);
         match self.connections.remove(&connection) {
             Some(Connected::Client(key)) => self.client_disconnected(now, connection, key),
             Some(Connected::Engine(key)) => self.process_disconnected(now, key),
@@ -107,10 +112,12 @@ impl Core {
             definitions: std::collections::BTreeSet::new(),
             credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),
+            publishing: std::collections::BTreeSet::new(),
             class: None,
             shares: std::collections::BTreeSet::new(),
             next_transfer: 0,
             leaving: false,
+            is_draining: false,
             releasing: Releasing::default(),
         };
         self.processes.insert(key, process);
@@ -124,7 +131,7 @@ impl Core {
         tasks_max: u64,
     ) -> Result<(SessionKey, bool), Refusal> {
         let Some(key) = self.sessions.find(peer.claims.owner, peer.hello.session) else {
-            if self.sessions.len() >= SESSIONS_MAX {
+            if self.sessions.len() >= SESSIONS_MAX || !self.sessions.has_keys() {
                 let text =
                     "the broker has as many sessions as it takes; close some, or wait until old ones expire".to_owned();
                 return Err(Refusal { kind: RefusalKind::Busy, text });
@@ -154,12 +161,14 @@ impl Core {
         }
         if let Some(old) = session.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
+            self.leave_rest(old);
             self.connections.remove(&old);
             self.abandon_transfers(key);
         }
         let credit = Credit::new(self.budget.peer_credit());
         let session = self.sessions.get_mut(key).expect("a session that was found is there");
         session.connection = Some(connection);
+        (session.is_open, session.undelivered_from) = (false, None);
         session.incarnation = peer.hello.incarnation;
         session.claims = peer.claims;
         session.expires = None;
@@ -220,34 +229,62 @@ impl Core {
         }
     }
 
-    /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be kept.
+    /// Ends a session: its tasks are cancelled and its results dropped, except those that are to be kept. Of very many
+    /// some end now, and the others in later turns.
     pub(super) fn end_session(&mut self, now: Time, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        self.begin_to_end(now, key, false);
+    }
+
+    fn begin_to_end(&mut self, now: Time, key: SessionKey, keeps_all: bool) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| !session.is_ending) else { return };
         // What goes on is not for this client any longer.
-        (session.connection, session.expires, session.departed) = (None, None, true);
+        (session.connection, session.expires) = (None, None);
+        (session.departed, session.is_ending) = (true, true);
         let (token, id) = (session.counted_by, session.id);
         let abandoned_bytes = session.receiving.abandoned_bytes();
         session.receiving.abandon();
-        let tasks: Vec<_> = session.tasks.iter().map(|(_, task)| *task).collect();
-        let done = session.done.remove_range(0, u64::MAX);
         self.budget.release(abandoned_bytes);
         self.quotas.release(token, abandoned_bytes);
-        self.results_held -= done.len() as u64;
         self.end_orphans_of(id);
-        for (n, done) in done {
-            if done.what.outlives_session() {
-                self.keep(now, key, n, done, false);
-            } else {
-                self.drop_done(*done);
+        self.end_part_of(now, Ending { key, keeps_all, next: None });
+    }
+
+    /// Ends a part of what a session has that is over.
+    pub(super) fn end_part_of(&mut self, now: Time, ending: Ending) {
+        let Ending { key, keeps_all, next } = ending;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let mut room = TASKS_PER_PART;
+        if next.is_none() {
+            let done = session.done.remove_first(0, u64::MAX, room);
+            session.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
+            room -= done.len();
+            self.results_held -= done.len() as u64;
+            for (n, done) in done {
+                if keeps_all || done.what.outlives_session() {
+                    self.keep(now, key, n, done, false);
+                } else {
+                    self.drop_done(*done);
+                }
             }
+            if room == 0 {
+                return self.chores.push_back(Chore::EndSession(ending));
+            }
+            self.note_departed(key);
         }
-        self.note_departed(key);
-        for task in tasks {
+        let Some(session) = self.sessions.get(key) else { return };
+        let tasks = session.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
+        let tasks: Vec<_> = tasks.map(|(n, task)| (n, *task)).collect();
+        let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
+        for (_, task) in tasks {
             let goes_on = self.tasks.get(task).is_some_and(Task::outlives_session);
             if !goes_on {
                 self.cancel_task(now, task, false);
             }
         }
+        if next.is_some() {
+            return self.chores.push_back(Chore::EndSession(Ending { next, ..ending }));
+        }
+        self.sessions.get_mut(key).into_iter().for_each(|session| session.is_ending = false);
         self.forget_departed(key);
     }
 
@@ -261,19 +298,19 @@ impl Core {
 
     /// Forgets a session that is over, once its last kept task has ended.
     pub(super) fn forget_departed(&mut self, key: SessionKey) {
-        if !self.sessions.get(key).is_some_and(|session| session.departed && session.tasks.is_empty()) {
+        let is_over = |session: &Session| session.departed && !session.is_ending && session.tasks.is_empty();
+        if !self.sessions.get(key).is_some_and(is_over) {
             return;
         }
         let Some(session) = self.sessions.remove(key) else { return };
         for definition in session.definitions.into_values() {
-            if let Definition::Here(blob) = definition {
-                self.budget.release(blob.budget_bytes());
-                self.quotas.release(session.counted_by, blob.budget_bytes());
-            }
+            self.release_definition(session.counted_by, definition);
         }
         self.quotas.leave(session.counted_by);
-        for process in self.processes.values_mut() {
-            process.definitions.retain(|(of, _)| *of != key);
+        for process in session.known_to {
+            count(1);
+            let Some(process) = self.processes.get_mut(&process) else { continue };
+            process.definitions.extract_if((key, 0)..=(key, u32::MAX), |_| true).for_each(drop);
             if process.sessions.remove(&key) {
                 let forget = ToEngine::Forget(Forget { session: session.id });
                 self.outputs.push_back(Output::ToEngine(process.connection, forget));
@@ -284,6 +321,9 @@ impl Core {
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
     fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
+        for session in &process.sessions {
+            self.sessions.get_mut(*session).into_iter().for_each(|session| _ = session.known_to.remove(&key));
+        }
         self.budget.release(process.receiving_bytes());
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
@@ -355,7 +395,7 @@ impl Core {
             let text = format!("engine {id} is gone before the task began ({how}); `furlong ids` shows who is there");
             self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
-        self.outputs.push_back(Output::SaveRoster(self.engines.roster()));
+        self.engines.note_changed();
     }
 
     /// An attempt came to nothing through no fault of the task: runs it again if that is allowed, else it is lost.
@@ -391,15 +431,12 @@ impl Core {
 
     /// Notes an attempt that did not end its task.
     pub(super) fn note_attempt(&mut self, now: Time, given: Given, how: &str) {
-        let Some(task) = self.tasks.get_mut(given.task) else { return };
+        let Some(task) = self.tasks.get(given.task) else { return };
         let assigned_us = task.assigned.map_or(0, |at| task.since_submit(at));
         let ended_us = task.since_submit(now);
-        let how = how.chars().take(256).collect();
-        let past = &mut task.more_mut().past;
-        if past.len() == PAST_ATTEMPTS_MAX {
-            past.remove(0);
-        }
-        past.push(AttemptRecord { engine: given.engine, assigned_us, ended_us, how });
+        let how = how[..how.floor_char_boundary(HOW_BYTES_MAX)].to_owned();
+        let record = AttemptRecord { engine: given.engine, assigned_us, ended_us, how };
+        self.charge_past(given.task, record, PAST_ATTEMPTS_MAX);
     }
 
     /// Forgets sessions and engines that stayed away too long.
@@ -409,8 +446,8 @@ impl Core {
         let away = |engine: &Engine| engine.process.is_none() && due(engine.given_up);
         let engines: Vec<_> = self.engines.iter().filter(|(_, e)| away(e)).map(|(id, _)| id).collect();
         for session in sessions {
-            self.keep_unfetched(now, session);
-            self.end_session(now, session);
+            // The client has not come back: what it has not fetched is kept for other processes of its owner.
+            self.begin_to_end(now, session, true);
         }
         for id in engines {
             let engine = self.engines.remove(id);
@@ -422,17 +459,11 @@ impl Core {
         self.dispatch(now);
     }
 
-    /// The client has not come back: what it has not fetched is kept for other processes of its owner.
-    fn keep_unfetched(&mut self, now: Time, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let done = session.done.remove_range(0, u64::MAX);
-        self.results_held -= done.len() as u64;
-        done.into_iter().for_each(|(n, done)| self.keep(now, key, n, done, false));
-    }
-
     /// Tells those who asked.
     pub(super) fn tell_subscribers(&mut self, event: Event) {
-        for key in self.sessions.subscribers() {
+        let subscribers = self.sessions.subscribers();
+        self.work.add(subscribers.len());
+        for key in subscribers {
             let connection = self.sessions.get(key).and_then(|session| session.connection);
             if let Some(connection) = connection {
                 self.to_client(connection, ToClient::Event(event.clone()));

@@ -4,54 +4,66 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
 use furlong_wire::message::{
-    CancelAttempts, CancelTasks, EngineShutdown, ErrorKind, Purge, Reply, ReplyBody, Restart, Shutdown, Signal,
-    SignalAttempts, Slots, TakeBack, TaskRange, TaskState, ToEngine,
+    CancelAttempts, EngineShutdown, ErrorKind, Reply, ReplyBody, Restart, Shutdown, Signal, SignalAttempts, Slots,
+    TaskState, ToEngine,
 };
 use furlong_wire::token::Role;
 
 use super::finish::Ended;
 use super::sessions::{Session, SessionKey};
 use super::tasks::{State, Task, TaskKey};
+use super::work::count;
 use super::{ConnectionId, Core, Output, ProcessKey, Stopping, Time};
 
-/// Restarts that wait for their engines.
-const RESTARTS_WAITING_MAX: usize = 4096;
-/// Ranges of tasks in one request.
-const RANGES_MAX: usize = 4096;
+/// Engines for whose new interpreters requests wait, all requests together.
+const RESTARTS_WAITING_MAX: usize = 65_536;
 /// The signals that there are.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 
-/// A request for new interpreters that is not answered yet.
-#[derive(Debug)]
+/// Requests for new interpreters that are not answered yet.
+#[derive(Debug, Default)]
 pub struct Restarting {
-    connection: ConnectionId,
-    request: u64,
-    engines: BTreeSet<EngineId>,
+    /// Whom to answer, under which number, and for how many engines the request still waits.
+    requests: BTreeMap<u64, (ConnectionId, u64, usize)>,
+    /// The engines, each with the requests that wait for it.
+    waiting: BTreeSet<(EngineId, u64)>,
+    made: u64,
+}
+
+impl Restarting {
+    /// Whether nobody waits, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.waiting.is_empty()
+    }
+
+    fn begin(&mut self, (connection, request): (ConnectionId, u64), engines: &BTreeSet<EngineId>) {
+        self.made += 1;
+        self.requests.insert(self.made, (connection, request, engines.len()));
+        self.waiting.extend(engines.iter().map(|id| (*id, self.made)));
+    }
+
+    /// An engine has a new interpreter, or none any longer. Gives the requests that have waited for just that.
+    fn end(&mut self, id: EngineId) -> Vec<(ConnectionId, u64)> {
+        let served: Vec<_> = self.waiting.extract_if((id, 0)..=(id, u64::MAX), |_| true).collect();
+        let mut done = Vec::new();
+        for (_, number) in served {
+            count(1);
+            let Some((connection, request, engines)) = self.requests.get_mut(&number) else { continue };
+            *engines -= 1;
+            if *engines == 0 {
+                done.push((*connection, *request));
+                self.requests.remove(&number);
+            }
+        }
+        done
+    }
 }
 
 impl Core {
-    /// Cancels tasks of any session of the same owner.
-    pub(super) fn cancel_tasks(&mut self, now: Time, key: SessionKey, cancel: &CancelTasks) -> ReplyBody {
-        if let Some(refused) = too_many(&cancel.tasks) {
-            return refused;
-        }
-        for range in cancel.tasks.iter().filter(|_| cancel.force) {
-            let session = self.session_of(key, range).map(|(session, _)| session);
-            session.into_iter().for_each(|session| self.force_stopping(now, session, range.first, range.last));
-        }
-        let (unfinished, ended) = self.unfinished_of(key, &cancel.tasks);
-        let cancelled = unfinished.len() as u64;
-        unfinished.into_iter().for_each(|task| self.cancel_task(now, task, cancel.force));
-        ReplyBody::Cancelled(cancelled, ended)
-    }
-
-    /// Ends what has not begun, of any session of the same owner. What an engine has is asked back: whether it has
-    /// begun, the engine alone knows.
-    pub(super) fn take_tasks_back(&mut self, now: Time, key: SessionKey, take: &TakeBack) -> ReplyBody {
-        if let Some(refused) = too_many(&take.tasks) {
-            return refused;
-        }
-        let (mut unfinished, ended) = self.unfinished_of(key, &take.tasks);
+    /// Ends those of some tasks that have not begun. What an engine has is asked back: whether it has begun, the engine
+    /// alone knows. Gives how many those are.
+    pub(super) fn take_tasks_back(&mut self, now: Time, mut unfinished: Vec<TaskKey>) -> u64 {
         unfinished.retain(|task| self.tasks.get(*task).is_some_and(|task| !task.is_reported()));
         let cancelled = unfinished.len() as u64;
         let mut assigned: BTreeMap<EngineId, Vec<u64>> = BTreeMap::new();
@@ -69,7 +81,7 @@ impl Core {
             }
             self.recall(engine, attempts);
         }
-        ReplyBody::Cancelled(cancelled, ended)
+        cancelled
     }
 
     /// Whether an engine will be sent an attempt that it has in hand only when the journal has it.
@@ -77,33 +89,15 @@ impl Core {
         self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
     }
 
-    /// The unfinished ones of some tasks of the same owner, and how many of them are known to have ended.
-    fn unfinished_of(&self, key: SessionKey, tasks: &[TaskRange]) -> (BTreeSet<TaskKey>, u64) {
-        let (mut unfinished, mut ended) = (BTreeSet::new(), 0);
-        for range in tasks {
-            let session = self.session_of(key, range).and_then(|(session, _)| self.sessions.get(session));
-            let Some(session) = session else { continue };
-            unfinished.extend(session.tasks.range(range.first, range.last).map(|(_, task)| *task));
-            ended += session.endings.range(range.first, range.last).count() as u64;
-        }
-        (unfinished, ended)
-    }
-
-    /// Forgets kept results of any session of the same owner.
-    pub(super) fn purge(&mut self, key: SessionKey, purge: &Purge) -> ReplyBody {
-        if let Some(refused) = too_many(&purge.tasks) {
-            return refused;
-        }
-        let Some(owner) = self.owner(key) else { return ReplyBody::Done };
-        for range in &purge.tasks {
-            self.keep_no_longer(owner, range);
-            let of_range = |(_, id): &(SessionKey, _)| *id == range.session;
-            let Some((session, _)) = self.kept.sessions(owner).find(of_range) else { continue };
-            let tasks = self.kept.tasks_from(session, range.first).take_while(|(n, _)| *n <= range.last);
-            let numbers: Vec<u64> = tasks.map(|(n, _)| n).collect();
-            numbers.into_iter().for_each(|n| self.purge_kept(session, n));
-        }
-        ReplyBody::Done
+    /// Forgets what is kept of some tasks of a session, and does not keep those whose end its client has not
+    /// acknowledged. Gives how many those are.
+    pub(super) fn purge_range(&mut self, key: SessionKey, first: u64, last: u64) -> usize {
+        let session = self.sessions.get_mut(key);
+        let kept_later = session.map_or(0, |session| session.keep_no_longer(first, last));
+        let kept: Vec<u64> = self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
+        let purged = kept.len();
+        kept.into_iter().for_each(|n| self.purge_kept(key, n));
+        kept_later + purged
     }
 
     /// Those who wait for an end that is on its way to the journal hear of it first.
@@ -114,27 +108,19 @@ impl Core {
         }
     }
 
-    /// Tasks that have ended and whose session has not said that it knows are not kept when it does.
-    fn keep_no_longer(&mut self, owner: OwnerId, range: &TaskRange) {
-        let session = self.sessions.find(owner, range.session).and_then(|key| self.sessions.get_mut(key));
-        let Some(session) = session else { return };
-        let ended = session.done.range(range.first, range.last).filter(|(_, done)| done.what.keep());
-        let ended: Vec<u64> = ended.map(|(n, _)| n).collect();
-        for n in ended {
-            session.done.get_mut(n).into_iter().for_each(|done| done.what.keep_no_longer());
-        }
-    }
-
     /// Sends a signal to what the owner's tasks run on engines.
-    pub(super) fn signal(&mut self, key: SessionKey, signal: &Signal) -> ReplyBody {
-        if !SIGNALS.contains(&signal.signal) {
-            return ReplyBody::Refused(format!("there is no signal {}; they are 1 to 64", signal.signal));
+    pub(super) fn signal(&mut self, key: SessionKey, signal: Signal) -> ReplyBody {
+        let Signal { engines, signal, .. } = signal;
+        if !SIGNALS.contains(&signal) {
+            return ReplyBody::Refused(format!("there is no signal {signal}; they are 1 to 64"));
         }
-        if let Some(refused) = self.beyond(key, &signal.engines) {
+        let engines = each_once(engines);
+        if let Some(refused) = self.beyond(key, &engines) {
             return refused;
         }
-        for id in &signal.engines {
-            let Some(engine) = self.engines.get(*id) else { continue };
+        for id in engines {
+            let Some(engine) = self.engines.get(id) else { continue };
+            self.work.add(engine.assigned.len() + 1);
             let own = |count: &&u64| {
                 let task = self.attempts.get(**count).and_then(|given| self.tasks.get(given.task));
                 task.is_some_and(|task| self.may_touch(key, task))
@@ -142,8 +128,7 @@ impl Core {
             let attempts: Vec<Attempt> = engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
             let process = engine.process.and_then(|key| self.processes.get(&key));
             if let Some(connection) = process.filter(|_| !attempts.is_empty()).map(|process| process.connection) {
-                let message = SignalAttempts { attempts, signal: signal.signal };
-                self.to_engine(connection, ToEngine::Signal(message));
+                self.to_engine(connection, ToEngine::Signal(SignalAttempts { attempts, signal }));
             }
         }
         ReplyBody::Done
@@ -155,47 +140,41 @@ impl Core {
         now: Time,
         key: SessionKey,
         connection: ConnectionId,
-        restart: &Restart,
+        restart: Restart,
     ) -> Option<ReplyBody> {
-        if let Some(refused) = self.beyond(key, &restart.engines) {
+        let engines = each_once(restart.engines);
+        if let Some(refused) = self.beyond(key, &engines) {
             return Some(refused);
         }
-        if self.restarting.len() >= RESTARTS_WAITING_MAX {
+        if self.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
             return Some(ReplyBody::Refused("too many restarts wait for their engines; wait for those".to_owned()));
         }
-        let foreign = restart.engines.iter().find(|id| self.serves_others(key, **id));
+        let foreign = engines.iter().find(|id| self.serves_others(key, **id));
         if let Some(id) = foreign {
             let text = format!("engine {id} has tasks of another owner; an `admin` capability may restart it");
             return Some(ReplyBody::Refused(text));
         }
-        let away =
-            restart.engines.iter().find(|id| self.engines.get(**id).is_none_or(|engine| engine.process.is_none()));
+        let away = engines.iter().find(|id| self.engines.get(**id).is_none_or(|engine| engine.process.is_none()));
         if let Some(id) = away {
             return Some(ReplyBody::Refused(format!("engine {id} is not connected now; try again when it is back")));
         }
-        let engines: BTreeSet<EngineId> = restart.engines.iter().copied().collect();
         if engines.is_empty() {
             return Some(ReplyBody::Done);
         }
-        for id in &engines {
-            self.lose_namespace(now, *id, "its interpreter was restarted on request", None);
+        self.restarting.begin((connection, restart.request), &engines);
+        for id in engines {
+            self.lose_namespace(now, id, "its interpreter was restarted on request", None);
             // A restart that is under way serves this request too.
-            if self.engines.update(*id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
-                self.tell_slot(*id, |slots| ToEngine::Restart(Slots { slots }));
+            if self.engines.update(id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
+                self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
             }
         }
-        self.restarting.push(Restarting { connection, request: restart.request, engines });
         None
     }
 
     /// An engine's interpreter is gone, or the engine itself: answers those who have asked for that.
     pub(super) fn note_restarted(&mut self, id: EngineId) {
-        let waits = |it: &mut Restarting| {
-            it.engines.remove(&id);
-            it.engines.is_empty()
-        };
-        let done: Vec<Restarting> = self.restarting.extract_if(.., waits).collect();
-        for Restarting { connection, request, .. } in done {
+        for (connection, request) in self.restarting.end(id) {
             self.answer_later(connection, Reply { request, body: ReplyBody::Done });
         }
     }
@@ -222,20 +201,18 @@ impl Core {
             Some(engines) => engines.iter().copied().collect(),
             None => self.engines.iter().map(|(id, _)| id).collect(),
         };
+        self.work.add(engines.len());
         if let Some(id) = engines.iter().find(|id| self.engines.get(**id).is_none()) {
             return ReplyBody::Refused(format!("there is no engine {id}; `furlong ids` shows who is there"));
         }
         let reason = "stopped on request".to_owned();
-        let whole: Vec<ProcessKey> = self
-            .processes
-            .iter()
-            .filter(|(_, process)| {
-                process.register.is_some()
-                    && process.engines.iter().all(|id| engines.contains(id) || self.engines.get(*id).is_none())
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for key in whole {
+        let processes: BTreeSet<ProcessKey> =
+            engines.iter().filter_map(|id| self.engines.get(*id)?.process).inspect(|_| count(1)).collect();
+        let is_whole = |key: &ProcessKey| {
+            let engines_of = self.processes.get(key).map(|process| &process.engines);
+            engines_of.is_some_and(|of| of.iter().all(|id| engines.contains(id) || self.engines.get(*id).is_none()))
+        };
+        for key in processes.into_iter().filter(is_whole).collect::<Vec<_>>() {
             self.stop_giving(key);
             let Some(process) = self.processes.get(&key) else { continue };
             let message = EngineShutdown { reason: reason.clone(), finish: shutdown.finish };
@@ -297,9 +274,10 @@ impl Core {
     }
 
     /// Why a session may do nothing to engines, if so: they are not there, or out of its scope.
-    fn beyond(&self, key: SessionKey, engines: &[EngineId]) -> Option<ReplyBody> {
+    fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
         let scopes = &self.sessions.get(key)?.claims.scopes;
         for id in engines {
+            self.work.add(1);
             let Some(engine) = self.engines.get(*id) else {
                 return Some(ReplyBody::Refused(format!("there is no engine {id}; `furlong ids` shows who is there")));
             };
@@ -320,8 +298,12 @@ impl Core {
     fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
         let Some(engine) = self.engines.get(id) else { return false };
         let given = engine.assigned.iter().filter_map(|count| self.attempts.get(*count)).map(|given| given.task);
-        let foreign = |task: TaskKey| self.tasks.get(task).is_some_and(|task| !self.may_touch(key, task));
-        given.chain(engine.queue.iter()).any(foreign)
+        let foreign = |task: TaskKey| {
+            self.work.add(1);
+            self.tasks.get(task).is_some_and(|task| !self.may_touch(key, task))
+        };
+        // Of the tasks that wait, one for each session: it is theirs, or another owner's.
+        given.chain(engine.queue.one_of_each_session(&self.tasks)).any(foreign)
     }
 
     fn may_touch(&self, key: SessionKey, task: &Task) -> bool {
@@ -332,11 +314,6 @@ impl Core {
 
     pub(super) fn owner(&self, key: SessionKey) -> Option<OwnerId> {
         self.sessions.get(key).map(super::sessions::Session::owner)
-    }
-
-    fn session_of(&self, key: SessionKey, range: &TaskRange) -> Option<(SessionKey, OwnerId)> {
-        let owner = self.owner(key)?;
-        Some((self.sessions.find(owner, range.session)?, owner))
     }
 }
 
@@ -349,7 +326,7 @@ pub(super) fn namespace_lost(id: EngineId, how: &str) -> Ended {
     Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
 }
 
-fn too_many(ranges: &[TaskRange]) -> Option<ReplyBody> {
-    let text = format!("a request names at most {RANGES_MAX} ranges of tasks; ask in parts");
-    (ranges.len() > RANGES_MAX).then_some(ReplyBody::Refused(text))
+/// Engines that a client has named, each of them once: a list may name one any number of times.
+fn each_once(engines: Vec<EngineId>) -> BTreeSet<EngineId> {
+    engines.into_iter().collect()
 }

@@ -8,6 +8,7 @@ use furlong_wire::message::{ErrorKind, TaskState};
 
 use super::finish::Ended;
 use super::tasks::{State, Task, TaskKey};
+use super::work::TASKS_PER_PART;
 use super::{Core, Time};
 
 /// The tasks for which something is due, in the order of the times. Each has one time at most, which its record names.
@@ -51,7 +52,9 @@ impl Core {
 
     /// Does what is due.
     pub(super) fn handle_deadlines(&mut self, now: Time) {
-        while let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) {
+        // Very many have their turn later.
+        for _ in 0..TASKS_PER_PART {
+            let Some(&(at, key)) = self.deadlines.0.first().filter(|(at, _)| *at <= now) else { return };
             self.deadlines.0.remove(&(at, key));
             let Some(task) = self.tasks.get_mut(key) else { continue };
             task.more_mut().deadline = None;

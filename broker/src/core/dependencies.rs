@@ -1,7 +1,9 @@
 //! Tasks that wait for other tasks.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, TaskOptions, TaskState};
 
@@ -9,6 +11,7 @@ use super::finish::Ended;
 use super::journal::Met;
 use super::sessions::Ending;
 use super::tasks::{Place, State, Task, TaskKey};
+use super::work::{TASKS_PER_PART, count};
 use super::{Core, Time};
 
 /// What one task waits for.
@@ -25,16 +28,10 @@ pub struct Waits {
 struct Group {
     any: bool,
     is_met: bool,
-    pending: Vec<Pending>,
+    /// Those that have not ended, and what is demanded of each. One may be named more than once.
+    pending: BTreeMap<TaskKey, AtLeastOne<Dependency>>,
     /// The engines of those that ended as demanded; none for one that no engine ran.
     engines: Vec<(TaskId, Option<EngineId>)>,
-}
-
-/// A task that has not ended.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    key: TaskKey,
-    demand: Dependency,
 }
 
 /// Who waits for whom, and the ends that have not been told to those who wait.
@@ -52,6 +49,11 @@ impl Dependents {
         self.pairs.range((key, FIRST_KEY)..).take_while(move |pair| pair.0 == key).map(|pair| pair.1)
     }
 
+    /// Whether somebody has not been told of an end yet.
+    pub fn has_ends(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
     /// How many pairs there are.
     #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
@@ -60,12 +62,12 @@ impl Dependents {
 }
 
 impl Group {
-    /// Takes a dependency's end.
-    fn settle(&mut self, key: TaskKey, ending: Ending) -> Result<(), String> {
-        while let Some(at) = self.pending.iter().position(|pending| pending.key == key) {
-            let Pending { demand, .. } = self.pending.swap_remove(at);
-            self.take(demand, ending)?;
-        }
+    /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
+    fn settle(&mut self, key: TaskKey, ending: Ending, dropped: &mut Vec<TaskKey>) -> Result<(), String> {
+        let mut demands: Vec<Dependency> = self.pending.remove(&key).into_iter().flatten().collect();
+        demands.sort_by_key(|demand| !ending.is_as_demanded(demand));
+        demands.into_iter().try_for_each(|demand| self.take(demand, ending))?;
+        dropped.extend(self.drop_unimportant());
         Ok(())
     }
 
@@ -74,13 +76,9 @@ impl Group {
         if self.any && self.is_met {
             return Ok(());
         }
-        let is_met = if ending.succeeded { demand.success } else { demand.failure };
-        if is_met {
+        if ending.is_as_demanded(&demand) {
             self.engines.push((demand.task, ending.engine));
-            if self.any {
-                self.is_met = true;
-                self.pending.clear();
-            }
+            self.is_met = true;
             return Ok(());
         }
         if self.any && !self.pending.is_empty() {
@@ -96,6 +94,11 @@ impl Group {
         Err(format!("{of}{} {how}, and this task was to run {demanded}", demand.task))
     }
 
+    /// Where one is enough and has ended as demanded, the others do not matter any longer. Gives those.
+    fn drop_unimportant(&mut self) -> Vec<TaskKey> {
+        if self.any && self.is_met { std::mem::take(&mut self.pending).into_keys().collect() } else { Vec::new() }
+    }
+
     fn is_open(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -104,12 +107,13 @@ impl Group {
 impl Waits {
     /// The tasks that have not ended.
     pub fn pending(&self) -> impl Iterator<Item = TaskId> {
-        self.after.pending.iter().chain(&self.follow.pending).map(|pending| pending.demand.task)
+        let pending = self.after.pending.values().chain(self.follow.pending.values());
+        pending.map(|demands| demands.first.task)
     }
 
     /// Their keys.
     pub fn keys(&self) -> impl Iterator<Item = TaskKey> {
-        self.after.pending.iter().chain(&self.follow.pending).map(|pending| pending.key)
+        self.after.pending.keys().chain(self.follow.pending.keys()).copied()
     }
 
     /// What the journal is to know of those that have ended.
@@ -124,22 +128,20 @@ impl Waits {
 
     /// The name of one that has not ended.
     fn name_of(&self, key: TaskKey) -> Option<TaskId> {
-        let pending = self.after.pending.iter().chain(&self.follow.pending);
-        pending.into_iter().find(|pending| pending.key == key).map(|pending| pending.demand.task)
+        let demands = self.after.pending.get(&key).or_else(|| self.follow.pending.get(&key));
+        demands.map(|demands| demands.first.task)
     }
 
-    fn settle(&mut self, key: TaskKey, ending: Ending) -> Result<(), String> {
-        self.after.settle(key, ending)?;
-        self.follow.settle(key, ending)
+    /// Takes a dependency's end. Those that do not matter any longer are appended to `dropped`.
+    fn settle(&mut self, key: TaskKey, ending: Ending, dropped: &mut Vec<TaskKey>) -> Result<(), String> {
+        let settled = self.after.settle(key, ending, dropped);
+        let settled = settled.and_then(|()| self.follow.settle(key, ending, dropped));
+        dropped.retain(|other| !self.after.pending.contains_key(other) && !self.follow.pending.contains_key(other));
+        settled
     }
 
     fn is_open(&self) -> bool {
         self.after.is_open() || self.follow.is_open()
-    }
-
-    /// Whether the end of one task can make others unimportant.
-    fn has_choices(&self) -> bool {
-        self.after.any || self.follow.any
     }
 
     /// The engine to which the task follows others, once all have ended. None if it follows nobody.
@@ -190,14 +192,19 @@ impl Core {
     ) -> Result<Group, String> {
         let mut group = Group { any, ..Group::default() };
         let mut ended = Vec::new();
+        let mut places = BTreeMap::new();
+        known.iter().enumerate().rev().for_each(|(place, met)| _ = places.insert(met.task, place));
         for &demand in demands {
-            let place = known.iter().position(|met| met.task == demand.task);
+            let place = places.get(&demand.task).copied();
             let standing = match place {
                 Some(place) => Standing::Ended(known[place].ending()),
                 None => self.standing(owner, demand.task),
             };
             match standing {
-                Standing::Unfinished(key) => group.pending.push(Pending { key, demand }),
+                Standing::Unfinished(key) => match group.pending.entry(key) {
+                    Entry::Vacant(entry) => _ = entry.insert(AtLeastOne::new(demand)),
+                    Entry::Occupied(mut entry) => entry.get_mut().push(demand),
+                },
                 Standing::Ended(ending) => ended.push((place, demand, ending)),
                 // Where one was enough, nobody has noted how the others ended.
                 Standing::Unknown if any && !known.is_empty() => {}
@@ -210,13 +217,12 @@ impl Core {
             }
         }
         // Where one is enough, those that are as demanded count first.
-        ended.sort_by_key(|(place, demand, ending)| {
-            (if ending.succeeded { !demand.success } else { !demand.failure }, *place)
-        });
+        ended.sort_by_key(|(place, demand, ending)| (!ending.is_as_demanded(demand), *place));
         for (_, demand, ending) in ended {
             met.push(Met { task: demand.task, succeeded: ending.succeeded, engine: ending.engine });
             group.take(demand, ending)?;
         }
+        group.drop_unimportant();
         Ok(group)
     }
 
@@ -240,12 +246,6 @@ impl Core {
         }
         let kept = self.kept.find(owner, task);
         kept.map_or(Standing::Unknown, |kept| Standing::Ended(kept.done.ending()))
-    }
-
-    /// Whether so many tasks with the same dependencies can be noted.
-    pub(super) fn has_room_for_waits(&self, waits: &Waits, tasks: usize) -> bool {
-        let pairs = self.dependents.pairs.len() as u64 + waits.keys().count() as u64 * tasks as u64;
-        pairs <= self.config.session_tasks_max.saturating_mul(DEPENDENCIES_PER_TASK)
     }
 
     /// A task has been submitted that waits for others.
@@ -316,10 +316,18 @@ impl Core {
         if std::mem::replace(&mut self.dependents.telling, true) {
             return;
         }
-        while let Some((ended, ending)) = self.dependents.ends.pop_front() {
-            let pairs = self.dependents.pairs.range((ended, FIRST_KEY)..);
-            let waiting: Vec<_> = pairs.take_while(|pair| pair.0 == ended).map(|pair| pair.1).collect();
+        // Very many are told in later turns.
+        let mut room = TASKS_PER_PART;
+        while room > 0
+            && let Some((ended, ending)) = self.dependents.ends.front().copied()
+        {
+            let waiting: Vec<_> = self.dependents.of(ended).take(room).collect();
+            if waiting.len() < room {
+                self.dependents.ends.pop_front();
+            }
+            room = room.saturating_sub(waiting.len() + 1);
             for key in waiting {
+                count(1);
                 self.dependents.pairs.remove(&(ended, key));
                 self.dependency_ended(now, key, ended, ending);
             }
@@ -332,13 +340,11 @@ impl Core {
         let state = task.state;
         let Some(waits) = task.more_if_any().and_then(|more| more.waits.as_mut()) else { return };
         let name = waits.name_of(ended);
-        let before: Vec<TaskKey> = if waits.has_choices() { waits.keys().collect() } else { Vec::new() };
-        let settled = waits.settle(ended, ending);
-        if !before.is_empty() {
-            let left: BTreeSet<TaskKey> = waits.keys().collect();
-            for other in before.into_iter().filter(|other| !left.contains(other)) {
-                self.dependents.pairs.remove(&(other, key));
-            }
+        let mut dropped = Vec::new();
+        let settled = waits.settle(ended, ending, &mut dropped);
+        for other in dropped {
+            count(1);
+            self.dependents.pairs.remove(&(other, key));
         }
         if let Some(name) = name {
             self.note_met(key, name, ending);
@@ -364,9 +370,6 @@ enum Standing {
     Ended(Ending),
     Unknown,
 }
-
-/// Unfinished dependencies that there may be in all, for each task that there may be.
-const DEPENDENCIES_PER_TASK: u64 = 4;
 
 /// Before every other key.
 const FIRST_KEY: TaskKey = TaskKey { index: 0, serial: std::num::NonZeroU32::MIN };

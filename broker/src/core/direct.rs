@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::sessions::SessionKey;
 use super::tasks::{TaskKey, Tasks};
 use super::time::Time;
+use super::work::count;
 
 /// Tasks for one engine alone.
 ///
@@ -49,7 +50,8 @@ impl DirectQueue {
         let is_later = |other: &TaskKey| tasks.get(*other).is_some_and(|other| other.n > n);
         // Mostly at one of the ends: what comes back was the first, and what is new here is often the last.
         let last = line.iter().rev().find(|other| tasks.get(**other).is_some());
-        let at = last.filter(|last| is_later(last)).and_then(|_| line.iter().position(is_later));
+        // Mostly the first one is later; else it is found by its number, as the unfinished ones ascend.
+        let at = last.filter(|last| is_later(last)).and_then(|_| line.iter().inspect(|_| count(1)).position(is_later));
         line.insert(at.unwrap_or(line.len()), key);
     }
 
@@ -109,6 +111,7 @@ impl DirectQueue {
     /// Drops the entries of ended tasks, if there are more of them than of others.
     fn tidy(&mut self, tasks: &Tasks) {
         if self.ended > ENDED_KEPT && self.ended * 2 > self.len {
+            count(self.len);
             self.ended = 0;
             self.len = 0;
             for line in self.lines.values_mut() {
@@ -153,11 +156,20 @@ impl DirectQueue {
 
     /// One session's tasks, in their order.
     pub fn of_session(&self, session: SessionKey) -> impl Iterator<Item = TaskKey> {
-        self.lines.get(&session).into_iter().flat_map(|line| line.tasks.iter().copied())
+        self.lines.get(&session).into_iter().flat_map(|line| line.tasks.iter().copied()).inspect(|_| count(1))
+    }
+
+    /// The first unfinished task of each session that has one here.
+    pub fn one_of_each_session(&self, tasks: &Tasks) -> impl Iterator<Item = TaskKey> {
+        let of_lines = self.lines.values().filter_map(|line| {
+            line.tasks.iter().inspect(|_| count(1)).copied().find(|task| tasks.get(*task).is_some())
+        });
+        of_lines.chain(self.apart.iter().copied())
     }
 
     /// All tasks: session by session, each in its order, and then those that pause.
     pub fn iter(&self) -> impl Iterator<Item = TaskKey> {
-        self.lines.values().flat_map(|line| line.tasks.iter().copied()).chain(self.apart.iter().copied())
+        let all = self.lines.values().flat_map(|line| line.tasks.iter().copied()).chain(self.apart.iter().copied());
+        all.inspect(|_| count(1))
     }
 }

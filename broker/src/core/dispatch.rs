@@ -24,8 +24,12 @@ use super::{Core, Given, Output, Stopping, Time, lending};
 
 /// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
+/// Tasks that are given to engines before others have their turn.
+const ASSIGNED_PER_TURN: u64 = 4096;
 /// How many busy engines are looked at for work that an idle one could take over.
 const BUSY_SCAN_MAX: usize = 8;
+/// The same over all classes, and classes of idle engines for which they are looked at.
+const BUSY_MAX: usize = 32;
 
 impl Core {
     /// Whether any engine has a task in hand.
@@ -36,10 +40,15 @@ impl Core {
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
         self.end_what_is_over(now);
-        while let Some(id) = self.direct_ready.pop_first() {
-            self.dispatch_direct(now, id);
+        let until = self.attempts_made + ASSIGNED_PER_TURN;
+        while self.attempts_made < until
+            && let Some(id) = self.direct_ready.pop_first()
+        {
+            self.dispatch_direct(now, id, until);
         }
-        self.dispatch_shared(now);
+        self.dispatch_shared(now, until);
+        // What engines could still take they are given in the next turn.
+        self.dispatch_at = (self.attempts_made >= until).then_some(now);
         if self.grants.has_over() {
             // A task has gone elsewhere, without what its last attempt had opened: that makes room.
             return self.dispatch(now);
@@ -47,15 +56,19 @@ impl Core {
         self.recall_for_idle(now);
     }
 
-    fn dispatch_direct(&mut self, now: Time, id: EngineId) {
+    fn dispatch_direct(&mut self, now: Time, id: EngineId, until: u64) {
         while let Some(key) = self.next_direct(id) {
             let Some(task) = self.tasks.get(key) else { continue };
             let (runtime, placement) = (task.runtime, task.placement);
             let class = self.engines.get(id).and_then(|engine| engine.class);
             let Some(class) = class else { return };
-            if self.placements.meeting(placement).any(|of| of == class) {
+            if self.placements.is_met_by(placement, class) {
                 self.recall_for_direct(id);
                 self.assign(now, key, id);
+                if self.attempts_made >= until {
+                    self.direct_ready.insert(id);
+                    return;
+                }
                 continue;
             }
             let demands = &self.placements.get(placement).demands;
@@ -103,13 +116,15 @@ impl Core {
         self.attempts.get(*running)?.stopping.filter(|stopping| stopping.force)
     }
 
-    fn dispatch_shared(&mut self, now: Time) {
+    fn dispatch_shared(&mut self, now: Time, until: u64) {
         if self.journal.is_reconciling(now) {
             return;
         }
         let mut waiting: Vec<PlacementId> = self.placements.waiting().collect();
         self.queue_apart(&mut waiting);
-        while let Some((placement, key, engine)) = self.next_shared(&mut waiting) {
+        while self.attempts_made < until
+            && let Some((placement, key, engine)) = self.next_shared(&mut waiting)
+        {
             self.shared_given += 1;
             let served = self.shared_given;
             self.placements.get_mut(placement).queue.pop(served);
@@ -246,11 +261,13 @@ impl Core {
     /// Tells a process what it must know before a task: the session's secret, the definition.
     pub(super) fn tell_session(&mut self, process_key: super::ProcessKey, task: TaskKey) {
         let (Some(task), Some(process)) = (self.tasks.get(task), self.processes.get_mut(&process_key)) else { return };
-        let session = self.sessions.get(task.session).expect("a session outlives its tasks");
+        let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let connection = process.connection;
-        if process.sessions.insert(task.session)
-            && let Some(secret) = session.secret.clone()
-        {
+        let is_new = process.sessions.insert(task.session);
+        if is_new {
+            session.known_to.insert(process_key);
+        }
+        if is_new && let Some(secret) = session.secret.clone() {
             let message = ToEngine::Secret(Secret { session: session.id, secret });
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
@@ -291,7 +308,10 @@ impl Core {
         self.grants.note_over(count);
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
-            if let Some(at) = engine.assigned.iter().position(|assigned| *assigned == count) {
+            // Counts ascend, and mostly the first one ends.
+            if engine.assigned.front() == Some(&count) {
+                engine.assigned.pop_front();
+            } else if let Ok(at) = engine.assigned.binary_search(&count) {
                 engine.assigned.remove(at);
             }
             if !engine.recalled.is_empty() {
@@ -403,10 +423,19 @@ impl Core {
 
     /// Asks a busy engine for half of what it has in hand, if another has nothing and could run it.
     fn recall_for_idle(&mut self, now: Time) {
-        self.recall_at = None;
-        let idle = self.engines.idle().map(|(class, _)| class);
-        let spare =
-            |class: ClassId| self.engines.busiest(BUSY_SCAN_MAX).find_map(|id| Some((id, self.spare(id, class)?)));
+        let looked_at = self.recall_looked_at;
+        if self.engines.classes() > BUSY_SCAN_MAX && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER)) {
+            // Many classes are not looked at after each batch of messages.
+            self.recall_at = looked_at.map(|at| at.after(RECALL_AFTER)).filter(|_| !self.attempts.is_empty());
+            return;
+        }
+        (self.recall_at, self.recall_looked_at) = (None, Some(now));
+        let busiest: Vec<EngineId> = self.engines.busiest(BUSY_SCAN_MAX).take(BUSY_MAX).collect();
+        if busiest.is_empty() {
+            return;
+        }
+        let idle = self.engines.idle().map(|(class, _)| class).take(BUSY_MAX);
+        let spare = |class: ClassId| busiest.iter().find_map(|id| Some((*id, self.spare(*id, class)?)));
         let Some((id, (oldest, counts))) = idle.into_iter().find_map(spare) else { return };
         if now < oldest.after(RECALL_AFTER) {
             self.recall_at = Some(oldest.after(RECALL_AFTER));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use furlong_wire::ids::{EngineId, EngineUuid, InstanceId};
+use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use super::reconcile::Moved;
 use super::release::Releasing;
 use super::sessions::SessionKey;
 use super::time::Time;
+use super::work::count;
 
 /// Names an engine process's connection in this broker; never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,6 +44,8 @@ pub struct Process {
     pub credit: Credit,
     /// What it is sending.
     pub receiving: Receiving<EngineWaiting>,
+    /// Of that, the transfers of intermediate data, by the attempts that have published them.
+    pub publishing: BTreeSet<(Attempt, u64)>,
     /// What its engines have in common with others; none before it has registered, and when it leaves.
     pub class: Option<ClassId>,
     /// Shared payloads that it has.
@@ -51,6 +54,8 @@ pub struct Process {
     pub next_transfer: u64,
     /// Whether it leaves, and gets nothing new.
     pub leaving: bool,
+    /// Whether it has said that it leaves.
+    pub is_draining: bool,
     /// What it need not hold any longer, and was not told yet.
     pub releasing: Releasing,
 }
@@ -191,9 +196,9 @@ pub struct Roster {
     pub next: u32,
     /// Engines by integer.
     pub engines: Vec<(EngineId, EngineUuid)>,
-    /// Smaller integers that nobody has had: larger ones were asked for.
+    /// Smaller integers that nobody has had, since larger ones were asked for: the first and the last of each run.
     #[serde(default)]
-    pub unused: BTreeSet<u32>,
+    pub unused: BTreeMap<u32, u32>,
     /// Those that were connected or awaited: they may come back.
     #[serde(default)]
     pub here: BTreeSet<EngineId>,
@@ -204,14 +209,18 @@ pub struct Roster {
 pub struct Engines {
     by_id: BTreeMap<EngineId, Engine>,
     by_uuid: BTreeMap<EngineUuid, EngineId>,
+    /// Those that are gone and may come back, the one that went first first. An entry may be out of date.
+    gone: VecDeque<EngineUuid>,
     /// Those that take work, by class and by how much they have in hand. Flat: an engine moves a few places at most
     /// times, and for a few hundred engines that is far cheaper than a tree.
     by_load: Vec<(ClassId, Vec<(u32, EngineId)>)>,
     /// Those where something waits for tasks.
     lenders: BTreeSet<EngineId>,
     next: u32,
-    /// Integers below `next` that nobody has had.
-    unused: BTreeSet<u32>,
+    /// Integers below `next` that nobody has had: the first and the last of each run.
+    unused: BTreeMap<u32, u32>,
+    /// Whether there is something that a later broker should know.
+    has_changed: bool,
 }
 
 impl Engines {
@@ -221,8 +230,10 @@ impl Engines {
         // They are waited for as if their connections had been cut when the broker was started.
         let given_up = Some(Time::default().after(ENGINE_GRACE));
         let here = roster.engines.iter().filter(|(id, _)| roster.here.contains(id));
-        let by_id = here.map(|(id, uuid)| (*id, Engine { given_up, ..Engine::new(*uuid) })).collect();
-        Self { by_id, by_uuid, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
+        let by_id: BTreeMap<EngineId, Engine> =
+            here.map(|(id, uuid)| (*id, Engine { given_up, ..Engine::new(*uuid) })).collect();
+        let gone = roster.engines.iter().filter(|(id, _)| !by_id.contains_key(id)).map(|(_, uuid)| *uuid).collect();
+        Self { by_id, by_uuid, gone, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
     }
 
     /// What a later broker should know: engines that have not been given up.
@@ -232,26 +243,71 @@ impl Engines {
         Roster { next: self.next, engines, unused: self.unused.clone(), here }
     }
 
+    /// Engines have come or gone for good: a later broker should know that.
+    pub fn note_changed(&mut self) {
+        self.has_changed = true;
+    }
+
+    /// What a later broker should know, if that has changed: once, however many engines have.
+    pub fn take_changed_roster(&mut self) -> Option<Roster> {
+        std::mem::take(&mut self.has_changed).then(|| self.roster())
+    }
+
+    /// Whether there are integers for so many engines more, whichever they want.
+    pub fn has_integers(&self, engines: usize) -> bool {
+        (u32::MAX - self.next) as usize > engines + REMEMBERED_MAX + WANTED_AHEAD_MAX as usize
+    }
+
     /// The integer for an engine: the one that it had, else the one that it wants if nobody ever had it, else the next.
     pub fn admit(&mut self, uuid: EngineUuid, wanted: Option<EngineId>) -> EngineId {
         let known = self.by_uuid.get(&uuid).copied();
-        let ahead = |id: &EngineId| id.0 >= self.next && id.0 < self.next.saturating_add(WANTED_AHEAD_MAX);
-        let free = |id: &EngineId| ahead(id) || self.unused.contains(&id.0);
-        let id = known.or_else(|| wanted.filter(free)).unwrap_or(EngineId(self.next));
-        if known.is_none() && !self.unused.remove(&id.0) {
-            self.unused.extend(self.next..id.0);
-            while self.unused.len() > UNUSED_MAX {
-                self.unused.pop_first();
-            }
-            self.next = id.0 + 1;
-        }
-        if known.is_none() && self.by_uuid.len() >= REMEMBERED_MAX {
-            let forgotten = self.by_uuid.iter().find(|(_, id)| !self.by_id.contains_key(id)).map(|(uuid, _)| *uuid);
-            forgotten.map(|uuid| self.by_uuid.remove(&uuid));
+        let id = known.unwrap_or_else(|| self.integer(wanted));
+        if known.is_none() {
+            self.forget_gone();
         }
         self.by_uuid.insert(uuid, id);
         self.by_id.entry(id).or_insert_with(|| Engine::new(uuid));
         id
+    }
+
+    /// An integer that nobody has had.
+    fn integer(&mut self, wanted: Option<EngineId>) -> EngineId {
+        let ahead_max = self.by_uuid.len() as u32 + WANTED_AHEAD_MAX;
+        let ahead = wanted.filter(|id| id.0 >= self.next && id.0 < ahead_max);
+        if let Some(EngineId(id)) = wanted.filter(|_| ahead.is_none())
+            && let Some((&first, &last)) = self.unused.range(..=id).next_back()
+            && id <= last
+        {
+            self.unused.remove(&first);
+            if first < id {
+                self.unused.insert(first, id - 1);
+            }
+            if id < last {
+                self.unused.insert(id + 1, last);
+            }
+            return EngineId(id);
+        }
+        let EngineId(id) = ahead.unwrap_or(EngineId(self.next));
+        if self.next < id {
+            self.unused.insert(self.next, id - 1);
+            while self.unused.len() > UNUSED_RUNS_MAX {
+                self.unused.pop_first();
+            }
+        }
+        self.next = id + 1;
+        EngineId(id)
+    }
+
+    /// Makes room for a new engine among those that are remembered.
+    fn forget_gone(&mut self) {
+        while self.by_uuid.len() >= REMEMBERED_MAX
+            && let Some(uuid) = self.gone.pop_front()
+        {
+            count(1);
+            if self.by_uuid.get(&uuid).is_some_and(|id| !self.by_id.contains_key(id)) {
+                self.by_uuid.remove(&uuid);
+            }
+        }
     }
 
     /// Whether a uuid is that of an engine of another process.
@@ -294,7 +350,13 @@ impl Engines {
     }
 
     fn order(&mut self, class: ClassId) -> Option<&mut Vec<(u32, EngineId)>> {
-        self.by_load.iter_mut().find(|(of, _)| *of == class).map(|(_, order)| order)
+        let place = self.by_load.binary_search_by_key(&class, |(of, _)| *of).ok()?;
+        Some(&mut self.by_load[place].1)
+    }
+
+    fn order_of(&self, class: ClassId) -> Option<&[(u32, EngineId)]> {
+        let place = self.by_load.binary_search_by_key(&class, |(of, _)| *of).ok()?;
+        Some(&self.by_load[place].1)
     }
 
     fn move_in_order(&mut self, class: ClassId, id: EngineId, before: u32, after: u32) {
@@ -318,12 +380,14 @@ impl Engines {
         if let Ok(at) = order.binary_search(&place) {
             order.remove(at);
         }
-        self.by_load.retain(|(_, order)| !order.is_empty());
+        if order.is_empty() {
+            self.by_load.retain(|(of, _)| *of != class);
+        }
     }
 
     fn join_order(&mut self, class: ClassId, place: (u32, EngineId)) {
-        if self.order(class).is_none() {
-            self.by_load.push((class, Vec::new()));
+        if let Err(place) = self.by_load.binary_search_by_key(&class, |(of, _)| *of) {
+            self.by_load.insert(place, (class, Vec::new()));
         }
         let order = self.order(class).expect("it was just made if it was not there");
         let at = order.partition_point(|other| *other < place);
@@ -336,7 +400,13 @@ impl Engines {
             (engine.process, engine.class) = (None, None);
             engine.lent.clear();
         });
-        self.by_id.remove(&id)
+        let engine = self.by_id.remove(&id);
+        self.gone.extend(engine.as_ref().map(|engine| engine.uuid));
+        if self.gone.len() > 2 * self.by_uuid.len() + GONE_KEPT {
+            let (by_uuid, by_id) = (&self.by_uuid, &self.by_id);
+            self.gone.retain(|uuid| by_uuid.get(uuid).is_some_and(|id| !by_id.contains_key(id)));
+        }
+        engine
     }
 
     /// Takes an engine out for ever: it has said goodbye.
@@ -348,7 +418,7 @@ impl Engines {
 
     /// The engine of these classes with the least in hand, if that is less than `limit`.
     pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
-        let of_class = |class| self.by_load.iter().find(|(of, _)| *of == class)?.1.first().copied();
+        let of_class = |class| self.order_of(class)?.first().copied();
         classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
     }
 
@@ -359,23 +429,39 @@ impl Engines {
 
     /// Whether there is an engine of a class.
     pub fn has(&self, class: ClassId) -> bool {
-        self.by_load.iter().any(|(of, _)| *of == class)
+        self.order_of(class).is_some()
+    }
+
+    /// The engines of a class that take work.
+    pub fn engines_of(&self, class: ClassId) -> impl Iterator<Item = EngineId> {
+        self.order_of(class).into_iter().flatten().map(|(_, id)| *id)
     }
 
     /// For each class with an engine that has nothing in hand, one such engine.
     pub fn idle(&self) -> impl Iterator<Item = (ClassId, EngineId)> {
-        let first = self.by_load.iter().filter_map(|(class, order)| Some((*class, *order.first()?)));
+        let first = self.by_load.iter().inspect(|_| count(1));
+        let first = first.filter_map(|(class, order)| Some((*class, *order.first()?)));
         first.filter(|(_, (load, _))| *load == 0).map(|(class, (_, id))| (class, id))
     }
 
-    /// Engines that have most in hand: of each class the first few.
+    /// Engines that have most in hand, and more than one task: of each class the first few.
     pub fn busiest(&self, of_each_class: usize) -> impl Iterator<Item = EngineId> {
-        self.by_load.iter().flat_map(move |(_, order)| order.iter().rev().take(of_each_class).map(|(_, id)| *id))
+        let busy = self
+            .by_load
+            .iter()
+            .inspect(|_| count(1))
+            .flat_map(move |(_, order)| order.iter().rev().take(of_each_class).take_while(|(load, _)| *load >= 2));
+        busy.map(|(_, id)| *id)
+    }
+
+    /// How many classes of engines take work.
+    pub fn classes(&self) -> usize {
+        self.by_load.len()
     }
 
     /// All of them, by integer.
     pub fn iter(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
-        self.by_id.iter().map(|(id, engine)| (*id, engine))
+        self.by_id.iter().inspect(|_| count(1)).map(|(id, engine)| (*id, engine))
     }
 
     /// The integers of the connected ones.
@@ -384,11 +470,13 @@ impl Engines {
     }
 }
 
-/// How far ahead of the next integer an engine may ask for one (an MPI rank): otherwise one peer could use up all of
-/// them.
+/// How far beyond the number of known engines an engine may ask for an integer (an MPI rank): otherwise one peer could
+/// use up all of them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
-/// Integers that nobody has had and that are remembered as such.
-const UNUSED_MAX: usize = 65_536;
+/// Runs of integers that nobody has had and that are remembered as such.
+const UNUSED_RUNS_MAX: usize = 65_536;
+/// Entries of engines that have come back among those that are gone.
+const GONE_KEPT: usize = 64;
 /// Engines whose integer is remembered while they are away.
 const REMEMBERED_MAX: usize = 65_536;
 
@@ -416,6 +504,38 @@ mod tests {
     }
 
     #[test]
+    fn wanted_integers_use_up_few_however_many_are_asked_for() {
+        let mut engines = Engines::default();
+        for n in 0..20_000_u32 {
+            let uuid = EngineUuid(u128::from(n).to_le_bytes());
+            engines.admit(uuid, Some(EngineId(engines.next.saturating_add(WANTED_AHEAD_MAX - 1))));
+            engines.remove_for_ever(EngineId(engines.next - 1));
+        }
+        assert!(engines.next <= 20_000 + WANTED_AHEAD_MAX, "{}", engines.next);
+        assert!(engines.unused.len() <= 2, "what nobody has had is kept as runs: {:?}", engines.unused);
+        assert!(engines.has_integers(1024));
+        engines.next = u32::MAX - 1024;
+        assert!(!engines.has_integers(1024), "the last ones are not given");
+    }
+
+    #[test]
+    fn the_engine_that_is_gone_longest_is_forgotten_first() {
+        let mut engines = Engines::default();
+        let uuid = |n: usize| EngineUuid((n as u128).to_le_bytes());
+        for n in 0..REMEMBERED_MAX {
+            let id = engines.admit(uuid(n), None);
+            if n > 0 {
+                engines.remove(id);
+            }
+        }
+        engines.admit(uuid(REMEMBERED_MAX), None);
+        assert_eq!(engines.by_uuid.len(), REMEMBERED_MAX);
+        assert!(engines.find(uuid(0)).is_some(), "who is here is not forgotten");
+        assert_eq!(engines.admit(uuid(1), None).0 as usize, REMEMBERED_MAX + 1);
+        assert_eq!(engines.admit(uuid(3), None).0, 3);
+    }
+
+    #[test]
     fn a_roster_gives_engines_their_integers_back() {
         let mut engines = Engines::default();
         engines.admit(uuid(1), None);
@@ -437,10 +557,12 @@ mod tests {
         engines.update(a, |engine| engine.assigned.push_back(5));
         assert_eq!(engines.idlest([ClassId(2), ClassId(3)].into_iter(), 9), Some(b));
         assert_eq!(engines.idle().collect::<Vec<_>>(), [(ClassId(3), b)]);
+        assert_eq!(engines.busiest(1).next(), None, "it has nothing to spare");
+        engines.update(a, |engine| engine.assigned.push_back(6));
         assert_eq!(engines.busiest(1).next(), Some(a));
         engines.remove(b);
-        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 1), None);
-        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 2), Some(a));
+        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 2), None);
+        assert_eq!(engines.idlest([ClassId(3)].into_iter(), 3), Some(a));
         engines.remove(a);
         assert!(engines.by_load.is_empty());
     }

@@ -1,20 +1,25 @@
 //! Tasks that somebody asks for who need not have submitted them: fetch, follow, queries.
 
-use furlong_wire::ids::{OwnerId, TaskId};
+use furlong_wire::ids::{OwnerId, SessionId, TaskId};
 use furlong_wire::limits::{FETCHES_WAITING_MAX, RECORDS_PER_REPLY_MAX};
 use furlong_wire::message::{
     Fetch, Fetched, FetchedOutput, Output as TaskOutput, ReplyBody, TaskQuery, TaskRecord, ToClient,
 };
 
+use super::output::Piece;
 use super::payloads::Stored;
+use super::records::Fitting;
 use super::sessions::{Done, SessionKey};
-use super::tasks::{Follower, TaskKey};
+use super::tasks::{Follower, Task, TaskKey};
+use super::work::WORK_PER_TURN;
 use super::{ConnectionId, Core, Output, Time};
 
 /// Who waits for one task.
 const FOLLOWERS_MAX: usize = 1024;
-/// Tasks that one query looks at.
-const LOOKED_AT_MAX: usize = 20_000;
+/// Those of them that want its output, each of whom is sent all of it.
+const OUTPUT_FOLLOWERS_MAX: usize = 64;
+/// Tasks, engines and sessions that one query looks at, before an answer says where to go on.
+const LOOKED_AT_MAX: u64 = WORK_PER_TURN;
 /// Bytes of one reply, by a rough count: a message has an upper bound.
 const REPLY_BYTES_MAX: usize = 100_000;
 
@@ -42,17 +47,14 @@ impl Core {
             }
             None => {}
         }
-        let Some((record, payload, pieces)) = self.ended(now, owner, id, fetch.output) else {
+        let Some((record, payload, pieces)) = self.ended(now, owner, id, follower) else {
             let text = format!(
                 "{id} is unknown here: it was never submitted by this owner, or its result was not kept (`keep`), or \
                  not for so long"
             );
             return Some(ReplyBody::Refused(text));
         };
-        for piece in pieces {
-            let piece = FetchedOutput { request: fetch.request, ..piece };
-            self.to_client(connection, ToClient::FetchedOutput(piece));
-        }
+        self.send_pieces(connection, pieces);
         self.send_fetched(follower, owner, record, payload.as_ref());
         None
     }
@@ -69,27 +71,49 @@ impl Core {
         let session = self.sessions.get_mut(key)?;
         let more = self.tasks.get_mut(task)?.more_mut();
         if fetch.wait {
+            self.work.add(more.followers.len());
             more.followers.retain(|follower| connections.contains_key(&follower.connection));
-            if more.followers.len() >= FOLLOWERS_MAX || session.fetches >= FETCHES_WAITING_MAX {
+            let with_output = more.followers.iter().filter(|follower| follower.output).count();
+            if more.followers.len() >= FOLLOWERS_MAX
+                || session.fetches >= FETCHES_WAITING_MAX
+                || (fetch.output && with_output >= OUTPUT_FOLLOWERS_MAX)
+            {
                 let text = "too many requests wait for the ends of tasks; take some of those first";
                 return Some(ReplyBody::Refused(text.to_owned()));
             }
             session.fetches += 1;
             more.followers.push(Follower { connection, request: fetch.request, output: fetch.output });
         }
-        let (attempt, pieces) = (more.output.attempt(), more.output.pieces().to_vec());
-        let engine = self.tasks.get(task).and_then(super::records::engine_of);
-        if let Some(engine) = engine.filter(|_| fetch.output) {
-            for super::output::Piece { stream, offset, bytes } in pieces {
-                let piece = FetchedOutput { request: fetch.request, attempt, engine, stream, offset, bytes };
-                self.to_client(connection, ToClient::FetchedOutput(piece));
-            }
+        if fetch.output {
+            let pieces = self.output_so_far(fetch.request, task);
+            self.send_pieces(connection, pieces);
         }
         if !fetch.wait {
-            let (record, owner) = (Box::new(self.record(now, task)?), self.owner(key)?);
+            let (record, owner) = (Box::new(self.record(now, task, &mut Fitting::default())?), self.owner(key)?);
             self.send_fetched(Follower { connection, request: fetch.request, output: false }, owner, record, None);
         }
         None
+    }
+
+    /// What is kept of the output of a task that has not ended.
+    fn output_so_far(&self, request: u64, task: TaskKey) -> Vec<FetchedOutput> {
+        let task = self.tasks.get(task);
+        let (Some(engine), Some(more)) = (task.and_then(super::records::engine_of), task.and_then(Task::more)) else {
+            return Vec::new();
+        };
+        let attempt = more.output.attempt();
+        let piece = |Piece { stream, offset, bytes }: &Piece| {
+            let (stream, offset, bytes) = (*stream, *offset, bytes.clone());
+            FetchedOutput { request, attempt, engine, stream, offset, bytes }
+        };
+        more.output.pieces().iter().map(piece).collect()
+    }
+
+    fn send_pieces(&mut self, connection: ConnectionId, pieces: Vec<FetchedOutput>) {
+        for piece in pieces {
+            self.work.add_bytes(piece.bytes.len());
+            self.to_client(connection, ToClient::FetchedOutput(piece));
+        }
     }
 
     /// Of a task whose end is on its way to the journal: answers when it is there. Whether there was room for that;
@@ -105,8 +129,8 @@ impl Core {
         }
         followers.push(follower);
         // What it wrote is no secret until then: who followed it before has it.
-        let pieces = done.output(follower.request).filter(|_| follower.output).collect::<Vec<_>>();
-        pieces.into_iter().for_each(|piece| self.to_client(follower.connection, ToClient::FetchedOutput(piece)));
+        let pieces = if follower.output { done.output(follower.request).collect() } else { Vec::new() };
+        self.send_pieces(follower.connection, pieces);
         self.sessions.get_mut(key).into_iter().for_each(|session| session.fetches += 1);
         Some(true)
     }
@@ -117,13 +141,13 @@ impl Core {
         now: Time,
         owner: OwnerId,
         id: TaskId,
-        output: bool,
+        follower: Follower,
     ) -> Option<(Box<TaskRecord>, Option<Stored>, Vec<FetchedOutput>)> {
         let session = self.sessions.find(owner, id.session).and_then(|key| self.sessions.get(key));
         let held = session.and_then(|session| session.done.get(id.n)).map(|done| (done, None));
         let kept = || self.kept.find(owner, id).map(|kept| (&kept.done, kept.delivered_us));
         let (done, delivered_us) = held.or_else(kept)?;
-        let pieces = done.output(0).filter(|_| output).collect();
+        let pieces = if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         let record = self.record_of_done(now, id, done, delivered_us);
         Some((Box::new(record), done.payload.clone(), pieces))
     }
@@ -204,44 +228,51 @@ impl Core {
         }
     }
 
-    /// Answers with the records of an owner's tasks.
+    /// Answers with the records of an owner's tasks: a page, that ends after so many records, so many bytes, or so much
+    /// work.
     pub(super) fn query_tasks(&self, now: Time, key: SessionKey, query: &TaskQuery) -> ReplyBody {
         let Some(owner) = self.owner(key) else { return ReplyBody::Tasks(Vec::new(), None) };
-        let mut looked_at = 0;
+        let began = self.work.done();
         let mut bytes = 0;
         let mut records = Vec::new();
+        let mut fitting = Fitting::default();
+        let mut looked_at = 0;
         let most = (query.limit as usize).clamp(1, RECORDS_PER_REPLY_MAX);
+        let last = query.last.unwrap_or(u64::MAX);
         for (session, id) in self.sessions_of(owner, query) {
-            let mut n = query.first.unwrap_or(0);
+            let mut first = query.first.unwrap_or(0);
             if let Some(after) = query.after.filter(|after| after.session == id) {
-                n = n.max(after.n.saturating_add(1));
+                let Some(following) = after.n.checked_add(1) else { continue };
+                first = first.max(following);
             }
-            while let Some(next) = self.next_task(session, n).filter(|next| query.last.is_none_or(|last| *next <= last))
-            {
-                let task = TaskId { session: id, n: next };
-                if looked_at == LOOKED_AT_MAX || records.len() == most || bytes > REPLY_BYTES_MAX {
-                    let before = TaskId { session: id, n: next.saturating_sub(1) };
-                    return ReplyBody::Tasks(records, Some(before));
+            for n in self.tasks_of(session, first, last) {
+                let work = self.work.done() - began;
+                if looked_at > 0 && work >= LOOKED_AT_MAX || records.len() == most || bytes > REPLY_BYTES_MAX {
+                    self.work.add_bytes(bytes);
+                    return ReplyBody::Tasks(records, Some(TaskId { session: id, n: n.saturating_sub(1) }));
                 }
                 looked_at += 1;
-                let record = self.matching_record(now, owner, session, task, query);
+                self.work.add(1);
+                let task = TaskId { session: id, n };
+                let record = self.matching_record(now, owner, session, task, (query, &mut fitting));
                 bytes += record.as_ref().map_or(0, rough_bytes);
                 records.extend(record);
-                let Some(following) = next.checked_add(1) else { break };
-                n = following;
             }
         }
+        self.work.add_bytes(bytes);
         ReplyBody::Tasks(records, None)
     }
 
     /// The sessions that a query means, in the order in which they were opened: from the one where it goes on.
-    fn sessions_of(&self, owner: OwnerId, query: &TaskQuery) -> Vec<(SessionKey, furlong_wire::ids::SessionId)> {
-        let live = self.sessions.iter().filter(|(_, session)| session.owner() == owner);
-        let live = live.map(|(key, session)| (key, session.id));
-        let mut sessions: Vec<_> = live.chain(self.kept.sessions(owner)).collect();
+    fn sessions_of(&self, owner: OwnerId, query: &TaskQuery) -> Vec<(SessionKey, SessionId)> {
+        let all = || Some(SessionId([0; 16])..=SessionId([255; 16]));
+        let Some(ids) = query.session.as_ref().map_or_else(all, |prefix| SessionId::with_prefix(prefix)) else {
+            return Vec::new();
+        };
+        let all = self.sessions.of_owner(owner, ids.clone()).chain(self.kept.of_owner(owner, ids));
+        let mut sessions: Vec<_> = all.inspect(|_| self.work.add(1)).collect();
         sessions.sort_unstable();
         sessions.dedup();
-        sessions.retain(|(_, id)| query.session.as_ref().is_none_or(|prefix| id.prefix() == *prefix));
         if query.newest_session {
             let has_any = |(key, _): &&(SessionKey, _)| self.has_kept_or_keeps(*key);
             sessions = sessions.iter().rev().find(has_any).copied().into_iter().collect();
@@ -255,22 +286,25 @@ impl Core {
 
     /// Whether a session has tasks that others may ask for: kept ones, or such as will be kept.
     fn has_kept_or_keeps(&self, key: SessionKey) -> bool {
-        let keeps = |task: &TaskKey| self.tasks.get(*task).is_some_and(super::tasks::Task::keep);
-        let session = self.sessions.get(key);
-        self.kept.tasks_from(key, 0).next().is_some()
-            || session.is_some_and(|session| {
-                session.tasks.iter().take(LOOKED_AT_MAX).any(|(_, task)| keeps(task))
-                    || session.done.iter().take(LOOKED_AT_MAX).any(|(_, done)| done.what.keep())
-            })
+        self.kept.tasks_from(key, 0).next().is_some() || self.sessions.get(key).is_some_and(|it| it.keeps > 0)
     }
 
-    /// The first number from `n` on that names a task of a session.
-    fn next_task(&self, key: SessionKey, n: u64) -> Option<u64> {
+    /// The numbers of a session's tasks, whatever has become of them, in order.
+    fn tasks_of(&self, key: SessionKey, first: u64, last: u64) -> impl Iterator<Item = u64> {
         let session = self.sessions.get(key);
-        let unfinished = session.and_then(|session| session.tasks.range(n, u64::MAX).next()).map(|(n, _)| n);
-        let done = session.and_then(|session| session.done.range(n, u64::MAX).next()).map(|(n, _)| n);
-        let kept = self.kept.tasks_from(key, n).next().map(|(n, _)| n);
-        [unfinished, done, kept].into_iter().flatten().min()
+        let unfinished = session.map(|session| session.tasks.range(first, last).map(|(n, _)| n));
+        let done = session.map(|session| session.done.range(first, last).map(|(n, _)| n));
+        let kept = self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(move |n| *n <= last);
+        let (mut unfinished, mut done) =
+            (unfinished.into_iter().flatten().peekable(), done.into_iter().flatten().peekable());
+        let mut kept = kept.peekable();
+        std::iter::from_fn(move || {
+            let next = [unfinished.peek(), done.peek(), kept.peek()].into_iter().flatten().min().copied()?;
+            unfinished.next_if_eq(&next);
+            done.next_if_eq(&next);
+            kept.next_if_eq(&next);
+            Some(next)
+        })
     }
 
     fn matching_record(
@@ -279,7 +313,7 @@ impl Core {
         owner: OwnerId,
         session: SessionKey,
         id: TaskId,
-        query: &TaskQuery,
+        (query, fitting): (&TaskQuery, &mut Fitting),
     ) -> Option<TaskRecord> {
         let unfinished = self.sessions.get(session).and_then(|session| session.tasks.get(id.n)).copied();
         if query.ended.is_some_and(|ended| ended == unfinished.is_some()) {
@@ -294,7 +328,7 @@ impl Core {
                 .tasks
                 .get(key)
                 .filter(|task| fits(task.options.as_deref()))
-                .and_then(|_| self.record(now, key));
+                .and_then(|_| self.record(now, key, fitting));
         }
         let held = self.sessions.get(session).and_then(|session| session.done.get(id.n)).map(|done| (done, None));
         let (done, delivered_us) =

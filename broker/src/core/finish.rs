@@ -6,10 +6,13 @@ use furlong_wire::message::{
 };
 
 use super::engines::ProcessKey;
+use super::from_client::check_ascending;
 use super::payloads::Stored;
+use super::rest::Rest;
 use super::sessions::{Done, Ending, Session, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
-use super::{Core, PeerMisbehaved, Stopping, Time};
+use super::work::{TASKS_PER_PART, count};
+use super::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
 
 /// Chunks that are freed at once.
 const DISCARDED_AT_ONCE_MAX: usize = 8;
@@ -75,6 +78,7 @@ impl Core {
         let (session, n, payload) = (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let mut done = self.done(now, task, &payload, ended);
         done.is_unwritten = self.note_ended(session, n, &mut done, &payload);
+        self.charge_done(&mut done);
         if !done.is_unwritten {
             let followers = done.what.take_followers();
             self.answer_followers_with(now, session, n, &done, followers);
@@ -135,6 +139,7 @@ impl Core {
             self.results_held += 1;
             return self.deliver(key, n);
         }
+        session.keeps -= u64::from(done.what.keep());
         if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
         } else {
@@ -186,7 +191,7 @@ impl Core {
     /// Sends a result to the client, if it is connected.
     pub(super) fn deliver(&mut self, key: SessionKey, n: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let done = session.done.get(n).filter(|done| !done.is_unwritten);
+        let done = session.done.get(n).filter(|done| !done.is_unwritten && !session.is_told_later(n));
         let (Some(connection), Some(done)) = (session.connection, done) else { return };
         let transfer = || {
             session.next_transfer += 1;
@@ -211,30 +216,49 @@ impl Core {
         }
     }
 
-    /// The client has results: they need not be held for it.
+    /// The client has results: they need not be held for it. Of very many some are let go now.
     pub(super) fn acknowledge(
         &mut self,
         now: Time,
         key: SessionKey,
+        connection: ConnectionId,
         ranges: &[(u64, u64)],
     ) -> Result<(), PeerMisbehaved> {
-        for &(first, last) in ranges.iter().filter(|(first, last)| first <= last) {
+        check_ascending(ranges)?;
+        let mut room = TASKS_PER_PART;
+        for (place, &(first, last)) in ranges.iter().enumerate() {
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
             if first == last {
                 // So they come when several engines work on one session's tasks in turn.
                 let received = session.done.remove(first);
+                room = room.saturating_sub(1);
                 received.into_iter().for_each(|done| self.let_go_of_received(now, key, first, done));
             } else {
-                let received = session.done.remove_range(first, last);
+                let received = session.done.remove_first(first, last, room.max(1));
+                room = room.saturating_sub(received.len() + 1);
+                let until = received.last().map_or(last, |(n, _)| *n);
                 received.into_iter().for_each(|(n, done)| self.let_go_of_received(now, key, n, done));
+                if room == 0 && until < last {
+                    let rest = [&[(until + 1, last)], &ranges[place + 1..]].concat();
+                    self.work.add(TASKS_PER_PART);
+                    self.rests.insert(connection, Rest::Received(rest));
+                    return Ok(());
+                }
+            }
+            if room == 0 && place + 1 < ranges.len() {
+                self.work.add(TASKS_PER_PART);
+                self.rests.insert(connection, Rest::Received(ranges[place + 1..].to_vec()));
+                return Ok(());
             }
         }
+        self.work.add(TASKS_PER_PART - room);
         Ok(())
     }
 
     fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>) {
         self.results_held -= 1;
         if done.what.keep() {
+            self.sessions.get_mut(key).into_iter().for_each(|session| session.keeps -= 1);
             self.keep(now, key, n, done, true);
         } else {
             self.drop_done(*done);
@@ -283,7 +307,7 @@ impl Core {
             return;
         }
         if let Some(share) = payload.share() {
-            self.end_share(share);
+            self.end_share(key, share);
         }
         self.free_request(key, bytes);
     }
@@ -297,9 +321,12 @@ impl Core {
         self.grant_to_client(key, bytes);
     }
 
-    /// The processes that have a shared payload need it no longer.
-    fn end_share(&mut self, share: u64) {
-        for process in self.processes.values_mut() {
+    /// The processes that have a shared payload of a session need it no longer.
+    fn end_share(&mut self, key: SessionKey, share: u64) {
+        let session = self.sessions.get(key);
+        for process in session.into_iter().flat_map(|session| &session.known_to) {
+            count(1);
+            let Some(process) = self.processes.get_mut(process) else { continue };
             if process.shares.remove(&share) {
                 let message = ToEngine::Unshare(Unshare { share });
                 self.outputs.push_back(super::Output::ToEngine(process.connection, message));

@@ -1,11 +1,12 @@
 //! What clients say.
 
 use bytes::Bytes;
-use furlong_wire::message::{Cancel, FromClient, Open, Reply, Request, TaskState, ToClient};
+use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Reply, Request};
 use furlong_wire::token::Role;
 
+use super::rest::{Act, Named};
 use super::sessions::SessionKey;
-use super::tasks::TaskKey;
+use super::work::WORK_PER_MESSAGE;
 use super::{Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 impl Core {
@@ -23,14 +24,19 @@ impl Core {
         let Some(Connected::Client(key)) = self.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
+        // What the client says is done in its order.
+        while self.has_rest(connection) {
+            self.handle_rest(now, connection)?;
+        }
+        self.work.add(WORK_PER_MESSAGE);
         match message {
             FromClient::Submit(submit) => self.submit(now, key, submit),
             FromClient::Chunk(announced) => self.client_chunk(now, key, announced.transfer, chunk.unwrap_or_default()),
-            FromClient::Ack(ack) => self.acknowledge(now, key, &ack.ranges.0),
+            FromClient::Ack(ack) => self.acknowledge(now, key, connection, &ack.ranges.0),
             FromClient::Open(open) => self.open(now, key, connection, open),
             FromClient::Define(define) => self.define(now, key, &define),
             FromClient::Undefine(undefine) => self.undefine(key, undefine.number),
-            FromClient::Cancel(cancel) => self.cancel(now, key, &cancel),
+            FromClient::Cancel(cancel) => self.cancel(now, key, connection, &cancel),
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;
                 self.sessions.subscribe(key, wanted.engines);
@@ -74,11 +80,17 @@ impl Core {
             match message {
                 FromClient::Query(Request { query, .. }) => Some(self.answer(now, key, &query)),
                 FromClient::Fetch(fetch) => self.fetch(now, key, connection, &fetch),
-                FromClient::CancelTasks(cancel) => Some(self.cancel_tasks(now, key, &cancel)),
-                FromClient::TakeBack(take) => Some(self.take_tasks_back(now, key, &take)),
-                FromClient::Purge(purge) => Some(self.purge(key, &purge)),
-                FromClient::Signal(signal) => Some(self.signal(key, &signal)),
-                FromClient::Restart(restart) => self.restart(now, key, connection, &restart),
+                FromClient::CancelTasks(CancelTasks { tasks, force, .. }) => {
+                    self.act_on_tasks(now, key, connection, (request, Act::Cancel { force }), &tasks)
+                }
+                FromClient::TakeBack(take) => {
+                    self.act_on_tasks(now, key, connection, (request, Act::TakeBack), &take.tasks)
+                }
+                FromClient::Purge(purge) => {
+                    self.act_on_tasks(now, key, connection, (request, Act::Purge), &purge.tasks)
+                }
+                FromClient::Signal(signal) => Some(self.signal(key, signal)),
+                FromClient::Restart(restart) => self.restart(now, key, connection, restart),
                 FromClient::Revoke(revoke) => self.revoke(connection, revoke),
                 FromClient::Shutdown(shutdown) => Some(self.shutdown(now, &shutdown)),
                 _ => return Err(PeerMisbehaved::Order),
@@ -97,44 +109,35 @@ impl Core {
         if allowed(session.claims.role) { Ok(()) } else { Err(PeerMisbehaved::Role) }
     }
 
-    /// The first message of a connection. What the client has not acknowledged is delivered again, before it hears
-    /// which submits are known: then it goes on, and must know how much of its room the results of before occupy.
+    /// The first message of a connection, and once. What the client has not acknowledged is delivered again, before it
+    /// hears which submits are known: then it goes on, and must know how much of its room the results of before occupy.
     fn open(&mut self, now: Time, key: SessionKey, connection: ConnectionId, open: Open) -> Result<(), PeerMisbehaved> {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
-        let accepted = session.open(now, open)?;
-        let id = session.id;
-        // What is on its way to the journal is delivered when it is there.
-        let undelivered = session.done.iter().filter(|(_, done)| !done.is_unwritten);
-        let undelivered: Vec<(u64, TaskState)> = undelivered.map(|(n, done)| (n, done.outcome.state)).collect();
-        for (n, state) in undelivered {
-            self.deliver(key, n);
-            let was_stopped = matches!(state, TaskState::Cancelled | TaskState::TimedOut);
-            let still_runs = self.sessions.get(key).is_some_and(|session| session.is_stopping(n));
-            if was_stopped && !still_runs {
-                // It may have been said when nobody was there to hear it.
-                self.tell_stopped(key, n);
-            }
+        if std::mem::replace(&mut session.is_open, true) {
+            return Err(PeerMisbehaved::Order);
         }
-        self.to_client(connection, ToClient::Accepted(accepted));
-        self.hasten_orphans_of(now, id);
+        let accepted = session.open(now, open)?;
+        self.deliver_from(now, key, connection, 0, accepted);
         Ok(())
     }
 
-    fn cancel(&mut self, now: Time, key: SessionKey, cancel: &Cancel) -> Result<(), PeerMisbehaved> {
+    fn cancel(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        connection: ConnectionId,
+        cancel: &Cancel,
+    ) -> Result<(), PeerMisbehaved> {
         self.may(key, Role::may_cancel)?;
-        let session = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?;
-        // Ascending and disjoint, so that a task is met once however many ranges there are.
-        let ascending = cancel.ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
-        if !ascending || cancel.ranges.iter().any(|(first, last)| first > last) {
-            return Err(PeerMisbehaved::Limit);
-        }
-        let ranges = cancel.ranges.iter();
-        let tasks: Vec<TaskKey> =
-            ranges.flat_map(|(first, last)| session.tasks.range(*first, *last)).map(|(_, task)| *task).collect();
-        if cancel.force {
-            cancel.ranges.iter().for_each(|(first, last)| self.force_stopping(now, key, *first, *last));
-        }
-        tasks.into_iter().for_each(|task| self.cancel_task(now, task, cancel.force));
+        check_ascending(&cancel.ranges)?;
+        self.act_on(now, key, connection, Named::own(Act::Cancel { force: cancel.force }, key, &cancel.ranges));
         Ok(())
     }
+}
+
+/// Checks that ranges are ascending and disjoint, so that a task is met once however many ranges there are.
+pub(super) fn check_ascending(ranges: &[(u64, u64)]) -> Result<(), PeerMisbehaved> {
+    let is_sound =
+        ranges.windows(2).all(|pair| pair[0].1 < pair[1].0) && ranges.iter().all(|(first, last)| first <= last);
+    if is_sound { Ok(()) } else { Err(PeerMisbehaved::Limit) }
 }

@@ -7,7 +7,8 @@ use furlong_wire::ids::Attempt;
 use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, ErrorKind, Event, FromEngine, Outcome,
-    Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, TaskState, ToClient, ToEngine,
+    Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, Stream, TaskState, ToClient,
+    ToEngine,
 };
 
 use super::aside::Beginning;
@@ -19,10 +20,13 @@ use super::placement::Class;
 use super::reconcile::Held;
 use super::submit::{announced_bytes, transfer_of};
 use super::tasks::{Place, State, Task};
+use super::work::WORK_PER_MESSAGE;
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
 /// Bytes of an engine's text about a task's end: the exception itself is in the payload.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
+/// Bytes of the reason why an interpreter has ended.
+const CAUSE_BYTES_MAX: usize = 4096;
 /// How often a task is run again when its engine has cancelled it and nobody had asked for that.
 const CANCELS_UNASKED_MAX: u32 = 3;
 
@@ -41,6 +45,7 @@ impl Core {
         let Some(Connected::Engine(key)) = self.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
+        self.work.add(WORK_PER_MESSAGE);
         match message {
             FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
             FromEngine::Started(started) => self.attempts_started(now, key, &started),
@@ -54,6 +59,7 @@ impl Core {
                         Ok(())
                     }
                     Some((EngineWaiting::Published(published, end), stored)) => {
+                        process.publishing.remove(&(published.attempt, announced.transfer));
                         self.pass_on(key, &published, &stored);
                         let Some(EarlyEnd { finished, payload }) = end.map(|end| *end) else { return Ok(()) };
                         let given = self.given(key, finished.attempt)?;
@@ -94,6 +100,10 @@ impl Core {
         if register.slots.iter().any(|slot| foreign(slot.uuid)) {
             return Err(PeerMisbehaved::Attempt);
         }
+        if !self.engines.has_integers(register.slots.len()) {
+            return Err(PeerMisbehaved::UsedUp);
+        }
+        self.work.add(register.slots.len() + register.held.len());
         let connection = process.connection;
         let instance = register.instance;
         // First, so that an engine that was leaving on its old connection is gone before it is admitted as another one.
@@ -127,7 +137,7 @@ impl Core {
             self.direct_ready.insert(id);
             self.tell_subscribers(Event::EngineOnline(id));
         }
-        self.outputs.push_back(Output::SaveRoster(self.engines.roster()));
+        self.engines.note_changed();
         Ok(())
     }
 
@@ -183,15 +193,17 @@ impl Core {
         let (attempt, session, keep) = (task.attempts, task.session, task.keep());
         let more = task.more_mut();
         let freed = more.output.begin(attempt);
-        more.output.count(stream, offset, bytes.len());
-        if bytes.is_empty() {
-            self.budget.release(freed);
-            return Ok(());
-        }
+        let is_within_limits = more.output.count(stream, offset, bytes.len());
         let followed = more.followers.iter().any(|follower| follower.output);
         self.budget.release(freed);
+        if !is_within_limits {
+            return Err(PeerMisbehaved::Limit);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
         if keep
-            && self.reserve(bytes.len() as u64)
+            && self.reserve(more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()))
             && let Some(task) = self.tasks.get_mut(given.task)
         {
             task.more_mut().output.keep(stream, offset, &bytes);
@@ -225,6 +237,9 @@ impl Core {
         let admitted = wanted && self.reserve(bytes);
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
+        if admitted {
+            process.publishing.insert((published.attempt, transfer));
+        }
         process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published, None)))?;
         if !admitted {
             self.grant_to_engine(key, bytes);
@@ -361,10 +376,11 @@ impl Core {
     /// Of intermediate data of an attempt that are on the way: its end, if that has come.
     fn published_by(&mut self, key: ProcessKey, attempt: Attempt) -> Option<&mut Option<Box<EarlyEnd>>> {
         let process = self.processes.get_mut(&key)?;
-        process.receiving.waiting_mut().find_map(|waiting| match waiting {
-            EngineWaiting::Published(published, end) if published.attempt == attempt => Some(end),
-            EngineWaiting::Published(..) | EngineWaiting::Finished(_) => None,
-        })
+        let (_, transfer) = *process.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
+        match process.receiving.waiting_mut(transfer)? {
+            EngineWaiting::Published(_, end) => Some(end),
+            EngineWaiting::Finished(_) => None,
+        }
     }
 
     /// Whether a task that raised is run again. It is queued, or waits for that, if so.
@@ -430,7 +446,7 @@ impl Core {
     fn slot_down(&mut self, now: Time, key: ProcessKey, down: &SlotDown) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?;
         let id = *process.engines.get(down.slot as usize).ok_or(PeerMisbehaved::Limit)?;
-        let cause: String = down.cause.chars().take(4096).collect();
+        let cause = down.cause[..down.cause.floor_char_boundary(CAUSE_BYTES_MAX)].to_owned();
         let was_restarting = self.engines.update(id, |engine| {
             engine.down_cause = Some(cause.clone());
             std::mem::take(&mut engine.restarting)
@@ -458,7 +474,13 @@ impl Core {
     /// A process takes nothing new: what waits for its engines alone will never run.
     fn drain(&mut self, now: Time, key: ProcessKey, reason: &str) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get(&key).filter(|process| process.register.is_some());
-        let engines = process.ok_or(PeerMisbehaved::Order)?.engines.clone();
+        let process = process.ok_or(PeerMisbehaved::Order)?;
+        if process.is_draining {
+            // It has said so before.
+            return Ok(());
+        }
+        let engines = process.engines.clone();
+        self.processes.get_mut(&key).into_iter().for_each(|process| process.is_draining = true);
         self.stop_giving(key);
         self.hasten_orphans(now, &engines);
         self.release_all_of(key);
@@ -471,6 +493,12 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Bytes that a piece of output takes if it is kept.
+fn more_bytes(task: Option<&Task>, stream: Stream, offset: u64, bytes: usize) -> u64 {
+    let output = task.and_then(Task::more).map(|more| &more.output);
+    output.map_or(0, |output| output.more_bytes(stream, offset, bytes))
 }
 
 fn first_line(text: &str) -> String {

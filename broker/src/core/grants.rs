@@ -24,7 +24,7 @@ pub struct Grants {
     by_key: BTreeMap<PassKey, u64>,
     by_attempt: BTreeMap<u64, OfAttempt>,
     /// What attempts have whose tasks were taken from an engine that is away, until those go elsewhere.
-    aside: BTreeMap<u64, (TaskKey, OfAttempt)>,
+    aside: BTreeMap<(TaskKey, u64), OfAttempt>,
     /// What attempts had that are over.
     over: Vec<OfAttempt>,
 }
@@ -67,27 +67,29 @@ impl Grants {
     /// A task was taken from an engine that is away: what its attempt has opened stays until it goes elsewhere.
     pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
-        granted.into_iter().for_each(|granted| _ = self.aside.insert(attempt, (task, granted)));
+        granted.into_iter().for_each(|granted| _ = self.aside.insert((task, attempt), granted));
     }
 
     /// The engine is back, and the attempt goes on.
-    pub fn rejoin(&mut self, attempt: u64) {
-        let granted = self.aside.remove(&attempt);
-        granted.into_iter().for_each(|(_, granted)| _ = self.by_attempt.insert(attempt, granted));
+    pub fn rejoin(&mut self, attempt: u64, task: TaskKey) {
+        let granted = self.aside.remove(&(task, attempt));
+        granted.into_iter().for_each(|granted| _ = self.by_attempt.insert(attempt, granted));
     }
 
     /// A task is tried elsewhere, or has ended: what earlier attempts at it have opened is over.
     pub fn note_gone(&mut self, task: TaskKey) {
-        while let Some(attempt) = self.aside.iter().find(|(_, (of, _))| *of == task).map(|(attempt, _)| *attempt) {
-            let granted = self.aside.remove(&attempt);
-            granted.into_iter().for_each(|(_, granted)| self.end(granted));
+        if self.aside.is_empty() {
+            return;
         }
+        let of_task: Vec<OfAttempt> =
+            self.aside.extract_if((task, 0)..=(task, u64::MAX), |_, _| true).map(|(_, granted)| granted).collect();
+        of_task.into_iter().for_each(|granted| self.end(granted));
     }
 
     /// The sessions that attempts have opened, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn sessions(&self) -> impl Iterator<Item = (u64, SessionKey)> {
-        let aside = self.aside.iter().map(|(attempt, (_, granted))| (attempt, granted));
+        let aside = self.aside.iter().map(|((_, attempt), granted)| (attempt, granted));
         let all = self.by_attempt.iter().chain(aside);
         all.flat_map(|(attempt, granted)| granted.sessions.iter().map(|key| (*attempt, *key)))
     }
@@ -95,7 +97,7 @@ impl Grants {
     /// The task of an attempt that is set aside, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn aside(&self, attempt: u64) -> Option<TaskKey> {
-        self.aside.get(&attempt).map(|(task, _)| *task)
+        self.aside.keys().find(|(_, of)| *of == attempt).map(|(task, _)| *task)
     }
 
     /// The attempts that have named keys, and how many, for the tests.

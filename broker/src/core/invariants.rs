@@ -13,7 +13,7 @@ use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::{Definition, Session};
 use crate::core::tasks::{Place, State, Task, TaskKey};
-use crate::core::{ConnectionId, Core, lending};
+use crate::core::{ConnectionId, Core, charges, lending};
 
 /// All of them.
 pub fn hold(core: &Core) {
@@ -34,6 +34,7 @@ pub fn hold(core: &Core) {
     quotas_are_what_is_held(core);
     who_waits_for_an_end_is_counted(core);
     processes_know_what_is_still_there(core);
+    sessions_count_what_they_keep(core);
     records_are_bounded(core);
     durable_tasks_are_on_disk_before_they_are_queued(core);
 }
@@ -56,7 +57,8 @@ fn each_task_is_unfinished_or_done(core: &Core) {
         // Until its client is back, nobody counts what a journal had: that may be more than the credit once more.
         let count = (session.tasks.len() + session.done.len()) as u64;
         assert!(session.is_restored || count <= session.tasks_max + session.restored_tasks);
-        assert!(!session.departed || (session.done.is_empty() && !session.tasks.is_empty()), "{key:?} should be gone");
+        let is_needed = session.is_ending || (session.done.is_empty() && !session.tasks.is_empty());
+        assert!(!session.departed || is_needed, "{key:?} should be gone");
     }
     assert_eq!(core.tasks.len(), unfinished(core).count());
 }
@@ -261,7 +263,7 @@ fn the_budget_is_what_is_held(core: &Core) {
     // The tasks of one submit share its payload.
     let mut requests = BTreeMap::new();
     for (_, task) in unfinished(core) {
-        held += task.more().map_or(0, |more| more.output.kept_bytes());
+        held += task.more().map_or(0, |more| more.output.kept_bytes()) + task.extra_bytes();
         match &task.payload {
             Stored::Chunked(payload) => _ = requests.insert(Arc::as_ptr(payload), task.payload.budget_bytes()),
             sent => held += sent.budget_bytes(),
@@ -278,7 +280,15 @@ fn kept_tasks_are_counted(core: &Core) {
 
 /// Bytes of a definition that count against the budget.
 pub fn definition_bytes(definition: &Definition) -> u64 {
-    if let Definition::Here(stored) = definition { stored.budget_bytes() } else { 0 }
+    if let Definition::Here(stored) = definition { charges::definition_bytes(stored) } else { 0 }
+}
+
+fn sessions_count_what_they_keep(core: &Core) {
+    for (key, session) in core.sessions.iter() {
+        let unfinished = session.tasks.iter().filter_map(|(_, key)| core.tasks.get(*key)).filter(|task| task.keep());
+        let done = session.done.iter().filter(|(_, done)| done.what.keep());
+        assert_eq!(session.keeps, (unfinished.count() + done.count()) as u64, "{key:?}");
+    }
 }
 
 /// Each limited token is charged for the tasks of its sessions, their requests and definitions.
@@ -408,7 +418,8 @@ pub fn is_quiet(core: &Core) {
     assert_eq!(unfinished(core).count(), 0);
     assert_eq!((core.results_held, core.attempts.len(), core.kept.len()), (0, 0, 0));
     assert_eq!(core.budget.state().0, 0);
-    assert_eq!((core.deadlines.len(), core.dependents.len(), core.held, core.restarting.len()), (0, 0, 0, 0));
+    assert_eq!((core.deadlines.len(), core.dependents.len(), core.held), (0, 0, 0));
+    assert!(core.restarting.is_empty() && core.rests.is_empty() && core.chores.is_empty());
     assert!(core.quotas.is_empty());
     assert!(core.sessions.iter().next().is_none(), "every session has ended");
     assert!(core.processes.values().all(|process| process.sessions.is_empty() && process.definitions.is_empty()));

@@ -4,13 +4,15 @@
 //! record then says so. Records go after an hour, or when there are too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use furlong_wire::ids::{OwnerId, SessionId, TaskId};
-use furlong_wire::limits::{KEPT_MS, KEPT_RECORDS_MAX};
+use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
 use super::sessions::{Done, SessionKey};
+use super::work::{TASKS_PER_PART, count};
 use super::{Core, Time};
 
 /// All kept tasks.
@@ -71,17 +73,20 @@ impl Kept {
         self.sessions.get(key)?.secret.clone()
     }
 
-    /// The sessions of an owner that have kept tasks, in the order in which they were opened.
-    pub fn sessions(&self, owner: OwnerId) -> impl Iterator<Item = (SessionKey, SessionId)> {
-        let of_owner =
-            move |(key, session): (&SessionKey, &KeptSession)| (session.owner == owner).then_some((*key, session.id));
-        self.sessions.iter().filter_map(of_owner)
+    /// The sessions of an owner that have kept tasks, of those with such ids.
+    pub fn of_owner(
+        &self,
+        owner: OwnerId,
+        ids: RangeInclusive<SessionId>,
+    ) -> impl Iterator<Item = (SessionKey, SessionId)> {
+        let of_owner = self.by_id.range((owner, *ids.start())..=(owner, *ids.end()));
+        of_owner.map(|((_, id), key)| (*key, *id))
     }
 
     /// Kept tasks of a session from a number on, in order.
     pub fn tasks_from(&self, session: SessionKey, n: u64) -> impl Iterator<Item = (u64, &KeptTask)> {
         let tasks = self.sessions.get(&session).map(|session| session.tasks.range(n..));
-        tasks.into_iter().flatten().map(|(n, task)| (*n, task))
+        tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
     }
 
     /// What is known of a kept task.
@@ -193,7 +198,7 @@ impl Core {
         let session = self.kept.sessions.entry(key).or_insert(KeptSession { id, owner, secret, tasks });
         session.tasks.insert(n, KeptTask { done, delivered_us, expires });
         self.kept.len += 1;
-        while self.kept.len > KEPT_RECORDS_MAX {
+        while self.kept.len > self.config.kept_max {
             let Some(&(_, key, n)) = self.kept.order.first() else { break };
             self.forget_kept(key, n);
         }
@@ -212,7 +217,8 @@ impl Core {
             let Some(kept) = kept else { continue };
             let payload = kept.done.payload.take();
             let bytes = payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
-            let freed = bytes + kept.done.what.drop_output();
+            let freed = bytes + kept.done.what.drop_output() + kept.done.record_bytes();
+            kept.done.shorten();
             kept.done.what.gave_way = true;
             self.kept.heavy_bytes -= freed;
             self.budget.release(freed);
@@ -231,7 +237,9 @@ impl Core {
 
     /// Forgets kept tasks whose time has come.
     pub(super) fn expire_kept(&mut self, now: Time) {
-        while let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) {
+        // Very many go in later turns.
+        for _ in 0..TASKS_PER_PART {
+            let Some(&(_, key, n)) = self.kept.order.first().filter(|(at, ..)| *at <= now) else { return };
             self.forget_kept(key, n);
         }
     }
@@ -241,7 +249,7 @@ impl Core {
         self.note_forgotten(&done);
         self.release_done(&mut done);
         self.release_result(done.payload.as_ref(), done.process);
-        self.budget.release(done.what.output_bytes());
+        self.budget.release(done.what.output_bytes() + done.record_bytes());
         self.discard(done.payload);
     }
 }

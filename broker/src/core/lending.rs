@@ -110,16 +110,18 @@ impl Core {
 
     /// A task on an engine waits for a session's tasks: they are nested as deep as that makes them.
     fn deepen(&mut self, key: SessionKey, attempt: u64, depth: u32) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.parent.is_none_or(|parent| !parent.is_bound) {
-            session.parent = Some(Parent { attempt, is_bound: false });
+        let parent = self.sessions.get(key).and_then(|session| session.parent);
+        if parent.is_none_or(|parent| !parent.is_bound) {
+            self.sessions.set_parent(key, Parent { attempt, is_bound: false });
         }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.depth >= depth || depth > NESTING_MAX {
             return;
         }
         session.depth = depth;
         let tasks: Vec<TaskKey> = session.tasks.iter().map(|(_, task)| *task).collect();
         let mut left: Vec<PlacementId> = Vec::new();
+        self.work.add(tasks.len());
         for task in tasks {
             left.extend(self.move_deeper(task, depth));
         }

@@ -5,12 +5,14 @@
 //! this order:
 //!
 //! 1. [`Core::handle_connected`] for a peer whose key and token are proved; the core lets it in or refuses it.
-//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, and [`Core::dispatch`]
-//!    once after each batch of them.
+//! 2. [`Core::handle_from_client`] or [`Core::handle_from_engine`] for each of its messages, [`Core::handle_rest`] as
+//!    long as something is left of one ([`Core::has_rest`]), and [`Core::dispatch`] once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
 mod aside;
 mod authority;
+mod charges;
+mod chores;
 mod circles;
 mod connect;
 mod control;
@@ -39,6 +41,7 @@ mod quotas;
 mod reconcile;
 mod records;
 mod release;
+mod rest;
 mod sessions;
 mod status;
 mod submit;
@@ -46,6 +49,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod time;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -58,9 +62,11 @@ pub use connect::Peer;
 pub use engines::Roster;
 pub use payloads::Budget;
 pub use time::Time;
+pub use work::WORK_PER_TURN;
 
 use aside::AllSetAside;
 use authority::Authority;
+use chores::Chore;
 use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
@@ -72,8 +78,10 @@ use numbered::Numbered;
 use orphans::Orphans;
 use placement::Placements;
 use quotas::Quotas;
+use rest::Rest;
 use sessions::{SessionKey, Sessions};
 use tasks::{TaskKey, Tasks};
+use work::Work;
 
 /// Names a connection; the shell gives it, and gives none twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -98,6 +106,8 @@ pub struct Config {
     pub memory_flag: &'static str,
     /// Unfinished and unacknowledged tasks of one session.
     pub session_tasks_max: u64,
+    /// Ended tasks whose records are kept.
+    pub kept_max: usize,
     /// How long the journal has a task after its end; none if there is no journal.
     pub journal_keep: Option<Duration>,
 }
@@ -149,6 +159,9 @@ pub enum PeerMisbehaved {
     /// A message that its role may not send.
     #[error("a message that its role may not send")]
     Role,
+    /// Engines have used up all integers that there are.
+    #[error("no integers are left for engines; start a cluster of another name")]
+    UsedUp,
     /// A message that this version does not serve.
     #[error("a message that this version does not serve")]
     Unsupported,
@@ -192,7 +205,13 @@ pub struct Core {
     kept: Kept,
     journal: Journal,
     quotas: Quotas,
-    restarting: Vec<Restarting>,
+    restarting: Restarting,
+    /// What is left of clients' last messages.
+    rests: BTreeMap<ConnectionId, Rest>,
+    /// What is done in later turns.
+    chores: VecDeque<Chore>,
+    /// What messages have cost.
+    work: Work,
     shares_made: u64,
     /// Engines whose own queue may have something for them.
     direct_ready: BTreeSet<EngineId>,
@@ -202,10 +221,14 @@ pub struct Core {
     results_held: u64,
     /// When to look again whether an idle engine could take over what a busy one was given too early.
     recall_at: Option<Time>,
+    /// When that was last done.
+    recall_looked_at: Option<Time>,
     /// When to look again at tasks that wait for each other.
     circles_at: Option<Time>,
     /// When the next session or engine expires, at the earliest.
     expiry_at: Option<Time>,
+    /// When to go on giving out tasks: engines can take more than a turn gives.
+    dispatch_at: Option<Time>,
 }
 
 /// What a connection is.
@@ -272,21 +295,26 @@ impl Core {
             deadlines: Deadlines::default(),
             kept: Kept::default(),
             quotas: Quotas::default(),
-            restarting: Vec::new(),
+            restarting: Restarting::default(),
+            rests: BTreeMap::new(),
+            chores: VecDeque::new(),
+            work: Work::default(),
             shares_made: 0,
             direct_ready: BTreeSet::new(),
             outputs: VecDeque::new(),
             finished: 0,
             results_held: 0,
             recall_at: None,
+            recall_looked_at: None,
             circles_at: None,
+            dispatch_at: None,
             expiry_at: (!roster.here.is_empty()).then(|| Time::default().after(connect::ENGINE_GRACE)),
         }
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop_front().or_else(|| self.engines.take_changed_roster().map(Output::SaveRoster))
     }
 
     /// When [`Core::handle_timeout`] wants to be called.
@@ -301,12 +329,15 @@ impl Core {
             self.orphans.expires(),
             self.journal.reconciled(),
             self.set_aside.due(),
+            self.next_chore(),
+            self.dispatch_at,
         ];
         due.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.do_chore(now);
         self.expire_tokens(now);
         if self.expiry_at.is_some_and(|at| at <= now) {
             self.expire(now);
@@ -318,6 +349,11 @@ impl Core {
         self.journal.handle_timeout(now);
         self.retry_set_aside(now);
         self.dispatch(now);
+    }
+
+    /// What messages have cost so far: others have their turn after [`WORK_PER_TURN`].
+    pub fn work_done(&self) -> u64 {
+        self.work.done()
     }
 
     /// Engines that are connected.

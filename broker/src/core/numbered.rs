@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::work::count;
+
 /// Entries of one page.
 const PAGE: u64 = 32;
 /// Pages that are found by counting. Older ones that still have something go to a map.
@@ -106,18 +108,19 @@ impl<T> Numbered<T> {
         let old = self.old.range(first_page..=last_page).map(|(page, content)| (*page, content));
         let before = first_page.saturating_sub(self.first_recent).min(self.recent.len() as u64);
         let recent = (self.first_recent + before..).zip(self.recent.range(before as usize..));
+        let recent = recent.take_while(move |(page, _)| *page <= last_page).inspect(|_| count(1));
         let recent = recent.filter_map(|(page, content)| Some((page, content.as_ref()?)));
-        let pages = old.chain(recent).take_while(move |(page, _)| *page <= last_page);
+        let pages = old.chain(recent);
         let in_pages = pages.flat_map(|(page, content)| {
             let slots = content.slots.iter().enumerate();
             slots.filter_map(move |(at, value)| value.as_ref().map(|value| (page * PAGE + at as u64, value)))
         });
-        in_pages.filter(move |(number, _)| (first..=last).contains(number))
+        in_pages.inspect(|_| count(1)).filter(move |(number, _)| (first..=last).contains(number))
     }
 
-    /// Takes out those whose numbers are from `first` to `last`, and gives them in order.
-    pub fn remove_range(&mut self, first: u64, last: u64) -> Vec<(u64, T)> {
-        let numbers: Vec<u64> = self.range(first, last).map(|(number, _)| number).collect();
+    /// Takes out those whose numbers are from `first` to `last`, so many at most, and gives them in order.
+    pub fn remove_first(&mut self, first: u64, last: u64, most: usize) -> Vec<(u64, T)> {
+        let numbers: Vec<u64> = self.range(first, last).take(most).map(|(number, _)| number).collect();
         numbers.into_iter().filter_map(|number| self.remove(number).map(|value| (number, value))).collect()
     }
 
@@ -205,7 +208,7 @@ mod tests {
                 } else if more < 20 {
                     prop_assert_eq!(numbered.remove(number), model.remove(&number));
                 } else {
-                    let removed = numbered.remove_range(number, number + more);
+                    let removed = numbered.remove_first(number, number + more, usize::MAX);
                     let expected: Vec<_> = model.extract_if(number..=number + more, |_, _| true).collect();
                     prop_assert_eq!(removed, expected);
                 }
@@ -240,7 +243,7 @@ mod tests {
         let mut numbered = Numbered::default();
         numbered.insert(u64::MAX, 1);
         assert_eq!(numbered.range(5, 4).count(), 0);
-        assert_eq!(numbered.remove_range(0, u64::MAX), [(u64::MAX, 1)]);
+        assert_eq!(numbered.remove_first(0, u64::MAX, 9), [(u64::MAX, 1)]);
         numbered.insert(3, 1);
         numbered.forget_oldest();
         assert!(numbered.is_empty());

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use furlong_wire::ids::{Attempt, EngineId, SessionId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
 use furlong_wire::message::{Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine};
 
 use super::connect::{ENGINE_GRACE, SESSION_GRACE};
@@ -16,6 +16,7 @@ use super::finish::Ended;
 use super::reconcile::{Verdicts, engine_that_has};
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, Task, TaskKey};
+use super::work::count;
 use super::{Core, Given, Time};
 
 /// How long a task that may have run waits for the engines of the roster, from the broker's start on.
@@ -32,6 +33,7 @@ pub struct Orphans {
     by_attempt: BTreeMap<Attempt, Orphan>,
     /// Those that a client may still ask for.
     by_task: BTreeMap<(SessionId, u64), Attempt>,
+    by_engine: BTreeSet<(EngineId, Attempt)>,
     expiries: BTreeSet<(Time, Attempt)>,
     /// Engines of the roster that have not registered.
     awaited: BTreeSet<EngineId>,
@@ -43,6 +45,10 @@ pub struct Orphans {
     /// one.
     matched: BTreeMap<Attempt, u64>,
 }
+
+/// The attempts before and after all others.
+const FIRST: Attempt = Attempt { start: BrokerStart(0), count: 0 };
+const LAST: Attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
 
 /// Matches that are remembered after their attempts have ended.
 const MATCHED_KEPT: usize = 256;
@@ -76,6 +82,12 @@ impl Orphans {
     fn add(&mut self, attempt: Attempt, orphan: Orphan) {
         self.by_task.insert(orphan.task, attempt);
         self.expiries.insert((orphan.expires, attempt));
+        self.hold(attempt, orphan);
+    }
+
+    /// An engine holds it, whether or not anybody can ask for it.
+    fn hold(&mut self, attempt: Attempt, orphan: Orphan) {
+        self.by_engine.insert((orphan.engine, attempt));
         self.by_attempt.insert(attempt, orphan);
     }
 
@@ -91,7 +103,9 @@ impl Orphans {
 
     fn remove(&mut self, attempt: Attempt) -> Option<Orphan> {
         self.disclaim(attempt)?;
-        self.by_attempt.remove(&attempt)
+        let orphan = self.by_attempt.remove(&attempt)?;
+        self.by_engine.remove(&(orphan.engine, attempt));
+        Some(orphan)
     }
 
     /// A client that is here, or an engine that leaves, does not wait for so long.
@@ -114,8 +128,8 @@ impl Orphans {
     }
 
     fn of_engines(&self, engines: &[EngineId]) -> Vec<Attempt> {
-        let of_engines = self.by_attempt.iter().filter(|(_, orphan)| engines.contains(&orphan.engine));
-        of_engines.map(|(attempt, _)| *attempt).collect()
+        let of_engine = |id: &EngineId| self.by_engine.range((*id, FIRST)..=(*id, LAST)).map(|(_, attempt)| *attempt);
+        engines.iter().flat_map(of_engine).inspect(|_| count(1)).collect()
     }
 
     /// Whether nobody can ask for an attempt, which an engine holds, any longer.
@@ -199,7 +213,7 @@ impl Core {
         if !held.finished {
             let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
-            self.orphans.by_attempt.insert(held.attempt, orphan);
+            self.orphans.hold(held.attempt, orphan);
         }
     }
 

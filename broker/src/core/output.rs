@@ -1,5 +1,6 @@
 //! What tasks have written: counted for all whose output comes by, kept for those that ask for it.
 
+use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Stream;
 
 /// The output of one task's present attempt.
@@ -11,7 +12,11 @@ pub struct KeptOutput {
     pub stdout_bytes: u64,
     /// Bytes of standard error so far, kept or not.
     pub stderr_bytes: u64,
+    /// Bytes of each that have come.
+    came: [u32; 2],
     pieces: Vec<Piece>,
+    /// Where the last piece of each stream is.
+    last: [Option<usize>; 2],
     kept_bytes: u64,
 }
 
@@ -27,13 +32,17 @@ pub struct Piece {
 }
 
 /// Pieces grow up to this, so that a task that writes byte by byte costs no piece for each.
-const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;
+const PIECE_BYTES_MAX: usize = OUTPUT_MESSAGE_BYTES_MAX;
+/// What a piece takes beside its bytes.
+const PIECE_BYTES: u64 = 96;
+/// Bytes of a stream that an engine may send of one attempt: its start and its end.
+const CAME_BYTES_MAX: usize = 2 * OUTPUT_KEPT_BYTES;
 
 impl KeptOutput {
     /// What the journal had of the last attempt.
     pub fn restored(attempt: u32, (stdout_bytes, stderr_bytes): (u64, u64), pieces: Vec<Piece>) -> Self {
-        let kept_bytes = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
-        Self { attempt, stdout_bytes, stderr_bytes, pieces, kept_bytes }
+        let kept_bytes = pieces.iter().map(|piece| piece.bytes.len() as u64 + PIECE_BYTES).sum();
+        Self { attempt, stdout_bytes, stderr_bytes, pieces, kept_bytes, ..Self::default() }
     }
 
     /// Another attempt writes now. Gives the bytes that were kept of the one before.
@@ -46,31 +55,47 @@ impl KeptOutput {
         freed
     }
 
-    /// Counts a piece that came.
-    pub fn count(&mut self, stream: Stream, offset: u64, bytes: usize) {
-        let total = offset.saturating_add(bytes as u64);
+    /// Counts a piece that came. False if an engine does not send so much, or so far.
+    pub fn count(&mut self, stream: Stream, offset: u64, bytes: usize) -> bool {
+        let came = &mut self.came[place(stream)];
+        *came = came.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let is_within_limits = *came as usize <= CAME_BYTES_MAX;
+        let Some(total) = offset.checked_add(bytes as u64).filter(|_| is_within_limits) else { return false };
         match stream {
             Stream::Stdout => self.stdout_bytes = self.stdout_bytes.max(total),
             Stream::Stderr => self.stderr_bytes = self.stderr_bytes.max(total),
         }
+        true
+    }
+
+    /// The last piece of the stream, if these bytes continue it.
+    fn continued(&self, stream: Stream, offset: u64, bytes: usize) -> Option<usize> {
+        let last = self.last[place(stream)]?;
+        let piece = self.pieces.get(last)?;
+        let follows = piece.offset.saturating_add(piece.bytes.len() as u64) == offset;
+        (follows && piece.bytes.len() + bytes <= PIECE_BYTES_MAX).then_some(last)
+    }
+
+    /// Bytes that count against the budget if a piece is kept.
+    pub fn more_bytes(&self, stream: Stream, offset: u64, bytes: usize) -> u64 {
+        let piece = if self.continued(stream, offset, bytes).is_some() { 0 } else { PIECE_BYTES };
+        bytes as u64 + piece
     }
 
     /// Keeps a piece, whose bytes the budget has taken in.
     pub fn keep(&mut self, stream: Stream, offset: u64, bytes: &[u8]) {
-        self.kept_bytes += bytes.len() as u64;
-        let last = self.pieces.iter_mut().rev().find(|piece| piece.stream == stream);
-        if let Some(last) = last
-            && last.offset + last.bytes.len() as u64 == offset
-            && last.bytes.len() + bytes.len() <= PIECE_BYTES_MAX
-        {
-            return last.bytes.extend_from_slice(bytes);
+        self.kept_bytes += self.more_bytes(stream, offset, bytes.len());
+        if let Some(last) = self.continued(stream, offset, bytes.len()) {
+            return self.pieces[last].bytes.extend_from_slice(bytes);
         }
+        self.last[place(stream)] = Some(self.pieces.len());
         self.pieces.push(Piece { stream, offset, bytes: bytes.to_vec() });
     }
 
     /// Keeps nothing any longer. Gives the bytes that were kept.
     pub fn drop_pieces(&mut self) -> u64 {
-        self.pieces.clear();
+        self.pieces = Vec::new();
+        self.last = [None; 2];
         std::mem::take(&mut self.kept_bytes)
     }
 
@@ -90,6 +115,13 @@ impl KeptOutput {
     }
 }
 
+fn place(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout => 0,
+        Stream::Stderr => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +138,32 @@ mod tests {
         }
         let texts: Vec<_> = output.pieces().iter().map(|piece| (piece.offset, piece.bytes.as_slice())).collect();
         assert_eq!(texts, [(0, b"abcd".as_slice()), (0, b"x"), (9, b"z")]);
-        assert_eq!((output.stdout_bytes, output.stderr_bytes, output.kept_bytes()), (10, 1, 6));
-        assert_eq!((output.begin(2), output.kept_bytes(), output.pieces().len()), (6, 0, 0));
+        let kept_bytes = 6 + 3 * PIECE_BYTES;
+        assert_eq!((output.stdout_bytes, output.stderr_bytes, output.kept_bytes()), (10, 1, kept_bytes));
+        assert_eq!((output.begin(2), output.kept_bytes(), output.pieces().len()), (kept_bytes, 0, 0));
+    }
+
+    #[test]
+    fn start_and_end_of_a_stream_are_taken_and_no_more() {
+        let mut output = KeptOutput::default();
+        let end = 1 << 40;
+        for bytes in (0..OUTPUT_KEPT_BYTES).step_by(OUTPUT_MESSAGE_BYTES_MAX).map(|at| at as u64) {
+            assert!(output.count(Stream::Stdout, bytes, OUTPUT_MESSAGE_BYTES_MAX));
+            assert!(output.count(Stream::Stdout, end + bytes, OUTPUT_MESSAGE_BYTES_MAX));
+        }
+        assert!(!output.count(Stream::Stdout, end, 1), "more than start and end");
+        assert!(output.count(Stream::Stderr, 0, 1), "each stream counts for itself");
+        output.begin(2);
+        assert!(output.count(Stream::Stdout, 0, 1), "so does each attempt");
+    }
+
+    #[test]
+    fn offsets_do_not_wrap() {
+        let mut output = KeptOutput::default();
+        assert!(!output.count(Stream::Stdout, u64::MAX, 1));
+        assert!(output.count(Stream::Stdout, u64::MAX - 1, 1));
+        output.keep(Stream::Stdout, u64::MAX - 1, b"a");
+        output.keep(Stream::Stdout, 0, b"b");
+        assert_eq!((output.stdout_bytes, output.pieces().len()), (u64::MAX, 2));
     }
 }

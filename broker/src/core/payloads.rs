@@ -182,7 +182,11 @@ impl<W> Receiving<W> {
             return Err(PeerMisbehaved::Transfer);
         }
         // A refused payload is read past: its chunks count as come, and are not kept.
-        payload.chunks.push(if receiving.waiting.is_some() { chunk } else { Bytes::new() });
+        payload.chunks.push(match &receiving.waiting {
+            Some(_) if chunk.len() < ALONE_BYTES_MIN => Bytes::copy_from_slice(&chunk),
+            Some(_) => chunk,
+            None => Bytes::new(),
+        });
         if payload.chunks.len() as u32 != chunk_count(payload.bytes) {
             return Ok(None);
         }
@@ -195,9 +199,9 @@ impl<W> Receiving<W> {
         self.transfers.values().filter_map(|transfer| transfer.waiting.as_ref())
     }
 
-    /// What waits, to be changed.
-    pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut W> {
-        self.transfers.values_mut().filter_map(|transfer| transfer.waiting.as_mut())
+    /// What waits for a transfer, to be changed.
+    pub fn waiting_mut(&mut self, transfer: u64) -> Option<&mut W> {
+        self.transfers.get_mut(&transfer)?.waiting.as_mut()
     }
 
     /// The budget's bytes of the payloads that never came whole.
@@ -212,10 +216,13 @@ impl<W> Receiving<W> {
     }
 }
 
+/// Chunks of fewer bytes are copied: they came in a buffer with others, up to 64 KiB, which they would keep alone.
+const ALONE_BYTES_MIN: usize = 32 * 1024;
 /// Transfers that one connection may have under way.
 const TRANSFERS_MAX: usize = 65_536;
 
-/// The bytes of payload chunks that the broker holds, and what each side may still send.
+/// The bytes that the broker holds for its peers, and what each side may still send: chunks of payloads, kept output,
+/// inline definitions, and what tasks have beyond the usual ([`super::charges`]).
 ///
 /// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it; one
 /// payload at a time may overdraw it, up to three quarters of the budget: a large array passes where nobody else needs
@@ -246,7 +253,12 @@ impl Budget {
     /// True if a payload would fit beside so many held bytes. One beyond a peer's credit leaves as much to the others.
     pub fn would_fit(&self, held: u64, bytes: u64) -> bool {
         let reserve = if bytes > self.peer_credit() { self.peer_credit() } else { 0 };
-        held.checked_add(bytes).is_some_and(|held| held <= self.total - reserve)
+        held.checked_add(bytes).is_some_and(|held| held <= self.total.saturating_sub(reserve))
+    }
+
+    /// Takes in what is here already, and must be held whether it fits or not.
+    pub fn take(&mut self, bytes: u64) {
+        self.held += bytes;
     }
 
     /// Bytes are free again.

@@ -11,6 +11,7 @@ use furlong_wire::message::Runtime;
 use super::aside::{Kind, Work};
 use super::engines::Engines;
 use super::queue::SharedQueue;
+use super::work::count;
 
 /// Names a set of demands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -124,6 +125,7 @@ pub struct Placements {
     /// Those with waiting tasks.
     waiting: BTreeSet<PlacementId>,
     classes: BTreeMap<ClassId, (Class, u64)>,
+    by_class: BTreeMap<Class, ClassId>,
     classes_made: u32,
 }
 
@@ -137,6 +139,7 @@ impl Default for Placements {
             ids_made: 0,
             waiting: BTreeSet::new(),
             classes: BTreeMap::new(),
+            by_class: BTreeMap::new(),
             classes_made: 0,
         };
         for &runtime in Runtime::ALL {
@@ -258,7 +261,7 @@ impl Placements {
 
     /// The sets of demands with waiting tasks.
     pub fn waiting(&self) -> impl Iterator<Item = PlacementId> {
-        self.waiting.iter().copied()
+        self.waiting.iter().inspect(|_| count(1)).copied()
     }
 
     /// Tasks that wait in all shared queues.
@@ -285,6 +288,12 @@ impl Placements {
         classes.iter().chain(set_aside).copied()
     }
 
+    /// Whether engines of a class meet these demands, set aside or not.
+    pub fn is_met_by(&self, id: PlacementId, class: ClassId) -> bool {
+        let Placement { classes, set_aside, .. } = self.get(id);
+        classes.contains(&class) || set_aside.contains(&class)
+    }
+
     /// Whether a task names this set of demands.
     pub fn is_named(&self, id: PlacementId) -> bool {
         self.table.contains_key(&id)
@@ -292,14 +301,15 @@ impl Placements {
 
     /// The class of a process's engines, for one process more.
     pub fn enter_class(&mut self, class: Class) -> ClassId {
-        let known = self.classes.iter_mut().find(|(_, (known, _))| *known == class);
-        if let Some((id, (_, processes))) = known {
-            *processes += 1;
+        if let Some(id) = self.by_class.get(&class) {
+            self.classes.get_mut(id).into_iter().for_each(|(_, processes)| *processes += 1);
             return *id;
         }
         let id = ClassId(self.classes_made);
         self.classes_made += 1;
+        count(self.table.len());
         self.table.values_mut().for_each(|placement| placement.add_class(id, &class));
+        self.by_class.insert(class.clone(), id);
         self.classes.insert(id, (class, 1));
         id
     }
@@ -309,7 +319,8 @@ impl Placements {
         let Some((_, processes)) = self.classes.get_mut(&id) else { return };
         *processes -= 1;
         if *processes == 0 {
-            self.classes.remove(&id);
+            let class = self.classes.remove(&id);
+            class.into_iter().for_each(|(class, _)| _ = self.by_class.remove(&class));
             for placement in self.table.values_mut() {
                 placement.classes.remove(&id);
                 placement.set_aside.remove(&id);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::sessions::SessionKey;
 use super::tasks::TaskKey;
+use super::work::count;
 
 /// Tasks that any engine may run. An entry whose task has ended stays until it is met: [`SharedQueue::peek`] is told
 /// which still count. So a cancel costs nothing here, and the length is kept by the tasks' table.
@@ -69,6 +70,7 @@ impl SharedQueue {
     pub fn retain(&mut self, counts: impl Fn(TaskKey) -> bool) {
         self.levels.retain(|_, level| {
             level.tasks.retain(|_, tasks| {
+                count(tasks.len());
                 tasks.retain(|task| counts(*task));
                 !tasks.is_empty()
             });
@@ -90,6 +92,7 @@ impl SharedQueue {
 impl Level {
     fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
         while let Some(&Turn { session, since }) = self.turns.front() {
+            count(1);
             let at = served(session);
             if at > since {
                 self.turns.pop_front();
@@ -98,6 +101,7 @@ impl Level {
             }
             let tasks = self.tasks.get_mut(&session).expect("a session that has a turn has a queue");
             while let Some(&task) = tasks.front() {
+                count(1);
                 if counts(task) {
                     return Some(task);
                 }

@@ -172,9 +172,10 @@ impl Core {
             // It was no loss after all.
             task.transition(State::Assigned { engine, attempt: count, started });
             task.losses -= 1;
-            task.more_mut().past.pop();
+            let noted = task.more_mut().past.pop();
+            self.budget.release(noted.map_or(0, |attempt| attempt.how.len() as u64));
         }
-        self.grants.rejoin(count);
+        self.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.placements.count_waiting(placement, false);
         self.hold_attempt(Given::new(key, (session, n), engine, false), count);

@@ -1,9 +1,12 @@
 //! Records of tasks, for people: where a task is, why it waits, what became of its attempts.
 
+use std::collections::BTreeMap;
+
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
 use super::journal::Stage;
+use super::placement::PlacementId;
 use super::sessions::{Definition, Done};
 use super::tasks::{More, Place, State, Task, TaskKey};
 use super::{Core, Time};
@@ -11,9 +14,16 @@ use super::{Core, Time};
 /// Bytes of the reason why a task waits: of many dependencies the first ones are named.
 const NAMED_MAX: usize = 4;
 
+/// Tasks before one in its engine's queue that are counted.
+const BEFORE_MAX: usize = 1000;
+
+/// Engines that fit each set of demands, and those of them that are stuck: worked out once for all records of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Fitting(BTreeMap<PlacementId, (usize, usize)>);
+
 impl Core {
     /// The record of a task that has not ended.
-    pub(super) fn record(&self, now: Time, key: TaskKey) -> Option<TaskRecord> {
+    pub(super) fn record(&self, now: Time, key: TaskKey, fitting: &mut Fitting) -> Option<TaskRecord> {
         let task = self.tasks.get(key)?;
         let session = self.sessions.get(task.session)?;
         let since = |at: Time| task.since_submit(at);
@@ -35,7 +45,7 @@ impl Core {
             runtime: task.runtime,
             target: task.target(),
             phase: phase(task.state),
-            waits: self.why_it_waits(now, task),
+            waits: self.why_it_waits(now, task, fitting),
             engine: engine_of(task),
             attempts: task.attempts,
             losses: task.losses,
@@ -81,16 +91,17 @@ impl Core {
         }
     }
 
-    fn why_it_waits(&self, now: Time, task: &Task) -> Option<String> {
+    fn why_it_waits(&self, now: Time, task: &Task, fitting: &mut Fitting) -> Option<String> {
         if let Some(circle) = self.circle(task) {
             return Some(circle);
         }
         match (task.state, task.place) {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
-                let pending: Vec<TaskId> = waits.pending().collect();
-                let named: Vec<String> = pending.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-                let others = pending.len() - named.len();
+                let pending = waits.keys().count();
+                self.work.add(pending);
+                let named: Vec<String> = waits.pending().take(NAMED_MAX).map(|task| task.to_string()).collect();
+                let others = pending - named.len();
                 let others = if others == 0 { String::new() } else { format!(" and {others} more") };
                 format!("it waits for the end of {}{others}", named.join(", "))
             }),
@@ -104,7 +115,7 @@ impl Core {
                     _ => format!("it raised, and runs again in {wait_ms} ms"),
                 })
             }
-            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task)),
+            (State::Queued, Place::Shared) => Some(self.why_shared_waits(now, task, fitting)),
             (State::Queued, Place::Direct(engine) | Place::Pinned(engine)) => Some(self.why_direct_waits(task, engine)),
             (State::Assigned { engine, started: false, .. }, _) => Some(format!(
                 "engine {engine} has it, and has not said that it runs: it has just been given it, or others run \
@@ -129,14 +140,23 @@ impl Core {
         }
     }
 
-    fn why_shared_waits(&self, now: Time, task: &Task) -> String {
+    /// How many engines could run tasks with these demands, and how many of those have one that has ended and does not
+    /// heed its interrupt.
+    fn fitting(&self, id: PlacementId) -> (usize, usize) {
+        let classes = self.placements.classes(id, &self.engines);
+        let engines = classes.iter().flat_map(|class| self.engines.engines_of(*class));
+        let is_stuck = |engine: &EngineId| {
+            let assigned = self.engines.get(*engine).into_iter().flat_map(|engine| &engine.assigned);
+            assigned.inspect(|_| self.work.add(1)).any(|count| self.is_stuck(*count))
+        };
+        let engines = engines.inspect(|_| self.work.add(1));
+        engines.fold((0, 0), |(fitting, stuck), id| (fitting + 1, stuck + usize::from(is_stuck(&id))))
+    }
+
+    fn why_shared_waits(&self, now: Time, task: &Task, fitting: &mut Fitting) -> String {
         let placement = self.placements.get(task.placement);
-        let online = self.engines.iter().filter(|(_, engine)| engine.class.is_some());
-        let fitting = online.filter(|(_, engine)| {
-            engine.class.is_some_and(|class| self.placements.fits(task.placement, class, &self.engines))
-        });
-        let fitting: Vec<_> = fitting.map(|(_, engine)| engine).collect();
-        if fitting.is_empty() {
+        let (fitting, stuck) = *fitting.0.entry(task.placement).or_insert_with(|| self.fitting(task.placement));
+        if fitting == 0 {
             let demands = &placement.demands;
             let labels = match demands.require.as_slice() {
                 [] => String::new(),
@@ -149,12 +169,11 @@ impl Core {
             return format!("no engine is online that runs {}{labels}{scopes}; start one", demands.runtime);
         }
         let others = placement.waiting - 1;
-        let stuck = fitting.iter().filter(|engine| engine.assigned.iter().any(|count| self.is_stuck(*count))).count();
         let stuck = match stuck {
             0 => String::new(),
             stuck => format!(", {stuck} of them with a task that has ended and does not heed its interrupt"),
         };
-        let (fitting, aside) = (fitting.len(), self.why_engines_are_set_aside(now, task));
+        let aside = self.why_engines_are_set_aside(now, task);
         format!(
             "the engines that could run it ({fitting}) are busy{stuck}; {others} others wait in the same queue{aside}"
         )
@@ -172,7 +191,9 @@ impl Core {
             .queue
             .of_session(task.session)
             .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
-        let before = before.filter(|key| self.tasks.get(*key).is_some()).count();
+        let before = before.filter(|key| self.tasks.get(*key).is_some()).take(BEFORE_MAX).count();
+        self.work.add(before);
+        let before = if before == BEFORE_MAX { format!("at least {before}") } else { before.to_string() };
         let stuck = self.what_is_stuck(id);
         format!("engine {id} is busy; {before} tasks of the same session come before it there{stuck}")
     }
@@ -180,6 +201,7 @@ impl Core {
     /// Says what an engine still runs though it has ended, and what to do about it; nothing if there is no such task.
     fn what_is_stuck(&self, id: EngineId) -> String {
         let assigned = self.engines.get(id).into_iter().flat_map(|engine| &engine.assigned);
+        let assigned = assigned.inspect(|_| self.work.add(1));
         let mut stuck = assigned.filter(|count| self.is_stuck(**count)).filter_map(|count| self.attempts.get(*count));
         let Some(given) = stuck.next() else { return String::new() };
         let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();

@@ -58,13 +58,15 @@ impl Core {
         }
     }
 
-    /// A process that leaves cannot hold anything for later.
+    /// A process that leaves cannot hold anything for later. It holds what it was given of sessions that it knows.
     pub(super) fn release_all_of(&mut self, key: ProcessKey) {
-        let sessions: Vec<SessionKey> = self.sessions.iter().map(|(key, _)| key).collect();
+        let known = self.processes.get(&key).map(|process| &process.sessions);
+        let sessions: Vec<SessionKey> = known.into_iter().flatten().copied().collect();
         let mut counts = Vec::new();
         for session in sessions {
             let Some(session) = self.sessions.get_mut(session) else { continue };
             let ended: Vec<u64> = session.done.iter().map(|(n, _)| n).collect();
+            self.work.add(ended.len());
             for n in ended {
                 let held = session.done.get_mut(n).map(|done| &mut done.held);
                 let of_process = held.and_then(|held| held.take_if(|(process, _)| *process == key));

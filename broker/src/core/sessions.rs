@@ -1,13 +1,15 @@
 //! Clients' sessions: they outlive connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
 use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{
-    Accepted, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState, TaskTimes,
+    Accepted, Dependency, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState,
+    TaskTimes,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Claims;
@@ -19,6 +21,7 @@ use super::output::Piece;
 use super::payloads::{Credit, Receiving, Stored};
 use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
+use super::work::count;
 use super::{ConnectionId, PeerMisbehaved};
 
 /// Names a session in this broker; never given to another.
@@ -53,6 +56,8 @@ pub struct Session {
     pub tasks: Numbered<TaskKey>,
     /// Its ended tasks that it has not acknowledged.
     pub done: Numbered<Box<Done>>,
+    /// How many of the two are to be kept.
+    pub keeps: u64,
     /// How its tasks ended, the last ones: for those that depend on them.
     pub endings: Numbered<Ending>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped yet.
@@ -61,10 +66,18 @@ pub struct Session {
     pub parent: Option<Parent>,
     /// How many running tasks wait for its tasks, one for the other; 0 if nobody on an engine does.
     pub depth: u32,
+    /// Whether it was opened on its present connection.
+    pub is_open: bool,
+    /// Of ended tasks from this number on its client is told when their turn comes: it has just opened the session.
+    pub undelivered_from: Option<u64>,
+    /// Engine processes that were told its secret: no others know anything of it.
+    pub known_to: BTreeSet<ProcessKey>,
     /// Whether it ends with its connection.
     pub cancel_on_disconnect: bool,
     /// Whether it is over but for kept tasks that have not ended.
     pub departed: bool,
+    /// Whether it is being ended, a part at a time.
+    pub is_ending: bool,
     /// When a shared task of it was last given to an engine: a count of such.
     pub served: u64,
     /// Fetches that wait for an answer.
@@ -213,9 +226,9 @@ impl What {
 }
 
 impl Done {
-    /// Bytes that count against the payload budget: of its result and its output.
+    /// Bytes that count against the payload budget: of its result, its output and its record.
     pub fn budget_bytes(&self) -> u64 {
-        self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes()
+        self.payload.as_ref().map_or(0, Stored::budget_bytes) + self.what.output_bytes() + self.record_bytes()
     }
 
     /// The lengths of what the task has written, as empty pieces at the ends of its streams: pieces may have been left
@@ -253,6 +266,13 @@ pub struct Ending {
     pub engine: Option<EngineId>,
 }
 
+impl Ending {
+    /// Whether it is what a task that depends on it demands.
+    pub fn is_as_demanded(self, demand: &Dependency) -> bool {
+        if self.succeeded { demand.success } else { demand.failure }
+    }
+}
+
 impl Session {
     /// A session that nobody has opened yet.
     pub fn new(id: SessionId, claims: Claims, tasks_max: u64) -> Self {
@@ -267,12 +287,17 @@ impl Session {
             definitions: BTreeMap::new(),
             tasks: Numbered::default(),
             done: Numbered::default(),
+            keeps: 0,
             endings: Numbered::default(),
             stopping: BTreeSet::new(),
             parent: None,
             depth: 0,
+            is_open: false,
+            undelivered_from: None,
+            known_to: BTreeSet::new(),
             cancel_on_disconnect: false,
             departed: false,
+            is_ending: false,
             served: 0,
             fetches: 0,
             submitted: 0,
@@ -329,6 +354,11 @@ impl Session {
         Ok(Accepted { n, missing, definitions })
     }
 
+    /// Whether the client is told of an ended task with those that waited for it when it opened the session.
+    pub fn is_told_later(&self, n: u64) -> bool {
+        self.undelivered_from.is_some_and(|from| n >= from)
+    }
+
     /// Whether a task that was ended still runs on an engine.
     pub fn is_stopping(&self, n: u64) -> bool {
         self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
@@ -338,6 +368,16 @@ impl Session {
     pub fn had_before(&mut self, n: u64) {
         self.submitted = self.submitted.max(n);
         self.before = self.submitted;
+    }
+
+    /// Ended tasks that its client has not acknowledged are not kept when it does. Gives how many were looked at.
+    pub fn keep_no_longer(&mut self, first: u64, last: u64) -> usize {
+        let ended: Vec<(u64, bool)> = self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
+        for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
+            self.keeps -= 1;
+            self.done.get_mut(n).into_iter().for_each(|done| done.what.keep_no_longer());
+        }
+        ended.len()
     }
 
     /// Remembers how a task ended.
@@ -476,6 +516,8 @@ pub struct Sessions {
     by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
     /// The same without the owner: engines do not know it.
     of_any_owner: BTreeSet<(SessionId, SessionKey)>,
+    /// Those on whose behalf attempts are there or wait, by the attempt.
+    by_parent: BTreeSet<(u64, SessionKey)>,
     subscribers: BTreeSet<SessionKey>,
     next: u32,
 }
@@ -484,11 +526,17 @@ impl Sessions {
     /// Adds a session.
     pub fn insert(&mut self, session: Session) -> SessionKey {
         let key = SessionKey(self.next);
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.by_id.insert((session.owner(), session.id), key);
         self.of_any_owner.insert((session.id, key));
+        self.by_parent.extend(session.parent.map(|parent| (parent.attempt, key)));
         self.by_key.insert(key, session);
         key
+    }
+
+    /// Whether there are keys left for more. They are not given twice, also over starts of the broker with a journal.
+    pub fn has_keys(&self) -> bool {
+        self.next < SessionKey::NOBODY.0
     }
 
     /// Adds a session of an earlier start, under the key that it had.
@@ -500,6 +548,16 @@ impl Sessions {
     /// The session of that id, if it is the owner's.
     pub fn find(&self, owner: OwnerId, id: SessionId) -> Option<SessionKey> {
         self.by_id.get(&(owner, id)).copied()
+    }
+
+    /// The sessions of an owner, of those with such ids.
+    pub fn of_owner(
+        &self,
+        owner: OwnerId,
+        ids: RangeInclusive<SessionId>,
+    ) -> impl Iterator<Item = (SessionKey, SessionId)> {
+        let of_owner = self.by_id.range((owner, *ids.start())..=(owner, *ids.end()));
+        of_owner.map(|((_, id), key)| (*key, *id))
     }
 
     /// The sessions of that id: one, unless owners have chosen the same.
@@ -523,8 +581,23 @@ impl Sessions {
         let session = self.by_key.remove(&key)?;
         self.by_id.remove(&(session.owner(), session.id));
         self.of_any_owner.remove(&(session.id, key));
+        session.parent.into_iter().for_each(|parent| _ = self.by_parent.remove(&(parent.attempt, key)));
         self.subscribers.remove(&key);
         Some(session)
+    }
+
+    /// An attempt waits for the tasks of a session.
+    pub fn set_parent(&mut self, key: SessionKey, parent: Parent) {
+        let Some(session) = self.by_key.get_mut(&key) else { return };
+        let before = session.parent.replace(parent);
+        before.into_iter().for_each(|before| _ = self.by_parent.remove(&(before.attempt, key)));
+        self.by_parent.insert((parent.attempt, key));
+    }
+
+    /// The sessions on whose behalf an attempt is there or waits.
+    pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
+        let of_parent = self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
+        of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
     }
 
     /// From now on the session is told of engines, or no longer.
@@ -538,7 +611,7 @@ impl Sessions {
 
     /// The sessions that are told of engines.
     pub fn subscribers(&self) -> Vec<SessionKey> {
-        self.subscribers.iter().copied().collect()
+        self.subscribers.iter().inspect(|_| count(1)).copied().collect()
     }
 
     /// How many there are.
@@ -548,7 +621,7 @@ impl Sessions {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
-        self.by_key.iter().map(|(key, session)| (*key, session))
+        self.by_key.iter().inspect(|_| count(1)).map(|(key, session)| (*key, session))
     }
 }
 

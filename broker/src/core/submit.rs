@@ -16,6 +16,7 @@ use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
 use super::tasks::{Place, State, Submitted, Task, TaskKey, submitted};
+use super::work::count;
 use super::{Core, PeerMisbehaved, Time};
 
 /// Definitions that a session may have.
@@ -28,9 +29,9 @@ impl Core {
             Targets::Engines(engines) => engines,
         };
         let shared = submit.targets == Targets::Shared;
-        let count = if shared { 1 } else { targets.len() };
+        let tasks_count = if shared { 1 } else { targets.len() };
         let options = submit.options.as_deref();
-        if count > SUBMIT_TARGETS_MAX || options.is_some_and(|options| !within_limits(options)) {
+        if tasks_count > SUBMIT_TARGETS_MAX || options.is_some_and(|options| !within_limits(options)) {
             return Err(PeerMisbehaved::Limit);
         }
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
@@ -39,7 +40,7 @@ impl Core {
         }
         session.receiving.check(&submit.payload)?;
         session.credit.announce(announced_bytes(&submit.payload))?;
-        match session.admit(submit.n, count, options.is_some_and(|options| options.repeated))? {
+        match session.admit(submit.n, tasks_count, options.is_some_and(|options| options.repeated))? {
             Admission::New => {}
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
             Admission::Known => {
@@ -48,8 +49,9 @@ impl Core {
                 return Ok(());
             }
         }
+        self.work.add(tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()));
         let stored = self.admit_payload(key, &submit.payload);
-        let placement = self.enter_placement(key, &submit, count as u64);
+        let placement = self.enter_placement(key, &submit, tasks_count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
         let is_durable = self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
@@ -62,14 +64,19 @@ impl Core {
             let task = self.tasks.insert(submitted(key, n, part, stored.clone(), now));
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
+            session.keeps += u64::from(options.is_some_and(|options| options.keep));
             within_quota &= self.quotas.begin_task(session.counted_by);
             task
         };
         let first = enter(submit.n, targets.first().copied());
         let others = (submit.n + 1..).zip(targets.iter().skip(1)).map(|(n, id)| enter(n, Some(*id))).collect();
         let tasks = AtLeastOne { first, others };
-        let refusal =
-            if placement.is_err() { Some(too_many_demands()) } else { self.refusal(&tasks, &stored, within_quota) };
+        let has_room = options.as_ref().is_none_or(|options| self.charge_options(tasks.iter().copied(), options));
+        let refusal = match placement {
+            Err(_) => Some(too_many_demands()),
+            Ok(_) if !has_room => Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0))),
+            Ok(_) => self.refusal(&tasks, &stored, within_quota),
+        };
         if let Some(refusal) = refusal {
             return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
         }
@@ -188,16 +195,7 @@ impl Core {
         let session = self.sessions.get(key).expect("a session outlives its tasks");
         let first = self.tasks.get(tasks.first).map_or(0, |task| task.n);
         let own = TaskId { session: session.id, n: first };
-        let waits = self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))?;
-        if waits.as_ref().is_some_and(|waits| !self.has_room_for_waits(waits, tasks.len())) {
-            let flag = self.config.memory_flag;
-            let text = format!(
-                "the broker has noted as many dependencies as its memory takes; submit fewer tasks that wait for \
-                 others, or start it with more: {flag}"
-            );
-            return Err(Box::new(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text)));
-        }
-        Ok(waits)
+        self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))
     }
 
     /// Why tasks cannot be accepted, if so.
@@ -398,7 +396,11 @@ impl Core {
             Some(Definition::Missing(waiting)) => waiting,
             _ => return Err(PeerMisbehaved::Limit),
         };
+        let token = self.sessions.get(key).ok_or(PeerMisbehaved::Order)?.counted_by;
         let stored = self.admit_payload(key, &define.payload);
+        let is_inline = matches!(define.payload, Payload::Inline(_));
+        let has_room = !is_inline || self.charge_inline_definition(token, &stored);
+        let stored = if has_room { stored } else { Stored::Refused };
         let refused = matches!(stored, Stored::Refused);
         let whole = refused || matches!(define.payload, Payload::Inline(_));
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
@@ -417,15 +419,19 @@ impl Core {
         if !matches!(session.definitions.get(&number), Some(Definition::Here(_))) {
             return Ok(());
         }
-        let id = session.id;
-        if let Some(Definition::Here(stored)) = session.definitions.remove(&number) {
+        let (id, token) = (session.id, session.counted_by);
+        let definition = session.definitions.remove(&number).expect("it was there a moment ago");
+        if let Definition::Here(stored) = &definition {
             match stored.budget_bytes() {
                 0 => {}
-                bytes => self.free_request(key, bytes),
+                bytes => self.grant_to_client(key, bytes),
             }
-            self.discard(Some(stored));
         }
-        for process in self.processes.values_mut() {
+        self.release_definition(token, definition);
+        let session = self.sessions.get(key);
+        for process in session.into_iter().flat_map(|session| &session.known_to) {
+            count(1);
+            let Some(process) = self.processes.get_mut(process) else { continue };
             if process.definitions.remove(&(key, number)) {
                 let message = ToEngine::Undefine(EngineUndefine { session: id, number });
                 self.outputs.push_back(super::Output::ToEngine(process.connection, message));

@@ -59,6 +59,7 @@ fn core(memory: u64) -> Core {
         payload_bytes_max: memory,
         memory_flag: "--memory",
         session_tasks_max: 1_000_000,
+        kept_max: 100_000,
         journal_keep: Some(std::time::Duration::from_hours(1)),
     };
     Core::new(config, &Roster::default())

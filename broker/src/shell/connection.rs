@@ -4,15 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use furlong_link::dial::random_bytes;
-use furlong_link::incoming::{Incoming, ReceiveError, Record};
+use furlong_link::incoming::{Incoming, Messages, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_link::stream::{ReadHalf, WriteHalf};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
-use furlong_wire::message::{Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
+use furlong_wire::message::{Direction, Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
 use furlong_wire::token::{Claims, Role, Token, TokenError};
 use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
@@ -23,7 +23,8 @@ use tokio::time::timeout;
 use super::entrance::Address;
 use super::listener::Serves;
 use super::{Shell, Stranding};
-use crate::core::{ConnectionId, Peer, PeerMisbehaved, Refusal};
+use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
+use crate::core::{ConnectionId, Core, Peer, PeerMisbehaved, Refusal, Time, WORK_PER_TURN};
 
 /// A connected peer, as the shell sees it.
 #[derive(Debug)]
@@ -41,6 +42,12 @@ pub(super) struct Connection {
     end: Cell<Option<End>>,
     pub(super) received: Cell<Instant>,
     pub(super) sent: Cell<Instant>,
+    /// Whether nothing is read from it until it has taken more of what waits for it, and what wakes the reader then.
+    paused: Cell<bool>,
+    taken: Notify,
+    /// Of a client: what waits for all of them, and how much of that is this one's.
+    out_queues: Option<Rc<OutQueues>>,
+    counted_bytes: Cell<usize>,
 }
 
 /// What goes to a peer, by what it is.
@@ -60,7 +67,8 @@ pub(super) enum End {
 }
 
 impl Connection {
-    fn new(name: String, socket: WriteHalf, lane: Lane) -> Self {
+    fn new(name: String, socket: WriteHalf, lane: Lane, out_queues: &Rc<OutQueues>) -> Self {
+        let out_queues = matches!(lane, Lane::Client(_)).then(|| out_queues.clone());
         Self {
             name,
             socket,
@@ -72,13 +80,53 @@ impl Connection {
             end: Cell::new(None),
             received: Cell::new(Instant::now()),
             sent: Cell::new(Instant::now()),
+            paused: Cell::new(false),
+            taken: Notify::new(),
+            out_queues,
+            counted_bytes: Cell::new(0),
         }
     }
 
     /// Changes what waits to be sent. Nothing is written here. True the first time since the last inline write.
     pub(super) fn queue(&self, change: impl FnOnce(&mut Lane)) -> bool {
         change(&mut self.outgoing.borrow_mut());
+        self.count_waiting();
         !self.dirty.replace(true)
+    }
+
+    fn count_waiting(&self) {
+        if let Some(out_queues) = &self.out_queues {
+            let now = self.queued_bytes();
+            out_queues.change(self.counted_bytes.replace(now), now);
+        }
+    }
+
+    /// Bytes that may wait to be written: a peer for which more waits is closed.
+    pub(super) fn waits_max(&self) -> usize {
+        self.out_queues.as_ref().map_or(OUT_QUEUE_BYTES_MAX, |out_queues| out_queues.waits_max())
+    }
+
+    /// Whether so much waits for a client that it is to take some before it asks for more.
+    fn is_to_take(&self) -> bool {
+        let asks_max = self.out_queues.as_ref().map(|out_queues| out_queues.asks_max());
+        asks_max.is_some_and(|most| self.queued_bytes() > most)
+    }
+
+    /// Whether nothing is read from it at present.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Waits until a client has taken so much of what waits for it that it may ask for more. One that takes nothing is
+    /// closed as any peer is.
+    async fn has_taken(&self) {
+        while self.is_to_take() && self.end.get().is_none() {
+            self.paused.set(true);
+            self.taken.notified().await;
+        }
+        if self.paused.replace(false) {
+            self.received.set(Instant::now());
+        }
     }
 
     /// Writes what waits, as far as it goes at once; the writer task does the rest.
@@ -137,6 +185,10 @@ impl Connection {
         if written.as_ref().is_ok_and(|written| *written != Written::Blocked) || self.queued_bytes() < before {
             self.sent.set(Instant::now());
         }
+        self.count_waiting();
+        if self.paused.get() {
+            self.taken.notify_one();
+        }
         written
     }
 
@@ -157,6 +209,14 @@ impl Connection {
                 }
             }
             self.writer_busy.set(false);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(out_queues) = &self.out_queues {
+            out_queues.change(self.counted_bytes.get(), 0);
         }
     }
 }
@@ -219,7 +279,8 @@ pub(super) async fn serve(
                 Role::Engine => Lane::Engine(Outgoing::new(sealer)),
                 _ => Lane::Client(Outgoing::new(sealer)),
             };
-            run(shell, id, Connection::new(name, socket, lane), incoming).await;
+            let connection = Connection::new(name, socket, lane, &shell.out_queues);
+            run(shell, id, connection, incoming).await;
         }
     }
 }
@@ -265,18 +326,20 @@ async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming
             Ok(_) => connection.received.set(Instant::now()),
             Err(error) => return format!("the connection broke: {error}"),
         }
+        let mut turn = Turn::new(shell, id, connection);
         loop {
             let record = match incoming.poll_record() {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(error) => return misbehaved(connection, &error.into()),
             };
-            if let Err(error) = handle(shell, id, connection, record) {
+            if let Err(error) = turn.handle(record).await {
                 return misbehaved(connection, &error);
             }
             if let Some(End::AtOnce(reason)) = connection.end.get() {
                 return reason.to_owned();
             }
+            connection.has_taken().await;
         }
         while let Some(bytes) = incoming.poll_codec_output() {
             connection.queue(|lane| lane.codec_bytes(bytes));
@@ -294,33 +357,71 @@ fn misbehaved(connection: &Connection, error: &BadPeer) -> String {
     format!("it broke the protocol: {error}")
 }
 
-/// Gives one record's messages to the core. What comes of them is sent now and then, so that one record with many
-/// questions does not make more answers than a peer's queue may hold.
-fn handle(shell: &Shell, id: ConnectionId, connection: &Connection, record: Record) -> Result<(), BadPeer> {
-    let now = shell.now();
-    let is_client = matches!(*connection.outgoing.borrow(), Lane::Client(_));
-    if is_client {
-        for (place, message) in record.into_messages().enumerate() {
-            let (message, chunk) = message?;
-            shell.core.borrow_mut().handle_from_client(now, id, message, chunk.map(BytesMut::freeze))?;
-            if place % MESSAGES_PER_FLUSH == MESSAGES_PER_FLUSH - 1 {
-                shell.flush();
-                if connection.end.get().is_some() {
-                    return Ok(());
-                }
-            }
-        }
-    } else {
-        for message in record.into_messages() {
-            let (message, chunk) = message?;
-            shell.core.borrow_mut().handle_from_engine(now, id, message, chunk.map(BytesMut::freeze))?;
-        }
-    }
-    Ok(())
+/// A peer's turn: what its messages may cost before others are served. What comes of them is sent at its end, so that
+/// one record with many questions makes no more answers than the peer takes.
+struct Turn<'a> {
+    shell: &'a Shell,
+    id: ConnectionId,
+    connection: &'a Connection,
+    began: u64,
+    now: Time,
 }
 
-/// Messages of a client's record between two flushes: far more than a record of tasks has, few enough for long answers.
-const MESSAGES_PER_FLUSH: usize = 1024;
+impl<'a> Turn<'a> {
+    fn new(shell: &'a Shell, id: ConnectionId, connection: &'a Connection) -> Self {
+        Self { shell, id, connection, began: shell.core.borrow().work_done(), now: shell.now() }
+    }
+
+    /// Gives one record's messages to the core.
+    async fn handle(&mut self, record: Record) -> Result<(), BadPeer> {
+        let is_client = matches!(*self.connection.outgoing.borrow(), Lane::Client(_));
+        if is_client {
+            self.handle_each(record.into_messages(), Core::handle_from_client).await
+        } else {
+            self.handle_each(record.into_messages(), Core::handle_from_engine).await
+        }
+    }
+
+    async fn handle_each<M: Direction>(
+        &mut self,
+        messages: Messages<M>,
+        handle: impl Fn(&mut Core, Time, ConnectionId, M, Option<Bytes>) -> Result<(), PeerMisbehaved>,
+    ) -> Result<(), BadPeer> {
+        for message in messages {
+            let (message, chunk) = message?;
+            let is_over = {
+                let mut core = self.shell.core.borrow_mut();
+                handle(&mut core, self.now, self.id, message, chunk.map(BytesMut::freeze))?;
+                core.work_done().wrapping_sub(self.began) >= WORK_PER_TURN || core.has_rest(self.id)
+            };
+            if is_over && !self.next().await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others have their turn, and then does what is left of the last message, a part each turn. False if the
+    /// connection is to end.
+    async fn next(&mut self) -> Result<bool, BadPeer> {
+        loop {
+            self.shell.core.borrow_mut().dispatch(self.now);
+            self.shell.flush();
+            tokio::task::yield_now().await;
+            self.connection.has_taken().await;
+            if self.connection.end.get().is_some() {
+                return Ok(false);
+            }
+            self.now = self.shell.now();
+            let mut core = self.shell.core.borrow_mut();
+            self.began = core.work_done();
+            if !core.has_rest(self.id) {
+                return Ok(true);
+            }
+            core.handle_rest(self.now, self.id)?;
+        }
+    }
+}
 
 /// A stranger that has proved its key and whose token is sound.
 struct Proved {

@@ -33,7 +33,7 @@ use tokio::task::LocalSet;
 pub use run_files::{BrokerLock, BrokerState, read_state};
 pub use settings::{BadPort, BrokerArgs, JournalArgs, JournalPlace, OwnPort};
 
-use crate::budget::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, Memory, OUT_QUEUE_BYTES_MAX};
+use crate::budget::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, Memory, OutQueues};
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
@@ -59,6 +59,8 @@ struct Shell {
     start: BrokerStart,
     began: Instant,
     connections_made: Cell<u64>,
+    /// What waits for all clients together.
+    out_queues: Rc<OutQueues>,
     /// Wakes the timer: the core wants to be called earlier than before.
     timer: Notify,
     timer_at: Cell<Option<Time>>,
@@ -114,6 +116,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         payload_bytes_max: memory.payload_bytes_max,
         memory_flag: args.memory_flag(),
         session_tasks_max: memory.tasks_max,
+        kept_max: memory.kept_max,
         journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
     };
     let mut core = Core::new(config, &run_files::read_roster(&dir));
@@ -131,6 +134,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         start,
         began,
         connections_made: Cell::new(0),
+        out_queues: Rc::new(OutQueues::new(memory.out_bytes_max)),
         timer: Notify::new(),
         timer_at: Cell::new(None),
         roster: RefCell::new(None),
@@ -295,6 +299,8 @@ impl Shell {
                 () = tokio::time::sleep(wait) => {
                     self.core.borrow_mut().handle_timeout(self.now());
                     self.flush();
+                    // It may want to be called again at once, when others have had their turn.
+                    tokio::task::yield_now().await;
                 }
                 () = self.timer.notified() => {}
             }
@@ -402,7 +408,7 @@ fn queue<'a>(
     if connection.queue(change) {
         dirty.push(connection);
     }
-    if connection.queued_bytes() > OUT_QUEUE_BYTES_MAX {
+    if connection.queued_bytes() > connection.waits_max() {
         connection.end(End::AtOnce("it reads too slowly: more waits for it than a peer may have"));
     }
 }
@@ -433,7 +439,8 @@ fn is_control(message: &ToEngine) -> bool {
 }
 
 fn watch_over(connection: &Connection) {
-    let silent = connection.received.get().elapsed();
+    // Nothing is read from who does not take what it has asked for: it is stalled, if anything.
+    let silent = if connection.is_paused() { Duration::ZERO } else { connection.received.get().elapsed() };
     let unsent = connection.sent.get().elapsed();
     let stalled = connection.is_stalled();
     if silent >= Duration::from_millis(HEARTBEAT_DEAD_MS) {

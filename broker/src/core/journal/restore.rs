@@ -8,6 +8,7 @@ use furlong_wire::message::{ErrorKind, TaskState, TaskTimes};
 
 use super::rows::{Blob, Chunked, EndRow, Met, SessionRow, TaskRow};
 use super::{Durable, Stage};
+use crate::core::charges::{definition_bytes, options_bytes};
 use crate::core::connect::SESSION_GRACE;
 use crate::core::dependencies::unmet;
 use crate::core::finish::Ended;
@@ -80,6 +81,11 @@ impl<'a> Restoring<'a> {
             return Ok(());
         }
         let stored = self.hold(key, blob, false)?;
+        if let Stored::Inline(_) = &stored {
+            let bytes = definition_bytes(&stored);
+            self.core.budget.take(bytes);
+            self.core.quotas.take(self.core.sessions.get(key).expect("it was restored").counted_by, bytes);
+        }
         let session = self.core.sessions.get_mut(key).expect("it was restored");
         session.definitions.insert(number, Definition::Here(stored));
         session.noted_definitions.insert(number);
@@ -143,6 +149,8 @@ impl<'a> Restoring<'a> {
         self.is_in_order &= row.n > session.submitted;
         session.had_before(row.n);
         session.tasks.insert(row.n, task);
+        session.keeps += u64::from(row.options.keep);
+        core.budget.take(options_bytes(&row.options));
         core.quotas.begin_task(session.counted_by);
         self.unfinished.push(task);
         if !row.met.is_empty() {
@@ -168,7 +176,7 @@ impl<'a> Restoring<'a> {
             Blob::Inline(bytes) => Stored::Inline(bytes),
             Blob::Chunked(chunked) => Stored::restored(chunked, None),
         });
-        let done = Box::new(Done {
+        let mut done = Box::new(Done {
             outcome: end.outcome,
             engine: end.engine,
             attempts: end.attempts,
@@ -195,11 +203,13 @@ impl<'a> Restoring<'a> {
                 more: Some(Box::new(more)),
             },
         });
+        core.charge_record(&mut done);
         let session = core.sessions.get_mut(key).expect("it was restored");
         session.remember(row.n, done.ending());
         if session.departed || end.delivered_us.is_some() {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
         } else {
+            session.keeps += u64::from(done.what.keep());
             session.done.insert(row.n, done);
             core.results_held += 1;
         }

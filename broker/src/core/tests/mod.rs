@@ -22,3 +22,4 @@ mod retries;
 mod sessions;
 mod shared_queue;
 mod shares;
+mod work;

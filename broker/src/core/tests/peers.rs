@@ -178,6 +178,7 @@ impl Farm {
             payload_bytes_max,
             memory_flag: "--memory",
             session_tasks_max,
+            kept_max: 100_000,
             journal_keep: None,
         };
         let core = Core::new(config, &Roster::default());
@@ -411,7 +412,10 @@ impl Farm {
             self.clients[client].defined.insert(define.number);
         }
         let connection = self.clients[client].connection.expect("a client that says something is connected");
-        let result = self.core.handle_from_client(self.now, connection, message, chunk);
+        let mut result = self.core.handle_from_client(self.now, connection, message, chunk);
+        while result.is_ok() && self.core.has_rest(connection) {
+            result = self.core.handle_rest(self.now, connection);
+        }
         self.settle(connection, result)
     }
 

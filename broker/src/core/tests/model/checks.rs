@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use furlong_wire::ids::{EngineId, OwnerId, TaskId};
+use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::message::{Assign, ToClient, ToEngine};
 
@@ -38,7 +38,8 @@ impl Model {
             .iter()
             .flat_map(|(_, session)| session.endings.iter().map(|(n, ending)| ((session.id, n), *ending)));
         let owners = [0, STRANGER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
-        let sessions = owners.into_iter().flat_map(|owner| core.kept.sessions(owner));
+        let ids = SessionId([0; 16])..=SessionId([255; 16]);
+        let sessions = owners.into_iter().flat_map(|owner| core.kept.of_owner(owner, ids.clone()));
         let kept = sessions
             .flat_map(|(key, id)| core.kept.tasks_from(key, 0).map(move |(n, kept)| ((id, n), kept.done.ending())));
         for (name, ending) in of_session.chain(kept) {

@@ -82,7 +82,9 @@ impl Model {
         let it = &self.farm.clients[client];
         assert!((1..=it.submitted).all(|n| it.finished.contains_key(&n)), "every task has ended");
         let (session, submitted) = (it.session, it.submitted);
-        self.farm.ack(client, 1, submitted);
+        if submitted > 0 {
+            self.farm.ack(client, 1, submitted);
+        }
         for n in 1..=submitted {
             self.acknowledged.entry((session, n)).or_insert(self.farm.now);
         }
