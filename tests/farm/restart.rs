@@ -23,9 +23,12 @@ fn engine_pids(home: &Home) -> BTreeMap<u64, u64> {
 /// Waits until the broker has written down who its engines are: it does within a second.
 fn wait_for_roster(engines: usize, home: &Home) {
     let roster = || fs::read_to_string(home.cluster().roster()).unwrap_or_default();
+    // A roster in the first line, and what has changed since in the others.
     let known = || {
-        let roster: serde_json::Value = serde_json::from_str(&roster()).unwrap_or_default();
-        roster["engines"].as_array().map_or(0, Vec::len)
+        let lines = roster().lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>();
+        let lines = lines.unwrap_or_default();
+        let of_line = |line: &serde_json::Value| line["engines"].as_object().map_or(1, serde_json::Map::len);
+        lines.iter().map(of_line).sum::<usize>()
     };
     assert!(eventually(SOON, || known() == engines), "{}", roster());
 }

@@ -296,7 +296,7 @@ impl World {
                 dirty.push(no);
             }
             Output::Close(ConnectionId(no), reason) => self.broker_closes(no, reason),
-            Output::SaveRoster(roster) => self.broker.roster = roster,
+            Output::SaveRoster(changes) => changes.into_iter().for_each(|it| self.broker.roster.apply(it)),
             Output::Revoke(ConnectionId(no), request, tokens) => {
                 for token in tokens {
                     let revocation = Revocation { revoked_s: 1, reason: None };

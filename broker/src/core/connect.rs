@@ -395,7 +395,6 @@ impl Core {
             let text = format!("engine {id} is gone before the task began ({how}); `furlong ids` shows who is there");
             self.end(now, task, Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text));
         }
-        self.engines.note_changed();
     }
 
     /// An attempt came to nothing through no fault of the task: runs it again if that is allowed, else it is lost.

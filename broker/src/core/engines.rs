@@ -1,10 +1,10 @@
 //! Engines and the processes behind which they stand.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
-use serde::{Deserialize, Serialize};
 
 use super::ConnectionId;
 use super::connect::ENGINE_GRACE;
@@ -13,6 +13,7 @@ use super::payloads::{Credit, Receiving, Stored};
 use super::placement::ClassId;
 use super::reconcile::Moved;
 use super::release::Releasing;
+use super::roster::{Change, Roster, Unused};
 use super::sessions::SessionKey;
 use super::time::Time;
 use super::work::count;
@@ -189,21 +190,6 @@ pub struct Loan {
 /// What an engine counts as having in hand while something waits there: more than any limit.
 const LENT_LOAD: u32 = 1 << 16;
 
-/// Which engine had which integer: kept over a restart of the broker, so that engines get theirs back.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Roster {
-    /// The next integer to give.
-    pub next: u32,
-    /// Engines by integer.
-    pub engines: Vec<(EngineId, EngineUuid)>,
-    /// Smaller integers that nobody has had, since larger ones were asked for: the first and the last of each run.
-    #[serde(default)]
-    pub unused: BTreeMap<u32, u32>,
-    /// Those that were connected or awaited: they may come back.
-    #[serde(default)]
-    pub here: BTreeSet<EngineId>,
-}
-
 /// All engines, connected or awaited, and the order in which shared work looks at them.
 #[derive(Debug, Default)]
 pub struct Engines {
@@ -217,10 +203,9 @@ pub struct Engines {
     /// Those where something waits for tasks.
     lenders: BTreeSet<EngineId>,
     next: u32,
-    /// Integers below `next` that nobody has had: the first and the last of each run.
-    unused: BTreeMap<u32, u32>,
-    /// Whether there is something that a later broker should know.
-    has_changed: bool,
+    unused: Unused,
+    /// What a later broker should know, and was not told yet.
+    changes: Vec<Change>,
 }
 
 impl Engines {
@@ -243,14 +228,9 @@ impl Engines {
         Roster { next: self.next, engines, unused: self.unused.clone(), here }
     }
 
-    /// Engines have come or gone for good: a later broker should know that.
-    pub fn note_changed(&mut self) {
-        self.has_changed = true;
-    }
-
-    /// What a later broker should know, if that has changed: once, however many engines have.
-    pub fn take_changed_roster(&mut self) -> Option<Roster> {
-        std::mem::take(&mut self.has_changed).then(|| self.roster())
+    /// What has changed of that since the last call.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Whether there are integers for so many engines more, whichever they want.
@@ -266,36 +246,20 @@ impl Engines {
             self.forget_gone();
         }
         self.by_uuid.insert(uuid, id);
-        self.by_id.entry(id).or_insert_with(|| Engine::new(uuid));
+        if let Entry::Vacant(place) = self.by_id.entry(id) {
+            place.insert(Engine::new(uuid));
+            self.changes.push(Change::Here(id, uuid));
+        }
         id
     }
 
     /// An integer that nobody has had.
     fn integer(&mut self, wanted: Option<EngineId>) -> EngineId {
         let ahead_max = self.by_uuid.len() as u32 + WANTED_AHEAD_MAX;
-        let ahead = wanted.filter(|id| id.0 >= self.next && id.0 < ahead_max);
-        if let Some(EngineId(id)) = wanted.filter(|_| ahead.is_none())
-            && let Some((&first, &last)) = self.unused.range(..=id).next_back()
-            && id <= last
-        {
-            self.unused.remove(&first);
-            if first < id {
-                self.unused.insert(first, id - 1);
-            }
-            if id < last {
-                self.unused.insert(id + 1, last);
-            }
-            return EngineId(id);
-        }
-        let EngineId(id) = ahead.unwrap_or(EngineId(self.next));
-        if self.next < id {
-            self.unused.insert(self.next, id - 1);
-            while self.unused.len() > UNUSED_RUNS_MAX {
-                self.unused.pop_first();
-            }
-        }
-        self.next = id + 1;
-        EngineId(id)
+        let is_free = |id: &EngineId| (id.0 >= self.next && id.0 < ahead_max) || self.unused.contains(*id);
+        let id = wanted.filter(is_free).unwrap_or(EngineId(self.next));
+        self.unused.take(&mut self.next, id);
+        id
     }
 
     /// Makes room for a new engine among those that are remembered.
@@ -304,8 +268,9 @@ impl Engines {
             && let Some(uuid) = self.gone.pop_front()
         {
             count(1);
-            if self.by_uuid.get(&uuid).is_some_and(|id| !self.by_id.contains_key(id)) {
+            if let Some(id) = self.by_uuid.get(&uuid).copied().filter(|id| !self.by_id.contains_key(id)) {
                 self.by_uuid.remove(&uuid);
+                self.changes.push(Change::Left(id));
             }
         }
     }
@@ -401,6 +366,7 @@ impl Engines {
             engine.lent.clear();
         });
         let engine = self.by_id.remove(&id);
+        self.changes.extend(engine.is_some().then_some(Change::Away(id)));
         self.gone.extend(engine.as_ref().map(|engine| engine.uuid));
         if self.gone.len() > 2 * self.by_uuid.len() + GONE_KEPT {
             let (by_uuid, by_id) = (&self.by_uuid, &self.by_id);
@@ -413,6 +379,7 @@ impl Engines {
     pub fn remove_for_ever(&mut self, id: EngineId) -> Option<Engine> {
         let engine = self.remove(id)?;
         self.by_uuid.remove(&engine.uuid);
+        self.changes.push(Change::Left(id));
         Some(engine)
     }
 
@@ -473,8 +440,6 @@ impl Engines {
 /// How far beyond the number of known engines an engine may ask for an integer (an MPI rank): otherwise one peer could
 /// use up all of them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
-/// Runs of integers that nobody has had and that are remembered as such.
-const UNUSED_RUNS_MAX: usize = 65_536;
 /// Entries of engines that have come back among those that are gone.
 const GONE_KEPT: usize = 64;
 /// Engines whose integer is remembered while they are away.
@@ -512,7 +477,7 @@ mod tests {
             engines.remove_for_ever(EngineId(engines.next - 1));
         }
         assert!(engines.next <= 20_000 + WANTED_AHEAD_MAX, "{}", engines.next);
-        assert!(engines.unused.len() <= 2, "what nobody has had is kept as runs: {:?}", engines.unused);
+        assert!(engines.unused.runs() <= 2, "what nobody has had is kept as runs: {:?}", engines.unused);
         assert!(engines.has_integers(1024));
         engines.next = u32::MAX - 1024;
         assert!(!engines.has_integers(1024), "the last ones are not given");
@@ -544,6 +509,33 @@ mod tests {
         let mut restarted = Engines::new(&engines.roster());
         assert_eq!(restarted.admit(uuid(3), None), EngineId(2));
         assert_eq!(restarted.admit(uuid(2), None), EngineId(1));
+    }
+
+    #[test]
+    fn changes_make_the_same_roster_and_none_is_told_twice() {
+        let mut engines = Engines::default();
+        let mut roster = Roster::default();
+        let mut changes = 0;
+        for step in 0..2_000_u64 {
+            let n = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            let id = EngineId((n % 64) as u32);
+            match n % 7 {
+                0 => _ = engines.remove(id),
+                1 => _ = engines.remove_for_ever(id),
+                2 => _ = engines.admit(uuid((n % 200) as u8), Some(id)),
+                _ => _ = engines.admit(uuid((n % 200) as u8), None),
+            }
+            let told = engines.take_changes();
+            assert!(told.len() <= 2, "step {step}: {told:?}");
+            changes += told.len();
+            told.into_iter().for_each(|change| roster.apply(change));
+            assert_eq!(roster, engines.roster(), "step {step}");
+        }
+        assert!(changes > 200, "{changes}");
+        engines.admit(uuid(201), None);
+        engines.take_changes();
+        engines.admit(uuid(201), None);
+        assert!(engines.take_changes().is_empty(), "it was here before");
     }
 
     #[test]

@@ -137,7 +137,6 @@ impl Core {
             self.direct_ready.insert(id);
             self.tell_subscribers(Event::EngineOnline(id));
         }
-        self.engines.note_changed();
         Ok(())
     }
 

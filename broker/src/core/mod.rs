@@ -42,6 +42,7 @@ mod reconcile;
 mod records;
 mod release;
 mod rest;
+mod roster;
 mod sessions;
 mod status;
 mod submit;
@@ -59,8 +60,8 @@ use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, Toke
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
-pub use engines::Roster;
 pub use payloads::Budget;
+pub use roster::{Change as RosterChange, Roster};
 pub use time::Time;
 pub use work::WORK_PER_TURN;
 
@@ -123,8 +124,8 @@ pub enum Output {
     Transfer(ConnectionId, u64, Vec<Bytes>),
     /// Send what waits, and close.
     Close(ConnectionId, &'static str),
-    /// Keep the roster for a later start.
-    SaveRoster(Roster),
+    /// Keep for a later start what has changed of the roster.
+    SaveRoster(Vec<RosterChange>),
     /// Revoke tokens for good, for a client's request; what comes of it is for [`Core::handle_revocation`].
     Revoke(ConnectionId, u64, Vec<TokenId>),
     /// Free these chunks, a few at a time.
@@ -314,7 +315,15 @@ impl Core {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front().or_else(|| self.engines.take_changed_roster().map(Output::SaveRoster))
+        self.outputs.pop_front().or_else(|| {
+            let changes = self.engines.take_changes();
+            (!changes.is_empty()).then_some(Output::SaveRoster(changes))
+        })
+    }
+
+    /// The roster as it is now.
+    pub fn roster(&self) -> Roster {
+        self.engines.roster()
     }
 
     /// When [`Core::handle_timeout`] wants to be called.

@@ -11,6 +11,7 @@ mod listener;
 mod port_holder;
 mod rates;
 mod revocations;
+mod roster_file;
 mod run_files;
 mod settings;
 mod strangers;
@@ -42,6 +43,7 @@ use entrance::Address;
 use keys::Identity;
 use linger::Linger;
 use revocations::Revocations;
+use roster_file::RosterFile;
 use strangers::{Stranding, Strangers};
 
 /// Chunks that are freed in one turn.
@@ -64,7 +66,7 @@ struct Shell {
     /// Wakes the timer: the core wants to be called earlier than before.
     timer: Notify,
     timer_at: Cell<Option<Time>>,
-    roster: RefCell<Option<crate::core::Roster>>,
+    roster: RefCell<RosterFile>,
     /// Chunks that nobody needs any longer, and what wakes who frees them.
     discarded: RefCell<VecDeque<bytes::Bytes>>,
     sweep: Notify,
@@ -119,7 +121,8 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         kept_max: memory.kept_max,
         journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
     };
-    let mut core = Core::new(config, &run_files::read_roster(&dir));
+    let roster = RosterFile::of(&dir);
+    let mut core = Core::new(config, &roster.read());
     let (journal, written) = open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
     // Whoever reads that the broker is here may tell it to stop.
     let mut stop = Stop::new(args.stop_with_stdin);
@@ -137,7 +140,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         out_queues: Rc::new(OutQueues::new(memory.out_bytes_max)),
         timer: Notify::new(),
         timer_at: Cell::new(None),
-        roster: RefCell::new(None),
+        roster: RefCell::new(roster),
         discarded: RefCell::default(),
         sweep: Notify::new(),
         to_revoke: RefCell::default(),
@@ -167,7 +170,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let journal = shell.journal.take();
     journal.into_iter().for_each(JournalThread::finish);
     listening.write_state(&shell.dir, start, true)?;
-    run_files::remove_roster(&shell.dir);
+    shell.roster.borrow().remove();
     tracing::info!("broker has stopped: {reason}");
     Ok(())
 }
@@ -214,7 +217,6 @@ impl Shell {
         let connections = self.connections.borrow();
         let mut dirty = Vec::new();
         let mut left_out = None;
-        let mut to_save = None;
         let mut entries: Vec<(u64, Entry)> = Vec::new();
         let mut core = self.core.borrow_mut();
         while let Some(output) = core.poll_output() {
@@ -251,7 +253,8 @@ impl Shell {
                     self.discarded.borrow_mut().extend(chunks);
                     self.sweep.notify_one();
                 }
-                Output::SaveRoster(roster) => to_save = Some(roster),
+                // Before an engine gets its first task: a later start must know whom to wait for.
+                Output::SaveRoster(changes) => self.roster.borrow_mut().note(&changes, || core.roster()),
                 Output::Journal(number, entry) => entries.push((number, entry)),
                 Output::Revoke(connection, request, tokens) => {
                     self.to_revoke.borrow_mut().push((connection, request, tokens));
@@ -268,18 +271,7 @@ impl Shell {
         if let Some(journal) = self.journal.borrow().as_ref().filter(|_| !entries.is_empty()) {
             journal.write(entries);
         }
-        // Before an engine gets its first task: a later start must know whom to wait for.
-        if let Some(roster) = to_save {
-            self.save_roster(&roster, false);
-            *self.roster.borrow_mut() = Some(roster);
-        }
         dirty.into_iter().for_each(Connection::write_inline);
-    }
-
-    fn save_roster(&self, roster: &crate::core::Roster, is_synced: bool) {
-        if let Err(error) = run_files::write_roster(&self.dir, roster, is_synced) {
-            tracing::warn!("engines may get other ids after a restart of the broker: {error:#}");
-        }
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -375,8 +367,7 @@ impl Shell {
             self.core.borrow_mut().handle_tick();
             self.flush();
             self.obey_revocations().await;
-            let roster = self.roster.borrow_mut().take();
-            roster.into_iter().for_each(|roster| self.save_roster(&roster, true));
+            self.roster.borrow_mut().sync();
         }
     }
 

@@ -1,15 +1,13 @@
-//! What a running broker leaves under `run/`: where it is, and which engine had which integer.
+//! What a running broker leaves under `run/`: where it is.
 
 use std::fs::File;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{read_private, write_private, write_private_soon};
+use furlong_link::private_file::{read_private, write_private};
 use furlong_wire::capability::Endpoint;
 use serde::{Deserialize, Serialize};
-
-use crate::core::Roster;
 
 /// `run/broker.json`: the broker that runs, or the last one that did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,7 +49,6 @@ pub struct BrokerLock {
 }
 
 const STATE_BYTES_MAX: u64 = 64 * 1024;
-const ROSTER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 impl BrokerLock {
     /// Takes the lock.
@@ -101,27 +98,4 @@ pub fn write_state(dir: &ClusterDir, state: &BrokerState) -> Result<()> {
 /// The endpoints as text.
 pub fn endpoint_texts(endpoints: &[Endpoint]) -> Vec<String> {
     endpoints.iter().map(ToString::to_string).collect()
-}
-
-/// The roster of a broker that did not stop in good order; a new one otherwise.
-pub fn read_roster(dir: &ClusterDir) -> Roster {
-    let text = read_private(&dir.roster(), ROSTER_BYTES_MAX);
-    text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-}
-
-/// Keeps the roster for a later start.
-///
-/// # Errors
-/// If the file cannot be written.
-///
-/// On the disk if `is_synced`, else with the system, which is enough if the broker alone is killed.
-pub fn write_roster(dir: &ClusterDir, roster: &Roster, is_synced: bool) -> Result<()> {
-    let text = serde_json::to_vec(roster).context("the roster is plain data")?;
-    let write = if is_synced { write_private } else { write_private_soon };
-    Ok(write(&dir.roster(), &text)?)
-}
-
-/// The cluster has ended: its engines' integers begin at 0 again.
-pub fn remove_roster(dir: &ClusterDir) {
-    let _ = std::fs::remove_file(dir.roster());
 }

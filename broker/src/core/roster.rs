@@ -1,0 +1,94 @@
+//! Which engine had which integer: kept over a restart of the broker, so that engines get theirs back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use furlong_wire::ids::{EngineId, EngineUuid};
+use serde::{Deserialize, Serialize};
+
+/// What a later broker should know.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Roster {
+    /// The next integer to give.
+    pub next: u32,
+    /// Engines by integer.
+    pub engines: BTreeMap<EngineId, EngineUuid>,
+    /// Smaller integers that nobody has had, since larger ones were asked for.
+    pub unused: Unused,
+    /// Those that were connected or awaited: they may come back.
+    pub here: BTreeSet<EngineId>,
+}
+
+/// What has changed of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many copies
+/// of all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// An engine is here.
+    #[serde(rename = "here")]
+    Here(EngineId, EngineUuid),
+    /// It is no longer waited for. If it comes back after all, it gets its integer back.
+    #[serde(rename = "away")]
+    Away(EngineId),
+    /// It will not come back.
+    #[serde(rename = "left")]
+    Left(EngineId),
+}
+
+/// Integers that nobody has had, as runs: the first and the last of each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Unused(BTreeMap<u32, u32>);
+
+/// Runs that are remembered: of more, the smallest integers are never given.
+const UNUSED_RUNS_MAX: usize = 1024;
+
+impl Roster {
+    /// Takes a change in.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Here(id, uuid) => {
+                if !self.engines.contains_key(&id) {
+                    self.unused.take(&mut self.next, id);
+                }
+                self.engines.insert(id, uuid);
+                self.here.insert(id);
+            }
+            Change::Away(id) => _ = self.here.remove(&id),
+            Change::Left(id) => _ = self.engines.remove(&id),
+        }
+    }
+}
+
+impl Unused {
+    /// Whether nobody has had an integer, though larger ones were given.
+    pub fn contains(&self, EngineId(id): EngineId) -> bool {
+        self.0.range(..=id).next_back().is_some_and(|(_, last)| id <= *last)
+    }
+
+    /// An integer is given: one of these, or `next`, or one beyond, whereupon those between are unused.
+    pub fn take(&mut self, next: &mut u32, EngineId(id): EngineId) {
+        if id >= *next {
+            if *next < id {
+                self.0.insert(*next, id - 1);
+                while self.0.len() > UNUSED_RUNS_MAX {
+                    self.0.pop_first();
+                }
+            }
+            *next = id + 1;
+        } else if let Some((&first, &last)) = self.0.range(..=id).next_back()
+            && id <= last
+        {
+            self.0.remove(&first);
+            if first < id {
+                self.0.insert(first, id - 1);
+            }
+            if id < last {
+                self.0.insert(id + 1, last);
+            }
+        }
+    }
+
+    /// How many runs there are.
+    #[cfg(test)]
+    pub fn runs(&self) -> usize {
+        self.0.len()
+    }
+}
