@@ -4,6 +4,7 @@
 //! is let in and answered, and the attacker is closed.
 
 mod abuse;
+mod costs;
 mod handshake;
 mod records;
 mod roles;

@@ -1,0 +1,322 @@
+//! What one admitted peer can make the broker do and hold: bounded work, bounded answers, everything charged for.
+
+use std::collections::VecDeque;
+
+use furlong_tests::farm::Farm;
+use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TaskId};
+use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
+use furlong_wire::message::{
+    Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine, Open, Outcome, Payload,
+    Purge, Query, Register, ReplyBody, Request, Runtime, Slot, Stream, Submit, TakeBack, Targets, TaskOptions,
+    TaskQuery, TaskRange, ToClient, ToEngine,
+};
+use furlong_wire::payload::PayloadSecret;
+use furlong_wire::token::Role;
+
+use crate::CLOSED;
+
+/// The memory that the brokers of these tests are given, and how far theirs may grow by what peers do.
+const MEMORY: [&str; 2] = ["--memory", "64M"];
+const GROWTH_BYTES_MAX: u64 = 96 << 20;
+
+fn inline(bytes: usize) -> Payload {
+    Payload::Inline(vec![1; bytes].into())
+}
+
+fn submit(n: u64, options: &TaskOptions) -> FromClient {
+    let (targets, runtime, options) = (Targets::Shared, Runtime::Native, Some(Box::new(options.clone())));
+    FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload: inline(4) })
+}
+
+/// Options of a task that no engine can run.
+fn waiting() -> TaskOptions {
+    TaskOptions { require: vec!["nowhere".into()], ..TaskOptions::default() }
+}
+
+/// A client's connection, whose session is known by its id.
+struct Peer {
+    session: RawSession,
+    id: SessionId,
+    submitted: u64,
+    /// What has come and was not looked at.
+    inbox: VecDeque<ToClient>,
+}
+
+impl Peer {
+    fn new(farm: &Farm) -> Self {
+        let credentials = Credentials::of(&farm.capability(Role::Client));
+        let id = credentials.hello.session;
+        let mut session = shake_hands(farm.port(), &credentials).session();
+        session.send(&[open(0)]);
+        Self { session, id, submitted: 0, inbox: VecDeque::new() }
+    }
+
+    /// Submits tasks, many a record.
+    fn submit(&mut self, tasks: u64, options: &TaskOptions) {
+        let numbers: Vec<u64> = (self.submitted + 1..=self.submitted + tasks).collect();
+        for numbers in numbers.chunks(500) {
+            let batch: Vec<_> = numbers.iter().map(|n| submit(*n, options)).collect();
+            assert!(self.session.send(&batch), "the tasks are taken");
+        }
+        self.submitted += tasks;
+    }
+
+    fn all(&self) -> TaskRange {
+        TaskRange { session: self.id, first: 0, last: u64::MAX }
+    }
+
+    /// The next message.
+    fn next(&mut self) -> ToClient {
+        loop {
+            if let Some(message) = self.inbox.pop_front() {
+                return message;
+            }
+            self.inbox.extend(self.session.receive::<ToClient>().expect("the broker answers"));
+        }
+    }
+
+    /// The reply to a request, and how many of the messages before it are as wanted.
+    fn reply(&mut self, request: u64, is_wanted: impl Fn(&ToClient) -> bool) -> (ReplyBody, usize) {
+        let mut wanted = 0;
+        loop {
+            match self.next() {
+                ToClient::Reply(reply) if reply.request == request => return (reply.body, wanted),
+                other => wanted += usize::from(is_wanted(&other)),
+            }
+        }
+    }
+
+    fn until_reply(&mut self, request: u64) -> ReplyBody {
+        self.reply(request, |_| false).0
+    }
+}
+
+fn open(submitted: u64) -> FromClient {
+    FromClient::Open(Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: false, submitted })
+}
+
+/// An engine process with one slot, and its integer.
+fn engine(farm: &Farm) -> (RawSession, EngineId) {
+    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+    let register = Register {
+        instance: InstanceId([1; 16]),
+        host: "host".to_owned(),
+        pid: 1,
+        cwd: "/".to_owned(),
+        slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
+        runtimes: vec![Runtime::Native],
+        python: None,
+        environment: Vec::new(),
+        labels: vec![],
+        held: vec![],
+        received: None,
+        dropped: None,
+    };
+    session.send(&[FromEngine::Register(Box::new(register))]);
+    match session.receive().expect("the engine is registered").into_iter().next() {
+        Some(ToEngine::Registered(registered)) => (session, registered.engines[0]),
+        other => panic!("not registered: {other:?}"),
+    }
+}
+
+/// The next attempt that an engine is given.
+fn assigned(engine: &mut RawSession) -> Attempt {
+    loop {
+        let messages: Vec<ToEngine> = engine.receive().expect("the engine gets its task");
+        let count = messages.into_iter().find_map(|message| match message {
+            ToEngine::Assign(assign) => Some(assign.work.first.count),
+            _ => None,
+        });
+        if let Some(count) = count {
+            return Attempt { start: engine.welcome.start, count };
+        }
+    }
+}
+
+#[test]
+fn requests_that_name_the_same_tasks_thousands_of_times_meet_each_once() {
+    let mut farm = Farm::start();
+    let mut peer = Peer::new(&farm);
+    peer.submit(5_000, &waiting());
+    let all = vec![peer.all(); 4096];
+    peer.session.send(&[FromClient::Purge(Purge { request: 1, tasks: all.clone() })]);
+    peer.session.send(&[FromClient::TakeBack(TakeBack { request: 2, tasks: all.clone() })]);
+    peer.session.send(&[FromClient::TakeBack(TakeBack { request: 3, tasks: all })]);
+    assert_eq!(peer.until_reply(1), ReplyBody::Done);
+    assert_eq!(peer.until_reply(2), ReplyBody::Cancelled(5_000, 0));
+    assert_eq!(peer.until_reply(3), ReplyBody::Cancelled(0, 5_000), "each end is counted once");
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn others_are_served_between_the_questions_of_one_record() {
+    let mut farm = Farm::start();
+    let mut peer = Peer::new(&farm);
+    peer.submit(5_000, &waiting());
+    let mut good = farm.good(Role::Client);
+    let query = TaskQuery { label: Some("nothing*like it".into()), limit: 200, ..TaskQuery::default() };
+    let questions: Vec<_> = (1..=2_000)
+        .map(|request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) }))
+        .collect();
+    peer.session.send(&questions);
+    peer.until_reply(1);
+    // Most of the others are not answered yet.
+    good.engines().expect("an honest client is answered");
+    peer.session.send(&[FromClient::Cancel(Cancel { ranges: vec![(1, 5_000)], force: false })]);
+    peer.until_reply(2_000);
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn a_session_is_opened_once_a_connection() {
+    let mut farm = Farm::start();
+    let mut peer = Peer::new(&farm);
+    // Ended at once: there is no such engine.
+    let targets = Targets::Engines(vec![EngineId(77); 5_000]);
+    let (runtime, payload) = (Runtime::Native, inline(4));
+    let ended = Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload };
+    peer.session.send(&[FromClient::Submit(ended)]);
+    let opens: Vec<_> = (0..500).map(|_| open(5_000)).collect();
+    peer.session.send(&opens);
+    assert!(peer.session.peer.is_closed_within(CLOSED), "still open");
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_acknowledgement_out_of_order_is_a_breach() {
+    let mut farm = Farm::start();
+    let mut peer = Peer::new(&farm);
+    peer.session.send(&[FromClient::Ack(Ack { ranges: vec![(1, 9), (5, 12)].into() })]);
+    assert!(peer.session.peer.is_closed_within(CLOSED), "still open");
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
+    let mut farm = Farm::start_with(&MEMORY);
+    let (mut engine, id) = engine(&farm);
+    let mut peer = Peer::new(&farm);
+    let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
+    let (targets, runtime, payload) = (Targets::Engines(vec![id]), Runtime::Native, inline(4));
+    peer.session.send(&[FromClient::Submit(Submit {
+        n: 1,
+        targets,
+        runtime,
+        class: 0,
+        define: None,
+        options,
+        payload,
+    })]);
+    let attempt = assigned(&mut engine);
+    let pieces = 64;
+    for piece in 0..pieces {
+        let (stream, bytes) = (Stream::Stdout, vec![7; OUTPUT_MESSAGE_BYTES_MAX]);
+        let offset = (piece * OUTPUT_MESSAGE_BYTES_MAX) as u64;
+        engine.send(&[FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes })]);
+    }
+    let fetch = |request, output| Fetch { request, session: peer.id, n: 1, wait: false, output };
+    let fetches: Vec<_> = (1..=1_000).map(|request| FromClient::Fetch(fetch(request, true))).collect();
+    peer.session.send(&fetches);
+    // Nothing is read for a while, in which others are answered.
+    let mut good = farm.good(Role::Client);
+    (0..20).for_each(|_| _ = good.engines().expect("an honest client is answered"));
+    assert!(farm.growth_bytes() < GROWTH_BYTES_MAX, "{} bytes", farm.growth_bytes());
+    let (mut came, mut fetched) = (0, 0);
+    while fetched < 40 {
+        match peer.next() {
+            ToClient::FetchedOutput(_) => came += 1,
+            ToClient::Fetched(_) => fetched += 1,
+            _ => {}
+        }
+    }
+    assert!(came >= 40 * pieces, "nothing is left out for who reads: {came} pieces");
+    drop(peer);
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn an_engine_that_writes_more_than_start_and_end_is_closed() {
+    let mut farm = Farm::start_with(&MEMORY);
+    for far in [false, true] {
+        let (mut engine, id) = engine(&farm);
+        let mut peer = Peer::new(&farm);
+        let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
+        let (targets, runtime, payload) = (Targets::Engines(vec![id]), Runtime::Native, inline(4));
+        let task = Submit { n: 1, targets, runtime, class: 0, define: None, options, payload };
+        peer.session.send(&[FromClient::Submit(task)]);
+        let attempt = assigned(&mut engine);
+        let output = |offset, bytes| {
+            FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stderr, offset, bytes: vec![7; bytes] })
+        };
+        if far {
+            engine.send(&[output(u64::MAX, 1)]);
+        } else {
+            let most = (2 * OUTPUT_KEPT_BYTES).div_ceil(OUTPUT_MESSAGE_BYTES_MAX);
+            for piece in 0..=most as u64 {
+                engine.send(&[output(piece << 20, OUTPUT_MESSAGE_BYTES_MAX)]);
+            }
+        }
+        assert!(engine.peer.is_closed_within(CLOSED), "still open, far: {far}");
+    }
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn answers_that_nobody_reads_share_what_there_is() {
+    let mut farm = Farm::start_with(&MEMORY);
+    let (_engine, _) = engine(&farm);
+    let mut asking: Vec<Peer> = (0..48).map(|_| Peer::new(&farm)).collect();
+    let record = TaskOptions { label: Some("l".repeat(256)), ..waiting() };
+    asking[0].submit(1_000, &record);
+    let query = TaskQuery { limit: 200, ..TaskQuery::default() };
+    let questions: Vec<_> = (1..=200)
+        .map(|request| FromClient::Query(Request { request, query: Query::Tasks(Box::new(query.clone())) }))
+        .collect();
+    // Each answer has about 100 KB: 20 MB for each of them.
+    asking.iter_mut().for_each(|peer| _ = peer.session.send(&questions));
+    let mut good = farm.good(Role::Client);
+    (0..50).for_each(|_| _ = good.engines().expect("an honest client is answered"));
+    assert!(farm.growth_bytes() < GROWTH_BYTES_MAX, "{} bytes", farm.growth_bytes());
+    // Who reads after all is answered whole.
+    asking[1].until_reply(20);
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+/// How many of a client's tasks have ended as the broker has no room for them.
+fn refused(peer: &mut Peer) -> usize {
+    peer.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
+    let is_busy = |outcome: &Outcome| outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Busy);
+    peer.reply(1, |it| matches!(it, ToClient::Finished(finished) if is_busy(&finished.outcome))).1
+}
+
+#[test]
+fn options_and_dependencies_are_charged_for_and_refused_tasks_keep_nothing() {
+    let mut farm = Farm::start_with(&MEMORY);
+    let mut peer = Peer::new(&farm);
+    let labels = (0..64).map(|n| format!("{n:0256}")).collect();
+    peer.submit(3_000, &TaskOptions { require: labels, ..TaskOptions::default() });
+    assert!(refused(&mut peer) > 1_000, "three kinds of copies of 48 MB do not fit");
+    let mut other = Peer::new(&farm);
+    other.submit(1, &waiting());
+    let task = TaskId { session: other.id, n: 1 };
+    let after = vec![Dependency { task, success: true, failure: false }; 4_000];
+    other.submit(400, &TaskOptions { after, ..TaskOptions::default() });
+    assert!(refused(&mut other) > 200, "400 lists of 4000 dependencies do not fit");
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
+
+#[test]
+fn inline_definitions_are_charged_for() {
+    let mut farm = Farm::start_with(&MEMORY);
+    for _ in 0..40 {
+        let mut peer = Peer::new(&farm);
+        for numbers in (0..4096_u32).collect::<Vec<_>>().chunks(256) {
+            let define = |number: &u32| FromClient::Define(Define { number: *number, payload: inline(1_000) });
+            assert!(peer.session.send(&numbers.iter().map(define).collect::<Vec<_>>()), "definitions are taken");
+        }
+        peer.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
+        peer.until_reply(1);
+    }
+    farm.check_healthy(GROWTH_BYTES_MAX);
+}
