@@ -197,7 +197,7 @@ class DirectView(View):
             raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
         def decode(part: Part, outcome: _furlong.Outcome) -> Any:
-            values = value_of(outcome)
+            values = value_of(outcome, part.about.codecs)
             return values[0] if one else values
 
         about = self._about("pull")

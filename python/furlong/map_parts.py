@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _wire, errors
-from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, error_of
+from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, check_codec, error_of
 
 if TYPE_CHECKING:
     from furlong import _furlong
@@ -97,8 +97,9 @@ class Work:
 
 
 def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
-    """Give what a task tells of its items; none if it failed as a whole."""
+    """Give what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
     if outcome.ok:
+        check_codec(outcome.codec, ("pickle",))
         return outcome.take_data()
     if outcome.remote is None:
         return None
@@ -214,17 +215,17 @@ class MapPart(BalancedPart):
         """Take what a task came to; whether items are left."""
         places = self._places
         items = None
-        buffers = _buffers_of(outcome)
-        if buffers is not None:
-            try:
+        try:
+            buffers = _buffers_of(outcome)
+            if buffers is not None:
                 items = self._load(outcome, buffers)
-            except Exception as error:
-                self._note_texts(outcome, places, {})
-                text = f"the result cannot be read: {error}"
-                lost = errors.ResultLost(type(error).__name__, text, "", self._where(outcome.engine))
-                lost.__cause__ = error
-                self._fail(places, lost)
-                return False
+        except Exception as error:
+            self._note_texts(outcome, places, {})
+            text = f"the result cannot be read: {error}"
+            lost = errors.ResultLost(type(error).__name__, text, "", self._where(outcome.engine))
+            lost.__cause__ = error
+            self._fail(places, lost)
+            return False
         if items is None:
             self._note_texts(outcome, places, {})
             self._blame(outcome, places, self._where(outcome.engine))

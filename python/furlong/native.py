@@ -62,7 +62,7 @@ class NativeFunction:
         from furlong._msgpack import pack
 
         view = self._client.load_balanced_view()
-        about = About(self._client, self._name, label=view.label, is_pickled=False)
+        about = About(self._client, self._name, label=view.label, codecs=("msgpack", "raw"))
         task = self._client._session.submit(self._function, "msgpack", [pack(list(args))], None)
         result = AsyncResult([Part(task, about)], True)
         self._client._note(result)

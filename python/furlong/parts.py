@@ -22,9 +22,11 @@ __all__ = [
     "METADATA",
     "About",
     "BalancedPart",
+    "Codecs",
     "Metadata",
     "Part",
     "as_ended",
+    "check_codec",
     "error_of",
     "left_of",
     "limit_of",
@@ -152,8 +154,8 @@ class Part:
             return self.decode(self, outcome)
         if self.about.method == "map":
             with _wire.loading_of(self.where):
-                return value_of(outcome)
-        return value_of(outcome)
+                return value_of(outcome, self.about.codecs)
+        return value_of(outcome, self.about.codecs)
 
     def given(self) -> Any:
         """Give the value, or the error in its place, of one that is settled."""
@@ -186,6 +188,17 @@ class Part:
     def metadata(self, name: str) -> Any:
         """Tell something of what happened."""
         return METADATA_OF[name](self)
+
+    def all_metadata(self) -> Metadata:
+        """Tell all of it, with an error in the place of data that cannot be read."""
+
+        def told(name: str) -> Any:
+            try:
+                return self.metadata(name)
+            except errors.ResultLost as error:
+                return error
+
+        return Metadata({name: told(name) for name in METADATA})
 
     def live(self, stream: str) -> str:
         """Tell what it has written so far."""
@@ -252,6 +265,8 @@ class BalancedPart(Part):
             self.outcome = outcome
 
 
+# In which a value may come; None stands for none.
+Codecs = tuple["str | None", ...]
 # What the worker calls `UnmetDependency`.
 UNMET = "furlong.errors.UnmetDependency"
 
@@ -263,7 +278,7 @@ Call = tuple[Any, ...]
 class About:
     """What the tasks of one call have in common."""
 
-    __slots__ = ("after", "client", "code", "follow", "is_pickled", "label", "method", "name", "owner")
+    __slots__ = ("after", "client", "code", "codecs", "follow", "label", "method", "name", "owner")
 
     def __init__(
         self,
@@ -276,7 +291,7 @@ class About:
         follow: Any = None,
         code: str | None = None,
         owner: bool = True,
-        is_pickled: bool = True,
+        codecs: Codecs = ("pickle",),
     ) -> None:
         self.client = client
         self.name = name
@@ -286,28 +301,58 @@ class About:
         self.follow = follow
         self.code = code
         self.owner = owner
-        # Whether arguments and value cross as pickles.
-        self.is_pickled = is_pickled and method != "execute"
+        # The codecs in which a value may come: that of the call. Code that is executed has no value.
+        self.codecs: Codecs = (None,) if method == "execute" else codecs
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether what comes may be pickles, which can run code when they are read."""
+        return "pickle" in self.codecs
 
 
-def value_of(outcome: _furlong.Outcome) -> Any:
-    """Decode the value of a success, once."""
-    codec = outcome.codec
+def value_of(outcome: _furlong.Outcome, codecs: Codecs) -> Any:
+    """Decode the value of a success, once.
+
+    Raises
+    ------
+    ValueError
+        If it came in another codec than it was asked for.
+    """
+    check_codec(outcome.codec, codecs)
+    if outcome.codec is not None:
+        return _decoded(outcome.codec, outcome.take_data())
+    return None if outcome.exited is None else outcome.exited[0]
+
+
+def check_codec(codec: str | None, codecs: Codecs) -> None:
+    """Look that data come as they were asked for: who has asked for data does not load a pickle, which can run code.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    if codec not in codecs:
+        came = "no value came" if codec is None else f"it came as {_named(codec)}"
+        raise ValueError(f"{came}, and what was asked for is {' or '.join(map(_named, codecs))}")
+
+
+def _named(codec: str | None) -> str:
+    return {None: "no value", "pickle": "a pickle", "json": "JSON"}.get(codec, codec or "")
+
+
+def _decoded(codec: str, buffers: Sequence[Any]) -> Any:
     if codec == "pickle":
-        return _pickling.loads(outcome.take_data())
+        return _pickling.loads(buffers)
     if codec == "json":
         import json
 
-        return json.loads(outcome.take_data()[0])
+        return json.loads(bytes(buffers[0]))
     if codec == "msgpack":
         from furlong._msgpack import unpack
 
-        return unpack(outcome.take_data()[0])
-    if codec == "raw":
-        return outcome.take_data()
-    if outcome.exited is not None:
-        return outcome.exited[0]
-    return None
+        return unpack(buffers[0])
+    return buffers
 
 
 def error_of(
@@ -378,12 +423,14 @@ def _data(part: Part) -> Any:
     if published is None:
         return {}
     codec, buffers, _ = published
-    if codec == "json":
-        import json
-
-        return json.loads(bytes(buffers[0]))
-    # Who asks again gets another copy.
-    return _pickling.loads([buffers[0], *map(bytearray, buffers[1:])])
+    try:
+        check_codec(codec, ("json", "msgpack", "pickle") if part.about.is_pickled else ("json", "msgpack"))
+        assert codec is not None  # that is none of these
+        # Who asks again gets another copy.
+        return _decoded(codec, [buffers[0], *map(bytearray, buffers[1:])])
+    except Exception as error:
+        text = f"what was published cannot be read: {error}"
+        raise errors.ResultLost(type(error).__name__, text, "", part.where()) from error
 
 
 def _execute_result(part: Part) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
-from furlong.parts import About, Part
+from furlong.parts import About, Codecs, Part
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
@@ -20,6 +20,13 @@ RANGES_MAX = 65_536
 
 __all__ = ["PHASES", "Fetched", "History", "Numbers", "hex_of", "task_phase", "wait_for_ids", "whole_id"]
 
+# In which codecs the value of a task may come that another session has submitted, by the numbers of runtimes: a Rust
+# function's, Python's, a command's. Who asks for a task of Python asks for what Python returned, which may be a pickle.
+CODECS: dict[int, Codecs] = {
+    1: ("json", "msgpack", "raw"),
+    2: ("pickle", "json", "msgpack", "raw", None),
+    3: (None,),
+}
 # Where a task stands, by the numbers of the protocol.
 PHASES = ("", "receiving", "waiting", "queued", "assigned", "running", "ended")
 
@@ -29,7 +36,8 @@ class Fetched(AsyncResult):
 
     def __init__(self, client: Client, key: str) -> None:
         task = _FetchedTask(client._session, key)
-        part = Part(task, About(client, key, owner=False, label=task.label))  # type: ignore[arg-type]
+        about = About(client, key, owner=False, label=task.label, codecs=CODECS[task.runtime])
+        part = Part(task, about)  # type: ignore[arg-type]
         part.began = task.began
         part.began_at -= task.age
         super().__init__([part], True)
@@ -51,6 +59,7 @@ class _FetchedTask:
         self._record, self._outcome = found
         record = json.loads(self._record)
         self.label: str | None = record["label"]
+        self.runtime: int = record["runtime"]
         # When the other session submitted it.
         self.began: float = record["times"]["submitted_unix_us"] / 1e6
         # How long ago, by the broker's clock.

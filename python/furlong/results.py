@@ -15,7 +15,7 @@ from furlong import errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Metadata, Part, left_of, limit_of
+from furlong.parts import METADATA, METADATA_OF, Part, left_of, limit_of
 
 __all__ = ["AsyncResult", "ExecuteReply"]
 
@@ -294,7 +294,7 @@ class AsyncResult(LazyFuture):
         """All that is known of the tasks: a dictionary, or a list of such."""
         if self.done() and self._final is UNKNOWN:
             self._settle()
-        every = [Metadata({name: part.metadata(name) for name in METADATA}) for part in self._parts]
+        every = [part.all_metadata() for part in self._parts]
         return every[0] if self._single else every
 
     @property

@@ -63,7 +63,8 @@ class Records:
     """The encrypted records of one connection, after its handshake.
 
     A record's first frame is ``seq u64 LE | ciphertext of the batch | tag 16``. Frames after it are chunks of large
-    payloads, of which this peer sends and expects none. Each direction has a key, and counts its records from 0.
+    payloads, of which this peer sends none, and passes by what comes. Each direction has a key, and counts its records
+    from 0.
 
     Parameters
     ----------
@@ -91,11 +92,12 @@ class Records:
         """Wait for the next record, and give its messages; a heartbeat has none."""
         envelope, *chunks = self._socket.recv_multipart()
         seq, sealed = envelope[:8], envelope[8:]
-        if chunks or seq != struct.pack("<Q", self._received):
+        if seq != struct.pack("<Q", self._received):
             raise ValueError("a record that was not due")
+        about = b"".join(struct.pack("<I", len(chunk)) + chunk[-16:] for chunk in chunks)
         self._received += 1
         batch = msgpack.Unpacker()
-        batch.feed(self._receive.decrypt(bytes(4) + seq, sealed, seq))
+        batch.feed(self._receive.decrypt(bytes(4) + seq, sealed, seq + about))
         return [(tag, body) for tag, body in batch]
 
     def messages(self) -> Iterator[tuple[int, list[Any]]]:
@@ -120,7 +122,7 @@ def connect(capability: dict[str, Any]) -> zmq.Socket:
     return socket
 
 
-def shake_hands(socket: zmq.Socket, capability: dict[str, Any]) -> Records:
+def shake_hands(socket: zmq.Socket, capability: dict[str, Any], role: str = "client") -> Records:
     """Prove this peer to the broker, and the broker to this peer.
 
     The prologue names the protocol and the cluster, so that both must mean the same. The third message's payload is the
@@ -134,7 +136,7 @@ def shake_hands(socket: zmq.Socket, capability: dict[str, Any]) -> Records:
     noise.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, bytes.fromhex(capability["server_key"]))
     noise.start_handshake()
     token, session = bytes.fromhex(capability["token"]), os.urandom(16)
-    hello = [token, session, 1, "client", "peer.py", 1 << 20]
+    hello = [token, session, 1, role, "peer.py", 1 << 20]
 
     socket.send(bytes(noise.write_message()))
     noise.read_message(socket.recv())
