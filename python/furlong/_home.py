@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,16 @@ def check_name(name: str) -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read an object; none if it is not there, or not whole."""
     try:
-        value = json.loads(path.read_text())
+        with open(path, encoding="utf-8", opener=_open) as file:
+            value = json.loads(file.read()) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file, but not through a link, and without waiting for whoever has the other end of a named pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def remove(path: Path) -> None:
