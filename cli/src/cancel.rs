@@ -71,7 +71,7 @@ pub async fn cancel(args: CancelArgs) -> Result<ExitCode> {
     // Of kept tasks the broker does not count those that ended long ago.
     let finished = known.saturating_sub(cancelled);
     if args.json {
-        print::line(json!({ "cancelled": cancelled, "finished": finished }).to_string())?;
+        print::json_line(&json!({ "cancelled": cancelled, "finished": finished }))?;
     } else {
         let before =
             if finished > 0 { format!(", {} had ended before", print::grouped(finished)) } else { String::new() };
@@ -102,7 +102,7 @@ pub async fn purge(args: PurgeArgs) -> Result<ExitCode> {
     }
     client.close().await;
     if args.json {
-        print::line(json!({ "purged": purged }).to_string())?;
+        print::json_line(&json!({ "purged": purged }))?;
     } else {
         print::line(format!("{} purged", print::counted(purged, "result")))?;
     }

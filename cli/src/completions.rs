@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::Command;
 use clap_complete::Shell;
-use std::io::Write;
+use furlong_wire::message::Stream;
 
 use crate::exit::ExitCode;
+use crate::print;
 
 /// Flags of `completions`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,6 @@ pub fn run(args: &CompletionsArgs, mut command: Command) -> Result<ExitCode> {
     // Into memory first: the generator does not expect that its reader may leave.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "furlong", &mut script);
-    std::io::stdout().lock().write_all(&script)?;
+    print::own(Stream::Stdout, &script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -129,7 +129,7 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     let passes = (WORK.as_secs_f64() / once.as_secs_f64().max(1e-6)).ceil().clamp(1.0, 20_000.0) as u64;
     let passes = passes.next_multiple_of(PASSES_PER_TASK);
     let words: u64 = expected.values().sum();
-    print::line(format!(
+    print::lines(format!(
         "\n{} in {}, counted {} times over: about {:.1} s of work for one engine.",
         print::counted(words, "word"),
         print::counted(documents.len() as u64, "document"),
@@ -142,7 +142,7 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     let mut all = Counts::new();
     add(&mut all, &expected, passes);
     ensure!(counts == all, "the farm counted other words than one engine alone: this is a bug");
-    print::line(format!(
+    print::lines(format!(
         "{:.2} s on the farm. The counts are those of one engine alone, {passes} times.\n",
         took.as_secs_f64()
     ))?;
@@ -200,7 +200,7 @@ fn show_words(counts: &Counts) -> Result<()> {
 }
 
 fn show_shares(shares: &Shares, took: Duration) -> Result<()> {
-    print::line("\nwhat each engine did")?;
+    print::lines("\nwhat each engine did")?;
     for (engine, (tasks, busy)) in shares {
         let percent = 100.0 * busy.as_secs_f64() / took.as_secs_f64().max(1e-6);
         print::line(format!("  engine {engine}: {tasks:>5} tasks, busy {:.2} s ({percent:.0} %)", busy.as_secs_f64()))?;
@@ -214,7 +214,7 @@ async fn figures(client: &Client) -> Result<()> {
     let rust = measure(client, load(Runtime::Native, 2_000, 1)).await?;
     let python = measure(client, load(Runtime::Python, 1_000, 1)).await?;
     let many = measure(client, load(Runtime::Native, 50_000, 1_000)).await?;
-    print::line(format!(
+    print::lines(format!(
         "\na round trip through broker and engine: {} in Rust, {} in Python (median)",
         print::micros(rust.p50_us),
         print::micros(python.p50_us)

@@ -1,10 +1,9 @@
 //! A task's end, for people and for programs: its output as it was written, its value, its exit code.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 
 use anyhow::Result;
-use furlong_client::{ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
+use furlong_client::{DecodeError, ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
 use serde::Serialize;
@@ -68,7 +67,7 @@ impl Printed {
         if let Some(last) = bytes.last().filter(|_| stream == Stream::Stdout) {
             self.is_in_line = *last != b'\n';
         }
-        write_to(stream, bytes)
+        print::own(stream, bytes)
     }
 
     /// Prints what has not been printed of a task that has ended.
@@ -115,44 +114,39 @@ fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
     (gap, [skip(output.start(), from), skip(&output.end(), from.saturating_sub(end_at))])
 }
 
-fn write_to(stream: Stream, bytes: &[u8]) -> Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush());
-    match stream {
-        Stream::Stdout => write(&mut io::stdout().lock())?,
-        Stream::Stderr => write(&mut io::stderr().lock())?,
-    }
-    Ok(())
-}
-
-/// Prints the value of a function that returned, or of code that was executed; a command has none.
-pub fn print_value(result: &TaskResult) -> Result<()> {
+/// Prints the value of a function that returned, or of code that was executed; a command has none. If it is not what its
+/// header says, that is said instead, and the answer is false.
+pub fn print_value(result: &TaskResult) -> Result<bool> {
     let codec = result.codec();
     match &result.header {
-        ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => Ok(()),
-        ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::line),
+        ReplyHeader::Exited { .. } | ReplyHeader::Raised(_) => {}
+        ReplyHeader::Executed { repr, .. } => repr.as_ref().map_or(Ok(()), print::lines)?,
         ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Pickle) => {
             print::note!("furlong: {}: its value is a pickle, which only Python can open", result.report.id);
-            Ok(())
         }
         ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } if codec == Some(Codec::Raw) => {
-            result.data.iter().try_for_each(|buffer| write_to(Stream::Stdout, buffer))
+            result.data.iter().try_for_each(|buffer| print::own(Stream::Stdout, buffer))?;
         }
-        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => print::line(value(result).get()),
+        ReplyHeader::Returned { .. } | ReplyHeader::Displayed { .. } => match value(result) {
+            Ok(value) => print::json_line(&value)?,
+            Err(error) => {
+                print::note!("furlong: {}: its value cannot be read: {error}", result.report.id);
+                return Ok(false);
+            }
+        },
     }
+    Ok(true)
 }
 
-/// A result's value as JSON, as far as it can be had so, with its numbers as the engine wrote them.
-fn value(result: &TaskResult) -> Box<RawValue> {
+/// A result's value as JSON, with its numbers as the engine wrote them; null for what JSON has no form for.
+fn value(result: &TaskResult) -> Result<Box<RawValue>, DecodeError> {
     let value = match (&result.header, result.codec()) {
         (ReplyHeader::Executed { repr, .. }, _) => json!(repr),
-        (_, Some(Codec::Json)) => return result.json().unwrap_or_default(),
-        (_, Some(Codec::Msgpack)) => result.msgpack().unwrap_or(Value::Null),
+        (_, Some(Codec::Json)) => return result.json(),
+        (_, Some(Codec::Msgpack)) => result.msgpack()?,
         _ => Value::Null,
     };
-    serde_json::value::to_raw_value(&value).expect("a value is JSON")
+    Ok(serde_json::value::to_raw_value(&value).expect("a value is JSON"))
 }
 
 /// A task's end as JSON. Its value stays the text that it is, which a [`Value`] would round.
@@ -161,6 +155,9 @@ pub struct Document {
     #[serde(flatten)]
     rest: Map<String, Value>,
     value: Box<RawValue>,
+    /// Why the value cannot be read, if it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_error: Option<String>,
 }
 
 impl Document {
@@ -169,9 +166,14 @@ impl Document {
         self.rest.insert(name.to_owned(), value.into());
     }
 
+    /// Whether the value is what its header says, or there is none.
+    pub fn is_readable(&self) -> bool {
+        self.value_error.is_none()
+    }
+
     /// Prints it on a line.
     pub fn print(&self) -> Result<()> {
-        print::line(serde_json::to_string(self)?)
+        print::json_line(self)
     }
 }
 
@@ -260,7 +262,12 @@ pub fn as_json(end: &End) -> Document {
         "run_us": report.times.run_us,
     });
     let Value::Object(rest) = rest else { unreachable!("it is written as an object") };
-    Document { rest, value: end.as_ref().map_or_else(|_| Box::default(), value) }
+    let (value, value_error) = match end.as_ref().map(value) {
+        Ok(Ok(value)) => (value, None),
+        Ok(Err(error)) => (Box::default(), Some(error.to_string())),
+        Err(_) => (Box::default(), None),
+    };
+    Document { rest, value, value_error }
 }
 
 /// How many bytes of each stream are left out, as only its ends are kept.

@@ -119,7 +119,7 @@ async fn show_all(client: &Client, call: &CallSpec, code: &str, how: &HowArgs) -
         incomplete += u64::from(ended::left_out_bytes(&end) > 0);
         code_of_exit = end.as_ref().err().filter(|_| is_single).and_then(ended::code_of_exit);
         match &end {
-            _ if how.json => print::line(shown::as_json(&end).to_string())?,
+            _ if how.json => print::json_line(&shown::as_json(&end))?,
             // The broker did not let it begin: one line, however many engines there are.
             Err(failure) if ended::never_began(failure) => ended::print_direct_failure(failure, &mut refused),
             _ => match live {

@@ -116,7 +116,7 @@ async fn print_results(
         match result {
             Ok(result) => {
                 let value: Box<RawValue> = result.json().context("the result is no JSON")?;
-                progress.suspend(|| print::line(value.get()))?;
+                progress.suspend(|| print::json_line(&value))?;
             }
             Err(failure) => {
                 failed += 1;

@@ -112,7 +112,7 @@ pub async fn pull(args: PullArgs) -> Result<ExitCode> {
         let values: Vec<Box<RawValue>> =
             result.json().context("the values are no list: the engine speaks another version")?;
         let values: BTreeMap<&String, Box<RawValue>> = names.iter().zip(values).collect();
-        print::line(serde_json::to_string(&Pulled { engine: engine(result), values })?)
+        print::json_line(&Pulled { engine: engine(result), values })
     };
     on_engines(&args.direct, async |engines| Ok(engines.pull(names).await?.wait_each().await), show).await
 }
@@ -129,7 +129,7 @@ pub async fn keys(args: KeysArgs) -> Result<ExitCode> {
     let show = |result: &TaskResult| {
         let keys: Vec<String> = result.json().context("the names are no list: the engine speaks another version")?;
         if args.json {
-            return print::line(json!({ "engine": engine(result), "keys": keys }).to_string());
+            return print::json_line(&json!({ "engine": engine(result), "keys": keys }));
         }
         let id = engine(result).map_or("?".to_owned(), |id| id.to_string());
         print::line(format!("[{id}] {}", keys.join(" ")).trim_end())

@@ -1,30 +1,59 @@
-//! Printing that survives a reader who leaves.
+//! Printing that survives a reader who leaves, and text that is not ours.
+//!
+//! All that a command prints goes through here, and all of it is escaped: what a peer says cannot move the cursor, and
+//! cannot begin a line. A task's own output alone passes as it is, by [`own`].
 
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
+use furlong_link::printable;
+use furlong_wire::message::Stream;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Prints to standard output, with a newline.
+/// Prints a line to standard output. A newline in it is escaped.
 pub fn line(text: impl AsRef<str>) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes())?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    own(Stream::Stdout, format!("{}\n", printable::line(text.as_ref())).as_bytes())
 }
 
-/// Prints to standard error, with a newline. Who has closed that does not want to know.
+/// Prints text that may have several lines to standard output, with a newline at its end.
+pub fn lines(text: impl AsRef<str>) -> Result<()> {
+    own(Stream::Stdout, format!("{}\n", printable::lines(text.as_ref())).as_bytes())
+}
+
+/// Prints bytes as they are: what a task has written.
+pub fn own(stream: Stream, bytes: &[u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let write = |out: &mut dyn Write| out.write_all(bytes).and_then(|()| out.flush());
+    match stream {
+        Stream::Stdout => write(&mut io::stdout().lock())?,
+        Stream::Stderr => write(&mut io::stderr().lock())?,
+    }
+    Ok(())
+}
+
+/// Prints to standard error, with a newline: [`to_stderr`].
 macro_rules! note {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::print::to_stderr(&format!($($text)*)) };
 }
 pub(crate) use note;
 
-/// Prints a value as JSON: one document, indented, or on one line if it is one of many.
+/// Prints to standard error, with a newline. The first line alone begins at the left: nothing in the text looks like
+/// another note. Who has closed standard error does not want to know.
+pub fn to_stderr(text: &str) {
+    let text = format!("{}\n", printable::lines(text).replace('\n', "\n  "));
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Prints a value as an indented JSON document.
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
-    line(serde_json::to_string_pretty(value)?)
+    lines(serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a value as a JSON document on one line: one of many. What came as JSON may have newlines between its parts.
+pub fn json_line(value: &impl serde::Serialize) -> Result<()> {
+    line(serde_json::to_string(value)?.replace(['\n', '\r'], " "))
 }
 
 /// Whether the reader of our output has closed it.
@@ -94,6 +123,13 @@ pub fn progress(total: Option<u64>, is_wanted: bool) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_that_is_escaped_says_the_same_as_before() {
+        let text = "\u{9b}\u{7f}\u{202e}\u{2028}\n\x1b\"\\";
+        let escaped = serde_json::to_string(text).unwrap();
+        assert_eq!(serde_json::from_str::<String>(&printable::line(&escaped)).unwrap(), text);
+    }
 
     #[test]
     fn figures_are_written_for_people() {

@@ -53,7 +53,7 @@ pub async fn run(args: QueueArgs) -> Result<ExitCode> {
     let ended = (!args.all).then_some(false);
     let found = each(&client, queries, args.label.as_deref(), ended, |record| {
         if args.json {
-            return print::line(as_json(&record).to_string());
+            return print::json_line(&as_json(&record));
         }
         if !has_head {
             print::line(row(["task", "label", "state", "engine", "waited", "ran", "why"]))?;

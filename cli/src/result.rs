@@ -25,7 +25,7 @@ output is printed while they run, one task after the other. Ctrl-C ends the foll
 The names are printed by `furlong submit`; `furlong queue --all` lists them. Results are kept for an hour after the end
 of a task whose submit asked for that, as `furlong submit` does without --wait.
 
-Exit codes: 0 all of them succeeded; 1 some did not, or have not ended, or an error; of a single task, its own exit code
+Exit codes: 0 all of them succeeded; 1 some did not, have not ended, or have a value that cannot be read, or an error; of a single task, its own exit code
 (128 and the number of the signal that ended it); 2 wrong usage; 3 all succeeded, but a part of their output was not kept,
 as the messages or left_out_bytes say: 1 MiB is kept of each end; 130 Ctrl-C.
 
@@ -106,18 +106,31 @@ impl Shown {
         if args.json {
             let mut document = ended::as_json(end);
             document.set("label", fetched.record.label.clone());
+            self.note_value(document.is_readable());
             return document.print();
         }
         let name = fetched.record.id.to_string();
         printed.rest(&name, ended::report(end))?;
         match end {
-            Ok(result) => ended::print_value(result),
+            Ok(result) => {
+                let is_readable = ended::print_value(result)?;
+                self.note_value(is_readable);
+                Ok(())
+            }
             // A lone command that fails speaks for itself, as it would without a farm.
             Err(failure) if self.is_single && ended::is_exit(failure) => Ok(()),
             Err(failure) => {
                 ended::print_failure(&name, failure);
                 Ok(())
             }
+        }
+    }
+
+    /// A value that cannot be read is a failure, whatever its task was.
+    fn note_value(&mut self, is_readable: bool) {
+        if !is_readable {
+            self.failed += 1;
+            self.last = Some(ExitCode::FAILURE);
         }
     }
 
@@ -134,7 +147,7 @@ impl Shown {
                 "task": record.id.to_string(), "label": record.label, "ok": Value::Null, "state": state(record),
                 "why": why(record),
             });
-            return print::line(document.to_string());
+            return print::json_line(&document);
         }
         if has_ended {
             let why = why(record).unwrap_or("its result is not kept");

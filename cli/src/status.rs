@@ -35,7 +35,7 @@ pub async fn ids(args: IdsArgs) -> Result<ExitCode> {
     let ids: Vec<u32> = client.engines().await?.into_iter().map(|id| id.0).collect();
     client.close().await;
     if args.json {
-        print::line(serde_json::to_string(&ids)?)?;
+        print::json_line(&ids)?;
     } else {
         print::line(format!("{ids:?}"))?;
     }

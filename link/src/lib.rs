@@ -14,6 +14,7 @@ pub mod local;
 pub mod log;
 pub mod memory_size;
 pub mod outgoing;
+pub mod printable;
 pub mod private_file;
 pub mod revoked;
 pub mod stop;

@@ -16,12 +16,17 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use tracing::Subscriber;
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer as FieldWriter, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::printable;
 
 /// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
 pub type Level = LevelFilter;
@@ -80,7 +85,7 @@ pub fn start(file: Option<&Path>, terminal: Option<Level>, level: Level, format:
     if tracing_subscriber::registry().with(to_file).with(to_terminal).try_init().is_ok() {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            tracing::error!("{}", panic.to_string().replace('\n', " "));
+            tracing::error!("{panic}");
             print(panic);
         }));
     }
@@ -92,10 +97,41 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false).with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer().with_ansi(ansi).with_target(false);
     match format {
-        Format::Text => layer.boxed(),
-        Format::Json => layer.json().boxed(),
+        Format::Text => layer.fmt_fields(debug_fn(write_field).delimited(" ")).with_writer(writer).boxed(),
+        Format::Json => layer.json().with_writer(Escaping(writer)).boxed(),
+    }
+}
+
+/// Writes the message, or another field behind its name. Text in it may be a peer's, and one event is one line.
+fn write_field(out: &mut FieldWriter<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    let text = printable::line(&text);
+    if field.name() == "message" { out.write_str(&text) } else { write!(out, "{}={text}", field.name()) }
+}
+
+/// Escapes what JSON leaves as it is.
+struct Escaping<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for Escaping<W> {
+    type Writer = Escaping<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        Escaping(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Escaping<W> {
+    /// Takes one line, whole: tracing writes each event with one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write_all(printable::lines(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -227,6 +263,23 @@ mod tests {
         assert_eq!(engine_log(folder.path()), ours);
         assert!(!ended(0).exists() && !ended(1).exists() && !rotated(&ended(0), 1).exists());
         assert!(ended(2).exists() && ours.exists() && folder.path().join("broker.log").exists());
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_text_is_in_it() {
+        for format in [Format::Text, Format::Json] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x.log");
+            let file = Mutex::new(RotatingFile::open(&path, ROTATE_BYTES).unwrap());
+            let log = tracing_subscriber::registry().with(layer(file, false, format));
+            tracing::subscriber::with_default(log, || {
+                tracing::info!(who = "a\u{9b}31m\nb", "left: \x1b[2J\r\n\u{202e}2020 INFO forged");
+            });
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text.lines().count(), 1, "{text:?}");
+            assert!(text.contains("INFO") && text.contains("\\u001b[2J\\r\\n\\u202e2020 INFO forged"), "{text:?}");
+            assert_eq!(printable::lines(&text), text);
+        }
     }
 
     #[test]

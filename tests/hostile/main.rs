@@ -9,6 +9,7 @@ mod handshake;
 mod records;
 mod roles;
 mod strangers;
+mod texts;
 mod tokens;
 mod zmtp;
 

@@ -10,7 +10,7 @@ mod tree;
 
 use std::sync::OnceLock;
 
-use crate::rules::{layers, leftovers, links, manifests, size, text};
+use crate::rules::{layers, leftovers, links, manifests, printing, size, text};
 use crate::tree::Tree;
 
 /// Runs the rule over the repository and fails with all that it found.
@@ -68,6 +68,11 @@ fn every_file_is_a_module() {
 #[test]
 fn crates_use_the_workspace_lints() {
     holds(manifests::crates_use_the_workspace_lints);
+}
+
+#[test]
+fn the_command_prints_in_one_place() {
+    holds(printing::the_command_prints_in_one_place);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub async fn until_end(task: TaskFuture, code: &str) -> Result<(End, Option<Prin
                 None => early.push(piece),
             },
             () = &mut moment, if printed.is_none() => {
-                print::line(format!("[{engine}] In [*]: {}", code.trim_end_matches('\n')))?;
+                print::lines(format!("[{engine}] In [*]: {}", code.trim_end_matches('\n')))?;
                 let printed = printed.insert(Printed::default());
                 early.drain(..).try_for_each(|piece| printed.piece(&name, &piece))?;
             }

@@ -1,10 +1,10 @@
 //! What is shown of an execution, whether it failed or not.
 
-use std::io::Write;
-
 use anyhow::Result;
 use furlong_client::Display;
+use furlong_link::printable;
 use furlong_wire::call::ReplyHeader;
+use furlong_wire::message::Stream;
 use serde_json::{Value, json};
 
 use crate::ended::{self, End, Printed};
@@ -68,21 +68,27 @@ impl Shown {
                 (text, rich) if rich.is_empty() => text.to_owned(),
                 (text, rich) => format!("{text} ({rich})"),
             };
-            print::line(format!("[{}] Display[{}]: {line}", self.engine, self.count()))?;
+            print::lines(format!("[{}] Display[{}]: {line}", self.engine, self.count()))?;
         }
         Ok(())
     }
 
+    /// Standard error as it was written, and the traceback.
     fn print_errors(&self, mut errors: String) -> Result<()> {
         if let Some(error) = &self.error {
             separate(&mut errors);
-            errors.push_str(error);
+            errors.push_str(&printable::lines(error));
         }
-        if !errors.is_empty() {
-            std::io::stdout().flush()?;
-            print::note!("[{}] Err[{}]: {}", self.engine, self.count(), errors.trim_end_matches('\n'));
+        if errors.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.print_under("Err", Stream::Stderr, &errors)
+    }
+
+    /// Prints text that is fit, or the task's own, under a heading.
+    fn print_under(&self, heading: &str, stream: Stream, text: &str) -> Result<()> {
+        let text = text.trim_end_matches('\n');
+        print::own(stream, format!("[{}] {heading}[{}]: {text}\n", self.engine, self.count()).as_bytes())
     }
 }
 
@@ -90,14 +96,14 @@ impl Shown {
 pub fn print(code: &str, end: &End) -> Result<()> {
     let shown = Shown::of(end);
     let (engine, count) = (&shown.engine, shown.count());
-    print::line(format!("[{engine}] In [{count}]: {}", code.trim_end_matches('\n')))?;
+    print::lines(format!("[{engine}] In [{count}]: {}", code.trim_end_matches('\n')))?;
     let mut out = shown.stdout.clone();
     if let Some(value) = &shown.value {
         separate(&mut out);
-        out.push_str(value);
+        out.push_str(&printable::lines(value));
     }
     if !out.is_empty() {
-        print::line(format!("[{engine}] Out[{count}]: {}", out.trim_end_matches('\n')))?;
+        shown.print_under("Out", Stream::Stdout, &out)?;
     }
     shown.print_displays()?;
     shown.print_errors(shown.stderr.clone())
@@ -109,7 +115,7 @@ pub fn print_after_live(end: &End, mut printed: Printed) -> Result<()> {
     printed.rest(&format!("engine {}", shown.engine), ended::report(end))?;
     printed.end_line()?;
     if let Some(value) = &shown.value {
-        print::line(format!("[{}] Out[{}]: {value}", shown.engine, shown.count()))?;
+        print::lines(format!("[{}] Out[{}]: {value}", shown.engine, shown.count()))?;
     }
     shown.print_displays()?;
     shown.print_errors(String::new())

@@ -29,9 +29,9 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
     let refused = handed.refused(submitter.client).await;
     submitter.client.clone().detach().await.context("not all tasks may have reached the broker")?;
     match handed.name() {
-        Some(name) if args.json => print::line(handed.as_json(&name).to_string())?,
+        Some(name) if args.json => print::json_line(&handed.as_json(&name))?,
         Some(name) => print::line(name)?,
-        None if args.json => print::line(json!({ "tasks": null, "count": 0 }).to_string())?,
+        None if args.json => print::json_line(&json!({ "tasks": null, "count": 0 }))?,
         None => print::note!("furlong: there are no items, so nothing was submitted"),
     }
     if refused.is_empty() {

@@ -4,5 +4,6 @@ pub mod layers;
 pub mod leftovers;
 pub mod links;
 pub mod manifests;
+pub mod printing;
 pub mod size;
 pub mod text;

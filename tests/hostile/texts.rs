@@ -1,0 +1,150 @@
+//! Text of peers on people's terminals: what has an effect there is escaped.
+
+use bytes::Bytes;
+use furlong_link::printable;
+use furlong_tests::command::{Outcome as Ran, furlong};
+use furlong_tests::farm::Farm;
+use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
+use furlong_wire::ids::{Attempt, EngineUuid, InstanceId};
+use furlong_wire::message::{
+    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime, Slot, Submit, Targets,
+    TaskError, TaskOptions, TaskState, ToEngine,
+};
+use furlong_wire::token::Role;
+use serde_json::Value;
+
+/// Renames the window, clears the screen, begins a line, turns the text round.
+const EVIL: &str = "x\x1b]0;OWNED\x07\x1b[2J\r\nFAKE LINE\u{9b}31m\u{202e}y";
+
+fn evil(text: &str) -> String {
+    format!("{text}{EVIL}")
+}
+
+/// An engine that says it in every text of its registration.
+fn engine(farm: &Farm) -> RawSession {
+    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+    let register = Register {
+        instance: InstanceId([1; 16]),
+        host: evil("host"),
+        pid: 1,
+        cwd: evil("/"),
+        slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
+        runtimes: vec![Runtime::Native],
+        python: Some(evil("python")),
+        environment: vec![(evil("name"), evil("value"))],
+        labels: vec![evil("label")],
+        held: vec![],
+        received: None,
+        dropped: None,
+    };
+    session.send(&[FromEngine::Register(Box::new(register))]);
+    assert!(session.receive::<ToEngine>().is_ok());
+    session
+}
+
+/// A kept task that has such a label, and its end.
+fn ends(farm: &Farm, engine: &mut RawSession, outcome: Outcome, buffers: &[Bytes]) {
+    let mut client = RawSession::client(farm.port(), &farm.capability(Role::Client));
+    let options = TaskOptions { label: Some(evil("label")), keep: true, ..TaskOptions::default() };
+    let (runtime, payload) = (Runtime::Native, inline(&[Bytes::from_static(b"call")]));
+    let options = Some(Box::new(options));
+    client.send(&[FromClient::Submit(Submit {
+        n: 1,
+        targets: Targets::Shared,
+        runtime,
+        class: 0,
+        define: None,
+        options,
+        payload,
+    })]);
+    let count = loop {
+        let assigned = engine.receive().expect("the task comes").into_iter().find_map(|message| match message {
+            ToEngine::Assign(assign) => Some(assign.work.first.count),
+            _ => None,
+        });
+        if let Some(count) = assigned {
+            break count;
+        }
+    };
+    let attempt = Attempt { start: engine.welcome.start, count };
+    let payload = Some(inline(buffers));
+    engine.send(&[FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })]);
+    assert!(client.receive::<furlong_wire::message::ToClient>().is_ok());
+}
+
+fn inline(buffers: &[Bytes]) -> Payload {
+    let sizes = buffers.iter().flat_map(|buffer| (buffer.len() as u16).to_le_bytes());
+    let bytes = [buffers.len() as u8].into_iter().chain(sizes).chain(buffers.iter().flatten().copied());
+    Payload::Inline(bytes.collect::<Vec<u8>>().into())
+}
+
+/// Nothing in what a command printed has an effect, and no text has begun a line.
+#[track_caller]
+fn check(ran: &Ran) {
+    for text in [&ran.stdout, &ran.stderr] {
+        assert_eq!(printable::lines(text), *text);
+        assert!(!text.lines().any(|line| line.starts_with("FAKE LINE")), "{text}");
+    }
+}
+
+#[test]
+fn an_engines_texts_are_escaped_in_the_status() {
+    let farm = Farm::start();
+    let _engine = engine(&farm);
+    let shown = furlong(&["status"], farm.home());
+    check(&shown);
+    assert!(shown.ok().contains(r"hostx\u001b]0;OWNED\u0007\u001b[2J\r\nFAKE LINE\u009b31m\u202ey"));
+    let json = furlong(&["status", "--json"], farm.home());
+    check(&json);
+    let status: Value = serde_json::from_str(&json.ok()).unwrap();
+    assert_eq!(status["processes"][0]["host"], evil("host"));
+}
+
+#[test]
+fn labels_and_errors_are_escaped_wherever_tasks_are_shown() {
+    let farm = Farm::start();
+    let mut engine = engine(&farm);
+    let raised = RemoteError {
+        type_name: evil("Type"),
+        message: evil("message"),
+        traceback: evil("first line\n"),
+        execution: None,
+    };
+    let error = TaskError { kind: ErrorKind::Remote, text: evil("text") };
+    let outcome = Outcome { state: TaskState::Failed, error: Some(Box::new(error)) };
+    ends(&farm, &mut engine, outcome, &[encode_reply(&ReplyHeader::Raised(raised))]);
+    for args in [["queue", "--all"], ["explain", "1"], ["result", "1"]] {
+        let shown = furlong(&args, farm.home());
+        check(&shown);
+        assert!(format!("{}{}", shown.stdout, shown.stderr).contains(r"\u001b]0;OWNED\u0007"), "{args:?}: {shown:?}");
+        let json = furlong(&[args[0], args[1], "--json"], farm.home());
+        check(&json);
+        serde_json::from_str::<Value>(&json.stdout).unwrap_or_else(|error| panic!("{error}: {json:?}"));
+    }
+}
+
+#[test]
+fn a_value_is_escaped_and_one_that_cannot_be_read_is_a_failure() {
+    let farm = Farm::start();
+    let mut engine = engine(&farm);
+    let header = |codec| encode_reply(&ReplyHeader::Returned { codec });
+    let value = "[\"a\u{9b}\u{202e}\",\n1.10]".as_bytes();
+    ends(&farm, &mut engine, Outcome::SUCCEEDED, &[header(Codec::Json), Bytes::from_static(value)]);
+    let shown = furlong(&["result", "1"], farm.home());
+    check(&shown);
+    assert_eq!(shown.ok(), r#"["a\u009b\u202e", 1.10]"#);
+
+    // Deeper than anybody nests.
+    let deep = Bytes::from([0x91].repeat(900));
+    for (codec, data) in [(Codec::Msgpack, deep), (Codec::Msgpack, Bytes::new()), (Codec::Json, "{".into())] {
+        ends(&farm, &mut engine, Outcome::SUCCEEDED, &[header(codec), data]);
+        let shown = furlong(&["result", "1"], farm.home());
+        assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""), "{shown:?}");
+        assert!(shown.stderr.contains(":1: its value cannot be read: "), "{}", shown.stderr);
+        let json = furlong(&["result", "1", "--json"], farm.home());
+        let document: Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!((json.code, &document["value"]), (Some(1), &Value::Null));
+        assert!(document["value_error"].is_string(), "{document}");
+    }
+}
