@@ -5,9 +5,8 @@
 //! so on; of these [`ROTATED_KEPT`] are kept. No log has a secret in it.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -27,6 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::printable;
+use crate::private_file::append_own;
 
 /// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
 pub type Level = LevelFilter;
@@ -203,7 +203,7 @@ impl Write for RotatingFile {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    append_own(path).map_err(|error| io::Error::other(error.problem.to_string()))
 }
 
 /// The path of the n-th older file.

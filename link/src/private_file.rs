@@ -84,6 +84,43 @@ fn write_whole(
     write().map_err(|error| FileProblem::from(error).at(path))
 }
 
+/// Opens a file of a program's own to be written to, such as a lock, and makes it (0600) if it is missing.
+///
+/// It has to be a regular file, of this user or of root: a link could lead to another file, and a named pipe would hold
+/// the program.
+pub fn open_own(path: &Path) -> Result<File, PrivateFileError> {
+    open_to_write(path, OFlags::CREATE)
+}
+
+/// The same for a file that is there.
+pub fn open_own_if_there(path: &Path) -> Result<File, PrivateFileError> {
+    open_to_write(path, OFlags::empty())
+}
+
+/// The same for a file that grows at its end, such as a log.
+pub fn append_own(path: &Path) -> Result<File, PrivateFileError> {
+    open_to_write(path, OFlags::CREATE | OFlags::APPEND)
+}
+
+fn open_to_write(path: &Path, more: OFlags) -> Result<File, PrivateFileError> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;
+    let opened = openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).map(File::from);
+    let checked = opened.map_err(FileProblem::from).and_then(|file| {
+        check_kind(&file.metadata()?)?;
+        Ok(file)
+    });
+    checked.map_err(|problem| {
+        match problem {
+            // Nobody reads from the pipe.
+            FileProblem::NotRegular if path.symlink_metadata().is_ok_and(|it| it.file_type().is_fifo()) => {
+                FileProblem::Fifo
+            }
+            problem => problem,
+        }
+        .at(path)
+    })
+}
+
 /// Makes a private folder (0700), with the folders above it, unless it is there; refuses one that others can write.
 pub fn ensure_private_dir(path: &Path) -> Result<(), PrivateFileError> {
     let creation = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -246,17 +283,7 @@ fn open_folder(folder: &Path, more: OFlags) -> Result<File, FileProblem> {
 /// Checks all but the text; gives the size.
 fn check_file(file: &File, path: &Path, max_bytes: u64) -> Result<u64, FileProblem> {
     let metadata = file.metadata()?;
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        return Err(FileProblem::Folder);
-    }
-    if kind.is_fifo() {
-        return Err(FileProblem::Fifo);
-    }
-    if !kind.is_file() {
-        return Err(FileProblem::NotRegular);
-    }
-    check_owner(&metadata)?;
+    check_kind(&metadata)?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(FileProblem::OpenToOthers { mode, mend: format!("chmod 600 {}", quoted(path)) });
@@ -268,6 +295,21 @@ fn check_file(file: &File, path: &Path, max_bytes: u64) -> Result<u64, FileProbl
     }
     let size = metadata.size();
     if size > max_bytes { Err(FileProblem::TooBig { size, max_bytes }) } else { Ok(size) }
+}
+
+/// A regular file, of this user or of root.
+fn check_kind(metadata: &std::fs::Metadata) -> Result<(), FileProblem> {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        return Err(FileProblem::Folder);
+    }
+    if kind.is_fifo() {
+        return Err(FileProblem::Fifo);
+    }
+    if !kind.is_file() {
+        return Err(FileProblem::NotRegular);
+    }
+    check_owner(metadata)
 }
 
 fn check_owner(metadata: &std::fs::Metadata) -> Result<(), FileProblem> {
@@ -418,6 +460,35 @@ mod tests {
             assert!(refusal.ends_with(expected), "{name}: {refusal}");
         }
         assert!(refusal(Path::new("/dev/null")).ends_with("it is not a regular file"));
+    }
+
+    #[test]
+    fn a_file_to_write_to_is_made_private_and_is_no_link_and_no_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(matches!(open_own_if_there(&at("lock")).unwrap_err().problem, FileProblem::Missing));
+        open_own(&at("lock")).unwrap();
+        append_own(&at("log")).unwrap().write_all(b"one ").unwrap();
+        append_own(&at("log")).unwrap().write_all(b"two").unwrap();
+        assert_eq!((mode(&at("lock")), mode(&at("log"))), (0o600, 0o600));
+        assert_eq!(fs::read(at("log")).unwrap(), b"one two");
+        symlink(at("log"), at("symlink")).unwrap();
+        rustix::fs::mknodat(CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        let cases = [
+            ("symlink", "it is a symbolic link; name the file itself"),
+            ("fifo", "it is a named pipe, not a file"),
+            ("folder", "it is a folder, not a file"),
+        ];
+        for (name, expected) in cases {
+            for open in [open_own, open_own_if_there, append_own] {
+                let refusal = open(&at(name)).unwrap_err().to_string();
+                assert!(refusal.ends_with(expected), "{name}: {refusal}");
+            }
+        }
+        // Also if somebody reads from it.
+        let _reader = openat(CWD, at("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        assert!(matches!(open_own(&at("fifo")).unwrap_err().problem, FileProblem::Fifo));
     }
 
     #[test]

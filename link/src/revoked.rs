@@ -1,8 +1,6 @@
 //! `security/revoked.json`: read by the broker, added to by the broker and by `furlong cap revoke`.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use furlong_wire::capability::{Revocation, RevokedError, RevokedTokens};
@@ -11,7 +9,7 @@ use furlong_wire::limits::REVOKED_FILE_BYTES_MAX;
 use thiserror::Error;
 
 use crate::home::ClusterDir;
-use crate::private_file::{FileProblem, PrivateFileError, read_private, write_private};
+use crate::private_file::{FileProblem, PrivateFileError, open_own, read_private, write_private};
 
 /// Reads the list of a cluster; nothing is revoked where there is no file.
 pub fn load_revoked(dir: &ClusterDir) -> Result<RevokedTokens, RevokedFileError> {
@@ -48,13 +46,10 @@ pub fn add_revoked(
 }
 
 /// Held while the file is read, changed and written; free when its process ends, however it ends.
-fn take_turn(path: &Path) -> Result<File, RevokedFileError> {
-    let take = || -> io::Result<File> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    take().map_err(|error| RevokedFileError::File(PrivateFileError { path: path.to_owned(), problem: error.into() }))
+fn take_turn(path: &Path) -> Result<File, PrivateFileError> {
+    let file = open_own(path)?;
+    file.lock().map_err(|error| PrivateFileError { path: path.to_owned(), problem: error.into() })?;
+    Ok(file)
 }
 
 /// Why a list cannot be read or added to.

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
+use furlong_tests::command::furlong;
 use furlong_tests::farm::Farm;
 use furlong_tests::good::Good;
 use furlong_tests::home::Home;
-use furlong_tests::program::Program;
+use furlong_tests::program::{Program, binary};
 use furlong_tests::wait::SOON;
 use furlong_wire::token::Role;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 /// The permissions of a file or folder.
 fn mode(path: &Path) -> u32 {
@@ -145,6 +148,58 @@ fn a_key_file_that_others_can_read_is_refused_with_the_line_that_mends_it() {
     let (code, stderr) = run(farm.home(), &["--bind", "127.0.0.1"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("chmod") && stderr.contains("broker.key.json"), "{stderr}");
+}
+
+#[test]
+fn a_pipe_or_a_link_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+    let home = Home::new();
+    for folder in [home.cluster().run(), home.cluster().log()] {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).unwrap();
+    }
+    let victim = home.path().join("victim");
+    fs::write(&victim, "as it was").unwrap();
+    for file in [home.cluster().run().join("broker.lock"), home.cluster().log().join("broker.log")] {
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (code, stderr) = run(&home, &["--bind", "127.0.0.1"]);
+        assert_eq!(code, Some(1));
+        assert!(
+            stderr.contains(file.to_str().unwrap()) && stderr.contains("it is a named pipe, not a file"),
+            "{stderr}"
+        );
+        let list = furlong(&["cluster", "list"], &home);
+        assert!(list.ok().contains("default          stopped"));
+        fs::remove_file(&file).unwrap();
+        symlink(&victim, &file).unwrap();
+        let (code, stderr) = run(&home, &["--bind", "127.0.0.1"]);
+        assert_eq!(code, Some(1));
+        assert!(stderr.contains(file.to_str().unwrap()) && stderr.contains("it is a symbolic link"), "{stderr}");
+        fs::remove_file(&file).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
+}
+
+#[test]
+fn all_files_are_private_whatever_the_umask() {
+    let home = Home::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$0\" --bind 127.0.0.1 --journal"]).arg(binary("broker"));
+    command.env("FURLONG_HOME", home.path()).env_remove("FURLONG_CAP");
+    let broker = Program::spawn("broker", command);
+    broker.wait_for_line("listens at", SOON);
+    let mut folders = vec![home.cluster().path().to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+        for entry in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                files += 1;
+                assert_eq!(mode(&entry), 0o600, "{}", entry.display());
+            }
+        }
+    }
+    assert!(files > 10, "there are {files}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{read_private, write_private};
+use furlong_link::private_file::{open_own, open_own_if_there, read_private, write_private};
 use furlong_wire::capability::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +56,7 @@ impl BrokerLock {
     /// # Errors
     /// If another broker of this cluster runs.
     pub fn take(dir: &ClusterDir) -> Result<Self> {
-        let path = dir.run().join("broker.lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let file = open_own(&dir.run().join("broker.lock"))?;
         if file.try_lock().is_err() {
             let who = read_state(dir).map_or(String::new(), |state| {
                 let port = state.ports().first().map_or(String::new(), |port| format!(", port {port}"));
@@ -75,7 +73,7 @@ impl BrokerLock {
 
     /// Whether a broker of this cluster runs.
     pub fn is_held(dir: &ClusterDir) -> bool {
-        let file = File::options().write(true).open(dir.run().join("broker.lock"));
+        let file = open_own_if_there(&dir.run().join("broker.lock"));
         file.is_ok_and(|file| file.try_lock().is_err())
     }
 }

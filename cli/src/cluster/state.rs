@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{ensure_private_dir, read_private, write_private};
+use furlong_link::private_file::{ensure_private_dir, open_own, open_own_if_there, read_private, write_private};
 use serde::{Deserialize, Serialize};
 
 /// The processes of a supervised cluster.
@@ -71,9 +71,7 @@ impl ClusterLock {
     pub fn take(dir: &ClusterDir) -> Result<Self> {
         ensure_private_dir(dir.path())?;
         ensure_private_dir(&dir.run())?;
-        let path = dir.run().join("cluster.lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let file = open_own(&dir.run().join("cluster.lock"))?;
         if file.try_lock().is_err() {
             let pid = Self::read(dir).map_or(String::new(), |state| format!(" (process {})", state.pid));
             bail!(
@@ -87,7 +85,7 @@ impl ClusterLock {
 
     /// Whether somebody looks after the cluster.
     pub fn is_held(dir: &ClusterDir) -> bool {
-        let file = File::options().write(true).open(dir.run().join("cluster.lock"));
+        let file = open_own_if_there(&dir.run().join("cluster.lock"));
         file.is_ok_and(|file| file.try_lock().is_err())
     }
 
