@@ -6,14 +6,15 @@
 //! byte of the handshake on. Whatever keeps a peer from coming in here, it goes to the port instead.
 //!
 //! The name is in the network namespace, as loopback is: containers do not see each other's, and it needs no file that
-//! could be left over. Anybody may take a name, so a peer passes by a listener of another user than itself and root,
-//! and a broker that is not root by peers of other users.
+//! could be left over. Anybody may take a name, and the kernel charges a pipe to the user who made it. So a peer and a
+//! broker of different users pass each other by, whoever they are.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use furlong_wire::ids::ClusterId;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
@@ -68,13 +69,30 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
     let socket = socket()?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name(cluster, port).as_bytes())?)?;
     let socket = UnixStream::from_std(socket.into())?;
-    let user = socket.peer_cred()?.uid();
-    let is_own = user == rustix::process::geteuid().as_raw() && user != UNKNOWN_USER;
-    if user != 0 && !is_own {
+    if !is_same_user(&socket)? {
         return Err(io::Error::other("another user listens there"));
     }
     let [read, write] = socket.async_io(Interest::READABLE, || receive_files(&socket)).await?;
-    halves(read, write)
+    halves(own(&read, OFlags::RDONLY)?, own(&write, OFlags::WRONLY)?)
+}
+
+/// Whether who is at the other end of a socket has the user of this process.
+///
+/// # Errors
+/// The system's.
+pub fn is_same_user(socket: &UnixStream) -> io::Result<bool> {
+    let user = socket.peer_cred()?.uid();
+    Ok(user == rustix::process::geteuid().as_raw() && user != UNKNOWN_USER)
+}
+
+/// Opens the end of a pipe anew. That it does not block is said of an open file, which whoever has sent it shares: they
+/// could say otherwise, and a read would hold this process for ever.
+fn own(end: &OwnedFd, direction: OFlags) -> io::Result<OwnedFd> {
+    if FileType::from_raw_mode(fstat(end)?.st_mode) != FileType::Fifo {
+        return Err(io::Error::other("what came is no pipe"));
+    }
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    Ok(open(path, direction | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn socket() -> io::Result<OwnedFd> {
@@ -160,6 +178,27 @@ mod tests {
         let leave = async { drop(listener.accept().await) };
         let ((), peer) = tokio::join!(leave, connect(&cluster, 7));
         assert_eq!(peer.unwrap_err().to_string(), "no pipes came");
+    }
+
+    #[tokio::test]
+    async fn who_has_given_the_pipes_cannot_make_them_block() {
+        let cluster = cluster();
+        let listener = bind(&cluster, 7).unwrap();
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (read, write) = (pipe_with(flags).unwrap(), pipe_with(flags).unwrap());
+        let give = async {
+            let socket = listener.accept().await.unwrap().0;
+            let files = [read.0.as_fd(), write.1.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&files));
+            sendmsg(&socket, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).unwrap();
+        };
+        let ((), peer) = tokio::join!(give, connect(&cluster, 7));
+        let (ReadHalf::Pipe(peer_read), WriteHalf::Pipe(_)) = peer.unwrap() else { panic!("these are pipes") };
+        rustix::fs::fcntl_setfl(&read.0, OFlags::empty()).unwrap();
+        assert!(rustix::fs::fcntl_getfl(&peer_read).unwrap().contains(OFlags::NONBLOCK));
+        assert_eq!(peer_read.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test]

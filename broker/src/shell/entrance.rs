@@ -32,7 +32,7 @@ pub(super) enum Address {
     /// Another machine, or this one.
     Network(SocketAddr),
     /// A process of this machine.
-    Local { user: u32, pid: Option<i32> },
+    Local { pid: Option<i32> },
 }
 
 /// Whose strangers share what strangers may have.
@@ -40,8 +40,8 @@ pub(super) enum Address {
 pub(super) enum Origin {
     /// An address, or a /64 network of IPv6: whoever has one has all of its addresses.
     Network(IpAddr),
-    /// A user of this machine, by its number.
-    User(u32),
+    /// This machine, by pipes: the broker's own user.
+    Local,
 }
 
 /// After each local arrival the next one waits so long. By TCP the system makes whoever comes too fast wait; here the
@@ -57,8 +57,8 @@ impl Entrance {
         }
     }
 
-    /// Waits for the next one, but for local ones that have no business here: a peer passes by a broker of another user
-    /// that is not root, and pipes are charged to the broker's user.
+    /// Waits for the next one, but for local ones of other users, who go to the port: pipes are charged to the broker's
+    /// user, also if that is root.
     pub(super) async fn accept(&self) -> io::Result<(Arrival, Address)> {
         match self {
             Self::Port(listener) => {
@@ -68,10 +68,8 @@ impl Entrance {
             Self::Local(listener) => loop {
                 let (socket, _) = listener.accept().await?;
                 tokio::time::sleep(LOCAL_PAUSE).await;
-                let peer = socket.peer_cred()?;
-                let own = rustix::process::geteuid().as_raw();
-                if own == 0 || own == peer.uid() {
-                    let address = Address::Local { user: peer.uid(), pid: peer.pid() };
+                if local::is_same_user(&socket)? {
+                    let address = Address::Local { pid: socket.peer_cred()?.pid() };
                     return Ok((Arrival::Local(socket), address));
                 }
             },
@@ -106,7 +104,7 @@ impl Address {
     pub(super) fn origin(&self) -> Origin {
         match self {
             Self::Network(address) => Origin::of_network(address.ip()),
-            Self::Local { user, .. } => Origin::User(*user),
+            Self::Local { .. } => Origin::Local,
         }
     }
 }
@@ -115,8 +113,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),
-            Self::Local { pid: Some(pid), .. } => write!(f, "local process {pid}"),
-            Self::Local { pid: None, .. } => f.write_str("a local process"),
+            Self::Local { pid: Some(pid) } => write!(f, "local process {pid}"),
+            Self::Local { pid: None } => f.write_str("a local process"),
         }
     }
 }

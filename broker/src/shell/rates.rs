@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn an_origin_uses_up_its_own_turns() {
         let mut rates = Rates::default();
-        let (one, other) = (Origin::User(1), Origin::User(2));
+        let (one, other) = (Origin::Local, Origin::Network([10, 0, 0, 1].into()));
         while rates.of_origin(one).is_some() {}
         assert_eq!(rates.of_origin(other), Some(Duration::ZERO));
         assert_eq!(rates.of_all(), Some(Duration::ZERO));
