@@ -1,13 +1,14 @@
 //! The file: where it may be, who has it, which version it is.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use furlong_link::private_file::create_private;
 use furlong_wire::ids::ClusterId;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode as SqliteError, OpenFlags, params};
 
 /// `FURL`: says that a database is a journal of ours.
 const APPLICATION_ID: i64 = 0x4655_524c;
@@ -74,10 +75,11 @@ pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
              a path on a local disk, such as --journal /var/tmp/furlong-journal.db"
         );
     }
-    if !path.exists() {
-        create_private(path, b"").with_context(|| format!("cannot make the journal {shown}"))?;
+    if path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        make(path, &folder, cluster).with_context(|| format!("cannot make the journal {shown}"))?;
     }
     check_private(path)?;
+    check_beside(path)?;
     let database = Connection::open_with_flags(path, OPEN_FLAGS);
     let mut database = database.with_context(|| format!("cannot open the journal {shown}"))?;
     prepare(&mut database, cluster).map_err(|error| explain(error, path))?;
@@ -86,12 +88,36 @@ pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Connection> {
 
 /// Opens a journal to look at it.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection> {
+    check_beside(path)?;
     // Not read-only: what a killed broker has left in the write-ahead log must be read with it.
     let database = Connection::open_with_flags(path, OPEN_FLAGS);
     let database = database.with_context(|| format!("cannot open the journal {}", path.display()))?;
-    let begun = begin_exclusively(&database).map_err(anyhow::Error::from).and_then(|()| check_kind(&database));
-    begun.map_err(|error| explain(error, path))?;
+    begin_exclusively(&database).map_err(|error| explain(error, path))?;
     Ok(database)
+}
+
+/// Makes a journal with nothing in it. It is there whole or not at all: an empty file in its place is another's fault.
+fn make(path: &Path, folder: &Path, cluster: ClusterId) -> Result<()> {
+    let file = tempfile::Builder::new().prefix(".furlong-journal.").tempfile_in(folder)?;
+    let mut database = Connection::open_with_flags(file.path(), OPEN_FLAGS)?;
+    bring_to_this_version(&mut database, cluster)?;
+    database.close().map_err(|(_, error)| error)?;
+    file.persist_noclobber(path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// What SQLite would read or write beside the file: not through a link, and a named pipe would hold the broker.
+fn check_beside(path: &Path) -> Result<()> {
+    for end in ["-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        let beside = Path::new(&name);
+        if beside.symlink_metadata().is_ok_and(|about| !about.is_file()) {
+            bail!("{} is no regular file, and the journal needs that name: remove it", beside.display());
+        }
+    }
+    Ok(())
 }
 
 /// As with every file that holds secrets: nobody else may have it, and it is what its name says.
@@ -113,10 +139,14 @@ fn check_private(path: &Path) -> Result<()> {
 
 fn prepare(database: &mut Connection, cluster: ClusterId) -> Result<()> {
     begin_exclusively(database)?;
-    check_kind(database)?;
     database.pragma_update(None, "synchronous", "FULL")?;
     database.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     database.set_prepared_statement_cache_capacity(32);
+    bring_to_this_version(database, cluster)
+}
+
+/// Adds the tables that a journal of an earlier version does not have, and says whose it is if that is not said yet.
+fn bring_to_this_version(database: &mut Connection, cluster: ClusterId) -> Result<()> {
     let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let transaction = database.transaction()?;
     for tables in &MIGRATIONS[version as usize..] {
@@ -134,13 +164,15 @@ fn prepare(database: &mut Connection, cluster: ClusterId) -> Result<()> {
     Ok(())
 }
 
-/// From now on nobody else can open it, until this process ends in whatever way.
-fn begin_exclusively(database: &Connection) -> rusqlite::Result<()> {
+/// From now on nobody else can open it, until this process ends in whatever way. What is no journal is refused first, as
+/// it is.
+fn begin_exclusively(database: &Connection) -> Result<()> {
     database.busy_timeout(Duration::ZERO)?;
     database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    check_kind(database)?;
     database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // The lock is taken by the first transaction, and kept.
-    database.execute_batch("BEGIN IMMEDIATE; COMMIT;")
+    Ok(database.execute_batch("BEGIN IMMEDIATE; COMMIT;")?)
 }
 
 /// Whether it is a journal, and of a version that is known here.
@@ -148,7 +180,10 @@ fn check_kind(database: &Connection) -> Result<()> {
     let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let id: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 = database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 && id != APPLICATION_ID {
+    if tables == 0 {
+        bail!("it is empty: put it back from a copy, or remove it to begin a new one without what it had");
+    }
+    if id != APPLICATION_ID {
         bail!("it is a database of another program");
     }
     if !(0..=VERSION).contains(&version) {
@@ -160,10 +195,10 @@ fn check_kind(database: &Connection) -> Result<()> {
 fn explain(error: anyhow::Error, path: &Path) -> anyhow::Error {
     let shown = path.display();
     match error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+        Some(SqliteError::DatabaseBusy | SqliteError::DatabaseLocked) => {
             anyhow::anyhow!("another broker has the journal {shown} open: stop it, or name another file")
         }
-        Some(ErrorCode::NotADatabase) => anyhow::anyhow!("{shown} is no journal: name another file with --journal"),
+        Some(SqliteError::NotADatabase) => anyhow::anyhow!("{shown} is no journal: name another file with --journal"),
         _ => error.context(format!("cannot use the journal {shown}")),
     }
 }

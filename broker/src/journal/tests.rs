@@ -421,6 +421,19 @@ fn files_that_are_no_journal_or_of_a_later_version_are_refused_as_they_are() {
     std::fs::remove_file(&place.path).unwrap();
     std::os::unix::fs::symlink("/dev/null", &place.path).unwrap();
     assert!(refusal().contains("no regular file"), "{}", refusal());
+    std::fs::remove_file(&place.path).unwrap();
+    for empty in [vec![], vec![0], vec![0; 512], vec![0; 4096]] {
+        std::fs::write(&place.path, &empty).unwrap();
+        private(&place.path);
+        let refusal = refusal();
+        assert!(refusal.contains("is no journal") || refusal.contains("it is empty: put it back"), "{refusal}");
+        assert!(std::fs::read(&place.path).unwrap() == empty, "a file of {} bytes was changed", empty.len());
+    }
+    std::fs::remove_file(&place.path).unwrap();
+    let beside = place.path.with_file_name("journal.db-wal");
+    std::os::unix::fs::symlink("/dev/null", &beside).unwrap();
+    assert!(refusal().contains("journal.db-wal is no regular file"), "{}", refusal());
+    std::fs::remove_file(beside).unwrap();
     let missing = place.path.with_file_name("nowhere").join("journal.db");
     assert!(format!("{:#}", Journal::open(&missing, CLUSTER, &key()).unwrap_err()).contains("no folder"));
 }
