@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use furlong_client::{Arguments, CallSpec, ErrorKind, TaskFailure, TaskFuture, TaskState};
+use furlong_client::{Arguments, CallSpec, EngineId, EngineTargets, ErrorKind, TaskFailure, TaskFuture, TaskState};
 use furlong_tests::command::{processes_of, status};
+use furlong_tests::program::{Program, binary};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
+use furlong_wire::token::Role;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 
@@ -165,6 +167,55 @@ fn what_runs_out_of_memory_says_what_it_may_take_and_the_engine_goes_on() {
     let failure = work.run(&CallSpec::command(["sh", "-c", script])).unwrap_err();
     let text = "killed by SIGABRT; it may take 256 MiB (`engine --memory`)\nno room";
     assert_end(&failure, TaskState::Failed, ErrorKind::Exit, text);
+}
+
+/// An engine process with two slots and so much address space, as batch systems bound it.
+fn bounded(kib: u32) -> Work {
+    let mut work = Work::start(0);
+    let cap = work.farm().home().cluster().capability(Role::Engine);
+    let mut engine = std::process::Command::new("sh");
+    engine.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "sh"]).arg(binary("engine"));
+    engine.args(["--stop-with-stdin", "-n", "2", "--cap"]).arg(cap).env("FURLONG_HOME", work.farm().home().path());
+    work.engines().push(Program::spawn("engine", engine));
+    work.wait_for_processes(1);
+    work
+}
+
+/// Code on one of its engines.
+fn execute(work: &Work, engine: u32, code: &str) -> TaskFuture {
+    let view = work.client().multiengine(EngineTargets::Ids(vec![EngineId(engine)]));
+    work.within(view.execute(code)).unwrap().into_iter().next().unwrap()
+}
+
+/// Writes the head of an answer of 16 GiB to whichever of the worker's sockets takes it.
+const DECLARES: &str = "import os, select, struct\nfor fd in (100, 101):\n    \
+                        os.write(fd, struct.pack('<QQQQIBBxx', 1 << 34, 1, 0, 0, 1, 2, 0))\n";
+
+#[test]
+fn code_that_declares_16_gib_to_its_engine_harms_no_other_slot() {
+    let work = bounded(8 << 20);
+    work.within(execute(&work, 0, "1")).unwrap();
+    let begun = work.path("begun");
+    let mut task = execute(&work, 0, &format!("{DECLARES}open({begun:?}, 'w').write('begun\\n')"));
+    work.wait_for_lines("begun", 1);
+    work.within(execute(&work, 1, "2")).unwrap();
+    assert!(!task.is_finished(), "its end is taken for a part of what was declared");
+    task.cancel_force();
+    work.within(&mut task).unwrap_err();
+    work.within(execute(&work, 0, "3")).unwrap();
+    work.within(execute(&work, 1, "4")).unwrap();
+}
+
+#[test]
+fn code_that_sends_its_engine_more_than_that_has_room_for_loses_its_interpreter_alone() {
+    let work = bounded(1300 << 10);
+    work.within(execute(&work, 1, "x = 1")).unwrap();
+    let floods = "block = bytes(1 << 20)\nwhile True:\n    select.select([], [101], [])\n    os.write(101, block)";
+    let failure = work.within(execute(&work, 0, &format!("{DECLARES}{floods}"))).unwrap_err();
+    let text = "there was no memory in the engine for what the interpreter has sent";
+    assert_end(&failure, TaskState::Lost, ErrorKind::EngineLost, text);
+    work.within(execute(&work, 1, "x")).unwrap();
+    work.within(execute(&work, 0, "2")).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use tokio::time::{Duration, Instant};
 
-use super::protocol::{Control, Inbox, ProtocolBroken};
+use super::protocol::{Control, Inbox, NoRoom, ProtocolBroken};
 use super::session::{Fault, Session, SessionEnd};
 use super::slot::cancelled_reply;
 use crate::runtime::{JobOutcome, SlotEvent, Unable};
@@ -55,11 +55,10 @@ impl Session<'_> {
     /// Reports what the dead interpreter still had said, then its death, then the end of what it ran, and gives back
     /// what had not begun.
     pub(super) fn handle_exit(mut self, status: io::Result<ExitStatus>) -> SessionEnd {
-        while let Ok(1..) = self.interpreter.replies.try_read_buf(self.inbox.room()) {
-            if self.handle_frames().is_err() {
-                break;
-            }
-        }
+        while let Ok(room) = self.inbox.room()
+            && let Ok(1..) = self.interpreter.replies.try_read_buf(room)
+            && self.handle_frames().is_ok()
+        {}
         self.handle_unsent();
         let running = self.begun();
         let items = self.interpreter.page.items();
@@ -115,6 +114,7 @@ impl Session<'_> {
             (_, Some(Fault::Restarted)) => RESTARTED.to_owned(),
             (_, Some(Fault::EngineEnds)) => "the engine has ended".to_owned(),
             (Ok(_), Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
+            (Ok(_), Some(Fault::NoRoom)) => NoRoom.to_string(),
             (Ok(status), Some(Fault::SocketClosed)) if status.success() => "the code has closed all files".to_owned(),
             (Ok(status), _) => self.interpreter.death_cause(status),
             (Err(error), _) => format!("the interpreter is gone: {error}"),

@@ -131,7 +131,7 @@ impl Interpreter {
         let mut inbox = Inbox::default();
         loop {
             self.replies.readable().await?;
-            match self.replies.try_read_buf(inbox.room()) {
+            match self.replies.try_read_buf(inbox.room().map_err(io::Error::other)?) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

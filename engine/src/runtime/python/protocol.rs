@@ -239,11 +239,27 @@ impl Inbox {
         Self { buffer: BytesMut::from(bytes) }
     }
 
-    /// Where to read to: room for the rest of a frame that has begun, and at least 64 KiB.
-    pub(super) fn room(&mut self) -> &mut BytesMut {
-        let begun = self.begun_frame_bytes().unwrap_or(0);
-        self.buffer.reserve(begun.saturating_sub(self.buffer.len()).max(READ_BYTES));
-        &mut self.buffer
+    /// Where to read to: at least 64 KiB, and of the rest of a frame that has begun as much as its beginning is worth.
+    ///
+    /// Code can write to the socket what it likes: 40 bytes may declare 16 GiB. So what has come decides, not what is
+    /// declared, and where the system has no memory for a frame, that is this interpreter's end and not the engine's.
+    pub(super) fn room(&mut self) -> Result<&mut BytesMut, NoRoom> {
+        let missing = self.begun_frame_bytes().unwrap_or(0).saturating_sub(self.buffer.len());
+        let free = self.buffer.capacity() - self.buffer.len();
+        if missing <= READ_BYTES {
+            self.buffer.reserve(READ_BYTES);
+        } else if free < missing && free < READ_BYTES {
+            self.grow(missing.min((GROWTH * self.buffer.len()).max(FIRST_GROWTH_BYTES)))?;
+        }
+        Ok(&mut self.buffer)
+    }
+
+    pub(super) fn grow(&mut self, more: usize) -> Result<(), NoRoom> {
+        let mut grown = Vec::new();
+        grown.try_reserve_exact(self.buffer.len() + more).map_err(|_| NoRoom)?;
+        grown.extend_from_slice(&self.buffer);
+        self.buffer = BytesMut::from(Bytes::from(grown));
+        Ok(())
     }
 
     /// Takes the next complete frame out.
@@ -361,10 +377,18 @@ impl ReplyFrame {
 #[error("the interpreter's socket carried bytes that its worker did not send")]
 pub(super) struct ProtocolBroken;
 
+/// The system has no memory for what the interpreter sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there was no memory in the engine for what the interpreter has sent")]
+pub(super) struct NoRoom;
+
 const REQUEST_HEADER_BYTES: usize = 24;
 const REPLY_HEADER_BYTES: usize = 40;
 const ALIGNMENT: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
+/// Room for a large frame at first, and then as many times what has come of it: a frame is copied a third of itself.
+const FIRST_GROWTH_BYTES: usize = 1024 * 1024;
+const GROWTH: usize = 3;
 const COPY_BYTES_MAX: usize = 4 * 1024;
 
 const _: () = assert!(ALIGNMENT == furlong_wire::limits::BUFFER_ALIGNMENT);

@@ -104,6 +104,8 @@ pub(super) enum Fault {
     SocketClosed,
     /// It sends what is no frame.
     ProtocolBroken,
+    /// It sends more than there is memory for.
+    NoRoom,
 }
 
 /// What the session waited for.
@@ -352,7 +354,11 @@ impl<'a> Session<'a> {
     // From the interpreter.
 
     fn handle_readable(&mut self) {
-        match self.interpreter.replies.try_read_buf(self.inbox.room()) {
+        let Ok(room) = self.inbox.room() else {
+            self.close(Fault::NoRoom);
+            return self.interpreter.kill();
+        };
+        match self.interpreter.replies.try_read_buf(room) {
             Ok(0) => self.close(Fault::SocketClosed),
             Ok(_) => {
                 if let Err(ProtocolBroken) = self.handle_frames() {

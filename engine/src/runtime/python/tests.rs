@@ -19,6 +19,7 @@ mod begin;
 mod cells;
 mod control;
 mod death;
+mod frames;
 mod memory;
 mod operations;
 mod pickled;
