@@ -16,6 +16,8 @@ const HUNG_UP: u8 = 129;
 
 /// What runs and does not stop sooner is said to go on.
 const MOMENT: Duration = Duration::from_millis(1500);
+/// How long the broker has to take a cancel.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long a second Ctrl-C is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,10 +41,14 @@ pub async fn or_cancel(client: &Client, work: impl Future<Output = Result<ExitCo
     outcome
 }
 
-/// Cancels the session's tasks, and returns when they have stopped, when nobody has asked for force, or when somebody
-/// has asked for an end thrice.
+/// Cancels the session's tasks, and returns when they have stopped, when nobody has asked for force, when somebody has
+/// asked for an end thrice, or when the broker does not answer.
 async fn cancel_all(client: &Client, stop: &mut Stop) {
     client.cancel_all(false);
+    // Any answer says that the broker has taken what went before the question.
+    let mut heard = std::pin::pin!(client.engines());
+    let mut answer = std::pin::pin!(tokio::time::sleep(ANSWER));
+    let mut is_heard = false;
     let mut moment = std::pin::pin!(tokio::time::sleep(MOMENT));
     let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
     let (mut is_told, mut is_forced) = (false, false);
@@ -50,7 +56,14 @@ async fn cancel_all(client: &Client, stop: &mut Stop) {
         tokio::select! {
             // An error says that nobody can tell.
             _ = client.all_stopped() => return,
-            () = &mut moment, if !is_told => {
+            _ = &mut heard, if !is_heard => is_heard = true,
+            () = &mut answer, if !is_heard => {
+                crate::print::note!(
+                    "furlong: the broker does not answer: what runs ends when it finds that this command has left"
+                );
+                return;
+            }
+            () = &mut moment, if !is_told && is_heard => {
                 is_told = true;
                 if !is_forced {
                     crate::print::note!(

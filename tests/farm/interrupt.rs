@@ -71,6 +71,19 @@ fn sigterm_ends_a_command_at_once() {
 }
 
 #[test]
+fn ctrl_c_waits_for_no_broker_that_does_not_answer() {
+    let mut work = Work::start(1);
+    let begun = work.path("begun");
+    let submit = ["submit", "--wait", "--", "sh", "-c", &format!("echo begun > {begun}; sleep 60")];
+    let mut program = Program::spawn("furlong", command("furlong", &submit, work.farm().home()));
+    work.wait_for_lines("begun", 1);
+    work.farm_mut().broker().suspend();
+    program.interrupt();
+    program.wait_for_line("furlong: the broker does not answer", SOON);
+    assert_eq!(program.wait_exit(SOON).code(), Some(130));
+}
+
+#[test]
 fn what_is_submitted_right_after_a_forced_cancel_runs_in_the_next_interpreter() {
     let work = Work::start(1);
     let view = work.client().multiengine(EngineTargets::All);

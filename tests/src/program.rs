@@ -145,6 +145,11 @@ impl Program {
         let _ = kill_process(self.rustix_pid(), Signal::INT);
     }
 
+    /// Stops it with SIGSTOP, so that it does nothing more; it can still be killed.
+    pub fn suspend(&self) {
+        let _ = kill_process(self.rustix_pid(), Signal::STOP);
+    }
+
     /// Closes its standard input.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
