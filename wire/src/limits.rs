@@ -18,7 +18,7 @@ pub const GREETING_TIMEOUT_MS: u64 = 2_000;
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// Handshakes that the broker begins in a second, and at once after a quiet second half as many.
 pub const HANDSHAKES_PER_SECOND_MAX: u32 = 1_000;
-/// Those of one origin: an address, a /64 network of IPv6, a user of the broker's machine.
+/// Those of one origin: an address, a /64 network of IPv6, all pipes.
 pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 500;
 /// Connections that have not sent a right first message, in all.
 pub const STRANGERS_MAX: usize = 512;

@@ -513,6 +513,7 @@ fn within_limits(register: &Register) -> bool {
         && !register.slots.is_empty()
         && register.slots.len() <= SLOTS_PER_PROCESS_MAX
         && register.labels.len() <= 64
+        && register.runtimes.len() <= 16
         && register.cwd.len() <= 4096
         && register.environment.len() <= 64
         && register.environment.iter().all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)
