@@ -13,8 +13,8 @@ pub(super) const COMMAND_BYTES_MAX: usize = 512;
 /// Bytes of the context of a PING or PONG ("Connection Heartbeating").
 const PING_CONTEXT_BYTES_MAX: usize = 16;
 
-/// PONGs that wait to be sent. "A peer should not send more than a small number of PING commands without receiving PONG
-/// replies", so one with more than this outstanding floods.
+/// PONGs that wait to be sent: "a peer should not send more than a small number of PING commands without receiving PONG
+/// replies". Those beyond are left without an answer, or end a stranger's connection.
 pub(super) const PONGS_PENDING_MAX: usize = 8;
 
 /// What we tell a peer whose Socket-Type we refuse. No spaces: RFC 37's grammar has only visible characters here.

@@ -142,8 +142,9 @@ pub enum ZmtpError {
         /// Its length.
         bytes: usize,
     },
-    /// Peer misbehaved: it sends PINGs faster than it reads the answers.
-    #[error("more than {pings_max} PINGs whose answers could not be sent yet")]
+
+    /// Peer misbehaved: it sends PINGs, and does not prove itself.
+    #[error("more than {pings_max} PINGs at once before the proof")]
     PingFlood {
         /// The limit.
         pings_max: usize,

@@ -129,8 +129,8 @@ impl Connection {
     /// All bytes that the codec itself wants sent: greeting, READY, PONGs, ERROR. To be written before any message's
     /// bytes that are not begun yet.
     ///
-    /// Poll when the bytes can be written: what waits in here is bounded (a peer that sends PINGs and reads nothing is
-    /// an error), what the caller has taken out is not.
+    /// Poll when the bytes can be written: what waits in here is bounded (beyond some PINGs, a proved peer's are not
+    /// answered, and a stranger's are an error), what the caller has taken out is not.
     pub fn poll_output(&mut self) -> Option<Bytes> {
         self.shared.output.poll()
     }
@@ -228,14 +228,21 @@ struct Limits {
     message_bytes_max: usize,
     /// Frames of a message.
     frames_max: usize,
+    /// Whether PINGs beyond those that can be answered now are left without an answer. Otherwise they end the
+    /// connection.
+    passes_pings: bool,
 }
 
 impl Limits {
     /// The header counts too: so a frame that is allowed always fits the stranger's read buffer, and never waits for
     /// ever.
-    const STRANGER: Self =
-        Self { message_bytes_max: PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX, frames_max: PREAUTH_FRAMES_MAX };
-    const PROVED: Self = Self { message_bytes_max: RECORD_BYTES_MAX, frames_max: RECORD_FRAMES_MAX };
+    const STRANGER: Self = Self {
+        message_bytes_max: PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX,
+        frames_max: PREAUTH_FRAMES_MAX,
+        passes_pings: false,
+    };
+    const PROVED: Self =
+        Self { message_bytes_max: RECORD_BYTES_MAX, frames_max: RECORD_FRAMES_MAX, passes_pings: true };
 }
 
 const _: () = assert!(PREAUTH_FRAME_BYTES_MAX <= PREAUTH_BUFFER_BYTES_MAX);

@@ -428,15 +428,20 @@ fn a_ping_is_answered_even_inside_a_message() {
 }
 
 #[test]
-fn pings_whose_answers_are_not_sent_are_bounded() {
+fn of_many_pings_in_one_read_the_first_are_answered() {
     let mut broker = broker_at(Stage::Proved);
     let mut input = BytesMut::new();
     for _ in 0..3 {
         assert_eq!(drive(&mut broker, &mut input, &ping(b"0123456789abcdef").repeat(8)).1, None);
         assert_eq!(broker.poll_output().map(|pongs| pongs.len()), Some(8 * 23));
     }
+    // As they wait for a process that has stood still for a while.
+    let waiting = [ping(b"0123456789abcdef").repeat(1_000), frame(0x00, b"after")].concat();
+    assert_eq!(drive(&mut broker, &mut input, &waiting), (vec![vec![b"after".to_vec()]], None));
+    assert_eq!(broker.poll_output().map(|pongs| pongs.len()), Some(8 * 23));
     let flood = ping(b"").repeat(9);
-    assert_eq!(drive(&mut broker, &mut input, &flood).1, Some(ZmtpError::PingFlood { pings_max: 8 }));
+    let mut of_stranger = broker_at(Stage::Stranger);
+    assert_eq!(drive(&mut of_stranger, &mut input, &flood).1, Some(ZmtpError::PingFlood { pings_max: 8 }));
 }
 
 #[test]
