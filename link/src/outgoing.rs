@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
-use furlong_wire::limits::{BATCH_BYTES_TARGET, RECORD_CHUNK_BYTES_MAX, RECORD_FRAMES_MAX};
-use furlong_wire::message::{Direction, encode_message};
+use furlong_wire::limits::{
+    BATCH_BYTES_TARGET, CHUNK_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_CHUNK_BYTES_MAX,
+    RECORD_FRAMES_MAX,
+};
+use furlong_wire::message::{Direction, Message, encode_message};
 use furlong_wire::payload::{SealedPayload, chunk_bytes};
-use furlong_wire::record::{RecordSealer, SEQ_BYTES};
+use furlong_wire::record::{ENVELOPE_OVERHEAD_BYTES, RecordSealer, SEQ_BYTES};
 use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
 
 use crate::stream::WriteHalf;
@@ -59,31 +62,70 @@ pub enum Written {
 /// The queue towards one peer.
 ///
 /// [`Outgoing::push`] and [`Outgoing::push_transfer`] take what is to be sent, [`Outgoing::write_to`] sends. What was
-/// pushed since the last write goes together in one record; nothing waits to fill one. The order is control, then
-/// messages, then chunks, round-robin over payloads; a record carries at most 256 KiB of chunks, so nothing waits
-/// behind more.
+/// pushed since the last write goes together in one record, or in several of about 8 KiB; nothing waits to fill one.
+/// The order is control, then messages, then chunks, round-robin over payloads; a record carries at most 256 KiB of
+/// chunks, so nothing waits behind more. No record is longer than its receiver takes.
 #[derive(Debug)]
 pub struct Outgoing<M> {
     sealer: RecordSealer,
-    control: Vec<u8>,
-    batches: VecDeque<Vec<u8>>,
-    /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
-    batches_begun: u64,
-    batches_sealed: u64,
+    control: Batches,
+    batches: Batches,
     /// Transfers that may be sent, in the order of their turns.
     transfers: VecDeque<Transfer>,
     /// Transfers whose announcements are not sealed yet, in that order.
     unannounced: VecDeque<Transfer>,
-    /// Transfers looked at so far: what the choice of chunks costs, for the tests.
+    /// Steps so far of the choice of chunks: what it costs, for the tests.
     #[cfg(test)]
-    looked_at: usize,
+    steps: usize,
     stored_bytes: usize,
     /// Sealed frames that the socket has not taken.
     sealed: VecDeque<Bytes>,
     sealed_bytes: usize,
     waiting_bytes: usize,
+    written_bytes: u64,
     heartbeat: bool,
     direction: std::marker::PhantomData<fn(M)>,
+}
+
+/// Encoded messages that wait to be sealed. Each batch has room in front, and becomes one record.
+#[derive(Debug, Default)]
+struct Batches {
+    waiting: VecDeque<Vec<u8>>,
+    /// Batches that were begun, and that were sealed: a transfer may follow once the batch that announces it is sealed.
+    begun: u64,
+    sealed: u64,
+}
+
+impl Batches {
+    /// Appends a message to the last batch, or to a new one. A long message has a batch of its own. Returns its length.
+    fn push<M: Message>(&mut self, message: &M) -> usize {
+        if self.waiting.back().is_none_or(|batch| batch.len() >= BATCH_BYTES_TARGET) {
+            self.begin(vec![0; FRONT_BYTES]);
+        }
+        let batch = self.waiting.back_mut().expect("a batch was just made if there was none");
+        let before = batch.len();
+        encode_message(message, batch);
+        let bytes = batch.len() - before;
+        debug_assert!(bytes <= MESSAGE_BYTES_MAX, "a message of {bytes} bytes: it must be split where it is made");
+        if bytes > BATCH_BYTES_TARGET && before > FRONT_BYTES {
+            let own = [&[0; FRONT_BYTES], &batch[before..]].concat();
+            batch.truncate(before);
+            self.begin(own);
+        }
+        bytes
+    }
+
+    fn begin(&mut self, batch: Vec<u8>) {
+        self.waiting.push_back(batch);
+        self.begun += 1;
+    }
+
+    /// Takes the next batch, to be sealed.
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let batch = self.waiting.pop_front()?;
+        self.sealed += 1;
+        Some(batch)
+    }
 }
 
 #[derive(Debug)]
@@ -110,43 +152,30 @@ impl<M: Direction> Outgoing<M> {
     pub fn new(sealer: RecordSealer) -> Self {
         Self {
             sealer,
-            control: Vec::new(),
-            batches: VecDeque::new(),
-            batches_begun: 0,
-            batches_sealed: 0,
+            control: Batches::default(),
+            batches: Batches::default(),
             transfers: VecDeque::new(),
             unannounced: VecDeque::new(),
             #[cfg(test)]
-            looked_at: 0,
+            steps: 0,
             stored_bytes: 0,
             sealed: VecDeque::new(),
             sealed_bytes: 0,
             waiting_bytes: 0,
+            written_bytes: 0,
             heartbeat: false,
             direction: std::marker::PhantomData,
         }
     }
 
-    /// Queues a message.
+    /// Queues a message, of at most [`MESSAGE_BYTES_MAX`].
     pub fn push(&mut self, message: &M) {
-        if self.batches.back().is_none_or(|batch| batch.len() >= BATCH_BYTES_TARGET) {
-            self.batches.push_back(vec![0; FRONT_BYTES]);
-            self.batches_begun += 1;
-        }
-        let batch = self.batches.back_mut().expect("a batch was just made if there was none");
-        let before = batch.len();
-        encode_message(message, batch);
-        self.waiting_bytes += batch.len() - before;
+        self.waiting_bytes += self.batches.push(message);
     }
 
     /// Queues a message that goes before all others: a cancel, a signal.
     pub fn push_control(&mut self, message: &M) {
-        if self.control.is_empty() {
-            self.control.resize(FRONT_BYTES, 0);
-        }
-        let before = self.control.len();
-        encode_message(message, &mut self.control);
-        self.waiting_bytes += self.control.len() - before;
+        self.waiting_bytes += self.control.push(message);
     }
 
     /// Queues the chunks of a payload. The message that announces it under this number must have been pushed before.
@@ -154,7 +183,7 @@ impl<M: Direction> Outgoing<M> {
         if let Chunks::Stored(chunks) = &chunks {
             self.stored_bytes += chunks.iter().map(Bytes::len).sum::<usize>();
         }
-        self.unannounced.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches_begun });
+        self.unannounced.push_back(Transfer { number, chunks, next: 0, announced_in: self.batches.begun });
     }
 
     /// Lets the next write send a record even if there is nothing to say.
@@ -175,6 +204,11 @@ impl<M: Direction> Outgoing<M> {
     /// Bytes that wait here, without payloads whose chunks have not been asked for.
     pub fn queued_bytes(&self) -> usize {
         self.waiting_bytes + self.sealed_bytes
+    }
+
+    /// Bytes that the socket has taken so far: whether the peer reads.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
     }
 
     /// Bytes of payloads made by others that wait here: the chunks that are held, and have not been asked for.
@@ -223,6 +257,7 @@ impl<M: Direction> Outgoing<M> {
 
     fn advance(&mut self, mut sent: usize) {
         self.sealed_bytes -= sent;
+        self.written_bytes += sent as u64;
         while sent > 0 {
             let front = self.sealed.front_mut().expect("no more was sent than there was");
             let part = sent.min(front.len());
@@ -236,7 +271,8 @@ impl<M: Direction> Outgoing<M> {
 
     fn has_next(&self) -> bool {
         let transfers = self.transfers.len() + self.unannounced.len();
-        self.heartbeat || !self.control.is_empty() || !self.batches.is_empty() || transfers > 0
+        let batches = self.control.waiting.len() + self.batches.waiting.len();
+        self.heartbeat || batches > 0 || transfers > 0
     }
 
     /// Seals the next record into `sealed`. False if there is nothing to say.
@@ -245,15 +281,12 @@ impl<M: Direction> Outgoing<M> {
             return false;
         }
         self.heartbeat = false;
-        let mut batch = if self.control.is_empty() {
-            self.batches_sealed += u64::from(!self.batches.is_empty());
-            self.batches.pop_front().unwrap_or_else(|| vec![0; FRONT_BYTES])
-        } else {
-            std::mem::take(&mut self.control)
-        };
+        let mut batch = self.control.pop().or_else(|| self.batches.pop()).unwrap_or_else(|| vec![0; FRONT_BYTES]);
         self.waiting_bytes -= batch.len() - FRONT_BYTES;
         let chunks = self.take_chunks(&mut batch);
         self.sealer.seal(&mut batch, FRAME_HEADER_BYTES_MAX, &chunks);
+        let bytes = batch.len() - FRAME_HEADER_BYTES_MAX + chunks.iter().map(Bytes::len).sum::<usize>();
+        debug_assert!(bytes <= RECORD_BYTES_MAX, "a record of {bytes} bytes, more than its receiver takes");
         self.push_sealed(with_frame_header(batch, !chunks.is_empty()));
         let mut left = chunks.len();
         for chunk in chunks {
@@ -268,23 +301,26 @@ impl<M: Direction> Outgoing<M> {
 
     /// Takes the chunks that go with this batch and appends the messages that say whose they are.
     ///
-    /// The first chunk that does not fit ends the record and has the first turn in the next one. So each look but the
+    /// The first chunk that does not fit ends the record and has the first turn in the next one. So each step but the
     /// last takes a chunk, and only what is sent is sealed, however many transfers wait: sealing what is then left out
     /// cost the square of their number.
     fn take_chunks(&mut self, batch: &mut Vec<u8>) -> Vec<Bytes> {
-        while let Some(transfer) =
-            self.unannounced.pop_front_if(|transfer| transfer.announced_in <= self.batches_sealed)
-        {
+        let sealed = self.batches.sealed;
+        while let Some(transfer) = self.unannounced.pop_front_if(|transfer| transfer.announced_in <= sealed) {
+            #[cfg(test)]
+            (self.steps += 1);
             self.transfers.push_back(transfer);
         }
         let mut chunks = Vec::new();
-        let mut room = RECORD_CHUNK_BYTES_MAX;
+        let envelope = batch.len() - FRONT_BYTES + ENVELOPE_OVERHEAD_BYTES;
+        let mut room = RECORD_CHUNK_BYTES_MAX.min(RECORD_BYTES_MAX.saturating_sub(envelope));
         while chunks.len() + 1 < RECORD_FRAMES_MAX {
             #[cfg(test)]
-            (self.looked_at += 1);
-            let Some(transfer) = self.transfers.pop_front_if(|transfer| transfer.next_bytes() <= room) else { break };
+            (self.steps += 1);
+            let fits = |transfer: &mut Transfer| transfer.next_bytes() + CHUNK_MESSAGE_BYTES_MAX <= room;
+            let Some(transfer) = self.transfers.pop_front_if(fits) else { break };
             chunks.push(self.take_chunk(transfer, batch));
-            room -= chunks.last().map_or(0, Bytes::len);
+            room -= chunks.last().map_or(0, Bytes::len) + CHUNK_MESSAGE_BYTES_MAX;
         }
         chunks
     }

@@ -33,11 +33,19 @@ pub const CALLERS_OF_ORIGIN_MAX: usize = 256;
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// Frames of one record: the envelope and its chunks.
 pub const RECORD_FRAMES_MAX: usize = 1024;
-/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`]. A
-/// record is opened when it is whole: larger ones make client, broker and engines wait for each other by turns.
+/// Bytes of a record's batch of messages, before sealing. One message may be longer, up to [`MESSAGE_BYTES_MAX`], and
+/// then has a record of its own. A record is opened when it is whole: larger ones make client, broker and engines wait
+/// for each other by turns.
 pub const BATCH_BYTES_TARGET: usize = 8 * 1024;
-/// Bytes of the longest single message; what is larger travels as a payload.
-pub const MESSAGE_BYTES_MAX: usize = 160 * 1024;
+/// Bytes of the longest single message: a registration that names [`HELD_RESULTS_MAX`] attempts. Lists that may be
+/// longer are split where the message is made, and an answer that is longer becomes a refusal.
+pub const MESSAGE_BYTES_MAX: usize = 480 * 1024;
+/// Attempts, or ranges of tasks, in one message.
+pub const LISTED_MAX: usize = 4096;
+/// Bytes of what one page of an answer lists, by a rough count; the item that reaches this is its last one.
+pub const PAGE_BYTES_TARGET: usize = 64 * 1024;
+/// Bytes of the `Chunk` message that goes with each chunk of a record.
+pub const CHUNK_MESSAGE_BYTES_MAX: usize = 12;
 /// Bytes of chunks in one record, so that control never waits behind more than this.
 pub const RECORD_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of plaintext in one chunk. With its tag and its frame's header a full chunk fits 256 KiB: a buffer of one byte
@@ -78,6 +86,8 @@ pub const SLOTS_PER_PROCESS_MAX: usize = 1024;
 pub const OUTPUT_KEPT_BYTES: usize = 1024 * 1024;
 /// Bytes of a command's output that come with its result, for each stream, if the whole was asked for.
 pub const OUTPUT_WHOLE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of an engine's text about a task's end, or an interpreter's: the exception itself is in the payload.
+pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
 /// Bytes of output in one message.
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
 /// Records of ended tasks that the broker keeps, with or without their results.
@@ -113,5 +123,6 @@ pub const CLOCK_TOLERANCE_S: u64 = 300;
 /// Bytes of a refusal's text.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 1024;
 
-const _: () = assert!(MESSAGE_BYTES_MAX + RECORD_CHUNK_BYTES_MAX + 64 < RECORD_BYTES_MAX);
-const _: () = assert!(BATCH_BYTES_TARGET + OUTPUT_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX + 64 < RECORD_BYTES_MAX);
+const _: () = assert!(2 * BATCH_BYTES_TARGET + RECORD_CHUNK_BYTES_MAX + 64 < RECORD_BYTES_MAX);
+const _: () = assert!(CHUNK_BYTES_MAX + 16 + CHUNK_MESSAGE_BYTES_MAX <= RECORD_CHUNK_BYTES_MAX);

@@ -4,7 +4,7 @@ use crate::stream::split;
 use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};
 use furlong_wire::ids::{ClusterId, SessionId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
-use furlong_wire::message::{Ack, FromClient};
+use furlong_wire::message::{Ack, Cancel, FromClient};
 use furlong_wire::payload::{Packed, PayloadOpener, PayloadSecret};
 use furlong_wire::record::RecordKeys;
 use furlong_wire::token::Role;
@@ -152,9 +152,10 @@ async fn many_small_payloads_share_a_record() {
 
 #[test]
 fn sealing_costs_what_is_sent_however_much_waits() {
-    for waiting in [1, 10, 1_000] {
+    // Two, seven and sixty-three of these chunks fill a record.
+    for (waiting, divisor) in [(1, 2), (10, 2), (1_000, 2), (10_000, 7), (10_000, 63)] {
         let mut outgoing = Outgoing::<FromClient>::new(keys().0.split().0);
-        let payload = sealed(CHUNK_BYTES_MAX / 2 - 1_000, 1);
+        let payload = sealed(CHUNK_BYTES_MAX / divisor - 140, 1);
         for number in 1..=waiting {
             outgoing.push(&ack(number));
             outgoing.push_transfer(number, Chunks::Sealed(payload.clone()));
@@ -167,10 +168,53 @@ fn sealing_costs_what_is_sent_however_much_waits() {
         }
         let payload_bytes = waiting as usize * payload.bytes() as usize;
         assert!((payload_bytes..payload_bytes + payload_bytes / 50).contains(&bytes), "{bytes} of {payload_bytes}");
-        assert_eq!(records, waiting.div_ceil(2), "two of these chunks fill a record");
-        // One look for each chunk, which is sealed then and only then, and one that ends each record.
-        assert_eq!(outgoing.looked_at as u64, waiting + records);
+        assert_eq!(records, waiting.div_ceil(divisor as u64));
+        // Once each transfer may go, when it is announced; once for each chunk, which is sealed then and only then; and
+        // once at the end of each record.
+        assert_eq!(outgoing.steps as u64, 2 * waiting + records);
     }
+}
+
+/// As many messages of the longest kind that there is.
+fn cancels(count: usize, ranges: u64) -> Vec<FromClient> {
+    let ranges: Vec<(u64, u64)> = (1..=ranges).map(|n| (n << 40, n << 40)).collect();
+    vec![FromClient::Cancel(Cancel { ranges, force: false }); count]
+}
+
+#[tokio::test]
+async fn no_record_is_longer_than_its_receiver_takes() {
+    let (mut outgoing, socket, mut incoming) = connection().await;
+    // Short ones, long ones and the longest that a message may be, between them and with chunks beside each.
+    let messages = [cancels(50, 3), cancels(20, 1_000), cancels(3, 25_000)].concat();
+    for (number, message) in (1..).zip(&messages) {
+        outgoing.push_control(message);
+        outgoing.push(message);
+        outgoing.push(&ack(number));
+        outgoing.push_transfer(number, Chunks::Sealed(sealed(CHUNK_BYTES_MAX, 1)));
+    }
+    let chunks = 2 * messages.len();
+    let all = 3 * messages.len() + chunks;
+    let mut records = Vec::new();
+    let mut come = 0;
+    while come < all {
+        // What the opener takes is what the receiver's limits let through.
+        for record in deliver(&mut outgoing, &socket, &mut incoming, 1).await {
+            come += record.len();
+            records.extend(record);
+        }
+    }
+    let is_chunk = |message: &&(FromClient, _)| message.0.chunk_transfer().is_some();
+    assert_eq!((come, records.iter().filter(is_chunk).count()), (all, chunks));
+    let controls: Vec<_> = records.iter().filter(|it| !is_chunk(it)).take(messages.len()).collect();
+    assert!(controls.iter().zip(&messages).all(|(come, sent)| come.0 == *sent), "control goes first, in its order");
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "must be split where it is made")]
+fn a_message_that_no_record_can_carry_is_a_bug() {
+    let mut outgoing = Outgoing::<FromClient>::new(keys().0.split().0);
+    outgoing.push_control(&cancels(1, 30_000)[0]);
 }
 
 #[tokio::test]
