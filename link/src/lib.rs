@@ -20,4 +20,6 @@ pub mod revoked;
 pub mod stop;
 pub mod stranger;
 pub mod stream;
+pub mod unsound;
+pub mod vigil;
 pub mod worth;

@@ -10,6 +10,7 @@ use furlong_link::incoming::{Incoming, Messages, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_link::stream::{ReadHalf, WriteHalf};
+use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
 use furlong_wire::message::{Direction, Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::listener::Serves;
-use super::{Shell, Stranding};
+use super::{Shell, Stranding, TICK};
 use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
 use crate::core::{ConnectionId, Core, Peer, PeerMisbehaved, Refusal, Time, WORK_PER_TURN};
 
@@ -40,8 +41,9 @@ pub(super) struct Connection {
     /// Wakes the reader: the connection shall end.
     ended: Notify,
     end: Cell<Option<End>>,
-    pub(super) received: Cell<Instant>,
-    pub(super) sent: Cell<Instant>,
+    /// When something was last sent, by the clock.
+    sent: Cell<Instant>,
+    vigil: Cell<Vigil>,
     /// Whether nothing is read from it until it has taken more of what waits for it, and what wakes the reader then.
     paused: Cell<bool>,
     taken: Notify,
@@ -78,8 +80,8 @@ impl Connection {
             writer_busy: Cell::new(false),
             ended: Notify::new(),
             end: Cell::new(None),
-            received: Cell::new(Instant::now()),
             sent: Cell::new(Instant::now()),
+            vigil: Cell::new(Vigil::new(TICK)),
             paused: Cell::new(false),
             taken: Notify::new(),
             out_queues,
@@ -171,9 +173,30 @@ impl Connection {
         self.queued_bytes() + stored <= bytes_max
     }
 
-    /// Whether the socket does not take what waits.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.writer_busy.get()
+    /// Another tick: sends a heartbeat, or ends the connection of a peer that is dead.
+    pub(super) fn handle_tick(&self) {
+        let mut vigil = self.vigil.get();
+        if self.is_paused() {
+            // Nothing is read from who does not take what it has asked for: it is stalled, if anything.
+            vigil.heard();
+        }
+        let due = vigil.pass_turn(self.writer_busy.get(), self.sent.get().elapsed());
+        self.vigil.set(vigil);
+        match due {
+            Due::Silent => self.end(End::AtOnce("nothing was heard of it for 15 s")),
+            Due::Stalled => self.end(End::AtOnce("it took nothing of what waits for it for 10 s")),
+            Due::Heartbeat => {
+                self.queue(Lane::heartbeat);
+                self.write_inline();
+            }
+            Due::Nothing => {}
+        }
+    }
+
+    fn note(&self, happened: impl FnOnce(&mut Vigil)) {
+        let mut vigil = self.vigil.get();
+        happened(&mut vigil);
+        self.vigil.set(vigil);
     }
 
     fn write(&self, turn_bytes: usize) -> std::io::Result<Written> {
@@ -184,6 +207,7 @@ impl Connection {
         };
         if written.as_ref().is_ok_and(|written| *written != Written::Blocked) || self.queued_bytes() < before {
             self.sent.set(Instant::now());
+            self.note(Vigil::taken);
         }
         self.count_waiting();
         if self.paused.get() {
@@ -223,7 +247,7 @@ impl Drop for Connection {
 
 impl Lane {
     /// Queues an empty record.
-    pub(super) fn heartbeat(&mut self) {
+    fn heartbeat(&mut self) {
         match self {
             Self::Client(outgoing) => outgoing.push_heartbeat(),
             Self::Engine(outgoing) => outgoing.push_heartbeat(),
@@ -323,7 +347,7 @@ async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming
     loop {
         match incoming.read().await {
             Ok(0) => return "the peer closed the connection".to_owned(),
-            Ok(_) => connection.received.set(Instant::now()),
+            Ok(_) => connection.note(Vigil::heard),
             Err(error) => return format!("the connection broke: {error}"),
         }
         let mut turn = Turn::new(shell, id, connection);

@@ -25,7 +25,6 @@ use anyhow::{Context, Result};
 use furlong_link::home::{ClusterDir, Home};
 use furlong_link::stop::Stop;
 use furlong_wire::ids::{BrokerStart, TokenId};
-use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
 use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
@@ -46,6 +45,8 @@ use revocations::Revocations;
 use roster_file::RosterFile;
 use strangers::{Stranding, Strangers};
 
+/// How often connections are looked after, and the core's tick comes.
+const TICK: Duration = Duration::from_secs(1);
 /// Chunks that are freed in one turn.
 const DISCARDED_PER_TURN: usize = 4;
 
@@ -357,12 +358,12 @@ impl Shell {
 
     /// Heartbeats, dead and stalled peers, what the core does, what is revoked, the roster: once a second for all.
     async fn tick(self: Rc<Self>) {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut second = tokio::time::interval(TICK);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             second.tick().await;
             for connection in self.connections.borrow().values() {
-                watch_over(connection);
+                connection.handle_tick();
             }
             self.core.borrow_mut().handle_tick();
             self.flush();
@@ -427,19 +428,4 @@ fn payload_of(message: &ToClient) -> Option<u64> {
 /// What must not wait behind a payload.
 fn is_control(message: &ToEngine) -> bool {
     matches!(message, ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_))
-}
-
-fn watch_over(connection: &Connection) {
-    // Nothing is read from who does not take what it has asked for: it is stalled, if anything.
-    let silent = if connection.is_paused() { Duration::ZERO } else { connection.received.get().elapsed() };
-    let unsent = connection.sent.get().elapsed();
-    let stalled = connection.is_stalled();
-    if silent >= Duration::from_millis(HEARTBEAT_DEAD_MS) {
-        connection.end(End::AtOnce("nothing was heard of it for 15 s"));
-    } else if stalled && unsent >= Duration::from_millis(WRITE_STALL_MS) {
-        connection.end(End::AtOnce("it took nothing of what waits for it for 10 s"));
-    } else if !stalled && unsent >= Duration::from_millis(HEARTBEAT_IDLE_MS) {
-        connection.queue(Lane::heartbeat);
-        connection.write_inline();
-    }
 }

@@ -16,10 +16,12 @@ use furlong_link::outgoing::{Chunks, Outgoing, Written};
 use furlong_link::private_file::FileProblem;
 use furlong_link::stop::Stop;
 use furlong_link::stream::WriteHalf;
+use furlong_link::unsound::Unsound;
+use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::{EngineId, EngineUuid, InstanceId, SessionId};
-use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_TURN_BYTES};
+use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::{FromEngine, Runtime, ToEngine};
 use furlong_wire::token::Role;
 use tokio::sync::mpsc;
@@ -70,6 +72,7 @@ struct Shell {
     backoff: Backoff,
     /// What was last said of why there is no connection: said once, not at each try.
     told: Option<String>,
+    unsound: Unsound,
     engines: Vec<EngineId>,
     /// Where the broker is, for the clients that tasks open.
     door: String,
@@ -96,8 +99,9 @@ struct Up {
     socket: WriteHalf,
     outgoing: Outgoing<FromEngine>,
     blocked: bool,
+    since: Instant,
     sent: Instant,
-    received: Instant,
+    vigil: Vigil,
 }
 
 /// Runs the process until it is told to leave.
@@ -132,6 +136,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), EngineError> {
         incarnation: 1,
         backoff: Backoff::default(),
         told: None,
+        unsound: Unsound::default(),
         engines: Vec::new(),
         door: String::new(),
         leaving: None,
@@ -199,17 +204,22 @@ impl Link {
         }
     }
 
-    fn watch_over(&mut self) {
-        let Self::Up(up) = self else { return };
-        if up.sent.elapsed() >= Duration::from_millis(HEARTBEAT_IDLE_MS) {
+    /// Another tick, after what had come was read. False if the broker is dead.
+    fn handle_tick(&mut self) -> bool {
+        let Self::Up(up) = self else { return true };
+        let due = up.vigil.pass_turn(false, up.sent.elapsed());
+        if due == Due::Heartbeat {
             up.outgoing.push_heartbeat();
         }
+        due != Due::Silent
     }
 }
 
 impl Shell {
     fn handle_tick(&mut self) {
-        self.link.watch_over();
+        if !self.link.handle_tick() {
+            self.down("nothing was heard of the broker for 15 s");
+        }
         let core = &self.core;
         self.slots.end_idle_stand_ins(Instant::now(), |place| core.has_nothing(place));
     }
@@ -224,7 +234,7 @@ impl Shell {
             Happened::Read(Err(error)) => self.down(&format!("the connection broke: {error}")),
             Happened::Read(Ok(_)) => {
                 if let Err(error) = self.handle_records() {
-                    self.down(&error.to_string());
+                    return self.cut(&error);
                 }
             }
             Happened::Writable => {}
@@ -240,8 +250,9 @@ impl Shell {
         let held = self.core.held();
         let register = self.identity.register(&self.engines, python.as_deref(), self.slots.variables(), held);
         outgoing.push(&FromEngine::Register(Box::new(register)));
-        let (sent, received) = (Instant::now(), Instant::now());
-        self.link = Link::Up(Box::new(Up { incoming, socket, outgoing, blocked: false, sent, received }));
+        let (now, vigil) = (Instant::now(), Vigil::new(TICK));
+        let up = Up { incoming, socket, outgoing, blocked: false, since: now, sent: now, vigil };
+        self.link = Link::Up(Box::new(up));
         self.backoff.reset();
         self.told = None;
         tracing::info!("connected to {endpoint}, cluster {}", welcome.cluster_name);
@@ -251,8 +262,28 @@ impl Shell {
 
     fn down(&mut self, why: &str) {
         tracing::warn!("no longer connected: {why}");
+        self.unsound.forget();
         self.core.handle_disconnected();
         self.redial();
+    }
+
+    /// What came is against the protocol. When that is so on one connection after the other, the process gives up.
+    fn cut(&mut self, error: &ConnectionError) -> Result<(), EngineError> {
+        let age = match &self.link {
+            Link::Up(up) => up.since.elapsed(),
+            Link::Dialling(_) => Duration::ZERO,
+        };
+        let text = error.to_string();
+        let mut unsound = std::mem::take(&mut self.unsound);
+        self.down(&text);
+        if matches!(error, ConnectionError::Receive(_)) && unsound.note(&text, age) {
+            return Err(EngineError::NoConnection(format!(
+                "what comes from the broker is unsound, on one connection after the other ({text}); install the same \
+                 Furlong on both sides"
+            )));
+        }
+        self.unsound = unsound;
+        Ok(())
     }
 
     fn redial(&mut self) {
@@ -277,7 +308,7 @@ impl Shell {
 
     fn handle_records(&mut self) -> Result<(), ConnectionError> {
         let Link::Up(up) = &mut self.link else { return Ok(()) };
-        up.received = Instant::now();
+        up.vigil.heard();
         while let Some(record) = up.incoming.poll_record()? {
             for message in record.into_messages::<ToEngine>() {
                 let (message, chunk) = message?;
@@ -404,9 +435,6 @@ impl Shell {
 
     fn write(&mut self) {
         let Link::Up(up) = &mut self.link else { return };
-        if up.received.elapsed() >= Duration::from_millis(HEARTBEAT_DEAD_MS) {
-            return self.down("nothing was heard of the broker for 15 s");
-        }
         if up.outgoing.is_empty() {
             up.blocked = false;
             return;

@@ -39,10 +39,10 @@ impl Identity {
             instance: self.instance,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            cwd: env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
+            cwd: shortened(env::current_dir().map(|cwd| cwd.display().to_string()).unwrap_or_default()),
             slots,
             runtimes: self.runtimes.clone(),
-            python: python.map(|python| python.config().interpreter.display().to_string()),
+            python: python.map(|python| shortened(python.config().interpreter.display().to_string())),
             environment: environment(python, variables, self.memory.clone()),
             labels: self.labels.clone(),
             held: held.work,
@@ -50,6 +50,12 @@ impl Identity {
             dropped: held.dropped,
         }
     }
+}
+
+/// A path as long as the broker takes it.
+fn shortened(mut path: String) -> String {
+    path.truncate(path.floor_char_boundary(PATH_BYTES_MAX));
+    path
 }
 
 /// What the tasks find around them: the version of Python, the bound of their memory, and those of the variables that
@@ -78,5 +84,7 @@ fn environment(python: Option<&PythonShared>, variables: &Variables, memory: Opt
     version.into_iter().chain(memory).chain(of_variables).map(bounded).collect()
 }
 
+/// Bytes of a path that the broker takes.
+const PATH_BYTES_MAX: usize = 4096;
 /// The variables that `furlong status` shows.
 const SHOWN: [&str; 6] = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "OMP_NUM_THREADS", CUDA, "SLURM_JOB_ID"];

@@ -1,0 +1,107 @@
+//! When a peer is taken for dead, and when it is sent a heartbeat: looked at once a turn.
+//!
+//! Silence is counted in turns of this process, not by the clock. A process that was starved or stopped for a minute
+//! finds what its peers have sent meanwhile in its sockets, and reads it before it has counted enough turns to judge
+//! anybody.
+
+use std::time::Duration;
+
+use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
+
+/// What a connection needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    /// Nothing now.
+    Nothing,
+    /// An empty record: nothing was sent for a while.
+    Heartbeat,
+    /// The end: nothing was heard of the peer for so many turns.
+    Silent,
+    /// The end: the peer took nothing of what waits for it for so many turns.
+    Stalled,
+}
+
+/// One connection's silence. [`Vigil::heard`] and [`Vigil::taken`] as things happen, [`Vigil::pass_turn`] once a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Vigil {
+    turn_ms: u64,
+    turns_silent: u64,
+    turns_stalled: u64,
+}
+
+impl Vigil {
+    /// Begins. There is a turn at most each `turn`, and what has come is read between two of them.
+    pub fn new(turn: Duration) -> Self {
+        Self { turn_ms: turn.as_millis() as u64, turns_silent: 0, turns_stalled: 0 }
+    }
+
+    /// Bytes have come from the peer.
+    pub fn heard(&mut self) {
+        self.turns_silent = 0;
+    }
+
+    /// The peer has taken bytes.
+    pub fn taken(&mut self) {
+        self.turns_stalled = 0;
+    }
+
+    /// Another turn. `is_stalled` says whether something waits that the peer does not take, `sent_ago` when something
+    /// was last sent, by the clock: a heartbeat is late if this process is.
+    pub fn pass_turn(&mut self, is_stalled: bool, sent_ago: Duration) -> Due {
+        self.turns_silent += 1;
+        self.turns_stalled = if is_stalled { self.turns_stalled + 1 } else { 0 };
+        if self.turns_silent * self.turn_ms >= HEARTBEAT_DEAD_MS {
+            Due::Silent
+        } else if self.turns_stalled * self.turn_ms >= WRITE_STALL_MS {
+            Due::Stalled
+        } else if !is_stalled && sent_ago >= Duration::from_millis(HEARTBEAT_IDLE_MS) {
+            Due::Heartbeat
+        } else {
+            Due::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const JUST_NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_peer_is_dead_after_fifteen_seconds_of_turns_without_a_byte() {
+        let mut vigil = Vigil::new(SECOND);
+        for _ in 0..3 {
+            assert!((0..14).all(|_| vigil.pass_turn(false, JUST_NOW) == Due::Nothing));
+            vigil.heard();
+        }
+        assert!((0..14).all(|_| vigil.pass_turn(false, JUST_NOW) == Due::Nothing));
+        assert_eq!(vigil.pass_turn(false, JUST_NOW), Due::Silent);
+    }
+
+    #[test]
+    fn turns_count_and_not_how_late_they_are() {
+        // Whoever stood still for an hour has had one turn: the heartbeat is due, and nobody is dead.
+        let mut vigil = Vigil::new(Duration::from_millis(250));
+        assert!((0..59).all(|_| vigil.pass_turn(false, 3600 * SECOND) == Due::Heartbeat));
+        assert_eq!(vigil.pass_turn(false, JUST_NOW), Due::Silent);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_ends_after_ten_seconds_of_turns() {
+        let mut vigil = Vigil::new(SECOND);
+        assert!((0..9).all(|_| vigil.pass_turn(true, 60 * SECOND) == Due::Nothing));
+        vigil.taken();
+        vigil.heard();
+        assert!((0..9).all(|_| vigil.pass_turn(true, JUST_NOW) == Due::Nothing));
+        assert_eq!(vigil.pass_turn(true, JUST_NOW), Due::Stalled);
+    }
+
+    #[test]
+    fn a_heartbeat_is_due_by_the_clock() {
+        let mut vigil = Vigil::new(SECOND);
+        assert_eq!(vigil.pass_turn(false, 4 * SECOND), Due::Nothing);
+        assert_eq!(vigil.pass_turn(false, 5 * SECOND), Due::Heartbeat);
+    }
+}
