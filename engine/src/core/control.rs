@@ -1,13 +1,13 @@
 //! What the broker asks about work that is here: to end it, to signal it, to give it back. And how a process leaves.
 
 use furlong_wire::ids::{Attempt, TaskId};
+use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Attempts, Draining, FromEngine, Runtime, SlotDown};
 
+use super::held::shorten;
 use super::{Core, Early, Output};
 use crate::runtime::{Reply, SlotIndex};
 
-/// Attempts in one message.
-const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
 /// Attempts that are not here and of which something is noted: mostly they have gone back. The oldest are forgotten.
 const EARLY_MAX: usize = 4096;
 
@@ -85,7 +85,7 @@ impl Core {
     pub(super) fn give_back(&mut self, jobs: &[u64]) {
         let given_back: Vec<_> = jobs.iter().filter_map(|job| self.forget(*job)).collect();
         given_back.iter().for_each(|work| self.results.note_given_back(work.attempt));
-        for some in given_back.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
+        for some in given_back.chunks(LISTED_MAX) {
             let attempts = some.iter().map(|work| work.attempt).collect();
             self.send(FromEngine::Recalled(Attempts { attempts }));
         }
@@ -94,7 +94,8 @@ impl Core {
 
     /// An interpreter is gone. What waits for it here was meant for its namespace; what its runtime has, that gives
     /// back itself.
-    pub(super) fn slot_down(&mut self, slot: SlotIndex, cause: String) {
+    pub(super) fn slot_down(&mut self, slot: SlotIndex, mut cause: String) {
+        shorten(&mut cause);
         self.outputs.push_back(Output::Log(format!("the interpreter of slot {slot} has ended: {cause}")));
         self.outputs.push_back(Output::Lost(slot, self.how_lost(slot, &cause)));
         if self.is_registered(slot) {

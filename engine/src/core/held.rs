@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use furlong_wire::ids::{Attempt, SessionId};
-use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::limits::{ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
 use furlong_wire::message::{
     Adopt, AttemptFinished, AttemptOutput, FromEngine, HeldWork, Outcome, Payload, Release, Stream,
 };
@@ -58,13 +58,43 @@ pub(super) enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Results {
     ended: NumberMap<Attempt, EndedWork>,
-    bytes: u64,
+    sent: Sent,
+    /// Results looked at so far to find the oldest: what the bounds cost, for the tests.
+    #[cfg(test)]
+    pub looked_at: usize,
     received: Option<Attempt>,
     /// The last attempt that was given back.
     given_back: Option<Attempt>,
     dropped: Option<Attempt>,
     /// Large results that wait for credit, in this order.
     large: VecDeque<Attempt>,
+}
+
+/// How many of the held results were sent, and their bytes: what the bounds are about.
+#[derive(Debug, Default)]
+struct Sent {
+    results: usize,
+    bytes: u64,
+}
+
+impl Sent {
+    /// Counts a result from now on, if it was sent.
+    fn add(&mut self, ended: &EndedWork) {
+        if ended.stage != Stage::Unsent {
+            (self.results, self.bytes) = (self.results + 1, self.bytes + ended.bytes());
+        }
+    }
+
+    /// Counts a result no longer: it goes, or changes.
+    fn take(&mut self, ended: &EndedWork) {
+        if ended.stage != Stage::Unsent {
+            (self.results, self.bytes) = (self.results - 1, self.bytes - ended.bytes());
+        }
+    }
+
+    fn is_within_bounds(&self) -> bool {
+        self.results <= HELD_RESULTS_MAX && self.bytes <= HELD_RESULT_BYTES_MAX
+    }
 }
 
 impl EndedWork {
@@ -76,6 +106,11 @@ impl EndedWork {
         let text = self.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
         inline + text + self.payload.as_ref().map_or(0, |sealed| sealed.bytes())
     }
+}
+
+/// Cuts a text to what the broker keeps of it.
+pub(super) fn shorten(text: &mut String) {
+    text.truncate(text.floor_char_boundary(ERROR_TEXT_BYTES_MAX));
 }
 
 impl Results {
@@ -126,33 +161,31 @@ impl Results {
     }
 
     fn insert(&mut self, ended: EndedWork) {
-        self.bytes += ended.bytes();
+        self.sent.add(&ended);
         self.ended.insert(ended.finished.attempt, ended);
     }
 
     fn remove(&mut self, attempt: Attempt) -> Option<EndedWork> {
         let ended = self.ended.remove(&attempt)?;
-        self.bytes -= ended.bytes();
+        self.sent.take(&ended);
         Some(ended)
     }
 
     /// Beyond the bounds, drops the oldest results: an eighth of many, so that it is not to be done for each new one.
     fn trim(&mut self) {
-        if self.is_within_bounds() {
+        if self.sent.is_within_bounds() {
             return;
         }
+        #[cfg(test)]
+        (self.looked_at += self.ended.len());
         let oldest = self.attempts(|ended| ended.stage != Stage::Unsent);
         let many = oldest.len() / 8;
         for (dropped, attempt) in oldest.into_iter().enumerate() {
-            if dropped >= many && self.is_within_bounds() {
+            if dropped >= many && self.sent.is_within_bounds() {
                 return;
             }
             self.drop_result(attempt);
         }
-    }
-
-    fn is_within_bounds(&self) -> bool {
-        self.ended.len() <= HELD_RESULTS_MAX && self.bytes <= HELD_RESULT_BYTES_MAX
     }
 
     /// The attempts of such results, oldest first.
@@ -202,22 +235,23 @@ impl Core {
     /// Sends a held result, at once or when there is credit for it.
     fn send_result(&mut self, attempt: Attempt) {
         self.say_what_was_written(attempt);
-        let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
+        let Results { ended, sent, large, .. } = &mut self.results;
+        let Some(ended) = ended.get_mut(&attempt) else { return };
+        sent.take(ended);
+        ended.stage = Stage::Sent;
         match ended.payload.as_ref().map(|sealed| sealed.bytes()) {
             Some(bytes) if bytes <= self.result_bytes_max => {
                 ended.stage = Stage::Unsent;
-                self.results.large.push_back(attempt);
+                large.push_back(attempt);
                 return self.send_large();
             }
             Some(bytes) => {
                 ended.payload = None;
                 ended.finished.outcome = too_large(bytes, self.result_bytes_max, &self.memory_flag);
-                let text = ended.finished.outcome.error.as_ref().map_or(0, |error| error.text.len() as u64);
-                self.results.bytes = self.results.bytes + text - bytes;
             }
             None => {}
         }
-        ended.stage = Stage::Sent;
+        sent.add(ended);
         self.outputs.push_back(Output::Send(FromEngine::Finished(ended.finished.clone())));
         self.results.trim();
     }
@@ -253,8 +287,11 @@ impl Core {
 
     fn transfer_result(&mut self, attempt: Attempt, sealed: SealedPayload) {
         let (transfer, payload) = self.announce(&sealed);
-        let Some(ended) = self.results.ended.get_mut(&attempt) else { return };
+        let Results { ended, sent, .. } = &mut self.results;
+        let Some(ended) = ended.get_mut(&attempt) else { return };
+        sent.take(ended);
         ended.stage = Stage::Sent;
+        sent.add(ended);
         let finished = AttemptFinished { payload: Some(payload), ..ended.finished.clone() };
         self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
         self.outputs.push_back(Output::Transfer(transfer, sealed));
@@ -285,8 +322,9 @@ impl Core {
     }
 }
 
-/// The end of an attempt that has just ended here.
-pub(super) fn ended(work: &super::Work, outcome: Outcome, run_us: u64) -> EndedWork {
+/// The end of an attempt that has just ended here. Its text is as long as the broker keeps it.
+pub(super) fn ended(work: &super::Work, mut outcome: Outcome, run_us: u64) -> EndedWork {
+    outcome.error.iter_mut().for_each(|error| shorten(&mut error.text));
     let finished = AttemptFinished { attempt: work.attempt, outcome, run_us, payload: None };
     let super::Work { session, n, slot, .. } = *work;
     EndedWork { finished, payload: None, session, n, slot, written: [0; 2], stage: Stage::Unsent }

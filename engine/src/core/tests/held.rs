@@ -1,6 +1,6 @@
 //! Results that are held: until they are released, within bounds, and sent again as they were.
 
-use furlong_wire::limits::{HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::limits::{ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
 use furlong_wire::message::Release;
 
 use super::*;
@@ -151,4 +151,43 @@ fn a_process_that_drains_waits_for_the_word_on_what_it_had_sent() {
     process.tell(ToEngine::Adopt(Adopt { attempts: vec![(attempts[0], attempts[0])] }));
     release(&mut process, &attempts[1..]);
     assert!(process.core.is_drained());
+}
+
+#[test]
+fn results_that_wait_for_credit_cost_their_own_sending() {
+    let (waiting, bytes) = (512, 200_000);
+    let credit = bytes + 1_000;
+    let mut process = Process::new(1);
+    process.core.handle_disconnected();
+    process.core.handle_connected(START, credit);
+    process.done();
+    let attempts = finished(&mut process, waiting, bytes as usize);
+    let mut sent = process.done().transfers.len() as u64;
+    assert_eq!(sent, 1, "the others wait");
+    for grant in 2..=waiting {
+        process.tell(ToEngine::Credit(Credit { payload_bytes_total: grant * credit }));
+        sent += process.done().transfers.len() as u64;
+    }
+    assert_eq!(sent, waiting);
+    // Those that wait count against no bound, and what was sent is looked through for each eighth that is dropped.
+    let looked_at = process.core.results.looked_at as u64;
+    assert!(looked_at <= 8 * waiting, "{looked_at} results were looked at");
+    let held = held(&mut process);
+    assert!(
+        held.len() as u64 * bytes <= HELD_RESULT_BYTES_MAX && held.len() as u64 * bytes > HELD_RESULT_BYTES_MAX / 2
+    );
+    assert_eq!(held, attempts[attempts.len() - held.len()..], "the newest");
+}
+
+#[test]
+fn what_an_engine_says_of_an_end_fits_its_message() {
+    let mut process = Process::new(1);
+    let attempt = process.assign(0, Native);
+    process.end(0, attempt.count, JobOutcome::Exited("\u{e4}".repeat(1 << 20)), vec![]);
+    let texts = |done: &Done| {
+        done.finished().iter().map(|it| it.outcome.error.as_ref().map(|it| it.text.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(&process.done()), [Some(ERROR_TEXT_BYTES_MAX)]);
+    process.core.handle_slot_event(0, SlotEvent::Down { cause: "x".repeat(1 << 20) });
+    assert!(process.done().sent.iter().all(|message| !furlong_wire::message::is_too_long(message)));
 }
