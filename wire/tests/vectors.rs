@@ -23,9 +23,9 @@ use furlong_wire::message::{
     FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome,
     Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered,
     Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal,
-    SignalAttempts, Slot, SlotDown, Slots, Stopped, Stream, Submit, Subscribe, TakeBack, Targets, TaskOptions,
-    TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine, Unshare, Welcome,
-    Work, encode_message,
+    SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
+    TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine,
+    Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -355,7 +355,10 @@ fn from_client(vectors: &mut Vectors) {
         FromClient::Restart(Restart { request: 1, engines: vec![EngineId(0), EngineId(3)] }),
         FromClient::CancelTasks(CancelTasks { request: 1, tasks: tasks(), force: false }),
         FromClient::Query(Request { request: 1, query: Query::Engines }),
+        FromClient::Query(Request { request: 1, query: Query::EnginesAfter(EngineId(3)) }),
         FromClient::Query(Request { request: 2, query: Query::Status }),
+        FromClient::Query(Request { request: 2, query: Query::StatusAfter(StatusPlace::Process(1)) }),
+        FromClient::Query(Request { request: 2, query: Query::StatusAfter(StatusPlace::Engine(EngineId(3))) }),
         FromClient::Query(Request { request: 3, query: Query::Tasks(Box::new(query)) }),
         FromClient::Subscribe(Subscribe { engines: true }),
         FromClient::Fetch(Fetch { request: 4, session: SESSION, n: 1, wait: true, output: false }),
@@ -409,6 +412,7 @@ fn to_client(vectors: &mut Vectors) {
         ToClient::Event(Event::EngineOffline(EngineId(3))),
         ToClient::Event(Event::EngineRestarted(EngineId(3), "exit code 1".to_owned())),
         reply(ReplyBody::Engines(vec![EngineId(0), EngineId(3)])),
+        reply(ReplyBody::SomeEngines(vec![EngineId(0), EngineId(3)])),
         reply(ReplyBody::Status(Box::new(status()))),
         reply(ReplyBody::Refused("no".to_owned())),
         reply(ReplyBody::Done),
@@ -499,6 +503,7 @@ fn status() -> ClusterStatus {
         payload_bytes: (0, 1 << 29),
         processes: vec![process],
         engines: vec![engine],
+        more: Some(StatusPlace::Engine(EngineId(3))),
     }
 }
 

@@ -74,6 +74,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Engines and kinds of work of which is remembered that they do not go together. Beyond, such tasks fail at once.
 const SET_ASIDE_MAX: usize = 4096;
+/// Work that is shown for one engine.
+const SHOWN_MAX: usize = 64;
 /// Characters of a cause that are kept.
 const CAUSE_CHARS_MAX: usize = 256;
 /// Engines that a reason names.
@@ -94,7 +96,7 @@ impl AllSetAside {
             failures: it.failures,
             retry_in_ms: if it.is_in_force { it.until.micros_since(now).div_ceil(1000) } else { 0 },
         };
-        self.of_engine(engine).map(status).collect()
+        self.of_engine(engine).take(SHOWN_MAX).map(status).collect()
     }
 
     /// Whether an engine is set aside for anything now.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, EngineId, OwnerId};
+use furlong_wire::limits::SUBMIT_TARGETS_MAX;
 use furlong_wire::message::{
     CancelAttempts, EngineShutdown, ErrorKind, Reply, ReplyBody, Restart, Shutdown, Signal, SignalAttempts, Slots,
     TaskState, ToEngine,
@@ -114,10 +115,10 @@ impl Core {
         if !SIGNALS.contains(&signal) {
             return ReplyBody::Refused(format!("there is no signal {signal}; they are 1 to 64"));
         }
-        let engines = each_once(engines);
-        if let Some(refused) = self.beyond(key, &engines) {
-            return refused;
-        }
+        let engines = match self.named(key, &engines) {
+            Ok(engines) => engines,
+            Err(refused) => return refused,
+        };
         for id in engines {
             let Some(engine) = self.engines.get(id) else { continue };
             self.work.add(engine.assigned.len() + 1);
@@ -127,8 +128,9 @@ impl Core {
             };
             let attempts: Vec<Attempt> = engine.assigned.iter().filter(own).map(|count| self.attempt(*count)).collect();
             let process = engine.process.and_then(|key| self.processes.get(&key));
-            if let Some(connection) = process.filter(|_| !attempts.is_empty()).map(|process| process.connection) {
-                self.to_engine(connection, ToEngine::Signal(SignalAttempts { attempts, signal }));
+            if let Some(connection) = process.map(|process| process.connection) {
+                let signal = |attempts| ToEngine::Signal(SignalAttempts { attempts, signal });
+                self.to_engine_in_parts(connection, &attempts, signal);
             }
         }
         ReplyBody::Done
@@ -142,10 +144,10 @@ impl Core {
         connection: ConnectionId,
         restart: Restart,
     ) -> Option<ReplyBody> {
-        let engines = each_once(restart.engines);
-        if let Some(refused) = self.beyond(key, &engines) {
-            return Some(refused);
-        }
+        let engines = match self.named(key, &restart.engines) {
+            Ok(engines) => engines,
+            Err(refused) => return Some(refused),
+        };
         if self.restarting.waiting.len() + engines.len() > RESTARTS_WAITING_MAX {
             return Some(ReplyBody::Refused("too many restarts wait for their engines; wait for those".to_owned()));
         }
@@ -198,6 +200,7 @@ impl Core {
     /// Stops engines, and the broker if that was asked for.
     pub(super) fn shutdown(&mut self, now: Time, shutdown: &Shutdown) -> ReplyBody {
         let engines: BTreeSet<EngineId> = match &shutdown.engines {
+            Some(engines) if engines.len() > SUBMIT_TARGETS_MAX => return too_many_engines(),
             Some(engines) => engines.iter().copied().collect(),
             None => self.engines.iter().map(|(id, _)| id).collect(),
         };
@@ -231,8 +234,9 @@ impl Core {
             // What needs no interpreter is not ended by that.
             let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
             let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();
-            if let Some(process) = process.filter(|_| !attempts.is_empty()) {
-                self.to_engine(process, ToEngine::Cancel(CancelAttempts { attempts, force: true }));
+            if let Some(process) = process {
+                let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force: true });
+                self.to_engine_in_parts(process, &attempts, cancel);
             }
             self.release_orphans(id);
             self.forget_set_aside(id);
@@ -271,6 +275,15 @@ impl Core {
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             self.to_engine(process.connection, message(vec![slot]));
         }
+    }
+
+    /// The engines that a request names, each once; or why it is refused.
+    fn named(&self, key: SessionKey, engines: &[EngineId]) -> Result<BTreeSet<EngineId>, ReplyBody> {
+        if engines.len() > SUBMIT_TARGETS_MAX {
+            return Err(too_many_engines());
+        }
+        let engines: BTreeSet<EngineId> = engines.iter().copied().collect();
+        self.beyond(key, &engines).map_or(Ok(engines), Err)
     }
 
     /// Why a session may do nothing to engines, if so: they are not there, or out of its scope.
@@ -326,7 +339,6 @@ pub(super) fn namespace_lost(id: EngineId, how: &str) -> Ended {
     Ended { engine: Some(id), ..Ended::by_broker(TaskState::Lost, ErrorKind::EngineLost, text) }
 }
 
-/// Engines that a client has named, each of them once: a list may name one any number of times.
-fn each_once(engines: Vec<EngineId>) -> BTreeSet<EngineId> {
-    engines.into_iter().collect()
+fn too_many_engines() -> ReplyBody {
+    ReplyBody::Refused(format!("a request names at most {SUBMIT_TARGETS_MAX} engines; ask in parts"))
 }

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use furlong_wire::AtLeastOne;
-use furlong_wire::ids::EngineId;
+use furlong_wire::ids::{Attempt, EngineId};
 use furlong_wire::message::{
     Assign, Attempts, EngineDefine, ErrorKind, Payload, Secret, Share, Stopped, TaskState, ToClient, ToEngine, Work,
 };
@@ -416,9 +416,9 @@ impl Core {
         let process = self.engines.get(id).and_then(|engine| engine.process);
         let Some(process) = process.and_then(|key| self.processes.get(&key)) else { return };
         let connection = process.connection;
-        let attempts = counts.iter().map(|count| self.attempt(*count)).collect();
+        let attempts: Vec<Attempt> = counts.iter().map(|count| self.attempt(*count)).collect();
         self.engines.update(id, |engine| engine.recalled.extend(counts));
-        self.to_engine(connection, ToEngine::Recall(Attempts { attempts }));
+        self.to_engine_in_parts(connection, &attempts, |attempts| ToEngine::Recall(Attempts { attempts }));
     }
 
     /// Asks a busy engine for half of what it has in hand, if another has nothing and could run it.

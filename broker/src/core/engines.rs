@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId};
 use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
@@ -431,9 +432,20 @@ impl Engines {
         self.by_id.iter().inspect(|_| count(1)).map(|(id, engine)| (*id, engine))
     }
 
+    /// Those after one of them; all for none.
+    pub fn iter_after(&self, after: Option<EngineId>) -> impl Iterator<Item = (EngineId, &Engine)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_id.range((from, Bound::Unbounded)).map(|(id, engine)| (*id, engine))
+    }
+
     /// The integers of the connected ones.
-    pub fn online(&self) -> Vec<EngineId> {
-        self.iter().filter(|(_, engine)| engine.process.is_some()).map(|(id, _)| id).collect()
+    pub fn online(&self) -> impl Iterator<Item = EngineId> {
+        self.online_after(None)
+    }
+
+    /// Of those after one of them, the integers of the connected ones.
+    pub fn online_after(&self, after: Option<EngineId>) -> impl Iterator<Item = EngineId> {
+        self.iter_after(after).filter(|(_, engine)| engine.process.is_some()).map(|(id, _)| id)
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use furlong_wire::ids::Attempt;
-use furlong_wire::limits::{NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX};
+use furlong_wire::limits::{
+    ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX,
+};
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, ErrorKind, Event, FromEngine, Outcome,
     Output as TaskOutput, Payload, Published, Register, Registered, Runtime, SlotDown, Stream, TaskState, ToClient,
@@ -23,8 +25,6 @@ use super::tasks::{Place, State, Task};
 use super::work::WORK_PER_MESSAGE;
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
 
-/// Bytes of an engine's text about a task's end: the exception itself is in the payload.
-const ERROR_TEXT_BYTES_MAX: usize = 4096;
 /// Bytes of the reason why an interpreter has ended.
 const CAUSE_BYTES_MAX: usize = 4096;
 /// How often a task is run again when its engine has cancelled it and nobody had asked for that.
@@ -513,7 +513,7 @@ fn within_limits(register: &Register) -> bool {
         && !register.slots.is_empty()
         && register.slots.len() <= SLOTS_PER_PROCESS_MAX
         && register.labels.len() <= 64
-        && register.runtimes.len() <= 16
+        && register.runtimes.len() <= Runtime::ALL.len()
         && register.cwd.len() <= 4096
         && register.environment.len() <= 64
         && register.environment.iter().all(|(name, value)| name.len() <= NAME_BYTES_MAX && value.len() <= 4096)

@@ -57,6 +57,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, TokenId};
+use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
@@ -367,7 +368,7 @@ impl Core {
 
     /// Engines that are connected.
     pub fn engines_online(&self) -> usize {
-        self.engines.online().len()
+        self.engines.online().count()
     }
 
     fn attempt(&self, count: u64) -> Attempt {
@@ -380,5 +381,15 @@ impl Core {
 
     fn to_engine(&mut self, connection: ConnectionId, message: ToEngine) {
         self.outputs.push_back(Output::ToEngine(connection, message));
+    }
+
+    /// Sends a list of any length, such as attempts, in messages that a record can carry.
+    fn to_engine_in_parts<T: Clone>(
+        &mut self,
+        connection: ConnectionId,
+        list: &[T],
+        message: impl Fn(Vec<T>) -> ToEngine,
+    ) {
+        list.chunks(LISTED_MAX).for_each(|part| self.to_engine(connection, message(part.to_vec())));
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
+use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, ToEngine};
 
 use super::engines::ProcessKey;
@@ -15,9 +16,6 @@ use super::payloads::Stored;
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
 use super::{ConnectionId, Core, Given, Time};
-
-/// Attempts in one message.
-const ATTEMPTS_PER_MESSAGE_MAX: usize = 4096;
 
 /// A shared task that was taken from an engine whose connection was cut.
 #[derive(Clone, Copy, Debug)]
@@ -214,17 +212,16 @@ impl Core {
     }
 
     fn tell_verdicts(&mut self, connection: ConnectionId, verdicts: Verdicts) {
-        for attempts in verdicts.adopted.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
-            self.to_engine(connection, ToEngine::Adopt(Adopt { attempts: attempts.to_vec() }));
-        }
+        let adopt = |attempts| ToEngine::Adopt(Adopt { attempts });
+        self.to_engine_in_parts(connection, &verdicts.adopted, adopt);
         for (attempts, force) in verdicts.to_stop.iter().zip([false, true]) {
-            for attempts in attempts.chunks(ATTEMPTS_PER_MESSAGE_MAX) {
-                let cancel = CancelAttempts { attempts: attempts.to_vec(), force };
-                self.to_engine(connection, ToEngine::Cancel(cancel));
-            }
+            let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force });
+            self.to_engine_in_parts(connection, attempts, cancel);
         }
         for (start, counts) in verdicts.released {
-            self.send_release(connection, Release::of(start, counts));
+            for counts in counts.chunks(LISTED_MAX) {
+                self.send_release(connection, Release::of(start, counts.to_vec()));
+            }
         }
     }
 }

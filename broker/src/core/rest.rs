@@ -6,15 +6,13 @@
 
 use std::collections::VecDeque;
 
+use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
 use super::numbered::Numbered;
 use super::sessions::{Session, SessionKey};
 use super::work::TASKS_PER_PART;
 use super::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
-
-/// Ranges of tasks in one request.
-pub(super) const RANGES_MAX: usize = 4096;
 
 /// What is left of a message.
 #[derive(Debug)]
@@ -99,8 +97,8 @@ impl Core {
         (request, act): (u64, Act),
         tasks: &[TaskRange],
     ) -> Option<ReplyBody> {
-        if tasks.len() > RANGES_MAX {
-            let text = format!("a request names at most {RANGES_MAX} ranges of tasks; ask in parts");
+        if tasks.len() > LISTED_MAX {
+            let text = format!("a request names at most {LISTED_MAX} ranges of tasks; ask in parts");
             return Some(ReplyBody::Refused(text));
         }
         let owner = self.owner(key)?;

@@ -127,7 +127,7 @@ impl Connection {
             self.taken.notified().await;
         }
         if self.paused.replace(false) {
-            self.received.set(Instant::now());
+            self.note(Vigil::heard);
         }
     }
 

@@ -4,6 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::quick::{Input, Quick};
+use super::whole::value_bytes;
+use crate::limits::MESSAGE_BYTES_MAX;
 
 /// An enum of messages.
 pub trait Message: Serialize + DeserializeOwned + std::fmt::Debug + Send + Quick + 'static {}
@@ -20,6 +22,18 @@ pub trait Direction: Message {
 /// Appends a message to a batch.
 pub fn encode_message<M: Message>(message: &M, batch: &mut Vec<u8>) {
     message.put(batch);
+}
+
+/// The bytes that a message has in a batch.
+pub fn encoded_bytes<M: Message>(message: &M) -> usize {
+    let mut encoded = Vec::new();
+    message.put(&mut encoded);
+    encoded.len()
+}
+
+/// Whether no record can carry a message. For messages whose length depends on what somebody else says.
+pub fn is_too_long<M: Message>(message: &M) -> bool {
+    encoded_bytes(message) > MESSAGE_BYTES_MAX
 }
 
 /// The messages of a batch, one after the other. After an error there is no further item.
@@ -45,12 +59,14 @@ pub fn decode_next<M: Message>(batch: &[u8]) -> Option<Result<(M, usize), Messag
     Some(decode_by_serde(batch))
 }
 
-/// The same without [`Quick`]: what may come is what this reads.
+/// The same without [`Quick`]: what may come is what this reads. Only of what is whole: serde reserves memory for as
+/// many elements as a list declares.
 #[cold]
 pub(super) fn decode_by_serde<M: Message>(batch: &[u8]) -> Result<(M, usize), MessageError> {
-    let mut rest = batch;
-    let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
-    message.map(|message| (message, batch.len() - rest.len())).map_err(|_| MessageError)
+    let bytes = value_bytes(batch).ok_or(MessageError)?;
+    let mut rest = &batch[..bytes];
+    let message = M::deserialize(&mut rmp_serde::Deserializer::new(&mut rest)).map_err(|_| MessageError)?;
+    if rest.is_empty() { Ok((message, bytes)) } else { Err(MessageError) }
 }
 
 /// A batch has bytes that are no message of this direction: its sender is broken, or speaks another version.

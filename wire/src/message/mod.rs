@@ -19,10 +19,13 @@ pub(crate) mod quick;
 mod ranges;
 mod status;
 mod task;
+pub(crate) mod whole;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{Direction, Message, MessageError, decode_batch, decode_next, encode_message};
+pub use catalogue::{
+    Direction, Message, MessageError, decode_batch, decode_next, encode_message, encoded_bytes, is_too_long,
+};
 pub use client::{
     Accepted, Ack, Cancel, CancelTasks, Define, Fetch, Fetched, FetchedOutput, Finished, Open, Output, Published,
     Purge, Reply, Request, Restart, Revoke, Shutdown, Signal, Stopped, Submit, Subscribe, TakeBack, TaskRange,
@@ -36,7 +39,7 @@ pub use engine::{
 pub use ranges::Ranges;
 pub use status::{
     AttemptRecord, ClusterStatus, EngineStatus, Event, ProcessStatus, Query, RecordTimes, ReplyBody, SetAside,
-    TaskPhase, TaskQuery, TaskRecord,
+    StatusPlace, TaskPhase, TaskQuery, TaskRecord,
 };
 pub use task::{
     Dependency, ErrorKind, Outcome, Payload, Runtime, Stream, Targets, TaskError, TaskOptions, TaskState, TaskTimes,

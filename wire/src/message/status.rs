@@ -12,10 +12,24 @@ use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId};
 pub enum Query {
     /// The integers of the engines that are online.
     Engines,
+    /// The same, of those after this one: what follows an answer that was not all.
+    EnginesAfter(EngineId),
     /// The whole picture.
     Status,
+    /// What follows an answer that was not all of it.
+    StatusAfter(StatusPlace),
     /// The owner's tasks: those that have not ended, and those whose record is kept.
     Tasks(Box<TaskQuery>),
+}
+
+/// How far an answer goes through the processes and then the engines of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusPlace {
+    /// To this process, by the broker's number for it.
+    Process(u64),
+    /// Through all processes, and to this engine.
+    Engine(EngineId),
 }
 
 /// Which tasks of its owner a client wants to know about. What is not said does not matter.
@@ -138,8 +152,10 @@ pub struct AttemptRecord {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplyBody {
-    /// To [`Query::Engines`]: sorted.
+    /// To [`Query::Engines`] and [`Query::EnginesAfter`]: sorted, and the last of them.
     Engines(Vec<EngineId>),
+    /// The same, and there are more after the last of these.
+    SomeEngines(Vec<EngineId>),
     /// To [`Query::Status`].
     Status(Box<ClusterStatus>),
     /// The request is refused: why and what to do, in one line.
@@ -192,10 +208,12 @@ pub struct ClusterStatus {
     pub tasks_finished: u64,
     /// Payload bytes that the broker holds, and may hold.
     pub payload_bytes: (u64, u64),
-    /// The engine processes that are connected.
+    /// The engine processes that are connected; of a long list, one page.
     pub processes: Vec<ProcessStatus>,
-    /// The engines, by integer.
+    /// The engines, by integer; of a long list, one page.
     pub engines: Vec<EngineStatus>,
+    /// Where to go on, if this page is not the last.
+    pub more: Option<StatusPlace>,
 }
 
 /// An engine process.

@@ -4,7 +4,11 @@ use super::*;
 use proptest::prelude::*;
 
 use crate::AtLeastOne;
-use crate::ids::{Attempt, BrokerStart, EngineId, FunctionHash, InstanceId, SessionId, TaskId};
+use crate::ids::{Attempt, BrokerStart, EngineId, EngineUuid, FunctionHash, InstanceId, SessionId, TaskId, TokenId};
+use crate::limits::{
+    ERROR_TEXT_BYTES_MAX, HELD_RESULTS_MAX, LENT_SESSIONS_MAX, LISTED_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX,
+    OUTPUT_MESSAGE_BYTES_MAX, SLOTS_PER_PROCESS_MAX, SUBMIT_TARGETS_MAX,
+};
 
 /// Messages survive the round trip, and both ways to write and to read them agree.
 fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
@@ -203,6 +207,75 @@ fn a_declared_length_beyond_the_batch_takes_no_memory() {
     // [26, [array32 of 2^32 - 1 ranges]]
     let huge = [0x92, 26, 0x91, 0xdd, 0xff, 0xff, 0xff, 0xff];
     assert_eq!(decode_batch::<FromClient>(&huge).next(), Some(Err(MessageError)));
+    // [66, [attempt, outcome, run, nil and one part too many]]: a body that goes on is none.
+    let more = [0x92, 29, 0x95, 1, 0xc0, 0xc3, 0xc3, 0];
+    assert_eq!(decode_batch::<FromClient>(&more).next(), Some(Err(MessageError)));
+}
+
+/// Every message that lists something, as long as its sender makes it at most.
+#[test]
+fn the_longest_message_of_each_kind_fits_a_record() {
+    fn fits<M: Message>(message: &M) {
+        let bytes = encoded_bytes(message);
+        assert!(bytes <= MESSAGE_BYTES_MAX, "{bytes} bytes");
+    }
+    let name = "n".repeat(NAME_BYTES_MAX);
+    let path = "p".repeat(4096);
+    let attempt = Attempt { start: BrokerStart(u64::MAX), count: u64::MAX };
+    let attempts = vec![attempt; LISTED_MAX];
+    let session = SessionId([0xff; 16]);
+    let range = TaskRange { session, first: u64::MAX, last: u64::MAX };
+    let engines = vec![EngineId(u32::MAX); SUBMIT_TARGETS_MAX];
+    // What the broker says.
+    fits(&ToEngine::Cancel(CancelAttempts { attempts: attempts.clone(), force: true }));
+    fits(&ToEngine::Signal(SignalAttempts { attempts: attempts.clone(), signal: 64 }));
+    fits(&ToEngine::Recall(Attempts { attempts: attempts.clone() }));
+    fits(&ToEngine::Adopt(Adopt { attempts: vec![(attempt, attempt); LISTED_MAX] }));
+    fits(&ToEngine::Release(Release { start: BrokerStart(u64::MAX), counts: vec![u64::MAX; LISTED_MAX] }));
+    fits(&ToEngine::Registered(Registered { engines: engines[..SLOTS_PER_PROCESS_MAX].to_vec() }));
+    let accepted = Accepted {
+        n: u64::MAX,
+        missing: vec![(u64::MAX, u64::MAX); LISTED_MAX],
+        definitions: vec![u32::MAX; LISTED_MAX],
+    };
+    fits(&ToClient::Accepted(accepted));
+    // What clients say.
+    fits(&FromClient::Cancel(Cancel { ranges: vec![(u64::MAX, u64::MAX); LISTED_MAX], force: true }));
+    fits(&FromClient::Ack(Ack {
+        ranges: (0..LISTED_MAX as u64).map(|n| (n << 50, n << 50)).collect::<Vec<_>>().into(),
+    }));
+    let (request, tasks) = (u64::MAX, vec![range; LISTED_MAX]);
+    fits(&FromClient::CancelTasks(CancelTasks { request, tasks: tasks.clone(), force: true }));
+    fits(&FromClient::TakeBack(TakeBack { request, tasks: tasks.clone() }));
+    fits(&FromClient::Purge(Purge { request, tasks }));
+    fits(&FromClient::Revoke(Revoke { request, tokens: vec![TokenId([0xff; 16]); LISTED_MAX] }));
+    fits(&FromClient::Signal(Signal { request, engines: engines.clone(), signal: 64 }));
+    fits(&FromClient::Restart(Restart { request, engines: engines.clone() }));
+    fits(&FromClient::Shutdown(Shutdown { request, engines: Some(engines), finish: true, broker: true }));
+    // What engines say.
+    fits(&FromEngine::Recalled(Attempts { attempts: attempts.clone() }));
+    fits(&FromEngine::Started(Attempts { attempts: attempts[..2 * SLOTS_PER_PROCESS_MAX].to_vec() }));
+    fits(&FromEngine::Lent(Lent { attempt, sessions: vec![session; LENT_SESSIONS_MAX] }));
+    let text = "t".repeat(ERROR_TEXT_BYTES_MAX);
+    fits(&FromEngine::SlotDown(SlotDown { slot: u32::MAX, cause: text }));
+    let bytes = vec![0; OUTPUT_MESSAGE_BYTES_MAX];
+    fits(&FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: u64::MAX, bytes }));
+    let held = HeldWork { attempt, session, n: u64::MAX, slot: u32::MAX, finished: true };
+    let slot = Slot { uuid: EngineUuid([0xff; 16]), wanted: Some(EngineId(u32::MAX)) };
+    fits(&FromEngine::Register(Box::new(Register {
+        instance: InstanceId([0xff; 16]),
+        host: name.clone(),
+        pid: u32::MAX,
+        cwd: path.clone(),
+        slots: vec![slot; SLOTS_PER_PROCESS_MAX],
+        runtimes: Runtime::ALL.to_vec(),
+        python: Some(path),
+        environment: vec![(name[..32].to_owned(), name.clone()); 8],
+        labels: vec![name; 64],
+        held: vec![held; HELD_RESULTS_MAX],
+        received: Some(attempt),
+        dropped: Some(attempt),
+    })));
 }
 
 #[test]

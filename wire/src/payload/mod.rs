@@ -186,7 +186,7 @@ impl SealedPayload {
         self.counter
     }
 
-    /// Bytes of the payload before sealing: what a receiver must reserve.
+    /// Bytes of the payload before sealing.
     pub fn bytes(&self) -> u64 {
         self.layout.total
     }
@@ -227,6 +227,9 @@ pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
 
 /// Opens the chunks of one payload, in order, each straight into one aligned buffer.
 ///
+/// The buffer grows as chunks come, so that an announcement alone costs no memory, and a payload at most eight times
+/// what has come of it and [`FIRST_ROOM_BYTES`]. Growing eightfold copies a seventh of what has come.
+///
 /// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`],
 /// then [`PayloadOpener::into_buffers`].
 #[derive(Debug)]
@@ -240,18 +243,19 @@ pub struct PayloadOpener {
     front: usize,
 }
 
+/// Room for the first chunks of a payload: most payloads fit, and are never copied.
+const FIRST_ROOM_BYTES: u64 = 1024 * 1024;
+
 impl PayloadOpener {
-    /// Reserves memory for an announced payload. The caller has taken the bytes from its budget.
+    /// Expects an announced payload. The caller has taken the bytes from its budget.
+    ///
+    /// # Errors
+    /// [`PayloadError::Large`] beyond the protocol's bound.
     pub fn new(key: PayloadKey, counter: u64, payload_bytes: u64) -> Result<Self, PayloadError> {
         if payload_bytes > PAYLOAD_BYTES_MAX {
             return Err(PayloadError::Large { bytes: payload_bytes });
         }
-        let room = payload_bytes as usize + BUFFER_ALIGNMENT + TAG_BYTES;
-        let mut opened: Vec<u8> = Vec::new();
-        opened.try_reserve_exact(room).map_err(|_| PayloadError::Memory { bytes: payload_bytes })?;
-        let front = opened.as_ptr().addr().wrapping_neg() % BUFFER_ALIGNMENT;
-        opened.resize(front, 0);
-        Ok(Self { key, counter, payload_bytes, next: 0, opened, front })
+        Ok(Self { key, counter, payload_bytes, next: 0, opened: Vec::new(), front: 0 })
     }
 
     /// Takes the next chunk.
@@ -262,6 +266,7 @@ impl PayloadOpener {
         if chunk_bytes(self.payload_bytes, self.next) != Some(chunk.len()) {
             return Err(PayloadError::ChunkLength { index: self.next, bytes: chunk.len() });
         }
+        self.make_room(chunk.len())?;
         let aad = self.key.aad(self.payload_bytes, self.next + 1 == chunk_count(self.payload_bytes));
         let start = self.opened.len();
         self.opened.extend_from_slice(chunk);
@@ -269,6 +274,23 @@ impl PayloadOpener {
         opened.map_err(|_| PayloadError::Forged { index: self.next })?;
         self.opened.truncate(self.opened.len() - TAG_BYTES);
         self.next += 1;
+        Ok(())
+    }
+
+    /// Makes room for a chunk with its tag, and for more of the payload.
+    fn make_room(&mut self, chunk_bytes: usize) -> Result<(), PayloadError> {
+        if self.opened.capacity() - self.opened.len() >= chunk_bytes {
+            return Ok(());
+        }
+        let come = (self.opened.len() - self.front + chunk_bytes) as u64;
+        let room = (8 * come).max(FIRST_ROOM_BYTES).min(self.payload_bytes) as usize;
+        let mut grown: Vec<u8> = Vec::new();
+        let no_memory = PayloadError::Memory { bytes: self.payload_bytes };
+        grown.try_reserve_exact(room + BUFFER_ALIGNMENT + TAG_BYTES).map_err(|_| no_memory)?;
+        let front = grown.as_ptr().addr().wrapping_neg() % BUFFER_ALIGNMENT;
+        grown.resize(front, 0);
+        grown.extend_from_slice(&self.opened[self.front..]);
+        (self.opened, self.front) = (grown, front);
         Ok(())
     }
 

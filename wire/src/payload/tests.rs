@@ -123,6 +123,25 @@ fn an_incomplete_payload_gives_no_buffers() {
 }
 
 #[test]
+fn memory_is_taken_as_chunks_come_and_not_as_they_are_declared() {
+    // As many announcements as a peer likes: none of them costs a buffer.
+    let declared = |bytes| PayloadOpener::new(key(), 0, bytes).unwrap();
+    assert!((0..2_000).map(|_| declared(PAYLOAD_BYTES_MAX)).all(|opener| opener.opened.capacity() == 0));
+    let slack = BUFFER_ALIGNMENT + TAG_BYTES;
+    let sealed = sealed(&[buffer_of(60 * CHUNK_BYTES_MAX, 1), buffer_of(5, 2)]);
+    let mut opener = declared(sealed.bytes());
+    for index in 0..sealed.chunk_count() {
+        opener.handle_chunk(&sealed.chunk(index)).unwrap();
+        let come = (index as usize + 1) * CHUNK_BYTES_MAX;
+        let most = (8 * (come + TAG_BYTES)).max(FIRST_ROOM_BYTES as usize).min(sealed.bytes() as usize) + slack;
+        assert!(opener.opened.capacity() <= most, "{} bytes for {come}", opener.opened.capacity());
+    }
+    let arrived = opener.into_buffers().unwrap();
+    assert_eq!(arrived, [buffer_of(60 * CHUNK_BYTES_MAX, 1), buffer_of(5, 2)]);
+    assert!(arrived.iter().all(|buffer| buffer.as_ptr().addr() % BUFFER_ALIGNMENT == 0));
+}
+
+#[test]
 fn a_payload_beyond_the_limit_is_refused_before_memory_is_taken() {
     let error = PayloadOpener::new(key(), 0, PAYLOAD_BYTES_MAX + 1).unwrap_err();
     assert_eq!(error, PayloadError::Large { bytes: PAYLOAD_BYTES_MAX + 1 });

@@ -24,6 +24,7 @@ use super::dependencies::Waits;
 use super::finish::Ended;
 use super::payloads::Stored;
 use super::sessions::{Definition, Done, SessionKey};
+use super::status::that_fits;
 use super::tasks::{State, Task, TaskKey};
 use super::{Connected, ConnectionId, Core, Output, Time};
 
@@ -179,7 +180,7 @@ impl Core {
                 Act::Answer(connection, reply) => {
                     self.journal.replies_waiting -= 1;
                     if self.is_served(connection) {
-                        self.to_client(connection, ToClient::Reply(reply));
+                        self.to_client(connection, that_fits(reply));
                     }
                 }
             }
@@ -241,7 +242,7 @@ impl Core {
         let of_request = if self.journal.entries > before { self.journal.entries } else { 0 };
         let entry = of_session.max(of_request);
         if entry <= self.journal.written {
-            return self.to_client(connection, ToClient::Reply(reply));
+            return self.to_client(connection, that_fits(reply));
         }
         if self.journal.replies_waiting >= REPLIES_WAITING_MAX {
             let text = "too many answers wait for the journal's disk; try again later";

@@ -22,4 +22,5 @@ mod retries;
 mod sessions;
 mod shared_queue;
 mod shares;
+mod status;
 mod work;

@@ -13,7 +13,7 @@ use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
     Accepted, Ack, AttemptFinished, Attempts, Cancel, Chunk, Define, Dependency, ErrorKind, Fetch, Fetched, Finished,
     FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown,
-    Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine,
+    Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine, is_too_long,
 };
 use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
 use furlong_wire::token::{Claims, Role, TokenLimits};
@@ -272,11 +272,13 @@ impl Farm {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToClient(connection, message) => {
+                    assert!(!is_too_long(&message), "{} is too long", message.name());
                     if let Some(client) = self.clients.iter_mut().find(|it| it.connection == Some(connection)) {
                         client.receive(message);
                     }
                 }
                 Output::ToEngine(connection, message) => {
+                    assert!(!is_too_long(&message), "{} is too long", message.name());
                     if let Some(process) = self.processes.iter_mut().find(|it| it.connection == Some(connection)) {
                         process.receive(message);
                     }
