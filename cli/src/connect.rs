@@ -18,9 +18,9 @@ pub struct ConnectArgs {
     /// Name of the cluster; by default that of the file that `FURLONG_CAP` names, else `default`
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<ClusterName>,
-    /// Seconds to wait for the broker
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
-    pub wait: f64,
+    /// Seconds to wait for the broker, and for each of its answers; 5 and 30 by default
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub wait: Option<f64>,
 }
 
 /// The same for a command whose `--wait` is about something else.
@@ -32,9 +32,9 @@ pub struct BrokerArgs {
     /// Name of the cluster; by default that of the file that `FURLONG_CAP` names, else `default`
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
-    /// Seconds to wait for the broker
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
-    broker_wait: f64,
+    /// Seconds to wait for the broker, and for each of its answers; 5 and 30 by default
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    broker_wait: Option<f64>,
 }
 
 impl From<BrokerArgs> for ConnectArgs {
@@ -46,11 +46,11 @@ impl From<BrokerArgs> for ConnectArgs {
 impl ConnectArgs {
     /// Connects with the first of these roles' capability files that is there.
     pub async fn connect(&self, roles: &[Role]) -> Result<Client> {
-        let mut builder = Client::builder()
-            .roles(roles)
-            .wait(Duration::from_secs_f64(self.wait))
-            .software(concat!("furlong ", env!("CARGO_PKG_VERSION")))
-            .on_link(tell);
+        let mut builder =
+            Client::builder().roles(roles).software(concat!("furlong ", env!("CARGO_PKG_VERSION"))).on_link(tell);
+        if let Some(wait) = self.wait.map(Duration::from_secs_f64) {
+            builder = builder.wait(wait).answers_within(wait);
+        }
         if let Some(cluster) = &self.cluster {
             builder = builder.cluster(cluster.clone());
         }

@@ -142,15 +142,18 @@ fn print_status(status: &ClusterStatus, endpoint: &str) -> Result<()> {
             "id", "host:pid", "assigned", "queued", "finished", "busy", "stuck"
         ))?;
     }
-    status.engines.iter().try_for_each(|engine| print_engine(status, engine))?;
+    let mut processes = BTreeMap::new();
+    for process in &status.processes {
+        processes.extend(process.engines.iter().map(|id| (*id, process)));
+    }
+    status.engines.iter().try_for_each(|engine| print_engine(processes.get(&engine.id).copied(), engine))?;
     if !status.processes.is_empty() {
         print::line(format!("processes {}", status.processes.len()))?;
     }
     status.processes.iter().try_for_each(print_process)
 }
 
-fn print_engine(status: &ClusterStatus, engine: &EngineStatus) -> Result<()> {
-    let process = status.processes.iter().find(|process| process.engines.contains(&engine.id));
+fn print_engine(process: Option<&ProcessStatus>, engine: &EngineStatus) -> Result<()> {
     let place = process.map_or("away".to_owned(), |process| format!("{}:{}", process.host, process.pid));
     let python = process.and_then(|process| process.python.clone()).unwrap_or_else(|| "-".to_owned());
     print::line(format!(

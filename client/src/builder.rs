@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, SOFTWARE};
 use crate::error::ConnectError;
-use crate::way::{LinkEvent, RETURNS_WITHIN, Told, Way};
+use crate::way::{ANSWERS_WITHIN, LinkEvent, RETURNS_WITHIN, Told, Way};
 
 /// How long a client waits for capability file and broker, unless it is told otherwise.
 const WAIT: Duration = Duration::from_secs(5);
@@ -31,6 +31,7 @@ pub struct ClientBuilder {
     software: String,
     cancel_on_disconnect: bool,
     returns_within: Duration,
+    answers_within: Duration,
     told: Option<Told>,
 }
 
@@ -45,6 +46,7 @@ impl Default for ClientBuilder {
             software: SOFTWARE.to_owned(),
             cancel_on_disconnect: false,
             returns_within: RETURNS_WITHIN,
+            answers_within: ANSWERS_WITHIN,
             told: None,
         }
     }
@@ -104,6 +106,16 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a broker that is connected has for an answer, before the question ends as [`ClientError::NoAnswer`]: 30 s
+    /// if nothing is said, a second at least. What waits for a disk or for interpreters to end has two minutes at
+    /// least, and what waits for a task's end has no limit.
+    ///
+    /// [`ClientError::NoAnswer`]: crate::ClientError::NoAnswer
+    pub fn answers_within(mut self, limit: Duration) -> Self {
+        self.answers_within = limit;
+        self
+    }
+
     /// Calls this function when the connection is cut, and when the session goes on. It must not block.
     pub fn on_link(mut self, tell: impl Fn(&LinkEvent) + Send + Sync + 'static) -> Self {
         self.told = Some(Told::new(tell));
@@ -123,8 +135,8 @@ impl ClientBuilder {
             Some(pass) => Way::by_pass(Arc::clone(pass)),
             None => Way::by_file(self.find()?)?,
         };
-        let Self { software, cancel_on_disconnect, returns_within, told, .. } = self.clone();
-        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, told, ..way }).await
+        let Self { software, cancel_on_disconnect, returns_within, answers_within, told, .. } = self.clone();
+        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, answers_within, told, ..way }).await
     }
 
     /// The capability file.

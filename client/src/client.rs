@@ -8,7 +8,7 @@ use furlong_link::dial::{Dialed, random_bytes};
 use furlong_link::outgoing::Outgoing;
 use furlong_wire::capability::{Capability, Endpoint};
 use furlong_wire::ids::{EngineId, SessionId, TaskId};
-use furlong_wire::message::{ClusterStatus, Query, ReplyBody, Targets, Welcome};
+use furlong_wire::message::{ClusterStatus, Targets, Welcome};
 use furlong_wire::payload::PayloadSecret;
 use futures_util::{Stream, stream};
 
@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{ClientError, ConnectError};
 use crate::map::{IterMapBuilder, MapBuilder};
 use crate::multiengine::{EngineTargets, Multiengine};
-use crate::request::{engines, query, refused};
+use crate::request::{ask_for_disk, engines, status};
 use crate::shared::{Handle, Shared, submit, submit_shared};
 use crate::task::TaskFuture;
 use crate::way::Way;
@@ -70,6 +70,7 @@ impl Client {
             dialed.welcome.payload_credit_bytes,
         );
         core.set_memory_flag(&dialed.welcome.memory_flag);
+        core.set_answer_turns_max(crate::connection::turns_of(way.answers_within));
         let Dialed { incoming, socket, sealer, welcome, endpoint } = dialed;
         let shared = Arc::new(Shared::new(core, Outgoing::new(sealer), welcome, endpoint, session));
         tokio::spawn(Connection::new(Arc::clone(&shared), way, incoming, socket).run());
@@ -115,10 +116,7 @@ impl Client {
 
     /// The cluster, as the broker sees it.
     pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
-        match query(&self.handle, Query::Status).await? {
-            ReplyBody::Status(status) => Ok(*status),
-            body => Err(refused(body)),
-        }
+        status(&self.handle).await
     }
 
     /// The interface to engines chosen by their ids.
@@ -174,11 +172,8 @@ impl Client {
     pub async fn flush(&self) -> Result<(), ClientError> {
         let shared = &self.handle.shared;
         std::future::poll_fn(|context| shared.with(|core| core.poll_flushed(context.waker()))).await?;
-        // Any answer says that the broker has taken what went before the question. A refusal does, too.
-        match engines(&self.handle).await {
-            Ok(_) | Err(ClientError::Refused(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        // Any answer says that the broker has taken what went before the question.
+        ask_for_disk(&self.handle).await
     }
 
     /// Returns when the connection is over, however it ended.

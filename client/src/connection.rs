@@ -8,6 +8,8 @@ use furlong_link::dial::Dialed;
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::{Outgoing, Written};
 use furlong_link::stream::WriteHalf;
+use furlong_link::unsound::Unsound;
+use furlong_link::vigil::{Due, Vigil};
 use furlong_wire::ids::{BrokerStart, SessionId};
 use furlong_wire::limits::WRITE_TURN_BYTES;
 use furlong_wire::message::ToClient;
@@ -34,17 +36,39 @@ pub(crate) struct Connection {
     start: BrokerStart,
     incoming: Incoming,
     socket: WriteHalf,
-    last_read: Instant,
+    /// When the connection was made.
+    since: Instant,
     last_write: Instant,
+    /// Bytes that the broker had taken at the last tick.
+    taken_bytes: u64,
+    vigil: Vigil,
+    unsound: Unsound,
     goodbye_ticks: u32,
+}
+
+/// Turns in so much time, one at least.
+pub(crate) fn turns_of(time: Duration) -> u32 {
+    u32::try_from(time.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX).max(1)
 }
 
 impl Connection {
     pub fn new(shared: Arc<Shared>, way: Way, incoming: Incoming, socket: WriteHalf) -> Self {
         let now = Instant::now();
         let start = shared.welcome.start;
-        let goodbye_ticks = 0;
-        Self { shared, way, incarnation: 1, start, incoming, socket, last_read: now, last_write: now, goodbye_ticks }
+        Self {
+            shared,
+            way,
+            incarnation: 1,
+            start,
+            incoming,
+            socket,
+            since: now,
+            last_write: now,
+            taken_bytes: 0,
+            vigil: Vigil::new(TICK),
+            unsound: Unsound::default(),
+            goodbye_ticks: 0,
+        }
     }
 
     /// Runs until the session is over: it comes back after each cut.
@@ -70,6 +94,7 @@ impl Connection {
             return Err(cause);
         }
         self.shared.with(Core::handle_cut);
+        let cause = self.unless_repeated(cause)?;
         self.way.tell(&LinkEvent::Cut(cause.to_string()));
         let deadline = Instant::now().checked_add(self.way.returns_within);
         let mut backoff = Backoff::default();
@@ -91,13 +116,29 @@ impl Connection {
             return Err(DisconnectCause::SessionOver("the broker has ended it meanwhile".into()));
         }
         (self.start, self.incoming, self.socket) = (welcome.start, incoming, socket);
-        (self.last_read, self.last_write) = (Instant::now(), Instant::now());
+        (self.since, self.last_write) = (Instant::now(), Instant::now());
+        (self.vigil, self.taken_bytes) = (Vigil::new(TICK), 0);
         let mut state = self.shared.lock();
         state.outgoing = Outgoing::new(sealer);
         state.core.handle_reconnected(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         unlock(state);
         self.way.tell(&LinkEvent::Back);
         Ok(())
+    }
+
+    /// What comes may be unsound once by accident. When it is on the next connection as well, what was asked on both is
+    /// given up; without such a request, the session.
+    fn unless_repeated(&mut self, cause: DisconnectCause) -> Result<DisconnectCause, DisconnectCause> {
+        let DisconnectCause::Unsound(error) = cause else {
+            self.unsound.forget();
+            return Ok(cause);
+        };
+        let text = error.to_string();
+        let is_repeated = self.unsound.note(&text, self.since.elapsed());
+        if is_repeated && !self.shared.with(|core| core.give_up_requests(&text)) {
+            return Err(DisconnectCause::UnsoundAgain(error));
+        }
+        Ok(DisconnectCause::Unsound(error))
     }
 
     /// Returns without error once a goodbye is said and heard.
@@ -132,7 +173,7 @@ impl Connection {
         state.is_told = false;
         state.queue_outbound();
         let others_go = !state.outgoing.is_empty();
-        if let Some(ack) = state.core.poll_ack(others_go) {
+        while let Some(ack) = state.core.poll_ack(others_go) {
             state.outgoing.push(&ack);
         }
         let mut written = Ok(Written::All);
@@ -153,7 +194,7 @@ impl Connection {
 
     /// Takes everything that was read, under one lock.
     fn handle_input(&mut self) -> Result<(), DisconnectCause> {
-        self.last_read = Instant::now();
+        self.vigil.heard();
         let mut state = self.shared.lock();
         let handled = loop {
             match self.incoming.poll_record() {
@@ -180,21 +221,29 @@ impl Connection {
         handled
     }
 
-    /// Looks after heartbeats. True if a goodbye has had its time.
+    /// Looks after heartbeats, and after answers that do not come. True if a goodbye has had its time.
     fn handle_tick(&mut self) -> Result<bool, DisconnectCause> {
-        let welcome = &self.shared.welcome;
-        let silent_ms = self.last_read.elapsed().as_millis();
-        if silent_ms >= u128::from(welcome.heartbeat_dead_ms) {
-            return Err(DisconnectCause::Silent { silent_ms });
-        }
         let mut state = self.shared.lock();
+        let before = std::mem::replace(&mut self.taken_bytes, state.outgoing.written_bytes());
+        let is_stalled = !state.outgoing.is_empty() && before == self.taken_bytes;
+        let due = self.vigil.pass_turn(is_stalled, self.last_write.elapsed());
+        // What is still on its way to the broker cannot be answered yet.
+        let goes_on = if state.outgoing.is_empty() || is_stalled { state.core.handle_turn() } else { true };
         if let Some(ack) = state.core.poll_ack(true) {
             state.outgoing.push(&ack);
-        } else if self.last_write.elapsed().as_millis() >= u128::from(welcome.heartbeat_idle_ms) {
+        } else if due == Due::Heartbeat {
             state.outgoing.push_heartbeat();
         }
         self.goodbye_ticks += u32::from(state.core.is_over());
         unlock(state);
+        match due {
+            Due::Silent => return Err(DisconnectCause::Silent),
+            Due::Stalled => return Err(DisconnectCause::Stalled),
+            Due::Heartbeat | Due::Nothing => {}
+        }
+        if !goes_on {
+            return Err(DisconnectCause::NoAnswer(turns_of(self.way.answers_within)));
+        }
         self.incoming.shrink();
         Ok(self.goodbye_ticks > GOODBYE_TICKS)
     }

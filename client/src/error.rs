@@ -122,6 +122,31 @@ pub enum ClientError {
          known: look with `status`, and ask again"
     )]
     Interrupted,
+    /// The broker is connected, and does not answer.
+    #[error(
+        "the broker at {endpoint} is connected and has not answered for {seconds} s; it may have very much to do, or be \
+         broken: look at its log, and try again"
+    )]
+    NoAnswer {
+        /// Where it is.
+        endpoint: Endpoint,
+        /// For how long.
+        seconds: u32,
+    },
+    /// The answer cannot be read, and the connection was cut for that, one after the other.
+    #[error(
+        "the broker's answer cannot be read ({0}), and is not asked for again after a second cut; install the same \
+         Furlong on both sides"
+    )]
+    UnsoundAnswer(Arc<str>),
+    /// What is asked does not fit a message.
+    #[error("the request has {bytes} bytes, over the limit of {bytes_max}; name less in it, and ask in parts")]
+    TooLong {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
     /// The broker answered something else than what was asked.
     #[error("the broker's answer is not to what was asked: it speaks another version")]
     WrongAnswer,
@@ -148,6 +173,7 @@ impl DisconnectCause {
     fn advice(&self) -> &'static str {
         match self {
             Self::Closed | Self::RuntimeEnded => "",
+            Self::UnsoundAgain(_) => "; install the same Furlong on both sides",
             _ => "; connect again, and submit what had not finished",
         }
     }
@@ -155,8 +181,13 @@ impl DisconnectCause {
     /// Whether the session can go on, on another connection.
     pub(crate) fn is_cut(&self) -> bool {
         match self {
-            Self::ClosedByBroker | Self::Socket(_) | Self::Silent { .. } | Self::Unsound(_) => true,
-            Self::Closed | Self::Goodbye(_) | Self::SessionOver(_) | Self::RuntimeEnded => false,
+            Self::ClosedByBroker | Self::Socket(_) | Self::Silent | Self::Stalled | Self::Unsound(_) => true,
+            Self::Closed
+            | Self::Goodbye(_)
+            | Self::SessionOver(_)
+            | Self::UnsoundAgain(_)
+            | Self::NoAnswer(_)
+            | Self::RuntimeEnded => false,
         }
     }
 }
@@ -177,17 +208,23 @@ pub enum DisconnectCause {
     #[error("was lost: {0}")]
     Socket(#[from] io::Error),
     /// Nothing came for too long.
-    #[error("was lost: nothing came for {silent_ms} ms")]
-    Silent {
-        /// For how long.
-        silent_ms: u128,
-    },
+    #[error("was lost: nothing came for 15 s")]
+    Silent,
+    /// The broker took nothing of what waits for it, for too long.
+    #[error("was lost: nothing was taken for 10 s")]
+    Stalled,
+    /// The broker lets the session in, and does not say what it knows of it.
+    #[error("is there again, but not the session: the broker has not said for {0} s what it knows of it")]
+    NoAnswer(u32),
     /// The broker is there, and the session is not: it had been away for too long, or was ended.
     #[error("is there again, but not the session: {0}")]
     SessionOver(String),
     /// The broker broke the protocol.
     #[error("was cut, as what came is unsound: {0}")]
     Unsound(#[from] ReceiveError),
+    /// The same on the connection before.
+    #[error("was cut twice in a row, as what comes is unsound: {0}")]
+    UnsoundAgain(ReceiveError),
     /// The tokio runtime that the client was connected in is gone.
     #[error("ended with the tokio runtime that it was made in; keep the runtime as long as the client")]
     RuntimeEnded,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use furlong_wire::ids::{SessionId, TokenId};
-use furlong_wire::limits::RECORDS_PER_REPLY_MAX;
+use furlong_wire::limits::{LISTED_MAX, RECORDS_PER_REPLY_MAX};
 use furlong_wire::message::{
     CancelTasks, FromClient, Purge, Query, ReplyBody, Revoke, TakeBack, TaskQuery, TaskRange, TaskRecord,
 };
@@ -23,9 +23,6 @@ use crate::options::HasTaskId;
 use crate::outcome::{TaskFailure, TaskReport, TaskResult, result_of};
 use crate::request::{Asked, ask, order, query, refused};
 use crate::shared::{Handle, when_room};
-
-/// Ranges of tasks, or tokens, in one request.
-const RANGES_MAX: usize = 2048;
 
 impl Client {
     /// The owner's tasks, of all its sessions: those that have not ended, and those whose record is kept. The stream
@@ -108,7 +105,7 @@ impl Client {
         message: impl Fn(u64, Vec<TaskRange>) -> FromClient,
     ) -> Result<Cancelled, ClientError> {
         let mut all = Cancelled::default();
-        for tasks in tasks.chunks(RANGES_MAX).map(<[TaskRange]>::to_vec) {
+        for tasks in tasks.chunks(LISTED_MAX).map(<[TaskRange]>::to_vec) {
             match ask(&self.handle, |request| message(request, tasks)).await? {
                 ReplyBody::Cancelled(cancelled, finished) => {
                     all.cancelled += cancelled;
@@ -122,7 +119,7 @@ impl Client {
 
     /// Forgets kept results, of any session of the same owner. Tasks that have not ended are passed over.
     pub async fn purge(&self, tasks: &[TaskRange]) -> Result<(), ClientError> {
-        for tasks in tasks.chunks(RANGES_MAX).map(<[TaskRange]>::to_vec) {
+        for tasks in tasks.chunks(LISTED_MAX).map(<[TaskRange]>::to_vec) {
             order(&self.handle, |request| FromClient::Purge(Purge { request, tasks })).await?;
         }
         Ok(())
@@ -130,7 +127,7 @@ impl Client {
 
     /// Makes tokens invalid, which ends the sessions that came with them. For the role `admin`.
     pub async fn revoke(&self, tokens: &[TokenId]) -> Result<(), ClientError> {
-        for tokens in tokens.chunks(RANGES_MAX).map(<[TokenId]>::to_vec) {
+        for tokens in tokens.chunks(LISTED_MAX).map(<[TokenId]>::to_vec) {
             order(&self.handle, |request| FromClient::Revoke(Revoke { request, tokens })).await?;
         }
         Ok(())

@@ -18,6 +18,9 @@ use crate::error::ConnectError;
 /// How long a session seeks its broker after a cut, unless it is told otherwise: as long as the broker keeps it.
 pub(crate) const RETURNS_WITHIN: Duration = Duration::from_mins(10);
 
+/// How long the broker has for an answer, unless it is told otherwise: far more than it takes, also on a slow machine.
+pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
 /// What happens to a connection, for who wants to tell people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LinkEvent {
@@ -66,6 +69,7 @@ pub(crate) struct Way {
     pub software: String,
     pub cancel_on_disconnect: bool,
     pub returns_within: Duration,
+    pub answers_within: Duration,
     pub told: Option<Told>,
 }
 
@@ -81,8 +85,8 @@ impl Way {
     }
 
     fn through(entry: Entry) -> Self {
-        let (software, returns_within) = (SOFTWARE.to_owned(), RETURNS_WITHIN);
-        Self { entry, path: None, software, cancel_on_disconnect: false, returns_within, told: None }
+        let (software, returns_within, answers_within) = (SOFTWARE.to_owned(), RETURNS_WITHIN, ANSWERS_WITHIN);
+        Self { entry, path: None, software, cancel_on_disconnect: false, returns_within, answers_within, told: None }
     }
 
     /// By the capability of this file.

@@ -49,7 +49,7 @@ class Client(ClientTasks, ClientNames):
     cluster : str, optional
         The cluster's name; ``default`` if nothing else is said.
     timeout : float
-        Seconds to wait for capability file and broker; below 0 or infinite, for ever.
+        Seconds to wait for capability file, broker and its first answer; below 0 or infinite, for ever.
 
     Raises
     ------

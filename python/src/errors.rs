@@ -28,6 +28,7 @@ pub fn connect_error(py: Python<'_>, error: &ConnectError) -> PyErr {
 pub fn client_error(py: Python<'_>, error: &ClientError) -> PyErr {
     let class = match error {
         ClientError::Disconnected(_) | ClientError::Interrupted => "ConnectionLost",
+        ClientError::NoAnswer { .. } => "ConnectionFailed",
         ClientError::Busy => "Busy",
         ClientError::PayloadTooLarge { .. } | ClientError::Payload(_) => "PayloadTooLarge",
         ClientError::NoEngines => "NoEnginesRegistered",

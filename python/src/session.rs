@@ -23,6 +23,11 @@ use crate::pass::PassKey;
 use crate::runtime::{Guarded, driver, limit_of, run, wait};
 use crate::task::{Task, answer};
 
+/// How long the broker has for an answer, unless connecting to it may take longer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long it has at least for the first one, which belongs to connecting.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// A session with a broker, and the engines that are online.
 #[pyclass(frozen, weakref, module = "furlong._furlong")]
 pub struct Session {
@@ -288,9 +293,14 @@ impl Session {
                     told.handle_back();
                 }
             });
+        let builder = builder.answers_within(wait.max(ANSWERS_WITHIN));
         let client = run(py, builder.connect())?.map_err(|error| connect_error(py, &error))?;
         let (of, following) = (client.clone(), Arc::clone(&engines));
-        run(py, async move { following.follow(&of).await })?.map_err(|error| client_error(py, &error))?;
+        let first = wait.max(FIRST_ANSWER_WITHIN);
+        let followed = run(py, async move { tokio::time::timeout(first, following.follow(&of)).await })?;
+        let (endpoint, seconds) = (client.endpoint().clone(), first.as_secs() as u32);
+        let followed = followed.unwrap_or(Err(ClientError::NoAnswer { endpoint, seconds }));
+        followed.map_err(|error| client_error(py, &error))?;
         Ok(Self { inner: Guarded::new(Inner { client, engines }) })
     }
 }

@@ -366,8 +366,8 @@ impl World {
             Ok(Answer::Reply(ReplyBody::Refused(_))) | Err(ClientError::Interrupted | ClientError::Disconnected(_)) => {
             }
             Ok(Answer::Reply(body)) => self.what_was_answered_is_on_disk(place, asked, &body),
-            Err(error) => {
-                self.violated(Invariant::AnswersCome, None, format!("client {place} has no answer: {error}"));
+            missing => {
+                self.violated(Invariant::AnswersCome, None, format!("client {place} has no answer: {missing:?}"));
             }
         }
     }

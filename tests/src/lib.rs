@@ -7,6 +7,7 @@
 //! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
 //!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own
 //!   code.
+//! - [`impostor::Impostor`] is somebody in the broker's place who gives no answers.
 //! - [`work::Work`] is a broker with engines and a session of the client library, and [`proxy::Proxy`] a line to a
 //!   broker that can be cut.
 //! - [`wait::eventually`] waits for what has no handle to wait on. Nothing sleeps for a time that was guessed.
@@ -18,6 +19,7 @@ pub mod farm;
 pub mod good;
 pub mod history;
 pub mod home;
+pub mod impostor;
 pub mod measure;
 pub mod program;
 pub mod proxy;

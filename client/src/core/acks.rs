@@ -1,5 +1,6 @@
 //! Results that have arrived and of which the broker has not been told.
 
+use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Ack, FromClient};
 
 /// Results that are acknowledged on their own, without waiting for another message to go along with.
@@ -38,12 +39,13 @@ impl Acks {
         self.results
     }
 
-    /// The message for all of them; none if there are none.
-    pub fn take(&mut self) -> Option<FromClient> {
+    /// The message for all of them, or for as many as a message names, and how many results it is about; none if there
+    /// are none. What is left is due at once.
+    pub fn take(&mut self) -> Option<(FromClient, u64)> {
         if self.ranges.is_empty() {
             return None;
         }
-        let Self { mut ranges, .. } = std::mem::take(self);
+        let Self { mut ranges, results, .. } = std::mem::take(self);
         #[expect(
             clippy::stable_sort_primitive,
             reason = "it makes use of the ascending runs of each engine's results"
@@ -56,7 +58,12 @@ impl Acks {
             }
             adjoin
         });
-        Some(FromClient::Ack(Ack { ranges: ranges.into() }))
+        let rest = ranges.split_off(ranges.len().min(LISTED_MAX));
+        if !rest.is_empty() {
+            let results = rest.iter().map(|(first, last)| last - first + 1).sum();
+            *self = Self { ranges: rest, results, bytes: BYTES_DUE };
+        }
+        Some((FromClient::Ack(Ack { ranges: ranges.into() }), results - self.results))
     }
 }
 
@@ -73,8 +80,24 @@ mod tests {
         }
         assert_eq!(acks.results(), 8);
         let ranges = vec![(1, 3), (5, 8), (10, 10)].into();
-        assert_eq!(acks.take(), Some(FromClient::Ack(Ack { ranges })));
+        assert_eq!(acks.take(), Some((FromClient::Ack(Ack { ranges }), 8)));
         assert_eq!((acks.results(), acks.take()), (0, None));
+    }
+
+    #[test]
+    fn very_many_ranges_go_in_messages_that_fit() {
+        let mut acks = Acks::default();
+        let all = 2 * LISTED_MAX as u64 + 7;
+        (1..=all).for_each(|n| acks.push(2 * n, 1));
+        let mut parts = Vec::new();
+        while acks.are_due()
+            && let Some((ack, results)) = acks.take()
+        {
+            assert!(!furlong_wire::message::is_too_long(&ack));
+            parts.push(results);
+        }
+        assert_eq!(parts, [LISTED_MAX as u64, LISTED_MAX as u64, 7]);
+        assert_eq!(acks.take(), None);
     }
 
     #[test]

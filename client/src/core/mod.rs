@@ -27,7 +27,7 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 use furlong_wire::ids::{SessionId, TaskId};
-use furlong_wire::limits::{OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
+use furlong_wire::limits::{LISTED_MAX, OUTPUT_KEPT_BYTES, PUBLISHED_BYTES_MAX};
 use furlong_wire::message::{
     self, Cancel, Event, FromClient, Goodbye, Payload, Runtime, Submit, Targets, TaskOptions, TaskTimes, ToClient,
 };
@@ -53,8 +53,6 @@ const PUBLISHED_FEED_BYTES: usize = 4 * PUBLISHED_BYTES_MAX as usize;
 const EVENT_FEED_BYTES: usize = 256 * 1024;
 /// While fewer bytes wait to be sent, more is said again after a cut.
 const REPEATED_BACKLOG_BYTES: usize = 1024 * 1024;
-/// Ranges in one cancel, so that it fits a message.
-const CANCEL_RANGES_MAX: usize = 4096;
 
 /// One session, on one connection after the other.
 #[derive(Debug)]
@@ -74,6 +72,10 @@ pub struct Core {
     flushed_n: u64,
     next_transfer: u64,
     next_ticket: u64,
+    /// Turns after which an answer is late.
+    answer_turns_max: u32,
+    /// Turns that the broker has had to say what it knows of the session.
+    opening_turns: u32,
     sealer: PayloadSealer,
     room: Room,
     acks: Acks,
@@ -164,6 +166,8 @@ impl Core {
             flushed_n: 0,
             next_transfer: 1,
             next_ticket: 0,
+            answer_turns_max: u32::MAX,
+            opening_turns: 0,
             sealer: secret.request_key(&session).into_sealer(),
             room: Room::new(tasks_max, credit_bytes),
             acks: Acks::default(),
@@ -287,7 +291,7 @@ impl Core {
             // The next connection begins with what was cancelled.
             return;
         }
-        for ranges in ranges.chunks(CANCEL_RANGES_MAX) {
+        for ranges in ranges.chunks(LISTED_MAX) {
             let last = ranges.iter().map(|(_, last)| *last).max().unwrap_or_default();
             let cancel = FromClient::Cancel(Cancel { ranges: ranges.to_vec(), force });
             // A cancel that overtakes its own submit would find nothing.
@@ -435,15 +439,14 @@ impl Core {
         if !is_due || self.over.is_some() {
             return None;
         }
-        let results = self.acks.results();
-        let ack = self.acks.take()?;
+        let (ack, results) = self.acks.take()?;
         self.room.handle_acknowledged(results);
         self.wake_waiting();
         Some(ack)
     }
 
     fn send_acks(&mut self) {
-        if let Some(ack) = self.poll_ack(true) {
+        while let Some(ack) = self.poll_ack(true) {
             self.outbound.push_back(Outbound::Message(ack));
         }
     }

@@ -1,14 +1,16 @@
 //! Requests that the broker answers one by one: questions, controls, and fetches of any session's tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Buf;
 use furlong_wire::ids::TaskId;
-use furlong_wire::limits::FETCHES_WAITING_MAX;
-use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord};
+use furlong_wire::limits::{FETCHES_WAITING_MAX, MESSAGE_BYTES_MAX};
+use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody, Stream, TaskRecord, encoded_bytes};
 
 use super::results::{Body, Recipient};
+use super::resume::Link;
 use super::tasks::Outputs;
 use super::watches::Piece;
 use super::{Core, Outbound};
@@ -21,6 +23,10 @@ pub enum Answer {
     Reply(ReplyBody),
     /// A task.
     Task(Box<FetchedTask>),
+    /// There is none, though the broker has been there for so many turns.
+    Late(u32),
+    /// The connection was cut twice when it was awaited: what comes cannot be read, and why.
+    Unsound(Arc<str>),
 }
 
 /// A task as it was fetched.
@@ -53,14 +59,35 @@ struct Pending {
     follower: Option<usize>,
     /// How far the follower has each stream of each attempt: after a cut it begins anew.
     fed: BTreeMap<(u32, Stream), u64>,
+    /// Turns that it has waited while the broker could have answered.
+    turns: u32,
+    /// After how many turns the answer is late; none if it may take as long as a task.
+    turns_max: Option<u32>,
+    /// How often the connection was cut since it was first asked.
+    cuts: u32,
 }
+
+/// Turns that an answer has at least which waits for a disk, or for interpreters to end.
+const SLOW_TURNS_MIN: u32 = 120;
 
 impl Core {
     /// Sends a request, made for its number. The answer comes from [`Core::poll_answer`].
+    ///
+    /// # Errors
+    /// [`ClientError::TooLong`] if no record could carry it.
     pub fn request(&mut self, message: impl FnOnce(u64) -> FromClient) -> Result<u64, ClientError> {
         self.check_open()?;
         let request = self.new_ticket();
         let message = message(request);
+        let bytes = encoded_bytes(&message);
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(ClientError::TooLong { bytes, bytes_max: MESSAGE_BYTES_MAX });
+        }
+        let turns_max = match &message {
+            FromClient::Fetch(fetch) if fetch.wait => None,
+            FromClient::Restart(_) | FromClient::Revoke(_) => Some(self.answer_turns_max.max(SLOW_TURNS_MIN)),
+            _ => Some(self.answer_turns_max),
+        };
         let repeats = !matches!(message, FromClient::Signal(_) | FromClient::Restart(_) | FromClient::Shutdown(_));
         if self.is_up() {
             self.outbound.push_back(Outbound::Message(message.clone()));
@@ -68,8 +95,51 @@ impl Core {
             return Err(ClientError::Interrupted);
         }
         let message = (repeats && self.keeps_calls).then_some(message);
-        self.requests.pending.insert(request, Pending { message, ..Pending::default() });
+        self.requests.pending.insert(request, Pending { message, turns_max, ..Pending::default() });
         Ok(request)
+    }
+
+    /// Gives the answer to a request the time that a disk may take.
+    pub fn wait_for_disk(&mut self, request: u64) {
+        let pending = self.requests.pending.get_mut(&request).and_then(|it| it.turns_max.as_mut());
+        pending.into_iter().for_each(|turns| *turns = SLOW_TURNS_MIN.max(*turns));
+    }
+
+    /// After so many turns an answer of the broker is late; never if nothing is said.
+    pub fn set_answer_turns_max(&mut self, turns: u32) {
+        self.answer_turns_max = turns;
+    }
+
+    /// Another turn of the connection, in which what had come was read. Call it only if the broker has what was said,
+    /// or takes nothing of it. False if the session cannot go on: the broker does not say what it knows of it.
+    pub fn handle_turn(&mut self) -> bool {
+        self.count_turn();
+        self.opening_turns = if matches!(self.link, Link::Opening) { self.opening_turns + 1 } else { 0 };
+        self.opening_turns <= self.answer_turns_max
+    }
+
+    /// Another turn in which the broker could have answered what it was asked, and what is late by that.
+    fn count_turn(&mut self) {
+        for pending in self.requests.pending.values_mut().filter(|it| it.answer.is_none()) {
+            pending.turns = pending.turns.saturating_add(1);
+            if pending.turns_max.is_some_and(|most| pending.turns > most) {
+                pending.answer = Some(Answer::Late(pending.turns - 1));
+                self.wakes.extend(pending.waker.take());
+            }
+        }
+    }
+
+    /// The connection was cut twice, as what comes cannot be read: what was asked on both is not asked again. False if
+    /// there is no such request.
+    pub fn give_up_requests(&mut self, why: &str) -> bool {
+        let why: Arc<str> = Arc::from(why);
+        let mut given_up = 0;
+        for pending in self.requests.pending.values_mut().filter(|it| it.answer.is_none() && it.cuts >= 2) {
+            pending.answer = Some(Answer::Unsound(Arc::clone(&why)));
+            self.wakes.extend(pending.waker.take());
+            given_up += 1;
+        }
+        given_up > 0
     }
 
     /// Asks for a task of any session of the same owner, now or when it has ended. With `follow`, its output is also
@@ -131,6 +201,8 @@ impl Core {
         if let Some(secret) = secret {
             self.results.learn(session, secret);
         }
+        // The broker has answered: its result takes as long as it takes.
+        self.requests.pending.get_mut(&request).into_iter().for_each(|pending| pending.turns_max = None);
         let to = Recipient::Request(request, record);
         if let Some(received) = self.results.handle_payload_of(session, to, payload) {
             self.receive(received);
@@ -141,6 +213,7 @@ impl Core {
         let FetchedOutput { request, attempt, engine, stream, offset, bytes } = output;
         let Requests { pending, output_bytes, .. } = &mut self.requests;
         let Some(pending) = pending.get_mut(&request) else { return };
+        pending.turns = 0;
         let mut piece = Piece { attempt, engine, stream, offset, bytes: bytes.into() };
         pending.outputs.get_or_insert_default().handle_piece(output_bytes, &piece);
         let Some(follower) = pending.follower else { return };
@@ -181,6 +254,7 @@ impl Core {
         at_broker.clear();
         for it in pending.values_mut().filter(|it| it.answer.is_none()) {
             *output_bytes -= it.outputs.take().map_or(0, |outputs| outputs.kept_bytes());
+            (it.turns, it.cuts) = (0, it.cuts + 1);
             if it.message.is_none() {
                 self.wakes.extend(it.waker.take());
             }

@@ -1,6 +1,6 @@
 //! Results that come in chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use furlong_wire::ids::{InstanceId, SessionId};
@@ -22,6 +22,8 @@ pub struct Results {
     secrets: BTreeMap<SessionId, PayloadSecret>,
     keys: BTreeMap<(SessionId, InstanceId), PayloadKey>,
     transfers: BTreeMap<u64, Receiving>,
+    /// Of the transfers, those of intermediate data, by the task's number.
+    published: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -41,12 +43,6 @@ pub enum Recipient {
     Published(u64, u64),
     /// Who asked for a task, by the request's number.
     Request(u64, Box<TaskRecord>),
-}
-
-impl Recipient {
-    fn is_published_by(&self, n: u64) -> bool {
-        matches!(self, Self::Published(by, _) if *by == n)
-    }
 }
 
 /// What a task's payload turned out to be.
@@ -88,7 +84,7 @@ impl Results {
     /// Opens what is sealed for this session.
     pub fn new(session: SessionId, secret: PayloadSecret) -> Self {
         let secrets = BTreeMap::from([(session, secret)]);
-        Self { session, secrets, keys: BTreeMap::new(), transfers: BTreeMap::new() }
+        Self { session, secrets, keys: BTreeMap::new(), transfers: BTreeMap::new(), published: BTreeSet::new() }
     }
 
     /// The session whose results these are.
@@ -123,7 +119,7 @@ impl Results {
                 match self.opener(session, counter, bytes, instance) {
                     Ok(opener) if opener.is_complete() => open(opener),
                     Ok(opener) => {
-                        self.transfers.insert(transfer, Receiving { to, opener, then: None });
+                        self.begin(transfer, Receiving { to, opener, then: None });
                         return None;
                     }
                     Err(failure) => Body::Failed(failure),
@@ -140,7 +136,7 @@ impl Results {
         if opened.is_ok() && !receiving.opener.is_complete() {
             return None;
         }
-        let Receiving { to, opener, then } = self.transfers.remove(&transfer)?;
+        let Receiving { to, opener, then } = self.end(transfer)?;
         let body = opened.map_or_else(|error| Body::Failed(error.into()), |()| open(opener));
         let then = then.and_then(|then| self.unless_held(*then)).map(Box::new);
         self.unless_held(Received { to, body, then })
@@ -149,7 +145,8 @@ impl Results {
     /// Gives a payload back, unless it ends a task of which intermediate data are on the way.
     fn unless_held(&mut self, received: Received) -> Option<Received> {
         if let Recipient::Task(_, ended) = &received.to
-            && let Some(published) = self.transfers.values_mut().find(|it| it.to.is_published_by(ended.n))
+            && let Some((_, transfer)) = self.published.range((ended.n, 0)..=(ended.n, u64::MAX)).next()
+            && let Some(published) = self.transfers.get_mut(transfer)
         {
             published.then = Some(Box::new(received));
             return None;
@@ -157,9 +154,26 @@ impl Results {
         Some(received)
     }
 
+    fn begin(&mut self, transfer: u64, receiving: Receiving) {
+        drop(self.end(transfer));
+        if let Recipient::Published(n, _) = receiving.to {
+            self.published.insert((n, transfer));
+        }
+        self.transfers.insert(transfer, receiving);
+    }
+
+    fn end(&mut self, transfer: u64) -> Option<Receiving> {
+        let receiving = self.transfers.remove(&transfer)?;
+        if let Recipient::Published(n, _) = receiving.to {
+            self.published.remove(&(n, transfer));
+        }
+        Some(receiving)
+    }
+
     /// Nothing more will come.
     pub fn clear(&mut self) {
         self.transfers.clear();
+        self.published.clear();
     }
 
     fn opener(

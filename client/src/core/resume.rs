@@ -78,6 +78,7 @@ impl Core {
     /// There is a connection again, with a broker that takes so much.
     pub fn handle_reconnected(&mut self, tasks_max: u64, credit_bytes: u64) {
         self.link = Link::Opening;
+        self.opening_turns = 0;
         self.next_transfer = 1;
         self.room.begin(tasks_max, credit_bytes);
         let open = self.opening.open(self.next_n - 1);

@@ -254,3 +254,70 @@ fn a_follower_of_fetched_output_sees_each_byte_once() {
     }
     assert_eq!(seen, b"abcde");
 }
+
+#[test]
+fn an_answer_that_does_not_come_in_its_turns_is_late() {
+    let mut core = core();
+    core.set_answer_turns_max(3);
+    let (question, task) = (query(&mut core, Query::Engines).unwrap(), TaskId { session: SESSION, n: 1 });
+    let (waits, _) = core.fetch(task, true, false).unwrap();
+    let disk = query(&mut core, Query::Engines).unwrap();
+    core.wait_for_disk(disk);
+    let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
+    assert!((0..3).all(|_| core.handle_turn()));
+    assert!(answer(&mut core, question).is_pending());
+    core.handle_turn();
+    assert!(matches!(answer(&mut core, question), Poll::Ready(Ok(Answer::Late(3)))));
+    (0..60).for_each(|_| _ = core.handle_turn());
+    assert!(answer(&mut core, disk).is_pending(), "a disk may take longer");
+    (0..60).for_each(|_| _ = core.handle_turn());
+    assert!(matches!(answer(&mut core, disk), Poll::Ready(Ok(Answer::Late(_)))));
+    assert!(answer(&mut core, waits).is_pending(), "a task may take as long as it takes");
+}
+
+#[test]
+fn turns_without_a_connection_count_for_nobody() {
+    let mut core = core();
+    core.set_answer_turns_max(3);
+    let question = query(&mut core, Query::Engines).unwrap();
+    (0..3).for_each(|_| _ = core.handle_turn());
+    reconnected(&mut core);
+    assert!((0..3).all(|_| core.handle_turn()), "it may still say what it knows of the session");
+    assert!(core.poll_answer(question, Waker::noop(), &mut None).is_pending());
+    assert!(!core.handle_turn(), "now it had its time");
+}
+
+#[test]
+fn what_was_asked_on_two_connections_that_were_cut_is_given_up() {
+    let mut core = core();
+    let (first, waits) =
+        (query(&mut core, Query::Status).unwrap(), core.fetch(TaskId { session: SESSION, n: 1 }, true, false));
+    reconnected(&mut core);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query", "message Fetch"]);
+    let second = query(&mut core, Query::Engines).unwrap();
+    sent(&mut core);
+    core.handle_cut();
+    assert!(core.give_up_requests("too long"));
+    let answer = |core: &mut Core, request| core.poll_answer(request, Waker::noop(), &mut None);
+    for request in [first, waits.unwrap().0] {
+        let Poll::Ready(Ok(Answer::Unsound(why))) = answer(&mut core, request) else { panic!("it is asked again") };
+        assert_eq!(&*why, "too long");
+    }
+    assert!(answer(&mut core, second).is_pending(), "it was asked once");
+    core.handle_reconnected(TASKS_MAX, CREDIT_BYTES);
+    assert_eq!(sent(&mut core), ["message Open"]);
+    assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Query"]);
+    core.handle_cut();
+    core.forget_request(second);
+    assert!(!core.give_up_requests("too long"), "nothing was asked");
+}
+
+#[test]
+fn a_question_that_no_message_can_carry_is_refused_here() {
+    let mut core = core();
+    let label = Some("x".repeat(1 << 20));
+    let refused =
+        query(&mut core, Query::Tasks(Box::new(furlong_wire::message::TaskQuery { label, ..Default::default() })));
+    assert!(matches!(refused, Err(ClientError::TooLong { .. })), "{refused:?}");
+    assert_eq!(sent(&mut core), [""; 0]);
+}
