@@ -106,8 +106,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a broker that is connected has for an answer, before the question ends as [`ClientError::NoAnswer`]: 30 s
-    /// if nothing is said, a second at least. What waits for a disk or for interpreters to end has two minutes at
+    /// How long a broker that is connected has for an answer, before the question ends as [`ClientError::NoAnswer`]:
+    /// 30 s if nothing is said, a second at least. What waits for a disk or for interpreters to end has two minutes at
     /// least, and what waits for a task's end has no limit.
     ///
     /// [`ClientError::NoAnswer`]: crate::ClientError::NoAnswer
