@@ -114,8 +114,8 @@ fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
     (gap, [skip(output.start(), from), skip(&output.end(), from.saturating_sub(end_at))])
 }
 
-/// Prints the value of a function that returned, or of code that was executed; a command has none. If it is not what its
-/// header says, that is said instead, and the answer is false.
+/// Prints the value of a function that returned, or of code that was executed; a command has none. If it is not what
+/// its header says, that is said instead, and the answer is false.
 pub fn print_value(result: &TaskResult) -> Result<bool> {
     let codec = result.codec();
     match &result.header {

@@ -164,8 +164,8 @@ fn bring_to_this_version(database: &mut Connection, cluster: ClusterId) -> Resul
     Ok(())
 }
 
-/// From now on nobody else can open it, until this process ends in whatever way. What is no journal is refused first, as
-/// it is.
+/// From now on nobody else can open it, until this process ends in whatever way. What is no journal is refused first,
+/// as it is.
 fn begin_exclusively(database: &Connection) -> Result<()> {
     database.busy_timeout(Duration::ZERO)?;
     database.pragma_update(None, "locking_mode", "EXCLUSIVE")?;

@@ -108,7 +108,7 @@ pub async fn measure(options: &RelayOptions, program: &Program) -> anyhow::Resul
 pub async fn run_relay_node(role: RelayRole, threads: Threads, connect: Option<SocketAddr>) -> anyhow::Result<()> {
     on_own_runtime(threads, async move {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
-        println!("{}", listener.local_addr()?);
+        crate::print::line(listener.local_addr()?.to_string())?;
         let parent_gone = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
         tokio::select! {
             served = serve(role, &listener, connect) => served,
