@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use furlong_client::{Arguments, Client, Function, OsText, SourceFunction, TaskReport};
-use furlong_wire::message::Runtime;
+use furlong_wire::message::{Runtime, Stream as OutputStream};
 use furlong_wire::token::Role;
 use futures_util::{Stream, StreamExt, stream};
 use indicatif::ProgressBar;
@@ -135,7 +135,9 @@ fn print_output(index: usize, report: &TaskReport) {
     for (name, output) in [("Out", &report.stdout), ("Err", &report.stderr)] {
         let text = output.text();
         if !text.is_empty() {
-            print::note!("[item {index}] {name}: {}", text.trim_end_matches('\n'));
+            let shown = format!("[item {index}] {name}: {}\n", text.trim_end_matches('\n'));
+            // Who has closed standard error does not want to know.
+            let _ = print::own(OutputStream::Stderr, shown.as_bytes());
         }
     }
 }
