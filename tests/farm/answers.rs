@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use furlong_client::CallSpec;
-use furlong_tests::command::{furlong, status};
+use furlong_tests::command::{self, furlong, status};
 use furlong_tests::impostor::{Answers, Impostor};
 use furlong_tests::session::{Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
@@ -106,6 +106,19 @@ fn a_cancel_of_very_many_tasks_leaves_the_engines_connection_alone() {
     }
     assert!(engine.send::<FromEngine>(&[]), "its connection lives");
     drop((first, more));
+}
+
+#[test]
+fn an_engine_gives_up_when_what_comes_is_unsound_once_and_again() {
+    let impostor = Impostor::start(Answers::TooLong);
+    let mut engine = command::engine(impostor.home());
+    assert_eq!(engine.wait_exit(SOON).code(), Some(1), "{}", engine.stderr());
+    let stderr = engine.stderr();
+    let last = stderr.lines().last().unwrap_or_default();
+    for part in ["what comes from the broker is unsound, on one connection after the other", "the same Furlong"] {
+        assert!(last.contains(part), "no {part:?} in: {stderr}");
+    }
+    assert_eq!(impostor.connections(), 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Somebody with a broker's key who does not do a broker's work: it lets clients in, beats, and gives no answer.
+//! Somebody with a broker's key who does not do a broker's work: it lets peers in, beats, and gives no answer.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use furlong_link::private_file::write_private;
 use furlong_link::stranger::Stranger;
 use furlong_link::stream::{WriteHalf, split};
 use furlong_wire::capability::{Capability, ClusterName, Grant};
-use furlong_wire::handshake::ExpectStart;
+use furlong_wire::handshake::{ExpectStart, HelloBody};
 use furlong_wire::ids::{BrokerStart, ClusterId, OwnerId, TokenId};
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{Accepted, FromClient, Greeting, ToClient, Welcome, encode_message};
@@ -25,7 +25,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::home::Home;
 use crate::raw::{long_header, message};
 
-/// What becomes of a question.
+/// What becomes of a question, or of an engine's registration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answers {
     /// Nothing.
@@ -43,7 +43,7 @@ pub struct Impostor {
 }
 
 impl Impostor {
-    /// Listens, with a capability for clients in a home of its own.
+    /// Listens, with capabilities for clients and engines in a home of its own.
     ///
     /// # Panics
     /// If it cannot listen, or write into its home.
@@ -54,21 +54,23 @@ impl Impostor {
         let (issuer, server_secret) = (IssuerKey::from_seed(random_bytes()), SecretKey::from_bytes(random_bytes()));
         let home = Home::new();
         std::fs::create_dir_all(home.cluster().security()).expect("a temporary folder can be written to");
-        let capability = capability(&issuer, &server_secret, port);
-        write_private(&home.cluster().capability(Role::Client), capability.to_json().as_bytes())
-            .unwrap_or_else(|error| panic!("{error}"));
+        for role in [Role::Client, Role::Engine] {
+            let capability = capability(&issuer, &server_secret, role, port);
+            write_private(&home.cluster().capability(role), capability.to_json().as_bytes())
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
         let connections = Arc::<AtomicUsize>::default();
         let broker = Broker { cluster: ClusterId::of(&issuer.public()), server_secret, answers };
         runtime.spawn(listen(listener, Arc::new(broker), Arc::clone(&connections)));
         Self { home, connections, _runtime: runtime }
     }
 
-    /// The home in which its capability is.
+    /// The home in which its capabilities are.
     pub fn home(&self) -> &Home {
         &self.home
     }
 
-    /// How many clients it has let in.
+    /// How many peers it has let in.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -80,10 +82,10 @@ struct Broker {
     answers: Answers,
 }
 
-fn capability(issuer: &IssuerKey, server_secret: &SecretKey, port: u16) -> Capability {
+fn capability(issuer: &IssuerKey, server_secret: &SecretKey, role: Role, port: u16) -> Capability {
     let grant = Grant {
         owner: OwnerId([1; 16]),
-        role: Role::Client,
+        role,
         scopes: Vec::new(),
         limits: TokenLimits::default(),
         not_before_s: 1,
@@ -104,7 +106,7 @@ async fn listen(listener: TcpListener, broker: Arc<Broker>, connections: Arc<Ato
 }
 
 impl Broker {
-    /// Serves a client until it has enough. None if that comes to nothing.
+    /// Serves a peer until it has enough. None if that comes to nothing.
     async fn serve(&self, socket: TcpStream, connections: &AtomicUsize) -> Option<()> {
         let mut stranger = Stranger::new(split(socket), zmtp::Role::Broker);
         stranger.ready().await.ok()?;
@@ -112,7 +114,7 @@ impl Broker {
         let (second, expect) = expect.handle_start(&stranger.receive().await.ok()?).ok()?;
         stranger.send(&second).await.ok()?;
         let proof = expect.handle_proof(&stranger.receive().await.ok()?).ok()?;
-        let incarnation = proof.hello.body?.incarnation;
+        let HelloBody { incarnation, role, .. } = proof.hello.body?;
         let (sealer, opener) = proof.keys.split();
         let (mut incoming, socket) = stranger.prove(opener);
         connections.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +123,12 @@ impl Broker {
         loop {
             tokio::select! {
                 read = incoming.read() => {
-                    if read.ok()? == 0 || self.handle(&mut incoming, &mut outgoing)? == Answers::TooLong {
+                    let answers = match role {
+                        _ if read.ok()? == 0 => return None,
+                        Role::Engine => self.answers,
+                        _ => self.handle(&mut incoming, &mut outgoing)?,
+                    };
+                    if answers == Answers::TooLong {
                         return write(&socket, &long_header(0x02, 1 << 30)).await.ok();
                     }
                 }

@@ -44,6 +44,9 @@ fn peak_bytes(f: impl FnOnce()) -> usize {
     PEAK_BYTES.load(Ordering::Relaxed) - before
 }
 
+/// Decodes bytes that must be refused.
+type Decode = fn(&[u8]);
+
 fn is_refused<M: Message>(batch: &[u8]) {
     assert!(decode_batch::<M>(batch).next().is_some_and(|message| message.is_err()));
 }
@@ -53,7 +56,7 @@ fn is_refused<M: Message>(batch: &[u8]) {
 fn memory_is_taken_for_what_has_come() {
     const MANY: [u8; 5] = [0xdd, 0x00, 0xff, 0xff, 0xff];
     const SOME: [u8; 3] = [0xdc, 0xff, 0xff];
-    let lists: [(&[u8], fn(&[u8])); 12] = [
+    let lists: [(&[u8], Decode); 12] = [
         (&[0x92, 19, 0x92], is_refused::<FromClient>),
         (&[0x92, 20, 0x93, 1], is_refused::<FromClient>),
         (&[0x92, 22, 0x93, 1], is_refused::<FromClient>),

@@ -444,7 +444,7 @@ impl Core {
             self.receiving.insert(transfer, Receiving { opener, purpose });
             return Ok(());
         }
-        // Without memory for it the connection is of no use: the broker gives the work to another engine.
+        // Larger than any payload may be, or a number that is taken.
         if let Purpose::Run(call) = purpose {
             call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
         }

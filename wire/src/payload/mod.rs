@@ -227,8 +227,8 @@ pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
 
 /// Opens the chunks of one payload, in order, each straight into one aligned buffer.
 ///
-/// The buffer grows as chunks come, so that an announcement alone costs no memory, and a payload at most eight times
-/// what has come of it and [`FIRST_ROOM_BYTES`]. Growing eightfold copies a seventh of what has come.
+/// The buffer grows as chunks come: an announcement alone costs no memory, and a payload at most eight times what has
+/// come of it, or 1 MiB. Growing eightfold copies a seventh of what has come.
 ///
 /// The order of calls: [`PayloadOpener::new`], [`PayloadOpener::handle_chunk`] until [`PayloadOpener::is_complete`],
 /// then [`PayloadOpener::into_buffers`].
