@@ -7,9 +7,7 @@ use bytes::Bytes;
 use furlong_broker::budget::{Memory, TASK_BYTES};
 use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer, Roster, Time};
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{
-    Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId,
-};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId};
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient, FromEngine, Open, Outcome,
@@ -27,7 +25,7 @@ struct Filled {
     connections: u64,
     /// Attempts that an engine has been given.
     assigned: Vec<u64>,
-    /// Large chunks that peers were sent: a connection holds them, which counts for itself.
+    /// Tasks that it takes.
     tasks: u64,
 }
 
@@ -221,7 +219,7 @@ fn output_byte_by_byte(filled: &mut Filled) {
     let (client, engine) = (filled.client(), filled.engine());
     filled.submit(client, 1, Some(kept()), 4);
     let attempt = filled.attempt();
-    for n in 0..1_500_000_u64 {
+    for n in 0..500_000_u64 {
         let (stream, bytes) = (Stream::Stdout, vec![1]);
         filled.report(engine, FromEngine::Output(AttemptOutput { attempt, stream, offset: 2 * n, bytes }));
     }
@@ -229,11 +227,10 @@ fn output_byte_by_byte(filled: &mut Filled) {
 
 fn payloads_in_small_chunks(filled: &mut Filled) {
     let client = filled.client();
-    for n in 1..=20_000.min(filled.tasks) {
+    // As many as its credit allows.
+    for n in 1..=7_000.min(filled.tasks) {
         let payload = Payload::Chunked { transfer: n, counter: n, bytes: 1_025, instance: None };
-        let (targets, runtime, options) = (Targets::Engines(vec![EngineId(0)]), Runtime::Native, None);
-        let _ = targets;
-        let targets = Targets::Shared;
+        let (targets, runtime, options) = (Targets::Shared, Runtime::Native, None);
         filled
             .say(client, FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload }));
         // The chunk is a part of a buffer with other things in it.

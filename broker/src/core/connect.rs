@@ -18,7 +18,7 @@ use super::reconcile::Moved;
 use super::release::Releasing;
 use super::sessions::{ClientWaiting, Definition, Parent, Session, SessionKey};
 use super::tasks::{Place, State, Task};
-use super::work::{TASKS_PER_PART, count};
+use super::work::{TASKS_PER_PART, WORK_PER_TURN, count};
 use super::{Connected, ConnectionId, Core, Given, Output, Refusal, Time};
 
 /// How long an engine may be away before what waits for it alone is lost.
@@ -162,6 +162,7 @@ impl Core {
         if let Some(old) = session.connection {
             self.outputs.push_back(Output::Close(old, "the session has a newer connection"));
             self.leave_rest(old);
+            self.follow_no_longer(key, old);
             self.connections.remove(&old);
             self.abandon_transfers(key);
         }
@@ -197,6 +198,8 @@ impl Core {
             return;
         };
         session.connection = None;
+        self.follow_no_longer(key, connection);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.cancel_on_disconnect {
             return self.end_session(now, key);
         }
@@ -266,6 +269,7 @@ impl Core {
                     self.drop_done(*done);
                 }
             }
+            self.work.add(TASKS_PER_PART - room);
             if room == 0 {
                 return self.chores.push_back(Chore::EndSession(ending));
             }
@@ -275,6 +279,7 @@ impl Core {
         let tasks = session.tasks.range(next.unwrap_or(0), u64::MAX).take(room);
         let tasks: Vec<_> = tasks.map(|(n, task)| (n, *task)).collect();
         let next = tasks.get(room - 1).and_then(|(n, _)| n.checked_add(1));
+        self.work.add(tasks.len() + 1);
         for (_, task) in tasks {
             let goes_on = self.tasks.get(task).is_some_and(Task::outlives_session);
             if !goes_on {
@@ -307,6 +312,7 @@ impl Core {
             self.release_definition(session.counted_by, definition);
         }
         self.quotas.leave(session.counted_by);
+        self.ends_remembered -= session.endings.len();
         for process in session.known_to {
             count(1);
             let Some(process) = self.processes.get_mut(&process) else { continue };
@@ -324,7 +330,7 @@ impl Core {
         for session in &process.sessions {
             self.sessions.get_mut(*session).into_iter().for_each(|session| _ = session.known_to.remove(&key));
         }
-        self.budget.release(process.receiving_bytes());
+        self.budget.release(process.receiving_bytes() + process.environment_bytes());
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }
@@ -444,9 +450,14 @@ impl Core {
         let sessions: Vec<_> = self.sessions.iter().filter(|(_, s)| due(s.expires)).map(|(key, _)| key).collect();
         let away = |engine: &Engine| engine.process.is_none() && due(engine.given_up);
         let engines: Vec<_> = self.engines.iter().filter(|(_, e)| away(e)).map(|(id, _)| id).collect();
+        let began = self.work.done();
         for session in sessions {
             // The client has not come back: what it has not fetched is kept for other processes of its owner.
             self.begin_to_end(now, session, true);
+            if self.work.done() - began >= WORK_PER_TURN {
+                // The others are due, and have their turn later.
+                break;
+            }
         }
         for id in engines {
             let engine = self.engines.remove(id);

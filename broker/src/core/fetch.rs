@@ -18,6 +18,8 @@ use super::{ConnectionId, Core, Output, Time};
 const FOLLOWERS_MAX: usize = 1024;
 /// Those of them that want its output, each of whom is sent all of it.
 const OUTPUT_FOLLOWERS_MAX: usize = 64;
+/// Tasks that have ended among those that a session is noted to follow.
+const FOLLOWED_KEPT: usize = 64;
 /// Tasks, engines and sessions that one query looks at, before an answer says where to go on.
 const LOOKED_AT_MAX: u64 = WORK_PER_TURN;
 /// Bytes of one reply, by a rough count: a message has an upper bound.
@@ -83,6 +85,11 @@ impl Core {
             }
             session.fetches += 1;
             more.followers.push(Follower { connection, request: fetch.request, output: fetch.output });
+            if session.following.len() > 2 * session.fetches + FOLLOWED_KEPT {
+                let tasks = &self.tasks;
+                session.following.retain(|task| tasks.get(*task).is_some());
+            }
+            session.following.insert(task);
         }
         if fetch.output {
             let pieces = self.output_so_far(fetch.request, task);
@@ -93,6 +100,15 @@ impl Core {
             self.send_fetched(Follower { connection, request: fetch.request, output: false }, owner, record, None);
         }
         None
+    }
+
+    /// A client's connection is gone: it waits for no task's end on that.
+    pub(super) fn follow_no_longer(&mut self, key: SessionKey, connection: ConnectionId) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        for task in std::mem::take(&mut session.following) {
+            let more = self.tasks.get_mut(task).and_then(Task::more_if_any);
+            more.into_iter().for_each(|more| more.followers.retain(|follower| follower.connection != connection));
+        }
     }
 
     /// What is kept of the output of a task that has not ended.

@@ -131,7 +131,8 @@ impl Core {
     fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>, ending: Ending) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
-        session.remember(n, ending);
+        let more = session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
+        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
         let token = session.counted_by;
         self.quotas.end_task(token);
         if !session.departed {

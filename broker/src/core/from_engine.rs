@@ -131,6 +131,13 @@ impl Core {
         process.engines.clone_from(&ids);
         process.class = Some(class);
         process.register = Some(register);
+        // They are for people. Where there is no room for them, nobody is told.
+        let environment_bytes = process.environment_bytes();
+        if !self.reserve(environment_bytes)
+            && let Some(register) = self.processes.get_mut(&key).and_then(|process| process.register.as_mut())
+        {
+            register.environment = Vec::new();
+        }
         self.to_engine(connection, ToEngine::Registered(Registered { engines: ids.clone() }));
         self.reconcile(now, key, &ids, &held);
         for id in ids {
@@ -273,7 +280,9 @@ impl Core {
     ) -> Result<(), PeerMisbehaved> {
         if let Some(error) = &mut finished.outcome.error {
             let kept = error.text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
+            // Its room is given back as well: the text is charged for by its length.
             error.text.truncate(kept);
+            error.text.shrink_to_fit();
         }
         let given = self.given(key, finished.attempt)?;
         let payload = match finished.payload.take() {

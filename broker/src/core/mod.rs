@@ -57,7 +57,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineId, OwnerId, TokenId};
-use furlong_wire::limits::LISTED_MAX;
+use furlong_wire::limits::{ENDS_REMEMBERED_MAX, LISTED_MAX};
 use furlong_wire::message::{RefusalKind, ToClient, ToEngine};
 
 pub use connect::Peer;
@@ -113,6 +113,18 @@ pub struct Config {
     /// How long the journal has a task after its end; none if there is no journal.
     pub journal_keep: Option<Duration>,
 }
+
+impl Config {
+    /// Ends of tasks that a session may have remembered, where all have so many: as many as there may be tasks, and then
+    /// few of each.
+    fn ends_remembered_max(&self, of_all: usize) -> usize {
+        let most = self.session_tasks_max.max(ENDS_REMEMBERED_MAX as u64);
+        if of_all as u64 <= most { ENDS_REMEMBERED_MAX } else { ENDS_REMEMBERED_LEAST }
+    }
+}
+
+/// Ends of tasks that are remembered of each session in any case.
+const ENDS_REMEMBERED_LEAST: usize = 256;
 
 /// What the shell is to do.
 #[derive(Debug)]
@@ -221,6 +233,8 @@ pub struct Core {
     outputs: VecDeque<Output>,
     finished: u64,
     results_held: u64,
+    /// Ends that sessions remember, all together.
+    ends_remembered: usize,
     /// When to look again whether an idle engine could take over what a busy one was given too early.
     recall_at: Option<Time>,
     /// When that was last done.
@@ -306,6 +320,7 @@ impl Core {
             outputs: VecDeque::new(),
             finished: 0,
             results_held: 0,
+            ends_remembered: 0,
             recall_at: None,
             recall_looked_at: None,
             circles_at: None,

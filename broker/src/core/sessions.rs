@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use furlong_wire::AtLeastOne;
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TokenId};
-use furlong_wire::limits::ENDS_REMEMBERED_MAX;
 use furlong_wire::message::{
     Accepted, Dependency, FetchedOutput, Open, Outcome, Output as TaskOutput, Runtime, Stream, TaskOptions, TaskState,
     TaskTimes,
@@ -82,6 +81,8 @@ pub struct Session {
     pub served: u64,
     /// Fetches that wait for an answer.
     pub fetches: usize,
+    /// The tasks for whose ends they wait, and some that have ended.
+    pub following: BTreeSet<TaskKey>,
     /// The highest task number that it has submitted.
     pub submitted: u64,
     /// Up to this number its tasks were submitted to an earlier start of the broker; those that it still waits for it
@@ -300,6 +301,7 @@ impl Session {
             is_ending: false,
             served: 0,
             fetches: 0,
+            following: BTreeSet::new(),
             submitted: 0,
             before: 0,
             unasked: BTreeSet::new(),
@@ -380,12 +382,14 @@ impl Session {
         ended.len()
     }
 
-    /// Remembers how a task ended.
-    pub fn remember(&mut self, n: u64, ending: Ending) {
+    /// Remembers how a task ended, and how so many others did. Gives how many more are remembered than before, or less.
+    pub fn remember(&mut self, n: u64, ending: Ending, most: usize) -> isize {
+        let before = self.endings.len();
         self.endings.insert(n, ending);
-        if self.endings.len() > ENDS_REMEMBERED_MAX {
+        if self.endings.len() > most {
             self.endings.forget_oldest();
         }
+        self.endings.len() as isize - before as isize
     }
 
     /// Checks that a submit's numbers are the next ones, or those of one that is repeated.

@@ -437,6 +437,8 @@ impl<'a> Turn<'a> {
                 return Ok(false);
             }
             self.now = self.shell.now();
+            // Nothing is read meanwhile: it is not the peer that is silent.
+            self.connection.received.set(Instant::now());
             let mut core = self.shell.core.borrow_mut();
             self.began = core.work_done();
             if !core.has_rest(self.id) {

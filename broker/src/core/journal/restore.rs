@@ -205,7 +205,8 @@ impl<'a> Restoring<'a> {
         });
         core.charge_record(&mut done);
         let session = core.sessions.get_mut(key).expect("it was restored");
-        session.remember(row.n, done.ending());
+        let more = session.remember(row.n, done.ending(), core.config.ends_remembered_max(core.ends_remembered));
+        core.ends_remembered = core.ends_remembered.saturating_add_signed(more);
         if session.departed || end.delivered_us.is_some() {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
         } else {
