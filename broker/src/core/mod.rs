@@ -30,6 +30,7 @@ mod grants;
 pub mod invariants;
 pub mod journal;
 mod kept;
+mod kinds;
 mod lending;
 mod numbered;
 mod orphans;
@@ -115,8 +116,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Ends of tasks that a session may have remembered, where all have so many: as many as there may be tasks, and then
-    /// few of each.
+    /// Ends of tasks that a session may have remembered, where all have so many: very many, and few when all have as
+    /// many as there may be tasks.
     fn ends_remembered_max(&self, of_all: usize) -> usize {
         let most = self.session_tasks_max.max(ENDS_REMEMBERED_MAX as u64);
         if of_all as u64 <= most { ENDS_REMEMBERED_MAX } else { ENDS_REMEMBERED_LEAST }

@@ -17,7 +17,7 @@ const NAMED_MAX: usize = 4;
 /// Tasks before one in its engine's queue that are counted.
 const BEFORE_MAX: usize = 1000;
 
-/// Engines that fit each set of demands, and those of them that are stuck: worked out once for all records of an answer.
+/// Engines that fit each set of demands, and those of them that are stuck: worked out once for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Fitting(BTreeMap<PlacementId, (usize, usize)>);
 

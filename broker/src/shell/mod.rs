@@ -110,18 +110,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?;
     let security = keys::write_capabilities(&dir, &identity, |role| listening.endpoints(role), unix.as_secs())?;
     let (memory, start) = (Memory::of(args.memory.bytes()), BrokerStart(unix.as_micros() as u64));
-    let config = Config {
-        start,
-        cluster: identity.cluster,
-        cluster_name: dir.name().to_string(),
-        software: concat!("furlong ", env!("CARGO_PKG_VERSION")).to_owned(),
-        pid: std::process::id(),
-        payload_bytes_max: memory.payload_bytes_max,
-        memory_flag: args.memory_flag(),
-        session_tasks_max: memory.tasks_max,
-        kept_max: memory.kept_max,
-        journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
-    };
+    let config = config(args, &dir, &identity, (memory, start));
     let roster = RosterFile::of(&dir);
     let mut core = Core::new(config, &roster.read());
     let (journal, written) = open_journal(args, &dir, &identity, &mut core, (start, began))?.unzip();
@@ -174,6 +163,22 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     shell.roster.borrow().remove();
     tracing::info!("broker has stopped: {reason}");
     Ok(())
+}
+
+/// What the core needs to know.
+fn config(args: &BrokerArgs, dir: &ClusterDir, identity: &Identity, (memory, start): (Memory, BrokerStart)) -> Config {
+    Config {
+        start,
+        cluster: identity.cluster,
+        cluster_name: dir.name().to_string(),
+        software: concat!("furlong ", env!("CARGO_PKG_VERSION")).to_owned(),
+        pid: std::process::id(),
+        payload_bytes_max: memory.payload_bytes_max,
+        memory_flag: args.memory_flag(),
+        session_tasks_max: memory.tasks_max,
+        kept_max: memory.kept_max,
+        journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
+    }
 }
 
 /// Opens the journal, if there shall be one, and gives the core what is in it.

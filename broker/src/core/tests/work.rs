@@ -198,15 +198,23 @@ enum Said {
 /// One message of each kind that names one thing, or a few.
 fn messages(world: &mut World, kind: usize) -> Option<(&'static str, Said)> {
     let pair = world.pair();
-    let Pair { client, engine, id, attempt, session } = pair;
+    message_of_client(world, &pair, kind).or_else(|| message_of_engine(world, &pair, kind))
+}
+
+fn payload() -> Payload {
+    Payload::Inline(b"data".into())
+}
+
+fn chunked() -> Payload {
+    Payload::Chunked { transfer: 9, counter: 0, bytes: 2_000, instance: None }
+}
+
+fn message_of_client(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'static str, Said)> {
+    let Pair { client, id, session, .. } = *pair;
     let own = world.range(client, 1, 9);
     let of_big = world.range(world.big, 5, 7);
     let request = 1;
     let by_client = |message| Said::Client(client, message);
-    let by_engine = |message| Said::Engine(engine, message);
-    let attempts = || Attempts { attempts: vec![attempt] };
-    let payload = || Payload::Inline(b"data".into());
-    let chunked = || Payload::Chunked { transfer: 9, counter: 0, bytes: 2_000, instance: None };
     let big = TaskId { session: world.sessions[&world.big], n: 5 };
     let query = |it: TaskQuery| FromClient::Query(Request { request, query: Query::Tasks(Box::new(it)) });
     let n = world.submitted[&client] + 1;
@@ -259,6 +267,20 @@ fn messages(world: &mut World, kind: usize) -> Option<(&'static str, Said)> {
             world.say(client, FromClient::Submit(Submit { n, payload: chunked(), ..shared() })).unwrap();
             ("Chunk", by_client(FromClient::Chunk(Chunk { transfer: 9 })))
         }
+        35 => (
+            "Own tasks cancelled",
+            by_client(FromClient::CancelTasks(CancelTasks { request, tasks: own, force: false })),
+        ),
+        _ => return None,
+    };
+    Some(said)
+}
+
+fn message_of_engine(world: &mut World, pair: &Pair, kind: usize) -> Option<(&'static str, Said)> {
+    let Pair { engine, attempt, session, .. } = *pair;
+    let by_engine = |message| Said::Engine(engine, message);
+    let attempts = || Attempts { attempts: vec![attempt] };
+    let said = match kind {
         21 => ("Started", by_engine(FromEngine::Started(attempts()))),
         22 => {
             let (outcome, payload) = (Outcome::SUCCEEDED, Some(payload()));
@@ -288,10 +310,6 @@ fn messages(world: &mut World, kind: usize) -> Option<(&'static str, Said)> {
             ("Chunk of an engine", by_engine(FromEngine::Chunk(Chunk { transfer: 9 })))
         }
         34 => ("Credit of an engine", by_engine(FromEngine::Credit(Credit { payload_bytes_total: 1 }))),
-        35 => (
-            "Own tasks cancelled",
-            by_client(FromClient::CancelTasks(CancelTasks { request, tasks: own, force: false })),
-        ),
         _ => return None,
     };
     Some(said)
