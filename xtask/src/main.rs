@@ -1,11 +1,12 @@
 //! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
 //! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the
-//! release build, and a simulated one in many histories. `cargo xtask compare-ipyparallel` compares the Python package
-//! with that.
+//! release build, and a simulated one in many histories. `cargo xtask fuzz` fuzzes what reads bytes.
+//! `cargo xtask compare-ipyparallel` compares the Python package with that.
 //!
 //! `cargo xtask test` runs every step of [`steps::STEPS`] in order and stops at the first that fails. `--list` names
 //! them, `--step NAME` (repeatable) runs only those named. A step needs no other to have run before it.
 
+mod fuzz;
 mod peer;
 mod python;
 mod sim;
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use crate::fuzz::Fuzzing;
 use crate::sim::Histories;
 use crate::steps::{STEPS, Step};
 use crate::workspace::Workspace;
@@ -39,6 +41,7 @@ fn run(args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Request::Chaos(args) => steps::long_chaos(&Workspace::find()?, &args)?,
         Request::Compare => peer::compare(&Workspace::find()?)?,
         Request::Simulate(histories) => sim::run(&Workspace::find()?, histories)?,
+        Request::Fuzz(fuzzing) => fuzz::run(&Workspace::find()?, &fuzzing)?,
     }
     Ok(())
 }
@@ -71,6 +74,7 @@ enum Request {
     /// With the arguments of the program that does it.
     Chaos(Vec<String>),
     Simulate(Histories),
+    Fuzz(Fuzzing),
     Compare,
 }
 
@@ -82,6 +86,7 @@ impl Request {
             Some("chaos") => return Ok(Self::Chaos(args.collect())),
             Some("compare-ipyparallel") => return Ok(Self::Compare),
             Some("sim") => return Ok(Self::Simulate(Histories::parse(args)?)),
+            Some("fuzz") => return Ok(Self::Fuzz(Fuzzing::parse(args)?)),
             None | Some("help" | "-h" | "--help") => return Ok(Self::Help),
             Some(other) => bail!("no command `{other}`\n{USAGE}"),
         }
@@ -108,6 +113,7 @@ impl Request {
 const USAGE: &str = "usage: cargo xtask test [--list | --step NAME ...]
        cargo xtask chaos [--minutes N] [--seed S] [--scenario all|broker]   (--help says more)
        cargo xtask sim [--seeds N] [--from SEED] [--steps M] [--failures K] [--threads T] [--lines L]
+       cargo xtask fuzz [TARGET [--seconds N]]   (without a target: lists them)
        cargo xtask compare-ipyparallel";
 
 #[cfg(test)]
