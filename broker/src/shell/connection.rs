@@ -438,7 +438,7 @@ impl<'a> Turn<'a> {
             }
             self.now = self.shell.now();
             // Nothing is read meanwhile: it is not the peer that is silent.
-            self.connection.received.set(Instant::now());
+            self.connection.note(Vigil::heard);
             let mut core = self.shell.core.borrow_mut();
             self.began = core.work_done();
             if !core.has_rest(self.id) {
