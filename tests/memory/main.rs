@@ -246,9 +246,12 @@ fn sessions(filled: &mut Filled) {
     (0..16_000).for_each(|_| _ = filled.client());
 }
 
+/// Fills a core with one kind of thing, with as much as it takes and more.
+type Fill = fn(&mut Filled);
+
 #[test]
 fn whatever_peers_fill_it_with_the_core_keeps_to_its_memory() {
-    let kinds: [(&str, fn(&mut Filled)); 12] = [
+    let kinds: [(&str, Fill); 12] = [
         ("tasks", tasks_with_the_largest_inline_payload),
         ("results", results_with_the_largest_inline_payload),
         ("long options", long_options),

@@ -439,6 +439,10 @@ fn an_open_session_is_opened_once_and_delivers_in_parts() {
 fn what_ends_while_results_are_delivered_is_delivered_once() {
     let mut world = World::new(300);
     let client = world.big;
+    // Their numbers are the last ones.
+    let waiting = TaskOptions { require: vec!["nowhere".into()], ..TaskOptions::default() };
+    let first = world.submit(client, with(shared(), waiting.clone()));
+    let last = world.submit(client, with(shared(), waiting));
     let (session, submitted) = (world.sessions[&client], world.submitted[&client]);
     let other = world.client(Role::Client);
     world.core.handle_disconnected(Time(1), client);
@@ -447,8 +451,7 @@ fn what_ends_while_results_are_delivered_is_delivered_once() {
     world.to_clients.clear();
     world.core.handle_from_client(Time(1), again, open(submitted), None).unwrap();
     assert!(world.core.has_rest(again));
-    // One of those that wait, whose number is smaller than those that are being delivered; one that is new is not.
-    let tasks = vec![TaskRange { session, first: 1, last: 2 }];
+    let tasks = vec![TaskRange { session, first: 1, last: 2 }, TaskRange { session, first, last }];
     world.say(other, FromClient::CancelTasks(CancelTasks { request: 1, tasks, force: false })).unwrap();
     while world.core.has_rest(again) {
         world.core.handle_rest(Time(1), again).unwrap();
@@ -460,7 +463,7 @@ fn what_ends_while_results_are_delivered_is_delivered_once() {
             *ends.entry(finished.n).or_default() += 1;
         }
     }
-    assert_eq!(ends.len() as u64, world.tasks + 2);
+    assert_eq!(ends.len() as u64, world.tasks + 4);
     assert!(ends.values().all(|times| *times == 1));
 }
 
