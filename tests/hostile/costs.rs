@@ -229,11 +229,11 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     let mut good = farm.good(Role::Client);
     (0..20).for_each(|_| _ = good.engines().expect("an honest client is answered"));
     assert!(farm.growth_bytes() < GROWTH_BYTES_MAX, "{} bytes", farm.growth_bytes());
-    let (mut came, mut fetched) = (0, 0);
-    while fetched < 40 {
+    let (mut came, mut answered) = (0, 0);
+    while answered < 40 {
         match peer.next() {
             ToClient::FetchedOutput(_) => came += 1,
-            ToClient::Fetched(_) => fetched += 1,
+            ToClient::Fetched(_) => answered += 1,
             _ => {}
         }
     }
