@@ -48,14 +48,15 @@ fn a_client_that_submits_and_never_reads_is_closed_and_others_do_not_wait_for_it
         (n - 7..=n).map(submit).collect()
     };
     assert!(eventually(SOON, || work.status().clients == 2));
-    // Its results are more than the sockets' buffers can hold.
-    for _ in 0..3_000 {
-        if !greedy.send(&submits()) {
-            break;
-        }
-    }
+    // Its results are more than the sockets' buffers can hold: it is not read from any longer, until it is closed.
+    let batches: Vec<_> = (0..3_000).map(|_| submits()).collect();
+    let greedy = std::thread::spawn(move || {
+        let _ = batches.iter().all(|batch| greedy.send(batch));
+        greedy
+    });
     let noops = noops_until(&work, || work.status().clients == 1);
     assert!(noops > 1, "others waited for it");
+    let mut greedy = greedy.join().expect("it has sent what it could");
     assert!(greedy.peer.is_closed_within(SOON));
     let log = work.farm().home().broker_log();
     assert!(log.contains("took nothing of what waits for it") || log.contains("reads too slowly"), "{log}");

@@ -330,7 +330,7 @@ impl Core {
         for session in &process.sessions {
             self.sessions.get_mut(*session).into_iter().for_each(|session| _ = session.known_to.remove(&key));
         }
-        self.budget.release(process.receiving_bytes() + process.environment_bytes());
+        self.budget.release(process.receiving_bytes());
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }

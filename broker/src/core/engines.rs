@@ -81,12 +81,6 @@ pub struct EarlyEnd {
 }
 
 impl Process {
-    /// What the surroundings cost that it has told of.
-    pub fn environment_bytes(&self) -> u64 {
-        let told = self.register.iter().flat_map(|register| &register.environment);
-        told.map(|(name, value)| (name.len() + value.len()) as u64).sum()
-    }
-
     /// Bytes of payloads that came in part, or whole with an end that cannot be told yet.
     pub fn receiving_bytes(&self) -> u64 {
         let of_ends = self.receiving.waiting().map(|waiting| match waiting {

@@ -131,13 +131,6 @@ impl Core {
         process.engines.clone_from(&ids);
         process.class = Some(class);
         process.register = Some(register);
-        // They are for people. Where there is no room for them, nobody is told.
-        let environment_bytes = process.environment_bytes();
-        if !self.reserve(environment_bytes)
-            && let Some(register) = self.processes.get_mut(&key).and_then(|process| process.register.as_mut())
-        {
-            register.environment = Vec::new();
-        }
         self.to_engine(connection, ToEngine::Registered(Registered { engines: ids.clone() }));
         self.reconcile(now, key, &ids, &held);
         for id in ids {

@@ -8,6 +8,7 @@ use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX};
 use furlong_wire::message::Outcome;
 
+use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::Stored;
 use crate::core::sessions::{Definition, Session};
@@ -258,7 +259,7 @@ fn the_budget_is_what_is_held(core: &Core) {
         held += session.definitions.values().map(definition_bytes).sum::<u64>();
     }
     held += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
-    held += core.processes.values().map(|it| it.receiving_bytes() + it.environment_bytes()).sum::<u64>();
+    held += core.processes.values().map(Process::receiving_bytes).sum::<u64>();
     let remembered: usize = core.sessions.iter().map(|(_, session)| session.endings.len()).sum();
     assert_eq!(core.ends_remembered, remembered);
     // The tasks of one submit share its payload.
