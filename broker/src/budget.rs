@@ -11,8 +11,9 @@
 //! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | what waits for engines | [`OUT_QUEUE_BYTES_MAX`], and no more than the tasks that they are given | connections |
 //!
-//! All but the last four are what users fill; they share `--memory` (by default a quarter of the machine's). The
-//! others are bounded by the number of file descriptors, from which the listener takes its permits.
+//! All but the last four are what users fill; they share `--memory` (by default a quarter of the machine's), and payloads
+//! and tasks are shared among the sessions, so that one leaves room for others (`core/payloads.rs`, `core/backlog.rs`).
+//! The others are bounded by the number of file descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
     CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX, STRANGERS_MAX,

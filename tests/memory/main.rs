@@ -40,7 +40,7 @@ impl Filled {
             pid: 1,
             payload_bytes_max: memory.payload_bytes_max,
             memory_flag: "--memory",
-            session_tasks_max: memory.tasks_max,
+            tasks_max: memory.tasks_max,
             kept_max: memory.kept_max,
             journal_keep: None,
         };

@@ -57,6 +57,8 @@ pub const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 pub const PAYLOAD_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// The largest payload that a peer may send, in first credits: a quarter of the broker's memory stays for others.
 pub const OVERDRAFT_CREDITS: u64 = 3;
+/// The number of no transfer: a result that an engine announces under it waits to be asked for.
+pub const ASKED_FOR_TRANSFER: u64 = 0;
 /// Buffers in one payload.
 pub const PAYLOAD_BUFFERS_MAX: usize = 4096;
 /// Each buffer of a payload begins at a multiple of this, so that an array in it is aligned for any vector unit.

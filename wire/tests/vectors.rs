@@ -18,14 +18,14 @@ use furlong_wire::ids::{
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::message::{
     Accepted, Ack, Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, AttemptRecord, Attempts, Cancel,
-    CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineDefine,
-    EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput, Finished, Forget,
-    FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob, Open, Outcome,
-    Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused, Register, Registered,
-    Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share, Shutdown, Signal,
-    SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack, Targets,
-    TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine, Undefine,
-    Unshare, Welcome, Work, encode_message,
+    CancelAttempts, CancelTasks, Chunk, ClusterStatus, Credit, Define, Dependency, Draining, EngineCredit,
+    EngineDefine, EngineShutdown, EngineStatus, EngineUndefine, ErrorKind, Event, Fetch, Fetched, FetchedOutput,
+    Finished, Forget, FromClient, FromEngine, Goodbye, Grant, Granted, Greeting, HeldWork, Lent, Message, NeedBlob,
+    Open, Outcome, Output, Payload, ProcessStatus, Published, Purge, Query, RecordTimes, RefusalKind, Refused,
+    Register, Registered, Release, Reply, ReplyBody, Request, Restart, Revoke, Runtime, Secret, SetAside, Share,
+    Shutdown, Signal, SignalAttempts, Slot, SlotDown, Slots, StatusPlace, Stopped, Stream, Submit, Subscribe, TakeBack,
+    Targets, TaskOptions, TaskPhase, TaskQuery, TaskRange, TaskRecord, TaskState, TaskTimes, ToClient, ToEngine,
+    Undefine, Unshare, Welcome, Work, encode_message,
 };
 use furlong_wire::payload::{InlineBytes, Packed, PayloadSealer, PayloadSecret, SealedPayload};
 use furlong_wire::record::{RecordSealer, SEQ_BYTES};
@@ -520,9 +520,13 @@ fn to_engine(vectors: &mut Vectors) {
     let all = [
         ToEngine::Chunk(Chunk { transfer: 1 }),
         ToEngine::Goodbye(Goodbye { reason: "done".to_owned() }),
-        ToEngine::Credit(Credit { payload_bytes_total: 1_000 }),
+        ToEngine::Credit(EngineCredit { session: SESSION, payload_bytes_total: 1_000 }),
         ToEngine::Registered(Registered { engines: vec![EngineId(0), EngineId(1)] }),
-        ToEngine::Secret(Secret { session: SESSION, secret: PayloadSecret::new(PAYLOAD_SECRET) }),
+        ToEngine::Secret(Secret {
+            session: SESSION,
+            secret: PayloadSecret::new(PAYLOAD_SECRET),
+            payload_credit_bytes: 1_000,
+        }),
         ToEngine::Assign(Assign {
             work: AtLeastOne::new(Work { slot: 0, n: 1, count: 5 }),
             session: Some(SESSION),
@@ -545,6 +549,7 @@ fn to_engine(vectors: &mut Vectors) {
         ToEngine::Undefine(EngineUndefine { session: SESSION, number: 1 }),
         ToEngine::Announce(attempts()),
         ToEngine::Granted(Granted { attempt: attempt(), key: PassKey([12; 32]), refusal: None }),
+        ToEngine::Take(attempts()),
     ];
     add_all(vectors, "ToEngine", &all, ToEngine::name);
 }

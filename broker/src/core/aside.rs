@@ -280,9 +280,11 @@ impl Core {
         if !self.placements.is_named(placement) || self.placements.get(placement).demands.kind.is_some() {
             return None;
         }
-        let (tasks, sessions) = (&self.tasks, &self.sessions);
+        let (tasks, sessions, backlog) = (&self.tasks, &self.sessions, &mut self.backlog);
         let served = |key| sessions.get(key).map_or(0, |session| session.served);
-        let key = self.placements.get_mut(placement).queue.peek(|key| tasks.is_queued_in(key, placement), served)?;
+        let parks = |session| backlog.parks_in(session, placement);
+        let queue = &mut self.placements.get_mut(placement).queue;
+        let key = queue.peek(|key| tasks.is_queued_in(key, placement), served, parks)?;
         let task = self.tasks.get(key)?;
         let kind = self.kind_of(task).filter(|kind| self.set_aside.kinds.contains_key(kind))?;
         // Where all are set aside for it, it is tried wherever there is room.

@@ -10,7 +10,7 @@ use furlong_wire::ids::TokenId;
 use furlong_wire::message::{AttemptRecord, Outcome, TaskOptions};
 
 use super::Core;
-use super::payloads::Stored;
+use super::payloads::{BytesOf, Stored};
 use super::sessions::{Definition, Done};
 use super::tasks::{Task, TaskKey};
 
@@ -86,7 +86,7 @@ impl Core {
             return true;
         }
         let tasks: Vec<TaskKey> = tasks.collect();
-        if self.reserve(bytes.saturating_mul(tasks.len() as u64)) {
+        if self.reserve(BytesOf::Other, bytes.saturating_mul(tasks.len() as u64)) {
             return true;
         }
         let mut bare = TaskOptions { label: None, ..options.clone() };
@@ -102,7 +102,7 @@ impl Core {
     pub(super) fn charge_done(&mut self, done: &mut Done) {
         let past = done.what.more.as_ref().map_or(0, |more| past_bytes(&more.past));
         let charged = done.what.options.as_deref().map_or(0, options_bytes) + past;
-        self.budget.release(charged);
+        self.budget.release(BytesOf::Other, charged);
         self.charge_record(done);
     }
 
@@ -114,19 +114,19 @@ impl Core {
             drop_lists(Arc::make_mut(options));
         }
         let bytes = done.record_bytes();
-        if bytes > 0 && !self.reserve(bytes) {
+        if bytes > 0 && !self.reserve(BytesOf::Other, bytes) {
             done.shorten();
         }
     }
 
     /// Notes an attempt that did not end its task; without the reason if there is no room for it.
     pub(super) fn charge_past(&mut self, key: TaskKey, record: AttemptRecord, most: usize) {
-        let how = if self.reserve(record.how.len() as u64) { record.how } else { String::new() };
-        let Some(task) = self.tasks.get_mut(key) else { return self.budget.release(how.len() as u64) };
+        let how = if self.reserve(BytesOf::Other, record.how.len() as u64) { record.how } else { String::new() };
+        let Some(task) = self.tasks.get_mut(key) else { return self.budget.release(BytesOf::Other, how.len() as u64) };
         let past = &mut task.more_mut().past;
         if past.len() == most {
             let oldest = past.remove(0);
-            self.budget.release(oldest.how.len() as u64);
+            self.budget.release(BytesOf::Other, oldest.how.len() as u64);
         }
         past.push(AttemptRecord { how, ..record });
     }
@@ -138,7 +138,7 @@ impl Core {
         if !self.quotas.reserve(of, bytes) {
             return false;
         }
-        let fits = self.reserve(bytes);
+        let fits = self.reserve(BytesOf::Request, bytes);
         if !fits {
             self.quotas.release(of, bytes);
         }
@@ -149,7 +149,7 @@ impl Core {
     pub(super) fn release_definition(&mut self, of: TokenId, definition: Definition) {
         let Definition::Here(stored) = definition else { return };
         let bytes = definition_bytes(&stored);
-        self.budget.release(bytes);
+        self.budget.release(BytesOf::Request, bytes);
         self.quotas.release(of, bytes);
         self.discard(Some(stored));
     }

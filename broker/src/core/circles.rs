@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Core {
     /// Why a task that is for one engine alone can never begin, if so.
     pub(super) fn circle(&self, task: &Task) -> Option<String> {
-        let engine = task.place.engine().filter(|_| !matches!(task.state, State::Assigned { .. }))?;
+        let is_given = matches!(task.state, State::Assigned { .. } | State::Unsent { .. });
+        let engine = task.place.engine().filter(|_| !is_given)?;
         let waiting = self.ancestors(task.session);
         let occupant = self.occupant(engine).filter(|_| !waiting.is_empty())?;
         if !self.leads_to(occupant, &waiting, &mut BTreeSet::new()) {
@@ -73,7 +74,7 @@ impl Core {
             .flat_map(|session| session.tasks.iter())
             .filter_map(|(_, key)| self.tasks.get(*key));
         let mut next = tasks.filter_map(|task| match task.state {
-            State::Assigned { attempt, .. } => Some(attempt),
+            State::Assigned { attempt, .. } | State::Unsent { attempt, .. } => Some(attempt),
             _ => self.occupant(task.place.engine()?),
         });
         next.any(|attempt| self.leads_to(attempt, targets, seen))

@@ -13,7 +13,7 @@ use furlong_wire::token::Claims;
 use super::chores::{Chore, Ending};
 use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
-use super::payloads::{Credit, Receiving};
+use super::payloads::{BytesOf, Credit, Receiving};
 use super::reconcile::Moved;
 use super::release::Releasing;
 use super::sessions::{ClientWaiting, Definition, Parent, Session, SessionKey};
@@ -91,10 +91,19 @@ impl Core {
         self.dispatch(now);
     }
 
+    /// A peer has broken the protocol, and its key proves that it was that peer. Its session ends at once with all that
+    /// it has: others do not pay for it any longer. The connection is gone.
+    pub fn handle_misbehaved(&mut self, now: Time, connection: ConnectionId) {
+        if let Some(Connected::Client(key)) = self.connections.get(&connection).copied() {
+            self.end_session_with_all(now, key, "its client broke the protocol");
+        }
+        self.handle_disconnected(now, connection);
+    }
+
     pub(super) fn session_tasks_max(&self, claims: &Claims) -> u64 {
         match claims.limits.unfinished_tasks_max {
-            0 => self.config.session_tasks_max,
-            limit => limit.min(self.config.session_tasks_max),
+            0 => self.config.tasks_max / 2,
+            limit => limit.min(self.config.tasks_max / 2),
         }
     }
 
@@ -107,10 +116,10 @@ impl Core {
             software: peer.hello.software,
             register: None,
             engines: Vec::new(),
-            sessions: std::collections::BTreeSet::new(),
+            lanes: std::collections::BTreeMap::new(),
+            taken: std::collections::BTreeMap::new(),
             assigned_session: None,
             definitions: std::collections::BTreeSet::new(),
-            credit: Credit::new(self.budget.peer_credit()),
             receiving: Receiving::default(),
             publishing: std::collections::BTreeSet::new(),
             class: None,
@@ -215,7 +224,7 @@ impl Core {
         session.connection = None;
         let abandoned_bytes = session.receiving.abandoned_bytes();
         let abandoned = session.receiving.abandon();
-        self.budget.release(abandoned_bytes);
+        self.budget.release(BytesOf::Request, abandoned_bytes);
         self.quotas.release(session.counted_by, abandoned_bytes);
         for waiting in abandoned {
             match waiting {
@@ -246,7 +255,7 @@ impl Core {
         let (token, id) = (session.counted_by, session.id);
         let abandoned_bytes = session.receiving.abandoned_bytes();
         session.receiving.abandon();
-        self.budget.release(abandoned_bytes);
+        self.budget.release(BytesOf::Request, abandoned_bytes);
         self.quotas.release(token, abandoned_bytes);
         self.end_orphans_of(id);
         self.end_part_of(now, Ending { key, keeps_all, next: None });
@@ -262,7 +271,8 @@ impl Core {
             session.keeps -= done.iter().filter(|(_, done)| done.what.keep()).count() as u64;
             room -= done.len();
             self.results_held -= done.len() as u64;
-            for (n, done) in done {
+            for (n, mut done) in done {
+                self.note_read(key, &mut done);
                 if keeps_all || done.what.outlives_session() {
                     self.keep(now, key, n, done, false);
                 } else {
@@ -317,7 +327,8 @@ impl Core {
             count(1);
             let Some(process) = self.processes.get_mut(&process) else { continue };
             process.definitions.extract_if((key, 0)..=(key, u32::MAX), |_| true).for_each(drop);
-            if process.sessions.remove(&key) {
+            if let Some(lane) = process.lanes.remove(&key) {
+                self.budget.close_lane(&lane);
                 let forget = ToEngine::Forget(Forget { session: session.id });
                 self.outputs.push_back(Output::ToEngine(process.connection, forget));
             }
@@ -327,10 +338,11 @@ impl Core {
     /// Without a goodbye the process may come back: what may run elsewhere goes there at once, the rest waits for it.
     fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
-        for session in &process.sessions {
+        for session in process.lanes.keys() {
             self.sessions.get_mut(*session).into_iter().for_each(|session| _ = session.known_to.remove(&key));
         }
-        self.budget.release(process.receiving_bytes());
+        self.forget_unsent(key, &process.engines);
+        self.forget_arriving(&process);
         if let Some(class) = process.class.take() {
             self.placements.leave_class(class);
         }

@@ -231,6 +231,8 @@ impl Core {
             let process = process.map(|process| process.connection);
             self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
             self.requeue_withheld(now, id);
+            let of = self.engines.get(id).and_then(|engine| engine.process);
+            of.into_iter().for_each(|key| self.release_unsent(key, id));
             // What needs no interpreter is not ended by that.
             let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
             let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();

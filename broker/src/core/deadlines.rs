@@ -118,7 +118,7 @@ fn due(task: &Task, now: Time) -> Option<Time> {
             let reported = task.more().and_then(|more| more.started)?;
             options.run_timeout_ms.map(|limit| reported.after(ms(limit)))
         }
-        State::Assigned { .. } => None,
+        State::Assigned { .. } | State::Unsent { .. } => None,
         // Of a task that was run before, the wait begins again.
         State::Receiving | State::Waiting | State::Queued => {
             let (began, age_us) = match (task.attempts, task.durable()) {

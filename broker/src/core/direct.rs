@@ -134,6 +134,13 @@ impl DirectQueue {
         self.lines.get(session)?.tasks.front().copied()
     }
 
+    /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next [`DirectQueue::note`] of
+    /// it.
+    pub fn park(&mut self) {
+        let Some((_, session)) = self.ready.pop_first() else { return };
+        self.lines.get_mut(&session).into_iter().for_each(|line| line.ready = None);
+    }
+
     /// Takes out what [`DirectQueue::peek`] has just shown. [`DirectQueue::note`] follows.
     pub fn pop(&mut self) {
         let Some((_, session)) = self.ready.pop_first() else { return };

@@ -16,7 +16,7 @@ use furlong_wire::payload::InlineBytes;
 
 use super::engines::Engine;
 use super::finish::Ended;
-use super::payloads::Stored;
+use super::payloads::{BytesOf, Stored};
 use super::placement::{ClassId, PlacementId};
 use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
@@ -34,12 +34,15 @@ const BUSY_MAX: usize = 32;
 impl Core {
     /// Whether any engine has a task in hand.
     pub fn is_at_work(&self) -> bool {
-        !self.attempts.is_empty()
+        self.attempts.len() > self.backlog.len()
     }
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
         self.end_what_is_over(now);
+        if self.backlog.len() > 0 {
+            self.take_results(now);
+        }
         let until = self.attempts_made + ASSIGNED_PER_TURN;
         while self.attempts_made < until
             && let Some(id) = self.direct_ready.pop_first()
@@ -92,6 +95,9 @@ impl Core {
 
     /// Takes the next task of an engine's own queue that it can be given now.
     fn next_direct(&mut self, id: EngineId) -> Option<TaskKey> {
+        if self.backlog.len() > 0 {
+            self.park_direct(id);
+        }
         let engine = self.engines.get(id).filter(|engine| engine.takes_direct())?;
         let key = engine.queue.peek()?;
         let task = self.tasks.get(key)?;
@@ -108,6 +114,16 @@ impl Core {
             engine.queue.note(session, tasks);
         });
         Some(key)
+    }
+
+    /// Passes over tasks of an engine's own queue whose session's results wait.
+    fn park_direct(&mut self, id: EngineId) {
+        while let Some(key) = self.engines.get(id).and_then(|engine| engine.queue.peek())
+            && let Some(task) = self.tasks.get(key)
+            && self.backlog.parks_at(task.session, id)
+        {
+            self.engines.update(id, |engine| engine.queue.park());
+        }
     }
 
     /// The forced cancel of what an engine runs, if that has not stopped yet.
@@ -143,13 +159,16 @@ impl Core {
     /// for each task that is given, and not once for each other.
     fn next_shared(&mut self, waiting: &mut Vec<PlacementId>) -> Option<(PlacementId, TaskKey, EngineId)> {
         let (tasks, sessions, engines, placements) = (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
+        let backlog = &mut self.backlog;
         // Turns in one queue alone need no look at the sessions.
         let is_one = waiting.len() == 1;
         let served = |key| if is_one { 0 } else { sessions.get(key).map_or(0, |session| session.served) };
         let mut first: Option<(Rank, TaskKey, EngineId)> = None;
         waiting.retain(|placement| {
             let queue = &mut placements.get_mut(*placement).queue;
-            let Some(key) = queue.peek(|key| tasks.is_queued_in(key, *placement), served) else { return false };
+            let parks = |session| backlog.parks_in(session, *placement);
+            let next = queue.peek(|key| tasks.is_queued_in(key, *placement), served, parks);
+            let Some(key) = next else { return false };
             let Some(task) = tasks.get(key) else { return false };
             let limit = prefetch(sessions, task);
             let idlest = engines.idlest(placements.classes(*placement, engines).iter().copied(), limit);
@@ -203,7 +222,7 @@ impl Core {
         let more = task.more_mut();
         more.started = None;
         let freed = more.output.begin(attempt);
-        self.budget.release(freed);
+        self.budget.release(BytesOf::Other, freed);
         self.set_deadline(now, key);
     }
 
@@ -263,12 +282,15 @@ impl Core {
         let (Some(task), Some(process)) = (self.tasks.get(task), self.processes.get_mut(&process_key)) else { return };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let connection = process.connection;
-        let is_new = process.sessions.insert(task.session);
+        let is_new = !process.lanes.contains_key(&task.session);
         if is_new {
             session.known_to.insert(process_key);
         }
         if is_new && let Some(secret) = session.secret.clone() {
-            let message = ToEngine::Secret(Secret { session: session.id, secret });
+            let lane = self.budget.open_lane();
+            let payload_credit_bytes = lane.first();
+            process.lanes.insert(task.session, lane);
+            let message = ToEngine::Secret(Secret { session: session.id, secret, payload_credit_bytes });
             self.outputs.push_back(Output::ToEngine(connection, message));
         }
         let Some(number) = task.define else { return };
@@ -313,6 +335,10 @@ impl Core {
                 engine.assigned.pop_front();
             } else if let Ok(at) = engine.assigned.binary_search(&count) {
                 engine.assigned.remove(at);
+                engine.assigned_direct -= u32::from(given.direct);
+            }
+            if !engine.unsent.is_empty() {
+                engine.unsent.remove(&count);
             }
             if !engine.recalled.is_empty() {
                 engine.recalled.remove(&count);
@@ -323,13 +349,13 @@ impl Core {
             if !engine.returning.is_empty() {
                 engine.returning.remove(&count);
             }
-            engine.assigned_direct -= u32::from(given.direct);
             engine.forget_loan(count);
             engine.queue.has_ready()
         });
         if waits == Some(true) {
             self.direct_ready.insert(given.engine);
         }
+        self.leave_backlog(count);
         self.note_stopped(count, &given);
         Some(given)
     }

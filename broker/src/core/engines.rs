@@ -10,7 +10,7 @@ use furlong_wire::message::{AttemptFinished, AttemptPublished, Register};
 use super::ConnectionId;
 use super::connect::ENGINE_GRACE;
 use super::direct::DirectQueue;
-use super::payloads::{Credit, Receiving, Stored};
+use super::payloads::{Lane, Receiving, Stored};
 use super::placement::ClassId;
 use super::reconcile::Moved;
 use super::release::Releasing;
@@ -36,14 +36,14 @@ pub struct Process {
     pub register: Option<Register>,
     /// Its engines, by slot.
     pub engines: Vec<EngineId>,
-    /// The sessions whose secret it has been told.
-    pub sessions: BTreeSet<SessionKey>,
+    /// The sessions whose secret it has been told, and what it may send unasked of each.
+    pub lanes: BTreeMap<SessionKey, Lane>,
+    /// The results that it was asked for: by the attempt, whose they are and how large.
+    pub taken: BTreeMap<u64, (SessionKey, u64)>,
     /// The session of the last task that it was given.
     pub assigned_session: Option<SessionKey>,
     /// The definitions that it has.
     pub definitions: BTreeSet<(SessionKey, u32)>,
-    /// What it may announce.
-    pub credit: Credit,
     /// What it is sending.
     pub receiving: Receiving<EngineWaiting>,
     /// Of that, the transfers of intermediate data, by the attempts that have published them.
@@ -66,7 +66,7 @@ pub struct Process {
 #[derive(Debug)]
 pub enum EngineWaiting {
     /// An attempt's end.
-    Finished(AttemptFinished),
+    Finished(AttemptFinished, Account),
     /// Intermediate data, and what follows them if it was faster.
     Published(AttemptPublished, Option<Box<EarlyEnd>>),
 }
@@ -78,16 +78,43 @@ pub struct EarlyEnd {
     pub finished: AttemptFinished,
     /// The result.
     pub payload: Option<Stored>,
+    /// Against what it counts.
+    pub account: Account,
+}
+
+/// Against what the bytes of a result count.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    /// The session whose client is to read it.
+    pub session: SessionKey,
+    /// The process whose lane of that session it came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
+}
+
+impl Account {
+    /// That of an end without such bytes.
+    pub const NONE: Self = Self { session: SessionKey::NOBODY, lane: None };
 }
 
 impl Process {
-    /// Bytes of payloads that came in part, or whole with an end that cannot be told yet.
-    pub fn receiving_bytes(&self) -> u64 {
-        let of_ends = self.receiving.waiting().map(|waiting| match waiting {
-            EngineWaiting::Published(_, Some(end)) => end.payload.as_ref().map_or(0, Stored::budget_bytes),
-            EngineWaiting::Published(_, None) | EngineWaiting::Finished(_) => 0,
+    /// Results that it was asked for, or that came in part, or whole with an end that cannot be told yet.
+    pub fn arriving(&self) -> impl Iterator<Item = (Account, u64)> {
+        let taken = self.taken.values().map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
+        let in_part = self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
+            EngineWaiting::Finished(_, account) => Some((*account, bytes)),
+            EngineWaiting::Published(_, end) => {
+                let end = end.as_ref()?;
+                Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
+            }
         });
-        of_ends.sum::<u64>() + self.receiving.abandoned_bytes()
+        taken.chain(in_part)
+    }
+
+    /// Bytes of intermediate data that came in part.
+    pub fn passing_bytes(&self) -> u64 {
+        let passing = self.receiving.waiting_with_bytes();
+        let passing = passing.filter(|(waiting, _)| matches!(waiting, EngineWaiting::Published(..)));
+        passing.map(|(_, bytes)| bytes).sum()
     }
 }
 
@@ -116,6 +143,8 @@ pub struct Engine {
     pub lent: Vec<Loan>,
     /// Those of them that stand-ins run.
     pub stood_in: BTreeSet<u64>,
+    /// Attempts that have ended there, and whose results wait: they keep it from nothing.
+    pub unsent: BTreeSet<u64>,
     /// Attempts that it was asked to give back.
     pub recalled: BTreeSet<u64>,
     /// Attempts that its dead interpreter may have had, and which come back to be run in the next one: nothing of its
@@ -152,6 +181,7 @@ impl Engine {
             assigned_direct: 0,
             lent: Vec::new(),
             stood_in: BTreeSet::new(),
+            unsent: BTreeSet::new(),
             recalled: BTreeSet::new(),
             returning: BTreeSet::new(),
             withheld: BTreeSet::new(),

@@ -2,12 +2,13 @@
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
-    CancelAttempts, Credit, ErrorKind, Finished, Outcome, Runtime, TaskState, TaskTimes, ToClient, ToEngine, Unshare,
+    CancelAttempts, Credit, EngineCredit, ErrorKind, Finished, Outcome, Runtime, TaskState, TaskTimes, ToClient,
+    ToEngine, Unshare,
 };
 
 use super::engines::ProcessKey;
 use super::from_client::check_ascending;
-use super::payloads::Stored;
+use super::payloads::{BytesOf, Stored};
 use super::rest::Rest;
 use super::sessions::{Done, Ending, Session, SessionKey, What};
 use super::tasks::{State, Task, TaskKey};
@@ -30,7 +31,9 @@ pub(super) struct Ended {
     pub run_us: u64,
     /// Its result.
     pub payload: Option<Stored>,
-    /// The process that sent the result.
+    /// The process whose lane the result came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
+    /// The process that ended it.
     pub process: Option<ProcessKey>,
     /// As which attempt.
     pub attempt: Option<u64>,
@@ -38,7 +41,15 @@ pub(super) struct Ended {
 
 impl Default for Ended {
     fn default() -> Self {
-        Self { outcome: Outcome::SUCCEEDED, engine: None, run_us: 0, payload: None, process: None, attempt: None }
+        Self {
+            outcome: Outcome::SUCCEEDED,
+            engine: None,
+            run_us: 0,
+            payload: None,
+            lane: None,
+            process: None,
+            attempt: None,
+        }
     }
 }
 
@@ -51,6 +62,7 @@ impl Ended {
 
 const BEFORE_IT_BEGAN: &str = "cancelled before it began";
 const WHILE_IT_RAN: &str = "cancelled while an engine had it";
+const BEFORE_IT_WAS_TOLD: &str = "cancelled when it had ended, while its result waited for room at the broker";
 const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not heed the interrupt goes on there and \
                              keeps the engine busy, until it returns or is cancelled with force";
 
@@ -62,18 +74,16 @@ pub fn cancelled_before_it_began() -> Ended {
 impl Core {
     /// Ends a task, unless it has ended: the first end wins.
     pub(super) fn end(&mut self, now: Time, key: TaskKey, ended: Ended) {
-        let Some(mut task) = self.tasks.remove(key) else {
-            self.release_result(ended.payload.as_ref(), ended.process);
-            return;
-        };
+        let Some(mut task) = self.tasks.remove(key) else { return };
         if let State::Assigned { attempt, .. } = task.state {
             // Also of one that is cancelled and runs on: nobody works for it any longer.
             self.grants.note_over(attempt);
         }
         self.grants.note_gone(key);
+        let unsent = self.drop_unsent(&task);
         self.leave_queue(key, &mut task);
         // Only what an engine had has followers: what is queued may have been submitted before a task that never began.
-        let failed = ended.outcome.state != TaskState::Succeeded && matches!(task.state, State::Assigned { .. });
+        let failed = ended.outcome.state != TaskState::Succeeded && is_with_engine(task.state);
         let aborts = (failed && task.aborts_followers()).then_some(task.target()).flatten();
         let (session, n, payload) = (task.session, task.n, std::mem::replace(&mut task.payload, Stored::Refused));
         let mut done = self.done(now, task, &payload, ended);
@@ -87,6 +97,7 @@ impl Core {
         self.note_end(key, ending);
         self.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
+        unsent.into_iter().for_each(|(process, count)| self.hold_or_release(process, session, n, count));
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
         self.discard(Some(payload));
@@ -119,7 +130,7 @@ impl Core {
             engine: ended.engine.or(target),
             attempts: task.attempts,
             payload: ended.payload,
-            process: ended.process,
+            lane: ended.lane,
             held: ended.process.zip(ended.attempt),
             is_unwritten: false,
             is_purged: false,
@@ -128,7 +139,7 @@ impl Core {
     }
 
     /// Gives an ended task to its session, or keeps it if nobody will come for it.
-    fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>, ending: Ending) {
+    fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, ending: Ending) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
         let more = session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
@@ -141,11 +152,20 @@ impl Core {
             return self.deliver(key, n);
         }
         session.keeps -= u64::from(done.what.keep());
+        self.note_read(key, &mut done);
         if done.what.outlives_session() {
             self.keep(now, key, n, done, false);
         } else {
             self.drop_done(*done);
         }
+    }
+
+    /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the process that holds it,
+    /// and the attempt.
+    fn drop_unsent(&mut self, task: &Task) -> Option<(ProcessKey, u64)> {
+        let State::Unsent { engine, attempt } = task.state else { return None };
+        self.take_back(attempt)?;
+        self.engines.get(engine).and_then(|engine| engine.process).map(|process| (process, attempt))
     }
 
     /// A task has ended: nothing waits with it or for it any longer. Its entry in a queue stays until there are more
@@ -160,7 +180,7 @@ impl Core {
         self.held -= u64::from(matches!(task.state, State::Waiting | State::Pausing));
         let tasks = &self.tasks;
         match (task.state, task.place.engine()) {
-            (State::Assigned { .. }, engine) => {
+            (State::Assigned { .. } | State::Unsent { .. }, engine) => {
                 // Those behind it may have waited for its end.
                 engine.into_iter().for_each(|engine| _ = self.direct_ready.insert(engine));
             }
@@ -256,8 +276,9 @@ impl Core {
         Ok(())
     }
 
-    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, done: Box<Done>) {
+    fn let_go_of_received(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>) {
         self.results_held -= 1;
+        self.note_read(key, &mut done);
         if done.what.keep() {
             self.sessions.get_mut(key).into_iter().for_each(|session| session.keeps -= 1);
             self.keep(now, key, n, done, true);
@@ -266,14 +287,14 @@ impl Core {
         }
     }
 
-    /// Frees a result's bytes; the engine process that sent it may send as many again.
-    pub(super) fn release_result(&mut self, payload: Option<&Stored>, process: Option<ProcessKey>) {
-        let bytes = payload.map_or(0, Stored::budget_bytes);
-        if bytes == 0 {
-            return;
+    /// A session does not hold an ended task any longer: others pay for its result, if it stays at all.
+    pub(super) fn note_read(&mut self, key: SessionKey, done: &mut Done) {
+        let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
+        if bytes > 0 {
+            self.budget.keep_result(bytes);
+            self.count_read(key, bytes);
+            done.lane.take().into_iter().for_each(|lane| self.return_to_lane(lane, key, bytes));
         }
-        self.budget.release(bytes);
-        process.into_iter().for_each(|key| self.grant_to_engine(key, bytes));
     }
 
     /// Gives memory back: many chunks are not freed in one go, which would keep everybody waiting.
@@ -284,12 +305,11 @@ impl Core {
         }
     }
 
-    /// An engine process may announce so many bytes more.
-    pub(super) fn grant_to_engine(&mut self, key: ProcessKey, bytes: u64) {
-        let Some(process) = self.processes.get_mut(&key) else { return };
-        let payload_bytes_total = process.credit.grant(bytes);
-        let connection = process.connection;
-        self.to_engine(connection, ToEngine::Credit(Credit { payload_bytes_total }));
+    /// An engine process may have sent so many bytes of a session unasked.
+    pub(super) fn grant_to_lane(&mut self, key: ProcessKey, session: SessionKey, payload_bytes_total: u64) {
+        let (Some(process), Some(of)) = (self.processes.get(&key), self.sessions.get(session)) else { return };
+        let (connection, session) = (process.connection, of.id);
+        self.to_engine(connection, ToEngine::Credit(EngineCredit { session, payload_bytes_total }));
     }
 
     /// A client may announce so many bytes more.
@@ -315,7 +335,7 @@ impl Core {
 
     /// Frees bytes that were reserved for a request.
     pub(super) fn free_request(&mut self, key: SessionKey, bytes: u64) {
-        self.budget.release(bytes);
+        self.budget.release(BytesOf::Request, bytes);
         if let Some(session) = self.sessions.get(key) {
             self.quotas.release(session.counted_by, bytes);
         }
@@ -349,11 +369,12 @@ impl Core {
                 let may_go_on = !force && task.runtime == Runtime::Python;
                 (Some(engine), if may_go_on { AND_MAY_GO_ON } else { WHILE_IT_RAN })
             }
+            State::Unsent { engine, .. } => (Some(engine), BEFORE_IT_WAS_TOLD),
             _ => (None, BEFORE_IT_BEGAN),
         };
         let text = why.map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
-        // An engine had it, and has it no longer: it waits for another attempt.
-        let is_back = engine.is_none() && task.assigned.is_some();
+        // An engine had it, and runs it no longer: it waits for another attempt, or its result for room.
+        let is_back = task.assigned.is_some() && !matches!(task.state, State::Assigned { .. });
         self.stop_attempt(now, key, force);
         let ended = Ended::by_broker(TaskState::Cancelled, ErrorKind::Cancelled, text);
         self.end(now, key, Ended { engine, ..ended });
@@ -397,7 +418,7 @@ impl Core {
     }
 
     /// After an error, what the same session had already queued on that engine does not run.
-    fn abort_followers(&mut self, now: Time, session: SessionKey, target: EngineId) {
+    pub(super) fn abort_followers(&mut self, now: Time, session: SessionKey, target: EngineId) {
         let Some(engine) = self.engines.get(target) else { return };
         let aborts = |key: &TaskKey| self.tasks.get(*key).is_some_and(Task::aborts_followers);
         let followers: Vec<TaskKey> = engine.queue.of_session(session).filter(aborts).collect();
@@ -406,4 +427,9 @@ impl Core {
             self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text));
         }
     }
+}
+
+/// Whether a task has been given to an engine, and to no other since.
+fn is_with_engine(state: State) -> bool {
+    matches!(state, State::Assigned { .. } | State::Unsent { .. })
 }

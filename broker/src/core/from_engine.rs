@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use furlong_wire::ids::Attempt;
 use furlong_wire::limits::{
-    ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX, SLOTS_PER_PROCESS_MAX,
+    ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, NAME_BYTES_MAX, OUTPUT_MESSAGE_BYTES_MAX, PUBLISHED_BYTES_MAX,
+    SLOTS_PER_PROCESS_MAX,
 };
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, ErrorKind, Event, FromEngine, Outcome,
@@ -15,11 +16,12 @@ use furlong_wire::message::{
 
 use super::aside::Beginning;
 use super::control::namespace_lost;
-use super::engines::{EarlyEnd, EngineWaiting, ProcessKey};
+use super::engines::{Account, EarlyEnd, EngineWaiting, ProcessKey};
 use super::finish::{Ended, cancelled_before_it_began};
-use super::payloads::Stored;
+use super::payloads::{BytesOf, Stored};
 use super::placement::Class;
 use super::reconcile::Held;
+use super::sessions::SessionKey;
 use super::submit::{announced_bytes, transfer_of};
 use super::tasks::{Place, State, Task};
 use super::work::WORK_PER_MESSAGE;
@@ -53,17 +55,17 @@ impl Core {
             FromEngine::Chunk(announced) => {
                 let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
                 match process.receiving.handle_chunk(announced.transfer, chunk.unwrap_or_default())? {
-                    Some((EngineWaiting::Finished(finished), stored)) => {
+                    Some((EngineWaiting::Finished(finished, account), stored)) => {
                         let given = self.given(key, finished.attempt)?;
-                        self.attempt_ended(now, key, given, finished, Some(stored));
+                        self.attempt_ended(now, key, given, finished, (Some(stored), account));
                         Ok(())
                     }
                     Some((EngineWaiting::Published(published, end), stored)) => {
                         process.publishing.remove(&(published.attempt, announced.transfer));
                         self.pass_on(key, &published, &stored);
-                        let Some(EarlyEnd { finished, payload }) = end.map(|end| *end) else { return Ok(()) };
+                        let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end) else { return Ok(()) };
                         let given = self.given(key, finished.attempt)?;
-                        self.attempt_ended(now, key, given, finished, payload);
+                        self.attempt_ended(now, key, given, finished, (payload, account));
                         Ok(())
                     }
                     None => Ok(()),
@@ -194,7 +196,7 @@ impl Core {
         let freed = more.output.begin(attempt);
         let is_within_limits = more.output.count(stream, offset, bytes.len());
         let followed = more.followers.iter().any(|follower| follower.output);
-        self.budget.release(freed);
+        self.budget.release(BytesOf::Other, freed);
         if !is_within_limits {
             return Err(PeerMisbehaved::Limit);
         }
@@ -202,7 +204,7 @@ impl Core {
             return Ok(());
         }
         if keep
-            && self.reserve(more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()))
+            && self.reserve(BytesOf::Other, more_bytes(self.tasks.get(given.task), stream, offset, bytes.len()))
             && let Some(task) = self.tasks.get_mut(given.task)
         {
             task.more_mut().output.keep(stream, offset, &bytes);
@@ -224,26 +226,35 @@ impl Core {
         if bytes > PUBLISHED_BYTES_MAX {
             return Err(PeerMisbehaved::Limit);
         }
-        let wanted = self.given(key, published.attempt)?.is_some_and(|given| self.tasks.get(given.task).is_some());
+        let given = self.given(key, published.attempt)?;
+        let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         process.receiving.check(&published.payload)?;
-        process.credit.announce(bytes)?;
+        let lane = given.and_then(|given| process.lanes.get_mut(&given.session));
+        lane.map_or(Ok(()), |lane| lane.publish(bytes))?;
         if let Payload::Inline(inline) = &published.payload {
             let stored = Stored::Inline(inline.clone());
             self.pass_on(key, &published, &stored);
             return Ok(());
         }
-        let admitted = wanted && self.reserve(bytes);
+        let admitted = wanted && self.reserve(BytesOf::Other, bytes);
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
         if admitted {
             process.publishing.insert((published.attempt, transfer));
         }
         process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published, None)))?;
-        if !admitted {
-            self.grant_to_engine(key, bytes);
+        if let Some(given) = given.filter(|_| !admitted) {
+            self.return_published(key, given.session, bytes);
         }
         Ok(())
+    }
+
+    /// Published data have passed, or were read past: the process may publish as much again.
+    fn return_published(&mut self, key: ProcessKey, session: SessionKey, bytes: u64) {
+        let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
+        let total = lane.filter(|_| bytes > 0).map(|lane| lane.pass(bytes));
+        total.into_iter().for_each(|total| self.grant_to_lane(key, session, total));
     }
 
     fn pass_on(&mut self, key: ProcessKey, published: &AttemptPublished, stored: &Stored) {
@@ -262,7 +273,8 @@ impl Core {
                 self.outputs.push_back(Output::Transfer(connection, number, chunks));
             }
         }
-        self.release_result(Some(stored), Some(key));
+        self.budget.release(BytesOf::Other, stored.budget_bytes());
+        given.into_iter().for_each(|given| self.return_published(key, given.session, stored.budget_bytes()));
     }
 
     fn attempt_finished(
@@ -278,31 +290,91 @@ impl Core {
             error.text.shrink_to_fit();
         }
         let given = self.given(key, finished.attempt)?;
-        let payload = match finished.payload.take() {
+        let (payload, transfer, bytes) = match finished.payload.take() {
             None => {
-                self.attempt_ended(now, key, given, finished, None);
+                self.attempt_ended(now, key, given, finished, (None, Account::NONE));
                 return Ok(());
             }
             Some(Payload::Inline(bytes)) => {
-                self.attempt_ended(now, key, given, finished, Some(Stored::Inline(bytes)));
+                self.attempt_ended(now, key, given, finished, (Some(Stored::Inline(bytes)), Account::NONE));
                 return Ok(());
             }
-            Some(payload) => payload,
+            Some(payload @ Payload::Chunked { transfer, bytes, .. }) => (payload, transfer, bytes),
         };
-        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        process.receiving.check(&payload)?;
-        process.credit.announce(announced_bytes(&payload))?;
-        let wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
-        if wanted && self.reserve(announced_bytes(&payload)) {
-            let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-            return process.receiving.expect(transfer_of(&payload), &payload, Some(EngineWaiting::Finished(finished)));
+        self.processes.get(&key).ok_or(PeerMisbehaved::Order)?.receiving.check(&payload)?;
+        if transfer == ASKED_FOR_TRANSFER {
+            return self.attempt_waits(now, key, given, finished, bytes);
         }
-        // Nobody wants it, or there is no room: its bytes are read past, and may be sent again as others.
+        let account = self.admit_result(key, given, finished.attempt, bytes)?;
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
-        process.receiving.expect(transfer_of(&payload), &payload, None)?;
-        self.grant_to_engine(key, announced_bytes(&payload));
-        self.attempt_ended(now, key, given, finished, Some(Stored::Refused));
+        if let Some(account) = account {
+            return process.receiving.expect(transfer, &payload, Some(EngineWaiting::Finished(finished, account)));
+        }
+        // Nobody wants it, or there is no room: its bytes are read past.
+        process.receiving.expect(transfer, &payload, None)?;
+        self.attempt_ended(now, key, given, finished, (Some(Stored::Refused), Account::NONE));
         Ok(())
+    }
+
+    /// An attempt has ended, and its result is to be asked for.
+    fn attempt_waits(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Option<Given>,
+        finished: AttemptFinished,
+        bytes: u64,
+    ) -> Result<(), PeerMisbehaved> {
+        let Some((given, task)) = given.and_then(|given| Some((given, self.tasks.get(given.task)?))) else {
+            self.attempt_ended(now, key, given, finished, (None, Account::NONE));
+            return Ok(());
+        };
+        if matches!(task.state, State::Unsent { .. }) {
+            return Err(PeerMisbehaved::Order);
+        }
+        if let Some(outcome) = self.how_it_ended(now, key, given, &finished, (finished.outcome.clone(), bytes)) {
+            self.result_waits(now, key, given, AttemptFinished { outcome, ..finished }, bytes);
+        }
+        Ok(())
+    }
+
+    /// Takes an announced result into the budget. None if nobody wants it, or if there is no room.
+    fn admit_result(
+        &mut self,
+        key: ProcessKey,
+        given: Option<Given>,
+        attempt: Attempt,
+        bytes: u64,
+    ) -> Result<Option<Account>, PeerMisbehaved> {
+        let is_wanted = given.is_some_and(|given| self.tasks.get(given.task).is_some());
+        let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
+        let is_of_now = attempt.start == self.config.start;
+        if let Some((session, reserved)) = is_of_now.then(|| process.taken.remove(&attempt.count)).flatten() {
+            let account = Account { session, lane: None };
+            if !is_wanted || reserved != bytes {
+                self.free_result(account, reserved);
+            }
+            return if reserved == bytes { Ok(is_wanted.then_some(account)) } else { Err(PeerMisbehaved::Transfer) };
+        }
+        let Some(given) = given else { return Ok(None) };
+        let is_unsent = |task: &Task| matches!(task.state, State::Unsent { .. });
+        if self.tasks.get(given.task).is_some_and(is_unsent) {
+            return Err(PeerMisbehaved::Order);
+        }
+        let session = given.session;
+        let is_within = process.lanes.get_mut(&session).is_some_and(|lane| lane.announce(bytes));
+        if is_within {
+            self.budget.hold_unasked(bytes);
+        } else if !is_wanted || !self.reserve(BytesOf::Result, bytes) {
+            // An owner may have chosen another one's session id: the engine has one lane for both.
+            return Ok(None);
+        }
+        self.count_unread(session, bytes);
+        let account = Account { session, lane: is_within.then_some(key) };
+        if !is_wanted {
+            self.free_result(account, bytes);
+        }
+        Ok(is_wanted.then_some(account))
     }
 
     /// An attempt has ended, and its result is here. That is told when what it has published is here as well.
@@ -312,15 +384,15 @@ impl Core {
         key: ProcessKey,
         given: Option<Given>,
         finished: AttemptFinished,
-        payload: Option<Stored>,
+        (payload, account): (Option<Stored>, Account),
     ) {
         match self.published_by(key, finished.attempt) {
             None => {}
-            Some(Some(_)) => return self.release_result(payload.as_ref(), Some(key)),
-            Some(end) => return *end = Some(Box::new(EarlyEnd { finished, payload })),
+            Some(Some(_)) => return self.release_result(account, payload.as_ref()),
+            Some(end) => return *end = Some(Box::new(EarlyEnd { finished, payload, account })),
         }
         let Some(given) = given else {
-            self.release_result(payload.as_ref(), Some(key));
+            self.release_result(account, payload.as_ref());
             if finished.attempt.start == self.config.start {
                 self.release_attempt(key, finished.attempt.count, 0);
             } else {
@@ -328,49 +400,64 @@ impl Core {
             }
             return;
         };
-        let outcome = match self.begin_elsewhere(now, given, &finished) {
-            Beginning::Elsewhere => {
-                self.release_result(payload.as_ref(), Some(key));
-                self.release_attempt(key, finished.attempt.count, 0);
-                return;
-            }
-            Beginning::Nowhere(outcome) => outcome,
-            Beginning::Begun => {
-                self.count_run(given, &finished);
-                finished.outcome
-            }
+        let is_told = |task: &Task| matches!(task.state, State::Unsent { .. });
+        let bytes = payload.as_ref().map_or(0, Stored::budget_bytes);
+        let outcome = if self.tasks.get(given.task).is_some_and(is_told) {
+            self.take_back(finished.attempt.count);
+            Some(finished.outcome.clone())
+        } else {
+            let outcome = match &payload {
+                Some(Stored::Refused) => Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result()),
+                _ => finished.outcome.clone(),
+            };
+            self.how_it_ended(now, key, given, &finished, (outcome, bytes))
         };
-        let outcome = match &payload {
-            Some(Stored::Refused) => {
-                let (_, total) = self.budget.state();
-                let text =
-                    format!("its result did not fit the broker's payload memory ({total} bytes); use `--memory`");
-                Outcome::error(TaskState::Failed, ErrorKind::Busy, text)
-            }
-            _ => outcome,
-        };
-        if self.runs_again_after(now, given, &outcome) || self.runs_again_after_cancel(now, given, &outcome) {
-            self.release_result(payload.as_ref(), Some(key));
-            self.release_attempt(key, finished.attempt.count, 0);
-            return;
-        }
+        let Some(outcome) = outcome else { return self.release_result(account, payload.as_ref()) };
         if self.tasks.get(given.task).is_none() {
             self.hold_or_release(key, given.session, given.n, finished.attempt.count);
+            return self.release_result(account, payload.as_ref());
         }
         let payload = payload.filter(|stored| !matches!(stored, Stored::Refused));
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
-        let ended = Ended { outcome, engine, run_us: finished.run_us, payload, process, attempt };
-        self.end(now, given.task, ended);
+        let (run_us, lane) = (finished.run_us, account.lane);
+        self.end(now, given.task, Ended { outcome, engine, run_us, payload, lane, process, attempt });
+    }
+
+    /// What the end of an attempt makes of its task: how that ends. None if it is tried again.
+    fn how_it_ended(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        given: Given,
+        finished: &AttemptFinished,
+        (outcome, result_bytes): (Outcome, u64),
+    ) -> Option<Outcome> {
+        let outcome = match self.begin_elsewhere(now, given, finished) {
+            Beginning::Elsewhere => {
+                self.release_attempt(key, finished.attempt.count, 0);
+                return None;
+            }
+            Beginning::Nowhere(nowhere) => nowhere,
+            Beginning::Begun => {
+                self.count_run(given, finished, result_bytes);
+                outcome
+            }
+        };
+        if self.runs_again_after(now, given, &outcome) || self.runs_again_after_cancel(now, given, &outcome) {
+            self.release_attempt(key, finished.attempt.count, 0);
+            return None;
+        }
+        Some(outcome)
     }
 
     /// An attempt has begun, and has ended after so long a run.
-    fn count_run(&mut self, given: Given, finished: &AttemptFinished) {
+    fn count_run(&mut self, given: Given, finished: &AttemptFinished, result_bytes: u64) {
         self.take_back_ended(finished.attempt.count, finished.run_us);
         self.note_begun(given);
         let Some(task) = self.tasks.get(given.task) else { return };
         let (class, session) = (task.class, task.session);
         if let Some(session) = self.sessions.get_mut(session) {
-            session.kinds.handle_run(class, finished.run_us);
+            session.kinds.handle_run(class, finished.run_us, result_bytes);
         }
     }
 
@@ -380,7 +467,7 @@ impl Core {
         let (_, transfer) = *process.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
         match process.receiving.waiting_mut(transfer)? {
             EngineWaiting::Published(_, end) => Some(end),
-            EngineWaiting::Finished(_) => None,
+            EngineWaiting::Finished(..) => None,
         }
     }
 
@@ -483,6 +570,7 @@ impl Core {
         let engines = process.engines.clone();
         self.processes.get_mut(&key).into_iter().for_each(|process| process.is_draining = true);
         self.stop_giving(key);
+        self.take_results_of(key);
         self.hasten_orphans(now, &engines);
         self.release_all_of(key);
         let reason: String = reason.chars().take(256).collect();

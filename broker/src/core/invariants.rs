@@ -8,9 +8,9 @@ use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX};
 use furlong_wire::message::Outcome;
 
-use crate::core::engines::Process;
+use crate::core::engines::{Account, Process};
 use crate::core::journal::Stage;
-use crate::core::payloads::Stored;
+use crate::core::payloads::{Lane, Stored};
 use crate::core::sessions::{Definition, Session};
 use crate::core::tasks::{Place, State, Task, TaskKey};
 use crate::core::{ConnectionId, Core, charges, lending};
@@ -30,6 +30,7 @@ pub fn hold(core: &Core) {
     who_waits_waits_for_somebody(core);
     deadlines_are_those_of_tasks(core);
     the_budget_is_what_is_held(core);
+    results_that_wait_are_counted(core);
     kept_tasks_are_counted(core);
     quotas_are_what_is_held(core);
     who_waits_for_an_end_is_counted(core);
@@ -71,7 +72,7 @@ fn results_held_are_counted(core: &Core) {
 fn attempts_and_engines_agree(core: &Core) {
     let mut assigned = 0;
     for (id, engine) in core.engines.iter() {
-        assigned += engine.assigned.len();
+        assigned += engine.assigned.len() + engine.unsent.len();
         let of_engine = |count: &u64| core.attempts.get(*count).filter(|given| given.engine == id);
         let given: Vec<_> =
             engine.assigned.iter().map(|count| of_engine(count).expect("an attempt is given")).collect();
@@ -90,7 +91,7 @@ fn attempts_and_engines_agree(core: &Core) {
     assert_eq!(assigned, core.attempts.len());
     for (count, given) in core.attempts.iter() {
         let Some(task) = core.tasks.get(given.task) else { continue };
-        let current = matches!(task.state, State::Assigned { engine, attempt, .. }
+        let current = matches!(task.state, State::Assigned { engine, attempt, .. } | State::Unsent { engine, attempt }
             if engine == given.engine && attempt == count);
         assert!(current && given.stopping.is_none(), "attempt {count} is not its task's");
     }
@@ -101,7 +102,7 @@ fn attempts_and_engines_agree(core: &Core) {
         }
     }
     for (key, task) in unfinished(core) {
-        let State::Assigned { attempt, .. } = task.state else { continue };
+        let (State::Assigned { attempt, .. } | State::Unsent { attempt, .. }) = task.state else { continue };
         assert_eq!(core.attempts.get(attempt).map(|given| given.task), Some(key));
     }
 }
@@ -118,7 +119,7 @@ fn what_is_lent_is_in_hand(core: &Core) {
     if core.journal.reconciled().is_some() {
         return;
     }
-    for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
+    for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
         let lender = lending::lender(&core.engines, &core.placements, task.placement);
         assert_eq!(lender, None, "task {} waits while somebody could stand in for what waits for it", task.n);
     }
@@ -140,6 +141,11 @@ fn nested_sessions_have_their_attempts(core: &Core) {
 
 fn waits_in_shared_queue(task: &Task) -> bool {
     task.state == State::Queued && task.place == Place::Shared
+}
+
+/// Tasks of a session whose results wait are passed over.
+fn is_to_be_given(core: &Core, task: &Task) -> bool {
+    waits_in_shared_queue(task) && !core.backlog.holds(task.session)
 }
 
 fn shared_tasks_are_counted(core: &Core) {
@@ -166,7 +172,7 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
         // Engines of the roster may have it.
         return;
     }
-    for (_, task) in unfinished(core).filter(|(_, task)| waits_in_shared_queue(task)) {
+    for (_, task) in unfinished(core).filter(|(_, task)| is_to_be_given(core, task)) {
         let class = |id: &EngineId| core.engines.get(*id).and_then(|engine| engine.class).expect("it takes work");
         let idle = idle(core).find(|id| core.placements.fits(task.placement, class(id), &core.engines));
         assert_eq!(idle, None, "task {} waits while that engine idles", task.n);
@@ -177,7 +183,8 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
 fn direct_queues_have_their_tasks(core: &Core) {
     let mut queued: BTreeMap<EngineId, BTreeSet<TaskKey>> = BTreeMap::new();
     for (key, task) in unfinished(core) {
-        if let Some(engine) = task.place.engine().filter(|_| !matches!(task.state, State::Assigned { .. })) {
+        let is_given = matches!(task.state, State::Assigned { .. } | State::Unsent { .. });
+        if let Some(engine) = task.place.engine().filter(|_| !is_given) {
             queued.entry(engine).or_default().insert(key);
         }
     }
@@ -199,7 +206,8 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
         }
         let mut blocked = Vec::new();
         for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)) {
-            if matches!(task.state, State::Receiving | State::Waiting | State::Pausing) {
+            let is_held_up = matches!(task.state, State::Receiving | State::Waiting | State::Pausing);
+            if is_held_up || core.backlog.holds(task.session) {
                 blocked.push(task.session);
             }
             assert!(blocked.contains(&task.session), "task {} waits while engine {id} idles", task.n);
@@ -243,6 +251,7 @@ fn deadlines_are_those_of_tasks(core: &Core) {
             State::Receiving | State::Waiting | State::Queued => {
                 options.is_some_and(|it| it.queue_timeout_ms.is_some())
             }
+            State::Unsent { .. } => false,
             State::Assigned { started, .. } => {
                 started && task.is_reported() && options.is_some_and(|it| it.run_timeout_ms.is_some())
             }
@@ -252,27 +261,69 @@ fn deadlines_are_those_of_tasks(core: &Core) {
 }
 
 fn the_budget_is_what_is_held(core: &Core) {
-    let mut held = 0;
+    let (mut others, mut requests) = (0, 0);
     for (_, session) in core.sessions.iter() {
-        held += session.receiving.abandoned_bytes();
-        held += session.done.iter().map(|(_, done)| done.budget_bytes()).sum::<u64>();
-        held += session.definitions.values().map(definition_bytes).sum::<u64>();
+        requests += session.receiving.abandoned_bytes();
+        requests += session.definitions.values().map(definition_bytes).sum::<u64>();
+        others += session.done.iter().map(|(_, done)| done.what.output_bytes()).sum::<u64>();
     }
-    held += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
-    held += core.processes.values().map(Process::receiving_bytes).sum::<u64>();
+    others += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
+    others += core.processes.values().map(Process::passing_bytes).sum::<u64>();
     let remembered: usize = core.sessions.iter().map(|(_, session)| session.endings.len()).sum();
     assert_eq!(core.ends_remembered, remembered);
     // The tasks of one submit share its payload.
-    let mut requests = BTreeMap::new();
+    let mut shared = BTreeMap::new();
     for (_, task) in unfinished(core) {
-        held += task.more().map_or(0, |more| more.output.kept_bytes()) + task.extra_bytes();
+        others += task.more().map_or(0, |more| more.output.kept_bytes()) + task.extra_bytes();
         match &task.payload {
-            Stored::Chunked(payload) => _ = requests.insert(Arc::as_ptr(payload), task.payload.budget_bytes()),
-            sent => held += sent.budget_bytes(),
+            Stored::Chunked(payload) => _ = shared.insert(Arc::as_ptr(payload), task.payload.budget_bytes()),
+            sent => requests += sent.budget_bytes(),
         }
     }
-    held += requests.values().sum::<u64>();
-    assert_eq!(core.budget.state().0, held);
+    requests += shared.values().sum::<u64>();
+    let results: u64 = unread(core).map(|(_, bytes)| bytes).sum();
+    let unasked: u64 = unread(core).filter(|(account, _)| account.lane.is_some()).map(|(_, bytes)| bytes).sum();
+    let [requests_counted, results_counted, unasked_counted, lent, stray] = core.budget.parts();
+    assert_eq!((requests_counted, results_counted, unasked_counted), (requests, results, unasked));
+    assert_eq!(core.budget.state().0, requests + results + others);
+    let lanes = || core.processes.values().flat_map(|process| process.lanes.values());
+    assert_eq!(lanes().map(Lane::first).sum::<u64>(), lent);
+    assert_eq!(lanes().map(|lane| lane.state().0).sum::<u64>() + stray, unasked);
+    assert!(unasked <= core.budget.peer_credit() && core.budget.state().0 <= core.budget.state().1);
+}
+
+/// Results that are here for their clients, or on their way here, and against what each counts.
+fn unread(core: &Core) -> impl Iterator<Item = (Account, u64)> {
+    let done = core.sessions.iter().flat_map(|(key, session)| session.done.iter().map(move |(_, done)| (key, done)));
+    let done = done.filter_map(|(session, done)| {
+        Some((Account { session, lane: done.lane }, done.payload.as_ref()?.budget_bytes()))
+    });
+    done.chain(core.processes.values().flat_map(Process::arriving)).filter(|(_, bytes)| *bytes > 0)
+}
+
+/// A result waits at an engine that is here, for a session that is passed over until there is room for it.
+fn results_that_wait_are_counted(core: &Core) {
+    let mut waiting = 0;
+    for (key, session) in core.sessions.iter() {
+        let of_session = unread(core).filter(|(account, _)| account.session == key).map(|(_, bytes)| bytes);
+        assert_eq!(session.unread_bytes, of_session.sum::<u64>(), "{key:?}");
+        waiting += core.backlog.of_session(key).0;
+        assert_eq!(core.backlog.holds(key), core.backlog.of_session(key).0 > 0, "{key:?}");
+    }
+    assert_eq!(core.backlog.len(), waiting);
+    let mut taken = 0;
+    for (id, engine) in core.engines.iter() {
+        let process = engine.process.and_then(|key| core.processes.get(&key));
+        assert!(engine.unsent.is_empty() || process.is_some(), "engine {id} is away, and its results wait");
+        for count in &engine.unsent {
+            let is_waiting = core.backlog.bytes_of(*count).is_some();
+            let is_wanted = core.attempts.get(*count).is_some_and(|given| core.tasks.get(given.task).is_some());
+            assert!(is_wanted && !engine.assigned.contains(count), "attempt {count}");
+            taken += usize::from(!is_waiting);
+        }
+    }
+    let unsent: usize = core.engines.iter().map(|(_, engine)| engine.unsent.len()).sum();
+    assert_eq!(unsent, waiting + taken);
 }
 
 fn kept_tasks_are_counted(core: &Core) {
@@ -336,7 +387,7 @@ fn who_waits_for_an_end_is_counted(core: &Core) {
 fn processes_know_what_is_still_there(core: &Core) {
     let shares: BTreeSet<u64> = unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
     for process in core.processes.values() {
-        assert!(process.sessions.iter().all(|key| core.sessions.get(*key).is_some()));
+        assert!(process.lanes.keys().all(|key| core.sessions.get(*key).is_some()));
         assert!(process.definitions.iter().all(|(key, _)| core.sessions.get(*key).is_some()));
         assert!(process.shares.is_subset(&shares), "a shared payload is held for nobody");
     }
@@ -406,11 +457,12 @@ pub fn nothing_is_owed(core: &Core) {
         let left = session.credit.left() + defined;
         assert!(left >= core.budget.peer_credit(), "a client may send {left} bytes");
     }
-    let done = core.sessions.iter().flat_map(|(_, session)| session.done.iter()).map(|(_, done)| done);
-    let results: Vec<_> = done.filter_map(|done| Some((done.process?, done.payload.as_ref()?))).collect();
     for (key, process) in &core.processes {
-        let held: u64 = results.iter().filter(|(of, _)| of == key).map(|(_, payload)| payload.budget_bytes()).sum();
-        assert_eq!(process.credit.left() + held, core.budget.peer_credit(), "what an engine may send");
+        for (session, lane) in &process.lanes {
+            let of_lane = unread(core).filter(|(account, _)| account.session == *session && account.lane == Some(*key));
+            let held: u64 = of_lane.map(|(_, bytes)| bytes).sum();
+            assert_eq!(lane.state(), (held, lane.first() - held), "what an engine may send");
+        }
     }
 }
 
@@ -419,11 +471,11 @@ pub fn is_quiet(core: &Core) {
     hold(core);
     assert_eq!(unfinished(core).count(), 0);
     assert_eq!((core.results_held, core.attempts.len(), core.kept.len()), (0, 0, 0));
-    assert_eq!(core.budget.state().0, 0);
+    assert_eq!((core.budget.state().0, core.backlog.len()), (0, 0));
     assert_eq!((core.deadlines.len(), core.dependents.len(), core.held), (0, 0, 0));
     assert!(core.restarting.is_empty() && core.rests.is_empty() && core.chores.is_empty());
     assert!(core.quotas.is_empty());
     assert!(core.sessions.iter().next().is_none(), "every session has ended");
-    assert!(core.processes.values().all(|process| process.sessions.is_empty() && process.definitions.is_empty()));
+    assert!(core.processes.values().all(|process| process.lanes.is_empty() && process.definitions.is_empty()));
     assert!(core.processes.values().all(|process| process.shares.is_empty()));
 }

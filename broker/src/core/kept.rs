@@ -11,6 +11,7 @@ use furlong_wire::ids::{OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
+use super::payloads::BytesOf;
 use super::sessions::{Done, SessionKey};
 use super::work::{TASKS_PER_PART, count};
 use super::{Core, Time};
@@ -141,8 +142,7 @@ impl Kept {
         }
     }
 
-    /// Bytes that count against the budget, for the tests.
-    #[cfg(any(test, feature = "invariants"))]
+    /// Bytes that count against the budget, and give way.
     pub fn heavy_bytes(&self) -> u64 {
         self.heavy_bytes
     }
@@ -155,14 +155,9 @@ impl Kept {
 }
 
 impl Core {
-    /// Keeps an ended task, which its session no longer holds.
+    /// Keeps an ended task, which its session no longer holds ([`Core::note_read`]).
     pub(super) fn keep(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, delivered: bool) {
         self.release_done(&mut done);
-        // What the engine may announce does not shrink by what is kept.
-        let bytes = done.payload.as_ref().map_or(0, super::payloads::Stored::budget_bytes);
-        if let Some(process) = done.process.take().filter(|_| bytes > 0) {
-            self.grant_to_engine(process, bytes);
-        }
         let submitted_us = done.times.submitted_unix_us;
         let delivered_us = delivered.then(|| now.unix_us(self.config.start).saturating_sub(submitted_us));
         if let Some(delivered_us) = delivered_us {
@@ -205,11 +200,10 @@ impl Core {
     }
 
     /// Takes bytes into the budget, if need be in the place of the oldest kept results.
-    pub(super) fn reserve(&mut self, bytes: u64) -> bool {
-        while !self.budget.reserve(bytes) {
+    pub(super) fn reserve(&mut self, what: BytesOf, bytes: u64) -> bool {
+        while !self.budget.reserve(what, bytes) {
             // Nothing is given away in vain.
-            let (held, _) = self.budget.state();
-            if !self.budget.would_fit(held - self.kept.heavy_bytes, bytes) {
+            if !self.budget.would_fit(what, bytes, self.kept.heavy_bytes) {
                 return false;
             }
             let Some((key, n)) = self.kept.heavy.pop_front() else { return false };
@@ -221,7 +215,7 @@ impl Core {
             kept.done.shorten();
             kept.done.what.gave_way = true;
             self.kept.heavy_bytes -= freed;
-            self.budget.release(freed);
+            self.budget.release(BytesOf::Other, freed);
             self.discard(payload);
         }
         true
@@ -244,12 +238,11 @@ impl Core {
         }
     }
 
-    /// Frees what an ended task holds.
+    /// Frees what an ended task holds, which its session no longer does ([`Core::note_read`]).
     pub(super) fn drop_done(&mut self, mut done: Done) {
         self.note_forgotten(&done);
         self.release_done(&mut done);
-        self.release_result(done.payload.as_ref(), done.process);
-        self.budget.release(done.what.output_bytes() + done.record_bytes());
+        self.budget.release(BytesOf::Other, done.budget_bytes());
         self.discard(done.payload);
     }
 }

@@ -11,6 +11,7 @@
 
 mod aside;
 mod authority;
+mod backlog;
 mod charges;
 mod chores;
 mod circles;
@@ -30,13 +31,13 @@ mod grants;
 pub mod invariants;
 pub mod journal;
 mod kept;
-mod kinds;
 mod lending;
 mod numbered;
 mod orphans;
 pub(crate) mod output;
 mod payloads;
 mod placement;
+mod prefetch;
 mod queue;
 mod quotas;
 mod reconcile;
@@ -69,6 +70,7 @@ pub use work::WORK_PER_TURN;
 
 use aside::AllSetAside;
 use authority::Authority;
+use backlog::Backlog;
 use chores::Chore;
 use control::Restarting;
 use deadlines::Deadlines;
@@ -107,8 +109,8 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// The flag that gives this broker more memory, for people.
     pub memory_flag: &'static str,
-    /// Unfinished and unacknowledged tasks of one session.
-    pub session_tasks_max: u64,
+    /// Unfinished and unacknowledged tasks of all sessions. Each may have half of that, as far as others leave room.
+    pub tasks_max: u64,
     /// Ended tasks whose records are kept.
     pub kept_max: usize,
     /// How long the journal has a task after its end; none if there is no journal.
@@ -119,7 +121,7 @@ impl Config {
     /// Ends of tasks that a session may have remembered, where all have so many: very many, and few when all have as
     /// many as there may be tasks.
     fn ends_remembered_max(&self, of_all: usize) -> usize {
-        let most = self.session_tasks_max.max(ENDS_REMEMBERED_MAX as u64);
+        let most = self.tasks_max.max(ENDS_REMEMBERED_MAX as u64);
         if of_all as u64 <= most { ENDS_REMEMBERED_MAX } else { ENDS_REMEMBERED_LEAST }
     }
 }
@@ -231,6 +233,8 @@ pub struct Core {
     /// Engines whose own queue may have something for them.
     direct_ready: BTreeSet<EngineId>,
     budget: Budget,
+    /// Results for which there is no room yet.
+    backlog: Backlog,
     outputs: VecDeque<Output>,
     finished: u64,
     results_held: u64,
@@ -318,6 +322,7 @@ impl Core {
             work: Work::default(),
             shares_made: 0,
             direct_ready: BTreeSet::new(),
+            backlog: Backlog::default(),
             outputs: VecDeque::new(),
             finished: 0,
             results_held: 0,

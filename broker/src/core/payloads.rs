@@ -194,9 +194,10 @@ impl<W> Receiving<W> {
         Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
     }
 
-    /// What waits.
-    pub fn waiting(&self) -> impl Iterator<Item = &W> {
-        self.transfers.values().filter_map(|transfer| transfer.waiting.as_ref())
+    /// What waits, and for how many bytes.
+    pub fn waiting_with_bytes(&self) -> impl Iterator<Item = (&W, u64)> {
+        let waiting = self.transfers.values();
+        waiting.filter_map(|transfer| Some((transfer.waiting.as_ref()?, transfer.payload.bytes)))
     }
 
     /// What waits for a transfer, to be changed.
@@ -224,46 +225,122 @@ const TRANSFERS_MAX: usize = 65_536;
 /// The bytes that the broker holds for its peers, and what each side may still send: chunks of payloads, kept output,
 /// inline definitions, and what tasks have beyond the usual ([`super::charges`]).
 ///
-/// A peer may announce what its credit allows: at first a quarter of the budget, and then what was freed of it; one
-/// payload at a time may overdraw it, up to three quarters of the budget: a large array passes where nobody else needs
-/// the memory, and a quarter stays for the others. The budget itself is checked at each announcement, first come
-/// first served; a payload that does not fit is read past and its task fails. So the chunks held are never more than
-/// the budget, whatever the peers do.
+/// A quarter of it is for results that come unasked: the credits of all lanes together are never more, so these always
+/// fit. The other three quarters are for requests, which take half of the budget at most, and for results that the
+/// broker asks for when there is room. A single payload beyond a quarter of the budget may take all three quarters: a
+/// large array passes where nobody else needs the memory. A client may announce what its credit allows: at first a
+/// quarter of the budget, and then what was freed of it; one payload at a time may overdraw it. The budget itself is
+/// checked at each announcement, first come first served; a request that does not fit is read past and its task fails.
+/// So the chunks held are never more than the budget, whatever the peers do.
 #[derive(Debug)]
 pub struct Budget {
     total: u64,
     held: u64,
+    /// Of these, bytes of requests and definitions.
+    requests: u64,
+    /// Bytes of results that are held for their clients, or are on their way here.
+    results: u64,
+    /// Of these, the ones that came unasked.
+    unasked: u64,
+    /// The first credits of all lanes.
+    lent: u64,
+    /// What came unasked and is held of lanes that are closed.
+    stray: u64,
 }
 
 impl Budget {
     /// A budget of that many bytes.
     pub fn new(total: u64) -> Self {
-        Self { total, held: 0 }
+        Self { total, held: 0, requests: 0, results: 0, unasked: 0, lent: 0, stray: 0 }
     }
 
-    /// Takes an announced payload in, or refuses it.
-    pub fn reserve(&mut self, bytes: u64) -> bool {
-        let fits = self.would_fit(self.held, bytes);
+    /// Takes bytes in, if they fit.
+    pub fn reserve(&mut self, what: BytesOf, bytes: u64) -> bool {
+        let fits = self.would_fit(what, bytes, 0);
         if fits {
-            self.held += bytes;
+            self.hold(what, bytes);
         }
         fits
     }
 
-    /// True if a payload would fit beside so many held bytes. One beyond a peer's credit leaves as much to the others.
-    pub fn would_fit(&self, held: u64, bytes: u64) -> bool {
-        let reserve = if bytes > self.peer_credit() { self.peer_credit() } else { 0 };
-        held.checked_add(bytes).is_some_and(|held| held <= self.total.saturating_sub(reserve))
+    /// Takes in what is here already, and must be held whether it fits or not.
+    pub fn take(&mut self, what: BytesOf, bytes: u64) {
+        self.hold(what, bytes);
     }
 
-    /// Takes in what is here already, and must be held whether it fits or not.
-    pub fn take(&mut self, bytes: u64) {
+    /// True if bytes would fit when so many others had given way.
+    pub fn would_fit(&self, what: BytesOf, bytes: u64, given_way: u64) -> bool {
+        let is_within_half = || self.requests.checked_add(bytes).is_some_and(|bytes| bytes <= self.total / 2);
+        bytes <= self.room(given_way)
+            && match what {
+                BytesOf::Request => bytes > self.peer_credit() || is_within_half(),
+                BytesOf::Result | BytesOf::Other => true,
+            }
+    }
+
+    /// Bytes for which there is room when so many others have given way, but for what comes unasked.
+    pub fn room(&self, given_way: u64) -> u64 {
+        (self.total - self.peer_credit()).saturating_sub((self.held - self.unasked).saturating_sub(given_way))
+    }
+
+    fn hold(&mut self, what: BytesOf, bytes: u64) {
         self.held += bytes;
+        match what {
+            BytesOf::Request => self.requests += bytes,
+            BytesOf::Result => self.results += bytes,
+            BytesOf::Other => {}
+        }
     }
 
     /// Bytes are free again.
-    pub fn release(&mut self, bytes: u64) {
+    pub fn release(&mut self, what: BytesOf, bytes: u64) {
         self.held -= bytes;
+        match what {
+            BytesOf::Request => self.requests -= bytes,
+            BytesOf::Result => self.results -= bytes,
+            BytesOf::Other => {}
+        }
+    }
+
+    /// What is held was a request of an earlier start.
+    pub fn become_request(&mut self, bytes: u64) {
+        self.requests += bytes;
+    }
+
+    /// What is held was a result of an earlier start.
+    pub fn become_result(&mut self, bytes: u64) {
+        self.results += bytes;
+    }
+
+    /// A result is held for its client no longer. It is kept.
+    pub fn keep_result(&mut self, bytes: u64) {
+        self.results -= bytes;
+    }
+
+    /// Takes a result in that has come unasked, within its lane.
+    pub fn hold_unasked(&mut self, bytes: u64) {
+        self.hold(BytesOf::Result, bytes);
+        self.unasked += bytes;
+    }
+
+    /// What came unasked is gone, or is kept. `is_open` tells whether its lane is still there.
+    pub fn release_unasked(&mut self, bytes: u64, is_open: bool) {
+        self.unasked -= bytes;
+        self.stray -= if is_open { 0 } else { bytes };
+    }
+
+    /// Opens a lane: what it may bring unasked. All together a quarter of the budget, and the more lanes there are the
+    /// less for the next.
+    pub fn open_lane(&mut self) -> Lane {
+        let first = self.peer_credit().saturating_sub(self.lent + self.stray) / LANES;
+        self.lent += first;
+        Lane { credit: Credit::new(first), held: 0 }
+    }
+
+    /// Closes a lane. What it has brought and is still held counts on.
+    pub fn close_lane(&mut self, lane: &Lane) {
+        self.lent -= lane.credit.first;
+        self.stray += lane.held;
     }
 
     /// Bytes held, and the most that can be.
@@ -271,9 +348,92 @@ impl Budget {
         (self.held, self.total)
     }
 
+    /// Bytes of the largest payload.
+    pub fn payload_bytes_max(&self) -> u64 {
+        self.total - self.peer_credit()
+    }
+
+    /// Whether a client that reads would make room.
+    pub fn has_results(&self) -> bool {
+        self.results > 0
+    }
+
     /// What one peer may announce before anything of it is freed.
     pub fn peer_credit(&self) -> u64 {
         self.total / 4
+    }
+
+    /// Bytes of requests, of results, of those that came unasked, and the credits of lanes, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn parts(&self) -> [u64; 5] {
+        [self.requests, self.results, self.unasked, self.lent, self.stray]
+    }
+}
+
+/// What bytes are held for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BytesOf {
+    /// A request, or a definition.
+    Request,
+    /// A result whose client has not acknowledged it.
+    Result,
+    /// What is kept, and what only passes.
+    Other,
+}
+
+/// Into how many parts the rest of the credit for lanes is divided, of which a new lane gets one.
+const LANES: u64 = 32;
+
+/// What one engine process may send unasked of one session's results: what is held of it uses up this and nothing else.
+#[derive(Debug)]
+pub struct Lane {
+    credit: Credit,
+    /// Bytes of its results that are held.
+    held: u64,
+}
+
+impl Lane {
+    /// What it may bring at first.
+    pub fn first(&self) -> u64 {
+        self.credit.first
+    }
+
+    /// Counts a result, if it fits.
+    pub fn announce(&mut self, bytes: u64) -> bool {
+        let fits = self.credit.announced.checked_add(bytes).is_some_and(|bytes| bytes <= self.credit.granted);
+        if fits {
+            self.credit.announced += bytes;
+            self.held += bytes;
+        }
+        fits
+    }
+
+    /// Counts published data, which are held for nobody.
+    ///
+    /// # Errors
+    /// If the process sends more of them than it may.
+    pub fn publish(&mut self, bytes: u64) -> Result<(), PeerMisbehaved> {
+        let Credit { first, granted, announced } = self.credit;
+        let may = announced.saturating_add(first) <= granted || bytes <= self.credit.left();
+        self.credit.announced = announced.saturating_add(bytes);
+        if may { Ok(()) } else { Err(PeerMisbehaved::Credit) }
+    }
+
+    /// A result is held no longer. Returns the new total of the credit.
+    pub fn release(&mut self, bytes: u64) -> u64 {
+        self.held -= bytes;
+        self.credit.grant(bytes)
+    }
+
+    /// Published data have passed. Returns the new total of the credit.
+    pub fn pass(&mut self, bytes: u64) -> u64 {
+        self.credit.grant(bytes)
+    }
+
+    /// Bytes that are held, and what may still come, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn state(&self) -> (u64, u64) {
+        (self.held, self.credit.left())
     }
 }
 
@@ -301,8 +461,7 @@ impl Credit {
         if is_breach { Err(PeerMisbehaved::Credit) } else { Ok(()) }
     }
 
-    /// What may still be announced, for the tests.
-    #[cfg(any(test, feature = "invariants"))]
+    /// What may still be announced.
     pub fn left(&self) -> u64 {
         self.granted.saturating_sub(self.announced)
     }
@@ -369,18 +528,51 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_beyond_a_peers_credit_leaves_a_quarter_to_others() {
+    fn requests_take_half_and_one_payload_three_quarters() {
         let mut budget = Budget::new(100);
-        assert!(!budget.reserve(76) && budget.reserve(75) && !budget.reserve(26) && budget.reserve(25));
-        budget.release(75);
-        assert!(budget.reserve(50) && budget.reserve(25));
+        assert!(!budget.reserve(BytesOf::Request, 76) && budget.reserve(BytesOf::Request, 75));
+        assert!(!budget.reserve(BytesOf::Request, 1) && !budget.reserve(BytesOf::Result, 1));
+        budget.release(BytesOf::Request, 75);
+        assert!((0..2).all(|_| budget.reserve(BytesOf::Request, 25)) && !budget.reserve(BytesOf::Request, 1));
+        assert!(budget.reserve(BytesOf::Result, 25), "requests leave room for results");
+        assert_eq!((budget.state(), budget.room(0), budget.room(10)), ((75, 100), 0, 10));
     }
 
     #[test]
-    fn the_budget_holds_what_fits() {
-        let mut budget = Budget::new(100);
-        assert!((0..4).all(|_| budget.reserve(20)) && !budget.reserve(21) && budget.reserve(20));
-        budget.release(70);
-        assert_eq!(budget.state(), (30, 100));
+    fn all_lanes_together_bring_a_quarter_at_most() {
+        let mut budget = Budget::new(1 << 20);
+        let mut lanes: Vec<Lane> = (0..200).map(|_| budget.open_lane()).collect();
+        assert_eq!(lanes[0].first(), (1 << 18) / LANES);
+        let all: u64 = lanes.iter().map(Lane::first).sum();
+        assert!(all <= 1 << 18 && all > 1 << 17, "{all}");
+        let first = lanes[0].first();
+        assert!(lanes[0].announce(first) && !lanes[0].announce(1));
+        budget.hold_unasked(first);
+        assert_eq!(budget.room(0), 3 << 18, "they take nothing of what others have");
+        budget.close_lane(&lanes[0]);
+        assert_eq!(budget.parts(), [0, first, first, all - first, first]);
+        budget.release(BytesOf::Result, first);
+        budget.release_unasked(first, false);
+        assert_eq!(budget.parts(), [0, 0, 0, all - first, 0]);
+    }
+
+    #[test]
+    fn what_is_held_of_a_lane_uses_it_up_and_published_data_overdraw_it_once() {
+        let mut budget = Budget::new(3_200 * 4);
+        let mut lane = budget.open_lane();
+        assert!(lane.announce(60) && !lane.announce(41));
+        assert_eq!(lane.publish(41), Err(PeerMisbehaved::Credit));
+        let mut lane = budget.open_lane();
+        let first = lane.first();
+        lane.publish(first + 50).unwrap();
+        assert!(!lane.announce(1) && lane.publish(1).is_err());
+        let mut lane = Lane { credit: Credit::new(0), held: 0 };
+        lane.publish(50).unwrap();
+        assert_eq!((lane.pass(50), lane.publish(1)), (50, Ok(())));
+        assert!(lane.publish(1).is_err(), "one that lets nothing come unasked is overdrawn once, too");
+        let mut lane = budget.open_lane();
+        let first = lane.first();
+        assert!(lane.announce(first));
+        assert_eq!((lane.release(first), lane.state()), (2 * first, (0, first)));
     }
 }

@@ -12,6 +12,9 @@ use super::work::count;
 #[derive(Debug, Default)]
 pub struct SharedQueue {
     levels: BTreeMap<Reverse<i32>, Level>,
+    /// Tasks of sessions that are passed over, until [`SharedQueue::resume`]: however many there are, nobody who looks
+    /// for the next task meets them.
+    parked: BTreeMap<(SessionKey, Reverse<i32>), VecDeque<TaskKey>>,
 }
 
 /// Tasks of one priority: the sessions take turns.
@@ -41,15 +44,38 @@ impl SharedQueue {
     }
 
     /// The next task that counts. A session that was served from another queue since it came to stand in the row, by
-    /// the count that `served` gives, goes to its end.
-    pub fn peek(&mut self, counts: impl Fn(TaskKey) -> bool, served: impl Fn(SessionKey) -> u64) -> Option<TaskKey> {
+    /// the count that `served` gives, goes to its end. One that `parks` is passed over from then on.
+    pub fn peek(
+        &mut self,
+        counts: impl Fn(TaskKey) -> bool,
+        served: impl Fn(SessionKey) -> u64,
+        mut parks: impl FnMut(SessionKey) -> bool,
+    ) -> Option<TaskKey> {
         while let Some(mut entry) = self.levels.first_entry() {
-            if let Some(task) = entry.get_mut().peek(&counts, &served) {
-                return Some(task);
+            let priority = *entry.key();
+            let level = entry.get_mut();
+            while let Some(task) = level.peek(&counts, &served) {
+                match level.turns.front() {
+                    Some(&Turn { session, .. }) if parks(session) => {
+                        let tasks = level.take_first();
+                        self.parked.entry((session, priority)).or_default().extend(tasks);
+                    }
+                    _ => return Some(task),
+                }
             }
             entry.remove();
         }
         None
+    }
+
+    /// A session is passed over no longer: it comes to stand in the row.
+    pub fn resume(&mut self, session: SessionKey, given: u64) {
+        let all = (session, Reverse(i32::MAX))..=(session, Reverse(i32::MIN));
+        let parked: Vec<Reverse<i32>> = self.parked.range(all).map(|((_, priority), _)| *priority).collect();
+        for priority in parked {
+            let tasks = self.parked.remove(&(session, priority)).unwrap_or_default();
+            self.of_session(priority.0, session, given).extend(tasks);
+        }
     }
 
     /// Takes what [`SharedQueue::peek`] has just shown; the next turn is another session's.
@@ -68,6 +94,10 @@ impl SharedQueue {
 
     /// Drops the entries that no longer count.
     pub fn retain(&mut self, counts: impl Fn(TaskKey) -> bool) {
+        self.parked.retain(|_, tasks| {
+            tasks.retain(|task| counts(*task));
+            !tasks.is_empty()
+        });
         self.levels.retain(|_, level| {
             level.tasks.retain(|_, tasks| {
                 count(tasks.len());
@@ -81,6 +111,10 @@ impl SharedQueue {
     }
 
     fn of_session(&mut self, priority: i32, session: SessionKey, given: u64) -> &mut VecDeque<TaskKey> {
+        let key = (session, Reverse(priority));
+        if !self.parked.is_empty() && self.parked.contains_key(&key) {
+            return self.parked.get_mut(&key).expect("it is there");
+        }
         let level = self.levels.entry(Reverse(priority)).or_default();
         level.tasks.entry(session).or_insert_with(|| {
             level.turns.push_back(Turn { session, since: given });
@@ -112,6 +146,12 @@ impl Level {
         }
         None
     }
+
+    /// Takes out the tasks of the session whose turn it is.
+    fn take_first(&mut self) -> VecDeque<TaskKey> {
+        let turn = self.turns.pop_front();
+        turn.and_then(|turn| self.tasks.remove(&turn.session)).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +166,7 @@ mod tests {
 
     fn drain(queue: &mut SharedQueue, counts: impl Fn(TaskKey) -> bool + Copy) -> Vec<u32> {
         std::iter::from_fn(|| {
-            let task = queue.peek(counts, |_| 0)?;
+            let task = queue.peek(counts, |_| 0, |_| false)?;
             queue.pop(0);
             Some(task.serial.get())
         })
@@ -173,7 +213,30 @@ mod tests {
         let mut queue = SharedQueue::default();
         [a, b, c].into_iter().zip(1..).for_each(|(session, serial)| queue.push(0, session, task(serial), 5));
         let served = |session| if session == a { 7 } else { 5 };
-        assert_eq!(queue.peek(|_| true, served), Some(task(2)));
+        assert_eq!(queue.peek(|_| true, served, |_| false), Some(task(2)));
         assert_eq!(drain(&mut queue, |_| true), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_parked_session_is_met_once_and_comes_back_in_its_order() {
+        let (a, b) = (SessionKey(0), SessionKey(1));
+        let mut queue = SharedQueue::default();
+        (1..=3).for_each(|serial| queue.push(0, a, task(serial), 0));
+        queue.push(5, a, task(9), 0);
+        queue.push(-1, b, task(11), 0);
+        let mut met = 0;
+        let mut parks = |session| {
+            met += u32::from(session == a);
+            session == a
+        };
+        assert_eq!(queue.peek(|_| true, |_| 0, &mut parks), Some(task(11)), "others are met, also below it");
+        queue.push_front(0, a, task(4), 0);
+        queue.push(0, a, task(5), 0);
+        (0..9).for_each(|_| assert_eq!(queue.peek(|_| true, |_| 0, &mut parks), Some(task(11))));
+        assert_eq!(met, 2, "once at each priority");
+        queue.retain(|task| task.serial.get() != 2);
+        queue.resume(a, 7);
+        assert_eq!(drain(&mut queue, |_| true), [9, 4, 1, 3, 5, 11]);
+        assert!(queue.levels.is_empty() && queue.parked.is_empty());
     }
 }

@@ -12,7 +12,7 @@ use furlong_wire::message::{Adopt, CancelAttempts, HeldWork, Register, Release, 
 
 use super::engines::ProcessKey;
 use super::finish::cancelled_before_it_began;
-use super::payloads::Stored;
+use super::payloads::{BytesOf, Stored};
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
 use super::{ConnectionId, Core, Given, Time};
@@ -171,7 +171,7 @@ impl Core {
             task.transition(State::Assigned { engine, attempt: count, started });
             task.losses -= 1;
             let noted = task.more_mut().past.pop();
-            self.budget.release(noted.map_or(0, |attempt| attempt.how.len() as u64));
+            self.budget.release(BytesOf::Other, noted.map_or(0, |attempt| attempt.how.len() as u64));
         }
         self.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);

@@ -7,7 +7,7 @@ use furlong_wire::message::{RecordTimes, TaskOptions, TaskPhase, TaskRecord};
 
 use super::journal::Stage;
 use super::placement::PlacementId;
-use super::sessions::{Definition, Done};
+use super::sessions::{Definition, Done, SessionKey};
 use super::tasks::{More, Place, State, Task, TaskKey};
 use super::{Core, Time};
 
@@ -95,6 +95,9 @@ impl Core {
         if let Some(circle) = self.circle(task) {
             return Some(circle);
         }
+        if task.state == State::Queued && self.backlog.holds(task.session) {
+            return Some(format!("no task of its session is given out: {}", self.what_is_not_read(task.session)));
+        }
         match (task.state, task.place) {
             (State::Receiving, _) => Some(self.what_has_not_come(task).to_owned()),
             (State::Waiting, _) => task.more()?.waits.as_ref().map(|waits| {
@@ -122,8 +125,22 @@ impl Core {
                  first{}",
                 self.what_is_stuck(engine)
             )),
+            (State::Unsent { engine, .. }, _) => Some(format!(
+                "it has ended on engine {engine}, which holds its result: {}",
+                self.what_is_not_read(task.session)
+            )),
             (State::Assigned { .. }, _) => None,
         }
+    }
+
+    /// Says why results of a session wait for room.
+    fn what_is_not_read(&self, session: SessionKey) -> String {
+        let (waiting, bytes) = self.backlog.of_session(session);
+        let unread = self.sessions.get(session).map_or(0, |session| session.unread_bytes);
+        format!(
+            "{waiting} results of {bytes} bytes wait at engines until the session's client has read some of the \
+             {unread} bytes that are here for it, or others make room"
+        )
     }
 
     fn what_has_not_come(&self, task: &Task) -> &'static str {
@@ -219,14 +236,14 @@ fn phase(state: State) -> TaskPhase {
         State::Waiting | State::Pausing => TaskPhase::Waiting,
         State::Queued => TaskPhase::Queued,
         State::Assigned { started: false, .. } => TaskPhase::Assigned,
-        State::Assigned { started: true, .. } => TaskPhase::Running,
+        State::Assigned { started: true, .. } | State::Unsent { .. } => TaskPhase::Running,
     }
 }
 
 /// The engine that has a task, or to which it is bound.
 pub(super) fn engine_of(task: &Task) -> Option<EngineId> {
     match task.state {
-        State::Assigned { engine, .. } => Some(engine),
+        State::Assigned { engine, .. } | State::Unsent { engine, .. } => Some(engine),
         _ => task.place.engine(),
     }
 }

@@ -60,8 +60,8 @@ impl Core {
 
     /// A process that leaves cannot hold anything for later. It holds what it was given of sessions that it knows.
     pub(super) fn release_all_of(&mut self, key: ProcessKey) {
-        let known = self.processes.get(&key).map(|process| &process.sessions);
-        let sessions: Vec<SessionKey> = known.into_iter().flatten().copied().collect();
+        let known = self.processes.get(&key).map(|process| &process.lanes);
+        let sessions: Vec<SessionKey> = known.into_iter().flat_map(|lanes| lanes.keys()).copied().collect();
         let mut counts = Vec::new();
         for session in sessions {
             let Some(session) = self.sessions.get_mut(session) else { continue };

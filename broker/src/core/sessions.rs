@@ -15,10 +15,10 @@ use furlong_wire::token::Claims;
 
 use super::engines::ProcessKey;
 use super::journal::Durable;
-use super::kinds::Kinds;
 use super::numbered::Numbered;
 use super::output::Piece;
 use super::payloads::{Credit, Receiving, Stored};
+use super::prefetch::Kinds;
 use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
 use super::work::count;
@@ -102,6 +102,8 @@ pub struct Session {
     pub restored_tasks: u64,
     /// What it may announce.
     pub credit: Credit,
+    /// Bytes of results that its client has not acknowledged: those that are here, or on their way here.
+    pub unread_bytes: u64,
     /// The payloads that it is sending.
     pub receiving: Receiving<ClientWaiting>,
     /// The number of its connection's next transfer, towards it.
@@ -160,8 +162,8 @@ pub struct Done {
     pub times: TaskTimes,
     /// Its result.
     pub payload: Option<Stored>,
-    /// The engine process whose credit the result counts against.
-    pub process: Option<ProcessKey>,
+    /// The engine process whose lane the result came by, if it came unasked.
+    pub lane: Option<ProcessKey>,
     /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
     pub held: Option<(ProcessKey, u64)>,
     /// Whether its end is on its way to the journal, and may not be told before.
@@ -311,6 +313,7 @@ impl Session {
             tasks_max,
             restored_tasks: 0,
             credit: Credit::default(),
+            unread_bytes: 0,
             receiving: Receiving::default(),
             next_transfer: 0,
             kinds: Kinds::default(),

@@ -13,8 +13,8 @@ use furlong_wire::payload::InlineBytes;
 
 use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
-use super::payloads::Stored;
-use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
+use super::payloads::{BytesOf, Stored};
+use super::sessions::{Admission, ClientWaiting, Definition, Session, SessionKey};
 use super::tasks::{Place, State, Submitted, Task, TaskKey, submitted};
 use super::work::count;
 use super::{Core, PeerMisbehaved, Time};
@@ -201,7 +201,8 @@ impl Core {
     /// Why tasks cannot be accepted, if so.
     fn refusal(&self, tasks: &AtLeastOne<TaskKey>, stored: &Stored, within_quota: bool) -> Option<Ended> {
         let task = self.tasks.get(tasks.first)?;
-        let claims = &self.sessions.get(task.session)?.claims;
+        let session = self.sessions.get(task.session)?;
+        let claims = &session.claims;
         let direct = task.place != Place::Shared;
         let allowed = if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
         let failed = |kind, text: String| Some(Ended::by_broker(TaskState::Failed, kind, text));
@@ -219,16 +220,26 @@ impl Core {
         if matches!(stored, Stored::Refused) {
             return failed(ErrorKind::Busy, self.no_memory(claims.limits.payload_bytes_max));
         }
-        if self.tasks.len() as u64 + self.results_held > self.config.session_tasks_max {
-            let flag = self.config.memory_flag;
-            let text = format!(
-                "the broker holds as many tasks as its memory takes; take results, or start it with more: {flag}"
-            );
+        if let Some(text) = self.no_room_for_task(session) {
             return failed(ErrorKind::Busy, text);
         }
         let options = task.options.as_deref()?;
         let text = contradiction(options, direct).or_else(|| self.not_durable(task.session, options))?;
         failed(ErrorKind::Unsupported, text.to_owned())
+    }
+
+    /// Why a session can have no task more, if so: it leaves free as many as it has, which is room for others however
+    /// many do not take their results.
+    fn no_room_for_task(&self, session: &Session) -> Option<String> {
+        let (used, most) = (self.tasks.len() as u64 + self.results_held, self.config.tasks_max);
+        let own = (session.tasks.len() + session.done.len()) as u64;
+        (own > most.saturating_sub(used)).then(|| {
+            format!(
+                "the broker holds {used} of the {most} tasks that its memory takes, {own} of this session, which must \
+                 leave room for others; take results, or start the broker with more: {}",
+                self.config.memory_flag
+            )
+        })
     }
 
     /// Why tasks cannot be durable, if they shall.
@@ -468,7 +479,7 @@ impl Core {
         if !self.quotas.reserve(token, *bytes) {
             return Stored::Refused;
         }
-        if !self.reserve(*bytes) {
+        if !self.reserve(BytesOf::Request, *bytes) {
             self.quotas.release(token, *bytes);
             return Stored::Refused;
         }

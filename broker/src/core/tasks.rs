@@ -143,6 +143,13 @@ pub enum State {
         /// Whether the engine has reported that it runs.
         started: bool,
     },
+    /// It has ended on its engine, where its result waits until there is room for it.
+    Unsent {
+        /// Which.
+        engine: EngineId,
+        /// As which attempt.
+        attempt: u64,
+    },
     /// It raised, and waits before it is run again. Or, not tried yet, it may have run at an earlier start of the
     /// broker, and waits for the engine that may have it.
     Pausing,
@@ -267,6 +274,9 @@ impl Task {
     /// Whether its engine has reported that it runs. Of what engines hold of an earlier start nobody knows that at
     /// first.
     pub fn is_reported(&self) -> bool {
+        if matches!(self.state, State::Unsent { .. }) {
+            return true;
+        }
         let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
         may_have_begun && self.more().is_some_and(|more| more.started.is_some())
     }
@@ -278,13 +288,17 @@ impl Task {
 
     /// Moves the task along an edge of its life; a task that ends leaves the table instead ([`Tasks::remove`]).
     pub fn transition(&mut self, next: State) {
-        use State::{Assigned, Pausing, Queued, Receiving, Waiting};
+        use State::{Assigned, Pausing, Queued, Receiving, Unsent, Waiting};
         let allowed = match (self.state, next) {
             (Receiving, Waiting | Queued | Pausing)
             | (Waiting | Assigned { .. }, Pausing)
             | (Waiting | Pausing | Assigned { .. }, Queued)
             | (Queued, Assigned { started: false, .. }) => true,
-            (Assigned { attempt: old, .. }, Assigned { attempt: new, started: true, .. }) => old == new,
+            (
+                Assigned { attempt: old, .. } | Unsent { attempt: old, .. },
+                Assigned { attempt: new, started: true, .. },
+            )
+            | (Assigned { attempt: old, .. }, Unsent { attempt: new, .. }) => old == new,
             _ => false,
         };
         assert!(allowed, "a task cannot go from {:?} to {next:?}", self.state);

@@ -58,7 +58,7 @@ fn core(memory: u64) -> Core {
         pid: 1,
         payload_bytes_max: memory,
         memory_flag: "--memory",
-        session_tasks_max: 1_000_000,
+        tasks_max: 1_000_000,
         kept_max: 100_000,
         journal_keep: Some(std::time::Duration::from_hours(1)),
     };

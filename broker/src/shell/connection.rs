@@ -316,8 +316,9 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     tracing::info!("{} is here", connection.name);
     // The core may want to be called earlier than before: when this peer's token expires.
     shell.flush();
+    let mut is_breach = false;
     let reason = tokio::select! {
-        reason = read(&shell, id, &connection, &mut incoming) => reason,
+        reason = read(&shell, id, &connection, &mut incoming, &mut is_breach) => reason,
         () = connection.write_rest() => "the connection broke while writing".to_owned(),
         () = connection.ended.notified() => match connection.end.get() {
             Some(End::InGoodOrder(reason)) => {
@@ -330,7 +331,11 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
     };
     tracing::info!("{} has left: {reason}", connection.name);
     shell.connections.borrow_mut().remove(&id);
-    shell.core.borrow_mut().handle_disconnected(shell.now(), id);
+    if is_breach {
+        shell.core.borrow_mut().handle_misbehaved(shell.now(), id);
+    } else {
+        shell.core.borrow_mut().handle_disconnected(shell.now(), id);
+    }
     shell.flush();
 }
 
@@ -342,8 +347,16 @@ async fn write_last(connection: &Connection) {
     }
 }
 
-/// Reads, decides and writes, a bounded batch at a time. Returns why the connection ended.
-async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming: &mut Incoming) -> String {
+/// Reads, decides and writes, a bounded batch at a time. Returns why the connection ended, and says whether what a
+/// record had in it was a breach of the protocol: that was said by whoever holds the connection's key, and by nobody on
+/// the way.
+async fn read(
+    shell: &Shell,
+    id: ConnectionId,
+    connection: &Connection,
+    incoming: &mut Incoming,
+    is_breach: &mut bool,
+) -> String {
     loop {
         match incoming.read().await {
             Ok(0) => return "the peer closed the connection".to_owned(),
@@ -358,6 +371,7 @@ async fn read(shell: &Shell, id: ConnectionId, connection: &Connection, incoming
                 Err(error) => return misbehaved(connection, &error.into()),
             };
             if let Err(error) = turn.handle(record).await {
+                *is_breach = true;
                 return misbehaved(connection, &error);
             }
             if let Some(End::AtOnce(reason)) = connection.end.get() {

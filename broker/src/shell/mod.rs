@@ -175,7 +175,7 @@ fn config(args: &BrokerArgs, dir: &ClusterDir, identity: &Identity, (memory, sta
         pid: std::process::id(),
         payload_bytes_max: memory.payload_bytes_max,
         memory_flag: args.memory_flag(),
-        session_tasks_max: memory.tasks_max,
+        tasks_max: memory.tasks_max,
         kept_max: memory.kept_max,
         journal_keep: args.journal.journal.as_ref().map(|_| args.journal.journal_keep),
     }

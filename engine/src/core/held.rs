@@ -3,10 +3,8 @@
 //! After a cut nothing of it is sent by itself. The process names it when it registers, and the broker says what it
 //! wants: adopted results are sent again, byte for byte, the others are released.
 
-use std::collections::VecDeque;
-
 use furlong_wire::ids::{Attempt, SessionId};
-use furlong_wire::limits::{ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
+use furlong_wire::limits::{ASKED_FOR_TRANSFER, ERROR_TEXT_BYTES_MAX, HELD_RESULT_BYTES_MAX, HELD_RESULTS_MAX};
 use furlong_wire::message::{
     Adopt, AttemptFinished, AttemptOutput, FromEngine, HeldWork, Outcome, Payload, Release, Stream,
 };
@@ -45,7 +43,7 @@ pub(super) struct EndedWork {
 /// How far a held result has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// It was never sent whole to the end of a connection's queue, or waits for credit.
+    /// It was never sent whole to the end of a connection's queue, or waits to be asked for.
     Unsent,
     /// It was sent on this connection.
     Sent,
@@ -66,8 +64,6 @@ pub(super) struct Results {
     /// The last attempt that was given back.
     given_back: Option<Attempt>,
     dropped: Option<Attempt>,
-    /// Large results that wait for credit, in this order.
-    large: VecDeque<Attempt>,
 }
 
 /// How many of the held results were sent, and their bytes: what the bounds are about.
@@ -137,11 +133,6 @@ impl Results {
         self.ended.contains_key(&attempt)
     }
 
-    /// Whether large results wait for credit.
-    pub fn wait_for_credit(&self) -> bool {
-        !self.large.is_empty()
-    }
-
     /// Whether there is something that was never sent.
     pub fn has_unsent(&self) -> bool {
         self.ended.values().any(|ended| ended.stage == Stage::Unsent)
@@ -154,7 +145,6 @@ impl Results {
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self) {
-        self.large.clear();
         for ended in self.ended.values_mut().filter(|ended| ended.stage == Stage::Sent) {
             ended.stage = Stage::Unsure;
         }
@@ -232,18 +222,25 @@ impl Core {
         }
     }
 
-    /// Sends a held result, at once or when there is credit for it.
+    /// Sends a held result. A large one that may not go unasked is announced, and waits: the slot goes on, and so do
+    /// other results.
     fn send_result(&mut self, attempt: Attempt) {
         self.say_what_was_written(attempt);
-        let Results { ended, sent, large, .. } = &mut self.results;
+        let Results { ended, sent, .. } = &mut self.results;
         let Some(ended) = ended.get_mut(&attempt) else { return };
         sent.take(ended);
         ended.stage = Stage::Sent;
         match ended.payload.as_ref().map(|sealed| sealed.bytes()) {
             Some(bytes) if bytes <= self.result_bytes_max => {
                 ended.stage = Stage::Unsent;
-                large.push_back(attempt);
-                return self.send_large();
+                // Of an earlier start's attempt the broker does not know whose it is.
+                if attempt.start == self.start && self.sessions.announce(ended.session, bytes) {
+                    return self.transfer_result(attempt);
+                }
+                let ended = &self.results.ended[&attempt];
+                let payload = ended.payload.as_ref().map(|sealed| self.announcement(sealed, ASKED_FOR_TRANSFER));
+                let finished = AttemptFinished { payload, ..ended.finished.clone() };
+                return self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
             }
             Some(bytes) => {
                 ended.payload = None;
@@ -267,25 +264,16 @@ impl Core {
         }
     }
 
-    /// Sends the large results that wait, in their order, as far as the credit goes.
-    pub(super) fn send_large(&mut self) {
-        while let Some(attempt) = self.results.large.front() {
-            let sealed = self.results.ended.get(attempt).and_then(|ended| ended.payload.as_deref().cloned());
-            // It may have been released meanwhile.
-            if let Some(sealed) = sealed {
-                let fits = self.announced.saturating_add(sealed.bytes()) <= self.credit;
-                let may_overdraw = || self.credit.saturating_sub(self.announced) >= self.result_credit;
-                if !fits && !may_overdraw() {
-                    return;
-                }
-                self.transfer_result(*attempt, sealed);
-            }
-            self.results.large.pop_front();
-            self.results.trim();
+    /// The broker has room for a result that waits.
+    pub(super) fn send_taken(&mut self, attempt: Attempt) {
+        if self.results.ended.get(&attempt).is_some_and(|ended| ended.stage == Stage::Unsent) {
+            self.transfer_result(attempt);
         }
     }
 
-    fn transfer_result(&mut self, attempt: Attempt, sealed: SealedPayload) {
+    fn transfer_result(&mut self, attempt: Attempt) {
+        let sealed = self.results.ended.get(&attempt).and_then(|ended| ended.payload.as_deref().cloned());
+        let Some(sealed) = sealed else { return };
         let (transfer, payload) = self.announce(&sealed);
         let Results { ended, sent, .. } = &mut self.results;
         let Some(ended) = ended.get_mut(&attempt) else { return };
@@ -295,6 +283,7 @@ impl Core {
         let finished = AttemptFinished { payload: Some(payload), ..ended.finished.clone() };
         self.outputs.push_back(Output::Send(FromEngine::Finished(finished)));
         self.outputs.push_back(Output::Transfer(transfer, sealed));
+        self.results.trim();
     }
 
     /// The broker needs these results no longer.

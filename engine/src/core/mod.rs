@@ -114,12 +114,8 @@ pub struct Core {
     /// The session of the last assignment on this connection.
     assigned_session: Option<SessionId>,
     next_transfer: u64,
-    credit: u64,
-    announced: u64,
-    /// The largest result that the broker can ever let through: its credit when nothing is held.
+    /// The largest result that the broker can ever let through.
     result_bytes_max: u64,
-    /// The credit at the beginning of the connection.
-    result_credit: u64,
     /// The flag that gives the broker more memory, for people.
     memory_flag: String,
     /// What waits for a connection.
@@ -224,9 +220,6 @@ impl Core {
             start: BrokerStart::default(),
             assigned_session: None,
             next_transfer: 0,
-            credit: 0,
-            announced: 0,
-            result_credit: u64::MAX,
             result_bytes_max: u64::MAX,
             memory_flag: String::new(),
             unsent: VecDeque::new(),
@@ -246,8 +239,8 @@ impl Core {
     pub fn handle_connected(&mut self, start: BrokerStart, payload_credit_bytes: u64) {
         self.connected = true;
         (self.start, self.assigned_session) = (start, None);
-        (self.next_transfer, self.credit, self.announced) = (0, payload_credit_bytes, 0);
-        self.result_credit = payload_credit_bytes;
+        self.next_transfer = 0;
+        self.sessions.handle_connected();
         self.result_bytes_max = payload_credit_bytes.saturating_mul(OVERDRAFT_CREDITS);
         self.work.values_mut().for_each(|work| work.reported = false);
         self.say_that_it_drains();
@@ -309,7 +302,10 @@ impl Core {
         match message {
             ToEngine::Assign(assign) => return self.assign(assign),
             ToEngine::Chunk(announced) => return self.chunk(announced.transfer, chunk.unwrap_or_default()),
-            ToEngine::Secret(secret) => self.sessions.learn(secret.session, &secret.secret),
+            ToEngine::Secret(secret) => {
+                self.sessions.learn(secret.session, &secret.secret);
+                self.sessions.open_lane(secret.session, secret.payload_credit_bytes);
+            }
             ToEngine::Define(define) => return self.define(define),
             ToEngine::Forget(forget) => {
                 self.sessions.forget(forget.session);
@@ -320,10 +316,8 @@ impl Core {
                 cancel.attempts.iter().for_each(|attempt| self.cancel(*attempt, cancel.force));
             }
             ToEngine::Recall(recall) => recall.attempts.iter().for_each(|attempt| self.recall(*attempt)),
-            ToEngine::Credit(credit) => {
-                self.credit = self.credit.max(credit.payload_bytes_total);
-                self.send_unsent();
-            }
+            ToEngine::Credit(credit) => self.sessions.grant(credit.session, credit.payload_bytes_total),
+            ToEngine::Take(take) => take.attempts.iter().for_each(|attempt| self.send_taken(*attempt)),
             ToEngine::Registered(registered) => self.outputs.push_back(Output::Registered(registered.engines)),
             ToEngine::Share(share) => return self.share(share),
             ToEngine::Unshare(unshare) => return self.unshare(unshare.share),

@@ -133,10 +133,11 @@ impl Core {
     fn send_latest(&mut self, job: u64, latest: &Latest) -> bool {
         let Some(work) = self.work.get(&job) else { return true };
         let (attempt, session) = (work.attempt, work.session);
-        let room = if self.results.wait_for_credit() { 0 } else { self.credit.saturating_sub(self.announced) };
+        let lane = self.sessions.lane(session);
+        let may_publish = |bytes| lane.is_some_and(|lane| lane.may_publish(bytes));
         let fits = |published: &Published| {
             let bytes = bytes_at_most(published);
-            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes <= room || bytes > PUBLISHED_BYTES_MAX
+            bytes <= INLINE_PAYLOAD_BYTES_MAX as u64 || bytes > PUBLISHED_BYTES_MAX || may_publish(bytes)
         };
         let Some(Published { codec, buffers }) = latest.take_if(fits) else { return false };
         match self.sessions.pack(session, &ReplyHeader::Returned { codec }, buffers) {
@@ -144,7 +145,8 @@ impl Core {
                 let payload = Payload::Inline(inline);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
             }
-            Ok(Packed::Chunked(sealed)) if sealed.bytes() <= room.min(PUBLISHED_BYTES_MAX) && self.connected => {
+            Ok(Packed::Chunked(sealed)) if sealed.bytes() <= PUBLISHED_BYTES_MAX && self.connected => {
+                self.sessions.publish(session, sealed.bytes());
                 let (transfer, payload) = self.announce(&sealed);
                 self.send(FromEngine::Published(AttemptPublished { attempt, payload }));
                 self.outputs.push_back(Output::Transfer(transfer, sealed));
@@ -165,21 +167,21 @@ impl Core {
         }
     }
 
-    /// Sends what waited for a connection, then the large results as far as the credit goes.
+    /// Sends what waited for a connection.
     pub(super) fn send_unsent(&mut self) {
-        if !self.connected {
-            return;
+        if self.connected {
+            self.outputs.extend(self.unsent.drain(..).map(Output::Send));
         }
-        self.outputs.extend(self.unsent.drain(..).map(Output::Send));
-        self.send_large();
     }
 
     pub(super) fn announce(&mut self, sealed: &SealedPayload) -> (u64, Payload) {
-        self.announced += sealed.bytes();
         self.next_transfer += 1;
-        let transfer = self.next_transfer;
+        (self.next_transfer, self.announcement(sealed, self.next_transfer))
+    }
+
+    pub(super) fn announcement(&self, sealed: &SealedPayload, transfer: u64) -> Payload {
         let (counter, bytes, instance) = (sealed.counter(), sealed.bytes(), Some(self.sessions.instance()));
-        (transfer, Payload::Chunked { transfer, counter, bytes, instance })
+        Payload::Chunked { transfer, counter, bytes, instance }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an engine process knows of the sessions whose tasks it runs: keys and definitions.
+//! What an engine process knows of the sessions whose tasks it runs: keys, definitions, and what each may send unasked.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,36 @@ struct Session {
     requests: PayloadKey,
     results: PayloadSealer,
     definitions: BTreeMap<u32, Option<Bytes>>,
+    lane: Lane,
+}
+
+/// What large payloads of one session may go to the broker unasked, on one connection: others' do not wait for them.
+#[derive(Debug, Default)]
+pub struct Lane {
+    first: u64,
+    granted: u64,
+    announced: u64,
+}
+
+impl Lane {
+    /// Counts a result, if its bytes may go unasked.
+    fn announce(&mut self, bytes: u64) -> bool {
+        let fits = self.announced.checked_add(bytes).is_some_and(|announced| announced <= self.granted);
+        self.announced += if fits { bytes } else { 0 };
+        fits
+    }
+
+    /// True if so many published bytes may go: within the credit, or as the one payload that overdraws it when all else
+    /// has come back. Nobody asks for published data.
+    pub fn may_publish(&self, bytes: u64) -> bool {
+        let has_all_back = self.announced.saturating_add(self.first) <= self.granted;
+        has_all_back || bytes <= self.granted.saturating_sub(self.announced)
+    }
+
+    /// Counts published data that go.
+    fn publish(&mut self, bytes: u64) {
+        self.announced = self.announced.saturating_add(bytes);
+    }
 }
 
 impl Sessions {
@@ -47,8 +77,43 @@ impl Sessions {
             results: secret.result_key(&id, &self.instance).into_sealer_from(self.counter_floor),
             secret: secret.clone(),
             definitions: BTreeMap::new(),
+            lane: Lane::default(),
         };
         self.known.insert(id, session);
+    }
+
+    /// Nothing goes unasked on a new connection before the broker says how much.
+    pub fn handle_connected(&mut self) {
+        self.known.values_mut().for_each(|session| session.lane = Lane::default());
+    }
+
+    /// So many bytes of a session may go unasked at first.
+    pub fn open_lane(&mut self, id: SessionId, first: u64) {
+        let lane = Lane { first, granted: first, announced: 0 };
+        if let Some(session) = self.known.get_mut(&id) {
+            session.lane = lane;
+        }
+    }
+
+    /// So many bytes of a session may have gone unasked, in all.
+    pub fn grant(&mut self, id: SessionId, total: u64) {
+        let session = self.known.get_mut(&id);
+        session.into_iter().for_each(|session| session.lane.granted = session.lane.granted.max(total));
+    }
+
+    /// Whether a result may go unasked. It is counted if so.
+    pub fn announce(&mut self, id: SessionId, bytes: u64) -> bool {
+        self.known.get_mut(&id).is_some_and(|session| session.lane.announce(bytes))
+    }
+
+    /// Published data of a session go.
+    pub fn publish(&mut self, id: SessionId, bytes: u64) {
+        self.known.get_mut(&id).into_iter().for_each(|session| session.lane.publish(bytes));
+    }
+
+    /// A session's lane, if it is known.
+    pub fn lane(&self, id: SessionId) -> Option<&Lane> {
+        self.known.get(&id).map(|session| &session.lane)
     }
 
     /// The session is over.

@@ -2,9 +2,9 @@
 
 use furlong_wire::call::{Call, Codec, ReplyHeader};
 use furlong_wire::ids::BrokerStart;
-use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
+use furlong_wire::limits::{ASKED_FOR_TRANSFER, OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Work as AssignedWork;
-use furlong_wire::message::{Adopt, CancelAttempts, Chunk, Credit, EngineDefine, Forget, Secret};
+use furlong_wire::message::{Adopt, CancelAttempts, Chunk, EngineCredit, EngineDefine, Forget, Secret};
 use furlong_wire::payload::{PayloadOpener, PayloadSealer, PayloadSecret};
 
 use super::results::UNSENT_OUTPUT_MAX;
@@ -45,8 +45,8 @@ impl Process {
     /// Connected, and knows the session.
     fn new(slots: u32) -> Self {
         let mut core = Core::new(INSTANCE, slots);
-        core.handle_connected(START, CREDIT);
-        core.handle_message(ToEngine::Secret(Secret { session: SESSION, secret: secret() }), None).unwrap();
+        core.handle_connected(START, 3 * CREDIT);
+        core.handle_message(ToEngine::Secret(told()), None).unwrap();
         Self { core, client: secret().request_key(&SESSION).into_sealer(), attempts: 0, transfers: 0 }
     }
 
@@ -125,6 +125,12 @@ impl Process {
     }
 
     /// The broker wants all that is held, as it is.
+    /// A connection is there, and the broker has told of the session.
+    fn connect(&mut self, credit: u64) {
+        self.core.handle_connected(START, credit);
+        self.tell(ToEngine::Secret(Secret { payload_credit_bytes: credit, ..told() }));
+    }
+
     fn adopt_all(&mut self) {
         let attempts = self.core.held().work.into_iter().map(|held| (held.attempt, held.attempt)).collect();
         self.tell(ToEngine::Adopt(Adopt { attempts }));
@@ -151,6 +157,11 @@ impl Done {
 }
 
 const START: BrokerStart = BrokerStart(1);
+
+/// What the broker says of the session.
+fn told() -> Secret {
+    Secret { session: SESSION, secret: secret(), payload_credit_bytes: CREDIT }
+}
 
 fn secret() -> PayloadSecret {
     PayloadSecret::new([3; 32])
@@ -314,7 +325,7 @@ fn work_that_a_cut_left_incomplete_is_not_held_and_not_in_the_way() {
     let held = process.core.held();
     assert!(held.work.len() == 1 && held.work.iter().all(|held| !attempts.contains(&held.attempt)));
     assert!(held.received < Some(attempts[0]), "it is as if they had never come");
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     process.assign(0, Native);
     assert_eq!(process.done().jobs(), [(0, Native, 4)]);
 }
@@ -361,46 +372,77 @@ fn small_results_go_inside_their_message_and_large_ones_sealed_for_the_client() 
     assert_eq!(buffers[1], vec![3; 5_000]);
 }
 
+/// Ends that were sent: of which attempt, and whether its result is to be asked for, or comes.
+fn ends(done: &Done) -> Vec<(u64, Option<bool>)> {
+    let comes = |payload: &Payload| match payload {
+        Payload::Chunked { transfer, .. } => Some(*transfer != ASKED_FOR_TRANSFER),
+        Payload::Inline(_) => None,
+    };
+    done.finished().iter().map(|it| (it.attempt.count, it.payload.as_ref().and_then(comes))).collect()
+}
+
+fn grant(total: u64) -> ToEngine {
+    ToEngine::Credit(EngineCredit { session: SESSION, payload_bytes_total: total })
+}
+
 #[test]
-fn large_results_wait_for_credit_in_their_order_and_small_ones_pass() {
+fn what_may_not_go_unasked_waits_to_be_asked_for_and_nothing_waits_behind_it() {
     let mut process = Process::new(1);
-    (0..4).for_each(|_| _ = process.assign(0, Native));
+    let attempts: Vec<Attempt> = (0..5).map(|_| process.assign(0, Native)).collect();
     (1..=3).for_each(|job| process.finish(0, job, 6_000));
     process.finish(0, 4, 3);
-    let counts = |done: &Done| done.finished().iter().map(|it| it.attempt.count).collect::<Vec<_>>();
     let done = process.done();
-    assert_eq!((counts(&done), done.transfers.len()), (vec![1, 4], 1));
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: CREDIT + 7_000 }));
-    assert_eq!(counts(&process.done()), [2]);
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 1 }));
-    assert!(process.done().sent.is_empty(), "credit never shrinks, and there is no more of it");
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 3 * CREDIT }));
-    assert_eq!(counts(&process.done()), [3]);
+    assert_eq!(ends(&done), [(1, Some(true)), (2, Some(false)), (3, Some(false)), (4, None)]);
+    assert_eq!((done.transfers.len(), done.started.len()), (1, 5), "the slot goes on");
+    process.tell(ToEngine::Take(Attempts { attempts: vec![attempts[2]] }));
+    let done = process.done();
+    assert_eq!((ends(&done), done.transfers.len()), (vec![(3, Some(true))], 1));
+    process.tell(ToEngine::Take(Attempts { attempts: vec![attempts[2], attempts[4]] }));
+    assert!(process.done().sent.is_empty(), "it is sent once, and what has not ended not at all");
+    process.tell(grant(3 * CREDIT));
+    assert!(process.done().sent.is_empty(), "what waits is asked for");
+    process.finish(0, 5, 6_000);
+    assert_eq!(ends(&process.done()), [(5, Some(true))]);
+}
+
+#[test]
+fn one_sessions_results_take_nothing_of_what_anothers_may() {
+    let mut process = Process::new(2);
+    let other = SessionId([9; 16]);
+    process.tell(ToEngine::Secret(Secret { session: other, ..told() }));
+    (0..2).for_each(|_| _ = process.assign(0, Native));
+    (1..=2).for_each(|job| process.finish(0, job, 6_000));
+    let Packed::Inline(inline) = process.client.pack(call(b"small")).unwrap() else { panic!("it is small") };
+    let (assign, _) = process.assignment(1, Native, None, Payload::Inline(inline));
+    process.tell(ToEngine::Assign(Assign { session: Some(other), ..assign }));
+    process.finish(1, 3, 6_000);
+    assert_eq!(ends(&process.done()), [(1, Some(true)), (2, Some(false)), (3, Some(true))]);
+}
+
+#[test]
+fn on_a_new_connection_results_are_asked_for_until_the_session_is_told() {
+    let mut process = Process::new(1);
+    let attempt = process.assign(0, Native);
+    process.finish(0, 1, 5_000);
+    process.core.handle_disconnected();
+    process.done();
+    process.core.handle_connected(START, 3 * CREDIT);
+    process.adopt_all();
+    assert_eq!(ends(&process.done()), [(1, Some(false))]);
+    process.tell(ToEngine::Take(Attempts { attempts: vec![attempt] }));
+    assert_eq!(ends(&process.done()), [(1, Some(true))]);
+    process.tell(ToEngine::Secret(told()));
+    process.assign(0, Native);
+    process.finish(0, 2, 5_000);
+    assert_eq!(ends(&process.done()), [(2, Some(true))]);
 }
 
 #[test]
 fn a_result_that_no_credit_will_ever_cover_fails_its_task() {
     let mut process = Process::new(1);
     process.assign(0, Native);
-    process.finish(0, 1, 3 * CREDIT as usize + 1);
+    process.finish(0, 1, 9 * CREDIT as usize + 1);
     assert_eq!(process.done().finished().first().map(|it| it.outcome.state), Some(TaskState::Failed));
-}
-
-#[test]
-fn one_result_overdraws_the_credit_when_all_else_has_come_back() {
-    let mut process = Process::new(1);
-    (0..3).for_each(|_| _ = process.assign(0, Native));
-    process.finish(0, 1, 5_000);
-    process.finish(0, 2, CREDIT as usize + 1);
-    process.finish(0, 3, 5_000);
-    let attempts = |done: &Done| done.finished().iter().map(|it| it.attempt.count).collect::<Vec<_>>();
-    let first = process.done();
-    assert_eq!(attempts(&first), [1]);
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
-    let second = process.done();
-    assert_eq!(attempts(&second), [2], "and what comes after it waits");
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 4 * CREDIT }));
-    assert_eq!(attempts(&process.done()), [3]);
 }
 
 #[test]
@@ -473,7 +515,7 @@ fn a_running_job_is_reported_once_on_each_connection_and_an_ended_one_never() {
         process.core.report_started();
         assert!(!process.core.has_unreported() && process.done().sent.is_empty());
         process.core.handle_disconnected();
-        process.core.handle_connected(START, CREDIT);
+        process.connect(CREDIT);
     }
 }
 
@@ -534,7 +576,7 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
     let mut held: Vec<_> = process.core.held().work.into_iter().map(|held| (held.attempt, held.finished)).collect();
     held.sort_unstable_by_key(|(attempt, _)| attempt.count);
     assert_eq!(held, [(attempts[0], true), (attempts[1], true), (attempts[3], false)], "not what never arrived whole");
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     let done = process.done();
     assert_eq!((done.finished().len(), done.outputs().len()), (0, 1), "results wait until they are asked for");
     assert!(done.sent.contains(&recalled(attempts[2])));
@@ -545,13 +587,13 @@ fn work_goes_on_without_a_connection_and_is_reported_on_the_next() {
 }
 
 #[test]
-fn what_waited_for_a_connection_does_not_wait_for_credit() {
+fn what_waited_for_a_connection_does_not_wait_for_room() {
     let mut process = Process::new(1);
     (0..2).for_each(|_| _ = process.assign(0, Native));
     process.core.handle_disconnected();
     process.finish(0, 1, 5_000);
     process.writes(0, 2, &b"earlier"[..]);
-    process.core.handle_connected(START, 0);
+    process.connect(0);
     process.adopt_all();
     process.writes(0, 2, &b"later"[..]);
     process.finish(0, 2, 3);
@@ -566,7 +608,7 @@ fn output_without_a_connection_is_bounded_and_ends_are_not_dropped_for_it() {
     process.core.handle_disconnected();
     (0..2 * UNSENT_OUTPUT_MAX).for_each(|_| process.writes(0, 1, &b"x"[..]));
     process.finish(0, 1, 3);
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     process.adopt_all();
     let done = process.done();
     assert_eq!((done.outputs().len(), done.finished().len()), (UNSENT_OUTPUT_MAX + 1, 1));

@@ -130,7 +130,8 @@ impl Farm {
             pid: 1,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             memory_flag: "--memory",
-            session_tasks_max: SESSION_TASKS_MAX,
+            tasks_max: 2 * SESSION_TASKS_MAX,
+            kept_max: 100_000,
             journal_keep: has_journal.then_some(JOURNAL_KEEP),
         };
         Self {
@@ -230,7 +231,7 @@ impl Farm {
                     engine.into_iter().for_each(|engine| engine.hears(start, &message));
                 }
                 Output::Close(connection, _) => self.close(connection),
-                Output::SaveRoster(roster) => self.roster = roster,
+                Output::SaveRoster(changes) => changes.into_iter().for_each(|it| self.roster.apply(it)),
                 Output::Revoke(connection, request, tokens) => {
                     tokens.into_iter().for_each(|token| self.note_revoked(token));
                     self.core.handle_revocation(self.now, connection, request, Ok(&self.revoked));

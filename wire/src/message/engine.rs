@@ -21,6 +21,8 @@ bodies! {
         session: SessionId,
         /// Its secret.
         secret: PayloadSecret,
+        /// Payload bytes of this session that the process may send unasked at first, on this connection.
+        payload_credit_bytes: u64,
     }
 
     /// A blob for the work of a session.
@@ -265,7 +267,7 @@ hot_bodies! {
         outcome: Outcome,
         /// How long the code ran, in microseconds.
         run_us: u64,
-        /// Reply header and data. None if there is none.
+        /// Reply header and data. None if there is none. One that is announced as transfer 0 waits to be asked for.
         payload: Option<Payload>,
     }
 
@@ -273,6 +275,14 @@ hot_bodies! {
     Attempts {
         /// Which.
         attempts: Vec<Attempt>,
+    }
+
+    /// The process may have sent this many payload bytes of a session unasked since the connection began, in all.
+    EngineCredit {
+        /// The session.
+        session: SessionId,
+        /// The new total, never smaller than before.
+        payload_bytes_total: u64,
     }
 }
 

@@ -32,9 +32,9 @@ pub use client::{
     Undefine,
 };
 pub use engine::{
-    Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineDefine,
-    EngineShutdown, EngineUndefine, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register, Registered, Release,
-    Secret, Share, SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
+    Adopt, Assign, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, CancelAttempts, Draining, EngineCredit,
+    EngineDefine, EngineShutdown, EngineUndefine, Forget, Grant, Granted, HeldWork, Lent, NeedBlob, Register,
+    Registered, Release, Secret, Share, SignalAttempts, Slot, SlotDown, Slots, Unshare, Work,
 };
 pub use ranges::Ranges;
 pub use status::{
@@ -140,8 +140,8 @@ messages! {
         3 Chunk(Chunk),
         /// The connection closes in good order.
         4 Goodbye(Goodbye),
-        /// More result bytes may come.
-        5 Credit(Credit),
+        /// More result bytes of a session may come unasked.
+        5 Credit(EngineCredit),
         /// The integers of the process's engines.
         48 Registered(Registered),
         /// A session's payload secret, before its first task here.
@@ -176,6 +176,8 @@ messages! {
         63 Announce(Attempts),
         /// The answer to a grant.
         80 Granted(Granted),
+        /// There is room for the results of these attempts.
+        81 Take(Attempts),
     }
 }
 

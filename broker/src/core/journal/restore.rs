@@ -14,7 +14,7 @@ use crate::core::dependencies::unmet;
 use crate::core::finish::Ended;
 use crate::core::orphans::ROSTER_WAIT;
 use crate::core::output::KeptOutput;
-use crate::core::payloads::Stored;
+use crate::core::payloads::{BytesOf, Stored};
 use crate::core::sessions::{Definition, Done, Ending, Session, SessionKey, What};
 use crate::core::tasks::{More, Place, Submitted, TaskKey, submitted};
 use crate::core::{Core, Time};
@@ -83,7 +83,7 @@ impl<'a> Restoring<'a> {
         let stored = self.hold(key, blob, false)?;
         if let Stored::Inline(_) = &stored {
             let bytes = definition_bytes(&stored);
-            self.core.budget.take(bytes);
+            self.core.budget.take(BytesOf::Request, bytes);
             self.core.quotas.take(self.core.sessions.get(key).expect("it was restored").counted_by, bytes);
         }
         let session = self.core.sessions.get_mut(key).expect("it was restored");
@@ -117,9 +117,11 @@ impl<'a> Restoring<'a> {
         if chunked.chunks.is_none() {
             return Err(RestoreError::Damaged(format!("the arguments of task {of} are not there")));
         }
-        if !self.core.reserve(bytes) {
+        if !self.core.reserve(BytesOf::Other, bytes) {
             return Err(RestoreError::Memory(self.core.budget.state().1, self.core.config.memory_flag));
         }
+        // It was let in within the half for requests, perhaps of a broker with more memory.
+        self.core.budget.become_request(bytes);
         if let Some(session) = self.core.sessions.get(key) {
             self.core.quotas.take(session.counted_by, bytes);
         }
@@ -150,7 +152,7 @@ impl<'a> Restoring<'a> {
         session.had_before(row.n);
         session.tasks.insert(row.n, task);
         session.keeps += u64::from(row.options.keep);
-        core.budget.take(options_bytes(&row.options));
+        core.budget.take(BytesOf::Other, options_bytes(&row.options));
         core.quotas.begin_task(session.counted_by);
         self.unfinished.push(task);
         if !row.met.is_empty() {
@@ -166,7 +168,7 @@ impl<'a> Restoring<'a> {
         session.had_before(row.n);
         let mut output = KeptOutput::restored(end.attempts, end.output_bytes, end.output);
         let wanted = end.payload.as_ref().map_or(0, Blob::budget_bytes) + output.kept_bytes();
-        let fits = core.reserve(wanted);
+        let fits = core.reserve(BytesOf::Other, wanted);
         if !fits {
             output.drop_pieces();
         }
@@ -187,7 +189,7 @@ impl<'a> Restoring<'a> {
                 run_us: end.run_us,
             },
             payload,
-            process: None,
+            lane: None,
             held: None,
             is_unwritten: false,
             is_purged: false,
@@ -211,8 +213,11 @@ impl<'a> Restoring<'a> {
             core.keep_restored(Time::default(), key, row.n, done, end.delivered_us);
         } else {
             session.keeps += u64::from(done.what.keep());
+            let bytes = done.payload.as_ref().map_or(0, Stored::budget_bytes);
             session.done.insert(row.n, done);
             core.results_held += 1;
+            core.budget.become_result(bytes);
+            core.count_unread(key, bytes);
         }
         Ok(())
     }

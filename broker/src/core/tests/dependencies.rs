@@ -271,10 +271,13 @@ fn dependencies_are_bounded_in_all() {
     let client = farm.client();
     (0..8).for_each(|_| _ = farm.submit(client, python(shared())));
     let options = after(&[1, 2, 3, 4, 5, 6, 7, 8].map(|n| farm.task(client, n)));
-    let session = farm.client();
-    (0..6).for_each(|_| _ = farm.submit(session, with(shared(), options.clone())));
+    let sessions = [farm.client(), farm.client()];
+    for session in sessions {
+        (0..6).for_each(|_| _ = farm.submit(session, with(shared(), options.clone())));
+    }
     let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
-    let busy = (1..=6).filter(|n| farm.end_of(session, *n) == busy).count();
-    assert!(busy > 0 && farm.core.dependents.len() <= 40, "{busy} of 6 were refused");
+    let all = sessions.iter().flat_map(|session| (1..=6).map(move |n| (*session, n)));
+    let busy = all.filter(|(session, n)| farm.end_of(*session, *n) == busy).count();
+    assert!(busy > 0 && farm.core.dependents.len() <= 80, "{busy} of 12 were refused");
     invariants::hold(&farm.core);
 }

@@ -1,6 +1,7 @@
 //! Tests of the core: examples named for what they show, and invariants under any sequence of events.
 
 mod authority;
+mod backlog;
 mod begin;
 mod control;
 mod deadlines;
@@ -19,6 +20,7 @@ mod peers;
 mod placement;
 mod restarts;
 mod retries;
+mod sending;
 mod sessions;
 mod shared_queue;
 mod shares;

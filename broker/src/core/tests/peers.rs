@@ -9,16 +9,17 @@ use furlong_wire::ids::{
     Attempt, BrokerStart, ClusterId, EngineId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId,
 };
 use furlong_wire::keys::PublicKey;
-use furlong_wire::limits::CHUNK_BYTES_MAX;
+use furlong_wire::limits::ASKED_FOR_TRANSFER;
 use furlong_wire::message::{
-    Accepted, Ack, AttemptFinished, Attempts, Cancel, Chunk, Define, Dependency, ErrorKind, Fetch, Fetched, Finished,
+    Accepted, Ack, AttemptFinished, Attempts, Cancel, Define, Dependency, ErrorKind, Fetch, Fetched, Finished,
     FromClient, FromEngine, Goodbye, HeldWork, Open, Outcome, Payload, Register, ReplyBody, Runtime, Slot, SlotDown,
     Submit, Targets, TaskOptions, TaskState, ToClient, ToEngine, is_too_long,
 };
-use furlong_wire::payload::{PayloadSecret, chunk_bytes, chunk_count};
+use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
 use super::disk::{Disk, JOURNAL_KEEP};
+use super::sending::Sending;
 use crate::core::journal::Restoring;
 use crate::core::{Config, ConnectionId, Core, Output, Peer, PeerMisbehaved, Refusal, Roster, Time};
 
@@ -86,8 +87,10 @@ pub struct EngineProcess {
     /// The last attempt that it was given, and the last one whose result it has dropped.
     pub last_received: Option<Attempt>,
     pub dropped: Option<Attempt>,
-    /// Results that the broker wants again.
-    adopted: VecDeque<Attempt>,
+    /// Results that the broker wants again, or asks for.
+    wanted: VecDeque<Attempt>,
+    /// What it may send unasked of each session, and has sent.
+    lanes: BTreeMap<SessionId, (u64, u64)>,
     /// Attempts that the broker wants back.
     pub recalls: Vec<Attempt>,
     /// Attempts that the broker has cancelled.
@@ -117,49 +120,6 @@ pub struct EndedJob {
     finished: AttemptFinished,
 }
 
-/// The payloads that a peer sends, and its credit.
-#[derive(Debug, Default)]
-pub struct Sending {
-    transfers_made: u64,
-    granted: u64,
-    announced: u64,
-    /// Chunks that have not been sent, by transfer.
-    pub chunks: BTreeMap<u64, VecDeque<Bytes>>,
-}
-
-impl Sending {
-    /// A connection is there: transfers and credit begin anew.
-    fn begin(&mut self, credit: u64) {
-        *self = Self { granted: credit, ..Self::default() };
-    }
-
-    pub fn may_announce(&self, bytes: u64) -> bool {
-        self.announced + bytes <= self.granted
-    }
-
-    /// A payload of that many bytes, whose chunks are sent later, one by one.
-    pub fn chunked(&mut self, bytes: u64) -> Payload {
-        self.transfers_made += 1;
-        self.announced += bytes;
-        let chunk = |index| Bytes::from_static(&ZEROS[..chunk_bytes(bytes, index).unwrap()]);
-        self.chunks.insert(self.transfers_made, (0..chunk_count(bytes)).map(chunk).collect());
-        Payload::Chunked { transfer: self.transfers_made, counter: 0, bytes, instance: None }
-    }
-
-    fn next_chunk(&mut self) -> Option<(Chunk, Bytes)> {
-        let mut entry = self.chunks.first_entry()?;
-        let transfer = *entry.key();
-        let chunk = entry.get_mut().pop_front()?;
-        if entry.get().is_empty() {
-            entry.remove();
-        }
-        Some((Chunk { transfer }, chunk))
-    }
-}
-
-/// What chunks are cut from.
-static ZEROS: [u8; CHUNK_BYTES_MAX + 16] = [0; CHUNK_BYTES_MAX + 16];
-
 impl Default for Farm {
     fn default() -> Self {
         Self::with_limits(8 << 20, 10_000)
@@ -177,7 +137,7 @@ impl Farm {
             pid: 1,
             payload_bytes_max,
             memory_flag: "--memory",
-            session_tasks_max,
+            tasks_max: 2 * session_tasks_max,
             kept_max: 100_000,
             journal_keep: None,
         };
@@ -227,7 +187,8 @@ impl Farm {
     /// What the shell does: dispatch after a batch, carry out everything, close those who misbehaved.
     fn settle(&mut self, connection: ConnectionId, result: Result<(), PeerMisbehaved>) -> Result<(), PeerMisbehaved> {
         if result.is_err() {
-            self.close(connection);
+            self.lose(connection);
+            self.core.handle_misbehaved(self.now, connection);
         }
         self.core.dispatch(self.now);
         self.pump();
@@ -235,13 +196,17 @@ impl Farm {
     }
 
     fn close(&mut self, connection: ConnectionId) {
+        self.lose(connection);
+        self.core.handle_disconnected(self.now, connection);
+    }
+
+    fn lose(&mut self, connection: ConnectionId) {
         for client in self.clients.iter_mut().filter(|client| client.connection == Some(connection)) {
             client.connection = None;
         }
         for process in self.processes.iter_mut().filter(|process| process.connection == Some(connection)) {
             process.connection = None;
         }
-        self.core.handle_disconnected(self.now, connection);
     }
 
     /// Carries out what the core wants done; engines send again what they are asked for.
@@ -250,17 +215,17 @@ impl Farm {
         if !self.disk.is_slow {
             self.sync();
         }
-        while let Some((process, finished)) = self.adopted_result() {
+        while let Some((process, finished)) = self.wanted_result() {
             self.report(process, FromEngine::Finished(finished)).unwrap();
         }
     }
 
-    fn adopted_result(&mut self) -> Option<(usize, AttemptFinished)> {
-        let here = |it: &EngineProcess| it.connection.is_some() && !it.adopted.is_empty();
+    fn wanted_result(&mut self) -> Option<(usize, AttemptFinished)> {
+        let here = |it: &EngineProcess| it.connection.is_some() && !it.wanted.is_empty();
         let process = self.processes.iter().position(here)?;
         let it = &mut self.processes[process];
-        let attempt = it.adopted.pop_front()?;
-        let ended = it.results.iter().find(|ended| ended.job.attempt == attempt).expect("it holds what is adopted");
+        let attempt = it.wanted.pop_front()?;
+        let ended = it.results.iter().find(|ended| ended.job.attempt == attempt).expect("it holds what is wanted");
         let mut finished = ended.finished.clone();
         if let Some(Payload::Chunked { bytes, .. }) = finished.payload {
             finished.payload = Some(it.sending.chunked(bytes));
@@ -549,7 +514,8 @@ impl Farm {
             results: Vec::new(),
             last_received: None,
             dropped: None,
-            adopted: VecDeque::new(),
+            wanted: VecDeque::new(),
+            lanes: BTreeMap::new(),
             recalls: Vec::new(),
             cancelled: BTreeSet::new(),
             received: Vec::new(),
@@ -579,7 +545,8 @@ impl Farm {
         it.recalls.clear();
         it.assigned_session = None;
         it.start = welcome.start;
-        it.adopted.clear();
+        it.wanted.clear();
+        it.lanes.clear();
         it.sending.begin(welcome.payload_credit_bytes);
     }
 
@@ -770,6 +737,21 @@ impl EngineProcess {
         }
     }
 
+    /// Bytes that it may still send unasked of the session of its oldest job.
+    pub fn lane_left(&self, session: SessionId) -> u64 {
+        self.lanes.get(&session).map_or(0, |(granted, announced)| granted - announced)
+    }
+
+    /// A large result for its oldest job, which it sends unasked if it may.
+    pub fn large_result(&mut self, bytes: u64) -> Payload {
+        let session = self.jobs[0].session;
+        if bytes > self.lane_left(session) {
+            return Payload::Chunked { transfer: ASKED_FOR_TRANSFER, counter: 0, bytes, instance: None };
+        }
+        self.lanes.get_mut(&session).into_iter().for_each(|lane| lane.1 += bytes);
+        self.sending.chunked(bytes)
+    }
+
     /// The oldest job ends. Its result is held.
     fn end(&mut self, outcome: Outcome, run_us: u64, payload: Option<Payload>) -> EndedJob {
         let job = self.jobs.remove(0);
@@ -786,7 +768,7 @@ impl EngineProcess {
         }
         for ended in self.results.iter_mut().filter(|ended| ended.job.attempt == held) {
             (ended.job.attempt, ended.finished.attempt) = (adopted, adopted);
-            self.adopted.push_back(adopted);
+            self.wanted.push_back(adopted);
         }
     }
 
@@ -820,7 +802,12 @@ impl EngineProcess {
             }
             ToEngine::Cancel(cancel) => self.cancelled.extend(cancel.attempts.iter()),
             ToEngine::Recall(recall) => self.recalls.extend(recall.attempts.iter()),
-            ToEngine::Credit(credit) => self.sending.granted = credit.payload_bytes_total,
+            ToEngine::Secret(secret) => _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0)),
+            ToEngine::Credit(credit) => {
+                let lane = self.lanes.get_mut(&credit.session);
+                lane.into_iter().for_each(|lane| lane.0 = credit.payload_bytes_total);
+            }
+            ToEngine::Take(take) => self.wanted.extend(take.attempts.iter()),
             _ => {}
         }
         self.received.push(message);

@@ -108,8 +108,7 @@ impl History {
             Event::FinishesUnheard(engine, large) if is_here(farm, engine) => {
                 if !farm.processes[engine].jobs.is_empty() {
                     let inline = Payload::Inline(vec![1].into());
-                    let chunked = large && farm.processes[engine].sending.may_announce(2_000);
-                    let payload = if chunked { farm.processes[engine].sending.chunked(2_000) } else { inline };
+                    let payload = if large { farm.processes[engine].large_result(2_000) } else { inline };
                     farm.finish_unheard(engine, payload);
                 }
             }

@@ -82,7 +82,7 @@ fn what_is_said_of_a_match_before_it_comes_holds_when_it_is_here() {
 fn what_stands_behind_what_did_not_come_whole_does_not_begin_before_it() {
     let mut process = Process::new(1);
     let other = SessionId([5; 16]);
-    process.tell(ToEngine::Secret(Secret { session: other, secret: secret() }));
+    process.tell(ToEngine::Secret(Secret { session: other, ..told() }));
     let runs = process.assign(0, Native);
     process.assign_large(0, Native);
     process.assign(0, Python);
@@ -182,7 +182,7 @@ fn a_process_that_drains_finishes_what_runs_and_gives_back_the_rest() {
     process.core.handle_disconnected();
     process.finish(0, 1, 5_000);
     assert!(!process.core.is_drained(), "its result is still here");
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     let done = process.done();
     assert!(matches!(&done.sent[..], [FromEngine::Draining(_)]), "a new connection is told again: {:?}", done.sent);
     assert!(!process.core.is_drained(), "and has not asked for it");
@@ -231,7 +231,7 @@ fn of_what_waits_the_last_word_is_published_and_before_the_end() {
     process.core.handle_disconnected();
     process.publishes(1, &latest, 5);
     process.core.send_published();
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     process.finish(0, 1, 3);
     assert!(matches!(process.done().sent[..], [FromEngine::Published(_), FromEngine::Finished(_)]));
     process.publishes(1, &latest, 6);
@@ -255,7 +255,13 @@ fn large_published_data_take_credit_and_no_result_waits_for_them() {
     process.finish(0, 1, 3);
     assert!(matches!(process.done().sent[..], [FromEngine::Finished(_)]), "it is dropped with its task");
     process.finish(0, 2, 6_000);
+    assert_eq!(ends(&process.done()), [(2, Some(false))], "it is asked for");
+    process.assign(0, Native);
+    let latest = Latest::default();
+    process.publishes(3, &latest, 2 * CREDIT as usize);
+    process.core.send_published();
     assert!(process.done().sent.is_empty());
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
-    assert_eq!(process.done().finished().len(), 1);
+    process.tell(grant(2 * CREDIT));
+    process.core.send_published();
+    assert_eq!(process.done().published().len(), 1, "one overdraws it when all else has come back");
 }

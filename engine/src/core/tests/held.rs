@@ -14,7 +14,7 @@ fn finished(process: &mut Process, count: u64, result_bytes: usize) -> Vec<Attem
 
 fn reconnect(process: &mut Process) {
     process.core.handle_disconnected();
-    process.core.handle_connected(START, u64::MAX);
+    process.connect(u64::MAX);
     process.done();
 }
 
@@ -92,7 +92,7 @@ fn what_could_not_be_sent_is_not_dropped() {
     process.core.handle_disconnected();
     let attempts = finished(&mut process, 5, HELD_RESULT_BYTES_MAX as usize / 4);
     assert_eq!(held(&mut process), attempts);
-    process.core.handle_connected(START, u64::MAX);
+    process.connect(u64::MAX);
     process.adopt_all();
     assert_eq!(process.done().transfers.len(), 5);
     assert_eq!(held(&mut process).len(), 3, "once it was sent, the bound holds");
@@ -114,7 +114,10 @@ fn adopted_work_is_reported_under_its_new_attempt() {
     let mut process = Process::new(1);
     let ended = finished(&mut process, 1, 5_000)[0];
     let running = process.assign(0, Native);
-    reconnect(&mut process);
+    process.core.handle_disconnected();
+    process.core.handle_connected(BrokerStart(2), u64::MAX);
+    process.tell(ToEngine::Secret(told()));
+    process.done();
     let of_new_start = |count| Attempt { start: BrokerStart(2), count };
     let attempts = vec![(ended, of_new_start(7)), (running, of_new_start(8))];
     process.tell(ToEngine::Adopt(Adopt { attempts }));
@@ -130,12 +133,12 @@ fn adopted_work_is_reported_under_its_new_attempt() {
 }
 
 #[test]
-fn a_result_that_is_released_while_it_waits_for_credit_is_not_sent() {
+fn a_result_that_is_released_while_it_waits_is_not_sent() {
     let mut process = Process::new(1);
     let attempts = finished(&mut process, 3, 6_000);
     assert_eq!(process.done().transfers.len(), 1);
     release(&mut process, &attempts[1..2]);
-    process.tell(ToEngine::Credit(Credit { payload_bytes_total: 2 * CREDIT }));
+    process.tell(ToEngine::Take(Attempts { attempts: attempts[1..].to_vec() }));
     let counts: Vec<u64> = process.done().finished().into_iter().map(|it| it.attempt.count).collect();
     assert_eq!(counts, [3]);
 }

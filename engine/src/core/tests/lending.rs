@@ -82,7 +82,7 @@ fn what_waits_is_said_again_on_the_next_connection() {
     let done = process.done();
     assert!(done.sent.is_empty(), "{:?}", done.sent);
     assert!(matches!(&done.rest[..], [Output::Pass(.., Some(why))] if why.contains("not connected")));
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     assert_eq!(process.done().sent, [grant, lent]);
     asks(&mut process, 1, Ask::GoesOn);
     asks(&mut process, 1, Ask::GoesOn);

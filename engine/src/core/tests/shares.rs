@@ -98,7 +98,7 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
     assert_eq!(process.core.handle_message(share(stranger), None), Err(BrokerMisbehaved::Share));
     process.tell(share(SESSION));
     assert_eq!(process.core.handle_message(share(SESSION), None), Err(BrokerMisbehaved::Share));
-    process.tell(ToEngine::Secret(Secret { session: stranger, secret: secret() }));
+    process.tell(ToEngine::Secret(Secret { session: stranger, ..told() }));
     let anothers = Assign { session: Some(stranger), ..process.shared_work(1, &[0]) };
     assert_eq!(process.core.handle_message(ToEngine::Assign(anothers), None), Err(BrokerMisbehaved::Share));
     assert!(process.core.held().work.is_empty());
@@ -114,6 +114,6 @@ fn a_cut_forgets_what_waits_for_a_shared_payload() {
     process.core.handle_disconnected();
     assert!(process.done().started.is_empty(), "what is behind it does not begin before it");
     assert!(process.core.held().work.is_empty());
-    process.core.handle_connected(START, CREDIT);
+    process.connect(CREDIT);
     process.share(1);
 }

@@ -131,8 +131,8 @@ impl Model {
             return;
         }
         let it = &mut self.farm.processes[process];
-        let chunked = end.payload_bytes > 0 && it.sending.may_announce(end.payload_bytes);
-        let payload = if chunked { it.sending.chunked(end.payload_bytes) } else { Payload::Inline(vec![0; 3].into()) };
+        let is_large = end.payload_bytes > 0;
+        let payload = if is_large { it.large_result(end.payload_bytes) } else { Payload::Inline(vec![0; 3].into()) };
         let outcome = if it.cancelled.contains(&it.jobs[0].attempt) {
             Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, "")
         } else if end.fails {

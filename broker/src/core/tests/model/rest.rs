@@ -41,6 +41,9 @@ impl Model {
                 self.farm.wait(PAUSE);
             }
             self.check(false);
+            // Results may wait until others have been read.
+            (0..CLIENTS).for_each(|client| self.reads(client));
+            self.check(false);
         }
         self.farm.wait(PAUSE);
         self.check(false);
@@ -69,6 +72,19 @@ impl Model {
             self.gives_back(process);
             (0..2).for_each(|slot| self.finishes(process, slot, &end));
             while self.farm.send_result_chunk(process) {}
+        }
+    }
+
+    /// A client acknowledges what it has.
+    fn reads(&mut self, client: usize) {
+        self.hears(client);
+        let it = &self.farm.clients[client];
+        let (session, ended): (_, Vec<u64>) = (it.session, it.finished.keys().copied().collect());
+        for n in ended {
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.acknowledged.entry((session, n)) {
+                entry.insert(self.farm.now);
+                self.farm.ack(client, n, n);
+            }
         }
     }
 
