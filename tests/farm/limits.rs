@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use bytes::Bytes;
-use furlong_client::{Arguments, CallSpec, Client, ClientError, ErrorKind, TaskFailure, TaskFuture, TaskResult};
+use furlong_client::{Arguments, CallSpec, Client, ClientError, ErrorKind, TaskFuture};
 use furlong_tests::command::furlong;
 use furlong_tests::measure::rss_bytes;
 use furlong_tests::session::RawSession;
@@ -120,10 +120,11 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
     let holder = work.begin_hold("held");
     let (_, total) = work.status().payload_bytes;
     assert_eq!(total, 32 << 20);
-    let clients = [(); 5].map(|()| work.connect());
+    let clients = [(); 3].map(|()| work.connect());
     let call = CallSpec::native("echo").arguments(Arguments::Raw(vec![Bytes::from(vec![7; MIB - 4096])]));
     let mut filled: Vec<Vec<TaskFuture>> = Vec::new();
-    for client in &clients[..4] {
+    // Requests may have half of it.
+    for client in &clients[..2] {
         let mut tasks = Vec::new();
         // The way to the broker is bounded as well: go on until what was announced is there.
         let full = eventually(SOON, || {
@@ -133,9 +134,9 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
         assert!(full, "{} tasks", tasks.len());
         filled.push(tasks);
     }
-    assert!(eventually(SOON, || work.status().payload_bytes.0 > (31 << 20)), "{:?}", work.status().payload_bytes);
+    assert!(eventually(SOON, || work.status().payload_bytes.0 > (15 << 20)), "{:?}", work.status().payload_bytes);
     // A session that has credit finds no room: its task fails, and nothing else does.
-    let refused = work.within(work.submit_by(&clients[4], &call));
+    let refused = work.within(work.submit_by(&clients[2], &call));
     assert_eq!(refused.unwrap_err().kind(), Some(ErrorKind::Busy));
     // One without credit waits.
     let waits = work.spawn({
@@ -144,15 +145,11 @@ fn a_full_payload_budget_is_busy_and_then_drains_without_a_loss() {
     });
     work.release("held.release");
     work.within(holder).unwrap();
-    // A result needs room as well, and takes what a task that waited for credit would have had: without any it says so.
-    let is_whole_or_refused = |ended: Result<TaskResult, TaskFailure>| match ended {
-        Ok(result) => assert_eq!(result.data[0].len(), MIB - 4096),
-        Err(failure) => assert_eq!(failure.kind(), Some(ErrorKind::Busy), "{failure}"),
-    };
+    // Their results need room as well, and wait for it.
     for task in filled.into_iter().flatten() {
-        is_whole_or_refused(work.within(task));
+        assert_eq!(work.within(task).unwrap().data[0].len(), MIB - 4096);
     }
-    is_whole_or_refused(work.within(waits));
+    assert_eq!(work.within(waits).unwrap().data[0].len(), MIB - 4096);
     drop(clients);
     // What is left is the source of a function, which stays as long as its session.
     assert!(eventually(SOON, || work.status().payload_bytes.0 < 8 << 10), "{:?}", work.status().payload_bytes);

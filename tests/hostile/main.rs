@@ -6,6 +6,7 @@
 mod abuse;
 mod costs;
 mod handshake;
+mod neighbours;
 mod records;
 mod roles;
 mod strangers;

@@ -173,13 +173,22 @@ impl RawSession {
     /// # Panics
     /// If it is not let in.
     pub fn client(port: u16, capability: &Capability) -> Self {
-        let mut session = shake_hands(port, &Credentials::of(capability)).session();
+        Self::client_with_id(port, capability).1
+    }
+
+    /// The same, with the session's id.
+    ///
+    /// # Panics
+    /// If it is not let in.
+    pub fn client_with_id(port: u16, capability: &Capability) -> (SessionId, Self) {
+        let credentials = Credentials::of(capability);
+        let mut session = shake_hands(port, &credentials).session();
         session.send(&[FromClient::Open(Open {
             secret: PayloadSecret::new([7; 32]),
             cancel_on_disconnect: false,
             submitted: 0,
         })]);
-        session
+        (credentials.hello.session, session)
     }
 
     /// Seals messages as the next record, and does not send it: its envelope.
