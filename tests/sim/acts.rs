@@ -61,6 +61,7 @@ impl World {
             Act::Forget { client, tasks } => self.on_client(*client, |world, place| world.forgets(place, *tasks)),
             Act::Close { client } => self.on_client(*client, World::client_closes),
             Act::RevokeClient { client, by_request } => self.revokes_client(*client, *by_request),
+            Act::ClientStops { client, us } => self.on_client(*client, |world, place| world.client_stops(place, *us)),
             Act::ClientDies { client, loses_sent } => self.on_client(*client, |world, place| {
                 world.loses_sent(Peer::Client(place), *loses_sent);
                 world.client_ends(place);
@@ -72,6 +73,7 @@ impl World {
     fn on_client(&mut self, client: u64, act: impl FnOnce(&mut Self, usize)) {
         let here: Vec<usize> = (0..self.clients.len())
             .filter(|place| self.clients[*place].is_alive && self.clients[*place].core.as_ref().is_some_and(is_open))
+            .filter(|place| self.clients[*place].stops_until <= self.now)
             .collect();
         if !here.is_empty() {
             let place = here[(client % here.len() as u64) as usize];

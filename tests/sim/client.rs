@@ -36,6 +36,8 @@ pub struct Client {
     start: BrokerStart,
     away_since: Option<u64>,
     goodbye_ticks: u32,
+    /// Nothing happens to it before that time.
+    pub stops_until: u64,
     pub handles: BTreeMap<u64, Handle>,
     handles_made: u64,
     bells: Arc<Bells>,
@@ -126,6 +128,7 @@ impl World {
             start: BrokerStart(0),
             away_since: None,
             goodbye_ticks: 0,
+            stops_until: 0,
             handles: BTreeMap::new(),
             handles_made: 0,
             bells: Arc::default(),

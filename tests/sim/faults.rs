@@ -127,6 +127,17 @@ impl World {
         self.process_ends(place, "it is killed");
     }
 
+    /// A client's process is stopped. The broker finds that nothing comes from there.
+    pub fn client_stops(&mut self, place: usize, us: u64) {
+        let until = self.now + us;
+        self.clients[place].stops_until = until;
+        let silence = self.dice.between(SILENCE_US.0, SILENCE_US.1);
+        if let Some(no) = self.clients[place].link.connection().filter(|_| us > silence) {
+            self.after(silence, Event::Notices(no, Side::Broker));
+            self.at(until + 1_000, Event::Notices(no, Side::Peer));
+        }
+    }
+
     fn broker_pauses(&mut self, us: u64) {
         let until = self.now + us;
         self.broker.pauses_until = until;

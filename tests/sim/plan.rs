@@ -57,31 +57,121 @@ pub struct Planned {
 /// Something that is done to the farm. Numbers choose among what is there, modulo how much of it there is.
 #[derive(Clone, Debug)]
 pub enum Act {
-    Submit { client: u64, copies: u64, call: Box<CallPlan> },
-    Cancel { client: u64, tasks: Choice, force: bool, twice: bool },
-    CancelStream { client: u64, force: bool },
-    CancelOfAnother { client: u64, of: u64, tasks: Choice, force: bool },
-    Fetch { client: u64, of: u64, tasks: Choice, wait: bool, follow: bool },
-    Purge { client: u64, of: u64, tasks: Choice },
-    Ask { client: u64, what: Question },
-    Signal { client: u64, engine: u64, signal: i32 },
-    Restart { client: u64, engine: u64 },
-    Shutdown { client: u64, engine: u64, whole: bool, finish: bool },
-    Forget { client: u64, tasks: Choice },
-    Close { client: u64 },
-    ClientDies { client: u64, loses_sent: bool },
-    RevokeClient { client: u64, by_request: bool },
-    RevokeProcess { process: u64 },
-    Cut { peer: u64, of_client: bool, how: Cut },
-    CutAll { part: u64, how: Cut },
-    ProcessDies { process: u64, loses_sent: bool, silent: bool },
-    ProcessDrains { process: u64 },
-    ProcessLeaves { process: u64 },
-    InterpreterDies { process: u64, slot: u64 },
-    CannotBegin { process: u64, runtime: Runtime, class: Option<u32>, us: u64 },
-    BrokerDies { down_us: u64, silent: bool },
-    DiskFails { us: u64 },
-    BrokerPauses { us: u64 },
+    Submit {
+        client: u64,
+        copies: u64,
+        call: Box<CallPlan>,
+    },
+    Cancel {
+        client: u64,
+        tasks: Choice,
+        force: bool,
+        twice: bool,
+    },
+    CancelStream {
+        client: u64,
+        force: bool,
+    },
+    CancelOfAnother {
+        client: u64,
+        of: u64,
+        tasks: Choice,
+        force: bool,
+    },
+    Fetch {
+        client: u64,
+        of: u64,
+        tasks: Choice,
+        wait: bool,
+        follow: bool,
+    },
+    Purge {
+        client: u64,
+        of: u64,
+        tasks: Choice,
+    },
+    Ask {
+        client: u64,
+        what: Question,
+    },
+    Signal {
+        client: u64,
+        engine: u64,
+        signal: i32,
+    },
+    Restart {
+        client: u64,
+        engine: u64,
+    },
+    Shutdown {
+        client: u64,
+        engine: u64,
+        whole: bool,
+        finish: bool,
+    },
+    Forget {
+        client: u64,
+        tasks: Choice,
+    },
+    Close {
+        client: u64,
+    },
+    ClientDies {
+        client: u64,
+        loses_sent: bool,
+    },
+    RevokeClient {
+        client: u64,
+        by_request: bool,
+    },
+    RevokeProcess {
+        process: u64,
+    },
+    Cut {
+        peer: u64,
+        of_client: bool,
+        how: Cut,
+    },
+    CutAll {
+        part: u64,
+        how: Cut,
+    },
+    ProcessDies {
+        process: u64,
+        loses_sent: bool,
+        silent: bool,
+    },
+    ProcessDrains {
+        process: u64,
+    },
+    ProcessLeaves {
+        process: u64,
+    },
+    InterpreterDies {
+        process: u64,
+        slot: u64,
+    },
+    CannotBegin {
+        process: u64,
+        runtime: Runtime,
+        class: Option<u32>,
+        us: u64,
+    },
+    BrokerDies {
+        down_us: u64,
+        silent: bool,
+    },
+    DiskFails {
+        us: u64,
+    },
+    BrokerPauses {
+        us: u64,
+    },
+    /// A client's process is stopped: it reads and says nothing, and then goes on.
+    ClientStops {
+        client: u64,
+        us: u64,
+    },
 }
 
 /// A few tasks of a session, counted back from the last one.
@@ -345,6 +435,10 @@ fn fault(dice: &mut Dice) -> Act {
         }
         85..87 if dice.one_in(2) => Act::DiskFails { us: dice.pick(&[1_000, 300_000, 5_000_000]) },
         85..96 => Act::BrokerDies { down_us: dice.pick(&[0, 1_000, 300_000, 3_000_000]), silent: dice.one_in(6) },
+        // Not for so long that its session is over.
+        96 | 97 => {
+            Act::ClientStops { client, us: dice.pick(&[300_000, 3_000_000, 20_000_000, 100_000_000, 500_000_000]) }
+        }
         _ => Act::BrokerPauses { us: dice.pick(&[1_000, 100_000, 2_000_000]) },
     }
 }

@@ -182,7 +182,25 @@ impl World {
     pub fn step(&mut self) {
         let Some(Reverse(Due { at, event, .. })) = self.due.pop() else { return };
         self.now = at;
-        self.happens(event);
+        match self.client_of(&event).map(|client| self.clients[client].stops_until) {
+            Some(until) if until > at => self.at(until, event),
+            _ => self.happens(event),
+        }
+    }
+
+    /// The client to which something happens, if it is one.
+    fn client_of(&self, event: &Event) -> Option<usize> {
+        let of_peer = |peer| if let Peer::Client(client) = peer { Some(client) } else { None };
+        let of_connection = |no| of_peer(self.network.connections.get(no)?.peer);
+        match event {
+            Event::Dials(peer, _) => of_peer(*peer),
+            Event::Arrives(no, Record::ToClient(_))
+            | Event::Greeted(no, _)
+            | Event::LineIsFree(no, Side::Peer)
+            | Event::Notices(no, Side::Peer) => of_connection(no),
+            Event::ClientTick(client) | Event::GivesUp(client, _) => Some(*client),
+            _ => None,
+        }
     }
 
     /// Lets everything happen up to that time, and then a planned act.
