@@ -1,85 +1,124 @@
-//! The handshake. No message opens but those that were written for this broker and this peer; a hello that can be read
-//! crosses unchanged.
+//! The handshake. A message that is changed or cut on its way does not open, and no bytes of a stranger's do; a hello
+//! that can be read crosses unchanged.
 //!
-//! The first byte of an input chooses what the rest stands for: one of the three messages, or the body of a hello.
+//! The first byte of an input chooses what the rest stands for: a change of one of the three messages, bytes in the place
+//! of one, or the body of a hello. The ephemeral keys come from the input: a fuzzer sees what a tag is compared with, and
+//! would copy it if the same tag were right for the input with the copy.
 
-use std::sync::LazyLock;
-
-use furlong_wire::handshake::{ExpectProof, ExpectReply, ExpectStart, Hello, HelloBody};
-use furlong_wire::ids::ClusterId;
-use furlong_wire::limits::{PREAUTH_FRAME_BYTES_MAX, PROTOCOL_VERSION, TOKEN_BYTES_MAX};
+use furlong_wire::handshake::{ExpectProof, ExpectReply, ExpectStart, HandshakeError, Hello, HelloBody, Proof};
+use furlong_wire::ids::{ClusterId, SessionId};
+use furlong_wire::limits::{PREAUTH_FRAME_BYTES_MAX, TOKEN_BYTES_MAX};
+use furlong_wire::record::RecordKeys;
+use furlong_wire::token::Role;
+use sha2::{Digest, Sha256};
 
 use crate::input::Input;
 use crate::vectors::{self, secrets};
 
-/// The three messages of the document.
-static KNOWN: LazyLock<[Vec<u8>; 3]> =
-    LazyLock::new(|| ["handshake message 1", "handshake message 2", "handshake message 3"].map(vectors::one));
-
-/// What the third message adds to its hello.
-const THIRD_OVERHEAD_BYTES: usize = 64;
-
 /// See the module.
 pub fn run(data: &[u8]) {
+    let run = Run { seed: Sha256::digest(data).into() };
     let mut input = Input::new(data);
-    match (input.below(4), input.rest()) {
-        (0, first) => {
-            let opened = expect_start().handle_start(first).is_ok();
-            assert_eq!(opened, first == KNOWN[0], "the first message");
-        }
-        (1, second) => {
-            let opened = expect_reply().1.handle_reply(second, &hello()).is_ok();
-            assert_eq!(opened, second == KNOWN[1], "the second message");
-        }
-        (2, third) => {
-            let opened = expect_proof(&KNOWN[0]).1.handle_proof(third).is_ok();
-            assert_eq!(opened, third == KNOWN[2], "the third message");
-        }
-        (_, body) => rmp_serde::from_slice(body).into_iter().for_each(crosses),
+    match (input.below(7), input.rest()) {
+        (6, body) => rmp_serde::from_slice(body).into_iter().for_each(|body| run.crosses(body)),
+        (place @ 0..3, change) => run.ends_if(place, |message| changed(message, change)),
+        (place, bytes) => run.ends_if(place - 3, |_| bytes.to_vec()),
     }
 }
 
-/// Each message of the document, and the body of its hello.
+/// A change of each message, the messages of the document, and the body of a hello.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let body = rmp_serde::to_vec(&hello().body).expect("a hello has no type that msgpack cannot hold");
-    let inputs = (0_u8..).zip(KNOWN.iter().chain([&body]));
-    inputs.map(|(choice, bytes)| [&[choice][..], bytes].concat()).collect()
+    let body = rmp_serde::to_vec(&body()).expect("a hello has no type that msgpack cannot hold");
+    let changes = [&[0, 0, 0, 1][..], &[1, 40, 0, 128], &[2, 0, 1, 1], &[0, 0, 0, 0], &[1], &[2, 255, 255, 9]];
+    let messages = (3..).zip(["handshake message 1", "handshake message 2", "handshake message 3"].map(vectors::one));
+    let rest = messages.chain([(6, body)]).map(|(choice, bytes)| [&[choice], &bytes[..]].concat());
+    changes.into_iter().map(<[u8]>::to_vec).chain(rest).collect()
+}
+
+/// One handshake.
+struct Run {
+    /// Of the peer's ephemeral key. The broker's is the document's.
+    seed: [u8; 32],
+}
+
+impl Run {
+    fn start(&self) -> (Vec<u8>, ExpectReply) {
+        let server = vectors::array("server public key");
+        let started = ExpectReply::start(&cluster(), &server, &secrets::HOLDER, self.seed);
+        started.expect("the broker's key is a good one")
+    }
+
+    /// Does it with something else in the place of one message. It must end there, unless that is the message.
+    fn ends_if(&self, place: usize, instead: impl Fn(&[u8]) -> Vec<u8>) {
+        let mut is_same = true;
+        let finished = self.finish(&Hello::new(body()), |at, message| {
+            if at != place {
+                return message;
+            }
+            let other = instead(&message);
+            is_same = other == message;
+            other
+        });
+        assert_eq!(finished.is_ok(), is_same);
+    }
+
+    /// Does it; each message goes through `on_its_way` with its place.
+    fn finish(
+        &self,
+        hello: &Hello,
+        mut on_its_way: impl FnMut(usize, Vec<u8>) -> Vec<u8>,
+    ) -> Result<(Proof, RecordKeys), HandshakeError> {
+        let (first, expect_reply) = self.start();
+        let (second, expect_proof): (_, ExpectProof) = expect_start().handle_start(&on_its_way(0, first))?;
+        let (third, of_peer) = expect_reply.handle_reply(&on_its_way(1, second), hello)?;
+        Ok((expect_proof.handle_proof(&on_its_way(2, third))?, of_peer))
+    }
+
+    fn crosses(&self, body: HelloBody) {
+        let is_short = body.token.len() <= TOKEN_BYTES_MAX;
+        let hello = Hello::new(body);
+        let mut third_bytes = 0;
+        let finished = self.finish(&hello, |_, message| {
+            third_bytes = message.len();
+            message
+        });
+        assert_eq!(finished.is_ok(), is_short && third_bytes <= PREAUTH_FRAME_BYTES_MAX);
+        let Ok((proof, of_peer)) = finished else { return };
+        assert_eq!((&proof.hello, proof.holder), (&hello, vectors::array("holder public key")));
+        assert_eq!((&*proof.keys.send, &*proof.keys.receive), (&*of_peer.receive, &*of_peer.send));
+    }
+}
+
+/// Cut or longer, or with some bits flipped: as pairs of a place and a mask say.
+fn changed(message: &[u8], change: &[u8]) -> Vec<u8> {
+    let mut changed = message.to_vec();
+    let (changes, rest) = change.as_chunks::<3>();
+    for [low, high, mask] in changes {
+        let at = usize::from(u16::from_le_bytes([*low, *high]));
+        match changed.len() {
+            len if at < len => changed[at] ^= mask,
+            len => changed.truncate(at % (len + 1)),
+        }
+    }
+    changed.extend_from_slice(rest);
+    changed
 }
 
 fn expect_start() -> ExpectStart {
     ExpectStart::new(&cluster(), &secrets::SERVER, secrets::BROKER_EPHEMERAL).expect("the secrets are good ones")
 }
 
-fn expect_reply() -> (Vec<u8>, ExpectReply) {
-    let server = vectors::array("server public key");
-    let started = ExpectReply::start(&cluster(), &server, &secrets::HOLDER, secrets::PEER_EPHEMERAL);
-    started.expect("the broker's key is a good one")
-}
-
-fn expect_proof(first: &[u8]) -> (Vec<u8>, ExpectProof) {
-    expect_start().handle_start(first).expect("the peer's first message opens")
-}
-
 fn cluster() -> ClusterId {
     ClusterId(vectors::array("cluster id"))
 }
 
-/// The hello of the document's third message.
-fn hello() -> Hello {
-    let proof = expect_proof(&KNOWN[0]).1.handle_proof(&KNOWN[2]);
-    proof.expect("the document's message opens").hello
-}
-
-fn crosses(body: HelloBody) {
-    let is_short = body.token.len() <= TOKEN_BYTES_MAX;
-    let hello = Hello { version: PROTOCOL_VERSION, body: Some(body) };
-    let (first, expect_reply) = expect_reply();
-    let (second, expect_proof) = expect_proof(&first);
-    let (third, of_peer) = expect_reply.handle_reply(&second, &hello).expect("the broker's reply opens");
-    let proof = expect_proof.handle_proof(&third);
-    let fits = third.len() <= PREAUTH_FRAME_BYTES_MAX && third.len() >= THIRD_OVERHEAD_BYTES;
-    assert_eq!(proof.is_ok(), fits && is_short);
-    let Ok(proof) = proof else { return };
-    assert_eq!((&proof.hello, proof.holder), (&hello, vectors::array("holder public key")));
-    assert_eq!((&*proof.keys.send, &*proof.keys.receive), (&*of_peer.receive, &*of_peer.send));
+fn body() -> HelloBody {
+    HelloBody {
+        token: vectors::one("token"),
+        session: SessionId([9; 16]),
+        incarnation: 1,
+        role: Role::Client,
+        software: "furlong 0.1.0".to_owned(),
+        payload_credit_bytes: 0,
+    }
 }

@@ -1,10 +1,12 @@
 //! Records. What was sealed opens in its order; a record that is changed, cut, repeated, left out, or whose chunks are,
 //! does not open, and no bytes of a stranger's do.
 //!
-//! An input is a list of records: what is in each, and what becomes of it on its way.
+//! An input is a list of records: what is in each, and what becomes of it on its way. The key comes from the input: a
+//! fuzzer sees what a tag is compared with, and would copy it if the same tag were right for the input with the copy.
 
 use bytes::BytesMut;
 use furlong_wire::record::{RecordKeys, RecordOpener, RecordSealer, SEQ_BYTES};
+use sha2::{Digest, Sha256};
 
 use crate::input::Input;
 use crate::vectors;
@@ -13,9 +15,9 @@ const RECORDS_MAX: usize = 16;
 
 /// See the module.
 pub fn run(data: &[u8]) {
-    let (mut sealer, mut opener) = pair();
+    let (mut sealer, mut opener) = pair(data);
     assert!(opener.open::<Vec<u8>>(&mut BytesMut::from(data), &[]).is_err(), "nobody has sealed this");
-    (_, opener) = pair();
+    (_, opener) = pair(data);
     let mut input = Input::new(data);
     for _ in 0..RECORDS_MAX {
         if input.is_empty() {
@@ -49,9 +51,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn pair() -> (RecordSealer, RecordOpener) {
-    let keys = |send, receive| RecordKeys { send: [send; 32].into(), receive: [receive; 32].into() };
-    (keys(7, 8).split().0, keys(8, 7).split().1)
+fn pair(data: &[u8]) -> (RecordSealer, RecordOpener) {
+    let key: [u8; 32] = Sha256::digest(data).into();
+    let keys = || RecordKeys { send: key.into(), receive: key.into() };
+    (keys().split().0, keys().split().1)
 }
 
 fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[Vec<u8>]) -> BytesMut {

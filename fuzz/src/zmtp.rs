@@ -21,7 +21,8 @@ pub fn run(data: &[u8]) {
     let proved_after = usize::from(choice >> 1);
     // A frame is split from the input without a copy; a message has up to 1024 of them, listed.
     let whole = memory::within(256 * 1024 + 4 * bytes.len(), || hear(role, proved_after, std::iter::once(bytes)));
-    let pieces = bytes.chunks(usize::from(cut).max(1));
+    // At least one piece, as the whole is one.
+    let pieces = std::iter::once(&[][..]).chain(bytes.chunks(usize::from(cut).max(1)));
     let cut = hear(role, proved_after, pieces);
     // Only PINGs whose answers cannot be written meanwhile depend on how they come: those in one read are too many.
     let is_flood = |heard: &Heard| matches!(heard.end, Some(ZmtpError::PingFlood { .. }));

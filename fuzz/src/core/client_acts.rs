@@ -63,6 +63,16 @@ impl Farm {
         }
     }
 
+    /// Comes back if it can, and ends what there is of its owner.
+    pub fn client_ends_all(&mut self, client: usize) {
+        if self.clients[client].connection.is_none() {
+            self.client_connects(client, &mut Input::new(&[]));
+        }
+        let all = |of| TaskRange { session: session_of(of), first: 0, last: u64::MAX };
+        let (request, tasks) = (self.request(), (0..CLIENTS).map(all).collect());
+        self.says(client, FromClient::CancelTasks(CancelTasks { request, tasks, force: true }));
+    }
+
     pub fn client_says_goodbye(&mut self, client: usize) {
         self.says(client, FromClient::Goodbye(Goodbye { reason: "done".into() }));
         self.clients[client].connection.into_iter().for_each(|connection| self.close(connection));

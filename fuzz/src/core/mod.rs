@@ -294,8 +294,12 @@ impl Farm {
         panic!("the core wants to be called at {:?} again and again", self.core.poll_timeout());
     }
 
-    /// All leave. What their sessions have ends with them, unless it is durable.
+    /// All end their tasks and leave. Then nothing is left, unless it is durable, or kept for somebody who may not come
+    /// in any longer.
     fn comes_to_rest(mut self) {
+        for client in 0..CLIENTS {
+            self.client_ends_all(client);
+        }
         for client in 0..CLIENTS {
             self.client_says_goodbye(client);
         }
@@ -306,7 +310,7 @@ impl Farm {
         self.pump();
         self.wait(AT_LAST);
         invariants::hold(&self.core);
-        if self.config.journal_keep.is_none() {
+        if self.config.journal_keep.is_none() && self.revoked.is_empty() {
             invariants::is_quiet(&self.core);
         }
     }
