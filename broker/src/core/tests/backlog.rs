@@ -8,6 +8,7 @@ use furlong_wire::message::{
 };
 
 use super::peers::{Farm, at_most_once, direct, shared, with};
+use crate::core::records::Fitting;
 use crate::core::tasks::State;
 use crate::core::{PeerMisbehaved, invariants};
 
@@ -287,7 +288,7 @@ fn why_tasks_wait_is_that_their_results_are_not_read() {
     let key = farm.core.sessions.iter().map(|(key, _)| key).next().unwrap();
     let tasks: Vec<_> = farm.core.sessions.get(key).unwrap().tasks.iter().map(|(n, task)| (n, *task)).collect();
     for (n, task) in tasks {
-        let record = farm.core.record(farm.now, task).unwrap();
+        let record = farm.core.record(farm.now, task, &mut Fitting::default()).unwrap();
         assert!(record.waits.is_some_and(|why| why.contains("wait at engines until")), "task {n}");
         let state = farm.core.tasks.get(task).unwrap().state;
         assert_eq!(matches!(state, State::Unsent { .. }), n == waits);

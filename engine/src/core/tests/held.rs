@@ -157,18 +157,18 @@ fn a_process_that_drains_waits_for_the_word_on_what_it_had_sent() {
 }
 
 #[test]
-fn results_that_wait_for_credit_cost_their_own_sending() {
+fn results_that_are_asked_for_cost_their_own_sending() {
     let (waiting, bytes) = (512, 200_000);
-    let credit = bytes + 1_000;
     let mut process = Process::new(1);
     process.core.handle_disconnected();
-    process.core.handle_connected(START, credit);
+    process.core.handle_connected(START, u64::MAX);
+    process.tell(ToEngine::Secret(Secret { payload_credit_bytes: bytes + 1_000, ..told() }));
     process.done();
     let attempts = finished(&mut process, waiting, bytes as usize);
     let mut sent = process.done().transfers.len() as u64;
     assert_eq!(sent, 1, "the others wait");
-    for grant in 2..=waiting {
-        process.tell(ToEngine::Credit(Credit { payload_bytes_total: grant * credit }));
+    for attempt in &attempts[1..] {
+        process.tell(ToEngine::Take(Attempts { attempts: vec![*attempt] }));
         sent += process.done().transfers.len() as u64;
     }
     assert_eq!(sent, waiting);
