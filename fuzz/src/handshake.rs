@@ -1,9 +1,9 @@
 //! The handshake. A message that is changed or cut on its way does not open, and no bytes of a stranger's do; a hello
 //! that can be read crosses unchanged.
 //!
-//! The first byte of an input chooses what the rest stands for: a change of one of the three messages, bytes in the place
-//! of one, or the body of a hello. The ephemeral keys come from the input: a fuzzer sees what a tag is compared with, and
-//! would copy it if the same tag were right for the input with the copy.
+//! The first byte of an input chooses what the rest stands for: a change of one of the three messages, bytes in the
+//! place of one, or the body of a hello. The peer's ephemeral key comes from the input: a fuzzer sees what a tag is
+//! compared with, and would copy it if the same tag were right for the input with the copy.
 
 use furlong_wire::handshake::{ExpectProof, ExpectReply, ExpectStart, HandshakeError, Hello, HelloBody, Proof};
 use furlong_wire::ids::{ClusterId, SessionId};
@@ -92,8 +92,8 @@ impl Run {
 /// Cut or longer, or with some bits flipped: as pairs of a place and a mask say.
 fn changed(message: &[u8], change: &[u8]) -> Vec<u8> {
     let mut changed = message.to_vec();
-    let (changes, rest) = change.as_chunks::<3>();
-    for [low, high, mask] in changes {
+    let (flips, rest) = change.as_chunks::<3>();
+    for [low, high, mask] in flips {
         let at = usize::from(u16::from_le_bytes([*low, *high]));
         match changed.len() {
             len if at < len => changed[at] ^= mask,

@@ -1,9 +1,9 @@
 //! Fuzz targets: functions of any bytes that panic where a property of the product does not hold.
 //!
-//! [`TARGETS`] lists them. Each has seeds, made from the test vectors of `docs/PROTOCOL.md` and from scripts, and a
-//! folder `corpus/NAME` for inputs that once broke something or that are hard to find again. `tests/corpus.rs` runs every
-//! target over both and over mutations of them, with the other tests. `cargo xtask fuzz NAME --seconds N` fuzzes one
-//! with libFuzzer, through the package in `libfuzzer/`.
+//! [`TARGETS`] lists them. Each has seeds, made from the test vectors of `docs/PROTOCOL.md` and from short histories,
+//! and a folder `corpus/NAME` for inputs that once broke something or that are hard to find again. `tests/corpus.rs`
+//! runs every target over both and over mutations of them, with the other tests. `cargo xtask fuzz NAME --seconds N`
+//! fuzzes one with libFuzzer, through the package in `libfuzzer/`.
 //!
 //! What a target checks is in the documentation of its module. Linking this crate replaces the global allocator by one
 //! that counts ([`memory`]).

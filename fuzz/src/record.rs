@@ -27,16 +27,16 @@ pub fn run(data: &[u8]) {
         let batch = input.bytes(batch_bytes);
         let mut chunks: Vec<Vec<u8>> = (0..input.below(4)).map(|_| vec![input.byte(); 16 + input.below(8)]).collect();
         let mut envelope = seal(&mut sealer, batch, &chunks);
-        let (sealed, of) = (envelope.clone(), chunks.clone());
+        let (original, of) = (envelope.clone(), chunks.clone());
         change(&mut input, &mut envelope, &mut chunks);
-        let is_same = envelope == sealed && tags(&chunks).eq(tags(&of));
-        let opened = opener.open(&mut envelope, &chunks);
-        assert_eq!(opened.is_ok(), is_same, "{opened:?}");
-        if opened.is_err() {
+        let is_same = envelope == original && tags(&chunks).eq(tags(&of));
+        let outcome = opener.open(&mut envelope, &chunks);
+        assert_eq!(outcome.is_ok(), is_same, "{outcome:?}");
+        if outcome.is_err() {
             return;
         }
         assert_eq!(&envelope[..], batch);
-        let again = opener.open(&mut sealed.clone(), &of);
+        let again = opener.open(&mut original.clone(), &of);
         assert!(again.is_err(), "a record is opened once");
     }
 }

@@ -1,5 +1,5 @@
-//! The framing, both sides. The same events and the same bytes to send, however the input is cut; memory bounded by what
-//! has come; messages that were read read the same when they are written again.
+//! The framing, both sides. The same events and the same bytes to send, however the input is cut; memory bounded by
+//! what has come; messages that were read read the same when they are written again.
 //!
 //! The first byte of an input chooses the side and how many events go before the peer has proved itself, the second how
 //! the rest is cut.

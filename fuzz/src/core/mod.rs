@@ -1,7 +1,7 @@
-//! The broker's core as a model. An input is a list of acts of a small farm: peers that come, go, and say honest things,
-//! odd ones or any message at all, time that passes, a disk that is slow or fails, a broker that is killed. After each
-//! act the core's own invariants hold, and what it wants said can be sent. At the end all leave, and without a journal
-//! nothing is left.
+//! The broker's core as a model. An input is a list of acts of a small farm: peers that come, go, and say honest
+//! things, odd ones or any message at all, time that passes, a disk that is slow or fails, a broker that is killed.
+//! After each act the core's own invariants hold, and what it wants said can be sent. At the end all leave, and without
+//! a journal nothing is left.
 
 mod client_acts;
 mod engine_acts;
