@@ -74,17 +74,18 @@ impl Farm {
         let old = self.engines[engine].connection;
         self.engines[engine].begins(connection);
         let mut register = self.engines[engine].register();
-        match input.byte() {
-            // It forgets to.
-            255 => return,
-            // The broker has not heard of the other's end.
-            choice if choice & 1 == 1 => old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old)),
-            _ => {}
+        let choice = input.byte();
+        if choice & 1 == 1 {
+            // Otherwise the broker hears of the old connection's end only afterwards.
+            old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old));
         }
-        if input.byte() == 255 {
-            register.slots[0].wanted = Some(super::peers::engine_id(input));
+        // Now and then it forgets to register.
+        if choice != 255 {
+            if input.byte() == 255 {
+                register.slots[0].wanted = Some(super::peers::engine_id(input));
+            }
+            self.reports(engine, FromEngine::Register(Box::new(register)));
         }
-        self.reports(engine, FromEngine::Register(Box::new(register)));
         old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old));
     }
 
