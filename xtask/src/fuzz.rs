@@ -72,11 +72,12 @@ fn list(workspace: &Workspace) -> anyhow::Result<String> {
 /// Builds the program with the instrumentation that libFuzzer reads, in a target folder of its own, and gives its path.
 ///
 /// The flags are those of cargo-fuzz, which needs a nightly toolchain only for its sanitizers. A `--target` keeps them
-/// from build scripts and macros, which are not linked with libFuzzer.
+/// from build scripts and macros, which are not linked with libFuzzer. Not `--locked`: a dependency that the workspace
+/// has got since is then added to this lock file, too.
 fn build(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     let host = host(workspace)?;
     let folder = workspace.target().join("fuzz/build");
-    let mut cargo = workspace.cargo("build --release --locked --manifest-path fuzz/libfuzzer/Cargo.toml");
+    let mut cargo = workspace.cargo("build --release --manifest-path fuzz/libfuzzer/Cargo.toml");
     cargo.args(["--target", &host]).env("CARGO_TARGET_DIR", &folder);
     check(cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", FLAGS.join(" ")))?;
     Ok(folder.join(host).join("release/furlong-libfuzzer"))

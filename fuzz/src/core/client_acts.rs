@@ -1,5 +1,6 @@
 //! What clients do.
 
+use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
 use furlong_wire::ids::TaskId;
 use furlong_wire::ids::{PassKey, TokenId};
@@ -31,13 +32,7 @@ impl Farm {
             Act::ClientSendsChunk => {
                 if let Some((transfer, chunk)) = self.clients[client].sending.chunk() {
                     let chunk = if input.byte() == 255 { zeros(17) } else { chunk };
-                    let heard = self.core.handle_from_client(
-                        self.now,
-                        connection,
-                        FromClient::Chunk(Chunk { transfer }),
-                        Some(chunk),
-                    );
-                    self.settle(connection, heard);
+                    self.hears_client(connection, FromClient::Chunk(Chunk { transfer }), Some(chunk));
                 }
             }
             Act::Acknowledges => {
@@ -191,15 +186,18 @@ impl Farm {
                 return;
             }
             let chunk = message.chunk_transfer().map(|_| zeros(16 + input.below(256)));
-            let heard = self.core.handle_from_client(self.now, connection, message, chunk);
-            self.settle(connection, heard);
+            self.hears_client(connection, message, chunk);
         }
     }
 
     /// Says something, if it is connected.
     fn says(&mut self, client: usize, message: FromClient) {
         let Some(connection) = self.clients[client].connection else { return };
-        let heard = self.core.handle_from_client(self.now, connection, message, None);
+        self.hears_client(connection, message, None);
+    }
+
+    fn hears_client(&mut self, connection: ConnectionId, message: FromClient, chunk: Option<Bytes>) {
+        let heard = self.core.handle_from_client(self.now, connection, message, chunk);
         self.settle(connection, heard);
     }
 }

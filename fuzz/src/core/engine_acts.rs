@@ -1,5 +1,6 @@
 //! What engines do.
 
+use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
 use furlong_wire::message::{
     AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Chunk, Direction, Draining, ErrorKind, FromEngine,
@@ -48,9 +49,7 @@ impl Farm {
             Act::EngineSendsChunk => {
                 if let Some((transfer, chunk)) = self.engines[engine].sending.chunk() {
                     let chunk = if input.byte() == 255 { zeros(17) } else { chunk };
-                    let message = FromEngine::Chunk(Chunk { transfer });
-                    let heard = self.core.handle_from_engine(self.now, connection, message, Some(chunk));
-                    self.settle(connection, heard);
+                    self.hears_engine(connection, FromEngine::Chunk(Chunk { transfer }), Some(chunk));
                 }
             }
             Act::IsNested => self.is_nested(engine, input),
@@ -142,15 +141,18 @@ impl Farm {
                 return;
             }
             let chunk = message.chunk_transfer().map(|_| zeros(16 + input.below(256)));
-            let heard = self.core.handle_from_engine(self.now, connection, message, chunk);
-            self.settle(connection, heard);
+            self.hears_engine(connection, message, chunk);
         }
     }
 
     /// Says something, if it is connected.
     fn reports(&mut self, engine: usize, message: FromEngine) {
         let Some(connection) = self.engines[engine].connection else { return };
-        let heard = self.core.handle_from_engine(self.now, connection, message, None);
+        self.hears_engine(connection, message, None);
+    }
+
+    fn hears_engine(&mut self, connection: ConnectionId, message: FromEngine, chunk: Option<Bytes>) {
+        let heard = self.core.handle_from_engine(self.now, connection, message, chunk);
         self.settle(connection, heard);
     }
 }
