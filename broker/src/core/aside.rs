@@ -183,7 +183,9 @@ impl Core {
         let Some(task) = self.tasks.get(given.task) else { return nowhere };
         let of_kind = self.kind_of(task).filter(|_| error.kind == ErrorKind::NotBegun);
         let work = of_kind.map_or(Work::Runtime(task.runtime), Work::Kind);
-        let is_known = self.set_aside.add(now, (given.engine, work), task.runtime, cause);
+        // An engine that leaves takes nothing any longer in any case.
+        let takes_work = self.engines.get(given.engine).is_some_and(|engine| engine.class.is_some());
+        let is_known = !takes_work || self.set_aside.add(now, (given.engine, work), task.runtime, cause);
         self.put_in_class(given.engine);
         if given.is_wanted_back {
             self.end(now, given.task, cancelled_before_it_began());

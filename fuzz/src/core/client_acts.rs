@@ -197,7 +197,10 @@ impl Farm {
     }
 
     fn hears_client(&mut self, connection: ConnectionId, message: FromClient, chunk: Option<Bytes>) {
-        let heard = self.core.handle_from_client(self.now, connection, message, chunk);
+        let mut heard = self.core.handle_from_client(self.now, connection, message, chunk);
+        while heard.is_ok() && self.core.has_rest(connection) {
+            heard = self.core.handle_rest(self.now, connection);
+        }
         self.settle(connection, heard);
     }
 }
