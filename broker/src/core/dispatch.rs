@@ -331,9 +331,8 @@ impl Core {
         let waits = self.engines.update(given.engine, |engine| {
             and(engine);
             // Counts ascend, and mostly the first one ends.
-            if engine.assigned.front() == Some(&count) {
-                engine.assigned.pop_front();
-            } else if let Ok(at) = engine.assigned.binary_search(&count) {
+            let is_first = engine.assigned.front() == Some(&count);
+            if let Some(at) = is_first.then_some(0).or_else(|| engine.assigned.binary_search(&count).ok()) {
                 engine.assigned.remove(at);
                 engine.assigned_direct -= u32::from(given.direct);
             }
