@@ -11,7 +11,7 @@ use furlong_wire::message::Outcome;
 use crate::core::engines::{Account, Process};
 use crate::core::journal::Stage;
 use crate::core::payloads::{Lane, Stored};
-use crate::core::sessions::{Definition, Session};
+use crate::core::sessions::{Definition, Done, Session};
 use crate::core::tasks::{Place, State, Task, TaskKey};
 use crate::core::{ConnectionId, Core, charges, lending};
 
@@ -265,7 +265,8 @@ fn the_budget_is_what_is_held(core: &Core) {
     for (_, session) in core.sessions.iter() {
         requests += session.receiving.abandoned_bytes();
         requests += session.definitions.values().map(definition_bytes).sum::<u64>();
-        others += session.done.iter().map(|(_, done)| done.what.output_bytes()).sum::<u64>();
+        let of_record = |done: &Done| done.what.output_bytes() + done.record_bytes();
+        others += session.done.iter().map(|(_, done)| of_record(done)).sum::<u64>();
     }
     others += core.kept.iter().map(|kept| kept.done.budget_bytes()).sum::<u64>();
     others += core.processes.values().map(Process::passing_bytes).sum::<u64>();

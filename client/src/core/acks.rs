@@ -51,10 +51,11 @@ impl Acks {
             reason = "it makes use of the ascending runs of each engine's results"
         )]
         ranges.sort();
+        // What was delivered again after a cut is there twice.
         ranges.dedup_by(|next, range| {
-            let adjoin = range.1 + 1 == next.0;
+            let adjoin = next.0 <= range.1 + 1;
             if adjoin {
-                range.1 = next.1;
+                range.1 = range.1.max(next.1);
             }
             adjoin
         });
@@ -82,6 +83,16 @@ mod tests {
         let ranges = vec![(1, 3), (5, 8), (10, 10)].into();
         assert_eq!(acks.take(), Some((FromClient::Ack(Ack { ranges }), 8)));
         assert_eq!((acks.results(), acks.take()), (0, None));
+    }
+
+    #[test]
+    fn what_was_delivered_twice_is_named_once() {
+        let mut acks = Acks::default();
+        for n in [4, 5, 6, 5, 9, 9, 6] {
+            acks.push(n, 0);
+        }
+        let ranges = vec![(4, 6), (9, 9)].into();
+        assert_eq!(acks.take(), Some((FromClient::Ack(Ack { ranges }), 7)));
     }
 
     #[test]
