@@ -64,8 +64,9 @@ fn from_client() -> Vec<(FromClient, [Fate; 5])> {
         (FromClient::Credit(Credit { payload_bytes_total: 1 }), everybody),
         // The same secret again.
         (
+            // It comes once a connection, and has come.
             FromClient::Open(Open { secret: PayloadSecret::new([7; 32]), cancel_on_disconnect: false, submitted: 0 }),
-            everybody,
+            nobody,
         ),
         (submit(Targets::Shared), [Forbidden, Served, Served, Forbidden, Served]),
         (submit(Targets::Engines(vec![EngineId(77)])), direct(Forbidden)),
