@@ -235,9 +235,11 @@ impl Model {
         let goes_first = engine.takes_direct() && engine.queue.has_ready();
         assert!(!goes_first, "engine {id} was given shared work before its own");
         let unfinished = core.sessions.iter().flat_map(|(_, session)| session.tasks.iter().map(|(_, key)| *key));
+        // Who does not read results is passed over.
         let waits = |task: &&Task| {
             task.state == State::Queued
                 && task.place == Place::Shared
+                && !core.backlog.holds(task.session)
                 && engine.class.is_some_and(|class| core.placements.fits(task.placement, class, &core.engines))
         };
         let first = unfinished.filter_map(|key| core.tasks.get(key)).filter(waits).map(Task::priority).max();
