@@ -169,14 +169,18 @@ impl AllSetAside {
     }
 }
 
+/// Whether an attempt ends as one that its engine could not begin: of such a one the engine holds nothing.
+pub(super) fn has_not_begun(finished: &AttemptFinished) -> bool {
+    let kind = finished.outcome.error.as_ref().map(|error| error.kind);
+    matches!(kind, Some(ErrorKind::NotBegun | ErrorKind::NoRuntime))
+}
+
 impl Core {
     /// Whether an attempt that has ended had begun. If not, its engine is set aside, and the task goes to another one,
     /// if there is one that is not.
     pub(super) fn begin_elsewhere(&mut self, now: Time, given: Given, finished: &AttemptFinished) -> Beginning {
-        let Some(error) = finished.outcome.error.as_ref() else { return Beginning::Begun };
-        if !matches!(error.kind, ErrorKind::NotBegun | ErrorKind::NoRuntime) {
-            return Beginning::Begun;
-        }
+        let error = finished.outcome.error.as_ref().filter(|_| has_not_begun(finished));
+        let Some(error) = error else { return Beginning::Begun };
         let cause = error.text.as_str();
         self.take_back(finished.attempt.count);
         let nowhere = Beginning::Nowhere(Outcome::error(TaskState::Failed, ErrorKind::Remote, cause));

@@ -14,7 +14,7 @@ use furlong_wire::message::{
     ToEngine,
 };
 
-use super::aside::Beginning;
+use super::aside::{Beginning, has_not_begun};
 use super::control::namespace_lost;
 use super::engines::{Account, EarlyEnd, EngineWaiting, ProcessKey};
 use super::finish::{Ended, cancelled_before_it_began};
@@ -289,6 +289,9 @@ impl Core {
             error.text.truncate(kept);
             error.text.shrink_to_fit();
         }
+        if has_not_begun(&finished) && finished.attempt.start != self.config.start {
+            finished.attempt = self.orphan_not_begun(key, finished.attempt);
+        }
         let given = self.given(key, finished.attempt)?;
         let (payload, transfer, bytes) = match finished.payload.take() {
             None => {
@@ -510,7 +513,7 @@ impl Core {
         let is_of_now = |attempt: &Attempt| attempt.start == self.config.start;
         let (mut attempts, before): (Vec<Attempt>, Vec<Attempt>) =
             recalled.attempts.iter().partition(|it| is_of_now(it));
-        attempts.extend(before.into_iter().map(|attempt| self.orphan_recalled(key, attempt)));
+        attempts.extend(before.into_iter().map(|attempt| self.orphan_not_begun(key, attempt)));
         attempts.sort_unstable_by_key(|attempt| std::cmp::Reverse(attempt.count));
         for attempt in &attempts {
             let Some(given) = self.given(key, *attempt)?.and_then(|_| self.take_back(attempt.count)) else { continue };

@@ -207,6 +207,7 @@ impl Core {
             // The task has ended otherwise, and its client does not know that yet. Should this broker be killed before,
             // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
             let count = self.occupy(engine, (session, held.n));
+            self.note_matched(held.attempt, count);
             return verdicts.adopt_to_end(held, self.attempt(count));
         }
         verdicts.end(held.attempt, held.finished);
@@ -351,18 +352,16 @@ impl Core {
         }
     }
 
-    /// An engine gives back an attempt of an earlier start, which has not begun. If it was matched meanwhile: as which
-    /// attempt.
-    pub(super) fn orphan_recalled(&mut self, key: ProcessKey, attempt: Attempt) -> Attempt {
-        if let Some(count) = self.orphans.matched.remove(&attempt) {
-            return self.attempt(count);
-        }
+    /// An attempt of an earlier start has not begun, and its engine holds it no longer. If it was matched meanwhile: as
+    /// which attempt.
+    pub(super) fn orphan_not_begun(&mut self, key: ProcessKey, attempt: Attempt) -> Attempt {
         let orphan = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
         if orphan.is_some_and(|engine| engine.process == Some(key)) {
             let orphan = self.orphans.remove(attempt);
             orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+            return attempt;
         }
-        attempt
+        self.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
     }
 
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
@@ -498,16 +497,20 @@ impl Core {
         }
         self.hold_attempt(Given::new(key, (session, n), engine, direct), count);
         self.set_deadline(now, key);
-        let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
-        if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
-            matched.retain(|_, count| attempts.get(*count).is_some());
-        }
-        matched.insert(attempt, count);
+        self.note_matched(attempt, count);
         self.tell_session(process, key);
         if let Some(connection) = self.processes.get(&process).map(|process| process.connection) {
             let attempts = vec![(attempt, self.attempt(count))];
             self.to_engine(connection, ToEngine::Adopt(Adopt { attempts }));
         }
+    }
+
+    fn note_matched(&mut self, attempt: Attempt, count: u64) {
+        let (attempts, matched) = (&self.attempts, &mut self.orphans.matched);
+        if matched.len() >= MATCHED_KEPT + 2 * attempts.len() {
+            matched.retain(|_, count| attempts.get(*count).is_some());
+        }
+        matched.insert(attempt, count);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use furlong_wire::ids::Attempt;
 use furlong_wire::message::{
-    EngineStatus, ErrorKind, FromClient, Outcome, Query, ReplyBody, Request, Runtime, Submit, TakeBack, TaskOptions,
-    TaskRange, TaskState, ToClient, ToEngine,
+    AttemptFinished, Attempts, EngineStatus, ErrorKind, FromClient, FromEngine, Outcome, Query, ReplyBody, Request,
+    Runtime, Submit, TakeBack, TaskOptions, TaskRange, TaskState, ToClient, ToEngine,
 };
 
 use super::peers::{Farm, at_most_once, direct, python, shared, with};
@@ -139,6 +140,65 @@ fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
     farm.does_not_begin(bad, ErrorKind::NotBegun);
     assert_eq!(farm.end_of(client, n), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
     assert!(farm.in_hand(good).is_empty());
+}
+
+/// An attempt of an earlier start does not begin, as its engine says before it has heard what became of it: of such a
+/// one the engine holds nothing.
+fn not_begun(attempt: Attempt) -> FromEngine {
+    let outcome = Outcome::error(TaskState::Failed, ErrorKind::NoRuntime, "there is no `x`");
+    FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 0, payload: None })
+}
+
+#[test]
+fn work_of_before_that_does_not_begin_is_given_again() {
+    for is_matched in [false, true] {
+        let mut farm = Farm::default();
+        let (client, bad) = (farm.client(), farm.engine());
+        let n = farm.submit(client, shared());
+        let attempt = farm.processes[bad].jobs[0].attempt;
+        farm.restart();
+        farm.connect_engine(bad);
+        let good = farm.engine();
+        farm.connect_client(client).unwrap();
+        if is_matched {
+            farm.repeat(client, n, shared());
+        }
+        farm.processes[bad].jobs.clear();
+        farm.report(bad, not_begun(attempt)).unwrap();
+        invariants::hold(&farm.core);
+        if !is_matched {
+            farm.repeat(client, n, shared());
+        }
+        let has_it = if farm.in_hand(bad).is_empty() { good } else { bad };
+        assert_eq!(farm.in_hand(has_it), [n], "matched: {is_matched}");
+        assert!(!is_matched || has_it == good, "the other one could not begin it");
+        farm.finish(has_it);
+        assert_eq!(farm.end_of(client, n), Some((TaskState::Succeeded, None)));
+        assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (0, 0));
+        invariants::hold(&farm.core);
+    }
+}
+
+#[test]
+fn unwanted_work_of_before_that_does_not_begin_leaves_its_engine_free() {
+    let recalled = |attempt| FromEngine::Recalled(Attempts { attempts: vec![attempt] });
+    for report in [not_begun, recalled] {
+        let mut farm = Farm::default();
+        let (client, engine) = (farm.client(), farm.engine());
+        let n = farm.submit(client, shared());
+        let attempt = farm.processes[engine].jobs[0].attempt;
+        farm.restart();
+        farm.connect_client(client).unwrap();
+        farm.repeat(client, n, shared());
+        farm.cancel(client, n, n);
+        farm.connect_engine(engine);
+        farm.processes[engine].jobs.clear();
+        farm.report(engine, report(attempt)).unwrap();
+        invariants::hold(&farm.core);
+        assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (0, 0));
+        let next = farm.submit(client, shared());
+        assert_eq!(farm.in_hand(engine), [next]);
+    }
 }
 
 #[test]
