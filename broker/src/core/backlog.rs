@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{AttemptFinished, Attempts, ErrorKind, Outcome, TaskState, ToEngine};
 
-use super::engines::{Account, Engine, Process, ProcessKey};
+use super::arriving::Account;
+use super::engines::{Engine, Process, ProcessKey};
 use super::finish::Ended;
 use super::payloads::{BytesOf, Stored};
 use super::placement::PlacementId;

@@ -8,7 +8,8 @@ use furlong_wire::ids::{Attempt, EngineId, SessionId, TokenId};
 use furlong_wire::limits::{ENDS_REMEMBERED_MAX, GRANTS_PER_ATTEMPT_MAX, KEPT_RECORDS_MAX, NESTING_MAX};
 use furlong_wire::message::Outcome;
 
-use crate::core::engines::{Account, Process};
+use crate::core::arriving::Account;
+use crate::core::engines::Process;
 use crate::core::journal::Stage;
 use crate::core::payloads::{Lane, Stored};
 use crate::core::sessions::{Definition, Done, Session};

@@ -9,6 +9,7 @@
 //!    long as something is left of one ([`Core::has_rest`]), and [`Core::dispatch`] once after each batch of them.
 //! 3. [`Core::handle_disconnected`] when the connection is gone, whoever closed it.
 
+mod arriving;
 mod aside;
 mod authority;
 mod backlog;
@@ -38,6 +39,7 @@ pub(crate) mod output;
 mod payloads;
 mod placement;
 mod prefetch;
+mod published;
 mod queue;
 mod quotas;
 mod reconcile;

@@ -5,27 +5,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use furlong_link::dial::random_bytes;
 use furlong_link::incoming::{Incoming, Messages, ReceiveError, Record};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
-use furlong_link::stranger::{Stranger, StrangerError};
 use furlong_link::stream::{ReadHalf, WriteHalf};
 use furlong_link::vigil::{Due, Vigil};
-use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
-use furlong_wire::limits::{GREETING_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, PROTOCOL_VERSION, WRITE_TURN_BYTES};
-use furlong_wire::message::{Direction, Greeting, RefusalKind, Refused, ToClient, ToEngine, encode_message};
-use furlong_wire::record::{RecordSealer, SEQ_BYTES};
-use furlong_wire::token::{Claims, Role, Token, TokenError};
-use furlong_wire::zmtp::{self, FRAME_HEADER_BYTES_MAX, put_frame_header};
-use tokio::io::AsyncWriteExt;
+use furlong_wire::limits::{HANDSHAKE_TIMEOUT_MS, WRITE_TURN_BYTES};
+use furlong_wire::message::{Direction, Greeting, ToClient, ToEngine};
+use furlong_wire::token::Role;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::listener::Serves;
+use super::way_in::{BadStranger, Proved, greet, refuse, shake_hands};
 use super::{Shell, Stranding, TICK};
 use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
-use crate::core::{ConnectionId, Core, Peer, PeerMisbehaved, Refusal, Time, WORK_PER_TURN};
+use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, WORK_PER_TURN};
 
 /// A connected peer, as the shell sees it.
 #[derive(Debug)]
@@ -461,139 +456,6 @@ impl<'a> Turn<'a> {
             core.handle_rest(self.now, self.id)?;
         }
     }
-}
-
-/// A stranger that has proved its key and whose token is sound.
-struct Proved {
-    peer: Peer,
-    incoming: Incoming,
-    socket: WriteHalf,
-    sealer: RecordSealer,
-}
-
-async fn shake_hands(
-    shell: &Shell,
-    serves: Serves,
-    halves: (ReadHalf, WriteHalf),
-    address: Address,
-    stranding: &Stranding,
-) -> Result<Proved, BadStranger> {
-    let mut stranger = Stranger::new(halves, zmtp::Role::Broker);
-    let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
-    greeted.map_err(|_| BadStranger::Deadline)??;
-    let first = stranger.receive().await?;
-    if first.len() != FIRST_BYTES {
-        return Err(HandshakeError::Length { bytes: first.len() }.into());
-    }
-    // Before any curve operation: a flood of handshakes must not cost the farm its processor.
-    if !shell.strangers.turn(address.origin()).await {
-        return Err(BadStranger::Busy);
-    }
-    let key = &shell.identity.key;
-    let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
-    let (second, expect) = expect.handle_start(&first)?;
-    stranding.is_caller();
-    stranger.send(&second).await?;
-    let third = stranger.receive().await?;
-    let proof = expect.handle_proof(&third)?;
-    let (mut sealer, opener) = proof.keys.split();
-    let (incoming, mut socket) = stranger.prove(opener);
-    let Some(hello) = proof.hello.body else {
-        // The token's form is unknown too, but the stranger holds the broker's public key: it may know why.
-        let text = format!(
-            "the broker speaks version {PROTOCOL_VERSION} of the protocol, this peer version {}; install the same \
-             Furlong on both sides",
-            proof.hello.version
-        );
-        let refusal = Refusal { kind: RefusalKind::Version, text };
-        refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
-        return Err(BadStranger::Version { version: proof.hello.version });
-    };
-    // The client of a running task has no token.
-    let is_pass = hello.token.is_empty();
-    let holder = if is_pass {
-        None
-    } else {
-        let token = Token::from_bytes(hello.token.clone())?;
-        Some(token.verify(&key.issuer_key, shell.identity.cluster)?.prove_holder(&proof.holder)?)
-    };
-    // Also here, so that nobody comes in with a token that was revoked a moment ago.
-    shell.obey_revocations().await;
-    let admitted = match holder {
-        Some(holder) => Ok((holder.claims().clone(), None)),
-        None => shell.core.borrow().pass(shell.now(), proof.holder).map(|(claims, attempt)| (claims, Some(attempt))),
-    };
-    let checked = admitted.and_then(|(claims, pass)| match unauthorized(shell, serves, &claims, &hello) {
-        Some(text) => Err(Refusal { kind: RefusalKind::Unauthorized, text }),
-        None => Ok((claims, pass)),
-    });
-    let (claims, pass) = match checked {
-        Ok(admitted) => admitted,
-        Err(refusal) => {
-            refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
-            return Err(BadStranger::Unauthorized);
-        }
-    };
-    let peer = Peer { claims, hello, address: address.to_string(), pass };
-    Ok(Proved { peer, incoming, socket, sealer })
-}
-
-/// Why a peer whose token is genuine, or whose pass is known, may not come in all the same, if so.
-fn unauthorized(shell: &Shell, serves: Serves, claims: &Claims, hello: &HelloBody) -> Option<String> {
-    let Claims { role, token_id, .. } = *claims;
-    // A task's client does not know its owner's role, and comes to the port that its engine knows.
-    let has_token = !hello.token.is_empty();
-    if has_token && hello.role != role {
-        return Some(format!("the token is for role {role}, not {}", hello.role));
-    }
-    if has_token && !serves.takes(role) {
-        return Some(format!(
-            "this port is for {serves}, and the capability's role is {role}; take its present file from the broker's \
-             `security` folder, which names the right port"
-        ));
-    }
-    let validity = claims.check_validity(shell.now().unix_us(shell.start) / 1_000_000);
-    validity.err().map(|error| error.to_string()).or_else(|| shell.revocations.refusal(token_id))
-}
-
-async fn refuse(shell: &Shell, address: Address, refusal: &Refusal, socket: &mut WriteHalf, sealer: &mut RecordSealer) {
-    shell.log_stranger(address, &BadStranger::Refused { text: refusal.text.clone() });
-    let refused = Refused { kind: refusal.kind, text: refusal.text.clone() };
-    let _ = timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
-}
-
-/// Sends the first record.
-async fn greet(greeting: &Greeting, socket: &mut WriteHalf, sealer: &mut RecordSealer) -> std::io::Result<()> {
-    let mut envelope = vec![0; SEQ_BYTES];
-    encode_message(greeting, &mut envelope);
-    sealer.seal::<&[u8]>(&mut envelope, 0, &[]);
-    let mut frame = BytesMut::with_capacity(envelope.len() + FRAME_HEADER_BYTES_MAX);
-    put_frame_header(&mut frame, envelope.len(), false);
-    frame.extend_from_slice(&envelope);
-    timeout(Duration::from_secs(1), socket.write_all(&frame)).await?
-}
-
-/// Why a stranger is turned away. Only the log says so.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadStranger {
-    #[error("it did not finish the handshake in time")]
-    Deadline,
-    #[error("too many handshakes at once")]
-    Busy,
-    #[error("it cannot be given a connection: {0}")]
-    Arrival(#[from] std::io::Error),
-    #[error(transparent)]
-    Stranger(#[from] StrangerError),
-    #[error(transparent)]
-    Handshake(#[from] HandshakeError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error("it speaks version {version} of the protocol")]
-    Version { version: u32 },
-    #[error("its token does not allow what it wants")]
-    Unauthorized,
-    #[error("refused: {text}")]
-    Refused { text: String },
 }
 
 /// Why a peer is closed.

@@ -15,6 +15,7 @@ mod roster_file;
 mod run_files;
 mod settings;
 mod strangers;
+mod way_in;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -37,13 +38,14 @@ use crate::budget::{EXTRAS_QUEUE_BYTES_MAX, FETCHED_QUEUE_BYTES_MAX, Memory, Out
 use crate::core::journal::{Entry, Restoring};
 use crate::core::{Config, ConnectionId, Core, Output, Time};
 use crate::journal::{Journal, JournalThread, Written};
-use connection::{BadStranger, Connection, End, Lane};
+use connection::{Connection, End, Lane};
 use entrance::Address;
 use keys::Identity;
 use linger::Linger;
 use revocations::Revocations;
 use roster_file::RosterFile;
 use strangers::{Stranding, Strangers};
+use way_in::BadStranger;
 
 /// How often connections are looked after, and the core's tick comes.
 const TICK: Duration = Duration::from_secs(1);

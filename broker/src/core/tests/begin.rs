@@ -202,6 +202,28 @@ fn unwanted_work_of_before_that_does_not_begin_leaves_its_engine_free() {
 }
 
 #[test]
+fn work_of_before_whose_match_was_given_up_leaves_its_engine_free() {
+    let mut farm = Farm::default();
+    let (client, engine) = (farm.client(), farm.engine());
+    let n = farm.submit(client, shared());
+    let attempt = farm.processes[engine].jobs[0].attempt;
+    farm.restart();
+    farm.connect_engine(engine);
+    farm.connect_client(client).unwrap();
+    farm.repeat(client, n, shared());
+    // It is cut off before it has heard of the match.
+    farm.processes[engine].jobs[0].attempt = attempt;
+    farm.disconnect_engine(engine);
+    let other = farm.engine();
+    assert_eq!(farm.in_hand(other), [n]);
+    farm.connect_engine(engine);
+    farm.processes[engine].jobs.clear();
+    farm.report(engine, not_begun(attempt)).unwrap();
+    invariants::hold(&farm.core);
+    assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (1, 0));
+}
+
+#[test]
 fn an_engine_that_is_set_aside_may_leave_and_come_back() {
     let mut farm = Farm::default();
     let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
