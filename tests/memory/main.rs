@@ -40,7 +40,8 @@ impl Filled {
             pid: 1,
             payload_bytes_max: memory.payload_bytes_max,
             memory_flag: "--memory",
-            tasks_max: memory.tasks_max,
+            // One session may have half: so it fills the room of all.
+            tasks_max: 2 * memory.tasks_max,
             kept_max: memory.kept_max,
             journal_keep: None,
         };
@@ -175,7 +176,7 @@ fn long_options_that_differ(filled: &mut Filled) {
 
 fn dependencies(filled: &mut Filled) {
     let client = filled.client();
-    let many = 4_000;
+    let many = 3_000;
     (1..=many).for_each(|n| filled.submit(client, n, Some(waiting()), 4));
     let on = |n| Dependency { task: TaskId { session: Filled::session(client), n }, success: true, failure: false };
     let options = TaskOptions { after: (1..=many).map(on).collect(), ..TaskOptions::default() };
