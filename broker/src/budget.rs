@@ -11,7 +11,8 @@
 //! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | what waits for engines | [`OUT_QUEUE_BYTES_MAX`], and no more than the tasks that they are given | connections |
 //!
-//! All but the last four are what users fill; they share `--memory` (by default a quarter of the machine's), and payloads
+//! All but the last four are what users fill; they share `--memory` (by default a quarter of the machine's), and
+//! payloads
 //! and tasks are shared among the sessions, so that one leaves room for others (`core/payloads.rs`, `core/backlog.rs`).
 //! The others are bounded by the number of file descriptors, from which the listener takes its permits.
 

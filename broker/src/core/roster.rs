@@ -18,8 +18,8 @@ pub struct Roster {
     pub here: BTreeSet<EngineId>,
 }
 
-/// What has changed of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many copies
-/// of all.
+/// What has changed of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many
+/// copies of all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// An engine is here.

@@ -1,7 +1,7 @@
 //! `run/roster.json`: which engine had which integer, for a later start.
 //!
-//! The first line is a roster, each of the others a change of it, as JSON. Changes are appended before an engine gets its
-//! first task, since a later start must know whom to wait for; when there are many, the file is written anew.
+//! The first line is a roster, each of the others a change of it, as JSON. Changes are appended before an engine gets
+//! its first task, since a later start must know whom to wait for; when there are many, the file is written anew.
 
 use std::fs::File;
 use std::io::Write;
