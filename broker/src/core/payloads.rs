@@ -223,7 +223,7 @@ const ALONE_BYTES_MIN: usize = 32 * 1024;
 const TRANSFERS_MAX: usize = 65_536;
 
 /// The bytes that the broker holds for its peers, and what each side may still send: chunks of payloads, kept output,
-/// inline definitions, and what tasks have beyond the usual ([`super::charges`]).
+/// inline definitions, and what tasks have beyond the usual (`charges.rs`).
 ///
 /// A quarter of it is for results that come unasked: the credits of all lanes together are never more, so these always
 /// fit. The other three quarters are for requests, which take half of the budget at most, and for results that the
