@@ -15,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from furlong import _definitions, _pickling, errors
+from furlong import _definitions, _pickling, _signals, errors
 from furlong.errors import EngineInfo, RemoteError
 
 __all__ = ["remake", "type_by_name"]
@@ -115,7 +115,8 @@ def remake(
     try:
         nodes = json.loads(buffers[0])
         made = _Maker(nodes, buffers, engine_info, may_unpickle, base, (at, texts)).make(at)
-    except Exception:
+    except Exception as why:
+        _signals.reraise(why)
         made = None  # it is no description, or of another version
     if made is None:
         made = type_by_name(texts[0], base)(*texts, engine_info)
@@ -193,7 +194,8 @@ class _Maker:
                 cls = _typed(found, base)
                 is_group = issubclass(cls, _GROUP)
                 made: RemoteError = _new(cls, *([str(node["args"][0]), members] if is_group else []))
-            except Exception:  # its metaclass forbids it, or its layout
+            except Exception as why:  # its metaclass forbids it, or its layout
+                _signals.reraise(why)
                 continue
             return made
         return _new(base)
@@ -207,7 +209,8 @@ class _Maker:
             for name in path.split("."):
                 # No `__getattr__` of a module is asked where no code is to be run.
                 found = getattr(found, name) if self._may_unpickle else vars(found)[name]
-        except Exception:  # it is on the engine alone, or does not load here
+        except Exception as why:  # it is on the engine alone, or does not load here
+            _signals.reraise(why)
             found = None
         if found is None and known is not None:  # of a function's own, which this process has sent
             found = _definitions.find_by_id(known)
@@ -222,6 +225,7 @@ class _Maker:
             try:
                 _set(error, name, self._decode(value))
             except Exception as why:
+                _signals.reraise(why)
                 lost[name] = f"it could not be read here: {type(why).__name__}: {why}"
         if lost:
             vars(error)["not_carried"] = lost
@@ -230,6 +234,7 @@ class _Maker:
         try:
             return self._decode(value)
         except Exception as why:
+            _signals.reraise(why)
             return f"<it could not be read here: {type(why).__name__}: {why}>"
 
     def _decode(self, value: Any) -> Any:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from furlong import _furlong, _globals, _modules, _paths
+from furlong import _furlong, _globals, _modules, _paths, _signals
 from furlong._definitions import Reducer
 from furlong._installed import ships
 from furlong._remote import EngineFunction, OnEngine, Reference
@@ -269,6 +269,7 @@ def dumps(
     except _NeedsCodeError:
         pass
     except Exception as error:
+        _signals.reraise(error)
         # What plain pickle cannot do, cloudpickle may.
         if not isinstance(error, (pickle.PicklingError, TypeError, AttributeError)):
             raise _described(value, what, error, find) from error
@@ -281,6 +282,7 @@ def dumps(
     try:
         pickler.dump(value)
     except Exception as error:
+        _signals.reraise(error)
         raise _described(value, what, error, find) from error
     buffers[0] = file.getvalue()
     return buffers, CODE | MODULES if pickler.has_modules else CODE
@@ -352,7 +354,8 @@ def _try(value: Any) -> None:
 def _can_pickle(value: Any) -> bool:
     try:
         _try(value)
-    except Exception:
+    except Exception as error:
+        _signals.reraise(error)
         return False
     return True
 
@@ -560,13 +563,14 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
         plain.dump(function)
     except _NeedsCodeError:
         pass
-    except Exception:  # noqa: S110 - what plain pickle cannot do, cloudpickle may
-        pass
+    except Exception as error:  # what plain pickle cannot do, cloudpickle may
+        _signals.reraise(error)
     else:
         return file.getvalue(), MODULES if plain.has_modules else False
     try:
         return _dump_code(function, frozenset())
     except Exception as error:
+        _signals.reraise(error)
         # On engines each may have one of its own, as a lock or a connection to a database.
         left_out = frozenset(_names_without_pickle(function))
         with contextlib.suppress(Exception):

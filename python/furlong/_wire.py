@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from furlong import _definitions
+from furlong import _definitions, _signals
 
 
 def load_code(major: int, minor: int, inner: bytes, buffers: Sequence[Any] = ()) -> Any:
@@ -100,6 +100,7 @@ def kept(inner: bytes, *buffers: Any) -> Any:
     try:
         return pickle.loads(inner, buffers=buffers)
     except Exception as error:
+        _signals.reraise(error)
         _loading.unreadable = True
         return Unreadable(error)
 

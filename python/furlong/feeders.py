@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from furlong import errors
+from furlong import _signals, errors
 from furlong._dispatch import WaitQueue
 from furlong._patience import wait_patiently
 from furlong.map_parts import MapPart, Work
@@ -216,6 +216,7 @@ class BalancedFeeder(Feeder):
                 self._submit(size)
                 self._note_bytes(self.parts[-1].nbytes, size)
         except Exception as error:
+            _signals.reraise(error)
             self.why_stopped = error
 
     def _next_size(self) -> int:

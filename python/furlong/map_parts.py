@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, _wire, errors
+from furlong import _pickling, _signals, _wire, errors
 from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, check_codec, error_of
 
 if TYPE_CHECKING:
@@ -131,10 +131,12 @@ class MapPart(BalancedPart):
         "_alike",
         "_engine",
         "_exact",
+        "_is_absorbed",
         "_left",
         "_places",
         "_singly",
         "_stopped",
+        "_taken",
         "_texts",
         "_tries",
         "_work",
@@ -161,6 +163,9 @@ class MapPart(BalancedPart):
         self._places: Sequence[int] = range(size)
         self._left: list[int] = []
         self._exact = self._singly = False
+        # The end that was taken from the task; and whether what it says is noted.
+        self._taken: _furlong.Outcome | None = None
+        self._is_absorbed = False
         self._alike: list[tuple[str, str]] = []
         self._tries: dict[int, int] = {}
         self._texts: dict[str, dict[int, str]] = {}
@@ -191,14 +196,19 @@ class MapPart(BalancedPart):
         with self._lock:
             if self.is_settled or not self.task.done():
                 return
-            outcome = self.task.take()
+            # The user's code runs below, and so may signals: what was taken is there for the next look.
+            outcome = self._taken = self._taken or self.task.take()
             if outcome is None:
                 raise RuntimeError("the task has ended, and its end is not there")
-            self.received = time.time()
-            self.run_seconds += outcome.times[3] / 1e6
+            if not self._is_absorbed:
+                self._absorb(outcome)
+                self.received = time.time()
+                self.run_seconds += outcome.times[3] / 1e6
+                self._is_absorbed = True
             # The task stays the one that is asked for until another has followed it.
-            if not (self._absorb(outcome) and self._go_on(outcome)):
+            if not (self._left and self._go_on(outcome)):
                 self._end(outcome)
+            self._taken, self._is_absorbed = None, False
 
     def _end(self, outcome: _furlong.Outcome) -> None:
         if self.failures:
@@ -211,8 +221,8 @@ class MapPart(BalancedPart):
         self.outcome = outcome
         self.is_settled = True
 
-    def _absorb(self, outcome: _furlong.Outcome) -> bool:
-        """Take what a task came to; whether items are left."""
+    def _absorb(self, outcome: _furlong.Outcome) -> None:
+        """Take what a task came to. Items may be left, for other tasks."""
         places = self._places
         items = None
         try:
@@ -220,18 +230,18 @@ class MapPart(BalancedPart):
             if buffers is not None:
                 items = self._load(outcome, buffers)
         except Exception as error:
+            _signals.reraise(error)
             self._note_texts(outcome, places, {})
             text = f"the result cannot be read: {error}"
             lost = errors.ResultLost(type(error).__name__, text, "", self._where(outcome.engine))
             lost.__cause__ = error
             self._fail(places, lost)
-            return False
+            return
         if items is None:
             self._note_texts(outcome, places, {})
             self._blame(outcome, places, self._where(outcome.engine))
         else:
             self._put(items, places, outcome)
-        return bool(self._left)
 
     def _load(self, outcome: _furlong.Outcome, buffers: Sequence[Any]) -> _wire.Items:
         return _wire.load_items(lambda: _pickling.loads(buffers), lambda: self._where(outcome.engine))
@@ -312,13 +322,14 @@ class MapPart(BalancedPart):
                 self._fail(self._left, self._no_engine(outcome))
                 return False
         places = sorted(self._left)
-        places, self._left = (places[:1], places[1:]) if self._singly else (places, [])
+        places, left = (places[:1], places[1:]) if self._singly else (places, [])
         try:
             task, _, _ = self._work.submit(self.begin, places, engine, self._exact)
         except Exception as error:
-            self._fail([*places, *self._left], error)
+            _signals.reraise(error)
+            self._fail([*places, *left], error)
             return False
-        self._places = places
+        self._places, self._left = places, left
         self.ids.append(task.id)
         self.task = task
         return True

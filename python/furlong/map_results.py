@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
-from furlong import errors
+from furlong import _signals, errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN
 from furlong._sequences import items_of
@@ -177,6 +177,7 @@ class MapResult(AsyncMapResult):
                 else:
                     final = self._collect_values(values)
         except Exception as error:  # who waits is told of this as well
+            _signals.reraise(error)
             self._error = error
         self._final = final
 

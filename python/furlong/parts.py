@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, _wire, errors
+from furlong import _pickling, _signals, _wire, errors
 from furlong._dispatch import Dispatcher, dispatcher
 from furlong._patience import wait_patiently
 from furlong.displays import ExecuteReply
@@ -144,6 +144,7 @@ class Part:
                 elif self.error is None:
                     self.error = error_of(outcome, self.where(), is_pickled=self.about.is_pickled)
             except Exception as error:
+                _signals.reraise(error)
                 lost = errors.ResultLost(type(error).__name__, f"the result cannot be read: {error}", "", self.where())
                 lost.__cause__ = error
                 self.error = lost
@@ -429,6 +430,7 @@ def _data(part: Part) -> Any:
         # Who asks again gets another copy.
         return _decoded(codec, [buffers[0], *map(bytearray, buffers[1:])])
     except Exception as error:
+        _signals.reraise(error)
         text = f"what was published cannot be read: {error}"
         raise errors.ResultLost(type(error).__name__, text, "", part.where()) from error
 

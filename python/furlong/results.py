@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
-from furlong import errors
+from furlong import _signals, errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
@@ -151,6 +151,7 @@ class AsyncResult(LazyFuture):
             else:
                 final = self._assemble([part.value for part in self._parts])
         except Exception as error:  # who waits is told of this as well
+            _signals.reraise(error)
             self._error = error
         self._final = final
 

@@ -1,6 +1,7 @@
 """Maps as one thing: each item has one value or one error at its place, and whatever names a map means all of it."""
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import signal
@@ -509,6 +510,98 @@ def test_an_interrupted_call_leaves_no_task(rc, interrupt, gate, call, error):
     eventually(lambda: not rc._session.unfinished())
     if hasattr(caught.value, "result"):
         assert caught.value.result.done()
+
+
+class Interrupting:
+    """Raises a signal as it is pickled, or as its copy is read, in one process."""
+
+    def __init__(self, when, process):
+        self.when, self.process = when, process
+
+    def __reduce__(self):
+        if self.when == "pickled":
+            signal.raise_signal(signal.SIGUSR1)
+        return _interrupt, (self.process if self.when == "read" else 0,)
+
+
+def _interrupt(process):
+    if os.getpid() == process:
+        signal.raise_signal(signal.SIGUSR1)
+    return 1
+
+
+@pytest.fixture
+def once():
+    """Let the signal raise an exception once, by each kind of handler; the handler is unset by then."""
+
+    def set_handler(make):
+        def interrupted(number, frame):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            raise Interrupted
+
+        signal.signal(signal.SIGUSR1, make(interrupted))
+
+    before = signal.getsignal(signal.SIGUSR1)
+    yield set_handler
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Handler:
+    """Something with a method that handles signals."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def handle(self, number, frame):
+        self.inner(number, frame)
+
+
+HANDLERS = [
+    pytest.param(lambda inner: inner, id="function"),
+    pytest.param(lambda inner: Handler(inner).handle, id="method"),
+    pytest.param(lambda inner: lambda *args: inner(*args), id="any arguments"),
+]
+
+
+@pytest.mark.parametrize("make", HANDLERS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rc, x: rc.load_balanced_view().map_async(lambda x: x, [x, x]),
+        lambda rc, x: rc[:].map_async(lambda x: x, [x, x]),
+        lambda rc, x: rc[:].apply_async(lambda x: x, x),
+        lambda rc, x: rc[:].apply_async(lambda: x),
+        lambda rc, x: rc[:].push({"x": x}),
+        lambda rc, x: rc.executor().submit(lambda x: x, x),
+    ],
+    ids=["map", "direct map", "apply", "closure", "push", "executor"],
+)
+def test_what_a_signal_raises_while_something_is_pickled_comes_out_as_it_is(rc, once, call, make):
+    once(make)
+    with pytest.raises(Interrupted):
+        call(rc, Interrupting("pickled", os.getpid()))
+    eventually(lambda: not rc._session.unfinished())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rc, f: rc.load_balanced_view().map_async(f, range(8)),
+        lambda rc, f: rc[:].map_async(f, range(8)),
+        lambda rc, f: rc[:].apply_async(f, 1),
+    ],
+    ids=["map", "direct map", "apply"],
+)
+def test_a_value_whose_reading_a_signal_ends_is_read_the_next_time(rc, once, call):
+    f = functools.partial(lambda process, _: Interrupting("read", process), os.getpid())
+    result = call(rc, f)
+    eventually(lambda: not rc._session.unfinished())
+    once(lambda inner: inner)
+    with pytest.raises(Interrupted):
+        for _ in range(3):  # the dispatcher's thread may have read some
+            result.get(30)
+            result = call(rc, f)
+    assert set(result.get(30)) == {1}
 
 
 def test_a_lazy_map_that_is_dropped_leaves_no_task(rc, lview, gate):
