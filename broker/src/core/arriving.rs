@@ -11,8 +11,9 @@ use super::sessions::SessionKey;
 pub enum EngineWaiting {
     /// An attempt's end.
     Finished(AttemptFinished, Account),
-    /// Intermediate data, and what follows them if it was faster.
-    Published(AttemptPublished, Option<Box<EarlyEnd>>),
+    /// Intermediate data, the session by whose lane they come, and what follows them if it was faster. The attempt may
+    /// be forgotten before they are here, so the lane is not looked up by that.
+    Published(AttemptPublished, SessionKey, Option<Box<EarlyEnd>>),
 }
 
 /// The end of an attempt that has come before what it has published, and is told after that.
@@ -46,7 +47,7 @@ impl Process {
         let taken = self.taken.values().map(|(session, bytes)| (Account { session: *session, lane: None }, *bytes));
         let in_part = self.receiving.waiting_with_bytes().filter_map(|(waiting, bytes)| match waiting {
             EngineWaiting::Finished(_, account) => Some((*account, bytes)),
-            EngineWaiting::Published(_, end) => {
+            EngineWaiting::Published(.., end) => {
                 let end = end.as_ref()?;
                 Some((end.account, end.payload.as_ref().map_or(0, Stored::budget_bytes)))
             }

@@ -57,9 +57,10 @@ impl Core {
                         self.attempt_ended(now, key, given, finished, (Some(stored), account));
                         Ok(())
                     }
-                    Some((EngineWaiting::Published(published, end), stored)) => {
+                    Some((EngineWaiting::Published(published, session, end), stored)) => {
                         process.publishing.remove(&(published.attempt, announced.transfer));
                         self.pass_on(key, &published, &stored);
+                        self.return_published(key, session, stored.budget_bytes());
                         let Some(EarlyEnd { finished, payload, account }) = end.map(|end| *end) else { return Ok(()) };
                         let given = self.given(key, finished.attempt)?;
                         self.attempt_ended(now, key, given, finished, (payload, account));

@@ -33,14 +33,15 @@ impl Core {
             self.pass_on(key, &published, &stored);
             return Ok(());
         }
-        let admitted = wanted && self.reserve(BytesOf::Other, bytes);
+        let admitted = given.filter(|_| wanted && self.reserve(BytesOf::Other, bytes));
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         let (transfer, payload) = (transfer_of(&published.payload), published.payload.clone());
-        if admitted {
+        if admitted.is_some() {
             process.publishing.insert((published.attempt, transfer));
         }
-        process.receiving.expect(transfer, &payload, admitted.then_some(EngineWaiting::Published(published, None)))?;
-        if let Some(given) = given.filter(|_| !admitted) {
+        let waiting = admitted.map(|given| EngineWaiting::Published(published, given.session, None));
+        process.receiving.expect(transfer, &payload, waiting)?;
+        if let Some(given) = given.filter(|_| admitted.is_none()) {
             self.return_published(key, given.session, bytes);
         }
         Ok(())
@@ -70,7 +71,6 @@ impl Core {
             }
         }
         self.budget.release(BytesOf::Other, stored.budget_bytes());
-        given.into_iter().for_each(|given| self.return_published(key, given.session, stored.budget_bytes()));
     }
 
     /// Of intermediate data of an attempt that are on the way: its end, if that has come.
@@ -78,7 +78,7 @@ impl Core {
         let process = self.processes.get_mut(&key)?;
         let (_, transfer) = *process.publishing.range((attempt, 0)..=(attempt, u64::MAX)).next()?;
         match process.receiving.waiting_mut(transfer)? {
-            EngineWaiting::Published(_, end) => Some(end),
+            EngineWaiting::Published(.., end) => Some(end),
             EngineWaiting::Finished(..) => None,
         }
     }

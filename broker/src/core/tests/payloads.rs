@@ -312,6 +312,19 @@ fn an_end_that_waits_for_what_was_published_goes_with_its_connection() {
 }
 
 #[test]
+fn a_lane_gets_back_what_an_attempt_published_that_is_forgotten_meanwhile() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let n = farm.submit(client, shared());
+    publish_chunked(&mut farm, engine, 2_000);
+    let result = farm.processes[engine].large_result(900 << 10);
+    farm.finish_with(engine, Outcome::SUCCEEDED, 1_000, Some(result));
+    assert_eq!(farm.end_of(client, n), BUSY, "the memory is too small for its result");
+    while farm.send_result_chunk(engine) {}
+    invariants::nothing_is_owed(&farm.core);
+}
+
+#[test]
 fn a_transfer_number_that_is_in_use_costs_no_memory() {
     let mut farm = small_farm();
     let client = farm.client();
