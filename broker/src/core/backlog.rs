@@ -269,8 +269,9 @@ impl Core {
                 let task = self.tasks.get_mut(given.task);
                 task.into_iter().for_each(|task| {
                     task.transition(State::Assigned { engine: id, attempt, started: true });
-                    // It has ended there: no limit of its run is due any longer.
-                    task.more_if_any().into_iter().for_each(|more| more.started = None);
+                    // It has ended there: no limit of its run is due any longer. A run it was, all the same.
+                    let more = task.more_mut();
+                    (more.started, more.has_run) = (None, true);
                 });
                 self.attempts.remove(attempt);
                 self.hold_attempt(given, attempt);

@@ -220,7 +220,7 @@ impl Core {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let attempt = task.attempts;
         let more = task.more_mut();
-        more.started = None;
+        (more.started, more.has_run) = (None, false);
         let freed = more.output.begin(attempt);
         self.budget.release(BytesOf::Other, freed);
         self.set_deadline(now, key);

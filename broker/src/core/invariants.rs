@@ -254,7 +254,8 @@ fn deadlines_are_those_of_tasks(core: &Core) {
             }
             State::Unsent { .. } => false,
             State::Assigned { started, .. } => {
-                started && task.is_reported() && options.is_some_and(|it| it.run_timeout_ms.is_some())
+                let is_timed = task.more().is_some_and(|more| more.started.is_some());
+                started && is_timed && options.is_some_and(|it| it.run_timeout_ms.is_some())
             }
         };
         assert_eq!(task.deadline().is_some(), is_limited, "task {} in {:?}", task.n, task.state);

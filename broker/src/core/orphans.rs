@@ -488,7 +488,7 @@ impl Core {
         task.transition(State::Assigned { engine, attempt: count, started: true });
         (task.attempts, task.assigned) = (1, Some(now));
         let more = task.more_mut();
-        (more.started, more.pause_ends) = (None, None);
+        (more.started, more.has_run, more.pause_ends) = (None, false, None);
         if direct {
             let tasks = &self.tasks;
             self.engines.update(engine, |engine| engine.queue.take_out(session, key, tasks));

@@ -79,6 +79,8 @@ pub struct More {
     pub is_suspect: bool,
     /// When its engine reported that it runs.
     pub started: Option<Time>,
+    /// Whether its run has ended on an engine that is away, and holds the result: it counts as a run, without a limit.
+    pub has_run: bool,
     /// When something is due for it.
     pub deadline: Option<Time>,
     /// When its pause ends.
@@ -278,7 +280,7 @@ impl Task {
             return true;
         }
         let may_have_begun = matches!(self.state, State::Assigned { started: true, .. });
-        may_have_begun && self.more().is_some_and(|more| more.started.is_some())
+        may_have_begun && self.more().is_some_and(|more| more.has_run || more.started.is_some())
     }
 
     /// Whether an engine was lost that had it in hand and had not said that it runs.

@@ -203,6 +203,17 @@ fn shared_work_whose_result_waits_goes_elsewhere_when_its_engine_is_lost() {
 }
 
 #[test]
+fn work_whose_result_waits_has_run_when_its_engine_is_lost() {
+    let mut farm = small_farm();
+    let once = TaskOptions { retries: Some(0), ..TaskOptions::default() };
+    let (culprit, lost, waits) = backlogged(&mut farm, |_| with(shared(), once.clone()));
+    let other = farm.engine();
+    farm.disconnect_engine(lost);
+    assert_eq!(farm.end_of(culprit, waits), Some((TaskState::Lost, Some(ErrorKind::EngineLost))));
+    assert_eq!(farm.in_hand(other), [waits + 1], "what had not begun goes on");
+}
+
+#[test]
 fn a_task_whose_result_waits_is_cancelled_as_any_other() {
     let mut farm = small_farm();
     let (culprit, engine, waits) = backlogged(&mut farm, |_| shared());
