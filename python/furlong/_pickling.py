@@ -311,32 +311,13 @@ def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tupl
     With `exact`, the engine always tells which of them runs.
     """
     kwargs = {"exact": True} if exact else {}
-    return dumps((columns, kwargs), "the items", lambda: _find_item(columns, first))
+    return dumps((columns, kwargs), "the items", lambda: _paths.find_item(columns, first, _try))
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
     """Say of a call with one item of a map what `dumps_items` would; give the error itself if it is another."""
-    found = _find_item([[part] for part in item], at)
+    found = _paths.find_item([[part] for part in item], at, _try)
     return error if found is None else PicklingError(f"the items cannot be pickled: {found}")
-
-
-def _find_item(columns: Sequence[Any], first: int) -> str | None:
-    """Say which item cannot be pickled; None if it is none of them."""
-    for at, column in enumerate(columns):
-        if _can_pickle(column):
-            continue
-        begin, end = 0, len(column)
-        while end - begin > 1:
-            middle = (begin + end) // 2
-            if _can_pickle(column[begin:middle]):
-                begin = middle
-            else:
-                end = middle
-        if begin == end or _can_pickle(column[begin]):
-            return None
-        found = _paths.find(column[begin], f"items[{first + begin}]", _try)
-        return found if len(columns) == 1 else f"{found}, of sequences[{at}]"
-    return None
 
 
 def _described(value: Any, what: str, error: Exception, find: Callable[[], str | None] | None = None) -> PicklingError:
@@ -349,15 +330,6 @@ def _described(value: Any, what: str, error: Exception, find: Callable[[], str |
 
 def _try(value: Any) -> None:
     _code_pickler()(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
-
-
-def _can_pickle(value: Any) -> bool:
-    try:
-        _try(value)
-    except Exception as error:
-        _signals.reraise(error)
-        return False
-    return True
 
 
 def loads(buffers: Sequence[Any]) -> Any:
@@ -592,7 +564,7 @@ def _names_without_pickle(function: Callable[..., Any]) -> Iterator[str]:
     scope = _globals.Scope(function).globals()
     for name in _globals.put.among(scope):
         value = scope[name]
-        if not isinstance(value, types.FunctionType | type) and not _can_pickle(value):
+        if not isinstance(value, types.FunctionType | type) and not _paths.can(_try, value):
             yield name
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 # As deep a walk goes, and so many parts it tries to pickle.
 DEPTH_MAX = 64
@@ -42,7 +42,7 @@ def find(value: Any, name: str, dump: Callable[[Any], object]) -> str:
                 break
             tries -= 1
             seen.add(id(part))
-            if not _can(dump, part):
+            if not can(dump, part):
                 value, name = part, name + step
                 break
         else:
@@ -52,7 +52,37 @@ def find(value: Any, name: str, dump: Callable[[Any], object]) -> str:
     return f"{name} is a {_type_name(type(value))}"
 
 
-def _can(dump: Callable[[Any], object], part: Any) -> bool:
+def find_item(columns: Sequence[Any], first: int, dump: Callable[[Any], object]) -> Optional[str]:
+    """Say which item of a map cannot be pickled; None if it is none of them.
+
+    Parameters
+    ----------
+    columns : sequence
+        The items, one column for each sequence of the map.
+    first : int
+        The place of the first ones in theirs.
+    dump : callable
+        Pickles one object; raises if that cannot be done.
+    """
+    for at, column in enumerate(columns):
+        if can(dump, column):
+            continue
+        begin, end = 0, len(column)
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            if can(dump, column[begin:middle]):
+                begin = middle
+            else:
+                end = middle
+        if begin == end or can(dump, column[begin]):
+            return None
+        found = find(column[begin], f"items[{first + begin}]", dump)
+        return found if len(columns) == 1 else f"{found}, of sequences[{at}]"
+    return None
+
+
+def can(dump: Callable[[Any], object], part: Any) -> bool:
+    """Try whether an object can be pickled."""
     try:
         dump(part)
     except Exception:
