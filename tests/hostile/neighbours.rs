@@ -121,8 +121,8 @@ fn who_is_closed_for_more_tasks_than_its_credit_leaves_room_for_others() {
     assert!(eventually(SOON, || work.status().clients == 1), "it is not closed");
     let log = work.farm().home().broker_log();
     assert!(log.contains("more tasks or payload bytes than its credit allows"), "{log}");
-    let left = work.status();
-    assert!(left.results_held < 10 && left.tasks_waiting == 0, "{left:?}");
+    let is_gone = |left: ClusterStatus| left.results_held < 10 && left.tasks_waiting == 0;
+    assert!(eventually(SOON, || is_gone(work.status())), "{:?}", work.status());
     works(&work);
 }
 
