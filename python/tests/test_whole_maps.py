@@ -470,7 +470,13 @@ def interrupt():
         def raise_it(*_):
             raise error
 
+        def again(unraisable):
+            # Python ignores what is raised in `__del__`, or in the callback of a weak reference.
+            if isinstance(unraisable.exc_value, error):
+                os.kill(os.getpid(), signal.SIGUSR1)
+
         before.append(signal.signal(signal.SIGUSR1, raise_it))
+        sys.unraisablehook = again
 
         def send():
             eventually(condition)
@@ -481,7 +487,9 @@ def interrupt():
         thread.start()
 
     before, threads = [], []
+    hook = sys.unraisablehook
     yield start
+    sys.unraisablehook = hook
     for thread in threads:
         thread.join()
     signal.signal(signal.SIGUSR1, before[0])
@@ -541,9 +549,8 @@ def once():
 
         signal.signal(signal.SIGUSR1, make(interrupted))
 
-    before = signal.getsignal(signal.SIGUSR1)
     yield set_handler
-    signal.signal(signal.SIGUSR1, before)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a copy may still be read, and would end this process
 
 
 class Handler:
