@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use furlong_client::{DecodeError, ErrorKind, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
+use base64ct::{Base64, Encoding};
+use furlong_client::{DecodeError, ErrorKind, OsText, Output, OutputPiece, TaskFailure, TaskReport, TaskResult};
 use furlong_wire::call::{Codec, ReplyHeader};
 use furlong_wire::message::Stream;
 use serde::Serialize;
@@ -166,6 +167,14 @@ impl Document {
         self.rest.insert(name.to_owned(), value.into());
     }
 
+    /// The same for text of the system: what is not UTF-8 stands under `NAME_base64` as well.
+    pub fn set_os_text(&mut self, name: &str, text: Option<&OsText>) {
+        self.set(name, text.map(OsText::to_text));
+        if let Some(text) = text.filter(|text| text.to_str().is_none()) {
+            self.set(&format!("{name}_base64"), Base64::encode_string(text.as_bytes()));
+        }
+    }
+
     /// Whether the value is what its header says, or there is none.
     pub fn is_readable(&self) -> bool {
         self.value_error.is_none()
@@ -261,13 +270,23 @@ pub fn as_json(end: &End) -> Document {
         "error": failure.map(error_json),
         "run_us": report.times.run_us,
     });
-    let Value::Object(rest) = rest else { unreachable!("it is written as an object") };
+    let Value::Object(mut rest) = rest else { unreachable!("it is written as an object") };
+    note_bytes_of_output(&mut rest, report);
     let (value, value_error) = match end.as_ref().map(value) {
         Ok(Ok(value)) => (value, None),
         Ok(Err(error)) => (Box::default(), Some(error.to_string())),
         Err(_) => (Box::default(), None),
     };
     Document { rest, value, value_error }
+}
+
+/// Adds the bytes of what is no text, in base64: beside `stdout`, whose text shows `U+FFFD` for them, `stdout_base64`.
+pub fn note_bytes_of_output(document: &mut Map<String, Value>, report: &TaskReport) {
+    for (name, output) in [("stdout", &report.stdout), ("stderr", &report.stderr)] {
+        if !output.is_text() {
+            document.insert(format!("{name}_base64"), Base64::encode_string(&output.bytes()).into());
+        }
+    }
 }
 
 /// How many bytes of each stream are left out, as only its ends are kept.

@@ -133,11 +133,9 @@ async fn print_results(
 /// What a function printed, as standard output is for the results.
 fn print_output(index: usize, report: &TaskReport) {
     for (name, output) in [("Out", &report.stdout), ("Err", &report.stderr)] {
-        let text = output.text();
-        if !text.is_empty() {
-            let shown = format!("[item {index}] {name}: {}\n", text.trim_end_matches('\n'));
+        if !output.is_empty() {
             // Who has closed standard error does not want to know.
-            let _ = print::own(OutputStream::Stderr, shown.as_bytes());
+            let _ = print::headed(OutputStream::Stderr, &format!("[item {index}] {name}: "), &output.bytes());
         }
     }
 }

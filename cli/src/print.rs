@@ -33,6 +33,12 @@ pub fn own(stream: Stream, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Prints what a task has written under a heading, with one newline at its end.
+pub fn headed(stream: Stream, heading: &str, bytes: &[u8]) -> Result<()> {
+    let end = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |at| at + 1);
+    own(stream, &[heading.as_bytes(), &bytes[..end], b"\n"].concat())
+}
+
 /// Prints to standard error, with a newline: [`to_stderr`].
 macro_rules! note {
     ($($text:tt)*) => { $crate::print::to_stderr(&format!($($text)*)) };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import operator
@@ -91,6 +92,40 @@ def test_bytes_that_are_no_text_come_whole(command: Callable[..., subprocess.Pop
     """A program's output is bytes, of which none is changed."""
     script = "import os,sys; sys.stdout.buffer.write(bytes(range(256)) * 12_000)"
     assert ended(command("submit", "--wait", "--", sys.executable, "-c", script)) == (0, bytes(range(256)) * 12_000, "")
+
+
+@pytest.mark.parametrize("written", [b"caf\xe9 \xff\n", "caf\u00e9\n".encode()])
+def test_json_has_the_bytes_of_what_is_no_text(
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client, written: bytes
+) -> None:
+    """Beside the text, which shows a sign for each such byte, stand the bytes."""
+    program = (
+        f"import sys; sys.stdout.buffer.write({written!r}); sys.stdout.flush(); sys.stderr.buffer.write({written!r})"
+    )
+    for argv in (
+        ["submit", "--json", "--wait", "--", sys.executable, "-c", program],
+        ["execute", "--json", "--targets", str(rc.ids[0]), program],
+    ):
+        code, stdout, _ = ended(command(*argv))
+        document = json.loads(stdout)
+        for stream in ("stdout", "stderr"):
+            assert (code, document[stream]) == (0, written.decode("utf-8", "replace"))
+            encoded = document.get(f"{stream}_base64")
+            assert encoded is None if "\ufffd" not in document[stream] else base64.b64decode(encoded) == written
+
+
+def test_executed_code_prints_bytes_as_they_are(
+    command: Callable[..., subprocess.Popen[bytes]], rc: furlong.Client
+) -> None:
+    """Code of an engine prints what a program prints."""
+    code = "import sys; _ = sys.stdout.buffer.write(b'caf\\xe9 \\xff')"
+    assert ended(command("execute", "--targets", str(rc.ids[0]), code))[1].endswith(b": caf\xe9 \xff\n")
+    assert b": caf\xe9 \xff\n" in command_stderr(command("map", "builtins:exec", code))
+
+
+def command_stderr(process: subprocess.Popen[bytes]) -> bytes:
+    """Give the errors as bytes."""
+    return process.communicate(timeout=60)[1]
 
 
 def test_closed_pipe_ends_the_command_and_its_tasks(

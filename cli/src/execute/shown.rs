@@ -13,8 +13,8 @@ use crate::print;
 struct Shown {
     engine: String,
     count: Option<u64>,
-    stdout: String,
-    stderr: String,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
     value: Option<String>,
     displays: Vec<Display>,
     error: Option<String>,
@@ -39,8 +39,8 @@ impl Shown {
         Self {
             engine: report.engine.map_or("?".to_owned(), |id| id.to_string()),
             count,
-            stdout: report.stdout.text(),
-            stderr: report.stderr.text(),
+            stdout: report.stdout.bytes(),
+            stderr: report.stderr.bytes(),
             value,
             displays,
             error,
@@ -74,10 +74,10 @@ impl Shown {
     }
 
     /// Standard error as it was written, and the traceback.
-    fn print_errors(&self, mut errors: String) -> Result<()> {
+    fn print_errors(&self, mut errors: Vec<u8>) -> Result<()> {
         if let Some(error) = &self.error {
             separate(&mut errors);
-            errors.push_str(&printable::lines(error));
+            errors.extend(printable::lines(error).bytes());
         }
         if errors.is_empty() {
             return Ok(());
@@ -85,10 +85,9 @@ impl Shown {
         self.print_under("Err", Stream::Stderr, &errors)
     }
 
-    /// Prints text that is fit, or the task's own, under a heading.
-    fn print_under(&self, heading: &str, stream: Stream, text: &str) -> Result<()> {
-        let text = text.trim_end_matches('\n');
-        print::own(stream, format!("[{}] {heading}[{}]: {text}\n", self.engine, self.count()).as_bytes())
+    /// Prints text that is fit, or the task's own bytes, under a heading.
+    fn print_under(&self, heading: &str, stream: Stream, text: &[u8]) -> Result<()> {
+        print::headed(stream, &format!("[{}] {heading}[{}]: ", self.engine, self.count()), text)
     }
 }
 
@@ -100,7 +99,7 @@ pub fn print(code: &str, end: &End) -> Result<()> {
     let mut out = shown.stdout.clone();
     if let Some(value) = &shown.value {
         separate(&mut out);
-        out.push_str(&printable::lines(value));
+        out.extend(printable::lines(value).bytes());
     }
     if !out.is_empty() {
         shown.print_under("Out", Stream::Stdout, &out)?;
@@ -118,13 +117,13 @@ pub fn print_after_live(end: &End, mut printed: Printed) -> Result<()> {
         print::lines(format!("[{}] Out[{}]: {value}", shown.engine, shown.count()))?;
     }
     shown.print_displays()?;
-    shown.print_errors(String::new())
+    shown.print_errors(Vec::new())
 }
 
 /// What follows begins on a line of its own.
-fn separate(text: &mut String) {
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
+fn separate(text: &mut Vec<u8>) {
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        text.push(b'\n');
     }
 }
 
@@ -132,13 +131,13 @@ fn separate(text: &mut String) {
 pub fn as_json(end: &End) -> Value {
     let shown = Shown::of(end);
     let report = ended::report(end);
-    json!({
+    let mut document = json!({
         "engine": report.engine.map(|id| id.0),
         "task": report.id.to_string(),
         "ok": end.is_ok(),
         "count": shown.count,
-        "stdout": shown.stdout,
-        "stderr": shown.stderr,
+        "stdout": report.stdout.text(),
+        "stderr": report.stderr.text(),
         "left_out_bytes": ended::left_out_json(report),
         "value": shown.value,
         "displays": shown.displays.iter().map(|display| json!({
@@ -146,5 +145,9 @@ pub fn as_json(end: &End) -> Value {
         })).collect::<Vec<_>>(),
         "error": end.as_ref().err().map(ended::error_json),
         "run_us": report.times.run_us,
-    })
+    });
+    if let Value::Object(document) = &mut document {
+        ended::note_bytes_of_output(document, report);
+    }
+    document
 }

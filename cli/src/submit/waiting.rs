@@ -220,7 +220,7 @@ fn print_end(slot: &Slot, end: &End, printed: &mut Printed, args: &SubmitArgs, t
     if args.json {
         let mut document = ended::as_json(end);
         document.set("number", slot.number);
-        document.set("item", slot.item.as_ref().map(OsText::to_text));
+        document.set_os_text("item", slot.item.as_ref());
         return document.print();
     }
     printed.rest(&slot.name, ended::report(end))?;

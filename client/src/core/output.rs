@@ -54,17 +54,33 @@ impl Output {
         self.kept.as_ref().map_or_else(Vec::new, |kept| kept.end.iter().copied().collect())
     }
 
-    /// What was kept, as text, with a line that says what was left out. Bytes that are not UTF-8 become `U+FFFD`.
-    pub fn text(&self) -> String {
+    /// What was kept, with a line that says what was left out.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut kept = self.start().to_vec();
         let left_out = self.left_out_bytes();
-        if left_out == 0 {
-            let mut whole = self.start().to_vec();
-            whole.extend(self.end());
-            return String::from_utf8(whole)
-                .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        if left_out > 0 {
+            kept.extend(format!("\n[{left_out} bytes of output left out]\n").into_bytes());
         }
-        let start = String::from_utf8_lossy(self.start());
-        format!("{start}\n[{left_out} bytes of output left out]\n{}", String::from_utf8_lossy(&self.end()))
+        kept.extend(self.end());
+        kept
+    }
+
+    /// The same as text. Bytes that are not UTF-8 become `U+FFFD`.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.bytes()).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// Whether it was UTF-8, as far as it was kept: a character may be cut where something is left out.
+    pub fn is_text(&self) -> bool {
+        let is_cut = self.left_out_bytes() > 0;
+        let end = self.end();
+        if !is_cut {
+            let whole = self.start().iter().chain(&end).copied().collect::<Vec<u8>>();
+            return std::str::from_utf8(&whole).is_ok();
+        }
+        let begin = end.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count();
+        std::str::from_utf8(self.start()).map_or_else(|error| error.error_len().is_none(), |_| true)
+            && std::str::from_utf8(&end[begin..]).is_ok()
     }
 
     /// Bytes that are held here.
