@@ -109,6 +109,13 @@ impl Client {
         self.handle.shared.with(|core| core.unfinished_count())
     }
 
+    /// Cancels tasks of this session by ranges of their numbers, each the first and the last, and waits for no answer.
+    pub fn cancel_numbers(&self, ranges: &[(u64, u64)]) {
+        if !ranges.is_empty() {
+            self.handle.shared.with(|core| core.cancel(ranges, false));
+        }
+    }
+
     /// The engines that are online, sorted.
     pub async fn engines(&self) -> Result<Vec<EngineId>, ClientError> {
         engines(&self.handle).await

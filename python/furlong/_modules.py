@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from furlong import _furlong
+from furlong import _furlong, _signals
 from furlong._definitions import find_here
 from furlong._installed import is_installed, ships
 
@@ -252,6 +252,7 @@ def _dump_settings(module: str, changed: dict[str, Any], dump: Callable[[Any], b
         try:
             dump(value)
         except Exception as error:
+            _signals.reraise(error)
             text = f"{module}.{name} was changed here after the import, and engines cannot have it: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         else:

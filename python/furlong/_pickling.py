@@ -8,7 +8,6 @@ modules go along. Memory of arrays, data frames and the like goes beside the pic
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import importlib
 import io
@@ -545,9 +544,11 @@ def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
         _signals.reraise(error)
         # On engines each may have one of its own, as a lock or a connection to a database.
         left_out = frozenset(_names_without_pickle(function))
-        with contextlib.suppress(Exception):
+        try:
             if left_out:
                 return _dump_code(function, left_out)
+        except Exception as why:
+            _signals.reraise(why)
         raise _described(function, f"the function {name_of(function)}", error) from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import dis
 import functools
 import importlib.util
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from furlong import _signals
 
 # A literal or a value with more parts is not looked at.
 PARTS_MAX = 1000
@@ -112,7 +113,8 @@ class Settings:
             # Most are the same objects, which is seen at once; those that are equal only differ by type at most.
             if tuple(variables.values()) != self._values:
                 return False
-        except Exception:  # as of arrays
+        except Exception as error:  # as of arrays
+            _signals.reraise(error)
             return False
         if not all(variables[name] is value for name, value in self._atoms):
             return False
@@ -251,9 +253,11 @@ def _source_of(text: bytes) -> _Source:
             continue
         target, expression = _assignment(node)
         if target is not None and stores[target] == 1 and _is_literal(expression):
-            with contextlib.suppress(Exception):  # as of 1 / 0, but then the import has failed
+            try:
                 code = compile(ast.Expression(expression), "<literal>", "eval")  # type: ignore[arg-type]
                 source.literals[target] = eval(code, {})
+            except Exception as error:  # as of 1 / 0, but then the import has failed
+                _signals.reraise(error)
     return source
 
 

@@ -5,8 +5,28 @@ from __future__ import annotations
 import threading
 import traceback
 import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["reraise"]
+if TYPE_CHECKING:
+    from furlong import _furlong
+
+__all__ = ["is_of_signal", "owned", "reraise"]
+
+T = TypeVar("T")
+
+
+def owned(session: _furlong.Session, begin: Callable[[], T]) -> T:
+    """Submit tasks, and give what stands for them: they are noted wherever anybody looks for them.
+
+    A signal's handler may raise before that. Then nobody has them, and they are cancelled.
+    """
+    count = session.submitted()
+    try:
+        return begin()
+    except BaseException:
+        session.cancel_since(count)
+        raise
 
 
 def reraise(error: BaseException) -> None:
@@ -16,6 +36,11 @@ def reraise(error: BaseException) -> None:
     """
     if threading.current_thread() is threading.main_thread() and _is_of_handler(error):
         raise error
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Tell whether a signal has raised an exception: its handler, or Python's own for Ctrl-C."""
+    return isinstance(error, KeyboardInterrupt) or _is_of_handler(error)
 
 
 def _is_of_handler(error: BaseException) -> bool:

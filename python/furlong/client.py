@@ -20,8 +20,10 @@ from furlong.direct import DirectView
 from furlong.displays import ExecuteReply
 from furlong.errors import CompositeError, TaskAborted, TaskTimeout
 from furlong.parts import Part
+from furlong.progress import has_prompt
 from furlong.results import AsyncResult
 from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
+from furlong.views import disown
 
 if TYPE_CHECKING:
     from furlong.cluster import Cluster
@@ -220,7 +222,16 @@ class MultiEngineClient(Connected):
 
     def _finish(self, result: AsyncResult, block: bool | None, read: Callable[[AsyncResult], Any] | None = None) -> Any:
         pending = PendingResult(result, read)
-        return pending.r if (self.block if block is None else block) else pending
+        if not (self.block if block is None else block):
+            return pending
+        try:
+            result.wait()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and has_prompt():
+                return pending
+            disown(result, error)
+            raise
+        return pending.r
 
     # Code.
 

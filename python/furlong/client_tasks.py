@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import errors
+from furlong import _signals, errors
 from furlong.records import PHASES, Fetched, History, whole_id
 from furlong.results import AsyncResult
 from furlong.views import Again
@@ -213,11 +213,12 @@ class ClientTasks:
             wanted = self._futures([-1] if jobs is None else jobs)
         except (errors.RequestRefused, ValueError) as error:
             raise KeyError(str(error)) from error
-        again = []
+        calls = []
         for result in wanted:
             if not isinstance(result, AsyncResult) or any(part.call is None for part in result._parts):
                 raise KeyError("what the task ran is not held here any longer: keep its result, or submit it anew")
-            again += [Again(*part.call)() for part in result._parts if part.call is not None]
+            calls += [part.call for part in result._parts if part.call is not None]
+        again = _signals.owned(self._session, lambda: [Again(*call)() for call in calls])
         made = again[0] if len(again) == 1 else AsyncResult._listed(again)
         if block:
             made.wait()

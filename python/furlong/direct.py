@@ -103,8 +103,7 @@ class DirectView(View):
         function, holds = self._prepared(f)
         data, args_hold = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
-        result = self._submit(function, "pickle", data, about, holds=holds | args_hold)
-        return self._finish(result, block)
+        return self._finish(lambda: self._submit(function, "pickle", data, about, holds=holds | args_hold), block)
 
     def execute(
         self,
@@ -139,9 +138,10 @@ class DirectView(View):
 
         _globals.put.note_code(code)
         about = self._about("execute", "execute", label, code)
-        result = self._submit(_furlong.Function.code(code), "none", (), about, targets=targets, decode=decode)
-        self._finish(result, block)
-        return result
+        function = _furlong.Function.code(code)
+        return self._finish_and_keep(
+            lambda: self._submit(function, "none", (), about, targets=targets, decode=decode), block
+        )
 
     def run(
         self, filename: str | Path, targets: Any = None, block: bool | None = None, label: str | None = None
@@ -153,9 +153,20 @@ class DirectView(View):
         _globals.put.note_code(text)
         about = self._about("run", "execute", label, text)
         function = _furlong.Function.script(str(path), source)
-        result = self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None)
-        self._finish(result, block)
-        return result
+        return self._finish_and_keep(
+            lambda: self._submit(function, "none", (), about, targets=targets, decode=lambda *_: None), block
+        )
+
+    def _finish_and_keep(self, begin: Callable[[], AsyncResult], block: bool | None) -> AsyncResult:
+        """Give the result, also if it blocks: then it has ended."""
+        made: list[AsyncResult] = []
+
+        def begin_and_keep() -> AsyncResult:
+            made.append(begin())
+            return made[0]
+
+        self._finish(begin_and_keep, block)
+        return made[0]
 
     # The namespace.
 
@@ -180,8 +191,7 @@ class DirectView(View):
         about = self._about("push")
         # As a call of a pickled function it brings cloudpickle along, which the engine may lack.
         function = _pickling.function_of(OnEngine("push"))[0] if holds else _furlong.Function.push()
-        result = self._submit(function, "pickle", data, about, targets=targets, holds=holds)
-        return self._finish(result, block)
+        return self._finish(lambda: self._submit(function, "pickle", data, about, targets=targets, holds=holds), block)
 
     def _value(self, value: Any) -> Any:
         return in_engine_namespace(value) if is_interactive(value) or self._is_plain_function(value) else value
@@ -202,8 +212,7 @@ class DirectView(View):
 
         about = self._about("pull")
         function = _furlong.Function.pull(wanted)
-        result = self._submit(function, "pickle", (), about, targets=targets, decode=decode)
-        return self._finish(result, block)
+        return self._finish(lambda: self._submit(function, "pickle", (), about, targets=targets, decode=decode), block)
 
     def get(self, key_s: str | Sequence[str]) -> Any:
         """Get variables, and wait for them."""
@@ -221,13 +230,15 @@ class DirectView(View):
 
     def keys(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get the names that users have made."""
-        result = self._submit(_furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets)
-        return self._finish(result, block)
+        return self._finish(
+            lambda: self._submit(_furlong.Function.keys(), "pickle", (), self._about("keys"), targets=targets), block
+        )
 
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces."""
-        result = self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets)
-        return self._finish_without_value(result, block)
+        return self._finish_without_value(
+            lambda: self._submit(_furlong.Function.clear(), "pickle", (), self._about("clear"), targets=targets), block
+        )
 
     def late_output(self, targets: Any = None, block: bool | None = None) -> Any:
         """Get what threads have printed after the tasks that started them had ended, and forget it there.
@@ -242,8 +253,8 @@ class DirectView(View):
         """
         function = _pickling.function_of(OnEngine("late_output"))[0]
         call, _ = _pickling.dumps_call((), {})
-        result = self._submit(function, "pickle", call, self._about("late_output"), targets=targets)
-        return self._finish(result, block)
+        about = self._about("late_output")
+        return self._finish(lambda: self._submit(function, "pickle", call, about, targets=targets), block)
 
     # Sequences.
 
@@ -271,16 +282,20 @@ class DirectView(View):
             Give an engine whose part has one item the item itself: of a table the row.
         """
         engines = self._engines(targets)
-        parts = []
-        for engine, part in zip(engines, deal(seq, len(engines), dist)):
-            value = flattened(part) if flatten else part
-            parts += self.push({key: value}, targets=[engine], block=False)._parts
-        return self._finish_without_value(AsyncResult(parts, self._is_single(targets)), block)
 
-    def _finish_without_value(self, result: AsyncResult, block: bool | None) -> AsyncResult | None:
+        def begin() -> AsyncResult:
+            parts = []
+            for engine, part in zip(engines, deal(seq, len(engines), dist)):
+                value = flattened(part) if flatten else part
+                parts += self.push({key: value}, targets=[engine], block=False)._parts
+            return AsyncResult(parts, self._is_single(targets))
+
+        return self._finish_without_value(begin, block)
+
+    def _finish_without_value(self, begin: Callable[[], AsyncResult], block: bool | None) -> AsyncResult | None:
         """Give the result, or wait for it and give nothing."""
-        made = self._finish(result, block)
-        return result if made is result else None
+        made = self._finish(begin, block)
+        return made if isinstance(made, AsyncResult) else None
 
     def gather(self, key: str, dist: str = "b", targets: Any = None, block: bool | None = None) -> Any:
         """Collect what was scattered, or what became of it: one list, one array, one data frame.
@@ -289,9 +304,11 @@ class DirectView(View):
         """
         from furlong.map_results import AsyncMapResult
 
-        pulled = self.pull(key, targets=targets, block=False)
-        result = AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
-        return self._finish(result, block)
+        def begin() -> AsyncResult:
+            pulled = self.pull(key, targets=targets, block=False)
+            return AsyncMapResult(pulled._parts, lambda parts: collect(parts, dist), len(pulled._parts))
+
+        return self._finish(begin, block)
 
     def map(
         self,
@@ -392,7 +409,7 @@ class DirectView(View):
         """Give what a call gives that returns nothing, without asking engines."""
         made = AsyncResult((), isinstance(self.targets, int))
         made._final = None if made._single else [None] * len(self)
-        return self._finish(made, None)
+        return self._finish(lambda: made, None)
 
     def activate(self, suffix: str = "") -> None:
         """Warn that there are no magics: `execute` does what they do."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, errors
+from furlong import _dispatch, _signals, errors
 from furlong.records import task_phase, wait_for_ids
 from furlong.results import CANCEL_WAIT, AsyncResult
 
@@ -105,7 +105,8 @@ class ViewExecutor(concurrent.futures.Executor):
             After `shutdown`.
         """
         self._check_open()
-        return self._noted(self._submitting().apply_async(fn, *args, **kwargs))
+        session = self.view.client._session
+        return _signals.owned(session, lambda: self._noted(self._submitting().apply_async(fn, *args, **kwargs)))
 
     def map(
         self,

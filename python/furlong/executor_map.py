@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _dispatch, _furlong, _pickling, errors
+from furlong import _dispatch, _furlong, _pickling, _signals, errors
 from furlong._checks import check_whole
 from furlong.map_parts import MapPart, Work
 from furlong.maps import _mapped
@@ -77,8 +78,8 @@ class MapCalls:
         """Submit what fits. If something goes wrong with it, it is raised here, and nothing more is submitted."""
         try:
             self._feed()
-        except BaseException:
-            self.stop()
+        except BaseException as error:
+            self.stop(_signals.is_of_signal(error))
             raise
         if self.is_all_submitted or self._buffer is not None:
             return
@@ -100,7 +101,7 @@ class MapCalls:
                     return
                 self._is_submitting = True
             try:
-                self._submit(row)
+                _signals.owned(self._executor.view.client._session, functools.partial(self._submit, row))
             finally:
                 with self._changed:
                     self._is_submitting = False
@@ -278,6 +279,9 @@ class MapCalls:
 class MapIterator(Iterator[Any]):
     """The values of the map of an executor, in the order of the items."""
 
+    # Nothing is to be given back of what was interrupted at its making.
+    _is_over = True
+
     def __init__(self, calls: MapCalls) -> None:
         self._calls = calls
         self._values: collections.deque[tuple[Any, BaseException | None]] = collections.deque()
@@ -293,12 +297,9 @@ class MapIterator(Iterator[Any]):
             if error is not None:
                 raise error
             return value
-        except KeyboardInterrupt:
-            # Nobody will have what runs.
-            self._end(True)
-            raise
-        except BaseException:
-            self._end(False)
+        except BaseException as error:
+            # Where a signal has ended the wait, nobody will have what runs.
+            self._end(_signals.is_of_signal(error))
             raise
 
     def _end(self, running: bool) -> None:

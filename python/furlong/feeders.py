@@ -118,6 +118,13 @@ class Feeder:
         for part in list(self.parts):
             part.task.cancel(force)
 
+    def give_away(self, why: BaseException) -> None:
+        """End what was submitted, and be over: its start was interrupted, and nobody will ever have the result."""
+        self.cancel(why)
+        with self._lock:
+            self.is_over = True
+            self.client._maps.discard(self)
+
     def _end_if_over(self) -> None:
         if not self.is_over and self._unfinished == 0 and (self._at >= self.count or self.why_stopped is not None):
             self.is_over = True

@@ -110,14 +110,17 @@ class ParallelFunction(RemoteFunction):
             size = self.chunksize or max(1, -(-count // max(1, len(view) * 2)))
             many = max(1, -(-count // size))
         dealt = [deal(column, many, self.dist) for column in columns]
-        parts: list[Any] = []
-        for at in range(many):
-            chunk = [part[at] for part in dealt]
-            if len(chunk[0]):
-                one = view._on(engines[at]) if engines else view
-                parts += one._apply(self.func, chunk, {}, False)._parts
-        result = AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
-        return self.view._finish(result, self.block)
+
+        def begin() -> AsyncMapResult:
+            parts: list[Any] = []
+            for at in range(many):
+                chunk = [part[at] for part in dealt]
+                if len(chunk[0]):
+                    one = view._on(engines[at]) if engines else view
+                    parts += one._apply(self.func, chunk, {}, False)._parts
+            return AsyncMapResult(parts, lambda values: collect(values, self.dist), count, ordered=self.ordered)
+
+        return self.view._finish(begin, self.block)
 
     def map(self, *sequences: Iterable[Any]) -> Any:
         """Call it with each item."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, errors
+from furlong import _pickling, _signals, errors
 from furlong._dispatch import WaitQueue
 from furlong.parts import left_of
 from furlong.results import AsyncResult, TimedOut
@@ -87,9 +87,7 @@ class LazyMapIterator(Iterator[Any]):
             except StopIteration:
                 self._is_exhausted = True
                 return
-            result = self._call(item, engine)
-            self._waiting.append(result)
-            self._active.append(result)
+            _signals.owned(self._view.client._session, functools.partial(self._call_and_note, item, engine))
 
     def _prune(self) -> None:
         """Take those that have ended off those that may run."""
@@ -122,6 +120,12 @@ class LazyMapIterator(Iterator[Any]):
             return engines[turn]
         busy = {result._parts[0].engine_id for result in self._active}
         return next((engine for engine in engines[turn:] + engines[:turn] if engine not in busy), _NO_ENGINE)
+
+    def _call_and_note(self, item: tuple[Any, ...], engine: int | None) -> None:
+        result = self._call(item, engine)
+        # Those that are cancelled are the active ones: it is among them first.
+        self._active.append(result)
+        self._waiting.append(result)
 
     def _call(self, item: tuple[Any, ...], engine: int | None) -> AsyncResult:
         view: Any = self._view if engine is None else self._view._on(engine)  # type: ignore[attr-defined]

@@ -100,7 +100,7 @@ def _buffers_of(outcome: _furlong.Outcome) -> Sequence[Any] | None:
     """Give what a task tells of its items, by pickles as it was called; none if it failed as a whole."""
     if outcome.ok:
         check_codec(outcome.codec, ("pickle",))
-        return outcome.take_data()
+        return outcome.data()
     if outcome.remote is None:
         return None
     details = outcome.remote_details()
@@ -128,15 +128,14 @@ class MapPart(BalancedPart):
     """
 
     __slots__ = (
+        "_absorbed",
         "_alike",
         "_engine",
         "_exact",
-        "_is_absorbed",
         "_left",
         "_places",
         "_singly",
         "_stopped",
-        "_taken",
         "_texts",
         "_tries",
         "_work",
@@ -163,9 +162,8 @@ class MapPart(BalancedPart):
         self._places: Sequence[int] = range(size)
         self._left: list[int] = []
         self._exact = self._singly = False
-        # The end that was taken from the task; and whether what it says is noted.
-        self._taken: _furlong.Outcome | None = None
-        self._is_absorbed = False
+        # The last end of which all is noted that it says.
+        self._absorbed: _furlong.Outcome | None = None
         self._alike: list[tuple[str, str]] = []
         self._tries: dict[int, int] = {}
         self._texts: dict[str, dict[int, str]] = {}
@@ -196,19 +194,30 @@ class MapPart(BalancedPart):
         with self._lock:
             if self.is_settled or not self.task.done():
                 return
-            # The user's code runs below, and so may signals: what was taken is there for the next look.
-            outcome = self._taken = self._taken or self.task.take()
+            outcome = self.task.outcome()
             if outcome is None:
                 raise RuntimeError("the task has ended, and its end is not there")
-            if not self._is_absorbed:
-                self._absorb(outcome)
+            if self._absorbed is not outcome:
+                # The user's code runs here, and so may handlers of signals: then the next look begins anew.
+                before = self._noted()
+                try:
+                    self._absorb(outcome)
+                    self._absorbed = outcome
+                except BaseException:
+                    self._left, self._alike, self._tries, self.failures, self._exact, self._singly, self._tried = before
+                    raise
                 self.received = time.time()
                 self.run_seconds += outcome.times[3] / 1e6
-                self._is_absorbed = True
+            outcome.drop_data()
             # The task stays the one that is asked for until another has followed it.
             if not (self._left and self._go_on(outcome)):
                 self._end(outcome)
-            self._taken, self._is_absorbed = None, False
+
+    def _noted(self) -> tuple[Any, ...]:
+        """Give what an end changes, as it is now."""
+        tried = None if self._tried is None else set(self._tried)
+        told = list(self._left), list(self._alike), dict(self._tries), dict(self.failures)
+        return (*told, self._exact, self._singly, tried)
 
     def _end(self, outcome: _furlong.Outcome) -> None:
         if self.failures:
@@ -323,15 +332,23 @@ class MapPart(BalancedPart):
                 return False
         places = sorted(self._left)
         places, left = (places[:1], places[1:]) if self._singly else (places, [])
-        try:
+        before = self._places, self._left, list(self.ids)
+
+        def submit() -> None:
             task, _, _ = self._work.submit(self.begin, places, engine, self._exact)
-        except Exception as error:
+            self._places, self._left = places, left
+            self.ids.append(task.id)
+            self.task = task
+
+        try:
+            _signals.owned(self.about.client._session, submit)
+        except BaseException as error:
+            self._places, self._left, self.ids = before
+            if not isinstance(error, Exception):
+                raise
             _signals.reraise(error)
             self._fail([*places, *left], error)
             return False
-        self._places, self._left = places, left
-        self.ids.append(task.id)
-        self.task = task
         return True
 
     def _no_engine(self, outcome: _furlong.Outcome) -> errors.FurlongError:

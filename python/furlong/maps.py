@@ -90,15 +90,15 @@ def _work(view: View, f: Any, columns: list[Any], return_exceptions: bool, label
 
 def map_direct(
     view: DirectView, f: Any, sequences: Sequence[Iterable[Any]], return_exceptions: bool, label: str | None
-) -> AsyncMapResult:
-    """Map over engines: one contiguous chunk each."""
+) -> Callable[[], AsyncMapResult]:
+    """Map over engines, once what is given is called: one contiguous chunk each."""
     columns, count = _columns(sequences)
     engines = view._engines(None)
     work = _work(view, f, columns, return_exceptions, label)
     if view.run_timeout is not None:
         work.isolate()
     feeder = DirectFeeder(work, count, engines)
-    return _started(feeder, columns, True, return_exceptions)
+    return _starting(feeder, columns, True, return_exceptions)
 
 
 def map_balanced(
@@ -109,26 +109,31 @@ def map_balanced(
     ordered: bool,
     return_exceptions: bool,
     label: str | None,
-) -> AsyncMapResult:
-    """Map over the shared queue."""
+) -> Callable[[], AsyncMapResult]:
+    """Map over the shared queue, once what is given is called."""
     columns, count = _columns(sequences)
     size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
     work = _work(view, f, columns, return_exceptions, label)
     if size and view.run_timeout is not None:
         work.isolate()
     feeder = BalancedFeeder(work, count, size, max(1, len(view)), view.run_timeout, view.keep or view.durable)
-    return _started(feeder, columns, ordered, return_exceptions)
+    return _starting(feeder, columns, ordered, return_exceptions)
 
 
-def _started(feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool) -> AsyncMapResult:
-    result = MapResult(feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions)
-    feeder.client._note(result)
-    try:
-        feeder.start()
-    except BaseException as error:
-        feeder.cancel(error)  # nobody will ever have the result
-        raise
-    return result
+def _starting(
+    feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool
+) -> Callable[[], AsyncMapResult]:
+    def start() -> AsyncMapResult:
+        result = MapResult(feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions)
+        feeder.client._note(result)
+        try:
+            feeder.start()
+        except BaseException as error:
+            feeder.give_away(error)
+            raise
+        return result
+
+    return start
 
 
 def _chunk_items(chunksize: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong
+from furlong import _furlong, _signals
 from furlong.parts import About, Part
 from furlong.results import AsyncResult
 
@@ -63,7 +63,11 @@ class NativeFunction:
 
         view = self._client.load_balanced_view()
         about = About(self._client, self._name, label=view.label, codecs=("msgpack", "raw"))
-        task = self._client._session.submit(self._function, "msgpack", [pack(list(args))], None)
-        result = AsyncResult([Part(task, about)], True)
-        self._client._note(result)
-        return result
+        session, data = self._client._session, [pack(list(args))]
+
+        def submit() -> AsyncResult:
+            result = AsyncResult([Part(session.submit(self._function, "msgpack", data, None), about)], True)
+            self._client._note(result)
+            return result
+
+        return _signals.owned(session, submit)

@@ -134,7 +134,7 @@ class Part:
         with self._lock:
             if self.is_settled:
                 return
-            outcome = self.outcome = self.outcome or self.task.take()
+            outcome = self.outcome = self.outcome or self.task.outcome()
             if outcome is None:
                 raise RuntimeError("the task has not ended")
             self.received = time.time()
@@ -149,6 +149,8 @@ class Part:
                 lost.__cause__ = error
                 self.error = lost
             self.is_settled = True
+            # Until now a signal's handler may have ended this, and the next look begins anew.
+            outcome.drop_data()
 
     def _value(self, outcome: _furlong.Outcome) -> Any:
         if self.decode is not None:
@@ -246,7 +248,7 @@ class BalancedPart(Part):
     def _take(self) -> None:
         """Take the end of an attempt, which has come; go elsewhere if that is what it says."""
         with self._lock:
-            outcome = self.task.take() if self.outcome is None else None
+            outcome = self.task.outcome() if self.outcome is None else None
             if outcome is None:
                 return
             remote = None if outcome.ok else outcome.remote
@@ -256,9 +258,13 @@ class BalancedPart(Part):
                 tried = self._tried = self._tried or set()
                 tried.add(outcome.engine)
                 assert self.call is not None
-                task = Again(*self.call).elsewhere(tried)
-                if task is not None:
-                    self.task = task
+                before, again = self.task, Again(*self.call)
+
+                def go_elsewhere() -> None:
+                    self.task = again.elsewhere(tried) or before
+
+                _signals.owned(self.about.client._session, go_elsewhere)
+                if self.task is not before:
                     return
                 where = self._where(outcome.engine)
                 text = f"no engine is left to try; {sorted(tried)} did not fit: {remote[1]}"
@@ -312,7 +318,7 @@ class About:
 
 
 def value_of(outcome: _furlong.Outcome, codecs: Codecs) -> Any:
-    """Decode the value of a success, once.
+    """Decode the value of a success.
 
     Raises
     ------
@@ -321,7 +327,7 @@ def value_of(outcome: _furlong.Outcome, codecs: Codecs) -> Any:
     """
     check_codec(outcome.codec, codecs)
     if outcome.codec is not None:
-        return _decoded(outcome.codec, outcome.take_data())
+        return _decoded(outcome.codec, outcome.data())
     return None if outcome.exited is None else outcome.exited[0]
 
 

@@ -7,11 +7,12 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _furlong, _pickling, errors
+from furlong import _furlong, _pickling, _signals, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, is_interactive
 from furlong.parts import About, BalancedPart, Part
 from furlong.peer_names import ViewNames
+from furlong.progress import has_prompt
 from furlong.records import Numbers
 from furlong.results import AsyncResult
 from furlong.targets import are_ids, chosen_of
@@ -243,8 +244,7 @@ class View(ViewNames):
 
     def apply_async(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call a function on engines, and give an `AsyncResult` at once."""
-        result: AsyncResult = self._apply(f, args, kwargs, False)
-        return result
+        return self._apply(f, args, kwargs, False)  # type: ignore[no-any-return]
 
     def apply_sync(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on engines, and wait for its value."""
@@ -259,8 +259,7 @@ class View(ViewNames):
 
     def map_async(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> AsyncMapResult:
         """Map, and give the `AsyncMapResult` at once."""
-        result: AsyncMapResult = self.map(f, *sequences, **{**options, "block": False})
-        return result
+        return self.map(f, *sequences, **{**options, "block": False})  # type: ignore[no-any-return]
 
     def map_sync(self, f: Callable[..., Any], *sequences: Iterable[Any], **options: Any) -> Any:
         """Map, and wait for the values."""
@@ -289,22 +288,26 @@ class View(ViewNames):
 
         return LazyMapIterator(self, f, sequences, ordered, max_outstanding, return_exceptions)
 
-    def _finish(self, result: AsyncResult, block: bool | None) -> Any:
-        """Give a result, or its value; to who types, Ctrl-C gives the result instead of the value.
+    def _finish(self, begin: Callable[[], AsyncResult], block: bool | None) -> Any:
+        """Submit tasks, and give their result, or its value; to who types, Ctrl-C gives the result, not the value.
 
-        Where the wait ends otherwise, by a signal's handler, nobody has the result: its tasks are cancelled, and the
-        exception has it as `result`.
+        Where a signal's handler ends this otherwise, at whichever line, nobody has the result: the tasks are cancelled,
+        and the exception has the result as `result`, if there was one.
         """
-        if not (self.block if block is None else block):
-            return result
+        session = self.client._session
+        count = session.submitted()
+        result = None
         try:
+            result = begin()
+            if not (self.block if block is None else block):
+                return result
             result.wait()
         except BaseException as error:
-            from furlong.progress import has_prompt
-
-            if isinstance(error, KeyboardInterrupt) and has_prompt():
+            if result is not None and isinstance(error, KeyboardInterrupt) and has_prompt():
                 return result
-            disown(result, error)
+            session.cancel_since(count)
+            if result is not None:
+                disown(result, error)
             raise
         return result.get()
 
@@ -414,6 +417,9 @@ class Again:
         return task
 
     def __call__(self) -> AsyncResult:
+        return _signals.owned(self.about.client._session, self._submit)
+
+    def _submit(self) -> AsyncResult:
         client = self.about.client
         call = (self.function, self.codec, self.data, self.options, self.has_code)
         if self.engine is None:
@@ -505,10 +511,14 @@ class LoadBalancedView(View):
         function, holds = self._prepared(f)
         data, args_hold = _pickling.dumps_call(args, kwargs)
         about = self._about(_pickling.name_of(f))
-        part = self._submit(function, "pickle", data, about, holds=holds | args_hold)
-        result = AsyncResult((part,), True)
-        self.client._note(result)
-        return self._finish(result, True) if block else result
+
+        def begin() -> AsyncResult:
+            part = self._submit(function, "pickle", data, about, holds=holds | args_hold)
+            result = AsyncResult((part,), True)
+            self.client._note(result)
+            return result
+
+        return self._finish(begin, block)
 
     def map(
         self,
@@ -543,5 +553,5 @@ class LoadBalancedView(View):
         """
         from furlong.maps import map_balanced
 
-        result = map_balanced(self._with(flags), f, sequences, chunksize, ordered, return_exceptions, label)
-        return self._finish(result, block)
+        begin = map_balanced(self._with(flags), f, sequences, chunksize, ordered, return_exceptions, label)
+        return self._finish(begin, block)

@@ -18,6 +18,7 @@ mod pass;
 mod runtime;
 mod session;
 mod stream;
+mod submitted;
 mod task;
 
 use pyo3::prelude::*;
@@ -39,6 +40,8 @@ mod _furlong {
     use crate::pass::PassKey;
     #[pymodule_export]
     use crate::runtime::after_fork;
+    #[pymodule_export]
+    use crate::runtime::vain_looks;
     #[pymodule_export]
     use crate::runtime::waiting;
     #[pymodule_export]

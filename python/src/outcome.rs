@@ -1,6 +1,6 @@
 //! How a task ended.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use furlong_client::{
@@ -18,8 +18,8 @@ use crate::options::id_text;
 #[derive(Debug)]
 pub struct Outcome {
     result: Result<TaskResult, TaskFailure>,
-    /// The value's buffers, until they are taken out of it.
-    data: Mutex<Vec<Bytes>>,
+    /// The value's buffers.
+    data: Mutex<Data>,
     data_bytes: usize,
 }
 
@@ -28,7 +28,7 @@ impl Outcome {
     pub fn new(mut result: Result<TaskResult, TaskFailure>) -> Self {
         let data = result.as_mut().map(|result| std::mem::take(&mut result.data)).unwrap_or_default();
         let data_bytes = data.iter().map(Bytes::len).sum();
-        Self { result, data: Mutex::new(data), data_bytes }
+        Self { result, data: Mutex::new(Data::Came(data)), data_bytes }
     }
 
     fn report(&self) -> &TaskReport {
@@ -38,9 +38,22 @@ impl Outcome {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Data> {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failure(&self) -> Option<&TaskFailure> {
         self.result.as_ref().err()
     }
+}
+
+/// The buffers of a value.
+#[derive(Debug)]
+enum Data {
+    /// As they came.
+    Came(Vec<Bytes>),
+    /// As somebody reads them, and whom a signal interrupts reads again.
+    Read(Py<PyList>),
 }
 
 /// Something displayed: by type, what is said about it, and whether it is the last expression's value.
@@ -68,12 +81,24 @@ impl Outcome {
         self.data_bytes
     }
 
-    /// Takes the value's buffers, which are there once. The caller may write to those that come beside a pickle.
-    fn take_data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let data = std::mem::take(&mut *self.data.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The value's buffers. The caller may write to those that come beside a pickle.
+    fn data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let came = match &mut *self.lock() {
+            Data::Read(buffers) => return Ok(buffers.bind(py).clone()),
+            Data::Came(came) => std::mem::take(came),
+        };
+        // To make a list may collect garbage, and run code that comes here again: not with the lock.
         let is_beside = |at| at > 0 && self.codec() == Some(Codec::Pickle.as_str());
         let convert = |(at, buffer)| if is_beside(at) { hand_over(py, buffer) } else { lend(py, &buffer) };
-        PyList::new(py, data.into_iter().enumerate().map(convert).collect::<PyResult<Vec<_>>>()?)
+        let buffers = PyList::new(py, came.into_iter().enumerate().map(convert).collect::<PyResult<Vec<_>>>()?)?;
+        *self.lock() = Data::Read(buffers.clone().unbind());
+        Ok(buffers)
+    }
+
+    /// Lets go of the value's buffers: the value is made.
+    fn drop_data(&self) {
+        let before = std::mem::replace(&mut *self.lock(), Data::Came(Vec::new()));
+        drop(before);
     }
 
     /// What an execution came to: its count, and the last expression's text.

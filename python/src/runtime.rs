@@ -39,6 +39,20 @@ pub fn waiting() -> usize {
     WAITING.load(Ordering::Relaxed)
 }
 
+/// How often this process has looked for an end that had not come, and did not wait for it.
+static VAIN_LOOKS: AtomicU64 = AtomicU64::new(0);
+
+/// Notes that an end was looked for which has not come.
+pub fn note_vain_look() {
+    VAIN_LOOKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often this process has looked for an end that had not come.
+#[pyfunction]
+pub fn vain_looks() -> u64 {
+    VAIN_LOOKS.load(Ordering::Relaxed)
+}
+
 /// A thread that waits for a caller, for as long as this lives.
 struct Waits;
 

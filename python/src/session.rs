@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use furlong_client::{
-    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, LinkEvent, Signal,
-    TaskQuery,
+    Arguments, CallSpec, Client, ClientBuilder, ClientError, ClusterName, EngineId, EngineTargets, HasTaskId,
+    LinkEvent, Signal, TaskFuture, TaskQuery,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -20,7 +20,8 @@ use crate::function::Function;
 use crate::options::{Options, id_text, task_id};
 use crate::outcome::Outcome;
 use crate::pass::PassKey;
-use crate::runtime::{Guarded, driver, limit_of, run, wait};
+use crate::runtime::{Guarded, driver, limit_of, note_vain_look, run, wait};
+use crate::submitted;
 use crate::task::{Task, answer};
 
 /// How long the broker has for an answer, unless connecting to it may take longer.
@@ -98,9 +99,20 @@ impl Session {
         Ok(self.inner.get()?.client.submitted())
     }
 
+    /// Cancels what the calling thread has submitted after the first `count` tasks, and waits for nothing.
+    fn cancel_since(&self, count: u64) -> PyResult<()> {
+        let client = &self.inner.get()?.client;
+        client.cancel_numbers(&submitted::since(client.session(), count));
+        Ok(())
+    }
+
     /// The ids of those that have not ended.
     fn unfinished(&self) -> PyResult<Vec<String>> {
-        Ok(self.inner.get()?.client.unfinished().into_iter().map(id_text).collect())
+        let unfinished = self.inner.get()?.client.unfinished();
+        if !unfinished.is_empty() {
+            note_vain_look();
+        }
+        Ok(unfinished.into_iter().map(id_text).collect())
     }
 
     /// The cluster's name.
@@ -143,11 +155,11 @@ impl Session {
         let call = spec(function, codec, data, options, has_code)?;
         release_returned(py);
         match client.tasks().try_call(&call) {
-            Err(ClientError::Busy) => answer(py, client.tasks().call(&call)).map(Task::new),
+            Err(ClientError::Busy) => answer(py, client.tasks().call(&call)).map(noted),
             submitted => {
-                let task = submitted.map_err(|error| client_error(py, &error))?;
+                let task = noted(submitted.map_err(|error| client_error(py, &error))?);
                 write(py)?;
-                Ok(Task::new(task))
+                Ok(task)
             }
         }
     }
@@ -169,8 +181,9 @@ impl Session {
         let call = spec(function, codec, data, options, has_code)?;
         release_returned(py);
         let group = answer(py, multiengine.call(&call))?;
+        let tasks = group.into_iter().map(noted).collect();
         write(py)?;
-        Ok(group.into_iter().map(Task::new).collect())
+        Ok(tasks)
     }
 
     /// The cluster as the broker sees it, as JSON.
@@ -303,6 +316,12 @@ impl Session {
         followed.map_err(|error| client_error(py, &error))?;
         Ok(Self { inner: Guarded::new(Inner { client, engines }) })
     }
+}
+
+/// A task of the calling thread.
+fn noted(task: TaskFuture) -> Task {
+    submitted::note(HasTaskId::task_id(&task));
+    Task::new(task)
 }
 
 /// Writes what was submitted, unless the background thread does.

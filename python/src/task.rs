@@ -18,7 +18,7 @@ use crate::completions::{Completions, Queue};
 use crate::errors::client_error;
 use crate::options::id_text;
 use crate::outcome::{Outcome, PublishedParts, published_parts};
-use crate::runtime::{Guarded, SIGNALS, driver, limit_of, until, wait};
+use crate::runtime::{Guarded, SIGNALS, driver, limit_of, note_vain_look, until, wait};
 use crate::stream::OutputReader;
 
 /// A task. Dropping it does not cancel it.
@@ -33,8 +33,10 @@ pub struct Task {
 #[derive(Debug)]
 struct State {
     future: TaskFuture,
-    /// How it ended, until somebody took it.
+    /// How it ended, until somebody asked.
     ended: Option<Result<TaskResult, TaskFailure>>,
+    /// The same, once somebody has asked: whom a signal interrupts asks again.
+    outcome: Option<Py<Outcome>>,
     is_over: bool,
     /// Who is told of the end, once somebody waits.
     listeners: Option<Arc<Listeners>>,
@@ -44,7 +46,7 @@ impl Task {
     /// A task that was submitted just now.
     pub fn new(future: TaskFuture) -> Self {
         let (id, engine) = (furlong_client::HasTaskId::task_id(&future), future.engine());
-        let state = State { future, ended: None, is_over: false, listeners: None };
+        let state = State { future, ended: None, outcome: None, is_over: false, listeners: None };
         Self { id, engine, state: Guarded::new(Mutex::new(state)) }
     }
 
@@ -113,7 +115,11 @@ impl Task {
     /// Whether it has ended.
     fn done(&self) -> PyResult<bool> {
         let state = self.lock()?;
-        Ok(state.is_over || state.future.is_finished())
+        let is_done = state.is_over || state.future.is_finished();
+        if !is_done {
+            note_vain_look();
+        }
+        Ok(is_done)
     }
 
     /// Waits for its end, for so many seconds at most; whether it has ended.
@@ -132,15 +138,21 @@ impl Task {
                 Err(error) => Poll::Ready(Err(error)),
             }
         })?;
+        if ended.is_none() {
+            note_vain_look();
+        }
         ended.transpose().map(|ended| ended.is_some())
     }
 
-    /// Takes the end, which is there once; none if it has not come.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<Outcome>> {
+    /// Its end; none if it has not come.
+    fn outcome(&self, py: Python<'_>) -> PyResult<Option<Py<Outcome>>> {
         release_returned(py);
         let mut state = self.lock()?;
         state.has_ended(|_| ());
-        Ok(state.ended.take().map(Outcome::new))
+        if let Some(ended) = state.ended.take() {
+            state.outcome = Some(Py::new(py, Outcome::new(ended))?);
+        }
+        Ok(state.outcome.as_ref().map(|outcome| outcome.clone_ref(py)))
     }
 
     /// Adds the key to the completions when it has ended.
