@@ -26,6 +26,9 @@ _OFTEN, _SELDOM = 0.01, 0.05
 _LATELY = 1.0
 # A process that has used no more of a processor than this share does nothing but wait.
 _IDLE_SHARE = 0.3
+# A task does nothing but ask for ends that have not come if it asks so often for each second that it uses of a
+# processor, and not only now and then.
+_LOOKS_A_SECOND, _LOOKS_MIN = 5_000, 20
 # One packet names so many sessions.
 _SESSIONS_MAX = 1024
 
@@ -109,7 +112,7 @@ class _Watch:
 
     def _run(self) -> None:
         looked, used = time.monotonic(), time.process_time()
-        busy_at = looked
+        busy_at, looks = looked, _furlong.vain_looks()
         while True:
             now = time.monotonic()
             time.sleep(_OFTEN if now - busy_at < _LATELY else _SELDOM)
@@ -118,10 +121,12 @@ class _Watch:
                 return
             now, used_now = time.monotonic(), time.process_time()
             share = (used_now - used) / max(now - looked, 1e-6)
+            looks, looks_before = _furlong.vain_looks(), looks
+            is_asking = looks - looks_before >= max(_LOOKS_MIN, _LOOKS_A_SECOND * (used_now - used))
             looked, used = now, used_now
             if unfinished:
                 busy_at = now
-            self._tell(unfinished, share)
+            self._tell(unfinished, share < _IDLE_SHARE, is_asking)
 
     def _unfinished(self) -> frozenset[bytes] | None:
         """Give the sessions that have unfinished tasks; none once there is no session, and the thread shall end."""
@@ -136,11 +141,11 @@ class _Watch:
         found = [bytes.fromhex(session.id) for _, session in alive if session.unfinished_count]
         return frozenset(found[:_SESSIONS_MAX])
 
-    def _tell(self, unfinished: frozenset[bytes], share: float) -> None:
+    def _tell(self, unfinished: frozenset[bytes], is_idle: bool, is_asking: bool) -> None:
         attempt = _worker().running_attempt()
         waits = bool(unfinished) and attempt is not None
         if waits and not _furlong.waiting():
-            waits = share < _IDLE_SHARE and not _runs()
+            waits = is_asking or (is_idle and not _runs())
         if self._told is not None and self._told[0] != attempt:
             self._told = None  # that one has ended, and with it what was lent
         wanted = (attempt, unfinished) if waits and attempt is not None else None

@@ -110,6 +110,12 @@ WAYS = {
     "gather": "async def main():\n    return await asyncio.gather(*[view.apply_async(double, n) for n in (3, 4)])\n"
     "value = asyncio.run(main())[0]",
     "polling": "ar = view.apply_async(double, 3)\nwhile not ar.ready(): time.sleep(0.002)\nvalue = ar.get()",
+    "asking": "ar = view.apply_async(double, 3)\nwhile not ar.ready(): pass\nvalue = ar.get()",
+    "asking_with_limits": "ar = view.apply_async(double, 3)\nwhile not ar.wait(0): pass\nvalue = ar.get()",
+    "asking_the_client": "ar = view.apply_async(double, 3)\nwhile rc.outstanding: pass\nvalue = ar.get()",
+    "asking_a_map": "ar = view.map_async(double, [3, 4])\nwhile ar.progress < 2: pass\nvalue = ar.get()[0]",
+    "asking_in_a_loop": "async def main():\n    ar = view.apply_async(double, 3)\n"
+    "    while not ar.done(): await asyncio.sleep(0)\n    return ar.get()\nvalue = asyncio.run(main())",
     "thread": "with concurrent.futures.ThreadPoolExecutor(2) as pool:\n"
     "    value = pool.submit(view.apply_sync, double, 3).result()",
 }
