@@ -81,6 +81,27 @@ class Reference:
         raise RuntimeError(f"{self!r} is called on engines: `view.apply({self!r}, ...)`")
 
 
+class OfCaller:
+    """A builtin that looks at its caller, such as `eval`: on an engine its caller is code of the namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("it is only called on engines")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnEngine("of_caller"), (self.name,)
+
+
+_OF_CALLER = {f: OfCaller(f.__name__) for f in (eval, exec, globals, locals, vars, dir)}
+
+
+def as_on_engine(f: Any) -> Any:
+    """Give what is called on an engine for a function."""
+    return _OF_CALLER.get(f, f) if type(f) is types.BuiltinFunctionType else f
+
+
 class EngineFunction:
     """A function whose global names are those of the engine's namespace."""
 

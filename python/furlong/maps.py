@@ -41,11 +41,12 @@ class _Mapped:
 
 
 def _mapped(view: View, f: Any, return_exceptions: bool) -> tuple[Any, int]:
-    from furlong._remote import EngineFunction, Reference, is_interactive
+    from furlong._remote import EngineFunction, OfCaller, Reference, as_on_engine, is_interactive
 
     if not callable(f):
         raise TypeError(f"{described(f)} cannot be called")
-    if isinstance(f, EngineFunction | Reference):
+    f = as_on_engine(f)
+    if isinstance(f, EngineFunction | Reference | OfCaller):
         pass
     elif is_interactive(f) or not view._cloudpickle:
         f = EngineFunction(f)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _pickling, _signals, errors
 from furlong._checks import check_flag, described, unknown_flag
-from furlong._remote import EngineFunction, is_interactive
+from furlong._remote import EngineFunction, as_on_engine, is_interactive
 from furlong.parts import About, BalancedPart, Part
 from furlong.peer_names import ViewNames
 from furlong.progress import has_prompt
@@ -232,6 +232,7 @@ class View(ViewNames):
             return _furlong.Function.named(f), False
         if not callable(f):
             raise TypeError(f"{described(f)} cannot be called")
+        f = as_on_engine(f)
         if not self._cloudpickle or is_interactive(f):
             f = in_engine_namespace(f)
         return _pickling.function_of(f)

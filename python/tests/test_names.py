@@ -309,6 +309,19 @@ def test_names_serve_in_every_kind_of_call(rc, view, lview, main):
     assert [value for value in values() if value != [0, 3, 6, 9]] == []
 
 
+def test_names_of_builtins_that_look_at_their_caller(view, lview, one):
+    """Their caller is the engine's namespace, as if code of it called them."""
+    view.push({"data": PUT, "args": 1}, block=True)
+    assert one.apply_sync(eval, "data + args") == PUT + 1
+    assert one.apply_sync(eval, "data", {"data": 2}) == 2
+    assert view.map_sync(eval, ["data", "args"]) == lview.map_sync(eval, ["data", "args"]) == [PUT, 1]
+    assert lview.executor.submit(eval, "data").result() == PUT
+    assert one.apply_sync(exec, "made = data + 2") is None
+    assert (one["made"], "made" in one.keys(block=True)) == (PUT + 2, True)
+    assert {"data", "made", "engine_id"} <= set(one.apply_sync(dir))
+    assert one.apply_sync(dir, 1) == dir(1)
+
+
 def test_names_go_along_with_results(one, main):
     main("x = 3\ndef helper():\n    return x\ndef make():\n    return lambda n: n + helper()")
     assert one.apply(main.make)(1) == 4

@@ -216,6 +216,47 @@ def test_105_who_misses_a_variable_is_told_what_took_it(how, tmp_path):
         assert "set before" not in caught.value.evalue
 
 
+def test_105_the_loss_is_told_wherever_a_variable_is_missed():
+    """In causes, in groups, as an attribute of the main module, and for each item of a map."""
+
+    def misses():
+        return data  # noqa: F821 - it is the engine's
+
+    def with_cause(_=None):
+        try:
+            misses()
+        except NameError as error:
+            raise RuntimeError from error
+
+    def of_main():
+        import __main__
+
+        return __main__.data
+
+    def imported():
+        from __main__ import data
+
+        return data
+
+    with furlong.Cluster(n=1) as rc:
+        view = rc[0]
+        view["data"] = 1
+        view.apply_async(os._exit, 3).wait(30)
+        says = "if it was set before: the variables of this engine were lost, as the interpreter ended with exit code 3"
+        caused = view.apply_async(with_cause).exception(30)
+        assert isinstance(caused.__cause__, NameError)
+        assert str(caused.__cause__).count(says) == 1
+        for function, kind in ((of_main, AttributeError), (imported, ImportError)):
+            error = view.apply_async(function).exception(30)
+            assert isinstance(error, kind)
+            assert error.evalue.count(says) == 1
+        for one in (view, rc.load_balanced_view()):
+            errors = one.map_async(lambda _: misses(), range(2)).get(30, return_exceptions=True)
+            assert [error.evalue.count(says) for error in errors] == [1, 1]
+            (first, _) = one.map_async(with_cause, range(2)).get(30, return_exceptions=True)
+            assert str(first.__cause__).count(says) == 1
+
+
 def unbound():
     """Miss a variable that is no engine's."""
     print(local)  # noqa: F821

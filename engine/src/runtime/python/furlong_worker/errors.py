@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import importlib
+import sys
 import traceback
 from typing import Any
 
 from furlong_worker import Buffer
 
 TEXT_BYTES_MAX = 64 * 1024
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
 # Files of this package, which a user's traceback does not show.
 OWN_FILES = "<furlong worker "
 
@@ -19,8 +23,17 @@ def type_name(cls: type) -> str:
     return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"
 
 
+class Loss:
+    """What became of the interpreter before this one, whose variables are gone; empty if there was none."""
+
+    text = ""
+
+
 def describe(error: BaseException) -> list[Buffer]:
     """Tell an exception as type, text and traceback, whatever its own code does when asked."""
+    if Loss.text:
+        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
+            _say_what_was_lost(error, set())
     try:
         name = type_name(type(error))
     except BaseException:
@@ -36,6 +49,31 @@ def describe(error: BaseException) -> list[Buffer]:
     except BaseException:
         text = f"{name}: {message}\n"
     return [_bounded(name), _bounded(message), _bounded(text)]
+
+
+def _say_what_was_lost(error: BaseException | None, seen: set[int]) -> None:
+    """Add to errors that miss a variable that it may have been lost with the interpreter before this one."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    if _misses_variable(error):
+        hint = f"; if it was set before: the variables of this engine were lost, as {Loss.text}"
+        if isinstance(error, ImportError):
+            error.msg = error.msg if str(error.msg).endswith(hint) else f"{error.msg}{hint}"
+        elif not str(error).endswith(hint):
+            error.args = (f"{error}{hint}", *error.args[1:])
+    for other in (error.__cause__, error.__context__):
+        _say_what_was_lost(other, seen)
+    if isinstance(error, _GROUP):
+        for member in error.exceptions:  # type: ignore[attr-defined]
+            _say_what_was_lost(member, seen)
+
+
+def _misses_variable(error: BaseException) -> bool:
+    kind = type(error)
+    if kind is AttributeError:
+        return getattr(error, "obj", None) is sys.modules["__main__"]
+    return kind is NameError or (kind is ImportError and error.name == "__main__")  # type: ignore[attr-defined]
 
 
 def _strip(report: Any, seen: set[int]) -> None:

@@ -6,7 +6,7 @@ import builtins
 import os
 import sys
 import types
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from furlong_worker.scopes import Globals
 
@@ -76,6 +76,37 @@ class Namespace:
         for value in self.globals.own_value(expression):
             return value
         return eval(compile(expression, file, "eval", dont_inherit=True), self.variables)
+
+    # Builtins that look at their caller: they are called for code of the namespace, which has no frame here.
+
+    def eval_here(self, source: Any, *scopes: Any) -> Any:
+        """Evaluate as `eval` does, by default in the namespace."""
+        self.globals.enter()
+        return eval(source, *(scopes or (self.variables,)))
+
+    def exec_here(self, source: Any, *scopes: Any, **options: Any) -> None:
+        """Execute as `exec` does, by default in the namespace."""
+        self.globals.enter()
+        before = dict(self.variables)
+        exec(source, *(scopes or (self.variables,)), **options)
+        missing = object()
+        self.globals.claim([name for name, value in self.variables.items() if before.get(name, missing) is not value])
+
+    def variables_here(self, *objects: Any) -> Any:
+        """Give the namespace, as `globals` and `locals` do, and `vars` without an object."""
+        self.globals.enter()
+        return vars(*objects) if objects else dict(self.variables)
+
+    def names_here(self, *objects: Any) -> list[str]:
+        """Give the names of the namespace, or of an object, as `dir` does."""
+        self.globals.enter()
+        return dir(*objects) if objects else sorted(self.variables)
+
+    def of_caller(self) -> dict[str, Callable[..., Any]]:
+        """Give those builtins by their names."""
+        variables = self.variables_here
+        found = {"eval": self.eval_here, "exec": self.exec_here, "dir": self.names_here}
+        return {**found, "globals": variables, "locals": variables, "vars": variables}
 
     def keys(self) -> list[str]:
         """Tell the names that a user has made, sorted."""

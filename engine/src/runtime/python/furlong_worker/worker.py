@@ -50,7 +50,7 @@ from furlong_worker.channel import (
     Channel,
     Job,
 )
-from furlong_worker.errors import describe
+from furlong_worker.errors import Loss, describe
 from furlong_worker.exceptions import details
 from furlong_worker.farm import Farm, Refused
 from furlong_worker.farm import bind as bind_farm
@@ -98,6 +98,8 @@ class Worker:
         self._names = Namespace()
         self._namespace = self._names.variables
         self._globals = self._names.globals
+        self._of_caller = self._names.of_caller()
+        furlong_worker.of_caller = self._of_caller.__getitem__  # type: ignore[attr-defined]
         self._names.seed("publish", self.publish)
         furlong_worker.publish = self.publish  # type: ignore[attr-defined]
         self._names.seed("labels", list(LABELS))
@@ -125,7 +127,7 @@ class Worker:
         signal.signal(signal.SIGINT, self._handler)
         os.register_at_fork(after_in_child=self._after_fork)
         self._follow_threads()
-        self._lost = os.environ.pop(LOST, "")
+        Loss.text = os.environ.pop(LOST, "")
 
     def serve(self) -> None:
         """Run jobs until the engine says that it is enough, or closes the socket."""
@@ -193,8 +195,6 @@ class Worker:
             end = CANCELLED if self.interrupted == attempt else RAISED
             if isinstance(error, KeyboardInterrupt):
                 forget_half_imported()
-            if self._lost and type(error) is NameError:
-                self._say_what_was_lost(error)
             if type(error) is maps.ItemsFailed:
                 parts = error.parts
             else:
@@ -304,7 +304,7 @@ class Worker:
     def _find(self, name: bytes) -> Callable[..., Any]:
         module_name, colon, path = name.decode("utf-8").partition(":")
         if not colon:
-            for scope in (self._namespace, vars(builtins)):
+            for scope in (self._namespace, self._of_caller, vars(builtins)):
                 if module_name in scope:
                     found: Callable[..., Any] = scope[module_name]
                     return found
@@ -317,6 +317,8 @@ class Worker:
                 value = getattr(value, part)
             except AttributeError:
                 raise AttributeError(f"module {module_name!r} has no {path!r}") from None
+        if module_name == "builtins":
+            value = self._of_caller.get(path, value)
         function: Callable[..., Any] = value
         self._functions[name] = function
         return function
@@ -392,12 +394,6 @@ class Worker:
             raise KeyboardInterrupt
         elif channel.ending:
             raise KeyboardInterrupt("the interpreter is ending")
-
-    def _say_what_was_lost(self, error: NameError) -> None:
-        """Add to an error that misses a name that it may have been lost with the interpreter before this one."""
-        with contextlib.suppress(Exception):  # whatever code of a subclass does when asked
-            hint = f"if it was set before: the variables of this engine were lost, as {self._lost}"
-            error.args = (f"{error}; {hint}", *error.args[1:])
 
     def _is_interrupted(self) -> bool:
         """Whether the job that runs was interrupted because it is cancelled."""
