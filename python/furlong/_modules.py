@@ -105,11 +105,20 @@ class Module:
         package = name if folders is not None else name.rpartition(".")[0]
         self.imports = names_imported(self.text, package) if self.text else ()
         self.settings = Settings(module, self.text) if module is not None and self.text else None
+        # What was set in it, as engines get it.
+        self._dumped = b""
 
     @property
     def loaded(self) -> tuple[str, types.ModuleType, Any] | None:
         """What must be so for it to be current, if it is imported here."""
         return None if self._module is None else (self.name, self._module, self._spec)
+
+    def dumped(self, dump: Callable[[Any], bytes]) -> bytes:
+        """Give what was set in it since its import, as engines get it; every library that has the module needs it."""
+        if self.settings is not None and not self.settings.are_unchanged():
+            changed = self.settings.changed()
+            self._dumped = _dump_settings(self.name, changed, dump) if changed else b""
+        return self._dumped
 
     def is_current(self) -> bool:
         """Whether nothing has imported it anew."""
@@ -208,9 +217,8 @@ class Library:
         """Give what follows the function's pickle: settings, a mark, the library's id, the settings' length."""
         is_same = bool(self._mark)
         for name, module in self.modules.items():
-            if module.settings is not None and not module.settings.are_unchanged():
-                changed = module.settings.changed()
-                dumped = _dump_settings(name, changed, dump) if changed else b""
+            dumped = module.dumped(dump)
+            if dumped is not self._settings.get(name):
                 is_same = is_same and dumped == self._settings.get(name, b"")
                 self._settings[name] = dumped
         if not is_same:

@@ -6,6 +6,7 @@ import ast
 import dis
 import functools
 import importlib.util
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,9 +89,10 @@ def writes_globals(code: types.CodeType) -> bool:
 class Settings:
     """The variables of a module that were set here since it was imported: engines are to have them as well.
 
-    It is known what an import gives for a name that the source sets once, to a literal, a function or a class. Of other
-    names it is taken to be what they were at first sight. What the module's own code sets, or changes in place, goes
-    along if it is plain data: it may as well be a lock, a connection or a cache, which are its own everywhere.
+    It is known what an import gives for a name that the source sets once, to a literal, a function or a class, or that
+    it takes from another module. Of other names it is taken to be what they were at first sight. What the module's own
+    code sets, or changes in place, goes along if it is plain data: it may as well be a lock, a connection or a
+    cache, which are its own everywhere.
     """
 
     def __init__(self, module: types.ModuleType, text: bytes) -> None:
@@ -147,11 +149,21 @@ class Settings:
         if name in source.literals:
             literal = source.literals[name]
             return value is not literal and (type(value) is not type(literal) or repr(value) != repr(literal))
+        if name in source.taken:
+            given = self._given_by_import(*source.taken[name])
+            if given is not _UNKNOWN:
+                return value is not given and _mark(value) != _mark(given)
         if name in source.bound:
             return name in self._first and _mark(value) != self._first[name]
         # It is none of the source's. What an earlier source has defined stays after a reload, and nobody has set it.
         is_left = isinstance(value, (type, types.FunctionType)) and value.__module__ == self._name
         return not (source.is_open or is_left)
+
+    def _given_by_import(self, level: int, module: str, name: str) -> Any:
+        """Give what the module that a name is imported from has under it now."""
+        package = self._variables.get("__package__") or ""
+        origin = sys.modules.get(_resolved(module, level, package) or "")
+        return _UNKNOWN if origin is None else vars(origin).get(name, _UNKNOWN)
 
     def _is_defined_here(self, value: Any, name: str, kind: type) -> bool:
         if not isinstance(value, kind):
@@ -159,6 +171,9 @@ class Settings:
         if (value.__module__, value.__qualname__) != (self._name, name):  # type: ignore[attr-defined]
             return False
         return not isinstance(value, types.FunctionType) or value.__code__.co_filename == self._file
+
+
+_UNKNOWN = object()
 
 
 def _is_dunder(name: str) -> bool:
@@ -192,6 +207,8 @@ class _Source:
         # Set once, to a literal; defined once, without decorators.
         self.literals: dict[str, Any] = {}
         self.defined: dict[str, type] = {}
+        # Imported once from another module, by that module and the name there.
+        self.taken: dict[str, tuple[int, str, str]] = {}
         # All names that it sets; those that functions set or that it changes in place; whether there may be others.
         self.bound: set[str] = set()
         self.own: set[str] = set()
@@ -250,6 +267,11 @@ def _source_of(text: bytes) -> _Source:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if stores[node.name] == 1 and not node.decorator_list:
                 source.defined[node.name] = type if isinstance(node, ast.ClassDef) else types.FunctionType
+            continue
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if stores.get(alias.asname or alias.name) == 1:
+                    source.taken[alias.asname or alias.name] = node.level, node.module or "", alias.name
             continue
         target, expression = _assignment(node)
         if target is not None and stores[target] == 1 and _is_literal(expression):

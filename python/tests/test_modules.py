@@ -306,6 +306,32 @@ def test_what_was_set_from_outside_goes_along(rc, write):
     assert rc[0].apply_sync(config.read, 1)[0] == 7
 
 
+def test_what_was_set_stays_when_other_modules_come_along(rc, write):
+    write(own_first="LEVEL = 1\ndef level(): return LEVEL\n", own_second="def two(): return 2\n")
+    first = get("own_first")
+    first.LEVEL = 7
+    assert rc[0].apply_sync(first.level) == 7
+    assert rc[0].apply_sync(get("own_second").two) == 2
+    assert rc[0].apply_sync(first.level) == 7
+    assert rc[1].apply_sync(first.level) == 7
+
+
+def test_what_was_set_in_the_place_of_an_imported_name_goes_along(rc, write):
+    write(
+        own_origin="LEVEL = 1\nOTHER = [1]\ndef helper(): return 'helper'\n",
+        own_user="""
+            from os.path import join
+            from own_origin import LEVEL, OTHER as other, helper
+            def seen(): return LEVEL, other, helper(), join("a", "b")
+        """,
+    )
+    user = get("own_user")
+    assert rc[1].apply_sync(user.seen) == (1, [1], "helper", "a/b")
+    user = importlib.reload(user)
+    user.LEVEL, user.other, user.helper, user.join = 7, [7], lambda: "patched", lambda *parts: parts
+    assert rc[0].apply_sync(user.seen) == (7, [7], "patched", ("a", "b"))
+
+
 def test_what_one_session_sets_is_not_anothers(cluster, rc, write, tmp_path):
     write(own_level="LEVEL = 1\ndef f(): return LEVEL\n")
     level = get("own_level")
