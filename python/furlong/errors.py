@@ -19,6 +19,7 @@ __all__ = [
     "Busy",
     "CapabilityNotFound",
     "CommandError",
+    "CompositeCancelled",
     "CompositeError",
     "ConnectionFailed",
     "ConnectionLost",
@@ -311,6 +312,10 @@ class CompositeError(RemoteError):
 
     # So IPython.kernel 0.10 called it.
     print_tracebacks = print_traceback
+
+
+class CompositeCancelled(CompositeError, TaskCancelled):
+    """Several engines failed, and some because their tasks were cancelled: so the call was cancelled."""
 
 
 class AlreadyDisplayedError(RemoteError):

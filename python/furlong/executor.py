@@ -35,10 +35,7 @@ class ExecutorFuture(AsyncResult):
         self._executor = executor
 
     def _collect(self, failed: list[errors.FurlongError]) -> errors.FurlongError:
-        error = super()._collect(failed)
-        if isinstance(error, errors.TaskAborted) and not isinstance(error, errors.TaskCancelled):
-            return errors.TaskCancelled("TaskCancelled", error.evalue, "", error.engine_info)
-        return error
+        return super()._collect([_as_cancelled(error) for error in failed])
 
     def cancel(self, force: bool = False) -> bool:
         """Take the call back, unless it has begun.
@@ -55,7 +52,8 @@ class ExecutorFuture(AsyncResult):
         """
         if force:
             return super().cancel(True)
-        if not self.done():
+        # Of a call on several engines all is taken back, or nothing.
+        if not self.done() and not (len(self._parts) > 1 and self._has_begun()):
             self._parts[0].about.client._session.take_back(self.msg_ids)
             pause = LOOK_SECONDS
             while not self.wait(pause) and not self.running() and pause < CANCEL_WAIT:
@@ -73,6 +71,16 @@ class ExecutorFuture(AsyncResult):
         """Whether an engine runs the call now; the broker is asked."""
         session = self._parts[0].about.client._session
         return not self.done() and any(task_phase(session, key) == "running" for key in self.msg_ids)
+
+    def _has_begun(self) -> bool:
+        return self.running() or any(part.done() for part in self._parts)
+
+
+def _as_cancelled(error: errors.FurlongError) -> errors.FurlongError:
+    """Say of a call that was taken back that it was cancelled."""
+    if isinstance(error, errors.TaskAborted) and not isinstance(error, errors.TaskCancelled):
+        return errors.TaskCancelled("TaskCancelled", error.evalue, "", error.engine_info)
+    return error
 
 
 class ViewExecutor(concurrent.futures.Executor):
@@ -221,6 +229,9 @@ class ViewExecutor(concurrent.futures.Executor):
             session.flush()
             with self._lock:
                 wanted = self._ids & set(session.unfinished())
+            for future in self._futures():
+                if len(future.msg_ids) > 1 and not wanted.isdisjoint(future.msg_ids) and future._has_begun():
+                    wanted.difference_update(future.msg_ids)
             if wanted:
                 session.take_back(list(wanted))
 

@@ -163,7 +163,9 @@ class AsyncResult(LazyFuture):
             return lost[0]
         name = self._parts[0].about.name
         remote = [error for error in failed if isinstance(error, errors.RemoteError)]
-        return errors.CompositeError(f"one or more exceptions raised in: {name}", remote)
+        is_cancelled = any(isinstance(error, errors.TaskCancelled) for error in remote)
+        kind = errors.CompositeCancelled if is_cancelled else errors.CompositeError
+        return kind(f"one or more exceptions raised in: {name}", remote)
 
     def _assemble(self, values: list[Any]) -> Any:
         return values[0] if self._single else values

@@ -259,6 +259,43 @@ def test_cancel_takes_back_what_has_not_begun_and_nothing_else(rc, gate):
     assert not runs.running()
 
 
+def test_cancel_means_all_engines_of_a_call_or_none(rc, gate):
+    pool = rc[[0, 1]].executor
+    runs = pool.submit(gate.wait, 1)
+    behind = rc[0].executor.submit(gate.wait, 2)
+    eventually(runs.running)
+    half = pool.submit(int)
+    only_here = rc[[1, 2]].executor.submit(gate.wait, 3)
+    eventually(only_here.running)
+    assert not runs.cancel()
+    assert half.cancel()
+    assert half.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        half.result()
+    with pytest.raises(concurrent.futures.CancelledError):
+        half.exception()
+    assert concurrent.futures.wait([half], 0).done == {half}
+    # It runs on one of its engines, so it goes on on the other one too.
+    assert not only_here.cancel()
+    rc[[1, 2]].executor.shutdown(wait=False, cancel_futures=True)
+    gate.open()
+    assert runs.result(60) == [1, 1]
+    assert only_here.result(60) == [3, 3]
+    assert behind.result(60) == 2
+
+
+def test_shutdown_cancels_calls_on_several_engines_as_a_whole(rc, gate):
+    pool = rc[[0, 1]].executor
+    begun = pool.submit(gate.wait, 1)
+    eventually(begun.running)
+    waiting = [pool.submit(int) for _ in range(3)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.open()
+    assert begun.result(60) == [1, 1]
+    concurrent.futures.wait(waiting, 60)
+    assert all(future.cancelled() for future in waiting)
+
+
 def test_cancel_with_force_ends_what_runs(rc, gate):
     runs = rc.executor().submit(gate.wait)
     eventually(runs.running)

@@ -723,3 +723,16 @@ def test_an_exception_waits_like_any_future(rc):
     composite = rc[:].apply_async(lambda: {}["k"]).exception(60)
     assert isinstance(composite, CompositeError)
     assert isinstance(furlong.AsyncResult.join(result, result).exception(), CompositeError)
+
+
+def test_a_cancelled_call_on_several_engines_is_a_cancelled_future(view, gate):
+    result = view.apply_async(gate.wait)
+    assert result.cancel()
+    assert result.cancelled()
+    with pytest.raises(CompositeError) as caught:
+        result.get()
+    assert isinstance(caught.value, TaskCancelled)
+    assert len(caught.value.elist) == 4
+    with pytest.raises(concurrent.futures.CancelledError):
+        result.exception()
+    assert pickle.loads(pickle.dumps(caught.value)).elist[0][0] == "TaskCancelled"
