@@ -62,9 +62,8 @@ class Work:
 
     def options(self) -> _furlong.Options | None:
         """Give the options of the tasks; raises what is wrong with the view's flags."""
-        is_direct = hasattr(self._view, "execute")
         self._view._task_options(False, self.about.label)
-        return self._shared_view._task_options(is_direct and not self.is_alone, self.about.label)
+        return self._shared_view._task_options(False, self.about.label)
 
     def submit(
         self, begin: int, places: Sequence[int], engine: int | None, exact: bool = False

@@ -455,6 +455,21 @@ def test_queues_count_all_of_a_map(rc, lview, gate):
     assert result.get(60) == list(range(COUNT))
 
 
+def test_a_direct_map_that_fails_leaves_others_alone(rc, view, gate):
+    def fails(x):
+        gate.wait()
+        raise ValueError(x)
+
+    failing = view.map_async(fails, range(8))
+    behind = view.map_async(lambda x: x, range(8))
+    called = view.apply_async(int)
+    gate.open()
+    assert behind.get(60) == list(range(8))
+    assert called.get(60) == [0, 0, 0, 0]
+    with pytest.raises(ValueError):
+        failing[0]
+
+
 # Interrupted calls.
 
 
