@@ -11,7 +11,7 @@ import collections
 import functools
 import importlib
 import io
-import operator
+import itertools
 import pickle
 import sys
 import threading
@@ -21,10 +21,18 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from furlong import _furlong, _globals, _modules, _paths, _signals
+from furlong import _apart, _furlong, _globals, _modules, _paths, _signals
 from furlong._definitions import Reducer
-from furlong._installed import ships
-from furlong._remote import EngineFunction, OnEngine, Reference
+from furlong._plain import (
+    CACHED,
+    NAMED,
+    NeedsCodeError,
+    PlainPickler,
+    goes_by_value,
+    is_own_cached,
+    reduce_memoryview,
+)
+from furlong._remote import Apart, OnEngine, Reference
 from furlong._support import support
 from furlong.errors import PicklingError
 
@@ -37,97 +45,6 @@ PYTHON = (sys.version_info[0], sys.version_info[1])
 # What a pickle holds, besides data: bits, and False for none of them.
 CODE = True
 MODULES = 2
-
-
-class _NeedsCodeError(Exception):
-    """Plain pickle met something that goes by value."""
-
-
-class _PlainPickler(pickle.Pickler):
-    """Pickle as it is, unless something must go by value."""
-
-    has_modules = False
-
-    def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)
-        if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED:
-            if ships(getattr(obj, "__module__", None)):
-                self._name_or_give_up(obj, goes_by_value)
-            elif _is_nameless(obj):
-                raise _NeedsCodeError
-        elif kind is _CACHED:
-            self._name_or_give_up(obj, is_own_cached)
-        elif kind is _modules.ModuleName:
-            self.has_modules = True
-            _modules.need(obj)
-        elif kind is types.ModuleType:
-            if not _modules.is_own_source(obj):
-                raise _NeedsCodeError
-            self.has_modules = True
-            _modules.need(obj.__name__)
-            return importlib.import_module, (obj.__name__,)
-        elif kind is EngineFunction:
-            raise _NeedsCodeError
-        elif kind is memoryview:
-            return _reduce_memoryview(obj)
-        return NotImplemented
-
-    def _name_or_give_up(self, obj: Any, is_by_value: Callable[[Any], bool]) -> None:
-        """Note the module that engines import for an object, unless it goes by value."""
-        module = _modules.names(obj)
-        if module is not None:
-            self.has_modules = True
-            _modules.need(module)
-        elif is_by_value(obj):
-            raise _NeedsCodeError
-
-
-def _is_nameless(obj: Any) -> bool:
-    name = getattr(obj, "__qualname__", "")
-    return "<locals>" in name or "<lambda>" in name
-
-
-# What has a name and is neither function nor class.
-_NAMED = frozenset(
-    kind
-    for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "NewType", "TypeAliasType")
-    for kind in [getattr(typing, name, None)]
-    if isinstance(kind, type)
-)
-# What `functools.lru_cache` makes of a function.
-_CACHED = type(functools.lru_cache(len))
-
-
-def is_own_cached(cached: Any) -> bool:
-    """Whether a function with a cache goes by value: the user's own, and one that no module has by its name."""
-    found: Any = sys.modules.get(str(getattr(cached, "__module__", None)))
-    for name in str(getattr(cached, "__qualname__", None)).split("."):
-        found = getattr(found, name, None)
-    return found is not cached or goes_by_value(cached)
-
-
-def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
-    plain = pickle.PickleBuffer(view if view.contiguous else bytes(view))
-    if view.format == "B" and view.ndim == 1:
-        return memoryview, (plain,)
-    return operator.methodcaller("cast", view.format, view.shape), (_Bytes(plain),)
-
-
-class _Bytes:
-    """A memoryview of plain bytes, inside the reduction of one that is more."""
-
-    def __init__(self, plain: pickle.PickleBuffer) -> None:
-        self._plain = plain
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return memoryview, (self._plain,)
-
-
-def goes_by_value(obj: Any) -> bool:
-    """Whether a function, a class or the like goes by value."""
-    if _is_nameless(obj):
-        return True
-    return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None and not _modules.is_binary(obj)
 
 
 class _Globals:
@@ -175,20 +92,22 @@ def _code_pickler() -> Any:
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
             if kind is memoryview:
-                return _reduce_memoryview(obj)
+                return reduce_memoryview(obj)
             if kind is _modules.ModuleName:
                 self._need(obj)
+            if kind is Apart and obj.has_modules:
+                self.has_modules = True
             if kind is types.ModuleType and _modules.is_own_source(obj):
                 self._need(obj.__name__)
                 return importlib.import_module, (obj.__name__,)
-            if kind is types.FunctionType or issubclass(kind, type) or kind in _NAMED or kind is _CACHED:
+            if kind is types.FunctionType or issubclass(kind, type) or kind in NAMED or kind is CACHED:
                 module = _modules.names(obj)
                 if module is not None:
                     self._need(module)
                     return (
                         NotImplemented if kind is not typing.TypeVar else (getattr, (_Imported(module), obj.__name__))
                     )
-            reduced = reducer.reduce(obj, is_own_cached if kind is _CACHED else goes_by_value)
+            reduced = reducer.reduce(obj, is_own_cached if kind is CACHED else goes_by_value)
             if reduced is NotImplemented and kind is types.FunctionType and goes_by_value(obj):
                 reduced = self._dynamic_function_reduce(obj)
                 if obj in self.scope:
@@ -262,10 +181,10 @@ def dumps(
         return False
 
     file = io.BytesIO()
-    plain = _PlainPickler(file, 5, buffer_callback=is_in_band)
+    plain = PlainPickler(file, 5, buffer_callback=is_in_band)
     try:
         plain.dump(value)
-    except _NeedsCodeError:
+    except NeedsCodeError:
         pass
     except Exception as error:
         _signals.reraise(error)
@@ -307,10 +226,17 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
 def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], int]:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
-    With `exact`, the engine always tells which of them runs.
+    With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
+    pickle of its own, so that each call has its arguments for itself.
     """
-    kwargs = {"exact": True} if exact else {}
-    return dumps((columns, kwargs), "the items", lambda: _paths.find_item(columns, first, _try))
+    kwargs: dict[str, Any] = {"exact": True} if exact else {}
+    sent = columns
+    is_apart = _apart.may_share(columns)
+    if any(is_apart):
+        kwargs["apart"] = _apart.rows_apart(list(zip(*itertools.compress(columns, is_apart), strict=True)))
+        kwargs["is_apart"] = is_apart
+        sent = [column for column, alone in zip(columns, is_apart, strict=True) if not alone]
+    return dumps((sent, kwargs), "the items", lambda: _paths.find_item(columns, first, _try))
 
 
 def error_of_item(error: PicklingError, item: Sequence[Any], at: int) -> PicklingError:
@@ -528,35 +454,36 @@ def _make(function: Any, wrapped: bool | None, blob: bytes, holds: int) -> _furl
 
 def _dump_function(function: Callable[..., Any]) -> tuple[bytes, int]:
     """Pickle a function into one buffer: it may hold arrays, but is sent once."""
+    sent = _apart.function_anew(function)
     file = io.BytesIO()
-    plain = _PlainPickler(file, 5)
+    plain = PlainPickler(file, 5)
     try:
-        plain.dump(function)
-    except _NeedsCodeError:
+        plain.dump(sent)
+    except NeedsCodeError:
         pass
     except Exception as error:  # what plain pickle cannot do, cloudpickle may
         _signals.reraise(error)
     else:
         return file.getvalue(), MODULES if plain.has_modules else False
     try:
-        return _dump_code(function, frozenset())
+        return _dump_code(sent, function, frozenset())
     except Exception as error:
         _signals.reraise(error)
         # On engines each may have one of its own, as a lock or a connection to a database.
         left_out = frozenset(_names_without_pickle(function))
         try:
             if left_out:
-                return _dump_code(function, left_out)
+                return _dump_code(sent, function, left_out)
         except Exception as why:
             _signals.reraise(why)
         raise _described(function, f"the function {name_of(function)}", error) from error
 
 
-def _dump_code(function: Callable[..., Any], left_out: frozenset[str]) -> tuple[bytes, int]:
+def _dump_code(sent: Any, function: Callable[..., Any], left_out: frozenset[str]) -> tuple[bytes, int]:
     file = io.BytesIO()
     pickler = _code_pickler()(file, 5)
     pickler.scope = _globals.Scope(function, left_out)
-    pickler.dump(function)
+    pickler.dump(sent)
     return file.getvalue(), CODE | MODULES if pickler.has_modules else CODE
 
 

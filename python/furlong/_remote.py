@@ -50,6 +50,18 @@ class _EmptyCell:
         return OnEngine("CellType", "types"), ()
 
 
+class Apart:
+    """Values that engines make anew at each use: `furlong_worker/pickles.py` says what it is made of."""
+
+    def __init__(self, parts: tuple[Any, ...], has_modules: bool) -> None:
+        self._parts = parts
+        #: Whether it names modules of the user's own.
+        self.has_modules = has_modules
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnEngine("Apart"), self._parts
+
+
 class Reference:
     """An expression that is evaluated on the engine, in its namespace, when a call has it among its arguments.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _globals, _pickling
 from furlong._checks import check_names, described
+from furlong._plain import goes_by_value
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
@@ -197,7 +198,7 @@ class DirectView(View):
         return in_engine_namespace(value) if is_interactive(value) or self._is_plain_function(value) else value
 
     def _is_plain_function(self, value: Any) -> bool:
-        return not self._cloudpickle and callable(value) and _pickling.goes_by_value(value)
+        return not self._cloudpickle and callable(value) and goes_by_value(value)
 
     def pull(self, names: str | Sequence[str], targets: Any = None, block: bool | None = None) -> Any:
         """Get variables, or any expressions: of one name its value, of several a list; from each engine."""

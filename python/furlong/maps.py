@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling
+from furlong._apart import function_anew
 from furlong._checks import described
 from furlong._remote import OnEngine
 from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
@@ -30,7 +31,7 @@ class _Mapped:
     """A function as tasks call it with many items. Engines have the loop; it takes the items as columns."""
 
     def __init__(self, f: Any, return_exceptions: bool) -> None:
-        self._call = functools.partial(OnEngine("map_items"), f, return_exceptions)
+        self._call = functools.partial(OnEngine("map_items"), function_anew(f), return_exceptions)
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts: tuple[Any, ...] = self._call.__reduce__()  # type: ignore[assignment]

@@ -7,7 +7,7 @@ import types
 from typing import Any, Sequence
 
 import furlong_worker
-from furlong_worker import definitions, maps, scopes
+from furlong_worker import definitions, maps, pickles, scopes
 from furlong_worker.namespace import Namespace, find_rank
 
 
@@ -63,7 +63,7 @@ def bind(names: Namespace, labels: Sequence[str]) -> Engine:
         public.__module__ = "furlong_worker"
         setattr(furlong_worker, public.__name__, public)
     functions = (maps.call_if, maps.call_with, maps.map_items, scopes.main_function, scopes.set_main_function)
-    for public in (*functions, *definitions.PUBLIC):
+    for public in (*functions, pickles.Anew, pickles.Apart, *definitions.PUBLIC):
         setattr(furlong_worker, public.__name__, public)
     return _Bound.engine
 

@@ -7,12 +7,13 @@ import io
 import pickle
 import sys
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import furlong_worker
 from furlong_worker import Buffer, pickles
 from furlong_worker.errors import describe
 from furlong_worker.exceptions import details
+from furlong_worker.pickles import Apart
 from furlong_worker.scopes import bound
 
 # Items of a job that are told one by one, and how many quick ones are told at once later.
@@ -26,6 +27,9 @@ FIRST, ITEMS = 2, 3
 ITEMS_MARK = b"items"
 # Values of these types can be pickled here and read there, whatever they are.
 PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
+_SEQUENCES = frozenset((list, tuple, set, frozenset))
+# So deep are values looked into; what is deeper is pickled at once.
+DEPTH_MAX = 4
 
 
 def _namespace() -> dict[str, Any]:
@@ -46,8 +50,17 @@ def bind(words: Any, is_cancelled: Callable[[], bool], streams: Callable[[], Seq
     _Bound.words, _Bound.is_cancelled, _Bound.streams = words, staticmethod(is_cancelled), staticmethod(streams)
 
 
-def map_items(function: Callable[..., Any], with_errors: bool, *columns: Sequence[Any], exact: bool = False) -> Any:
+def map_items(
+    function: Callable[..., Any],
+    with_errors: bool,
+    *columns: Sequence[Any],
+    exact: bool = False,
+    apart: Apart | None = None,
+    is_apart: Sequence[bool] = (),
+) -> Any:
     """Call a function with each item: the arguments come as columns of one length.
+
+    Those at the places that `is_apart` tells come as rows of `apart`, each made when its call is due.
 
     An item that raises, or whose value cannot be sent, fails alone. With `with_errors` its error takes the place of its
     value; otherwise the job fails, and has the other values beside its error. With `exact` it is always known which
@@ -60,7 +73,7 @@ def map_items(function: Callable[..., Any], with_errors: bool, *columns: Sequenc
     furlong.errors.UnmetDependency
         If this engine is not the right one for the first item.
     """
-    run = _Run(function, columns)
+    run = _Run(function, columns) if apart is None else _RunApart(function, columns, apart, is_apart)
     run.follow()
     try:
         run.call_all(exact)
@@ -86,13 +99,17 @@ class _Run:
         # By the place of the item; and the first of them as it was raised.
         self.failed: dict[int, Failed] = {}
         self.first: BaseException | None = None
+        self._count = min(map(len, columns), default=0)
+        # Whether there are values that later calls may change. The latest is held here alone: its references tell.
+        self._is_careful = False
+        self._slot: list[Any] = [None]
         # Characters that each item has written to standard output and error, and how often it has displayed something.
         self.written: dict[int, list[int]] = {}
 
     def call_all(self, exact: bool) -> None:
         """Call the function with all items."""
         values, words, is_cancelled = self.values, _Bound.words, _Bound.is_cancelled
-        count = min(map(len, self._columns))
+        count = self._count
         batch = 1
         while True:
             at = len(values)
@@ -127,13 +144,43 @@ class _Run:
         self.failed[at] = Failed(error)
 
     def _call(self, begin: int, end: int) -> None:
-        function, append = self._function, self.values.append
-        if len(self._columns) == 1:
-            for item in self._columns[0][begin:end]:
-                append(function(item))
+        function, append, slot = self._function, self.values.append, self._slot
+        columns = [column[begin:end] for column in self._columns]
+        if self._is_careful:
+            for arguments in zip(*columns):
+                slot[0] = function(*arguments)
+                self._take()
+            return
+        kind, plain = type, PLAIN  # it is a hot loop
+        if len(columns) == 1:
+            for item in columns[0]:
+                value = function(item)
+                if kind(value) not in plain:
+                    break
+                append(value)
+            else:
+                return
         else:
-            for arguments in zip(*[column[begin:end] for column in self._columns]):
-                append(function(*arguments))
+            for arguments in zip(*columns):
+                value = function(*arguments)
+                if kind(value) not in plain:
+                    break
+                append(value)
+            else:
+                return
+        # The first that a later call may change.
+        self._is_careful = True
+        slot[0] = value
+        del value
+        self._take()
+
+    def _take(self) -> None:
+        """Note the value that has come, as it is now: a later call may change what others hold as well."""
+        slot, at = self._slot, len(self.values)
+        if type(slot[0]) not in PLAIN and at + 1 < self._count and not _are_fresh(slot, DEPTH_MAX):
+            slot[0] = self._kept(at, slot[0], True)
+        self.values.append(slot[0])
+        slot[0] = None
 
     def follow(self) -> None:
         """Note from now on which item writes how much."""
@@ -153,17 +200,81 @@ class _Run:
         """Give what is sent for the items: values as they are, or each in a pickle of its own, and errors."""
         values = self.values
         if not PLAIN.issuperset(map(type, values)):
-            values = [value if type(value) in PLAIN else self._kept(at, value) for at, value in enumerate(values)]
+            values = [
+                value if type(value) in PLAIN or type(value) is Kept else self._kept(at, value)
+                for at, value in enumerate(values)
+            ]
         for at, failed in self.failed.items():
             values[at] = failed
         return values
 
-    def _kept(self, at: int, value: Any) -> Any:
+    def _kept(self, at: int, value: Any, as_it_is: bool = False) -> Any:
         try:
-            return Kept(value)
+            return Kept(value, as_it_is)
         except Exception as error:
             self._fail(at, error)
             return None
+
+
+class _RunApart(_Run):
+    """The calls of one job whose arguments are made anew for each."""
+
+    def __init__(
+        self, function: Callable[..., Any], columns: Sequence[Sequence[Any]], apart: Apart, is_apart: Sequence[bool]
+    ) -> None:
+        super().__init__(function, columns)
+        self._apart = apart
+        self._is_apart = is_apart
+        self._count = len(apart)
+
+    def _call(self, begin: int, end: int) -> None:
+        function, slot = self._function, self._slot
+        for at in range(begin, min(end, self._count)):
+            made, columns = iter(self._apart.load(at)), iter(self._columns)
+            arguments = [next(made) if is_apart else next(columns)[at] for is_apart in self._is_apart]
+            del made
+            slot[0] = function(*arguments)
+            del arguments  # nobody else has what was made for this call
+            self._take()
+
+
+def _references(holder: list[Any]) -> int:
+    for value in holder:
+        return sys.getrefcount(value)
+    return 0
+
+
+# What is counted in a loop over the only one who holds it.
+_ALONE = _references([[]])
+
+
+def _are_fresh(held: Iterable[Any], depth: int) -> bool:
+    """Tell whether nobody else holds these values, or what they hold, so that no later call can change them."""
+    for value in held:
+        kind = type(value)
+        if kind in PLAIN:
+            continue
+        is_alone = sys.getrefcount(value) <= _ALONE
+        if kind in _SEQUENCES or kind is dict:
+            inner: Iterable[Any] = value.values() if kind is dict else value
+            is_plain = PLAIN.issuperset(map(type, inner))
+            if is_plain and (is_alone or kind is tuple):
+                continue
+            if is_plain or not is_alone or depth == 0 or not _are_fresh(inner, depth - 1):
+                return False
+        elif not _is_number_of_numpy(value) and not (is_alone and _owns_numbers(value)):
+            return False
+    return True
+
+
+def _is_number_of_numpy(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and isinstance(value, sys.modules["numpy"].generic)
+
+
+def _owns_numbers(value: Any) -> bool:
+    """Whether it is an array with memory of its own."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) is numpy.ndarray and value.base is None and not value.dtype.hasobject
 
 
 class _PlainPickler(pickle.Pickler):
@@ -216,8 +327,10 @@ class ItemsFailed(Exception):  # noqa: N818 - several of them
 class Kept:
     """A value in a pickle of its own: where it cannot be read, others can."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, as_it_is: bool = False) -> None:
         data, *views = pickles.dump(value)
+        if as_it_is:  # later calls may change the memory
+            views = [view if memoryview(view).readonly else bytearray(view) for view in views]
         self._parts = bytes(data), *map(pickle.PickleBuffer, views)
 
     def __reduce__(self) -> tuple[Any, ...]:

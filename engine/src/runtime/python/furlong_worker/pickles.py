@@ -152,7 +152,9 @@ def _names_to_lend(value: Any) -> list[tuple[dict[str, Any], str]]:
     while left:
         value = left.pop()
         parts: list[Any] = []
-        if isinstance(value, functools.partial):
+        if type(value) is Anew:
+            parts = [value.sample()]
+        elif isinstance(value, functools.partial):
             parts = [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, types.MethodType):
             parts = [value.__func__]
@@ -228,6 +230,77 @@ def _add_hint(error: ImportError) -> None:
     else:
         hint = "the call's function or arguments need it; install it for this engine's Python"
     error.msg = f"{error.msg or 'an import failed'}: {hint}, {sys.executable}"
+
+
+class Apart:
+    """Values of a client that are made anew at each use, so that nothing which was done to one is seen in another.
+
+    Parameters
+    ----------
+    shared : list
+        Definitions, to which the pickles refer by their places.
+    pickles : list of (bytes, tuple of int)
+        Pickles, each with the places of the memory beside it.
+    memory : list of bytes-like
+        Memory, which several of them may have.
+    values : list of int
+        For each value the place of its pickle.
+    """
+
+    def __init__(
+        self,
+        shared: Sequence[Any],
+        pickles: Sequence[tuple[bytes, tuple[int, ...]]],
+        memory: Sequence[Buffer],
+        values: Sequence[int],
+    ) -> None:
+        self._shared, self._pickles, self._memory, self._values = shared, pickles, memory, values
+        self._uses = [0] * len(memory)
+        for value in values if memory else ():
+            for at in pickles[value][1]:
+                self._uses[at] += 1
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def load(self, at: int, again: bool = False) -> Any:
+        """Make a value: once, or again and again."""
+        data, beside = self._pickles[self._values[at]]
+        # Who has memory for itself may change it.
+        memory = [
+            bytearray(self._memory[place]) if again or self._uses[place] > 1 else self._memory[place]
+            for place in beside
+        ]
+        unpickler = _ApartUnpickler(io.BytesIO(data), buffers=memory)
+        unpickler.shared = self._shared
+        try:
+            return unpickler.load()
+        except ImportError as error:
+            _add_hint(error)
+            raise
+
+
+class _ApartUnpickler(pickle.Unpickler):
+    shared: Sequence[Any] = ()
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Give a definition."""
+        return self.shared[pid]
+
+
+class Anew:
+    """A function that is bound to an object of its client, or is one, as it was sent: each call has its own."""
+
+    def __init__(self, function: Apart) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call one of it."""
+        return self._function.load(0, again=True)[0](*args, **kwargs)
+
+    def sample(self) -> Any:
+        """Give one of it, to look at."""
+        return self._function.load(0, again=True)[0]
 
 
 class Pickled:

@@ -363,12 +363,20 @@ def _certain_stores(value: Any) -> Iterator[str]:
 
 
 def _innermost(value: Any) -> Any:
-    """Give the function that a chain of partials calls, through those of this package too."""
-    while isinstance(value, functools.partial):
-        inner = value.func
-        is_ours = str(getattr(inner, "__module__", "")).startswith("furlong_worker") and value.args
-        value = value.args[0] if is_ours else inner
-    return value
+    """Give the function that a chain of partials calls, through what this package puts around it too."""
+    while True:
+        if isinstance(value, functools.partial):
+            inner = value.func
+            is_ours = _is_of_worker(inner) and value.args
+            value = value.args[0] if is_ours else inner
+        elif _is_of_worker(type(value)) and hasattr(value, "sample"):
+            value = value.sample()
+        else:
+            return value
+
+
+def _is_of_worker(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith("furlong_worker")
 
 
 def _same(one: Any, other: Any) -> bool:
