@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from furlong import _modules
+from furlong._definitions import find_here
 from furlong._installed import ships
 from furlong._remote import Apart, EngineFunction
 
@@ -31,7 +32,7 @@ class PlainPickler(pickle.Pickler):
         if kind is types.FunctionType or issubclass(kind, type) or kind in NAMED:
             if ships(getattr(obj, "__module__", None)):
                 self._name_or_give_up(obj, goes_by_value)
-            elif _is_nameless(obj):
+            elif _is_nameless(obj) or _is_homeless(obj):
                 raise NeedsCodeError
         elif kind is CACHED:
             self._name_or_give_up(obj, is_own_cached)
@@ -71,10 +72,19 @@ def _is_found_by_name(method: types.MethodType) -> bool:
     return getattr(found, "__func__", found) is function
 
 
+def _is_homeless(obj: Any) -> bool:
+    """Whether it is a class that its module does not have: `dataclasses.make_dataclass` may say `types`."""
+    if not isinstance(obj, type) or not obj.__flags__ & _HEAP_TYPE:
+        return False
+    return obj.__module__ in sys.modules and find_here(obj.__module__, obj.__qualname__) is None
+
+
 def _is_nameless(obj: Any) -> bool:
     name = getattr(obj, "__qualname__", "")
     return "<locals>" in name or "<lambda>" in name
 
+
+_HEAP_TYPE = 1 << 9  # of a type's flags: made by a `class` statement, or by C as such are
 
 # What has a name and is neither function nor class.
 NAMED = frozenset(
@@ -114,6 +124,6 @@ class _Bytes:
 
 def goes_by_value(obj: Any) -> bool:
     """Whether a function, a class or the like goes by value."""
-    if _is_nameless(obj):
+    if _is_nameless(obj) or _is_homeless(obj):
         return True
     return ships(getattr(obj, "__module__", None)) and _modules.names(obj) is None and not _modules.is_binary(obj)

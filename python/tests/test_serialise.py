@@ -177,6 +177,18 @@ def test_100_classes_of_functions_go_by_value(rc):
     assert rc[0].apply_sync(type("Made", (), {"f": lambda self: 7})().f) == 7
 
 
+def test_100_classes_that_their_modules_do_not_have_come_back_as_themselves(rc):
+    made = dataclasses.make_dataclass("Made", [("x", int)])
+    made.__module__ = "types"  # as before Python 3.12
+    Named = types.new_class("Named")  # noqa: N806
+    Named.__module__ = "types"
+    for cls, arguments in ((made, (1,)), (Named, ())):
+        cls.__qualname__ = cls.__name__
+        assert type(rc[0].apply_sync(lambda cls=cls, arguments=arguments: cls(*arguments))) is cls
+        assert type(rc[0].apply_sync(lambda x: x, cls(*arguments))) is cls
+        assert rc[0].apply_sync(lambda x, cls: type(x) is cls, cls(*arguments), cls)
+
+
 def test_100_decorated_and_cached_functions(rc):
     def twice(f):
         @functools.wraps(f)
