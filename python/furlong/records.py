@@ -88,7 +88,7 @@ class _FetchedTask:
             self._record, self._outcome = found
         return self._has_ended()
 
-    def take(self) -> Any:
+    def outcome(self) -> Any:
         if self._outcome is None:
             raise errors.ResultLost(
                 "ResultLost",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import linecache
 import signal
 import sys
@@ -44,11 +45,14 @@ class Interrupt:
         self._is_counting = False
 
     def __enter__(self) -> Interrupt:
+        # What a finalizer raises is shown and passed over, by Python itself: none is to run meanwhile.
+        gc.disable()
         sys.settrace(self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+        gc.enable()
 
     def _trace(self, frame: types.FrameType, event: str, arg: object) -> Any:
         if "furlong" not in frame.f_globals.get("__name__", ""):
