@@ -30,7 +30,8 @@ is sent with its source, so an edited file is used at once; a module's is import
 What a function prints goes to standard error, under `[item N] Out:` or `Err:`, with N from 0. An item that fails prints
 its error there, and the others go on. Ctrl-C cancels what has not ended.
 
-Exit codes: 0 all items succeeded; 1 some failed, or an error; 2 wrong usage; 130 Ctrl-C.
+Exit codes: 0 all items succeeded; 1 some failed, or an error; 2 wrong usage; 3 all succeeded, but a part of what they
+printed is missing, as a line in it says; 130 Ctrl-C.
 
 Examples:
   furlong map examples/wordcount.py:count docs/*.md
@@ -81,26 +82,25 @@ pub async fn run(args: MapArgs) -> Result<ExitCode> {
             .options(args.options.resolve(&client).await?);
         let results = map.stream()?;
         let progress = print::progress(total, !args.no_progress);
-        let failed = print_results(&client, results, &progress).await?;
+        let (failed, incomplete) = print_results(&client, results, &progress).await?;
         progress.finish_and_clear();
         input.check()?;
-        if failed == 0 {
-            return Ok(ExitCode::SUCCESS);
+        if failed > 0 {
+            print::note!("furlong: {} failed", print::counted(failed, "item"));
         }
-        print::note!("furlong: {} failed", print::counted(failed, "item"));
-        Ok(ExitCode::FAILURE)
+        Ok(ended::exit_code_of_all(failed, incomplete))
     };
     interrupt::or_cancel(&client, work).await
 }
 
-/// Prints results as they come; says why if none does.
+/// Prints results as they come; says why if none does. How many items failed, and of how many output is left out.
 async fn print_results(
     client: &Client,
     results: impl Stream<Item = (usize, Result<furlong_client::TaskResult, furlong_client::TaskFailure>)>,
     progress: &ProgressBar,
-) -> Result<u64> {
+) -> Result<(u64, u64)> {
     let mut results = pin!(results);
-    let mut failed = 0;
+    let (mut failed, mut incomplete) = (0, 0);
     let mut patience = Patience::default();
     loop {
         let next = tokio::select! {
@@ -110,9 +110,10 @@ async fn print_results(
                 continue;
             }
         };
-        let Some((index, result)) = next else { return Ok(failed) };
+        let Some((index, result)) = next else { return Ok((failed, incomplete)) };
         patience.reset();
         progress.suspend(|| print_output(index, ended::report(&result)));
+        incomplete += u64::from(ended::left_out_bytes(&result) > 0);
         match result {
             Ok(result) => {
                 let value: Box<RawValue> = result.json().context("the result is no JSON")?;

@@ -123,6 +123,12 @@ def test_executed_code_prints_bytes_as_they_are(
     assert b": caf\xe9 \xff\n" in command_stderr(command("map", "builtins:exec", code))
 
 
+def test_mapped_function_that_prints_too_much_says_so(command: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """The exit code tells it as well as the text."""
+    code, stdout, stderr = ended(command("map", "builtins:exec", "print('x' * 3_000_000)"))
+    assert (code, stdout, stderr.count("bytes of output left out]")) == (3, b"null\n", 1)
+
+
 def command_stderr(process: subprocess.Popen[bytes]) -> bytes:
     """Give the errors as bytes."""
     return process.communicate(timeout=60)[1]
