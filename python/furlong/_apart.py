@@ -51,7 +51,7 @@ def may_share(columns: Sequence[Any]) -> list[bool]:
     nothing = [False] * len(columns)
     if not columns or len(columns[0]) < 2:
         return nothing
-    is_open = [not _is_of_atoms(column) for column in columns]
+    is_open = are_open(columns)
     if not any(is_open) or _are_apart(list(itertools.compress(columns, is_open))):
         return nothing
     return is_open
@@ -97,12 +97,36 @@ def _are_apart(holders: Sequence[Iterable[Any]]) -> bool:
     return False
 
 
-def rows_apart(rows: Sequence[tuple[Any, ...]]) -> Apart:
-    """Pickle rows of items each by itself, and those that are the same only once."""
-    encoder = _Encoder()
-    known: dict[tuple[int, ...], int] = {}
-    cells = [encoder.place(row, known) for row in rows]
-    return encoder.result(cells)
+def are_open(columns: Sequence[Any]) -> list[bool]:
+    """Tell which columns have items that can change."""
+    return [not _is_of_atoms(column) for column in columns]
+
+
+class Rows:
+    """Rows of items as they are now, for tasks that are submitted later.
+
+    Parameters
+    ----------
+    rows : sequence of tuple
+        The rows. Arrays in them are not copied.
+    begin : int
+        The place of the first in its map.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Any, ...]], begin: int) -> None:
+        self.begin = begin
+        self._encoder = _Encoder()
+        known: dict[tuple[int, ...], int] = {}
+        self._cells = [self._encoder.place(row, known) for row in rows]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is in them is pickled, but for definitions."""
+        return not self._encoder.has_whole
+
+    def among(self, places: Iterable[int]) -> Apart:
+        """Give some of them, by their places in the map."""
+        return self._encoder.result([self._cells[place - self.begin] for place in places])
 
 
 # Functions.
@@ -162,14 +186,26 @@ class _Encoder:
         self._pickles: list[tuple[bytes, tuple[int, ...]]] = []
         self._beside: list[int] = []
         self._has_modules = False
+        self.has_whole = False
         self._make: Callable[..., PlainPickler] = PlainPickler
         self._pickler: PlainPickler | None = None
         self._file = io.BytesIO()
 
     def result(self, cells: list[int]) -> Apart:
         """Give it: `cells` has for each value the place of its pickle."""
-        memory = [pickle.PickleBuffer(view) for view in self._memory]
-        return Apart((self._shared, self._pickles, memory, cells), self._has_modules)
+        self._pickler = None  # it holds what it has pickled last, and this
+        # Only what these have, by other places.
+        at: dict[int, int] = {}
+        memory_at: dict[int, int] = {}
+        for cell in cells:
+            if cell not in at:
+                at[cell] = len(at)
+                for place in self._pickles[cell][1]:
+                    memory_at.setdefault(place, len(memory_at))
+        pickles = [self._pickles[cell] for cell in at]
+        pickles = [(data, tuple(memory_at[place] for place in beside)) for data, beside in pickles]
+        memory = [pickle.PickleBuffer(self._memory[place]) for place in memory_at]
+        return Apart((self._shared, pickles, memory, [at[cell] for cell in cells]), self._has_modules)
 
     def place(self, row: tuple[Any, ...], known: dict[tuple[int, ...], int]) -> int:
         """Give the place of a row's pickle, which is made unless it is known."""
@@ -197,7 +233,7 @@ class _Encoder:
             _signals.reraise(error)
             if type(value) is _Whole:
                 raise
-            self._make, self._pickler = self._defining, None
+            self._make, self._pickler, self.has_whole = self._defining, None, True
             return self._dump(_Whole(value))
         self._has_modules = self._has_modules or pickler.has_modules
         return self._file.getvalue()

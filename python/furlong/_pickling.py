@@ -223,18 +223,24 @@ def dumps_pushed(values: Mapping[str, Any]) -> tuple[list[Any], int]:
     return dumps(((values,), {}), what, lambda: _paths.find(values, what, _try))
 
 
-def dumps_items(columns: Sequence[Any], first: int, exact: bool = False) -> tuple[list[Any], int]:
+def dumps_items(
+    columns: Sequence[Any], first: int, exact: bool = False, kept: tuple[Apart, list[bool]] | None = None
+) -> tuple[list[Any], int]:
     """Pickle items of a map, one column for each sequence; `first` is the place of the first ones in theirs.
 
     With `exact`, the engine always tells which of them runs. Items that may share what calls can change go each in a
-    pickle of its own, so that each call has its arguments for itself.
+    pickle of its own, so that each call has its arguments for itself. `kept` has such pickles that were made before.
     """
     kwargs: dict[str, Any] = {"exact": True} if exact else {}
     sent = columns
-    is_apart = _apart.may_share(columns)
-    if any(is_apart):
-        kwargs["apart"] = _apart.rows_apart(list(zip(*itertools.compress(columns, is_apart), strict=True)))
-        kwargs["is_apart"] = is_apart
+    if kept is None:
+        is_apart = _apart.may_share(columns)
+        rows = list(zip(*itertools.compress(columns, is_apart), strict=True))
+        apart = _apart.Rows(rows, 0).among(range(len(rows))) if rows else None
+    else:
+        apart, is_apart = kept
+    if apart is not None:
+        kwargs.update(apart=apart, is_apart=is_apart)
         sent = [column for column, alone in zip(columns, is_apart, strict=True) if not alone]
     return dumps((sent, kwargs), "the items", lambda: _paths.find_item(columns, first, _try))
 

@@ -323,8 +323,8 @@ class _Engines:
     """Where the tasks of a map go: to the shared queue, or of chosen engines to the one that has the least to do."""
 
     def __init__(self, executor: ViewExecutor) -> None:
-        self._executor = executor
-        view: Any = executor.view
+        # As its flags are at the call.
+        view = self._view = executor._submitting()._as_now()
         self._is_direct = hasattr(view, "execute")
         self._is_shared = not self._is_direct and view.targets is None
         # What each engine has of this map: tasks, which hold no values.
@@ -342,21 +342,20 @@ class _Engines:
         return TASKS_MAX if self._is_shared else TASKS_PER_ENGINE * len(self._ids())
 
     def _ids(self) -> list[int]:
-        view: Any = self._executor.view
+        view = self._view
         chosen = view._engines(None) if self._is_direct else view.targets
         online = set(view.client.ids)
         return [engine for engine in chosen if engine in online] or list(chosen)
 
     def view(self) -> Any:
         """Give a view for the next task."""
-        view = self._executor._submitting()
         if self._is_shared:
-            return view
+            return self._view
         for engine in self._ids():
             given = self._given.setdefault(engine, [])
             given[:] = [task for task in given if not task.done()]
         self._chosen = min(self._ids(), key=lambda engine: len(self._given[engine]))
-        view = copy.copy(view)
+        view = copy.copy(self._view)
         view.targets = self._chosen if self._is_direct else [self._chosen]
         return view
 

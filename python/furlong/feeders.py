@@ -74,6 +74,11 @@ class Feeder:
         """Submit the first tasks."""
         raise NotImplementedError
 
+    def keep_rest(self) -> None:
+        """Keep the items that were not submitted as they are now."""
+        if self._at < self.count:
+            self._work.keep(self._at)
+
     def submit_rest(self) -> None:
         """Submit all items that were not: somebody refers to all of the map."""
 

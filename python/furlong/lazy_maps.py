@@ -58,7 +58,7 @@ class LazyMapIterator(Iterator[Any]):
             raise ValueError(
                 f"max_outstanding is a number of items, 0 for no bound, or 'auto', not {max_outstanding!r}"
             )
-        self._view, self._f = view, f
+        self._view, self._f = view._as_now(), f
         self._items = zip(*sequences)
         self._ordered = ordered
         self._bound = operator.index(bound)
@@ -128,7 +128,7 @@ class LazyMapIterator(Iterator[Any]):
         self._waiting.append(result)
 
     def _call(self, item: tuple[Any, ...], engine: int | None) -> AsyncResult:
-        view: Any = self._view if engine is None else self._view._on(engine)  # type: ignore[attr-defined]
+        view: Any = self._view if engine is None else self._view._on(engine)
         at = self._taken
         self._taken += 1
         try:

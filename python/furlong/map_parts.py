@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from furlong import _pickling, _signals, _wire, errors
+from furlong import _apart, _pickling, _signals, _wire, errors
 from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, check_codec, error_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Work:
         self.in_place = in_place
         self._view = view
         self._function, self._holds = function, holds
+        # Items as they were when the map was called, if they can change before they are submitted.
+        self._rows: _apart.Rows | None = None
+        self._is_open: list[bool] = []
         #: How often items that have failed run again.
         self.retries = _error_retries(view)
         #: Whether an item must not run again because of others, so that each has a task of its own.
@@ -60,6 +64,16 @@ class Work:
         is_direct = hasattr(self._view, "execute")
         self._shared_view = copy.copy(self._view).set_flags(restart_safe=True) if is_direct else self._view
 
+    def keep(self, begin: int) -> None:
+        """Keep the items from there on as they are now: the caller may change them before they are submitted."""
+        is_open = _apart.are_open(self.columns)
+        if any(is_open):
+            columns = [column[begin:] for column in itertools.compress(self.columns, is_open)]
+            rows = _apart.Rows(list(zip(*columns)), begin)
+            # What cloudpickle alone can pickle is sent as it is then.
+            if rows.is_whole:
+                self._is_open, self._rows = is_open, rows
+
     def options(self) -> _furlong.Options | None:
         """Give the options of the tasks; raises what is wrong with the view's flags."""
         self._view._task_options(False, self.about.label)
@@ -74,7 +88,10 @@ class Work:
             chunk = [column[first:last] for column in self.columns]
         else:
             chunk = [[column[begin + place] for place in places] for column in self.columns]
-        data, holds = _pickling.dumps_items(chunk, first, exact)
+        kept = None
+        if self._rows is not None and first >= self._rows.begin:
+            kept = self._rows.among(begin + place for place in places), self._is_open
+        data, holds = _pickling.dumps_items(chunk, first, exact, kept)
         function, has_code = _pickling.equipped(self._function, holds | self._holds)
         options = self.options()
         if engine is None and self._view.targets is not None:

@@ -83,6 +83,7 @@ def _putter(columns: list[Any]) -> Callable[[list[Any]], Any]:
 
 
 def _work(view: View, f: Any, columns: list[Any], return_exceptions: bool, label: str | None) -> Work:
+    view = view._as_now()
     function, holds = _mapped(view, f, return_exceptions)
     about = view._about(_pickling.name_of(f), "map", label)
     work = Work(view, function, holds, about, columns, return_exceptions)
@@ -111,25 +112,28 @@ def map_balanced(
     ordered: bool,
     return_exceptions: bool,
     label: str | None,
+    block: bool,
 ) -> Callable[[], AsyncMapResult]:
-    """Map over the shared queue, once what is given is called."""
+    """Map over the shared queue, once what is given is called. If the call blocks, nobody changes items meanwhile."""
     columns, count = _columns(sequences)
     size = 0 if chunksize is None or chunksize == "auto" else _chunk_items(chunksize)
     work = _work(view, f, columns, return_exceptions, label)
     if size and view.run_timeout is not None:
         work.isolate()
     feeder = BalancedFeeder(work, count, size, max(1, len(view)), view.run_timeout, view.keep or view.durable)
-    return _starting(feeder, columns, ordered, return_exceptions)
+    return _starting(feeder, columns, ordered, return_exceptions, block)
 
 
 def _starting(
-    feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool
+    feeder: Feeder, columns: list[Any], ordered: bool, return_exceptions: bool, block: bool = False
 ) -> Callable[[], AsyncMapResult]:
     def start() -> AsyncMapResult:
         result = MapResult(feeder, _putter(columns), ordered=ordered, errors_in_place=return_exceptions)
         feeder.client._note(result)
         try:
             feeder.start()
+            if not block:
+                feeder.keep_rest()
         except BaseException as error:
             feeder.give_away(error)
             raise

@@ -160,6 +160,11 @@ class View(ViewNames):
             raise TypeError(unknown_flag(unknown, _FLAGS))
         return copy.copy(self).set_flags(**flags)
 
+    def _as_now(self) -> Any:
+        """Give the view as it is now, for calls whose tasks follow later: other flags are for other calls."""
+        object.__setattr__(self, "_turn", getattr(self, "_turn", 0) + 1)
+        return copy.copy(self)
+
     def use_cloudpickle(self) -> None:
         """Send functions with the globals that they have here; so it is from the beginning."""
         self._cloudpickle = True
@@ -554,5 +559,7 @@ class LoadBalancedView(View):
         """
         from furlong.maps import map_balanced
 
-        begin = map_balanced(self._with(flags), f, sequences, chunksize, ordered, return_exceptions, label)
+        is_waiting = bool(self.block if block is None else block)
+        view = self._with(flags)
+        begin = map_balanced(view, f, sequences, chunksize, ordered, return_exceptions, label, is_waiting)
         return self._finish(begin, block)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import collections
 import functools
+import gc
 import operator
 import pickle
 import random
 import threading
 import types
+import weakref
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import eventually
 
 import furlong
 from furlong import _apart, _pickling
@@ -315,6 +318,19 @@ def test_an_object_that_cannot_be_pickled_is_named_as_ever(view):
     counter.lock = threading.Lock()
     with pytest.raises(furlong.errors.PicklingError, match=r"the function Counter.add cannot be pickled: .*lock"):
         view.apply_async(counter.add, 1)
+
+
+def test_nothing_here_holds_the_object_of_a_method(rc):
+    counter = Counter()
+    gone = weakref.ref(counter)
+    result = rc[0].apply_async(counter.add, 1)
+    items = [[counter], [counter]]
+    mapped = rc.load_balanced_view().map_async(len, items)
+    del counter, items
+    assert result.get(60) == 1 and mapped.get(60) == [1, 1]
+    del mapped  # a map has its items
+    gc.collect(0)
+    eventually(lambda: gone() is None)
 
 
 def test_a_large_object_of_a_method_is_pickled_beside(rc):

@@ -470,6 +470,49 @@ def test_a_direct_map_that_fails_leaves_others_alone(rc, view, gate):
         failing[0]
 
 
+# What changes after the call.
+
+
+def test_flags_of_the_call_are_those_of_all_its_tasks(rc, lview, ran):
+    def waits(x):
+        if x == COUNT - 1:
+            time.sleep(600)
+        return x
+
+    with lview.temp_flags(run_timeout=0.5):
+        result = lview.map_async(waits, range(COUNT))
+    assert isinstance(result.get(60, return_exceptions=True)[-1], RunTimeout)
+    lview.targets = [2]
+    chosen = lview.map_async(lambda x: time.sleep(0.002), range(COUNT))
+    values = lview.imap(lambda x: engine_id, range(COUNT))  # noqa: F821 - the engine has it
+    calls = lview.executor.map(lambda x: engine_id, range(COUNT), buffersize=4)  # noqa: F821
+    lview.targets = None
+    chosen.get(60)
+    assert set(chosen.engine_id) == set(values) == set(calls) == {2}
+
+
+def test_items_are_mapped_as_they_are_at_the_call(lview, gate):
+    def read(x, y, z):
+        gate.wait()
+        return x, len(y), z.x
+
+    class Own:
+        def __init__(self, x):
+            self.x = x
+
+    rows = [[x] for x in range(1000)]
+    objects = [Own(x) for x in range(1000)]
+    result = lview.map_async(read, range(1000), rows, objects)
+    mapped = lview.map_async(lambda x: len(x), (row for row in rows))
+    for row, one in zip(rows, objects, strict=True):
+        row.append(1)
+        one.x = None
+    rows.clear()
+    gate.open()
+    assert result.get(60) == [(x, 1, x) for x in range(1000)]
+    assert mapped.get(60) == [1] * 1000
+
+
 # Interrupted calls.
 
 
