@@ -4,35 +4,18 @@ use std::collections::BTreeSet;
 
 use furlong_client::CallSpec;
 use furlong_tests::command::{self, furlong, status};
+use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::impostor::{Answers, Impostor};
-use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_tests::session::RawSession;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::Work;
-use furlong_wire::ids::{Attempt, EngineUuid, InstanceId};
-use furlong_wire::message::{AttemptFinished, FromEngine, Outcome, Register, Runtime, Slot, ToEngine, encoded_bytes};
+use furlong_wire::ids::Attempt;
+use furlong_wire::message::{AttemptFinished, FromEngine, Outcome, ToEngine, encoded_bytes};
 use furlong_wire::token::Role;
 
 /// An engine process of the tests' own with so many slots, registered.
-fn engine(work: &Work, process: usize, slots: usize) -> RawSession {
-    let mut session =
-        shake_hands(work.farm().port(), &Credentials::of(&work.farm().capability(Role::Engine))).session();
-    let id = |slot: usize| (((process as u128) << 32) | (slot as u128 + 1)).to_be_bytes();
-    let slots = (0..slots).map(|slot| Slot { uuid: EngineUuid(id(slot)), wanted: None }).collect();
-    session.send(&[FromEngine::Register(Box::new(Register {
-        instance: InstanceId(id(0)),
-        host: "host".to_owned(),
-        pid: process as u32,
-        cwd: "/somewhere".to_owned(),
-        slots,
-        runtimes: vec![Runtime::Native],
-        python: None,
-        environment: Vec::new(),
-        labels: vec![],
-        held: vec![],
-        received: None,
-        dropped: None,
-    }))]);
-    session
+fn engine(work: &Work, process: u32, slots: usize) -> RawSession {
+    RawEngine::say(work.farm(), register(process, slots))
 }
 
 #[test]

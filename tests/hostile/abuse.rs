@@ -1,15 +1,16 @@
 //! What peers with a good capability can do to the broker and to each other.
 
+use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
 use furlong_tests::raw::message;
 use furlong_tests::session::{Answer, Credentials, RawSession, shake_hands};
 use furlong_tests::wait::{SOON, eventually};
 use furlong_wire::aead::TAG_BYTES;
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId};
 use furlong_wire::limits::CHUNK_BYTES_MAX;
 use furlong_wire::message::{
-    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Register, Request, Runtime,
-    Slot, Submit, Targets, ToClient, ToEngine,
+    Ack, AttemptFinished, Cancel, Chunk, FromClient, FromEngine, Outcome, Payload, Query, Request, Runtime, Submit,
+    Targets, ToClient,
 };
 use furlong_wire::token::Role;
 
@@ -30,36 +31,6 @@ fn submit_to(targets: Targets) -> FromClient {
     FromClient::Submit(Submit { n: 1, targets, runtime, class: 0, define: None, options: None, payload })
 }
 
-/// An engine process with a slot for each uuid, registered.
-fn engine(farm: &Farm, uuids: &[u8]) -> RawSession {
-    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
-    let slots = uuids.iter().map(|uuid| Slot { uuid: EngineUuid([*uuid; 16]), wanted: None }).collect();
-    let register = Register {
-        instance: InstanceId([uuids[0]; 16]),
-        host: "host".to_owned(),
-        pid: 1,
-        cwd: "/".to_owned(),
-        slots,
-        runtimes: vec![Runtime::Native],
-        python: None,
-        environment: Vec::new(),
-        labels: vec![],
-        held: vec![],
-        received: None,
-        dropped: None,
-    };
-    session.send(&[FromEngine::Register(Box::new(register))]);
-    session
-}
-
-/// The integers that the broker gave to an engine process.
-fn registered(engine: &mut RawSession) -> Vec<EngineId> {
-    match engine.receive().expect("the engine is registered").into_iter().next() {
-        Some(ToEngine::Registered(registered)) => registered.engines,
-        other => panic!("not registered: {other:?}"),
-    }
-}
-
 fn finished(attempt: Attempt) -> FromEngine {
     let payload = Some(inline(4));
     FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload })
@@ -73,24 +44,16 @@ fn wait_for<T>(session: &mut RawSession, wanted: impl Fn(ToClient) -> Option<T>)
 #[test]
 fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
     let mut farm = Farm::start();
-    let (mut honest, mut liar) = (engine(&farm, &[1]), engine(&farm, &[2]));
-    let targets = Targets::Engines(registered(&mut honest));
+    let mut honest = RawEngine::start(&farm, register(1, 1));
+    let mut liar = RawEngine::say(&farm, register(2, 1));
+    let targets = Targets::Engines(honest.ids.clone());
     let mut client = RawSession::client(farm.port(), &farm.capability(Role::Client));
     client.send(&[submit_to(targets)]);
-    let attempt = loop {
-        let messages: Vec<ToEngine> = honest.receive().expect("the engine gets its task");
-        let assigned = messages.into_iter().find_map(|message| match message {
-            ToEngine::Assign(assign) => Some(assign.work.first.count),
-            _ => None,
-        });
-        if let Some(count) = assigned {
-            break Attempt { start: honest.welcome.start, count };
-        }
-    };
+    let attempt = honest.assigned();
     liar.send(&[finished(attempt)]);
     assert!(liar.peer.is_closed_within(CLOSED), "the engine that lied is not closed");
     // The honest one is believed, once.
-    honest.send(&[finished(attempt), finished(attempt)]);
+    honest.session.send(&[finished(attempt), finished(attempt)]);
     let ended = wait_for(&mut client, |message| match message {
         ToClient::Finished(finished) => Some((finished.n, finished.engine)),
         _ => None,
@@ -102,7 +65,7 @@ fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
 #[test]
 fn an_engine_that_answers_for_an_attempt_of_nobody_is_closed() {
     let mut farm = Farm::start();
-    let mut liar = engine(&farm, &[1]);
+    let mut liar = RawEngine::say(&farm, register(1, 1));
     let start = liar.welcome.start;
     // Of an earlier start of the broker: a late answer, which is dropped.
     liar.send(&[finished(Attempt { start: BrokerStart(start.0 - 1), count: 1 })]);
@@ -114,24 +77,9 @@ fn an_engine_that_answers_for_an_attempt_of_nobody_is_closed() {
 #[test]
 fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
     let mut farm = Farm::start();
-    for register in [vec![], vec![1; 1025]] {
-        let mut liar = engine(&farm, &[1]);
-        let slots = register.iter().map(|uuid| Slot { uuid: EngineUuid([*uuid; 16]), wanted: None }).collect();
-        let again = Register {
-            instance: InstanceId([2; 16]),
-            host: "host".to_owned(),
-            pid: 1,
-            cwd: "/".to_owned(),
-            slots,
-            runtimes: vec![],
-            python: None,
-            environment: Vec::new(),
-            labels: vec![],
-            held: vec![],
-            received: None,
-            dropped: None,
-        };
-        liar.send(&[FromEngine::Register(Box::new(again))]);
+    for slots in [0, 1025] {
+        let mut liar = RawEngine::say(&farm, register(1, 1));
+        liar.send(&[FromEngine::Register(Box::new(register(2, slots)))]);
         assert!(liar.peer.is_closed_within(CLOSED), "still open after a second registration");
     }
     farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
@@ -140,7 +88,9 @@ fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
 #[test]
 fn an_engine_with_two_slots_of_one_uuid_leaves_no_engine_behind() {
     let mut farm = Farm::start();
-    let mut liar = engine(&farm, &[1, 1]);
+    let mut twice = register(1, 2);
+    twice.slots[1] = twice.slots[0].clone();
+    let mut liar = RawEngine::say(&farm, twice);
     assert!(liar.peer.is_closed_within(CLOSED), "still open");
     drop(liar);
     let mut good = farm.good(Role::Client);
@@ -221,8 +171,7 @@ fn a_client_that_asks_and_never_reads_is_closed_and_costs_a_bounded_sum() {
 #[test]
 fn one_record_of_questions_about_many_engines_costs_a_bounded_sum() {
     let mut farm = Farm::start();
-    let uuids: Vec<u8> = (1..=200).collect();
-    let _engines = engine(&farm, &uuids);
+    let _engines = RawEngine::say(&farm, register(1, 200));
     ask_and_never_read(&farm, 5_000);
     farm.check_healthy(PEER_GROWTH_BYTES_MAX);
 }

@@ -1,140 +1,21 @@
 //! What one admitted peer can make the broker do and hold: bounded work, bounded answers, everything charged for.
 
-use std::collections::VecDeque;
-
+use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
-use furlong_tests::session::{Credentials, RawSession, shake_hands};
-use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, SessionId, TaskId};
+use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::{
-    Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine, Open, Outcome, Payload,
-    Purge, Query, Register, ReplyBody, Request, Runtime, Slot, Stream, Submit, TakeBack, Targets, TaskOptions,
-    TaskQuery, TaskRange, ToClient, ToEngine,
+    Ack, AttemptOutput, Cancel, Define, Dependency, ErrorKind, Fetch, FromClient, FromEngine, Outcome, Purge, Query,
+    ReplyBody, Request, Runtime, Stream, Submit, TakeBack, Targets, TaskOptions, TaskQuery, ToClient,
 };
-use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
 
 use crate::CLOSED;
+use crate::peer::{Peer, inline, open, waiting};
 
 /// The memory that the brokers of these tests are given, and how far theirs may grow by what peers do.
 const MEMORY: [&str; 2] = ["--memory", "64M"];
 const GROWTH_BYTES_MAX: u64 = 96 << 20;
-
-fn inline(bytes: usize) -> Payload {
-    Payload::Inline(vec![1; bytes].into())
-}
-
-fn submit(n: u64, options: &TaskOptions) -> FromClient {
-    let (targets, runtime, options) = (Targets::Shared, Runtime::Native, Some(Box::new(options.clone())));
-    FromClient::Submit(Submit { n, targets, runtime, class: 0, define: None, options, payload: inline(4) })
-}
-
-/// Options of a task that no engine can run.
-fn waiting() -> TaskOptions {
-    TaskOptions { require: vec!["nowhere".into()], ..TaskOptions::default() }
-}
-
-/// A client's connection, whose session is known by its id.
-struct Peer {
-    session: RawSession,
-    id: SessionId,
-    submitted: u64,
-    /// What has come and was not looked at.
-    inbox: VecDeque<ToClient>,
-}
-
-impl Peer {
-    fn new(farm: &Farm) -> Self {
-        let credentials = Credentials::of(&farm.capability(Role::Client));
-        let id = credentials.hello.session;
-        let mut session = shake_hands(farm.port(), &credentials).session();
-        session.send(&[open(0)]);
-        Self { session, id, submitted: 0, inbox: VecDeque::new() }
-    }
-
-    /// Submits tasks, many a record.
-    fn submit(&mut self, tasks: u64, options: &TaskOptions) {
-        let numbers: Vec<u64> = (self.submitted + 1..=self.submitted + tasks).collect();
-        let names: usize = options.label.iter().chain(&options.require).map(String::len).sum();
-        let each_bytes = 64 + names + 4 * options.require.len() + 40 * options.after.len();
-        for numbers in numbers.chunks(300_000 / each_bytes) {
-            let batch: Vec<_> = numbers.iter().map(|n| submit(*n, options)).collect();
-            assert!(self.session.send(&batch), "the tasks are taken");
-        }
-        self.submitted += tasks;
-    }
-
-    fn all(&self) -> TaskRange {
-        TaskRange { session: self.id, first: 0, last: u64::MAX }
-    }
-
-    /// The next message.
-    fn next(&mut self) -> ToClient {
-        loop {
-            if let Some(message) = self.inbox.pop_front() {
-                return message;
-            }
-            self.inbox.extend(self.session.receive::<ToClient>().expect("the broker answers"));
-        }
-    }
-
-    /// The reply to a request, and how many of the messages before it are as wanted.
-    fn reply(&mut self, request: u64, is_wanted: impl Fn(&ToClient) -> bool) -> (ReplyBody, usize) {
-        let mut wanted = 0;
-        loop {
-            match self.next() {
-                ToClient::Reply(reply) if reply.request == request => return (reply.body, wanted),
-                other => wanted += usize::from(is_wanted(&other)),
-            }
-        }
-    }
-
-    fn until_reply(&mut self, request: u64) -> ReplyBody {
-        self.reply(request, |_| false).0
-    }
-}
-
-fn open(submitted: u64) -> FromClient {
-    FromClient::Open(Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: false, submitted })
-}
-
-/// An engine process with one slot of that uuid, and its integer.
-fn engine(farm: &Farm, uuid: u8) -> (RawSession, EngineId) {
-    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
-    let register = Register {
-        instance: InstanceId([uuid; 16]),
-        host: "host".to_owned(),
-        pid: 1,
-        cwd: "/".to_owned(),
-        slots: vec![Slot { uuid: EngineUuid([uuid; 16]), wanted: None }],
-        runtimes: vec![Runtime::Native],
-        python: None,
-        environment: Vec::new(),
-        labels: vec![],
-        held: vec![],
-        received: None,
-        dropped: None,
-    };
-    session.send(&[FromEngine::Register(Box::new(register))]);
-    match session.receive().expect("the engine is registered").into_iter().next() {
-        Some(ToEngine::Registered(registered)) => (session, registered.engines[0]),
-        other => panic!("not registered: {other:?}"),
-    }
-}
-
-/// The next attempt that an engine is given.
-fn assigned(engine: &mut RawSession) -> Attempt {
-    loop {
-        let messages: Vec<ToEngine> = engine.receive().expect("the engine gets its task");
-        let count = messages.into_iter().find_map(|message| match message {
-            ToEngine::Assign(assign) => Some(assign.work.first.count),
-            _ => None,
-        });
-        if let Some(count) = count {
-            return Attempt { start: engine.welcome.start, count };
-        }
-    }
-}
 
 #[test]
 fn requests_that_name_the_same_tasks_thousands_of_times_meet_each_once() {
@@ -197,10 +78,10 @@ fn an_acknowledgement_out_of_order_is_a_breach() {
 #[test]
 fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
     let mut farm = Farm::start_with(&MEMORY);
-    let (mut engine, id) = engine(&farm, 1);
+    let mut engine = RawEngine::start(&farm, register(1, 1));
     let mut peer = Peer::new(&farm);
     let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
-    let (targets, runtime, payload) = (Targets::Engines(vec![id]), Runtime::Native, inline(4));
+    let (targets, runtime, payload) = (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
     peer.session.send(&[FromClient::Submit(Submit {
         n: 1,
         targets,
@@ -210,12 +91,12 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
         options,
         payload,
     })]);
-    let attempt = assigned(&mut engine);
+    let attempt = engine.assigned();
     let pieces = 64;
     for piece in 0..pieces {
         let (stream, bytes) = (Stream::Stdout, vec![7; OUTPUT_MESSAGE_BYTES_MAX]);
         let offset = (piece * OUTPUT_MESSAGE_BYTES_MAX) as u64;
-        engine.send(&[FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes })]);
+        engine.session.send(&[FromEngine::Output(AttemptOutput { attempt, stream, offset, bytes })]);
     }
     // The broker has all of it, as it has passed it on.
     let mut passed_on = 0;
@@ -246,25 +127,25 @@ fn output_that_is_asked_for_a_thousand_times_comes_as_it_is_read() {
 fn an_engine_that_writes_more_than_start_and_end_is_closed() {
     let mut farm = Farm::start_with(&MEMORY);
     for far in [false, true] {
-        let (mut engine, id) = engine(&farm, 1 + u8::from(far));
+        let mut engine = RawEngine::start(&farm, register(1 + u32::from(far), 1));
         let mut peer = Peer::new(&farm);
         let options = Some(Box::new(TaskOptions { keep: true, ..TaskOptions::default() }));
-        let (targets, runtime, payload) = (Targets::Engines(vec![id]), Runtime::Native, inline(4));
+        let (targets, runtime, payload) = (Targets::Engines(engine.ids.clone()), Runtime::Native, inline(4));
         let task = Submit { n: 1, targets, runtime, class: 0, define: None, options, payload };
         peer.session.send(&[FromClient::Submit(task)]);
-        let attempt = assigned(&mut engine);
+        let attempt = engine.assigned();
         let output = |offset, bytes| {
             FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stderr, offset, bytes: vec![7; bytes] })
         };
         if far {
-            engine.send(&[output(u64::MAX, 1)]);
+            engine.session.send(&[output(u64::MAX, 1)]);
         } else {
             let most = (2 * OUTPUT_KEPT_BYTES).div_ceil(OUTPUT_MESSAGE_BYTES_MAX);
             for piece in 0..=most as u64 {
-                engine.send(&[output(piece << 20, OUTPUT_MESSAGE_BYTES_MAX)]);
+                engine.session.send(&[output(piece << 20, OUTPUT_MESSAGE_BYTES_MAX)]);
             }
         }
-        assert!(engine.peer.is_closed_within(CLOSED), "still open, far: {far}");
+        assert!(engine.session.peer.is_closed_within(CLOSED), "still open, far: {far}");
     }
     farm.check_healthy(GROWTH_BYTES_MAX);
 }
@@ -272,7 +153,7 @@ fn an_engine_that_writes_more_than_start_and_end_is_closed() {
 #[test]
 fn answers_that_nobody_reads_share_what_there_is() {
     let mut farm = Farm::start_with(&MEMORY);
-    let (_engine, _) = engine(&farm, 1);
+    let _engine = RawEngine::start(&farm, register(1, 1));
     let mut asking: Vec<Peer> = (0..48).map(|_| Peer::new(&farm)).collect();
     let record = TaskOptions { label: Some("l".repeat(256)), ..waiting() };
     asking[0].submit(300, &record);

@@ -7,6 +7,7 @@ mod abuse;
 mod costs;
 mod handshake;
 mod neighbours;
+mod peer;
 mod records;
 mod roles;
 mod strangers;

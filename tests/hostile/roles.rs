@@ -1,14 +1,15 @@
 //! Every role against every message: what its holder gets.
 
+use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
-use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_tests::session::RawSession;
 use furlong_tests::wait::SOON;
-use furlong_wire::ids::{Attempt, BrokerStart, EngineId, EngineUuid, InstanceId, SessionId, TokenId};
+use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId, TokenId};
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
     Direction, Draining, ErrorKind, Fetch, FromClient, FromEngine, Goodbye, NeedBlob, Open, Outcome, Payload, Purge,
-    Query, Register, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, Slot, SlotDown, Stream, Submit,
-    Subscribe, TakeBack, Targets, TaskQuery, ToClient, ToEngine, Undefine,
+    Query, ReplyBody, Request, Restart, Revoke, Runtime, Shutdown, Signal, SlotDown, Stream, Submit, Subscribe,
+    TakeBack, Targets, TaskQuery, ToClient, ToEngine, Undefine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -168,7 +169,7 @@ fn from_engine() -> Vec<FromEngine> {
         FromEngine::Chunk(Chunk { transfer: 1 }),
         FromEngine::Goodbye(Goodbye { reason: "done".into() }),
         FromEngine::Credit(Credit { payload_bytes_total: 1 }),
-        FromEngine::Register(Box::new(register())),
+        FromEngine::Register(Box::new(register(1, 1))),
         FromEngine::Started(attempts()),
         FromEngine::Finished(AttemptFinished { attempt, outcome: Outcome::SUCCEEDED, run_us: 1, payload: None }),
         FromEngine::Output(AttemptOutput { attempt, stream: Stream::Stdout, offset: 0, bytes: b"x".to_vec() }),
@@ -178,23 +179,6 @@ fn from_engine() -> Vec<FromEngine> {
         FromEngine::SlotDown(SlotDown { slot: 0, cause: "exit code 1".into() }),
         FromEngine::Draining(Draining { reason: "terminated".into() }),
     ]
-}
-
-fn register() -> Register {
-    Register {
-        instance: InstanceId([1; 16]),
-        host: "host".to_owned(),
-        pid: 1,
-        cwd: "/".to_owned(),
-        slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
-        runtimes: vec![Runtime::Native],
-        python: None,
-        environment: Vec::new(),
-        labels: vec![],
-        held: vec![],
-        received: None,
-        dropped: None,
-    }
 }
 
 /// Credit is one message for both, and does nothing here; a chunk of nothing and a goodbye close as from an engine.
@@ -221,11 +205,11 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
     let mut farm = Farm::start();
     for (message, _) in from_client() {
         let expected = if matches!(message, FromClient::Credit(_)) { Served } else { Closed };
-        let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+        let mut engine = RawEngine::connect(&farm);
         engine.send(std::slice::from_ref(&message));
         // What comes with a goodbye may still be served before the connection closes.
         if !matches!(message, FromClient::Goodbye(_)) {
-            engine.send(&[FromEngine::Register(Box::new(register()))]);
+            engine.send(&[FromEngine::Register(Box::new(register(1, 1)))]);
         }
         let served = engine.receive::<ToEngine>().is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
         assert_eq!(if served { Served } else { Closed }, expected, "{message:?}");

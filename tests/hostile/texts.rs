@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use furlong_link::printable;
 use furlong_tests::command::{Outcome as Ran, furlong};
+use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
-use furlong_tests::session::{Credentials, RawSession, shake_hands};
+use furlong_tests::session::RawSession;
 use furlong_wire::call::{Codec, RemoteError, ReplyHeader, encode_reply};
-use furlong_wire::ids::{Attempt, EngineUuid, InstanceId};
 use furlong_wire::message::{
-    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime, Slot, Submit, Targets,
-    TaskError, TaskOptions, TaskState, ToEngine,
+    AttemptFinished, ErrorKind, FromClient, FromEngine, Outcome, Payload, Register, Runtime, Submit, Targets,
+    TaskError, TaskOptions, TaskState,
 };
 use furlong_wire::token::Role;
 use serde_json::Value;
@@ -22,29 +22,20 @@ fn evil(text: &str) -> String {
 }
 
 /// An engine that says it in every text of its registration.
-fn engine(farm: &Farm) -> RawSession {
-    let mut session = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
+fn engine(farm: &Farm) -> RawEngine {
     let register = Register {
-        instance: InstanceId([1; 16]),
         host: evil("host"),
-        pid: 1,
         cwd: evil("/"),
-        slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
-        runtimes: vec![Runtime::Native],
         python: Some(evil("python")),
         environment: vec![(evil("name"), evil("value"))],
         labels: vec![evil("label")],
-        held: vec![],
-        received: None,
-        dropped: None,
+        ..register(1, 1)
     };
-    session.send(&[FromEngine::Register(Box::new(register))]);
-    assert!(session.receive::<ToEngine>().is_ok());
-    session
+    RawEngine::start(farm, register)
 }
 
 /// A kept task that has such a label, and its end.
-fn ends(farm: &Farm, engine: &mut RawSession, outcome: Outcome, buffers: &[Bytes]) {
+fn ends(farm: &Farm, engine: &mut RawEngine, outcome: Outcome, buffers: &[Bytes]) {
     let mut client = RawSession::client(farm.port(), &farm.capability(Role::Client));
     let options = TaskOptions { label: Some(evil("label")), keep: true, ..TaskOptions::default() };
     let (runtime, payload) = (Runtime::Native, inline(&[Bytes::from_static(b"call")]));
@@ -58,18 +49,9 @@ fn ends(farm: &Farm, engine: &mut RawSession, outcome: Outcome, buffers: &[Bytes
         options,
         payload,
     })]);
-    let count = loop {
-        let assigned = engine.receive().expect("the task comes").into_iter().find_map(|message| match message {
-            ToEngine::Assign(assign) => Some(assign.work.first.count),
-            _ => None,
-        });
-        if let Some(count) = assigned {
-            break count;
-        }
-    };
-    let attempt = Attempt { start: engine.welcome.start, count };
+    let attempt = engine.assigned();
     let payload = Some(inline(buffers));
-    engine.send(&[FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })]);
+    engine.session.send(&[FromEngine::Finished(AttemptFinished { attempt, outcome, run_us: 1, payload })]);
     assert!(client.receive::<furlong_wire::message::ToClient>().is_ok());
 }
 

@@ -7,6 +7,7 @@
 //! - [`raw::RawPeer`] is a bare TCP connection for bytes that no honest peer sends, [`session::RawSession`] the same
 //!   after a handshake, where records can be forged. [`good::Good`] is an honest peer, made with the programs' own
 //!   code.
+//! - [`engine::RawEngine`] is an engine process that is played by the test.
 //! - [`impostor::Impostor`] is somebody in the broker's place who gives no answers.
 //! - [`work::Work`] is a broker with engines and a session of the client library, and [`proxy::Proxy`] a line to a
 //!   broker that can be cut.
@@ -15,6 +16,7 @@
 //! - [`measure`] reads what a process costs.
 
 pub mod command;
+pub mod engine;
 pub mod farm;
 pub mod good;
 pub mod history;

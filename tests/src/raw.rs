@@ -15,6 +15,7 @@ pub struct RawPeer {
     stream: TcpStream,
     input: BytesMut,
     zmtp: Connection,
+    patience: Duration,
 }
 
 /// The greeting of an honest peer: ZMTP 3.1, NULL, not as-server.
@@ -86,7 +87,7 @@ impl RawPeer {
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket can be told not to wait");
         stream.set_write_timeout(Some(WRITE)).expect("the time is not zero");
-        Self { stream, input: BytesMut::new(), zmtp: Connection::new(Role::Peer) }
+        Self { stream, input: BytesMut::new(), zmtp: Connection::new(Role::Peer), patience: ANSWER }
     }
 
     /// Connects, and exchanges greeting and READY.
@@ -104,7 +105,7 @@ impl RawPeer {
     /// # Errors
     /// If the broker closes the connection, or sends none in ten seconds.
     pub fn receive_ready(&mut self) -> Result<(), Closed> {
-        match self.event(ANSWER)? {
+        match self.event(self.patience)? {
             Event::Ready => Ok(()),
             Event::Message(_) => Err(Closed),
         }
@@ -120,7 +121,7 @@ impl RawPeer {
     /// # Errors
     /// If the broker closes the connection, or sends none in ten seconds.
     pub fn receive(&mut self) -> Result<Message, Closed> {
-        match self.event(ANSWER)? {
+        match self.event(self.patience)? {
             Event::Message(message) => Ok(message),
             Event::Ready => Err(Closed),
         }
@@ -136,6 +137,15 @@ impl RawPeer {
                 Progress::Deadline => return false,
             }
         }
+    }
+
+    /// Waits no longer than this, neither for the broker to read nor for a message of it.
+    ///
+    /// # Panics
+    /// If the time is zero.
+    pub fn give_up_after(&mut self, patience: Duration) {
+        self.stream.set_write_timeout(Some(patience)).expect("the time is not zero");
+        self.patience = patience;
     }
 
     /// Says that no more will be sent, and still reads.
