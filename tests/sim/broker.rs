@@ -60,7 +60,7 @@ impl World {
             pid: 1,
             payload_bytes_max: self.setup.payload_bytes_max,
             memory_flag: "--memory",
-            tasks_max: 2 * self.setup.session_tasks_max,
+            tasks_max: Config::tasks_for_sessions_of(self.setup.session_tasks_max),
             kept_max: 100_000,
             journal_keep: self.setup.has_journal.then(|| Duration::from_micros(JOURNAL_KEEP_US)),
         };

@@ -102,8 +102,8 @@ impl Core {
 
     pub(super) fn session_tasks_max(&self, claims: &Claims) -> u64 {
         match claims.limits.unfinished_tasks_max {
-            0 => self.config.tasks_max / 2,
-            limit => limit.min(self.config.tasks_max / 2),
+            0 => self.config.session_tasks_max(),
+            limit => limit.min(self.config.session_tasks_max()),
         }
     }
 

@@ -111,7 +111,7 @@ pub struct Config {
     pub payload_bytes_max: u64,
     /// The flag that gives this broker more memory, for people.
     pub memory_flag: &'static str,
-    /// Unfinished and unacknowledged tasks of all sessions. Each may have half of that, as far as others leave room.
+    /// Unfinished and unacknowledged tasks of all sessions. Each may have [`Self::session_tasks_max`] of them.
     pub tasks_max: u64,
     /// Ended tasks whose records are kept.
     pub kept_max: usize,
@@ -120,6 +120,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// The tasks of all sessions where each may have so many.
+    pub fn tasks_for_sessions_of(session_tasks_max: u64) -> u64 {
+        SESSIONS_OF_ALL_TASKS * session_tasks_max
+    }
+
+    /// Unfinished and unacknowledged tasks that a session may have, as far as others leave room.
+    pub fn session_tasks_max(&self) -> u64 {
+        self.tasks_max / SESSIONS_OF_ALL_TASKS
+    }
+
     /// Ends of tasks that a session may have remembered, where all have so many: very many, and few when all have as
     /// many as there may be tasks.
     fn ends_remembered_max(&self, of_all: usize) -> usize {
@@ -128,6 +138,8 @@ impl Config {
     }
 }
 
+/// Sessions that may have all tasks together: so that one leaves room for others.
+const SESSIONS_OF_ALL_TASKS: u64 = 2;
 /// Ends of tasks that are remembered of each session in any case.
 const ENDS_REMEMBERED_LEAST: usize = 256;
 

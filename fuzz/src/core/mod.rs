@@ -130,7 +130,7 @@ impl Farm {
             pid: 1,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             memory_flag: "--memory",
-            tasks_max: 2 * SESSION_TASKS_MAX,
+            tasks_max: Config::tasks_for_sessions_of(SESSION_TASKS_MAX),
             kept_max: 100_000,
             journal_keep: has_journal.then_some(JOURNAL_KEEP),
         };

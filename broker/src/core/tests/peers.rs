@@ -137,7 +137,7 @@ impl Farm {
             pid: 1,
             payload_bytes_max,
             memory_flag: "--memory",
-            tasks_max: 2 * session_tasks_max,
+            tasks_max: Config::tasks_for_sessions_of(session_tasks_max),
             kept_max: 100_000,
             journal_keep: None,
         };
