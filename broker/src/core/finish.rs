@@ -142,10 +142,10 @@ impl Core {
     fn hand_to_session(&mut self, now: Time, key: SessionKey, n: u64, mut done: Box<Done>, ending: Ending) {
         let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         session.tasks.remove(n);
-        let more = session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
-        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
         let token = session.counted_by;
         self.quotas.end_task(token);
+        self.remember_end(key, n, ending);
+        let session = self.sessions.get_mut(key).expect("a session outlives its tasks");
         if !session.departed {
             session.done.insert(n, done);
             self.results_held += 1;
@@ -158,6 +158,12 @@ impl Core {
         } else {
             self.drop_done(*done);
         }
+    }
+
+    pub(super) fn remember_end(&mut self, key: SessionKey, n: u64, ending: Ending) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let more = session.remember(n, ending, self.config.ends_remembered_max(self.ends_remembered));
+        self.ends_remembered = self.ends_remembered.saturating_add_signed(more);
     }
 
     /// A task has ended otherwise than its attempt, whose result waits and is not wanted: the process that holds it,
@@ -249,6 +255,7 @@ impl Core {
         let mut room = TASKS_PER_PART;
         for (place, &(first, last)) in ranges.iter().enumerate() {
             let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
+            session.refused.remove(first, last);
             if first == last {
                 // So they come when several engines work on one session's tasks in turn.
                 let received = session.done.remove(first);

@@ -44,6 +44,7 @@ mod queue;
 mod quotas;
 mod reconcile;
 mod records;
+mod refused;
 mod release;
 mod rest;
 mod roster;

@@ -42,12 +42,16 @@ impl Quotas {
         }
     }
 
-    /// Counts a task in. False if the token's limit is reached.
-    pub fn begin_task(&mut self, token: TokenId) -> bool {
-        let Some(held) = self.by_token.get_mut(&token) else { return true };
-        // Counted either way: a task that is refused ends as every task does.
-        held.tasks += 1;
-        held.tasks <= held.tasks_max
+    /// Whether the token's limit allows so many tasks more.
+    pub fn takes(&self, token: TokenId, tasks: u64) -> bool {
+        self.by_token.get(&token).is_none_or(|held| held.tasks + tasks <= held.tasks_max)
+    }
+
+    /// Counts a task in.
+    pub fn begin_task(&mut self, token: TokenId) {
+        if let Some(held) = self.by_token.get_mut(&token) {
+            held.tasks += 1;
+        }
     }
 
     /// A task has ended.
@@ -120,10 +124,11 @@ mod tests {
         let (limited, free) = (claims(1, 2, 100), claims(2, 0, 0));
         [&limited, &limited, &free].into_iter().for_each(|claims| quotas.enter(claims));
         let token = limited.token_id;
-        assert!(quotas.begin_task(token) && quotas.begin_task(token) && !quotas.begin_task(token));
-        assert!((0..9).all(|_| quotas.begin_task(free.token_id) && quotas.reserve(free.token_id, 1 << 40)));
-        (0..3).for_each(|_| quotas.end_task(token));
-        assert!(quotas.begin_task(token) && quotas.reserve(token, 60) && !quotas.reserve(token, 41));
+        assert!(quotas.takes(token, 2) && !quotas.takes(token, 3));
+        quotas.begin_task(token);
+        assert!(quotas.takes(token, 1) && !quotas.takes(token, 2));
+        assert!(quotas.takes(free.token_id, 1 << 40) && quotas.reserve(free.token_id, 1 << 40));
+        assert!(quotas.reserve(token, 60) && !quotas.reserve(token, 41));
         quotas.release(token, 60);
         quotas.end_task(token);
         assert!(quotas.reserve(token, 100));

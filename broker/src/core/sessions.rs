@@ -19,6 +19,7 @@ use super::numbered::Numbered;
 use super::output::Piece;
 use super::payloads::{Credit, Receiving, Stored};
 use super::prefetch::Kinds;
+use super::refused::{MISSING_RANGES_MAX, Refused, ranges};
 use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
 use super::work::count;
@@ -95,6 +96,8 @@ pub struct Session {
     pub opened: Time,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
     pub missing: BTreeSet<u64>,
+    /// Tasks that were turned away at their submit: nothing else is held of them.
+    pub refused: Refused,
     /// Unfinished and unacknowledged tasks that it may have.
     pub tasks_max: u64,
     /// As many more: those that a journal had. Their client may know the end of some, if that could not be written, or
@@ -310,6 +313,7 @@ impl Session {
             unasked: BTreeSet::new(),
             opened: Time::default(),
             missing: BTreeSet::new(),
+            refused: Refused::default(),
             tasks_max,
             restored_tasks: 0,
             credit: Credit::default(),
@@ -353,7 +357,10 @@ impl Session {
             (self.submitted, self.before, self.opened) = (open.submitted, open.submitted, now);
             return Ok(Accepted { n: 0, missing: Vec::new(), definitions: Vec::new() });
         }
-        let missing = ranges(self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some()));
+        // Of what was refused it is not known what the client has heard: it says again what it has not.
+        self.refused.tell();
+        let missing = self.missing.iter().copied().filter(|n| self.tasks.get(*n).is_some());
+        let missing = ranges(missing.map(|n| (n, n)).collect(), self.refused.ranges());
         // Of an earlier start's tasks it is not known which have come: the client may have been cut off once more
         // before it had said them again. What is known of what it repeats is read past.
         let n = if self.before > 0 { 0 } else { self.submitted };
@@ -410,17 +417,26 @@ impl Session {
             {
                 return Ok(Admission::Missing(*task));
             }
+            let is_here = self.tasks.get(n).is_some() || self.done.get(n).is_some();
+            if self.refused.contains(n) && !is_here {
+                self.refused.remove(n, n);
+                self.check_credit(count)?;
+                return Ok(Admission::Refused);
+            }
             if n == 0 || n > self.before || self.knows(n) {
                 return Ok(Admission::Known);
             }
         } else if n != self.submitted + 1 {
             return Err(PeerMisbehaved::TaskNumber);
         }
-        if (self.tasks.len() + self.done.len() + count) as u64 > self.tasks_max + self.restored_tasks {
-            return Err(PeerMisbehaved::Credit);
-        }
+        self.check_credit(count)?;
         self.submitted = self.submitted.max(n + count as u64 - 1);
         Ok(Admission::New)
+    }
+
+    fn check_credit(&self, count: usize) -> Result<(), PeerMisbehaved> {
+        let tasks = (self.tasks.len() + self.done.len() + count) as u64 + self.refused.unread();
+        if tasks > self.tasks_max + self.restored_tasks { Err(PeerMisbehaved::Credit) } else { Ok(()) }
     }
 
     /// The numbers up to the last one that name no task here.
@@ -453,21 +469,6 @@ impl Session {
 
 /// Tasks that a session can have had at an earlier start of the broker.
 const TASKS_BEFORE_MAX: u64 = u64::MAX / 2;
-/// Ranges of missing tasks in one message. Beyond, one range says it: what is repeated and known is read past.
-const MISSING_RANGES_MAX: usize = 4096;
-
-/// Ascending numbers as ranges.
-fn ranges(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for n in numbers {
-        let is_full = ranges.len() >= MISSING_RANGES_MAX;
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == n || is_full => *last = n,
-            _ => ranges.push((n, n)),
-        }
-    }
-    ranges
-}
 
 /// What a submit is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -478,6 +479,8 @@ pub enum Admission {
     Known,
     /// The arguments of a task that is here, once more.
     Missing(TaskKey),
+    /// A task that was refused, once more.
+    Refused,
 }
 
 /// All sessions, by key and by id.

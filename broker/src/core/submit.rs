@@ -14,7 +14,7 @@ use furlong_wire::payload::InlineBytes;
 use super::dependencies::{Waits, unmet};
 use super::finish::Ended;
 use super::payloads::{BytesOf, Stored};
-use super::sessions::{Admission, ClientWaiting, Definition, Session, SessionKey};
+use super::sessions::{Admission, ClientWaiting, Definition, SessionKey};
 use super::tasks::{Place, State, Submitted, Task, TaskKey, submitted};
 use super::work::count;
 use super::{Core, PeerMisbehaved, Time};
@@ -42,8 +42,9 @@ impl Core {
         session.credit.announce(announced_bytes(&submit.payload))?;
         match session.admit(submit.n, tasks_count, options.is_some_and(|options| options.repeated))? {
             Admission::New => {}
+            Admission::Refused if self.kept.get(key, submit.n).is_none() => self.forget_refusal(key, submit.n),
             Admission::Missing(task) => return self.receive_again(now, key, task, &submit.payload),
-            Admission::Known => {
+            Admission::Known | Admission::Refused => {
                 session.receiving.expect(transfer_of(&submit.payload), &submit.payload, None)?;
                 self.read_past(key, &submit.payload, &Stored::Refused);
                 return Ok(());
@@ -51,11 +52,13 @@ impl Core {
         }
         self.work.add(tasks_count + options.map_or(0, |options| options.after.len() + options.follow.len()));
         let stored = self.admit_payload(key, &submit.payload);
+        if let Some(refusal) = self.why_refused(key, &submit, tasks_count as u64, &stored) {
+            return self.turn_away(now, key, &submit, &stored, &refusal);
+        }
         let placement = self.enter_placement(key, &submit, tasks_count as u64);
         // The targets share the options: they may be long, and the targets many.
         let options = submit.options.take().map(|options| Arc::new(*options));
         let is_durable = self.journal.is_there() && options.as_ref().is_some_and(|options| options.durable);
-        let mut within_quota = true;
         let mut enter = |n, target| {
             let (runtime, class, define, options) = (submit.runtime, submit.class, submit.define, options.as_ref());
             let placement = placement.unwrap_or_else(|plain| plain);
@@ -65,7 +68,7 @@ impl Core {
             let session = self.sessions.get_mut(key).expect("the session was there a moment ago");
             session.tasks.insert(n, task);
             session.keeps += u64::from(options.is_some_and(|options| options.keep));
-            within_quota &= self.quotas.begin_task(session.counted_by);
+            self.quotas.begin_task(session.counted_by);
             task
         };
         let first = enter(submit.n, targets.first().copied());
@@ -75,7 +78,7 @@ impl Core {
         let refusal = match placement {
             Err(_) => Some(too_many_demands()),
             Ok(_) if !has_room => Some(Ended::by_broker(TaskState::Failed, ErrorKind::Busy, self.no_memory(0))),
-            Ok(_) => self.refusal(&tasks, &stored, within_quota),
+            Ok(_) => self.refusal(&tasks),
         };
         if let Some(refusal) = refusal {
             return self.refuse(now, key, &submit.payload, &stored, tasks, &refusal);
@@ -198,48 +201,13 @@ impl Core {
         self.waits_of(session.owner(), own, options, &[]).map_err(|text| Box::new(unmet(&text)))
     }
 
-    /// Why tasks cannot be accepted, if so.
-    fn refusal(&self, tasks: &AtLeastOne<TaskKey>, stored: &Stored, within_quota: bool) -> Option<Ended> {
+    /// Why tasks cannot be accepted as they are, if so.
+    fn refusal(&self, tasks: &AtLeastOne<TaskKey>) -> Option<Ended> {
         let task = self.tasks.get(tasks.first)?;
-        let session = self.sessions.get(task.session)?;
-        let claims = &session.claims;
-        let direct = task.place != Place::Shared;
-        let allowed = if direct { claims.role.may_submit_direct() } else { claims.role.may_submit_shared() };
-        let failed = |kind, text: String| Some(Ended::by_broker(TaskState::Failed, kind, text));
-        if !allowed {
-            let what = if direct { "engines by their ids" } else { "the shared queue" };
-            let role = claims.role;
-            let text = format!("the capability's role `{role}` may not use {what}; ask for a `client` capability");
-            return failed(ErrorKind::Forbidden, text);
-        }
-        if !within_quota {
-            let most = claims.limits.unfinished_tasks_max;
-            let text = format!("the capability allows {most} unfinished tasks at once, over all its sessions; wait");
-            return failed(ErrorKind::Busy, text);
-        }
-        if matches!(stored, Stored::Refused) {
-            return failed(ErrorKind::Busy, self.no_memory(claims.limits.payload_bytes_max));
-        }
-        if let Some(text) = self.no_room_for_task(session) {
-            return failed(ErrorKind::Busy, text);
-        }
         let options = task.options.as_deref()?;
-        let text = contradiction(options, direct).or_else(|| self.not_durable(task.session, options))?;
-        failed(ErrorKind::Unsupported, text.to_owned())
-    }
-
-    /// Why a session can have no task more, if so: it leaves free as many as it has, which is room for others however
-    /// many do not take their results.
-    fn no_room_for_task(&self, session: &Session) -> Option<String> {
-        let (used, most) = (self.tasks.len() as u64 + self.results_held, self.config.tasks_max);
-        let own = (session.tasks.len() + session.done.len()) as u64;
-        (own > most.saturating_sub(used)).then(|| {
-            format!(
-                "the broker holds {used} of the {most} tasks that its memory takes, {own} of this session, which must \
-                 leave room for others; take results, or start the broker with more: {}",
-                self.config.memory_flag
-            )
-        })
+        let text =
+            contradiction(options, task.place != Place::Shared).or_else(|| self.not_durable(task.session, options))?;
+        Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
 
     /// Why tasks cannot be durable, if they shall.
@@ -259,7 +227,7 @@ impl Core {
         waits_for_memory.then_some("a durable task can wait for durable ones alone: submit the other as `durable` too")
     }
 
-    fn no_memory(&self, of_token: u64) -> String {
+    pub(super) fn no_memory(&self, of_token: u64) -> String {
         let (_, total) = self.budget.state();
         let token = match of_token {
             0 => String::new(),
@@ -487,7 +455,7 @@ impl Core {
     }
 
     /// Gives back what was reserved for a payload that is read past, and lets the client send as many bytes again.
-    fn read_past(&mut self, key: SessionKey, payload: &Payload, stored: &Stored) {
+    pub(super) fn read_past(&mut self, key: SessionKey, payload: &Payload, stored: &Stored) {
         match announced_bytes(payload) {
             0 => {}
             bytes if matches!(stored, Stored::Refused) => self.grant_to_client(key, bytes),

@@ -6,6 +6,7 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
     ErrorKind, FromClient, Outcome, Payload, Submit, TaskOptions, TaskState, ToClient, ToEngine,
 };
+use furlong_wire::token::Role;
 
 use super::peers::{Farm, at_most_once, direct, shared, with};
 use crate::core::records::Fitting;
@@ -322,7 +323,56 @@ fn a_session_leaves_others_as_many_tasks_as_it_has() {
         (0..100).take_while(|_| is_taken(farm)).count()
     };
     assert_eq!(taken(&mut farm, two), 50);
-    assert_eq!(taken(&mut farm, three), 24);
+    assert_eq!(taken(&mut farm, three), 25);
+}
+
+#[test]
+fn who_is_told_busy_takes_no_place_from_others() {
+    let mut farm = Farm::with_limits(1 << 20, 100);
+    let nobody = || with(shared(), TaskOptions { require: vec!["attic".into()], ..TaskOptions::default() });
+    for _ in 0..4 {
+        // It reads nothing, and acknowledges nothing.
+        let greedy = farm.client();
+        (0..100).for_each(|_| _ = farm.submit(greedy, nobody()));
+        assert_eq!(farm.say(greedy, FromClient::Submit(Submit { n: 101, ..nobody() })), Err(PeerMisbehaved::Credit));
+    }
+    let told_nothing = farm.client_as(Role::Observer);
+    (0..100).for_each(|_| _ = farm.submit(told_nothing, nobody()));
+    let greedy: Vec<usize> = (0..4).map(|_| farm.client()).collect();
+    greedy.iter().for_each(|client| (0..100).for_each(|_| _ = farm.submit(*client, nobody())));
+    let held = farm.core.tasks.len() as u64 + farm.core.results_held;
+    assert_eq!(held, 100 + 50 + 25 + 12, "what was refused is not held");
+    let bystander = farm.client();
+    let n = farm.submit(bystander, nobody());
+    assert_eq!(farm.end_of(bystander, n), None, "there is room for who has little");
+    invariants::hold(&farm.core);
+}
+
+#[test]
+fn what_was_refused_unheard_is_submitted_again() {
+    let mut farm = Farm::with_limits(1 << 20, 4);
+    let (one, two) = (farm.client(), farm.client());
+    (0..4).for_each(|_| _ = farm.submit(one, with(shared(), at_most_once())));
+    (0..4).for_each(|_| _ = farm.submit(two, shared()));
+    let busy = Some((TaskState::Failed, Some(ErrorKind::Busy)));
+    assert_eq!([1, 2, 3, 4].map(|n| farm.end_of(two, n)), [None, None, busy, busy]);
+    farm.cancel(one, 1, 4);
+    farm.ack(one, 1, 4);
+    // It had read of the fourth.
+    farm.clients[two].finished.remove(&3);
+    farm.disconnect_client(two);
+    farm.connect_client(two).unwrap();
+    assert_eq!(farm.accepted(two).missing, [(3, 4)]);
+    assert_eq!(farm.end_of(two, 3), None, "there is room for it now");
+    invariants::hold(&farm.core);
+    let engine = farm.engine();
+    (0..3).for_each(|_| _ = farm.finish(engine));
+    assert_eq!([1, 2, 3, 4].map(|n| farm.end_of(two, n)), [SUCCEEDED, SUCCEEDED, SUCCEEDED, busy]);
+    farm.ack(two, 1, 4);
+    farm.disconnect_client(two);
+    farm.connect_client(two).unwrap();
+    assert_eq!(farm.accepted(two).missing, []);
+    invariants::hold(&farm.core);
 }
 
 #[test]
