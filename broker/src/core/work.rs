@@ -6,12 +6,13 @@
 
 use std::cell::Cell;
 
-/// Work after which others have their turn: one to two milliseconds.
-pub const WORK_PER_TURN: u64 = 16_384;
-/// What each message costs beside what it looks at.
-pub(super) const WORK_PER_MESSAGE: usize = 16;
+/// Work after which others have their turn: less than a millisecond. A no-op waits for some turns of who asks without
+/// end: at its submit, at the engine's word, at its result.
+pub const WORK_PER_TURN: u64 = 4096;
+/// What each message costs beside what it looks at: a thousand small ones are a turn.
+pub(super) const WORK_PER_MESSAGE: usize = 4;
 /// Tasks that one part of a message ends, frees or sends.
-pub(super) const TASKS_PER_PART: usize = 1024;
+pub(super) const TASKS_PER_PART: usize = 256;
 /// Bytes of an answer that count as one unit.
 const BYTES_PER_STEP: usize = 64;
 
