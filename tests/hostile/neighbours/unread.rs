@@ -1,4 +1,4 @@
-//! Peers that take as much as they can, beside a bystander who gets what it asks for meanwhile and afterwards.
+//! Clients that do not read their results, beside a bystander who gets what it asks for meanwhile and afterwards.
 
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, ClusterStatus};
