@@ -1,4 +1,4 @@
-//! The system's allocator, with a count of the bytes that are held.
+//! The system's allocator, with a count of the bytes that are held, and of the most that were.
 
 #![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one passes everything on")]
 
@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static HELD_BYTES: AtomicU64 = AtomicU64::new(0);
+static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
@@ -15,7 +16,8 @@ static COUNTING: Counting = Counting;
 // SAFETY: the system's allocator does everything.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD_BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        let bytes = layout.size() as u64;
+        PEAK_BYTES.fetch_max(HELD_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
         // SAFETY: the caller's promises are those that it wants.
         unsafe { System.alloc(layout) }
     }
@@ -27,7 +29,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Bytes that are allocated now, by all threads.
-pub fn held_bytes() -> u64 {
-    HELD_BYTES.load(Ordering::Relaxed)
+/// Does something, and gives the bytes that all threads together have allocated for it: those that are still held, and
+/// the most that were at any time.
+pub fn counted<T>(f: impl FnOnce() -> T) -> (T, [u64; 2]) {
+    let before = HELD_BYTES.load(Ordering::Relaxed);
+    PEAK_BYTES.store(before, Ordering::Relaxed);
+    let given = f();
+    let [held, peak] = [&HELD_BYTES, &PEAK_BYTES].map(|bytes| bytes.load(Ordering::Relaxed).saturating_sub(before));
+    (given, [held, peak])
 }

@@ -6,15 +6,18 @@ mod allocator;
 use bytes::Bytes;
 use furlong_broker::budget::{Memory, TASK_BYTES};
 use furlong_broker::core::{Config, ConnectionId, Core, Output, Peer, Roster, Time};
+use furlong_tests::engine::register;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, EngineUuid, InstanceId, OwnerId, SessionId, TaskId, TokenId};
+use furlong_wire::ids::{Attempt, BrokerStart, ClusterId, OwnerId, SessionId, TaskId, TokenId};
 use furlong_wire::keys::PublicKey;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, Chunk, Define, Dependency, ErrorKind, FromClient, FromEngine, Open, Outcome,
-    Payload, Register, Runtime, Slot, Stream, Submit, Targets, TaskOptions, TaskState, ToEngine,
+    Payload, Register, Runtime, Stream, Submit, Targets, TaskOptions, TaskState, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::{Claims, Role, TokenLimits};
+
+use allocator::counted;
 
 /// What the broker is given.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -41,7 +44,7 @@ impl Filled {
             payload_bytes_max: memory.payload_bytes_max,
             memory_flag: "--memory",
             // One session may have half: so it fills the room of all.
-            tasks_max: 2 * memory.tasks_max,
+            tasks_max: Config::tasks_for_sessions_of(memory.tasks_max),
             kept_max: memory.kept_max,
             journal_keep: None,
         };
@@ -86,20 +89,7 @@ impl Filled {
 
     fn engine(&mut self) -> ConnectionId {
         let connection = self.connect(Role::Engine);
-        let register = Register {
-            instance: InstanceId([1; 16]),
-            host: "host".into(),
-            pid: 1,
-            cwd: "/".into(),
-            slots: vec![Slot { uuid: EngineUuid([1; 16]), wanted: None }],
-            runtimes: Runtime::ALL.to_vec(),
-            python: None,
-            environment: Vec::new(),
-            labels: Vec::new(),
-            held: Vec::new(),
-            received: None,
-            dropped: None,
-        };
+        let register = Register { runtimes: Runtime::ALL.to_vec(), ..register(1, 1) };
         self.report(connection, FromEngine::Register(Box::new(register)));
         connection
     }
@@ -268,11 +258,13 @@ fn whatever_peers_fill_it_with_the_core_keeps_to_its_memory() {
     ];
     let mut beyond = Vec::new();
     for (name, fill) in kinds {
-        let before = allocator::held_bytes();
-        let mut filled = Filled::new();
-        fill(&mut filled);
-        let held = allocator::held_bytes().saturating_sub(before);
-        eprintln!("{name}: {} KiB of {} KiB, tasks at {TASK_BYTES}", held >> 10, MEMORY_BYTES >> 10);
+        let (_filled, [held, peak]) = counted(|| {
+            let mut filled = Filled::new();
+            fill(&mut filled);
+            filled
+        });
+        let [held_kib, peak_kib, most_kib] = [held, peak, MEMORY_BYTES].map(|bytes| bytes >> 10);
+        eprintln!("{name}: {held_kib} KiB, {peak_kib} at once, of {most_kib} KiB, tasks at {TASK_BYTES}");
         if held > MEMORY_BYTES {
             beyond.push(format!("{name}: {} MiB", held >> 20));
         }

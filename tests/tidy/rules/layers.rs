@@ -11,8 +11,7 @@ const FORBIDDEN: [&str; 8] =
     ["tokio", "std::time::Instant", "Instant::now", "SystemTime", "std::net", "std::fs", "std::thread", "rand::"];
 
 /// Files that may say `allow(unsafe_code)`: small modules with the reason on top.
-const UNSAFE_FILES: [&str; 4] =
-    ["cli/src/cluster/inherited.rs", "python/src/buffer.rs", "tests/memory/allocator.rs", "wire/tests/memory.rs"];
+const UNSAFE_FILES: [&str; 3] = ["cli/src/cluster/inherited.rs", "python/src/buffer.rs", "tests/memory/allocator.rs"];
 
 /// Of `std::net`, what is a value and not a socket.
 const NET_VALUES: [&str; 7] =

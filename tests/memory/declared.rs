@@ -1,9 +1,6 @@
 //! Memory that a peer's bytes cost: what has come of them, never what they declare.
 
-#![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one passes everything on")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod allocator;
 
 use furlong_wire::call::decode_reply;
 use furlong_wire::ids::SessionId;
@@ -11,37 +8,12 @@ use furlong_wire::limits::PAYLOAD_BYTES_MAX;
 use furlong_wire::message::{FromClient, FromEngine, Message, ToClient, ToEngine, decode_batch};
 use furlong_wire::payload::{PayloadOpener, PayloadSecret};
 
-static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
-static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
-
-/// The system's allocator, with a count of the bytes that are held, and of the most that were.
-struct Counting;
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-// SAFETY: the system's allocator does everything.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD_BYTES.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK_BYTES.fetch_max(held, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that it wants.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that it wants.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use allocator::counted;
 
 /// The bytes that were held at once for this, beyond those before.
-fn peak_bytes(f: impl FnOnce()) -> usize {
-    let before = HELD_BYTES.load(Ordering::Relaxed);
-    PEAK_BYTES.store(before, Ordering::Relaxed);
-    f();
-    PEAK_BYTES.load(Ordering::Relaxed) - before
+fn peak_bytes(f: impl FnOnce()) -> u64 {
+    let ((), [_, peak]) = counted(f);
+    peak
 }
 
 /// Decodes bytes that must be refused.
@@ -74,12 +46,12 @@ fn memory_is_taken_for_what_has_come() {
         for declared in [&MANY[..], &SOME] {
             let batch = [front, declared, &[0; 40]].concat();
             let peak = peak_bytes(|| decode(&batch));
-            assert!(peak <= 64 * batch.len(), "{peak} bytes for {batch:?}");
+            assert!(peak <= 64 * batch.len() as u64, "{peak} bytes for {batch:?}");
         }
     }
     let header = [&[0x81, 0xa9][..], b"displayed", &[0x92, 1], &MANY].concat();
     let peak = peak_bytes(|| assert!(decode_reply(&header).is_err()));
-    assert!(peak <= 64 * header.len(), "{peak} bytes for a header");
+    assert!(peak <= 64 * header.len() as u64, "{peak} bytes for a header");
     let key = PayloadSecret::new([1; 32]).request_key(&SessionId::default());
     let announced = || PayloadOpener::new(key.clone(), 0, PAYLOAD_BYTES_MAX).unwrap();
     let peak = peak_bytes(|| drop((0..1_000).map(|_| announced()).collect::<Vec<_>>()));
