@@ -16,6 +16,7 @@ use super::connect::ENGINE_GRACE;
 use super::engines::ProcessKey;
 use super::sessions::SessionKey;
 use super::tasks::{State, TaskKey};
+use super::work::WORK_PER_CURVE_OPERATION;
 use super::{Core, Given, Output, PeerMisbehaved, Refusal, Time};
 
 /// The keys that running attempts have named, and the sessions that came in by them.
@@ -178,12 +179,18 @@ impl Core {
         match self.grants.by_key.get(&pass) {
             Some(of) if *of == attempt => None,
             Some(_) => Some("the key is another task's; make a fresh one".to_owned()),
-            None if !PublicKey(pass.0).is_sound() => Some("the key is a weak X25519 key".to_owned()),
             None if of_attempt >= GRANTS_PER_ATTEMPT_MAX => {
                 Some(format!("a task may open at most {GRANTS_PER_ATTEMPT_MAX} clients; open one, and use it again"))
             }
+            None if !self.is_sound(pass) => Some("the key is a weak X25519 key".to_owned()),
             None => None,
         }
+    }
+
+    /// Whether a key is none of those with which anybody may come in. It takes an operation on the curve.
+    fn is_sound(&self, pass: PassKey) -> bool {
+        self.work.add(WORK_PER_CURVE_OPERATION);
+        PublicKey(pass.0).is_sound()
     }
 
     /// Ends the sessions of attempts that are over. What they have to keep goes on.

@@ -11,6 +11,8 @@ use std::cell::Cell;
 pub const WORK_PER_TURN: u64 = 4096;
 /// What each message costs beside what it looks at: a thousand small ones are a turn.
 pub(super) const WORK_PER_MESSAGE: usize = 4;
+/// What an operation on the curve costs: some 40 microseconds.
+pub(super) const WORK_PER_CURVE_OPERATION: usize = 256;
 /// Tasks that one part of a message ends, frees or sends.
 pub(super) const TASKS_PER_PART: usize = 256;
 /// Bytes of an answer that count as one unit.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use furlong_wire::ids::{Attempt, EngineId, EngineUuid, InstanceId, OwnerId, PassKey, SessionId, TaskId, TokenId};
+use furlong_wire::limits::GRANTS_PER_ATTEMPT_MAX;
 use furlong_wire::message::{
     Ack, AttemptFinished, AttemptOutput, AttemptPublished, Attempts, Cancel, CancelTasks, Chunk, Credit, Define,
     Draining, Fetch, FromClient, FromEngine, Goodbye, Grant, Lent, Open, Outcome, Payload, Purge, Query, Register,
@@ -14,7 +15,7 @@ use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
 
 use super::peers::{Farm, after, on_success, peer, shared, with};
-use crate::core::work::{TASKS_PER_PART, steps};
+use crate::core::work::{TASKS_PER_PART, WORK_PER_CURVE_OPERATION, steps};
 use crate::core::{ConnectionId, Core, Output, PeerMisbehaved, Time, WORK_PER_TURN};
 
 /// A broker with so many engines and sessions, and ten times as many tasks of each sort.
@@ -489,6 +490,24 @@ fn a_task_on_which_very_many_wait_ends_in_many_turns() {
     let of_client =
         |message: &&(ConnectionId, ToClient)| message.0 == client && matches!(message.1, ToClient::Finished(_));
     assert_eq!(world.to_clients.iter().filter(of_client).count(), dependents + 1, "all have ended with it");
+}
+
+#[test]
+fn keys_cost_a_curve_operation_each_as_far_as_they_are_looked_at() {
+    let mut world = World::new(10);
+    let Pair { engine, attempt, .. } = world.pair();
+    let mut grant = |key: u128| {
+        let before = steps();
+        let key = PassKey([key.to_le_bytes(), [9; 16]].concat().try_into().unwrap());
+        world.report(engine, FromEngine::Grant(Grant { attempt, key })).unwrap();
+        (steps() - before) as usize
+    };
+    let cost = |grant: &mut dyn FnMut(u128) -> usize, keys: std::ops::Range<u128>| keys.map(grant).sum::<usize>();
+    let limit = GRANTS_PER_ATTEMPT_MAX as u128;
+    let taken = cost(&mut grant, 0..limit);
+    assert!(taken >= GRANTS_PER_ATTEMPT_MAX * WORK_PER_CURVE_OPERATION, "{taken} steps");
+    let beyond = cost(&mut grant, limit..2 * limit);
+    assert!(beyond < GRANTS_PER_ATTEMPT_MAX * 16, "{beyond} steps for keys that are one too many");
 }
 
 #[test]
