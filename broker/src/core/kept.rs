@@ -12,7 +12,7 @@ use furlong_wire::limits::KEPT_MS;
 use furlong_wire::payload::PayloadSecret;
 
 use super::payloads::BytesOf;
-use super::sessions::{Done, SessionKey};
+use super::sessions::{Done, SessionKey, of_owner};
 use super::work::{TASKS_PER_PART, count};
 use super::{Core, Time};
 
@@ -80,8 +80,7 @@ impl Kept {
         owner: OwnerId,
         ids: RangeInclusive<SessionId>,
     ) -> impl Iterator<Item = (SessionKey, SessionId)> {
-        let of_owner = self.by_id.range((owner, *ids.start())..=(owner, *ids.end()));
-        of_owner.map(|((_, id), key)| (*key, *id))
+        of_owner(&self.by_id, owner, ids)
     }
 
     /// Kept tasks of a session from a number on, in order.

@@ -483,6 +483,16 @@ pub enum Admission {
     Refused,
 }
 
+/// The sessions of an owner with such ids, in a table of sessions.
+pub fn of_owner(
+    by_id: &BTreeMap<(OwnerId, SessionId), SessionKey>,
+    owner: OwnerId,
+    ids: RangeInclusive<SessionId>,
+) -> impl Iterator<Item = (SessionKey, SessionId)> {
+    let of_owner = by_id.range((owner, *ids.start())..=(owner, *ids.end()));
+    of_owner.map(|((_, id), key)| (*key, *id))
+}
+
 /// All sessions, by key and by id.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -530,8 +540,7 @@ impl Sessions {
         owner: OwnerId,
         ids: RangeInclusive<SessionId>,
     ) -> impl Iterator<Item = (SessionKey, SessionId)> {
-        let of_owner = self.by_id.range((owner, *ids.start())..=(owner, *ids.end()));
-        of_owner.map(|((_, id), key)| (*key, *id))
+        of_owner(&self.by_id, owner, ids)
     }
 
     /// The sessions of that id: one, unless owners have chosen the same.
