@@ -25,6 +25,7 @@ use super::entrance::Entrance;
 use super::port_holder::port_holder;
 use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
 use super::settings::{BrokerArgs, OwnPort};
+use super::way_in::BadStranger;
 use super::{Shell, connection};
 
 /// Whom a port serves.
@@ -254,7 +255,10 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
             }
         };
         backoff = Duration::from_millis(10);
-        let stranding = shell.strangers.admit(address.origin());
+        let Some(stranding) = shell.strangers.admit(address.origin()) else {
+            shell.log_stranger(address, &BadStranger::Busy);
+            continue;
+        };
         let halves = match arrival.open() {
             Ok(halves) => halves,
             Err(error) => {

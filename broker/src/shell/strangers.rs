@@ -2,7 +2,8 @@
 //!
 //! A stranger is a connection that has not proved itself. One that has sent a right first message is a caller: it holds
 //! the broker's public key, which is in capability files alone. Callers have places of their own, so that a crowd that
-//! says nothing costs them none.
+//! says nothing costs them none. A stranger that waits for its turn keeps its place against newer ones of its origin:
+//! else a thousand engines that come back at once would push each other out of the line for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,9 +31,19 @@ struct Crowd {
     most: usize,
     most_of_origin: usize,
     /// The oldest first.
-    order: VecDeque<(u64, Origin, Rc<Notify>)>,
+    order: VecDeque<Place>,
     of_origin: BTreeMap<Origin, usize>,
     next: u64,
+}
+
+/// A stranger's place in its crowd.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    origin: Origin,
+    evicted: Rc<Notify>,
+    /// Whether it has sent its first message and waits for its turn.
+    waits: bool,
 }
 
 /// A place among the strangers; given up when it is dropped.
@@ -57,22 +68,12 @@ impl Default for Strangers {
 }
 
 impl Strangers {
-    /// Takes a stranger in.
-    pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Stranding {
+    /// Takes a stranger in. None if as many of its origin as there may be wait for their turn.
+    pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Option<Stranding> {
         let evicted = Rc::new(Notify::new());
-        let number = self.unknown.borrow_mut().admit(origin, evicted.clone());
+        let number = self.unknown.borrow_mut().admit(origin, evicted.clone())?;
         let (number, is_caller) = (Cell::new(number), Cell::new(false));
-        Stranding { strangers: self.clone(), number, is_caller, origin, evicted }
-    }
-
-    /// Waits for a turn to work on a stranger's handshake. False if too many wait.
-    pub(super) async fn turn(&self, origin: Origin) -> bool {
-        let Some(wait) = self.rates.borrow_mut().of_origin(origin) else { return false };
-        pause(wait).await;
-        // Only now, so that who comes in crowds from one place takes no more of what all share than it can use.
-        let Some(wait) = self.rates.borrow_mut().of_all() else { return false };
-        pause(wait).await;
-        true
+        Some(Stranding { strangers: self.clone(), number, is_caller, origin, evicted })
     }
 
     /// Whether a line about this origin may be logged: one a second.
@@ -99,35 +100,38 @@ impl Crowd {
         Self { most, most_of_origin, order: VecDeque::new(), of_origin: BTreeMap::new(), next: 0 }
     }
 
-    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share, the oldest of that.
-    /// So whoever comes has a moment to prove itself, whatever others do.
-    fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> u64 {
+    /// Takes one in. When all places are taken the oldest one goes; when its origin has its share, the oldest of that
+    /// which does not wait for its turn, and if all of them do, the new one. So whoever comes has a moment to prove
+    /// itself, whatever others do.
+    fn admit(&mut self, origin: Origin, evicted: Rc<Notify>) -> Option<u64> {
         if self.of_origin.get(&origin).is_some_and(|here| *here >= self.most_of_origin) {
-            self.evict(|of| of == origin);
+            self.evict(|place| place.origin == origin && !place.waits)?;
         } else if self.order.len() >= self.most {
             self.evict(|_| true);
         }
         *self.of_origin.entry(origin).or_default() += 1;
         let number = self.next;
         self.next += 1;
-        self.order.push_back((number, origin, evicted));
-        number
+        self.order.push_back(Place { number, origin, evicted, waits: false });
+        Some(number)
     }
 
-    /// The oldest one of these origins goes.
-    fn evict(&mut self, of: impl Fn(Origin) -> bool) {
-        let place = self.order.iter().position(|(_, origin, _)| of(*origin));
-        if let Some((_, origin, evicted)) = place.and_then(|place| self.order.remove(place)) {
-            self.count_one_less(origin);
-            evicted.notify_one();
-        }
+    /// The oldest one of such places goes, if there is one.
+    fn evict(&mut self, is_such: impl Fn(&Place) -> bool) -> Option<()> {
+        let at = self.order.iter().position(is_such)?;
+        let Place { origin, evicted, .. } = self.order.remove(at)?;
+        self.count_one_less(origin);
+        evicted.notify_one();
+        Some(())
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        self.order.binary_search_by_key(&number, |place| place.number).ok()
     }
 
     fn leave(&mut self, number: u64) {
-        if let Ok(place) = self.order.binary_search_by_key(&number, |(number, ..)| *number)
-            && let Some((_, origin, _)) = self.order.remove(place)
-        {
-            self.count_one_less(origin);
+        if let Some(place) = self.find(number).and_then(|at| self.order.remove(at)) {
+            self.count_one_less(place.origin);
         }
     }
 
@@ -147,11 +151,27 @@ impl Stranding {
         self.evicted.clone()
     }
 
+    /// Waits for a turn to work on its first message. False if too many wait.
+    pub(super) async fn turn(&self) -> bool {
+        let Some(wait) = self.strangers.rates.borrow_mut().of_origin(self.origin) else { return false };
+        {
+            let mut unknown = self.strangers.unknown.borrow_mut();
+            let at = unknown.find(self.number.get());
+            at.into_iter().for_each(|at| unknown.order[at].waits = true);
+        }
+        pause(wait).await;
+        // Only now, so that who comes in crowds from one place takes no more of what all share than it can use.
+        let Some(wait) = self.strangers.rates.borrow_mut().of_all() else { return false };
+        pause(wait).await;
+        true
+    }
+
     /// Its first message was right.
     pub(super) fn is_caller(&self) {
         if !self.is_caller.replace(true) {
             self.strangers.unknown.borrow_mut().leave(self.number.get());
-            self.number.set(self.strangers.callers.borrow_mut().admit(self.origin, self.evicted.clone()));
+            let number = self.strangers.callers.borrow_mut().admit(self.origin, self.evicted.clone());
+            self.number.set(number.expect("a caller has had its turn, so there is one that can go"));
         }
     }
 }
@@ -174,10 +194,10 @@ mod tests {
     #[test]
     fn an_origin_that_has_its_share_loses_its_oldest() {
         let strangers = Rc::new(Strangers::default());
-        let _other = strangers.admit(origin(2));
-        let places: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX + 2).map(|_| strangers.admit(origin(1))).collect();
+        let _other = strangers.admit(origin(2)).unwrap();
+        let places: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX + 2).map(|_| strangers.admit(origin(1)).unwrap()).collect();
         assert_eq!(strangers.unknown.borrow().of_origin[&origin(1)], STRANGERS_OF_ORIGIN_MAX);
-        let oldest: Vec<u64> = strangers.unknown.borrow().order.iter().map(|(number, ..)| *number).take(2).collect();
+        let oldest: Vec<u64> = strangers.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
         assert_eq!(oldest, [0, 3], "the other origin keeps its place");
         drop(places);
         assert_eq!(strangers.unknown.borrow().order.len(), 1);
@@ -186,8 +206,8 @@ mod tests {
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
         let strangers = Rc::new(Strangers::default());
-        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(origin(host))).collect();
-        assert_eq!(strangers.unknown.borrow().order.front().unwrap().0, 3);
+        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(origin(host)).unwrap()).collect();
+        assert_eq!(strangers.unknown.borrow().order.front().unwrap().number, 3);
         drop(places);
         assert!(strangers.unknown.borrow().order.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
     }
@@ -195,15 +215,34 @@ mod tests {
     #[tokio::test]
     async fn who_has_sent_a_right_first_message_loses_its_place_to_such_ones_alone() {
         let strangers = Rc::new(Strangers::default());
-        let caller = strangers.admit(origin(1));
+        let caller = strangers.admit(origin(1)).unwrap();
         caller.is_caller();
-        let crowd: Vec<_> = (0..2 * STRANGERS_MAX as u16).map(|host| strangers.admit(origin(1 + host % 300))).collect();
+        let crowd = |host: u16| strangers.admit(origin(1 + host % 300)).unwrap();
+        let crowd: Vec<_> = (0..2 * STRANGERS_MAX as u16).map(crowd).collect();
         assert_eq!(strangers.callers.borrow().order.len(), 1);
-        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1))).collect();
+        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1)).unwrap()).collect();
         callers.iter().for_each(Stranding::is_caller);
         caller.evicted().notified().await;
         drop((caller, callers, crowd));
         assert!(strangers.callers.borrow().order.is_empty() && strangers.unknown.borrow().order.is_empty());
         assert!(strangers.callers.borrow().of_origin.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_its_turn_keeps_its_place_against_its_own_origin() {
+        let strangers = Rc::new(Strangers::default());
+        let waiting: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1)).unwrap()).collect();
+        for stranding in &waiting[1..] {
+            assert!(stranding.turn().await);
+        }
+        let late = strangers.admit(origin(1)).expect("the silent one makes room");
+        waiting[0].evicted().notified().await;
+        assert!(late.turn().await);
+        assert!(strangers.admit(origin(1)).is_none(), "all of its origin wait, and they were first");
+        assert!(strangers.admit(origin(2)).is_some());
+        let crowd: Vec<_> = (0..STRANGERS_MAX as u16).map(|host| strangers.admit(origin(3 + host)).unwrap()).collect();
+        waiting[1].evicted().notified().await;
+        drop((waiting, late, crowd));
+        assert!(strangers.unknown.borrow().order.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
     }
 }

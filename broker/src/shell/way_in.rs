@@ -45,7 +45,7 @@ pub(super) async fn shake_hands(
         return Err(HandshakeError::Length { bytes: first.len() }.into());
     }
     // Before any curve operation: a flood of handshakes must not cost the farm its processor.
-    if !shell.strangers.turn(address.origin()).await {
+    if !stranding.turn().await {
         return Err(BadStranger::Busy);
     }
     let key = &shell.identity.key;
