@@ -17,6 +17,7 @@ use super::finish::Ended;
 use super::payloads::{BytesOf, Stored};
 use super::placement::PlacementId;
 use super::sessions::SessionKey;
+use super::sweep::Reason;
 use super::tasks::State;
 use super::{Core, Given, Time};
 
@@ -154,7 +155,7 @@ impl Core {
         self.backlog.add(given.session, unread, count, bytes);
         if aborts {
             // What is behind it must not be given out before its end is told.
-            self.abort_followers(now, given.session, given.engine);
+            self.sweep(now, given.engine, Some(given.session), Reason::Aborted);
         }
         if self.processes.get(&key).is_some_and(|process| process.leaving) {
             self.take_result(key, given.session, count, bytes);

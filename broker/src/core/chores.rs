@@ -1,57 +1,150 @@
 //! Work that a single event leaves behind and that is done in later turns, so that others are served meanwhile.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use furlong_wire::ids::EngineId;
+
 use super::rest::{Named, Rest};
 use super::sessions::SessionKey;
+use super::sweep::Sweep;
+use super::tasks::TaskKey;
+use super::work::TASKS_PER_PART;
 use super::{ConnectionId, Core, Time};
+
+/// All that is left to do.
+#[derive(Debug, Default)]
+pub struct Chores {
+    queue: VecDeque<Chore>,
+    /// How many of them are what clients have left undone.
+    left: usize,
+}
 
 /// Something that is done a part at a time.
 #[derive(Debug)]
 pub(super) enum Chore {
-    /// What a client wanted done with tasks, and whose connection is gone meanwhile.
+    /// Acts on the tasks that a client named whose connection is gone meanwhile.
     Act(Named),
-    /// A session is over.
+    /// Ends a session.
     EndSession(Ending),
+    /// Loses an engine, with what it has.
+    LoseEngine(EngineId),
+    /// Moves what unreachable engines have to others.
+    Reassign(VecDeque<EngineId>),
+    /// Ends tasks of an engine's queue.
+    Sweep(Sweep),
+    /// Lets go on what has waited for the engines of an earlier start, all of which are here or given up.
+    EndWaits(BTreeSet<TaskKey>),
 }
 
 /// A session that is over, and how far that has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ending {
     /// Which.
     pub key: SessionKey,
-    /// Whether all results are kept.
-    pub keeps_all: bool,
+    /// In which manner.
+    pub manner: Manner,
     /// The number of the next task to look at, when the results are done with.
     pub next: Option<u64>,
+}
+
+/// The manner in which a session ends.
+#[derive(Clone, Debug)]
+pub(super) enum Manner {
+    /// What is to be kept is kept, and goes on.
+    AsWanted,
+    /// The same, and all results are kept.
+    KeepingAll,
+    /// Everything is cancelled, for this reason.
+    WithAll(Arc<str>),
+}
+
+impl Manner {
+    /// Whether all results are kept.
+    pub fn keeps_all(&self) -> bool {
+        matches!(self, Self::KeepingAll)
+    }
+
+    /// Whether what is to be kept goes on.
+    pub fn lets_go_on(&self) -> bool {
+        !matches!(self, Self::WithAll(_))
+    }
+
+    /// The reason why tasks are cancelled, if it is not their client's wish.
+    pub fn why(&self) -> Option<&str> {
+        if let Self::WithAll(why) = self { Some(why) } else { None }
+    }
 }
 
 /// What clients have left undone that are gone. Beyond, it stays undone: nobody was told that it is done.
 const LEFT_MAX: usize = 256;
 
+impl Chores {
+    /// Something is left to do.
+    pub(super) fn push(&mut self, chore: Chore) {
+        self.left += usize::from(matches!(chore, Chore::Act(_)));
+        self.queue.push_back(chore);
+    }
+
+    fn pop(&mut self) -> Option<Chore> {
+        let chore = self.queue.pop_front()?;
+        self.left -= usize::from(matches!(chore, Chore::Act(_)));
+        Some(chore)
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
 impl Core {
     /// When something is left to do: at once.
     pub(super) fn next_chore(&self) -> Option<Time> {
-        (!self.chores.is_empty() || self.dependents.has_ends()).then_some(Time(0))
+        let is_idle = self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
+        (!is_idle).then_some(Time(0))
     }
 
     /// Does a part of what is left to do.
-    pub(super) fn do_chore(&mut self, now: Time) {
+    pub(super) fn do_chores(&mut self, now: Time) {
         self.tell_dependents(now);
-        match self.chores.pop_front() {
-            Some(Chore::EndSession(ending)) => self.end_part_of(now, ending),
-            Some(Chore::Act(named)) => {
+        self.tell_events(TASKS_PER_PART);
+        let began = self.work.done();
+        // Each chore that is not over is looked at once.
+        for _ in 0..self.chores.queue.len() {
+            let Some(chore) = self.chores.pop() else { return };
+            self.work.add(1);
+            self.do_part_of(now, chore);
+            if self.work.done() - began >= TASKS_PER_PART as u64 {
+                return;
+            }
+        }
+    }
+
+    fn do_part_of(&mut self, now: Time, chore: Chore) {
+        match chore {
+            Chore::EndSession(ending) => self.end_part_of(now, ending),
+            Chore::Act(named) => {
                 if let Err(rest) = self.act_on_part(now, named) {
-                    self.chores.push_back(Chore::Act(rest));
+                    self.chores.push(Chore::Act(rest));
                 }
             }
-            None => {}
+            Chore::LoseEngine(id) => {
+                if !self.lose_part_of_engine(now, id) {
+                    self.chores.push(Chore::LoseEngine(id));
+                }
+            }
+            Chore::Sweep(sweep) => self.go_on_sweeping(now, sweep),
+            Chore::Reassign(engines) => self.reassign(now, engines),
+            Chore::EndWaits(tasks) => self.end_waits_for_roster(now, tasks),
         }
     }
 
     /// A connection is gone. What its client wanted done with tasks is done all the same.
     pub(super) fn leave_rest(&mut self, connection: ConnectionId) {
         let Some(Rest::Tasks(named)) = self.rests.remove(&connection) else { return };
-        if self.chores.len() < LEFT_MAX {
-            self.chores.push_back(Chore::Act(named));
+        if self.chores.left < LEFT_MAX {
+            self.chores.push(Chore::Act(named));
         }
     }
 }

@@ -11,10 +11,11 @@ use furlong_wire::message::{
 use furlong_wire::token::Role;
 
 use super::finish::Ended;
-use super::sessions::{Session, SessionKey};
+use super::sessions::SessionKey;
+use super::sweep::Reason;
 use super::tasks::{State, Task, TaskKey};
 use super::work::count;
-use super::{ConnectionId, Core, Output, ProcessKey, Stopping, Time};
+use super::{ConnectionId, Core, Output, ProcessKey, Time};
 
 /// Engines for whose new interpreters requests wait, all requests together.
 const RESTARTS_WAITING_MAX: usize = 65_536;
@@ -165,7 +166,8 @@ impl Core {
         }
         self.restarting.begin((connection, restart.request), &engines);
         for id in engines {
-            self.lose_namespace(now, id, "its interpreter was restarted on request", None);
+            let how = "its interpreter was restarted on request".to_owned();
+            self.sweep(now, id, None, Reason::NamespaceLost(how, None));
             // A restart that is under way serves this request too.
             if self.engines.update(id, |engine| std::mem::replace(&mut engine.restarting, true)) == Some(false) {
                 self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
@@ -181,31 +183,15 @@ impl Core {
         }
     }
 
-    /// What waits for an engine and may need its namespace is lost with that: all but what the owner who has forced a
-    /// cancel there has submitted after that, which is meant for the next one.
-    pub(super) fn lose_namespace(&mut self, now: Time, id: EngineId, how: &str, forced: Option<Stopping>) {
-        let Some(engine) = self.engines.get(id) else { return };
-        let is_spared = |task: &Task| {
-            let owner = self.sessions.get(task.session).map(Session::owner);
-            forced.is_some_and(|forced| task.submitted > forced.since && owner.is_some() && owner == forced.owner)
-        };
-        let needs = |task: &Task| task.needs_namespace() && !is_spared(task);
-        let needs = |key: &TaskKey| self.tasks.get(*key).is_some_and(needs);
-        let lost: Vec<TaskKey> = engine.queue.iter().filter(needs).collect();
-        for key in lost {
-            self.end(now, key, namespace_lost(id, how));
-        }
-    }
-
     /// Stops engines, and the broker if that was asked for.
     pub(super) fn shutdown(&mut self, now: Time, shutdown: &Shutdown) -> ReplyBody {
         let engines: BTreeSet<EngineId> = match &shutdown.engines {
             Some(engines) if engines.len() > SUBMIT_TARGETS_MAX => return too_many_engines(),
             Some(engines) => engines.iter().copied().collect(),
-            None => self.engines.iter().map(|(id, _)| id).collect(),
+            None => self.engines.iter().map(|(id, _)| id).filter(|id| self.engines.is_known(*id)).collect(),
         };
         self.work.add(engines.len());
-        if let Some(id) = engines.iter().find(|id| self.engines.get(**id).is_none()) {
+        if let Some(id) = engines.iter().find(|id| !self.engines.is_known(**id)) {
             return ReplyBody::Refused(format!("there is no engine {id}; `furlong ids` shows who is there"));
         }
         let reason = "stopped on request".to_owned();
@@ -242,8 +228,7 @@ impl Core {
             }
             self.release_orphans(id);
             self.forget_set_aside(id);
-            let engine = self.engines.remove_for_ever(id);
-            self.lose_engine(now, id, engine, "the engine was stopped on request");
+            self.lose_engine(now, id, "the engine was stopped on request", true);
             self.tell_subscribers(furlong_wire::message::Event::EngineOffline(id));
         }
         if shutdown.broker {

@@ -288,11 +288,13 @@ impl Core {
             // is lost.
             Place::Shared if may_have_run && task.at_most_once() => Ok(()),
             Place::Shared => {
+                if !self.engines.is_known(engine) {
+                    return Err(format!("engine {engine}, which ran the task that this one was to follow, is gone"));
+                }
                 task.place = Place::Pinned(engine);
                 let tasks = &self.tasks;
-                let joined = self.engines.update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
-                joined
-                    .ok_or_else(|| format!("engine {engine}, which ran the task that this one was to follow, is gone"))
+                self.engines.update(engine, |engine| engine.queue.put_in_order(session, key, tasks));
+                Ok(())
             }
         }
     }
@@ -316,9 +318,10 @@ impl Core {
         if std::mem::replace(&mut self.dependents.telling, true) {
             return;
         }
-        // Very many are told in later turns.
+        // Very many are told in later turns, also if one turn has many such ends.
         let mut room = TASKS_PER_PART;
         while room > 0
+            && !self.is_turn_over()
             && let Some((ended, ending)) = self.dependents.ends.front().copied()
         {
             let waiting: Vec<_> = self.dependents.of(ended).take(room).collect();
@@ -326,6 +329,7 @@ impl Core {
                 self.dependents.ends.pop_front();
             }
             room = room.saturating_sub(waiting.len() + 1);
+            self.work.add(waiting.len() + 1);
             for key in waiting {
                 count(1);
                 self.dependents.pairs.remove(&(ended, key));

@@ -20,13 +20,16 @@ pub struct DirectQueue {
     ready: BTreeSet<(Time, SessionKey)>,
     /// Those that pause between two attempts: they stand in no line, and hold nobody up.
     apart: BTreeSet<TaskKey>,
+    /// Sessions whose tasks do not begin at present, or all of them: for which sweep.
+    held: BTreeSet<(Option<SessionKey>, u64)>,
     len: usize,
     ended: usize,
 }
 
 #[derive(Debug, Default)]
 struct Line {
-    tasks: VecDeque<TaskKey>,
+    /// By their numbers.
+    tasks: VecDeque<(u64, TaskKey)>,
     ready: Option<Time>,
 }
 
@@ -35,9 +38,9 @@ const ENDED_KEPT: usize = 64;
 
 impl DirectQueue {
     /// Appends a task. [`DirectQueue::note`] follows.
-    pub fn push_back(&mut self, session: SessionKey, task: TaskKey) {
+    pub fn push_back(&mut self, session: SessionKey, n: u64, task: TaskKey) {
         self.len += 1;
-        self.lines.entry(session).or_default().tasks.push_back(task);
+        self.lines.entry(session).or_default().tasks.push_back((n, task));
     }
 
     /// Puts a task in its place by its number: it has been here before, and was the first, or has followed another task
@@ -47,18 +50,13 @@ impl DirectQueue {
         let Some(n) = tasks.get(key).map(|task| task.n) else { return };
         self.len += 1;
         let line = &mut self.lines.entry(session).or_default().tasks;
-        let is_later = |other: &TaskKey| tasks.get(*other).is_some_and(|other| other.n > n);
-        // Mostly at one of the ends: what comes back was the first, and what is new here is often the last.
-        let last = line.iter().rev().find(|other| tasks.get(**other).is_some());
-        // Mostly the first one is later; else it is found by its number, as the unfinished ones ascend.
-        let at = last.filter(|last| is_later(last)).and_then(|_| line.iter().inspect(|_| count(1)).position(is_later));
-        line.insert(at.unwrap_or(line.len()), key);
+        line.insert(line.partition_point(|(other, _)| *other < n), (n, key));
     }
 
     /// Takes a task out, wherever it stands. [`DirectQueue::note`] is part of it.
     pub fn take_out(&mut self, session: SessionKey, key: TaskKey, tasks: &Tasks) {
         let Some(line) = self.lines.get_mut(&session) else { return };
-        if let Some(at) = line.tasks.iter().position(|task| *task == key) {
+        if let Some(at) = line.tasks.iter().position(|(_, task)| *task == key) {
             line.tasks.remove(at);
             self.len -= 1;
         }
@@ -84,13 +82,14 @@ impl DirectQueue {
     /// Something about a session's tasks here has changed.
     pub fn note(&mut self, session: SessionKey, tasks: &Tasks) {
         let Some(line) = self.lines.get_mut(&session) else { return };
-        while line.tasks.front().is_some_and(|task| tasks.get(*task).is_none()) {
+        while line.tasks.front().is_some_and(|(_, task)| tasks.get(*task).is_none()) {
             line.tasks.pop_front();
             self.len -= 1;
             self.ended = self.ended.saturating_sub(1);
         }
-        let first = line.tasks.front().filter(|task| tasks.is_queued(**task));
-        let ready = first.and_then(|task| tasks.get(*task)).map(|task| task.submitted);
+        let is_held = holds(&self.held, Some(session));
+        let first = line.tasks.front().filter(|(_, task)| !is_held && tasks.is_queued(*task));
+        let ready = first.and_then(|(_, task)| tasks.get(*task)).map(|task| task.submitted);
         if ready != line.ready {
             line.ready.into_iter().for_each(|at| _ = self.ready.remove(&(at, session)));
             ready.into_iter().for_each(|at| _ = self.ready.insert((at, session)));
@@ -115,7 +114,7 @@ impl DirectQueue {
             self.ended = 0;
             self.len = 0;
             for line in self.lines.values_mut() {
-                line.tasks.retain(|task| tasks.get(*task).is_some());
+                line.tasks.retain(|(_, task)| tasks.get(*task).is_some());
                 self.len += line.tasks.len();
             }
             let ready = &mut self.ready;
@@ -130,8 +129,20 @@ impl DirectQueue {
 
     /// The next task that can run.
     pub fn peek(&self) -> Option<TaskKey> {
-        let (_, session) = self.ready.first()?;
-        self.lines.get(session)?.tasks.front().copied()
+        let (_, session) = self.ready.first().filter(|_| !holds(&self.held, None))?;
+        self.lines.get(session)?.tasks.front().map(|(_, task)| *task)
+    }
+
+    /// A session's tasks do not begin until that sweep is over; or those of all sessions.
+    pub fn hold(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
+        self.held.insert((session, sweep));
+        session.into_iter().for_each(|session| self.note(session, tasks));
+    }
+
+    /// A sweep is over.
+    pub fn release(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
+        self.held.remove(&(session, sweep));
+        session.into_iter().for_each(|session| self.note(session, tasks));
     }
 
     /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next [`DirectQueue::note`] of
@@ -153,7 +164,7 @@ impl DirectQueue {
 
     /// Whether a task waits that can run.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() && !holds(&self.held, None)
     }
 
     /// How many tasks there are.
@@ -161,22 +172,48 @@ impl DirectQueue {
         self.len - self.ended.min(self.len) + self.apart.len()
     }
 
-    /// One session's tasks, in their order.
-    pub fn of_session(&self, session: SessionKey) -> impl Iterator<Item = TaskKey> {
-        self.lines.get(&session).into_iter().flat_map(|line| line.tasks.iter().copied()).inspect(|_| count(1))
+    /// The tasks in line from a session's number on, up to those of the session `last`.
+    pub fn from(
+        &self,
+        (first, n): (SessionKey, u64),
+        last: SessionKey,
+    ) -> impl Iterator<Item = (SessionKey, u64, TaskKey)> {
+        let lines = self.lines.range(first..=last);
+        let tasks = lines.flat_map(move |(session, line)| {
+            let from = if *session == first { line.tasks.partition_point(|(other, _)| *other < n) } else { 0 };
+            line.tasks.range(from..).map(|(n, task)| (*session, *n, *task))
+        });
+        tasks.inspect(|_| count(1))
+    }
+
+    /// Those that pause between two attempts.
+    pub fn apart(&self) -> impl Iterator<Item = TaskKey> {
+        self.apart.iter().inspect(|_| count(1)).copied()
+    }
+
+    /// Whether a session's tasks do not begin at present, for the tests.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn is_held(&self, session: SessionKey) -> bool {
+        holds(&self.held, None) || holds(&self.held, Some(session))
     }
 
     /// The first unfinished task of each session that has one here.
     pub fn one_of_each_session(&self, tasks: &Tasks) -> impl Iterator<Item = TaskKey> {
         let of_lines = self.lines.values().filter_map(|line| {
-            line.tasks.iter().inspect(|_| count(1)).copied().find(|task| tasks.get(*task).is_some())
+            let tasks_of = line.tasks.iter().inspect(|_| count(1)).map(|(_, task)| *task);
+            tasks_of.into_iter().find(|task| tasks.get(*task).is_some())
         });
         of_lines.chain(self.apart.iter().copied())
     }
 
     /// All tasks: session by session, each in its order, and then those that pause.
     pub fn iter(&self) -> impl Iterator<Item = TaskKey> {
-        let all = self.lines.values().flat_map(|line| line.tasks.iter().copied()).chain(self.apart.iter().copied());
-        all.inspect(|_| count(1))
+        let in_line = self.lines.values().flat_map(|line| line.tasks.iter().map(|(_, task)| *task));
+        in_line.inspect(|_| count(1)).chain(self.apart())
     }
+}
+
+/// Whether a sweep holds the tasks of a session, or those of all.
+fn holds(held: &BTreeSet<(Option<SessionKey>, u64)>, session: Option<SessionKey>) -> bool {
+    !held.is_empty() && held.range((session, 0)..=(session, u64::MAX)).next().is_some()
 }

@@ -15,6 +15,7 @@ use furlong_wire::message::{
 use furlong_wire::payload::InlineBytes;
 
 use super::engines::Engine;
+use super::events::TOLD_AT_ONCE;
 use super::finish::Ended;
 use super::payloads::{BytesOf, Stored};
 use super::placement::{ClassId, PlacementId};
@@ -39,6 +40,8 @@ impl Core {
 
     /// Gives engines what they can take. Call it after each batch of messages.
     pub fn dispatch(&mut self, now: Time) {
+        self.work_before = self.work.done();
+        self.tell_events(TOLD_AT_ONCE);
         self.end_what_is_over(now);
         if self.backlog.len() > 0 {
             self.take_results(now);

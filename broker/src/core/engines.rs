@@ -9,15 +9,14 @@ use furlong_wire::message::Register;
 
 use super::ConnectionId;
 use super::arriving::EngineWaiting;
-use super::connect::ENGINE_GRACE;
 use super::direct::DirectQueue;
+use super::lost::Loss;
 use super::payloads::{Lane, Receiving};
 use super::placement::ClassId;
 use super::reconcile::Moved;
 use super::release::Releasing;
 use super::roster::{Change, Roster, Unused};
 use super::sessions::SessionKey;
-use super::time::Time;
 use super::work::count;
 
 /// Names an engine process's connection in this broker; never given to another.
@@ -103,8 +102,8 @@ pub struct Engine {
     pub down_cause: Option<String>,
     /// Shared tasks that were taken from it when its connection was cut.
     pub moved: Vec<Moved>,
-    /// When it is given up, while its process is not connected.
-    pub given_up: Option<Time>,
+    /// Why it is lost, until all that it had is lost with it.
+    pub loss: Option<Loss>,
     /// Tasks that it has ended.
     pub finished: u64,
     /// How long its code has run.
@@ -133,7 +132,7 @@ impl Engine {
             restarting: false,
             down_cause: None,
             moved: Vec::new(),
-            given_up: None,
+            loss: None,
             finished: 0,
             busy_us: 0,
         }
@@ -188,11 +187,8 @@ impl Engines {
     /// Begins with what an earlier broker of this cluster knew.
     pub fn new(roster: &Roster) -> Self {
         let by_uuid = roster.engines.iter().map(|(id, uuid)| (*uuid, *id)).collect();
-        // They are waited for as if their connections had been cut when the broker was started.
-        let given_up = Some(Time::default().after(ENGINE_GRACE));
         let here = roster.engines.iter().filter(|(id, _)| roster.here.contains(id));
-        let by_id: BTreeMap<EngineId, Engine> =
-            here.map(|(id, uuid)| (*id, Engine { given_up, ..Engine::new(*uuid) })).collect();
+        let by_id: BTreeMap<EngineId, Engine> = here.map(|(id, uuid)| (*id, Engine::new(*uuid))).collect();
         let gone = roster.engines.iter().filter(|(id, _)| !by_id.contains_key(id)).map(|(_, uuid)| *uuid).collect();
         Self { by_id, by_uuid, gone, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
     }
@@ -259,6 +255,17 @@ impl Engines {
     /// The engine of a uuid.
     pub fn find(&self, uuid: EngineUuid) -> Option<&Engine> {
         self.by_uuid.get(&uuid).and_then(|id| self.by_id.get(id))
+    }
+
+    /// The engine of a uuid, if it is lost and has not lost all that it had.
+    pub fn being_lost(&self, uuid: EngineUuid) -> Option<EngineId> {
+        let id = *self.by_uuid.get(&uuid)?;
+        self.by_id.get(&id)?.loss.map(|_| id)
+    }
+
+    /// Whether an engine is here, or may come back.
+    pub fn is_known(&self, id: EngineId) -> bool {
+        self.by_id.get(&id).is_some_and(|engine| engine.loss.is_none())
     }
 
     /// An engine.

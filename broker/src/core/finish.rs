@@ -11,6 +11,7 @@ use super::from_client::check_ascending;
 use super::payloads::{BytesOf, Stored};
 use super::rest::Rest;
 use super::sessions::{Done, Ending, Session, SessionKey, What};
+use super::sweep::Reason;
 use super::tasks::{State, Task, TaskKey};
 use super::work::{TASKS_PER_PART, count};
 use super::{ConnectionId, Core, PeerMisbehaved, Stopping, Time};
@@ -102,7 +103,7 @@ impl Core {
         // Tasks behind it may share its payload, which is freed with the last clone.
         self.discard(Some(payload));
         if let Some(target) = aborts {
-            self.abort_followers(now, session, target);
+            self.sweep(now, target, Some(session), Reason::Aborted);
         }
         self.tell_dependents(now);
         self.forget_departed(session);
@@ -421,17 +422,6 @@ impl Core {
         if let Some(process) = engine.process.and_then(|key| self.processes.get(&key)) {
             let cancel = CancelAttempts { attempts: vec![self.attempt(count)], force };
             self.to_engine(process.connection, ToEngine::Cancel(cancel));
-        }
-    }
-
-    /// After an error, what the same session had already queued on that engine does not run.
-    pub(super) fn abort_followers(&mut self, now: Time, session: SessionKey, target: EngineId) {
-        let Some(engine) = self.engines.get(target) else { return };
-        let aborts = |key: &TaskKey| self.tasks.get(*key).is_some_and(Task::aborts_followers);
-        let followers: Vec<TaskKey> = engine.queue.of_session(session).filter(aborts).collect();
-        for key in followers {
-            let text = format!("aborted: an earlier task of this session failed on engine {target}");
-            self.end(now, key, Ended::by_broker(TaskState::Cancelled, ErrorKind::Aborted, text));
         }
     }
 }

@@ -39,7 +39,11 @@ impl Core {
             FromClient::Cancel(cancel) => self.cancel(now, key, connection, &cancel),
             FromClient::Subscribe(wanted) => {
                 self.may(key, Role::may_observe)?;
-                self.sessions.subscribe(key, wanted.engines);
+                if wanted.engines {
+                    self.events.subscribe(key);
+                } else {
+                    self.events.unsubscribe(key);
+                }
                 Ok(())
             }
             FromClient::Goodbye(_) => {

@@ -16,10 +16,13 @@ use super::arriving::{Account, EarlyEnd, EngineWaiting};
 use super::aside::{Beginning, has_not_begun};
 use super::control::namespace_lost;
 use super::engines::ProcessKey;
+use super::expiries::Away;
 use super::finish::{Ended, cancelled_before_it_began};
 use super::payloads::{BytesOf, Stored};
 use super::placement::Class;
 use super::reconcile::Held;
+use super::rest::Rest;
+use super::sweep::Reason;
 use super::tasks::{Place, State, Task};
 use super::work::WORK_PER_MESSAGE;
 use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
@@ -44,6 +47,10 @@ impl Core {
         let Some(Connected::Engine(key)) = self.connections.get(&connection).copied() else {
             return Err(PeerMisbehaved::Order);
         };
+        // What the process says is done in its order.
+        while self.has_rest(connection) {
+            self.handle_rest(now, connection)?;
+        }
         self.work.add(WORK_PER_MESSAGE);
         match message {
             FromEngine::Finished(finished) => self.attempt_finished(now, key, finished),
@@ -88,7 +95,13 @@ impl Core {
         }
     }
 
-    fn register(&mut self, now: Time, key: ProcessKey, mut register: Register) -> Result<(), PeerMisbehaved> {
+    /// A process says what it is and has. If one of its engines is being lost, that is over first.
+    pub(super) fn register(
+        &mut self,
+        now: Time,
+        key: ProcessKey,
+        mut register: Register,
+    ) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get_mut(&key).ok_or(PeerMisbehaved::Order)?;
         if process.register.is_some() || process.leaving {
             return Err(PeerMisbehaved::Order);
@@ -112,6 +125,10 @@ impl Core {
                 self.take_over(now, old);
             }
         }
+        if let Some(id) = register.slots.iter().find_map(|slot| self.engines.being_lost(slot.uuid)) {
+            self.rests.insert(connection, Rest::Register(id, register.into()));
+            return Ok(());
+        }
         let class = self.placements.enter_class(Class {
             runtimes: register.runtimes.iter().copied().collect(),
             labels: register.labels.iter().cloned().collect(),
@@ -121,9 +138,10 @@ impl Core {
         for (slot, uuid, wanted) in (0..).zip(&register.slots).map(|(slot, it)| (slot, it.uuid, it.wanted)) {
             let id = self.engines.admit(uuid, wanted);
             self.engines.update(id, |engine| {
-                (engine.process, engine.slot, engine.given_up) = (Some(key), slot, None);
+                (engine.process, engine.slot) = (Some(key), slot);
                 (engine.instance, engine.class) = (Some(instance), Some(class));
             });
+            self.expiries.cancel(Away::Engine(id));
             ids.push(id);
         }
         let held = Held::take(&mut register);
@@ -137,6 +155,7 @@ impl Core {
             self.direct_ready.insert(id);
             self.tell_subscribers(Event::EngineOnline(id));
         }
+        self.wait_until_told(connection);
         Ok(())
     }
 
@@ -156,7 +175,12 @@ impl Core {
             // It was moved elsewhere while the engine was away: a late report is normal.
             return if attempt.count <= self.attempts_made { Ok(None) } else { Err(PeerMisbehaved::Attempt) };
         };
-        let process = self.engines.get(given.engine).and_then(|engine| engine.process);
+        let engine = self.engines.get(given.engine);
+        if engine.is_some_and(|engine| engine.loss.is_some()) {
+            // It is lost with its engine, which was stopped alone.
+            return Ok(None);
+        }
+        let process = engine.and_then(|engine| engine.process);
         if process == Some(key) { Ok(Some(given)) } else { Err(PeerMisbehaved::Attempt) }
     }
 
@@ -467,6 +491,7 @@ impl Core {
 
     fn slot_down(&mut self, now: Time, key: ProcessKey, down: &SlotDown) -> Result<(), PeerMisbehaved> {
         let process = self.processes.get(&key).ok_or(PeerMisbehaved::Order)?;
+        let connection = process.connection;
         let id = *process.engines.get(down.slot as usize).ok_or(PeerMisbehaved::Limit)?;
         let cause = down.cause[..down.cause.floor_char_boundary(CAUSE_BYTES_MAX)].to_owned();
         let was_restarting = self.engines.update(id, |engine| {
@@ -475,7 +500,8 @@ impl Core {
         });
         // What was queued before the request was ended with that; what came after is for the new interpreter.
         if was_restarting == Some(false) {
-            self.lose_namespace(now, id, &first_line(&cause), self.forced_stop(id));
+            let lost = Reason::NamespaceLost(first_line(&cause), self.forced_stop(id));
+            self.sweep(now, id, None, lost);
             self.recall_direct(id);
         }
         let returns = |count: &u64| {
@@ -490,6 +516,7 @@ impl Core {
         self.direct_ready.insert(id);
         self.note_restarted(id);
         self.tell_subscribers(Event::EngineRestarted(id, cause));
+        self.wait_until_told(connection);
         Ok(())
     }
 
@@ -508,12 +535,7 @@ impl Core {
         self.hasten_orphans(now, &engines);
         self.release_all_of(key);
         let reason: String = reason.chars().take(256).collect();
-        for id in engines {
-            let waiting: Vec<_> = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());
-            for task in waiting {
-                self.end(now, task, namespace_lost(id, &format!("the engine is leaving: {reason}")));
-            }
-        }
+        engines.into_iter().for_each(|id| self.sweep(now, id, None, Reason::Leaving(reason.clone())));
         Ok(())
     }
 }

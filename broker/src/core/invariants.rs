@@ -10,6 +10,7 @@ use furlong_wire::message::Outcome;
 
 use crate::core::arriving::Account;
 use crate::core::engines::Process;
+use crate::core::expiries::Away;
 use crate::core::journal::Stage;
 use crate::core::payloads::{Lane, Stored};
 use crate::core::sessions::{Definition, Done, Session};
@@ -83,7 +84,8 @@ fn attempts_and_engines_agree(core: &Core) {
         assert!(engine.recalled.is_subset(&in_hand), "engine {id}");
         assert!(engine.returning.is_subset(&in_hand), "engine {id} is waited for in vain");
         let process = engine.process.map(|key| core.processes.get(&key).expect("an engine's process is there"));
-        assert_eq!(engine.process.is_none(), engine.given_up.is_some(), "engine {id} is here, or is waited for");
+        let is_away = engine.process.is_none() && engine.loss.is_none();
+        assert_eq!(is_away, core.expiries.contains(Away::Engine(id)), "engine {id} is here, lost, or waited for");
         let class = engine.own_class.or(process.and_then(|process| process.class));
         assert_eq!(engine.class, class, "engine {id}");
         assert_eq!(engine.own_class.is_some(), core.set_aside.is_any_in_force(id), "engine {id}");
@@ -207,7 +209,8 @@ fn no_direct_task_waits_while_its_engine_idles(core: &Core) {
         }
         let mut blocked = Vec::new();
         for task in engine.queue.iter().filter_map(|key| core.tasks.get(key)) {
-            let is_held_up = matches!(task.state, State::Receiving | State::Waiting | State::Pausing);
+            let is_held_up = matches!(task.state, State::Receiving | State::Waiting | State::Pausing)
+                || engine.queue.is_held(task.session);
             if is_held_up || core.backlog.holds(task.session) {
                 blocked.push(task.session);
             }

@@ -23,6 +23,8 @@ mod dependencies;
 mod direct;
 mod dispatch;
 mod engines;
+mod events;
+mod expiries;
 mod fetch;
 mod finish;
 mod from_client;
@@ -33,6 +35,7 @@ pub mod invariants;
 pub mod journal;
 mod kept;
 mod lending;
+mod lost;
 mod numbered;
 mod orphans;
 pub(crate) mod output;
@@ -51,6 +54,7 @@ mod roster;
 mod sessions;
 mod status;
 mod submit;
+mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -74,11 +78,13 @@ pub use work::WORK_PER_TURN;
 use aside::AllSetAside;
 use authority::Authority;
 use backlog::Backlog;
-use chores::Chore;
+use chores::Chores;
 use control::Restarting;
 use deadlines::Deadlines;
 use dependencies::Dependents;
 use engines::{Engines, Process, ProcessKey};
+use events::Events;
+use expiries::Expiries;
 use grants::Grants;
 use journal::{Entry, Journal};
 use kept::Kept;
@@ -241,9 +247,15 @@ pub struct Core {
     /// What is left of clients' last messages.
     rests: BTreeMap<ConnectionId, Rest>,
     /// What is done in later turns.
-    chores: VecDeque<Chore>,
+    chores: Chores,
     /// What messages have cost.
     work: Work,
+    /// What they had cost at the end of the last turn.
+    work_before: u64,
+    /// Sweeps of engines' queues so far.
+    sweeps_made: u64,
+    /// What subscribers are to be told.
+    events: Events,
     shares_made: u64,
     /// Engines whose own queue may have something for them.
     direct_ready: BTreeSet<EngineId>,
@@ -261,8 +273,8 @@ pub struct Core {
     recall_looked_at: Option<Time>,
     /// When to look again at tasks that wait for each other.
     circles_at: Option<Time>,
-    /// When the next session or engine expires, at the earliest.
-    expiry_at: Option<Time>,
+    /// Sessions and engines that are away.
+    expiries: Expiries,
     /// When to go on giving out tasks: engines can take more than a turn gives.
     dispatch_at: Option<Time>,
 }
@@ -309,6 +321,7 @@ struct Stopping {
 impl Core {
     /// A broker without peers, with the roster of an earlier start if there was one.
     pub fn new(config: Config, roster: &Roster) -> Self {
+        let engines = Engines::new(roster);
         Self {
             budget: Budget::new(config.payload_bytes_max),
             journal: Journal::new(config.journal_keep),
@@ -318,7 +331,8 @@ impl Core {
             grants: Grants::default(),
             sessions: Sessions::default(),
             processes: BTreeMap::new(),
-            engines: Engines::new(roster),
+            expiries: Expiries::new(&engines, Time::default().after(connect::ENGINE_GRACE)),
+            engines,
             tasks: Tasks::default(),
             attempts: Numbered::default(),
             attempts_made: 0,
@@ -333,8 +347,11 @@ impl Core {
             quotas: Quotas::default(),
             restarting: Restarting::default(),
             rests: BTreeMap::new(),
-            chores: VecDeque::new(),
+            chores: Chores::default(),
             work: Work::default(),
+            work_before: 0,
+            sweeps_made: 0,
+            events: Events::default(),
             shares_made: 0,
             direct_ready: BTreeSet::new(),
             backlog: Backlog::default(),
@@ -346,7 +363,6 @@ impl Core {
             recall_looked_at: None,
             circles_at: None,
             dispatch_at: None,
-            expiry_at: (!roster.here.is_empty()).then(|| Time::default().after(connect::ENGINE_GRACE)),
         }
     }
 
@@ -368,7 +384,7 @@ impl Core {
         let due = [
             self.recall_at,
             self.circles_at,
-            self.expiry_at,
+            self.expiries.first(),
             self.deadlines.first(),
             self.kept.expires(),
             self.next_token_expiry(),
@@ -383,11 +399,9 @@ impl Core {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.do_chore(now);
+        self.do_chores(now);
         self.expire_tokens(now);
-        if self.expiry_at.is_some_and(|at| at <= now) {
-            self.expire(now);
-        }
+        self.expire(now);
         self.handle_deadlines(now);
         self.end_circles(now);
         self.expire_kept(now);
@@ -400,6 +414,11 @@ impl Core {
     /// What messages have cost so far: others have their turn after [`WORK_PER_TURN`].
     pub fn work_done(&self) -> u64 {
         self.work.done()
+    }
+
+    /// Whether this turn has cost so much that what can wait is left for later ones.
+    fn is_turn_over(&self) -> bool {
+        self.work.done() - self.work_before >= WORK_PER_TURN
     }
 
     /// Engines that are connected.

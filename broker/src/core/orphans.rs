@@ -10,13 +10,15 @@ use std::time::Duration;
 use furlong_wire::ids::{Attempt, BrokerStart, EngineId, SessionId};
 use furlong_wire::message::{Adopt, CancelAttempts, ErrorKind, HeldWork, Outcome, Release, TaskState, ToEngine};
 
+use super::chores::Chore;
 use super::connect::{ENGINE_GRACE, SESSION_GRACE};
 use super::engines::ProcessKey;
 use super::finish::Ended;
 use super::reconcile::{Verdicts, engine_that_has};
 use super::sessions::SessionKey;
+use super::sweep::Reason;
 use super::tasks::{Place, State, Task, TaskKey};
-use super::work::count;
+use super::work::{TASKS_PER_PART, count};
 use super::{Core, Given, Time};
 
 /// How long a task that may have run waits for the engines of the roster, from the broker's start on.
@@ -237,7 +239,7 @@ impl Core {
     pub(super) fn note_reconciled(&mut self, now: Time, ids: &[EngineId], dropped: Option<Attempt>) {
         if dropped.is_some_and(|attempt| attempt.start != self.config.start) {
             self.orphans.lossy.extend(ids);
-            ids.iter().for_each(|id| self.lose_repeated(now, *id));
+            ids.iter().for_each(|id| self.sweep(now, *id, None, Reason::Repeated));
         }
         self.no_longer_await(now, ids);
     }
@@ -250,20 +252,29 @@ impl Core {
             return;
         }
         self.journal.end_reconciling();
-        for key in std::mem::take(&mut self.orphans.waiting) {
+        let waiting = std::mem::take(&mut self.orphans.waiting);
+        self.end_waits_for_roster(now, waiting);
+    }
+
+    /// Tasks have waited for engines of the roster, all of which are here or given up: some of them go on, and the
+    /// others in later turns.
+    pub(super) fn end_waits_for_roster(&mut self, now: Time, mut waiting: BTreeSet<TaskKey>) {
+        for _ in 0..TASKS_PER_PART {
+            let Some(key) = waiting.pop_first() else { return };
+            self.work.add(1);
             if self.tasks.get(key).is_some_and(|task| task.state == State::Pausing && task.attempts == 0) {
                 self.wait_for_roster(now, key);
             }
         }
+        if !waiting.is_empty() {
+            self.chores.push(Chore::EndWaits(waiting));
+        }
     }
 
     /// Of an engine that has dropped results: what waits for it and was submitted before may be among them.
-    fn lose_repeated(&mut self, now: Time, id: EngineId) {
-        let queue = self.engines.get(id).map_or_else(Vec::new, |engine| engine.queue.iter().collect());
-        for key in queue {
-            if self.tasks.get(key).is_some_and(|task| task.state == State::Queued && self.may_have_run(task)) {
-                self.lose_unmatched(now, key);
-            }
+    pub(super) fn lose_repeated(&mut self, now: Time, key: TaskKey) {
+        if self.tasks.get(key).is_some_and(|task| task.state == State::Queued && self.may_have_run(task)) {
+            self.lose_unmatched(now, key);
         }
     }
 

@@ -197,7 +197,8 @@ impl Core {
     }
 
     fn why_direct_waits(&self, task: &Task, id: EngineId) -> String {
-        let Some(engine) = self.engines.get(id) else { return format!("engine {id} is gone") };
+        let engine = self.engines.get(id).filter(|engine| engine.loss.is_none());
+        let Some(engine) = engine else { return format!("engine {id} is gone") };
         if engine.process.is_none() {
             return format!("the connection of engine {id} is cut; the task waits up to 15 s for its return");
         }
@@ -206,9 +207,10 @@ impl Core {
         }
         let before = engine
             .queue
-            .of_session(task.session)
-            .take_while(|key| self.tasks.get(*key).is_none_or(|other| other.n != task.n));
-        let before = before.filter(|key| self.tasks.get(*key).is_some()).take(BEFORE_MAX).count();
+            .from((task.session, 0), task.session)
+            .take_while(|(_, n, _)| *n < task.n)
+            .filter(|(.., key)| self.tasks.get(*key).is_some());
+        let before = before.take(BEFORE_MAX).count();
         self.work.add(before);
         let before = if before == BEFORE_MAX { format!("at least {before}") } else { before.to_string() };
         let stuck = self.what_is_stuck(id);

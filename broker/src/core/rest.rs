@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
+use furlong_wire::ids::EngineId;
 use furlong_wire::limits::LISTED_MAX;
-use furlong_wire::message::{Accepted, Reply, ReplyBody, TaskRange, TaskState, ToClient};
+use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
 use super::numbered::Numbered;
 use super::sessions::{Session, SessionKey};
@@ -23,6 +24,10 @@ pub(super) enum Rest {
     Tasks(Named),
     /// Results that wait for the client that has opened the session: from this number on, and then the answer.
     Undelivered(u64, Accepted),
+    /// The registration of a process whose engine, this one, is being lost.
+    Register(EngineId, Box<Register>),
+    /// Subscribers have not been told yet what an engine process has made happen.
+    Untold,
 }
 
 /// Tasks that a client has named.
@@ -76,14 +81,26 @@ impl Core {
     /// Does a part of what is left of a connection's last message.
     ///
     /// # Errors
-    /// The client is to be closed.
+    /// The peer is to be closed.
     pub fn handle_rest(&mut self, now: Time, connection: ConnectionId) -> Result<(), PeerMisbehaved> {
         let Some(rest) = self.rests.remove(&connection) else { return Ok(()) };
-        let Some(Connected::Client(key)) = self.connections.get(&connection).copied() else { return Ok(()) };
-        match rest {
-            Rest::Received(ranges) => self.acknowledge(now, key, connection, &ranges)?,
-            Rest::Tasks(named) => self.act_on(now, key, connection, named),
-            Rest::Undelivered(from, accepted) => self.deliver_from(now, key, connection, from, accepted),
+        match (rest, self.connections.get(&connection).copied()) {
+            (Rest::Received(ranges), Some(Connected::Client(key))) => {
+                self.acknowledge(now, key, connection, &ranges)?;
+            }
+            (Rest::Tasks(named), Some(Connected::Client(key))) => self.act_on(now, key, connection, named),
+            (Rest::Undelivered(from, accepted), Some(Connected::Client(key))) => {
+                self.deliver_from(now, key, connection, from, accepted);
+            }
+            (Rest::Register(id, register), Some(Connected::Engine(key))) => {
+                self.lose_part_of_engine(now, id);
+                self.register(now, key, *register)?;
+            }
+            (Rest::Untold, Some(Connected::Engine(_))) => {
+                self.tell_events(TASKS_PER_PART);
+                self.wait_until_told(connection);
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -47,8 +47,6 @@ pub struct Session {
     pub connection: Option<ConnectionId>,
     /// That connection's incarnation.
     pub incarnation: u64,
-    /// When it is forgotten, while it has no connection.
-    pub expires: Option<Time>,
     /// The secret of its payloads.
     pub secret: Option<PayloadSecret>,
     /// Blobs that its tasks name.
@@ -289,7 +287,6 @@ impl Session {
             claims,
             connection: None,
             incarnation: 0,
-            expires: None,
             secret: None,
             definitions: BTreeMap::new(),
             tasks: Numbered::default(),
@@ -502,7 +499,6 @@ pub struct Sessions {
     of_any_owner: BTreeSet<(SessionId, SessionKey)>,
     /// Those on whose behalf attempts are there or wait, by the attempt.
     by_parent: BTreeSet<(u64, SessionKey)>,
-    subscribers: BTreeSet<SessionKey>,
     next: u32,
 }
 
@@ -565,7 +561,6 @@ impl Sessions {
         self.by_id.remove(&(session.owner(), session.id));
         self.of_any_owner.remove(&(session.id, key));
         session.parent.into_iter().for_each(|parent| _ = self.by_parent.remove(&(parent.attempt, key)));
-        self.subscribers.remove(&key);
         Some(session)
     }
 
@@ -581,20 +576,6 @@ impl Sessions {
     pub fn of_parent(&self, attempt: u64) -> impl Iterator<Item = &Session> {
         let of_parent = self.by_parent.range((attempt, SessionKey(0))..=(attempt, SessionKey::NOBODY));
         of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
-    }
-
-    /// From now on the session is told of engines, or no longer.
-    pub fn subscribe(&mut self, key: SessionKey, engines: bool) {
-        if engines {
-            self.subscribers.insert(key);
-        } else {
-            self.subscribers.remove(&key);
-        }
-    }
-
-    /// The sessions that are told of engines.
-    pub fn subscribers(&self) -> Vec<SessionKey> {
-        self.subscribers.iter().inspect(|_| count(1)).copied().collect()
     }
 
     /// How many there are.

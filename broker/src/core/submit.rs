@@ -247,7 +247,7 @@ impl Core {
             self.set_deadline(now, key);
         }
         if let Some(target) = target {
-            let Some(engine) = self.engines.get(target) else {
+            let Some(engine) = self.engines.get(target).filter(|engine| engine.loss.is_none()) else {
                 let text = format!("there is no engine {target}; `furlong ids` shows who is there");
                 return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::UnknownEngine, text));
             };
@@ -266,7 +266,7 @@ impl Core {
                     // Later ones may be here already, from the journal.
                     engine.queue.put_in_order(session, key, tasks);
                 } else {
-                    engine.queue.push_back(session, key);
+                    engine.queue.push_back(session, n, key);
                 }
                 engine.queue.note(session, tasks);
             });

@@ -26,7 +26,17 @@ pub struct TaskKey {
 impl TaskKey {
     /// Names no task.
     pub const NOBODY: Self = Self { index: u32::MAX, serial: NonZeroU32::MIN };
+
+    /// Whether it was given by then.
+    pub fn is_of(self, age: Age) -> bool {
+        // Numbers come again after four billion tasks.
+        age.0.get().wrapping_sub(self.serial.get()) < u32::MAX / 2
+    }
 }
+
+/// A moment, told by the last key that was given before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Age(NonZeroU32);
 
 /// One unfinished task.
 #[derive(Debug)]
@@ -331,6 +341,11 @@ impl Tasks {
         self.serial = self.serial.checked_add(1).unwrap_or(NonZeroU32::MIN);
         task.serial = self.serial;
         TaskKey { index: self.slab.insert(task) as u32, serial: self.serial }
+    }
+
+    /// The present moment.
+    pub fn age(&self) -> Age {
+        Age(self.serial)
     }
 
     /// The task of a key, if it has not ended.

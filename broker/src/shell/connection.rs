@@ -324,6 +324,7 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
             None => String::new(),
         },
     };
+    let _turn = shell.departures.lock().await;
     tracing::info!("{} has left: {reason}", connection.name);
     shell.connections.borrow_mut().remove(&id);
     if is_breach {

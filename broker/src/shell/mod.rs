@@ -64,6 +64,9 @@ struct Shell {
     start: BrokerStart,
     began: Instant,
     connections_made: Cell<u64>,
+    /// Those whose connections have ended leave one after the other: so very many that do so in one moment let others
+    /// have their turn between them.
+    departures: tokio::sync::Mutex<()>,
     /// What waits for all clients together.
     out_queues: Rc<OutQueues>,
     /// Wakes the timer: the core wants to be called earlier than before.
@@ -129,6 +132,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         start,
         began,
         connections_made: Cell::new(0),
+        departures: tokio::sync::Mutex::default(),
         out_queues: Rc::new(OutQueues::new(memory.out_bytes_max)),
         timer: Notify::new(),
         timer_at: Cell::new(None),

@@ -11,6 +11,7 @@ use super::{Durable, Stage};
 use crate::core::charges::{definition_bytes, options_bytes};
 use crate::core::connect::SESSION_GRACE;
 use crate::core::dependencies::unmet;
+use crate::core::expiries::Away;
 use crate::core::finish::Ended;
 use crate::core::orphans::ROSTER_WAIT;
 use crate::core::output::KeptOutput;
@@ -57,16 +58,16 @@ impl<'a> Restoring<'a> {
         let core = &mut *self.core;
         let tasks_max = core.session_tasks_max(&row.claims);
         core.quotas.enter(&row.claims);
-        let expires = Time::default().after(SESSION_GRACE);
         let session = Session {
             secret: Some(row.secret),
             departed: row.departed,
-            expires: (!row.departed).then_some(expires),
             is_noted: true,
             is_restored: true,
             ..Session::new(row.id, row.claims, tasks_max)
         };
-        core.expiry_at = Some(core.expiry_at.map_or(expires, |at| at.min(expires)));
+        if !row.departed {
+            core.expiries.set(Away::Session(SessionKey(row.key)), Time::default().after(SESSION_GRACE));
+        }
         core.sessions.insert_at(SessionKey(row.key), session);
     }
 
@@ -256,7 +257,7 @@ impl Core {
         let target = task.target();
         self.set_deadline(now, key);
         if let Some(target) = target
-            && self.engines.update(target, |engine| engine.queue.push_back(session, key)).is_none()
+            && self.engines.update(target, |engine| engine.queue.push_back(session, n, key)).is_none()
         {
             let text = format!("the broker was stopped, and engine {target} is gone; submit it again to another");
             if let Some(task) = self.tasks.get_mut(key) {

@@ -390,3 +390,18 @@ fn who_breaks_the_protocol_leaves_nothing_that_others_pay_for() {
     let all: Vec<u64> = (0..50).map(|_| farm.submit(other, shared())).collect();
     assert!(all.into_iter().all(|n| farm.end_of(other, n).is_none()), "there is room for others");
 }
+
+#[test]
+fn a_task_whose_result_waits_at_an_engine_that_leaves_has_run() {
+    let mut farm = small_farm();
+    let (client, engine) = (farm.client(), farm.engine());
+    let once = with(shared(), TaskOptions { retries: Some(0), ..TaskOptions::default() });
+    (0..40).for_each(|_| _ = farm.submit(client, once.clone()));
+    run_all(&mut farm, engine, 50 * KIB);
+    let count = *farm.core.engines.get(farm.id(engine)).unwrap().unsent.first().unwrap();
+    let n = farm.core.attempts.get(count).unwrap().n;
+    farm.engine();
+    farm.engine_goodbye(engine);
+    assert_eq!(farm.end_of(client, n), Some((TaskState::Lost, Some(ErrorKind::EngineLost))), "it is not run again");
+    invariants::hold(&farm.core);
+}

@@ -1,5 +1,7 @@
 //! The multiengine interface: a queue for each engine.
 
+use std::time::Duration;
+
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
@@ -134,6 +136,7 @@ fn any_number_of_followers_is_aborted() {
     let to_engine = with(direct(&[farm.id(engine)]), abort_on_error());
     (0..5_000).for_each(|_| _ = farm.submit(client, to_engine.clone()));
     farm.fail(engine);
+    farm.wait(Duration::ZERO);
     assert_eq!(farm.core.results_held, 5_000);
 }
 

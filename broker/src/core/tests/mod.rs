@@ -25,4 +25,5 @@ mod sessions;
 mod shared_queue;
 mod shares;
 mod status;
+mod turns;
 mod work;

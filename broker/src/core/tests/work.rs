@@ -19,14 +19,15 @@ use crate::core::work::{TASKS_PER_PART, WORK_PER_CURVE_OPERATION, steps};
 use crate::core::{ConnectionId, Core, Output, PeerMisbehaved, Time, WORK_PER_TURN};
 
 /// A broker with so many engines and sessions, and ten times as many tasks of each sort.
-struct World {
-    core: Core,
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: Time,
     connections: u64,
     /// Everything that was said since the last look.
-    to_clients: Vec<(ConnectionId, ToClient)>,
-    to_engines: Vec<(ConnectionId, ToEngine)>,
-    submitted: BTreeMap<ConnectionId, u64>,
-    sessions: BTreeMap<ConnectionId, SessionId>,
+    pub(super) to_clients: Vec<(ConnectionId, ToClient)>,
+    pub(super) to_engines: Vec<(ConnectionId, ToEngine)>,
+    pub(super) submitted: BTreeMap<ConnectionId, u64>,
+    pub(super) sessions: BTreeMap<ConnectionId, SessionId>,
     /// A session with very many tasks.
     big: ConnectionId,
     tasks: u64,
@@ -35,13 +36,24 @@ struct World {
 const OWNER: OwnerId = OwnerId([7; 16]);
 
 impl World {
+    /// Without anybody.
+    pub(super) fn empty() -> Self {
+        Self {
+            core: Farm::with_limits(1 << 40, 100_000_000).core,
+            now: Time(1),
+            connections: 0,
+            to_clients: Vec::new(),
+            to_engines: Vec::new(),
+            submitted: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            big: ConnectionId(0),
+            tasks: 0,
+        }
+    }
+
     fn new(scale: u64) -> Self {
-        let core = Farm::with_limits(1 << 40, 100_000_000).core;
-        let (to_clients, to_engines) = (Vec::new(), Vec::new());
-        let (submitted, sessions) = (BTreeMap::new(), BTreeMap::new());
         let tasks = 10 * scale;
-        let big = ConnectionId(0);
-        let mut world = Self { core, connections: 0, to_clients, to_engines, submitted, sessions, big, tasks };
+        let mut world = Self { tasks, ..Self::empty() };
         world.big = world.client(Role::Client);
         let waiting = TaskOptions { require: vec!["nowhere".into()], ..TaskOptions::default() };
         let kept = TaskOptions { keep: true, ..TaskOptions::default() };
@@ -68,7 +80,7 @@ impl World {
         world
     }
 
-    fn connect(&mut self, role: Role, id: u128) -> ConnectionId {
+    pub(super) fn connect(&mut self, role: Role, id: u128) -> ConnectionId {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
         let mut peer = peer(role, SessionId(id.to_le_bytes()), self.connections, 1);
@@ -77,7 +89,7 @@ impl World {
         connection
     }
 
-    fn client(&mut self, role: Role) -> ConnectionId {
+    pub(super) fn client(&mut self, role: Role) -> ConnectionId {
         let id = 1_000 + u128::from(self.connections);
         let connection = self.connect(role, id);
         self.sessions.insert(connection, SessionId(id.to_le_bytes()));
@@ -85,13 +97,19 @@ impl World {
         connection
     }
 
-    fn engine(&mut self) -> ConnectionId {
+    pub(super) fn engine(&mut self) -> ConnectionId {
+        let id = u128::from(self.connections + 1);
+        self.process(id, 1)
+    }
+
+    /// An engine process of that name with so many engines.
+    pub(super) fn process(&mut self, id: u128, slots: u128) -> ConnectionId {
         let connection = self.connect(Role::Engine, 1 << 64);
-        self.report(connection, FromEngine::Register(register(u128::from(connection.0), 1).into())).unwrap();
+        self.report(connection, FromEngine::Register(register(id, slots).into())).unwrap();
         connection
     }
 
-    fn last_registered(&self) -> EngineId {
+    pub(super) fn last_registered(&self) -> EngineId {
         let engines = self.to_engines.iter().rev().find_map(|(_, message)| match message {
             ToEngine::Registered(registered) => registered.engines.first().copied(),
             _ => None,
@@ -107,7 +125,7 @@ impl World {
         })
     }
 
-    fn submit(&mut self, client: ConnectionId, submit: Submit) -> u64 {
+    pub(super) fn submit(&mut self, client: ConnectionId, submit: Submit) -> u64 {
         let submitted = self.submitted.entry(client).or_default();
         *submitted += 1;
         let n = *submitted;
@@ -115,23 +133,26 @@ impl World {
         n
     }
 
-    fn say(&mut self, client: ConnectionId, message: FromClient) -> Result<(), PeerMisbehaved> {
-        self.core.handle_from_client(Time(1), client, message, None)?;
+    pub(super) fn say(&mut self, client: ConnectionId, message: FromClient) -> Result<(), PeerMisbehaved> {
+        self.core.handle_from_client(self.now, client, message, None)?;
         while self.core.has_rest(client) {
-            self.core.handle_rest(Time(1), client)?;
+            self.core.handle_rest(self.now, client)?;
         }
         self.settle();
         Ok(())
     }
 
-    fn report(&mut self, engine: ConnectionId, message: FromEngine) -> Result<(), PeerMisbehaved> {
-        self.core.handle_from_engine(Time(1), engine, message, None)?;
+    pub(super) fn report(&mut self, engine: ConnectionId, message: FromEngine) -> Result<(), PeerMisbehaved> {
+        self.core.handle_from_engine(self.now, engine, message, None)?;
+        while self.core.has_rest(engine) {
+            self.core.handle_rest(self.now, engine)?;
+        }
         self.settle();
         Ok(())
     }
 
-    fn settle(&mut self) {
-        self.core.dispatch(Time(1));
+    pub(super) fn settle(&mut self) {
+        self.core.dispatch(self.now);
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::ToClient(to, message) => self.to_clients.push((to, message)),
@@ -168,11 +189,11 @@ struct Pair {
     session: SessionId,
 }
 
-fn open(submitted: u64) -> FromClient {
+pub(super) fn open(submitted: u64) -> FromClient {
     FromClient::Open(Open { secret: PayloadSecret::new([1; 32]), cancel_on_disconnect: false, submitted })
 }
 
-fn register(id: u128, slots: u128) -> Register {
+pub(super) fn register(id: u128, slots: u128) -> Register {
     let slot = |slot: u128| Slot { uuid: EngineUuid((id << 32 | slot).to_le_bytes()), wanted: None };
     Register {
         instance: InstanceId(id.to_le_bytes()),
