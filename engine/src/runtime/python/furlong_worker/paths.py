@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 # As deep a walk goes, and so many parts it tries to pickle.
 DEPTH_MAX = 64
@@ -52,7 +52,7 @@ def find(value: Any, name: str, dump: Callable[[Any], object]) -> str:
     return f"{name} is a {_type_name(type(value))}"
 
 
-def find_item(columns: Sequence[Any], first: int, dump: Callable[[Any], object]) -> Optional[str]:
+def find_item(columns: Sequence[Any], first: int, dump: Callable[[Any], object]) -> str | None:
     """Say which item of a map cannot be pickled; None if it is none of them.
 
     Parameters
