@@ -1,7 +1,7 @@
 //! Tasks that each thread has submitted lately.
 //!
-//! A signal's handler may raise in a thread between a submit and the line that notes its task. Whoever made the call has
-//! no result then, and what was submitted is cancelled by what is known here.
+//! A signal's handler may raise in a thread between a submit and the line that notes its task. Whoever made the call
+//! has no result then, and what was submitted is cancelled by what is known here.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

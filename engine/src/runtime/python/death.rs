@@ -115,7 +115,9 @@ impl Session<'_> {
             (_, Some(Fault::EngineEnds)) => "the engine has ended".to_owned(),
             (Ok(_), Some(Fault::ProtocolBroken)) => ProtocolBroken.to_string(),
             (Ok(_), Some(Fault::NoRoom)) => NoRoom.to_string(),
-            (Ok(status), Some(Fault::SocketClosed)) if status.success() => "the code has closed all files, or become another program".to_owned(),
+            (Ok(status), Some(Fault::SocketClosed)) if status.success() => {
+                "the code has closed all files, or become another program".to_owned()
+            }
             (Ok(status), _) => self.interpreter.death_cause(status),
             (Err(error), _) => format!("the interpreter is gone: {error}"),
         }
