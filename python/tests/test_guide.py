@@ -19,8 +19,9 @@ from conftest import SOON_SECONDS
 
 import furlong
 
-GUIDE = Path(__file__).parents[2] / "docs/guide"
-PAGES = sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text())
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs/guide"
+PAGES = ["../../README.md", *sorted(page.name for page in GUIDE.glob("*.md") if "```python\n" in page.read_text())]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -10,7 +10,7 @@ mod tree;
 
 use std::sync::OnceLock;
 
-use crate::rules::{layers, leftovers, links, manifests, printing, size, text};
+use crate::rules::{layers, leftovers, links, manifests, printing, size, text, words};
 use crate::tree::Tree;
 
 /// Runs the rule over the repository and fails with all that it found.
@@ -88,4 +88,29 @@ fn whitespace_is_clean() {
 #[test]
 fn links_lead_somewhere() {
     holds(links::links_lead_somewhere);
+}
+
+#[test]
+fn no_word_is_private() {
+    holds(words::no_word_is_private);
+}
+
+#[test]
+fn doc_lines_begin_with_a_noun_or_a_verb() {
+    holds(words::doc_lines_begin_with_a_noun_or_a_verb);
+}
+
+#[test]
+fn questions_change_nothing() {
+    holds(words::questions_change_nothing);
+}
+
+#[test]
+fn options_are_no_loops() {
+    holds(words::options_are_no_loops);
+}
+
+#[test]
+fn architecture_is_complete() {
+    holds(words::architecture_is_complete);
 }

@@ -7,3 +7,4 @@ pub mod manifests;
 pub mod printing;
 pub mod size;
 pub mod text;
+pub mod words;
