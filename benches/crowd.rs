@@ -335,6 +335,8 @@ impl Question {
 impl Drop for Question {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        self.thread.take().into_iter().for_each(|thread| _ = thread.join());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
     }
 }

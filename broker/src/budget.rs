@@ -6,7 +6,7 @@
 //! | what waits for peers that do not read as fast as they ask | an eighth | each a share of what is free |
 //! | records of ended tasks that are kept | [`KEPT_BYTES`] | what fits a sixteenth |
 //! | unfinished and unacknowledged tasks | [`TASK_BYTES`] and an inline payload: call or result | what fits the rest |
-//! | strangers | [`STRANGER_BYTES`] | [`STRANGERS_MAX`] and [`CALLERS_MAX`] |
+//! | unauthenticated peers | [`PENDING_BYTES`] | [`PENDING_MAX`] and [`CALLERS_MAX`] |
 //! | read buffers of peers | [`READ_BUFFER_BYTES`] | connections |
 //! | entries on their way to the journal | a few for each durable task, with its payload | as tasks |
 //! | what waits for engines | [`OUT_QUEUE_BYTES_MAX`], and no more than the tasks that they are given | connections |
@@ -17,7 +17,7 @@
 //! The others are bounded by the number of file descriptors, from which the listener takes its permits.
 
 use furlong_wire::limits::{
-    CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX, STRANGERS_MAX,
+    CALLERS_MAX, INLINE_PAYLOAD_BYTES_MAX, KEPT_RECORDS_MAX, PENDING_MAX, PREAUTH_BUFFER_BYTES_MAX, RECORD_BYTES_MAX,
     UNFINISHED_TASKS_MAX,
 };
 
@@ -25,8 +25,8 @@ use furlong_wire::limits::{
 pub const TASK_BYTES: u64 = 1000;
 /// The record of an ended task that is kept, with an inline result.
 pub const KEPT_BYTES: u64 = TASK_BYTES + INLINE_PAYLOAD_BYTES_MAX as u64;
-/// A stranger: its buffer, its handshake, its task.
-pub const STRANGER_BYTES: u64 = PREAUTH_BUFFER_BYTES_MAX as u64 + 8 * 1024;
+/// An unauthenticated peer: its buffer, its handshake, its task.
+pub const PENDING_BYTES: u64 = PREAUTH_BUFFER_BYTES_MAX as u64 + 8 * 1024;
 /// A peer's read buffer: a record, and the start of the next.
 pub const READ_BUFFER_BYTES: u64 = 2 * RECORD_BYTES_MAX as u64;
 /// Encoded messages that wait for a peer. Who lets more gather is closed.
@@ -36,7 +36,7 @@ pub const EXTRAS_QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The same for kept output that a client has asked for.
 pub const FETCHED_QUEUE_BYTES_MAX: usize = 48 * 1024 * 1024;
 
-/// What the broker may hold.
+/// The broker's memory limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Memory {
     /// Bytes of payload chunks, and of what else is charged for.
@@ -52,9 +52,9 @@ pub struct Memory {
 impl Memory {
     /// Divides `--memory`.
     pub fn of(bytes: u64) -> Self {
-        let strangers = STRANGER_BYTES * (STRANGERS_MAX + CALLERS_MAX) as u64;
+        let pending = PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64;
         let (payloads, out, kept) = (bytes / 2, bytes / 8, bytes / 16);
-        let tasks = (bytes - payloads - out - kept).saturating_sub(strangers);
+        let tasks = (bytes - payloads - out - kept).saturating_sub(pending);
         let task_bytes = TASK_BYTES + INLINE_PAYLOAD_BYTES_MAX as u64;
         let fitting = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Self {
@@ -66,7 +66,7 @@ impl Memory {
     }
 }
 
-/// How much may wait for a client, of what may wait for all of them together.
+/// The limits on what may be pending for a client, out of what may be pending for all of them together.
 ///
 /// A client that is asking is answered as it takes the answers: while more waits for it than [`OutQueues::asks_max`],
 /// nothing more is read from it. What comes without being asked for, ends and events, closes it when more than
@@ -91,7 +91,7 @@ impl OutQueues {
         Self { most, waiting: std::cell::Cell::new(0) }
     }
 
-    /// What waits for one has changed.
+    /// Records that the number of bytes pending for one of them has changed.
     pub fn change(&self, before: usize, now: usize) {
         self.waiting.set((self.waiting.get() + now).saturating_sub(before));
     }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match furlong_broker::run(&Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("broker: {}", furlong_link::printable::line(&format!("{error:#}")));
+            eprintln!("broker: {}", furlong_host::printable::line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

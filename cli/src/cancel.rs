@@ -13,7 +13,7 @@ const RANGES_PER_REQUEST: usize = 1000;
 
 const AFTER_CANCEL: &str = "\
 A task that waits is gone at once. One that runs is interrupted: a command gets SIGTERM and is killed after a second,
-Python code gets KeyboardInterrupt. With --force an interpreter that does not heed it is killed after a second too, and
+Python code gets KeyboardInterrupt. With --force an interpreter that does not respond to it is killed after a second too, and
 its namespace goes with it. With --waiting what runs goes on. Tasks of other sessions of the same owner can be cancelled
 as well.
 
@@ -41,7 +41,7 @@ Examples:
 pub struct CancelArgs {
     #[command(flatten)]
     select: SelectArgs,
-    /// Kill an interpreter that does not heed the interrupt
+    /// Kill an interpreter that does not respond to the interrupt
     #[arg(long)]
     force: bool,
     /// Cancel only what has not begun

@@ -9,7 +9,7 @@ use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
 
-/// How to find the broker.
+/// The options for finding the broker.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ConnectArgs {
     /// Capability file; by default that of the cluster
@@ -76,7 +76,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     seconds.ok_or_else(|| "a number of seconds from 0 to 86400".to_owned())
 }
 
-/// Which engines: `all`, or integers and ranges.
+/// The engines: `all`, or integers and ranges.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TargetsArg {
     /// All that are online.
@@ -97,7 +97,7 @@ impl From<TargetsArg> for EngineTargets {
 /// Reads `all`, `3`, `0,2` or `1-3,7`.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn targets(text: &str) -> Result<TargetsArg, String> {
     if text == "all" {
         return Ok(TargetsArg::All);

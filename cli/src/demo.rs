@@ -46,7 +46,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/SECURITY.md", include_str!("../../docs/SECURITY.md")),
     ("docs/guide/starting.md", include_str!("../../docs/guide/starting.md")),
 ];
-/// How much work the demo makes of the text, on one engine.
+/// The work that the demo makes of the text, as time on one engine.
 const WORK: Duration = Duration::from_secs(2);
 /// Passes over a document in one task.
 const PASSES_PER_TASK: u64 = 4;
@@ -75,7 +75,7 @@ pub async fn run(args: DemoArgs, program: &Program) -> Result<ExitCode> {
         broker_memory: None,
     };
     let mut cluster = LocalCluster::new(options);
-    let mut interrupted = std::pin::pin!(furlong_link::stop::requested(false));
+    let mut interrupted = std::pin::pin!(furlong_host::stop::requested(false));
     let outcome = tokio::select! {
         outcome = show(&mut cluster, &documents) => outcome,
         reason = &mut interrupted => Err(anyhow::anyhow!("{reason}")),
@@ -150,7 +150,7 @@ async fn count_words(client: &Client, documents: &[Document]) -> Result<()> {
     show_shares(&shares, took)
 }
 
-/// How many tasks each engine ran, and how long.
+/// The number of tasks that each engine ran, and the time they took.
 type Shares = BTreeMap<EngineId, (u64, Duration)>;
 
 async fn farm_out(

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::exit::ExitCode;
 use crate::print;
 
-/// How a task ended.
+/// The end of a task.
 pub type End = Result<TaskResult, TaskFailure>;
 
 /// The report of a task, however it ended.
@@ -25,7 +25,7 @@ pub fn report(end: &End) -> &TaskReport {
     }
 }
 
-/// What one task has printed so far: of each stream, how many bytes.
+/// The printed part of one task's output so far: of each stream, how many bytes.
 #[derive(Debug, Default)]
 pub struct Printed {
     attempt: u32,
@@ -33,7 +33,7 @@ pub struct Printed {
     stderr: u64,
     /// True if a piece is missing that the task's report may have: the rest is printed at its end.
     has_gap: bool,
-    /// Whether standard output is in the middle of a line.
+    /// True if standard output is in the middle of a line.
     is_in_line: bool,
 }
 
@@ -104,7 +104,7 @@ pub fn left_out_bytes(end: &End) -> u64 {
     report.stdout.left_out_bytes() + report.stderr.left_out_bytes()
 }
 
-/// What comes after the first `from` bytes: how much is left out, and what is kept before and after that.
+/// Returns what comes after the first `from` bytes: how much is left out, and what is kept before and after that.
 fn after(output: &Output, from: u64) -> (u64, [Vec<u8>; 2]) {
     let skip = |bytes: &[u8], known: u64| {
         bytes.get(usize::try_from(known).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec()
@@ -156,7 +156,7 @@ pub struct Document {
     #[serde(flatten)]
     rest: Map<String, Value>,
     value: Box<RawValue>,
-    /// Why the value cannot be read, if it cannot.
+    /// The reason why the value cannot be read, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_error: Option<String>,
 }
@@ -175,7 +175,7 @@ impl Document {
         }
     }
 
-    /// Whether the value is what its header says, or there is none.
+    /// Returns true if the value is what its header says, or there is none.
     pub fn is_readable(&self) -> bool {
         self.value_error.is_none()
     }
@@ -212,7 +212,7 @@ pub fn print_direct_failure(failure: &TaskFailure, refused: &mut BTreeSet<String
     }
 }
 
-/// Whether the broker refused a task: what it says is about the user, and the same for every engine.
+/// Returns true if the broker refused a task: what it says is about the user, and the same for every engine.
 pub fn never_began(failure: &TaskFailure) -> bool {
     let kinds = [ErrorKind::Forbidden, ErrorKind::UnknownEngine, ErrorKind::Unsupported, ErrorKind::Busy];
     failure.kind().is_some_and(|kind| kinds.contains(&kind))
@@ -226,7 +226,7 @@ pub fn code_of_exit(failure: &TaskFailure) -> Option<ExitCode> {
     (code != 0).then_some(ExitCode::from(code))
 }
 
-/// Whether a command ended with a code other than 0, or by a signal.
+/// Returns true if a command ended with a code other than 0, or by a signal.
 pub fn is_exit(failure: &TaskFailure) -> bool {
     failure.kind() == Some(ErrorKind::Exit)
 }
@@ -289,7 +289,7 @@ pub fn note_bytes_of_output(document: &mut Map<String, Value>, report: &TaskRepo
     }
 }
 
-/// How many bytes of each stream are left out, as only its ends are kept.
+/// Returns the number of bytes left out of each stream, as only its ends are kept.
 pub fn left_out_json(report: &TaskReport) -> Value {
     json!({ "stdout": report.stdout.left_out_bytes(), "stderr": report.stderr.left_out_bytes() })
 }
@@ -301,7 +301,7 @@ fn succeeded_code(end: &End) -> Option<i32> {
     }
 }
 
-/// Why a task did not succeed, as JSON.
+/// Returns the reason why a task did not succeed, as JSON.
 pub fn error_json(failure: &TaskFailure) -> Value {
     json!({
         "kind": failure.kind().map_or("disconnected", |kind| kind.as_str()),

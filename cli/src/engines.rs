@@ -46,7 +46,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_RESTART, after_help = "`--help` says more, with examples.")]
 pub struct RestartArgs {
-    /// Which engines: `all`, `3`, `0,2` or `1-3`
+    /// Engines: `all`, `3`, `0,2` or `1-3`
     #[arg(value_name = "ENGINES", value_parser = targets)]
     engines: TargetsArg,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub struct SignalArgs {
     /// The signal: its name, as `INT` or `SIGINT`, or its number
     #[arg(value_name = "SIGNAL")]
     signal: Signal,
-    /// Which engines: `all`, `3`, `0,2` or `1-3`
+    /// Engines: `all`, `3`, `0,2` or `1-3`
     #[arg(value_name = "ENGINES", value_parser = targets)]
     engines: TargetsArg,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub struct SignalArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_SHUTDOWN, after_help = "`--help` says more, with examples.")]
 pub struct ShutdownArgs {
-    /// Which engines: `all`, `3`, `0,2` or `1-3`
+    /// Engines: `all`, `3`, `0,2` or `1-3`
     #[arg(value_name = "ENGINES", value_parser = targets)]
     engines: Option<TargetsArg>,
     /// Let them finish what they run

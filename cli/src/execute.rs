@@ -14,7 +14,7 @@ use furlong_client::{CallSpec, Client, EngineTargets, OsText};
 use crate::exit::ExitCode;
 use crate::namespace::{DIRECT, DirectArgs};
 use crate::{ended, interrupt, print};
-use furlong_link::durations::limit;
+use furlong_host::durations::limit;
 
 const AFTER_HELP: &str = "\
 Each engine runs the code in its namespace, which lasts until its interpreter ends. `[i] Out[n]:` heads what engine i
@@ -23,7 +23,7 @@ standard error and the traceback, on standard error; `[i] Display[n]:` names wha
 
 On a terminal, what a single engine prints is shown while it runs, if that takes longer than a moment: then under
 `[i] In [*]:`, as the number is known at the end only. Ctrl-C interrupts the code, and waits until it has stopped; a
-second Ctrl-C ends by force what does not heed that, and the variables of its interpreter are lost.
+second Ctrl-C ends by force what does not respond to that, and the variables of its interpreter are lost.
 
 Exit codes: 0 it succeeded on all engines; 1 it failed on some, or an error; on a single engine the code that it gave to
 `sys.exit`; 2 wrong usage; 3 it succeeded, but a part of what it printed was not kept, as the text or left_out_bytes says:
@@ -67,7 +67,7 @@ pub struct RunArgs {
     how: HowArgs,
 }
 
-/// How code runs, and what is printed of it.
+/// Options for how code runs, and what is printed of it.
 #[derive(Debug, clap::Args)]
 struct HowArgs {
     /// Stop the code on an engine where it runs for this long

@@ -11,7 +11,7 @@ use crate::print;
 use crate::record::{Spans, as_json, state, why};
 use crate::select::Selector;
 use crate::selected::{ASKING, records};
-use furlong_link::durations::short;
+use furlong_host::durations::short;
 
 const AFTER_HELP: &str = "\
 It says where the task is, why it waits or how it ended, what became of each attempt, and where the time went:
@@ -90,7 +90,7 @@ fn lines(record: &TaskRecord) -> Vec<String> {
     lines
 }
 
-/// How long ago that was by the clock of this machine, if it agrees with the broker's that it is past.
+/// Returns the time since then by this machine's clock, if it agrees with the broker's that it is past.
 fn since(unix_us: u64) -> Option<u64> {
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(unix_us);
     SystemTime::now().duration_since(at).ok().map(|since| since.as_micros() as u64)
@@ -102,7 +102,7 @@ fn bytes(record: &TaskRecord) -> String {
     format!("{request} of call and arguments, {result} of result, {stdout} on stdout, {stderr} on stderr")
 }
 
-/// What became of each attempt, the last one last.
+/// Describes the outcome of each attempt, the last one last.
 fn attempts(record: &TaskRecord) -> Vec<String> {
     let past = (1..).zip(&record.past).map(|(number, attempt)| {
         let (at, took) = (short(attempt.assigned_us), short(attempt.ended_us.saturating_sub(attempt.assigned_us)));

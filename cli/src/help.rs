@@ -1,4 +1,4 @@
-//! How the texts under `--help` are broken into lines, and what is said of values below 0.
+//! The line breaks of the texts under `--help`, and the hints on values below 0.
 
 use clap::{Arg, Command};
 

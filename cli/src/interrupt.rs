@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use furlong_client::Client;
-use furlong_link::stop::{Reason, Stop};
+use furlong_host::stop::{Reason, Stop};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::ExitCode;
@@ -14,11 +14,11 @@ pub const INTERRUPTED: u8 = 130;
 /// The same for SIGHUP.
 const HUNG_UP: u8 = 129;
 
-/// What runs and does not stop sooner is said to go on.
+/// The time after which tasks that have not stopped are said to go on.
 const MOMENT: Duration = Duration::from_millis(1500);
-/// How long the broker has to take a cancel.
+/// The time that the broker has to take a cancel.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long a second Ctrl-C is waited for.
+/// The time to wait for a second Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a command's work until it is done or somebody interrupts it. Then all of its tasks that have not ended are
@@ -98,7 +98,7 @@ pub async fn or_leave(client: &Client, work: impl Future<Output = Result<ExitCod
 }
 
 async fn or_end(client: &Client, work: impl Future<Output = Result<ExitCode>>, then: &str) -> Result<ExitCode> {
-    let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
+    let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let outcome = tokio::select! {
         outcome = work => outcome,
         why = &mut stop => {
@@ -124,7 +124,7 @@ async fn hung_up() {
     }
 }
 
-/// Whether SIGHUP is ignored, as it was when this process was started: the mask has a bit for each signal, from 1 on.
+/// Returns true if SIGHUP is ignored, as at the start of this process: the mask has a bit for each signal, from 1 on.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -134,7 +134,7 @@ fn is_hangup_ignored() -> bool {
 /// From now on a second Ctrl-C ends the process without regard to anything.
 fn end_at_once_if_asked_again() {
     tokio::spawn(async {
-        furlong_link::stop::requested(false).await;
+        furlong_host::stop::requested(false).await;
         std::process::exit(i32::from(INTERRUPTED));
     });
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use furlong_link::home::{Home, load_broker_key};
+use furlong_host::home::{Home, load_broker_key};
 use furlong_wire::capability::ClusterName;
 
 use crate::exit::ExitCode;
@@ -15,7 +15,7 @@ Exit codes: 0 the journal is whole; 1 it is not, or a broker has it open, or it 
 
 Example: furlong journal check";
 
-/// What can be done with a journal.
+/// Commands for a journal.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
     /// Read all of a journal that no broker has open, and say whether it is whole

@@ -189,7 +189,7 @@ fn run_command(command: Command, program: &Program) -> Result<ExitCode> {
     }
 }
 
-/// What clap says of wrong usage, for what it cannot see by itself.
+/// Returns a usage error as clap words it, for what clap cannot see by itself.
 fn usage_error(text: &str) -> anyhow::Error {
     Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).into()
 }

@@ -131,7 +131,7 @@ async fn print_results(
     }
 }
 
-/// What a function printed, as standard output is for the results.
+/// Prints the output of a function to standard error, as standard output is for the results.
 fn print_output(index: usize, report: &TaskReport) {
     for (name, output) in [("Out", &report.stdout), ("Err", &report.stderr)] {
         if !output.is_empty() {
@@ -190,7 +190,7 @@ fn json_string(item: &OsStr) -> String {
 /// Lines that are read before they are asked for.
 const READ_AHEAD: usize = 1024;
 
-/// What ended the standard input, if it was no end.
+/// The error that ended the standard input, if it did not just end.
 #[derive(Clone, Default)]
 struct Input(Arc<Mutex<Option<(u64, std::io::Error)>>>);
 

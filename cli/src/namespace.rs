@@ -48,10 +48,10 @@ Exit codes: 0 all namespaces are empty; 1 some are not, or an error; 2 wrong usa
 
 Example: furlong clear --targets 0-3";
 
-/// Which engines, and how to reach them.
+/// The engines, and how to reach them.
 #[derive(Debug, clap::Args)]
 pub struct DirectArgs {
-    /// Which engines: `all`, `3`, `0,2` or `1-3`
+    /// Engines: `all`, `3`, `0,2` or `1-3`
     #[arg(short, long, value_name = "ENGINES", default_value = "all", value_parser = targets)]
     pub targets: TargetsArg,
     #[command(flatten)]
@@ -117,7 +117,7 @@ pub async fn pull(args: PullArgs) -> Result<ExitCode> {
     on_engines(&args.direct, async |engines| Ok(engines.pull(names).await?.wait_each().await), show).await
 }
 
-/// What `pull` prints of an engine. The values stay the text that they are.
+/// The output of `pull` for one engine. The values stay the text that they are.
 #[derive(serde::Serialize)]
 struct Pulled<'a> {
     engine: Option<u32>,

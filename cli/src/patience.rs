@@ -1,4 +1,4 @@
-//! What a command says while it waits and nothing happens.
+//! The notices of a command that waits without progress.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use furlong_wire::message::TaskQuery;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-/// How long nobody wonders.
+/// The time before anybody wonders.
 const MOMENT: Duration = Duration::from_secs(1);
-/// How the broker begins to say that nobody can run a task, which is not that all are busy.
+/// The start of the broker's message that nobody can run a task, as opposed to all being busy.
 const NO_ENGINE: &str = "no engine is online";
 
 /// Finds out why nothing comes: asks the broker each second in which nothing does, until there is a reason, once.
@@ -45,7 +45,7 @@ impl Patience {
     }
 }
 
-/// Who may not ask is told nothing.
+/// Returns the reason for the wait. A client that may not ask is told nothing.
 async fn reason(client: &Client) -> Option<String> {
     if client.engines().await.is_ok_and(|engines| engines.is_empty()) {
         return Some(format!("{NO_ENGINE}; start one with `engine`"));

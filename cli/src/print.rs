@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
-use furlong_link::printable;
+use furlong_host::printable;
 use furlong_wire::message::Stream;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -62,7 +62,7 @@ pub fn json_line(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string(value)?.replace(['\n', '\r'], " "))
 }
 
-/// Whether the reader of our output has closed it.
+/// Returns true if the reader of our output has closed it.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |error: &(dyn std::error::Error + 'static)| {
         error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -1,4 +1,4 @@
-//! Which program this command is, and thus how it is started again: a cluster's broker and engines are this program.
+//! The program that this command is, and thus how it is started again: a cluster's broker and engines are this program.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Command;
 use furlong_engine::EngineArgs;
 
-/// How this program is started.
+/// The way in which this program is started.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Program {
     /// It is an executable of its own.
@@ -17,7 +17,7 @@ pub enum Program {
     Python {
         /// The interpreter, as `sys.executable` says.
         interpreter: PathBuf,
-        /// What is between the interpreter and the arguments of `furlong`, as `-m furlong`.
+        /// The arguments between the interpreter and those of `furlong`, as `-m furlong`.
         words: Vec<OsString>,
     },
 }

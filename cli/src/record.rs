@@ -3,9 +3,9 @@
 use furlong_wire::message::{TaskPhase, TaskRecord};
 use serde_json::{Value, json};
 
-use furlong_link::durations::short;
+use furlong_host::durations::short;
 
-/// Where a task's time went, in microseconds: what comes later in its life is not there before.
+/// The spans of a task's time, in microseconds: those that come later in its life may be missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Spans {
     /// It waited for other tasks, for its arguments, or between attempts.
@@ -43,13 +43,13 @@ impl Spans {
         Self { held: queued_at, queued, on_engine, running, delivering, total: times.delivered_us.unwrap_or(until) }
     }
 
-    /// How long it waited before an engine had it.
+    /// Returns the time that it waited for an engine.
     pub fn waited(&self) -> u64 {
         self.held + self.queued.unwrap_or(0)
     }
 }
 
-/// Where a task stands, or how it ended.
+/// The state of a task, or how it ended.
 pub fn state(record: &TaskRecord) -> &'static str {
     match &record.outcome {
         Some(outcome) => outcome.state.as_str(),
@@ -57,7 +57,7 @@ pub fn state(record: &TaskRecord) -> &'static str {
     }
 }
 
-/// Why it does not run, or did not succeed, on one line.
+/// Returns the reason why it does not run, or did not succeed, on one line.
 pub fn why(record: &TaskRecord) -> Option<&str> {
     let error = record.outcome.as_ref().and_then(|outcome| outcome.error.as_ref());
     let text = error.map(|error| error.text.as_str()).filter(|text| !text.is_empty());

@@ -87,7 +87,7 @@ async fn follow(client: &Client, id: TaskId, args: &ResultArgs, printed: &mut Pr
     Ok(following.ended().await?)
 }
 
-/// What the shown tasks add up to.
+/// The totals of the shown tasks.
 #[derive(Default)]
 struct Shown {
     is_single: bool,

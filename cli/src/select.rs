@@ -11,7 +11,7 @@ use furlong_wire::message::TaskQuery;
 
 /// The characters of a session's short name, as the wire has them.
 const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
-/// How many of them a name has.
+/// The number of them in a name.
 const NAME_CHARACTERS: usize = 6;
 const FORMS: &str = "tasks are named as `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or `1-10` (of `last`), \
                      several with commas";
@@ -26,7 +26,7 @@ pub struct Selector {
 /// Tasks of one session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// Which session.
+    /// The session.
     pub session: Session,
     /// First and last number; none for all.
     pub range: Option<(u64, u64)>,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is printed is read as the same.
+        /// A printed selector reads back as the same.
         #[test]
         fn a_selector_survives_the_round_trip(parts in prop::collection::vec(any_part(), 1..6)) {
             let selector = Selector { parts };

@@ -12,7 +12,7 @@ use crate::select::{Part, Selector, Session};
 /// Roles whose capability lets one ask for tasks, those with the least rights first.
 pub const ASKING: &[Role] = &[Role::Client, Role::Multiengine, Role::Task, Role::Admin];
 
-/// Which tasks a command means.
+/// The tasks that a command means.
 #[derive(Debug, clap::Args)]
 pub struct SelectArgs {
     /// The tasks: `last`, `k3f9a2`, `k3f9a2:17`, `k3f9a2:1-10`, `17` or `1-10` (of `last`), several with commas
@@ -131,7 +131,7 @@ async fn newest_session(client: &Client) -> Result<String> {
     }
 }
 
-/// Why there are no tasks, and what to do.
+/// Describes why there are no tasks, and what to do.
 fn nothing(tasks: Option<&Selector>, label: Option<&str>, ended: Option<bool>) -> String {
     let named = tasks.map(|tasks| format!("`{tasks}`"));
     let labelled = label.map(|label| format!("the label `{label}`"));

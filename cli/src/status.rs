@@ -178,7 +178,7 @@ fn print_engine(process: Option<&ProcessStatus>, engine: &EngineStatus) -> Resul
     })
 }
 
-/// Where a process runs, what it can run, and what its tasks find around them.
+/// Prints where a process runs, what it can run, and what its tasks find around them.
 fn print_process(process: &ProcessStatus) -> Result<()> {
     let runtimes = process.runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>().join(" ");
     let engines = process.engines.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");

@@ -4,22 +4,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use furlong_host::home::{CapabilitySearch, Home, capability_from_env};
 use furlong_link::backoff::Backoff;
-use furlong_link::home::{CapabilitySearch, Home, capability_from_env};
 use furlong_wire::capability::{ClusterName, Pass};
 use furlong_wire::token::Role;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, SOFTWARE};
 use crate::error::ConnectError;
-use crate::way::{ANSWERS_WITHIN, LinkEvent, RETURNS_WITHIN, Told, Way};
+use crate::reconnect::{ANSWERS_WITHIN, LinkEvent, RETURNS_WITHIN, Reconnect, Told};
 
-/// How long a client waits for capability file and broker, unless it is told otherwise.
+/// The default time that a client waits for capability file and broker.
 const WAIT: Duration = Duration::from_secs(5);
 /// Roles of which a capability is looked for, unless it is told otherwise.
 const ROLES: [Role; 4] = [Role::Client, Role::Admin, Role::Task, Role::Multiengine];
 
-/// How to find a cluster, and how long to wait for it. See [`Client::builder`].
+/// The settings for finding a cluster, and the time to wait for it. See [`Client::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is connected before `connect`"]
 pub struct ClientBuilder {
@@ -91,14 +91,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether the session ends with its connection, however that ends: unfinished tasks are cancelled at once, but for
+    /// Sets if the session ends with its connection, however that ends: unfinished tasks are cancelled at once, but for
     /// those with the option [`keep`](crate::CallSpec::keep). Otherwise the broker waits for the session to come back.
     pub fn cancel_on_disconnect(mut self, cancel: bool) -> Self {
         self.cancel_on_disconnect = cancel;
         self
     }
 
-    /// How long the session seeks its broker after a cut, before everything that is unfinished ends as disconnected:
+    /// Sets how long the session seeks its broker after a cut, before everything unfinished ends as disconnected:
     /// ten minutes if nothing is said, as long as the broker keeps it. Not at all if it is zero; then nothing is kept
     /// to be submitted again.
     pub fn returns_within(mut self, limit: Duration) -> Self {
@@ -106,7 +106,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a broker that is connected has for an answer, before the question ends as [`ClientError::NoAnswer`]:
+    /// Sets how long a connected broker has for an answer, before the question ends as [`ClientError::NoAnswer`]:
     /// 30 s if nothing is said, a second at least. What waits for a disk or for interpreters to end has two minutes at
     /// least, and what waits for a task's end has no limit.
     ///
@@ -132,11 +132,12 @@ impl ClientBuilder {
 
     async fn connect_once(&self) -> Result<Client, ConnectError> {
         let way = match &self.pass {
-            Some(pass) => Way::by_pass(Arc::clone(pass)),
-            None => Way::by_file(self.find()?)?,
+            Some(pass) => Reconnect::by_pass(Arc::clone(pass)),
+            None => Reconnect::by_file(self.find()?)?,
         };
         let Self { software, cancel_on_disconnect, returns_within, answers_within, told, .. } = self.clone();
-        Client::connect_once(Way { software, cancel_on_disconnect, returns_within, answers_within, told, ..way }).await
+        Client::connect_once(Reconnect { software, cancel_on_disconnect, returns_within, answers_within, told, ..way })
+            .await
     }
 
     /// The capability file.

@@ -1,4 +1,4 @@
-//! What to run: functions, arguments and options, and how they become the payload of a submit.
+//! The work to run: functions, arguments and options, and how they become the payload of a submit.
 
 use std::sync::Arc;
 
@@ -35,23 +35,23 @@ const SOURCE_INLINE_BYTES_MAX: usize = 512;
 /// assert_eq!(call.task_options().unwrap().run_timeout_ms, Some(60_000));
 /// ```
 ///
-/// What is wrong with an option is an error of the submit ([`ClientError::Options`]).
+/// A wrong option is an error of the submit ([`ClientError::Options`]).
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before it is submitted"]
 pub struct CallSpec {
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// The function.
     pub function: Function,
     /// Its arguments.
     pub arguments: Arguments,
-    /// Whether the arguments of a pickled function hold code, whatever they say themselves.
+    /// True if the arguments of a pickled function hold code, whatever they say themselves.
     pub(crate) has_code: bool,
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub(crate) settings: Settings,
 }
 
-/// What to call.
+/// The function to call.
 #[derive(Clone, Debug)]
 pub enum Function {
     /// A function that the engine finds by name: `module:name` in Python, a registered name in Rust.
@@ -182,7 +182,7 @@ impl CallSpec {
         self
     }
 
-    /// Whether the arguments of a pickled function hold functions or classes by value, as [`Arguments::PickleOfCode`]
+    /// Sets whether a pickled function's arguments hold functions or classes by value, as [`Arguments::PickleOfCode`]
     /// says of its own.
     pub fn has_code(mut self, has_code: bool) -> Self {
         self.has_code = has_code;
@@ -191,7 +191,7 @@ impl CallSpec {
 
     option_setters!(settings);
 
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub fn task_options(&self) -> Option<&TaskOptions> {
         self.settings.get()
     }
@@ -240,7 +240,7 @@ impl Function {
         class_of(runtime, parts)
     }
 
-    /// What is defined once a session, if there is anything.
+    /// Returns what is defined once a session, if there is anything.
     fn definition(&self) -> Option<Arc<Definition>> {
         match self {
             Self::Source(function) if function.source.len() > SOURCE_INLINE_BYTES_MAX => {
@@ -253,7 +253,7 @@ impl Function {
         }
     }
 
-    /// Whether it is called without any data, not even an empty list of arguments.
+    /// Returns true if it is called without any data, not even an empty list of arguments.
     fn takes_no_data(&self) -> bool {
         matches!(self, Self::Code(_) | Self::Script { .. } | Self::Pull(_) | Self::Keys | Self::Clear)
     }

@@ -19,10 +19,10 @@ use crate::core::Core;
 use crate::error::{ClientError, ConnectError};
 use crate::map::{IterMapBuilder, MapBuilder};
 use crate::multiengine::{EngineTargets, Multiengine};
+use crate::reconnect::Reconnect;
 use crate::request::{ask_for_disk, engines, status};
 use crate::shared::{Handle, Shared, submit, submit_shared};
 use crate::task::TaskFuture;
-use crate::way::Way;
 
 /// The program that a broker is told, unless the user names another.
 pub(crate) const SOFTWARE: &str = concat!("furlong-client ", env!("CARGO_PKG_VERSION"));
@@ -44,12 +44,12 @@ pub struct Client {
 impl Client {
     /// Connects once to the first endpoint of the capability that answers.
     pub async fn connect(capability: Capability) -> Result<Self, ConnectError> {
-        Self::connect_once(Way::to(capability)).await
+        Self::connect_once(Reconnect::to(capability)).await
     }
 
     /// Connects, and tries again for up to `wait` while there is hope: the broker may be about to start.
     pub async fn connect_within(capability: Capability, wait: Duration) -> Result<Self, ConnectError> {
-        let way = Way::to(capability);
+        let way = Reconnect::to(capability);
         retry(wait, || Self::connect_once(way.clone())).await
     }
 
@@ -58,7 +58,7 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) async fn connect_once(way: Way) -> Result<Self, ConnectError> {
+    pub(crate) async fn connect_once(way: Reconnect) -> Result<Self, ConnectError> {
         let session = SessionId(random_bytes());
         let dialed = way.dial(session, 1).await?;
         let mut core = Core::new(
@@ -77,12 +77,12 @@ impl Client {
         Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 
-    /// What the broker said at first: its cluster, its limits.
+    /// The broker's first message: its cluster, its limits.
     pub fn welcome(&self) -> &Welcome {
         &self.handle.shared.welcome
     }
 
-    /// Where the broker is.
+    /// The endpoint of the broker.
     pub fn endpoint(&self) -> &Endpoint {
         &self.handle.shared.endpoint
     }
@@ -92,7 +92,7 @@ impl Client {
         self.handle.shared.session
     }
 
-    /// How many tasks were submitted in this session. They are numbered from 1, in this order.
+    /// The number of tasks submitted in this session. They are numbered from 1, in this order.
     pub fn submitted(&self) -> u64 {
         self.handle.shared.with(|core| core.submitted())
     }
@@ -104,7 +104,7 @@ impl Client {
         numbers.into_iter().map(|n| TaskId { session, n }).collect()
     }
 
-    /// How many tasks of this session have not ended.
+    /// The number of tasks of this session that have not ended.
     pub fn unfinished_count(&self) -> usize {
         self.handle.shared.with(|core| core.unfinished_count())
     }
@@ -136,8 +136,8 @@ impl Client {
         Tasks { handle: Arc::clone(&self.handle) }
     }
 
-    /// Cancels all tasks of this session that have not ended. With `force`, an interpreter that does not heed the
-    /// interrupt is killed; that may follow a plain cancel that was not heeded. [`Client::all_stopped`] tells when
+    /// Cancels all tasks of this session that have not ended. With `force`, an interpreter that does not respond to the
+    /// interrupt is killed; that may follow a plain cancel that was ignored. [`Client::all_stopped`] tells when
     /// nothing of them runs any longer.
     pub fn cancel_all(&self, force: bool) {
         self.handle.shared.with(|core| core.cancel_all(force));

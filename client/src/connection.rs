@@ -18,25 +18,25 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::core::Core;
 use crate::error::{ConnectError, DisconnectCause};
+use crate::reconnect::{LinkEvent, Reconnect};
 use crate::shared::{Shared, unlock};
-use crate::way::{LinkEvent, Way};
 
-/// How often heartbeats are looked after, and acknowledgements sent that nothing else takes along.
+/// The interval of heartbeat checks, and of acknowledgements that nothing else takes along.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a goodbye may take to reach the broker.
+/// The time limit for a goodbye to reach the broker, in ticks.
 const GOODBYE_TICKS: u32 = 2;
 
 /// A session's connections, one after the other.
 #[derive(Debug)]
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    way: Way,
+    reconnect: Reconnect,
     /// The session's highest incarnation, and the start of the broker that has it.
     incarnation: u64,
     start: BrokerStart,
     incoming: Incoming,
     socket: WriteHalf,
-    /// When the connection was made.
+    /// The time at which the connection was made.
     since: Instant,
     last_write: Instant,
     /// Bytes that the broker had taken at the last tick.
@@ -52,12 +52,12 @@ pub(crate) fn turns_of(time: Duration) -> u32 {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, way: Way, incoming: Incoming, socket: WriteHalf) -> Self {
+    pub fn new(shared: Arc<Shared>, reconnect: Reconnect, incoming: Incoming, socket: WriteHalf) -> Self {
         let now = Instant::now();
         let start = shared.welcome.start;
         Self {
             shared,
-            way,
+            reconnect,
             incarnation: 1,
             start,
             incoming,
@@ -95,14 +95,14 @@ impl Connection {
         }
         self.shared.with(Core::handle_cut);
         let cause = self.unless_repeated(cause)?;
-        self.way.tell(&LinkEvent::Cut(cause.to_string()));
-        let deadline = Instant::now().checked_add(self.way.returns_within);
+        self.reconnect.tell(&LinkEvent::Cut(cause.to_string()));
+        let deadline = Instant::now().checked_add(self.reconnect.returns_within);
         let mut backoff = Backoff::default();
         let dialed = loop {
             self.incarnation += 1;
             let (wait, session) = (backoff.next_wait(), self.shared.session);
             tokio::select! {
-                dialed = dial_after(wait, &mut self.way, session, self.incarnation) => match dialed {
+                dialed = dial_after(wait, &mut self.reconnect, session, self.incarnation) => match dialed {
                     Ok(dialed) => break dialed,
                     Err(error) if !error.is_transient() => return Err(DisconnectCause::SessionOver(error.to_string())),
                     Err(error) => tracing::debug!(%error, "not connected again yet"),
@@ -122,11 +122,11 @@ impl Connection {
         state.outgoing = Outgoing::new(sealer);
         state.core.handle_reconnected(welcome.unfinished_tasks_max, welcome.payload_credit_bytes);
         unlock(state);
-        self.way.tell(&LinkEvent::Back);
+        self.reconnect.tell(&LinkEvent::Back);
         Ok(())
     }
 
-    /// What comes may be unsound once by accident. When it is on the next connection as well, what was asked on both is
+    /// Tolerates unsound data once, as an accident. If it comes on the next connection too, what was asked on both is
     /// given up; without such a request, the session.
     fn unless_repeated(&mut self, cause: DisconnectCause) -> Result<DisconnectCause, DisconnectCause> {
         let DisconnectCause::Unsound(error) = cause else {
@@ -242,7 +242,7 @@ impl Connection {
             Due::Heartbeat | Due::Nothing => {}
         }
         if !goes_on {
-            return Err(DisconnectCause::NoAnswer(turns_of(self.way.answers_within)));
+            return Err(DisconnectCause::NoAnswer(turns_of(self.reconnect.answers_within)));
         }
         self.incoming.shrink();
         Ok(self.goodbye_ticks > GOODBYE_TICKS)
@@ -251,13 +251,13 @@ impl Connection {
 
 async fn dial_after(
     wait: Duration,
-    way: &mut Way,
+    reconnect: &mut Reconnect,
     session: SessionId,
     incarnation: u64,
 ) -> Result<Dialed, ConnectError> {
     sleep(wait).await;
-    way.look_again()?;
-    way.dial(session, incarnation).await
+    reconnect.look_again()?;
+    reconnect.dial(session, incarnation).await
 }
 
 /// Returns when this side has closed the session.

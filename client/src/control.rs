@@ -33,7 +33,7 @@ impl Signal {
     pub const USR1: Self = Self(10);
     /// For the program's own use.
     pub const USR2: Self = Self(12);
-    /// The end, in good order.
+    /// A graceful end.
     pub const TERM: Self = Self(15);
     /// Goes on after a stop.
     pub const CONT: Self = Self(18);
@@ -116,7 +116,7 @@ impl Client {
         order(&self.handle, |request| FromClient::Shutdown(shutdown(request))).await
     }
 
-    /// What happens in the cluster from now on: engines that come, go, and get new interpreters.
+    /// Subscribes to the events of the cluster from now on: engines that come, go, and get new interpreters.
     pub fn subscribe(&self) -> Result<Events, ClientError> {
         let feed = self.handle.shared.with(crate::core::Core::subscribe)?;
         Ok(Events::new(std::sync::Arc::clone(&self.handle), feed))

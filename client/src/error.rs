@@ -1,18 +1,18 @@
-//! What can go wrong, by whose fault it is.
+//! Errors, by whose fault they are.
 
 use std::io;
 use std::sync::Arc;
 
+use furlong_host::home::{CapabilityFileError, CapabilityNotFound, HomeError};
+use furlong_host::private_file::FileProblem;
 use furlong_link::dial::DialError;
-use furlong_link::home::{CapabilityFileError, CapabilityNotFound, HomeError};
 use furlong_link::incoming::ReceiveError;
-use furlong_link::private_file::FileProblem;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::payload::PayloadError;
 
 use crate::options::OptionError;
 
-/// Why there is no [`crate::Client`].
+/// The reason why there is no [`crate::Client`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The broker was not reached, or it refused.
@@ -42,7 +42,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether another try, later, may succeed: a broker that is not there yet, or its capability file.
+    /// Returns true if another try, later, may succeed: a broker that is not there yet, or its capability file.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Dial(error) => error.is_transient(),
@@ -53,7 +53,7 @@ impl ConnectError {
     }
 }
 
-/// Why a request to the broker could not be made, or has no answer.
+/// The reason why a request to the broker could not be made, or has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
     /// The connection is over.
@@ -70,7 +70,7 @@ pub enum ClientError {
     PayloadTooLarge {
         /// Its size.
         bytes: u64,
-        /// What the broker takes at most.
+        /// The broker's limit.
         bytes_max: u64,
         /// The flag that gives it more memory, for people.
         memory_flag: Arc<str>,
@@ -128,7 +128,7 @@ pub enum ClientError {
          broken: look at its log, and try again"
     )]
     NoAnswer {
-        /// Where it is.
+        /// The endpoint of the broker.
         endpoint: Endpoint,
         /// For how long.
         seconds: u32,
@@ -139,7 +139,7 @@ pub enum ClientError {
          Furlong on both sides"
     )]
     UnsoundAnswer(Arc<str>),
-    /// What is asked does not fit a message.
+    /// The request does not fit a message.
     #[error("the request has {bytes} bytes, over the limit of {bytes_max}; name less in it, and ask in parts")]
     TooLong {
         /// Its size.
@@ -162,14 +162,14 @@ pub enum ClientError {
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the broker at {endpoint} {cause}{}", cause.advice())]
 pub struct Disconnected {
-    /// Where the broker was.
+    /// The endpoint at which the broker was.
     pub endpoint: Endpoint,
-    /// What ended the connection.
+    /// The cause of the connection's end.
     pub cause: DisconnectCause,
 }
 
 impl DisconnectCause {
-    /// What to do about it.
+    /// Advice on what to do about it.
     fn advice(&self) -> &'static str {
         match self {
             Self::Closed | Self::RuntimeEnded => "",
@@ -178,7 +178,7 @@ impl DisconnectCause {
         }
     }
 
-    /// Whether the session can go on, on another connection.
+    /// Returns true if the session can go on, on another connection.
     pub(crate) fn is_cut(&self) -> bool {
         match self {
             Self::ClosedByBroker | Self::Socket(_) | Self::Silent | Self::Stalled | Self::Unsound(_) => true,
@@ -192,7 +192,7 @@ impl DisconnectCause {
     }
 }
 
-/// What ended a connection.
+/// The cause of a connection's end.
 #[derive(Debug, thiserror::Error)]
 pub enum DisconnectCause {
     /// This side closed it.

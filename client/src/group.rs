@@ -28,12 +28,12 @@ impl TaskGroup {
         self.tasks.append(&mut others.tasks);
     }
 
-    /// How many they are.
+    /// The number of tasks.
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
@@ -135,7 +135,7 @@ impl MappedGroup {
 /// Some of several tasks failed.
 #[derive(Clone, Debug)]
 pub struct CompositeError {
-    /// How many tasks they were in all.
+    /// The number of tasks in all.
     pub tasks: usize,
     /// Those that failed, in the order of the engines: one at least.
     pub failures: Vec<TaskFailure>,
@@ -158,7 +158,7 @@ impl std::error::Error for CompositeError {
     }
 }
 
-/// Why there are no values of several tasks.
+/// The reason why several tasks have no values.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
     /// They were not submitted.

@@ -115,10 +115,10 @@ mod options;
 mod outcome;
 mod owner;
 mod pickled;
+mod reconnect;
 mod request;
 mod shared;
 mod task;
-mod way;
 
 pub use builder::ClientBuilder;
 pub use call::{Arguments, CallSpec, Function, SourceFunction};
@@ -134,8 +134,8 @@ pub use options::{Depends, HasTaskId, OptionError};
 pub use outcome::{DecodeError, FailureKind, PayloadFailure, Published, TaskFailure, TaskReport, TaskResult};
 pub use owner::{Cancelled, Fetched, Follow, TaskRecords};
 pub use pickled::{PickleSupport, PickledFunction};
+pub use reconnect::LinkEvent;
 pub use task::TaskFuture;
-pub use way::LinkEvent;
 
 pub use furlong_wire::call::{Codec, CommandSpec, Display, RemoteError, ReplyHeader};
 pub use furlong_wire::capability::{Capability, ClusterName, Endpoint, Pass};

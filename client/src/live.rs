@@ -1,4 +1,4 @@
-//! What a running task tells: its output and what it publishes, as streams.
+//! The streams of a running task: its output and what it publishes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::message::{Event, Stream as OutputKind};
 use futures_util::Stream;
 
-use crate::core::feeds::Fed;
-use crate::core::watches::Piece;
+use crate::core::bounded_queues::Fed;
+use crate::core::subscriptions::Piece;
 use crate::error::Disconnected;
 use crate::outcome::{PayloadFailure, Published};
 use crate::shared::Handle;
@@ -18,13 +18,13 @@ use crate::shared::Handle;
 /// A piece of a task's output.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutputPiece {
-    /// Which attempt at the task wrote it, from 1: what a later one writes replaces what an earlier one wrote.
+    /// The attempt at the task that wrote it, from 1: what a later one writes replaces what an earlier one wrote.
     pub attempt: u32,
     /// The engine that runs that attempt.
     pub engine: EngineId,
     /// Standard output, or standard error.
     pub stream: OutputKind,
-    /// How many bytes of this stream came before, those that were left out included.
+    /// The number of bytes of this stream that came before, those that were left out included.
     pub offset: u64,
     /// Bytes before this piece that were left out: not kept, or dropped as the reader was slow.
     pub left_out: u64,
@@ -34,7 +34,7 @@ pub struct OutputPiece {
 
 /// A task's output as it comes: a [`Stream`] of [`OutputPiece`]s, which ends with the task, or the connection.
 ///
-/// What waits for a slow reader is bounded at 8 MiB; beyond, the oldest pieces go, and the next one says how much is
+/// The backlog of a slow reader is bounded at 8 MiB; beyond, the oldest pieces go, and the next one says how much is
 /// missing before it. The task's report has its beginning and its end in any case.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
@@ -66,7 +66,7 @@ impl Drop for OutputStream {
     }
 }
 
-/// How far a reader has come in the two streams of one attempt.
+/// The progress of a reader in the two streams of one attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     attempt: u32,
@@ -119,9 +119,9 @@ pub(crate) fn poll_output(
     }
 }
 
-/// What a task publishes as it comes: a [`Stream`] which ends with the task, or the connection.
+/// The data that a task publishes, as they come: a [`Stream`] which ends with the task, or the connection.
 ///
-/// What waits for a slow reader is bounded at 64 MiB; beyond, the oldest go. A task that is tried again publishes
+/// The backlog of a slow reader is bounded at 64 MiB; beyond, the oldest data go. A task that is tried again publishes
 /// again.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
@@ -159,9 +159,9 @@ impl Drop for PublishedStream {
     }
 }
 
-/// What happens in the cluster: a [`Stream`] of [`Event`]s, from [`crate::Client::subscribe`].
+/// The events of the cluster: a [`Stream`] of [`Event`]s, from [`crate::Client::subscribe`].
 ///
-/// What waits for a slow reader is bounded; beyond, the oldest events go, and [`EventsError::Missed`] says how many.
+/// The backlog of a slow reader is bounded; beyond, the oldest events go, and [`EventsError::Missed`] says how many.
 /// After [`EventsError::Disconnected`] the stream ends.
 #[derive(Debug)]
 #[must_use = "nothing is read before the stream is polled"]
@@ -171,7 +171,7 @@ pub struct Events {
     is_over: bool,
 }
 
-/// What comes in place of events.
+/// The error that comes in place of events.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EventsError {
     /// The reader was too slow.

@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 /// One item's place in the input, and what became of it.
 pub type MapItem = (usize, Result<TaskResult, TaskFailure>);
 
-/// What a map is over: [`Arguments`] of one function, or whole calls.
+/// The input of a map: [`Arguments`] of one function, or whole calls.
 pub trait MapInput: sealed::Encode {}
 
 impl MapInput for Arguments {}
@@ -86,27 +86,27 @@ where
         Self { handle, function, runtime: None, items, window, ordered: false, cancel_on_drop: false, settings }
     }
 
-    /// What runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it
+    /// Sets what runs the function, if that is not plain from its name ([`Function::runtime`]). Whole calls say it
     /// themselves.
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// How many items are under way at most: submitted, and not yet taken from the stream. 1000 by default, 1 at least.
+    /// Sets the maximum of items in flight: submitted, and not yet taken from the stream. 1000 by default, at least 1.
     pub fn window(mut self, window: usize) -> Self {
         self.window = window.max(1);
         self
     }
 
-    /// Whether results come in the order of the items, not as they finish. One slow item then holds up those after it,
+    /// Sets whether results come in the items' order, not as they finish. One slow item then holds up those after it,
     /// as the window has no room for more.
     pub fn ordered(mut self, ordered: bool) -> Self {
         self.ordered = ordered;
         self
     }
 
-    /// Whether what is under way is cancelled when the stream of results is dropped before its end. Otherwise it goes
+    /// Sets whether work in flight is cancelled when the stream of results is dropped before its end. Otherwise it goes
     /// on, and its results are lost.
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
@@ -192,7 +192,7 @@ impl<S> MapStream<S> {
         self.cancel_with(false);
     }
 
-    /// Cancels; with `force`, an interpreter that does not heed the interrupt is killed.
+    /// Cancels; with `force`, an interpreter that does not respond to the interrupt is killed.
     pub fn cancel_with(&mut self, force: bool) {
         self.intake.stop();
         self.handle.shared.with(|core| core.cancel_stream(self.stream, force));

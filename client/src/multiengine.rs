@@ -19,7 +19,7 @@ use crate::shared::{Handle, submit};
 use crate::task::TaskFuture;
 use furlong_wire::os_text::OsText;
 
-/// Which engines a [`Multiengine`] means.
+/// The engines that a [`Multiengine`] means.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EngineTargets {
     /// Those that are online at each call.
@@ -28,7 +28,7 @@ pub enum EngineTargets {
     Ids(Vec<EngineId>),
 }
 
-/// How a list is dealt to engines.
+/// The distribution of a list over engines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Distribution {
     /// Contiguous blocks; where they cannot be equal, the first engines get the longer ones.
@@ -222,7 +222,7 @@ fn to_value<V: Serialize + ?Sized>(value: &V) -> Result<Value, ClientError> {
     serde_json::to_value(value).map_err(|error| ClientError::Encode(Arc::new(error)))
 }
 
-/// What finds a function by its name and calls it with each item. The engine keeps it, as it is the same each time.
+/// The code that finds a function by its name and calls it with each item. The engine keeps it, as it never changes.
 const MAP_NAMED: &str = "\
 import builtins
 import importlib
@@ -243,7 +243,7 @@ def furlong_map(name, items):
     return [function(item) for item in items]
 ";
 
-/// What makes the call for one block of items.
+/// Returns the function that makes the call for one block of items.
 fn map_call(function: &Function) -> Result<impl Fn(Vec<Value>) -> CallSpec + use<>, ClientError> {
     let (source, name) = match function {
         Function::Named(name) => {

@@ -1,4 +1,4 @@
-//! What a task asks for beyond the defaults, and which other tasks it waits for.
+//! The options of a task beyond the defaults, and the other tasks that it waits for.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ const MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
 /// let call = CallSpec::native("clean_up").after(Depends::any([fetched, failed]).on_failure());
 /// ```
 ///
-/// Where several are set one after another, all of them must be met.
+/// Several dependencies that are set one after another must all be met.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use = "it is a condition, to be given to `after` or `follow`"]
 pub struct Depends {
@@ -79,7 +79,7 @@ impl<T: HasTaskId> From<T> for Depends {
     }
 }
 
-/// What names a task: its id, and everything that has one.
+/// Anything that names a task: its id, and everything that has one.
 pub trait HasTaskId {
     /// The task's name.
     fn task_id(&self) -> TaskId;
@@ -210,7 +210,7 @@ fn add(
     Ok(())
 }
 
-/// What is wrong with a task's options.
+/// An error in a task's options.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OptionError {
     /// Longer, or more, than the broker takes.
@@ -262,32 +262,32 @@ macro_rules! option_setters {
             self
         }
 
-        /// How often a task of the shared queue is run again after the loss of its engine: 3 times by default.
+        /// Sets how often a task of the shared queue is run again after the loss of its engine: 3 times by default.
         pub fn retries(mut self, retries: u32) -> Self {
             self.$($place).+.get_mut().retries = Some(retries);
             self
         }
 
-        /// How often it is run again after an error of its own: not at all by default.
+        /// Sets how often the task is run again after an error of its own: not at all by default.
         pub fn error_retries(mut self, retries: u32) -> Self {
             self.$($place).+.get_mut().error_retries = retries;
             self
         }
 
-        /// How long it waits before it is run again after an error, doubled each time up to a minute. In whole
+        /// Sets the pause before the task is run again after an error, doubled each time up to a minute. In whole
         /// milliseconds.
         pub fn backoff(mut self, pause: std::time::Duration) -> Self {
             self.$($place).+.get_mut().backoff_ms = $crate::options::whole_ms(pause);
             self
         }
 
-        /// Whether it runs once at most: after the loss of its engine it ends as `lost`.
+        /// Sets whether the task runs at most once: after the loss of its engine it ends as `lost`.
         pub fn at_most_once(mut self, at_most_once: bool) -> Self {
             self.$($place).+.get_mut().at_most_once = at_most_once;
             self
         }
 
-        /// How long it may wait for an engine, in whole milliseconds. Beyond, it ends as `timed_out`.
+        /// Sets how long the task may wait for an engine, in whole milliseconds. Beyond, it ends as `timed_out`.
         pub fn queue_timeout(mut self, limit: std::time::Duration) -> Self {
             let settings = &mut self.$($place).+;
             let limit_ms = settings.limit_ms("queue_timeout", limit);
@@ -295,7 +295,7 @@ macro_rules! option_setters {
             self
         }
 
-        /// How long it may run, in whole milliseconds. Beyond, it is stopped and ends as `timed_out`.
+        /// Sets how long the task may run, in whole milliseconds. Beyond, it is stopped and ends as `timed_out`.
         pub fn run_timeout(mut self, limit: std::time::Duration) -> Self {
             let settings = &mut self.$($place).+;
             let limit_ms = settings.limit_ms("run_timeout", limit);
@@ -321,26 +321,26 @@ macro_rules! option_setters {
             self
         }
 
-        /// Whether result and output are kept at the broker after they were received, so that any process of the same
+        /// Sets whether the broker retains result and output after they were received, so that any process of the same
         /// owner can [fetch](crate::Client::fetch) them; and whether the task goes on after this session.
         pub fn keep(mut self, keep: bool) -> Self {
             self.$($place).+.get_mut().keep = keep;
             self
         }
 
-        /// Whether a failure ends what this session has already queued on that engine with the same option.
+        /// Sets whether a failure ends what this session has already queued on that engine with the same option.
         pub fn abort_on_error(mut self, abort: bool) -> Self {
             self.$($place).+.get_mut().abort_on_error = abort;
             self
         }
 
-        /// Whether a task for one engine may run there after its interpreter was replaced, in an empty namespace.
+        /// Sets whether a task for one engine may run there after its interpreter was replaced, in an empty namespace.
         pub fn restart_safe(mut self, restart_safe: bool) -> Self {
             self.$($place).+.get_mut().restart_safe = restart_safe;
             self
         }
 
-        /// Whether the broker's journal must have it before it is accepted. A broker without a journal refuses it.
+        /// Sets whether the journal must have the task before it is accepted. A broker without a journal refuses it.
         pub fn durable(mut self, durable: bool) -> Self {
             self.$($place).+.get_mut().durable = durable;
             self

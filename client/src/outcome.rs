@@ -1,4 +1,4 @@
-//! What became of a task: its result, or its failure, each with a report.
+//! The outcome of a task: its result, or its failure, each with a report.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::error::{ClientError, Disconnected};
 /// A task that succeeded.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TaskResult {
-    /// How the engine answered: `Returned`, `Displayed`, `Executed`, or `Exited` with code 0.
+    /// The engine's answer: `Returned`, `Displayed`, `Executed`, or `Exited` with code 0.
     pub header: ReplyHeader,
     /// The value, in the header's codec: one buffer for JSON and msgpack, a pickle and its buffers, or raw buffers.
     pub data: Vec<Bytes>,
-    /// What happened to the task.
+    /// The report of what happened to the task.
     pub report: TaskReport,
 }
 
@@ -31,7 +31,7 @@ impl TaskResult {
         self.header.codec()
     }
 
-    /// What the function or the code displayed, in order.
+    /// The displays of the function or the code, in order.
     pub fn displays(&self) -> &[Display] {
         self.header.displays()
     }
@@ -52,7 +52,7 @@ impl TaskResult {
 pub struct Published {
     /// Counts what all tasks of the session publish: it rises with each, and what is kept is that with the highest.
     pub number: u64,
-    /// How the data are encoded.
+    /// The encoding of the data.
     pub header: ReplyHeader,
     /// The value, like a result's.
     pub data: Vec<Bytes>,
@@ -90,15 +90,15 @@ fn value<'a>(header: &ReplyHeader, data: &'a [Bytes], wanted: Codec) -> Result<&
     data.first().ok_or(DecodeError::NoValue)
 }
 
-/// Why a result's value cannot be had in the wanted form.
+/// The reason why a result's value is not available in the wanted form.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// It is in another codec.
     #[error("the result is encoded as {codec:?}, not as {wanted:?}; it comes back as the arguments went")]
     Codec {
-        /// What was asked for.
+        /// The codec that was asked for.
         wanted: Codec,
-        /// What it is.
+        /// The actual value.
         codec: Codec,
     },
     /// There is no value: code was executed.
@@ -116,9 +116,9 @@ pub enum DecodeError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{error}{}", in_parentheses(self.report.engine))]
 pub struct TaskFailure {
-    /// Why.
+    /// The cause.
     pub error: Box<FailureKind>,
-    /// What happened to the task.
+    /// The report of what happened to the task.
     pub report: TaskReport,
 }
 
@@ -151,7 +151,7 @@ impl TaskFailure {
         }
     }
 
-    /// What the engine says of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
+    /// The engine's details of the remote exception beyond its texts: a Python engine's is explained in PROTOCOL.md.
     pub fn remote_details(&self) -> &[Bytes] {
         match &*self.error {
             FailureKind::Remote(_, details) => details,
@@ -184,7 +184,7 @@ impl TaskFailure {
     }
 }
 
-/// Why a task has no result.
+/// The reason why a task has no result.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FailureKind {
     /// The user's code raised. Beside the texts stands what else its engine says of it.
@@ -200,7 +200,7 @@ pub enum FailureKind {
         code: Option<i32>,
         /// The signal that ended it.
         signal: Option<i32>,
-        /// What happened, for people.
+        /// The description of what happened, for people.
         text: String,
     },
     /// The task ended, but what it sent cannot be read.
@@ -214,7 +214,7 @@ pub enum FailureKind {
     Submit(ClientError),
 }
 
-/// Why what a task sent cannot be read.
+/// The reason why what a task sent cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PayloadFailure {
     /// It cannot be opened.
@@ -236,20 +236,20 @@ pub enum PayloadFailure {
     Missing,
 }
 
-/// What happened to a task.
+/// The report of what happened to a task.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TaskReport {
     /// The task; number 0 if it was never submitted.
     pub id: TaskId,
     /// The engine that ran it, if one did.
     pub engine: Option<EngineId>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When things happened, by the broker's clock.
+    /// The times of events, by the broker's clock.
     pub times: TaskTimes,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub stdout: Output,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: Output,
     /// The last of what it published while it ran.
     pub published: Option<Box<Published>>,

@@ -86,8 +86,8 @@ impl Client {
         Ok(Follow { asked, feed: Feed { handle: Arc::clone(&self.handle), feed }, progress: Progress::default() })
     }
 
-    /// Ends tasks of any session of the same owner. With `force`, an interpreter that does not heed the interrupt is
-    /// killed. Tasks that are not known are passed over.
+    /// Ends tasks of any session of the same owner. With `force`, an interpreter that does not respond to the interrupt
+    /// is killed. Tasks that are not known are passed over.
     pub async fn cancel_tasks(&self, tasks: &[TaskRange], force: bool) -> Result<Cancelled, ClientError> {
         self.end_tasks(tasks, |request, tasks| FromClient::CancelTasks(CancelTasks { request, tasks, force })).await
     }
@@ -134,7 +134,7 @@ impl Client {
     }
 }
 
-/// What came of [`Client::cancel_tasks`].
+/// The result of [`Client::cancel_tasks`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cancelled {
     /// Tasks that are cancelled from now on.
@@ -146,12 +146,12 @@ pub struct Cancelled {
 /// A task, fetched by its id.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// What the broker knows of it.
+    /// The broker's record of it.
     pub record: TaskRecord,
-    /// How it ended, with its value and output. None if it has not ended, or if it succeeded and its result is not
+    /// The outcome, with value and output. None if the task has not ended, or if it succeeded and its result is not
     /// kept.
     pub result: Option<Result<TaskResult, TaskFailure>>,
-    /// What is known of the run so far, its output included.
+    /// The report of the run so far, its output included.
     pub report: TaskReport,
 }
 

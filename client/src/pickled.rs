@@ -67,7 +67,7 @@ impl PickledFunction {
         Self { name, blob, digest, python, has_code, is_kept, is_defined, support, definition: OnceLock::new() }
     }
 
-    /// Whether the pickle holds functions or classes by value. An engine whose Python is of another major or minor
+    /// Sets whether the pickle holds functions or classes by value. An engine whose Python is of another major or minor
     /// version then refuses the call.
     #[must_use]
     pub fn has_code(mut self, has_code: bool) -> Self {
@@ -75,7 +75,7 @@ impl PickledFunction {
         self
     }
 
-    /// Whether an engine keeps what it has loaded for later calls, as it does unless told otherwise. One that means
+    /// Sets whether an engine keeps what it has loaded for later calls, as it does by default. A function that means
     /// something else each time, as an expression in the engine's namespace, is not to be kept.
     #[must_use]
     pub fn kept(mut self, is_kept: bool) -> Self {
@@ -83,7 +83,7 @@ impl PickledFunction {
         self
     }
 
-    /// What engines without cloudpickle need.
+    /// Adds what engines without cloudpickle need.
     #[must_use]
     pub fn support(mut self, support: &PickleSupport) -> Self {
         self.support = Some(support.clone());
@@ -118,7 +118,7 @@ impl PickledFunction {
         !self.is_defined && self.blob.len() <= BLOB_INLINE_BYTES_MAX
     }
 
-    /// What is defined once a session: the function where it is long, and the support.
+    /// Returns what is defined once a session: the function where it is long, and the support.
     pub(crate) fn definition(&self) -> Option<Arc<Definition>> {
         let define = || {
             let support = self.support.as_ref().map(|support| Arc::clone(&support.0));

@@ -1,4 +1,4 @@
-//! What the handles of a client and its connection's task share.
+//! The state shared by a client's handles and its connection's task.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub core: Core,
     pub outgoing: Outgoing<FromClient>,
-    /// Whether the connection's task was told that there is something to write.
+    /// True if the connection's task was notified that there is something to write.
     pub is_told: bool,
 }
 
@@ -94,7 +94,9 @@ impl Shared {
 pub(crate) fn unlock(mut state: MutexGuard<'_, State>) {
     let wakes = state.core.take_wakes();
     drop(state);
-    wakes.into_iter().for_each(Waker::wake);
+    for it in wakes {
+        Waker::wake(it);
+    }
 }
 
 impl State {
@@ -117,7 +119,7 @@ impl State {
     }
 }
 
-/// What keeps the connection open: when the last handle goes, the session says goodbye.
+/// The handle that keeps the connection open: when the last one goes, the session says goodbye.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub shared: Arc<Shared>,

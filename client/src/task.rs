@@ -29,7 +29,7 @@ pub struct TaskFuture {
     engine: Option<EngineId>,
     /// Its place in the session's table, until its end was taken.
     key: Option<usize>,
-    /// Whether the session notes for this future if the task still runs.
+    /// True if the session records for this future whether the task still runs.
     is_stop_noted: AtomicBool,
 }
 
@@ -49,12 +49,12 @@ impl TaskFuture {
         self.engine
     }
 
-    /// Whether the task has ended, so that the future resolves at once.
+    /// Returns true if the task has ended, so that the future resolves at once.
     pub fn is_finished(&self) -> bool {
         self.key.is_none_or(|key| self.handle.shared.with(|core| core.has_ended(key)))
     }
 
-    /// Whether it is among the last few tasks that its session has submitted, so that it may well end soon.
+    /// Returns true if it is among the last few tasks that its session has submitted, so that it may well end soon.
     pub fn is_recent(&self) -> bool {
         const FEW: u64 = 16;
         self.handle.shared.with(|core| core.submitted()) < self.id.n.saturating_add(FEW)
@@ -67,13 +67,13 @@ impl TaskFuture {
         self.cancel_with(false);
     }
 
-    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not heed the interrupt is killed. It
-    /// can follow a plain cancel that was not heeded.
+    /// Cancels the task like [`TaskFuture::cancel`], and an interpreter that does not respond to the interrupt is
+    /// killed. It can follow a plain cancel that was ignored.
     pub fn cancel_force(&self) {
         self.cancel_with(true);
     }
 
-    /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
+    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is killed.
     pub fn cancel_with(&self, force: bool) {
         let still_runs = || self.handle.shared.with(|core| core.is_stopping(self.id.n));
         if !self.is_finished() || force && still_runs() {
@@ -98,18 +98,18 @@ impl TaskFuture {
         self.handle.shared.with(|core| core.watch_stop(self.id.n, self.key));
     }
 
-    /// What the task writes: what is kept of it so far, and then each piece as it comes, until the task's end.
+    /// Streams what the task writes: what is kept of it so far, and then each piece as it comes, until the task's end.
     pub fn output(&self) -> OutputStream {
         let feed = self.handle.shared.with(|core| core.open_output(self.id.n, self.key));
         OutputStream::new(Arc::clone(&self.handle), self.id.n, feed)
     }
 
-    /// What the task has written to a stream so far. Once the future has resolved, it is in the report.
+    /// Returns what the task has written to a stream so far. Once the future has resolved, it is in the report.
     pub fn written(&self, stream: Stream) -> Output {
         self.key.map_or_else(Output::default, |key| self.handle.shared.with(|core| core.written(key, stream)))
     }
 
-    /// What the task publishes while it runs: the last that came, and then each as it comes, until the task's end.
+    /// Streams what the task publishes: the last that came, and then each as it comes, until the task's end.
     pub fn published(&self) -> PublishedStream {
         let feed = self.handle.shared.with(|core| core.open_published(self.id.n, self.key));
         PublishedStream::new(Arc::clone(&self.handle), self.id.n, feed)

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use furlong_link::home::{CapabilitySearch, Home, HomeError, capability_from_env};
+use furlong_host::home::{CapabilitySearch, Home, HomeError, capability_from_env};
 use furlong_wire::call::Codec;
 use furlong_wire::capability::ClusterName;
 use furlong_wire::limits::NAME_BYTES_MAX;
@@ -214,10 +214,10 @@ impl EngineBuilder {
         self
     }
 
-    /// How much memory each process of a task may take, in bytes: its interpreter, or any process of a command. Beyond
+    /// Sets the memory limit of each process of a task, in bytes: its interpreter, or any process of a command. Beyond
     /// it the system gives no more, and Python raises `MemoryError`. Rust functions are not bounded by it.
     ///
-    /// Where this process is alone in a control group that it may divide, it is also what all processes of one slot may
+    /// In a control group of its own that this process may divide, the limit is also what all processes of one slot may
     /// take together. This process then moves itself into a group below its own.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
@@ -225,7 +225,7 @@ impl EngineBuilder {
         self
     }
 
-    /// How long the process may finish what it runs after SIGTERM; otherwise as long as that takes.
+    /// Sets how long the process may finish what it runs after SIGTERM; otherwise as long as that takes.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = Some(timeout);
@@ -235,7 +235,7 @@ impl EngineBuilder {
     /// Runs on this thread, until SIGINT, or until SIGTERM and the end of what runs then.
     ///
     /// # Errors
-    /// What makes it useless to go on: a capability file that is refused, an interpreter or a directory that does not
+    /// A fatal condition: a capability file that is refused, an interpreter or a directory that does not
     /// exist.
     pub fn run(self) -> Result<(), EngineError> {
         let setup = self.into_setup()?;
@@ -325,7 +325,7 @@ fn checked(mut labels: Vec<String>) -> Result<Vec<String>, EngineError> {
 /// Labels of one engine process.
 const LABELS_MAX: usize = 64;
 
-/// Why an engine does not run.
+/// The reason why an engine does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// `$FURLONG_HOME` cannot be found.
@@ -339,7 +339,7 @@ pub enum EngineError {
     WorkingDir {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A label that is none.
@@ -351,7 +351,7 @@ pub enum EngineError {
     /// Too many labels.
     #[error("{count} labels are too many: an engine has at most {LABELS_MAX}")]
     Labels {
-        /// How many.
+        /// Their number.
         count: usize,
     },
     /// The system gives no event loop.

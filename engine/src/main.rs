@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match furlong_engine::run(Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("engine: {}", furlong_link::printable::line(&format!("{error:#}")));
+            eprintln!("engine: {}", furlong_host::printable::line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use furlong_link::home::Home;
-use furlong_link::log::{self, Format, Level};
-use furlong_link::memory_size::MemorySize;
-use furlong_link::private_file::ensure_private_dir;
+use furlong_host::home::Home;
+use furlong_host::log::{self, Format, Level};
+use furlong_host::memory_size::MemorySize;
+use furlong_host::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 
 use crate::Engine;
@@ -53,10 +53,10 @@ pub struct EngineArgs {
     /// After SIGTERM, how long to finish what runs before it is given up; by default as long as it takes
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Option<Duration>,
-    /// How much is logged: error, warn, info, debug or trace
+    /// Log level: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
-    /// How log lines look: text or json
+    /// Format of log lines: text or json
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: Format,
     /// Stop when standard input ends: for a program that starts engines and must not leave them behind
@@ -67,7 +67,7 @@ pub struct EngineArgs {
 /// Runs the stock engine.
 ///
 /// # Errors
-/// What makes it useless to go on: one line that says how to mend it.
+/// A fatal condition: one line that says how to mend it.
 pub fn run(args: EngineArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     ensure_private_dir(dir.path())?;

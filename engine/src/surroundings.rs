@@ -1,4 +1,4 @@
-//! Where an engine process runs: the rank that MPI or Slurm gave it, and the variables that its tasks find.
+//! The surroundings of an engine process: the rank that MPI or Slurm gave it, and the variables that its tasks find.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ pub(crate) struct Rank {
     pub(crate) global: u32,
     /// Its number among those on this machine.
     pub(crate) local: u32,
-    /// How many there are on this machine.
+    /// The number of them on this machine.
     pub(crate) local_size: u32,
 }
 

@@ -1,5 +1,5 @@
-//! The handshake. A message that is changed or cut on its way does not open, and no bytes of a stranger's do; a hello
-//! that can be read crosses unchanged.
+//! The handshake. A message that is changed or cut on its way does not open, and no bytes of an unauthenticated peer's
+//! do; a hello that can be read crosses unchanged.
 //!
 //! The first byte of an input chooses what the rest stands for: a change of one of the three messages, bytes in the
 //! place of one, or the body of a hello. The peer's ephemeral key comes from the input: a fuzzer sees what a tag is

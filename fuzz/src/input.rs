@@ -1,6 +1,6 @@
 //! An input read as a list of choices.
 
-/// What is left of an input. At its end every choice is the first one.
+/// The unread rest of an input. At its end every choice is the first one.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a>(&'a [u8]);
 
@@ -10,7 +10,7 @@ impl<'a> Input<'a> {
         Self(bytes)
     }
 
-    /// Whether nothing is left.
+    /// Returns true if nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
         usize::from(self.byte()) % end
     }
 
-    /// Whether the next byte is odd.
+    /// Returns true if the next byte is odd.
     pub fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }

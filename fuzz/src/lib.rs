@@ -5,7 +5,7 @@
 //! runs every target over both and over mutations of them, with the other tests. `cargo xtask fuzz NAME --seconds N`
 //! fuzzes one with libFuzzer, through the package in `libfuzzer/`.
 //!
-//! What a target checks is in the documentation of its module. Linking this crate replaces the global allocator by one
+//! Each target's module documents what the target checks. Linking this crate replaces the global allocator by one
 //! that counts ([`memory`]).
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! Records. What was sealed opens in its order; a record that is changed, cut, repeated, left out, or whose chunks are,
-//! does not open, and no bytes of a stranger's do.
+//! does not open, and no bytes of an unauthenticated peer's do.
 //!
 //! An input is a list of records: what is in each, and what becomes of it on its way. The key comes from the input: a
 //! fuzzer sees what a tag is compared with, and would copy it if the same tag were right for the input with the copy.
@@ -63,7 +63,7 @@ fn seal(sealer: &mut RecordSealer, batch: &[u8], chunks: &[Vec<u8>]) -> BytesMut
     BytesMut::from(&envelope[..])
 }
 
-/// What a record is to know of its chunks: how long they are and how they end.
+/// Returns the tags of a record's chunks: how long they are and how they end.
 fn tags(chunks: &[Vec<u8>]) -> impl Iterator<Item = (usize, &[u8])> {
     chunks.iter().map(|chunk| (chunk.len(), &chunk[chunk.len().saturating_sub(16)..]))
 }

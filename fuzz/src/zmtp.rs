@@ -52,7 +52,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// What a connection made of its input.
+/// The reaction of a connection to its input.
 struct Heard {
     events: Vec<Event>,
     /// The bytes that it wanted sent.

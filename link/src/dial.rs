@@ -14,22 +14,22 @@ use tokio::time::timeout;
 
 use crate::incoming::{Incoming, ReceiveError};
 use crate::local;
-use crate::stranger::{Stranger, StrangerError};
+use crate::pending::{PendingError, PendingPeer};
 use crate::stream::{ReadHalf, WriteHalf, split};
 
-/// How long a broker on this machine may take for all of it, before its port is tried.
+/// The total time allowed to a broker on this machine before its port is tried.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection whose handshake is done and whose broker said welcome.
 #[derive(Debug)]
 pub struct Dialed {
-    /// What comes from the broker.
+    /// The incoming side, from the broker.
     pub incoming: Incoming,
     /// The way to the broker.
     pub socket: WriteHalf,
     /// Seals what goes to the broker.
     pub sealer: RecordSealer,
-    /// What the broker said.
+    /// The broker's welcome.
     pub welcome: Welcome,
     /// The endpoint that answered.
     pub endpoint: Endpoint,
@@ -80,16 +80,16 @@ async fn shake_hands(
     hello: &HelloBody,
 ) -> Result<Dialed, DialError> {
     let at = || endpoint.clone();
-    let mut stranger = Stranger::new(halves, Role::Peer);
+    let mut pending = PendingPeer::new(halves, Role::Peer);
     let failed = |error| DialError::Handshake { endpoint: at(), error };
-    stranger.ready().await.map_err(failed)?;
+    pending.ready().await.map_err(failed)?;
     let (first, expect) = ExpectReply::start(&door.cluster, &door.server_key.0, door.secret.expose(), random_bytes())?;
-    stranger.send(&first).await.map_err(failed)?;
-    let reply = stranger.receive().await.map_err(failed)?;
+    pending.send(&first).await.map_err(failed)?;
+    let reply = pending.receive().await.map_err(failed)?;
     let (third, keys) = expect.handle_reply(&reply, &Hello::new(hello.clone()))?;
-    stranger.send(&third).await.map_err(failed)?;
+    pending.send(&third).await.map_err(failed)?;
     let (sealer, opener) = keys.split();
-    let (mut incoming, socket) = stranger.prove(opener);
+    let (mut incoming, socket) = pending.prove(opener);
     let welcome = greeting(&mut incoming, endpoint).await?;
     Ok(Dialed { incoming, socket, sealer, welcome, endpoint: at() })
 }
@@ -102,7 +102,7 @@ async fn greeting(incoming: &mut Incoming, endpoint: &Endpoint) -> Result<Welcom
         }
         let closed = |error| DialError::Handshake { endpoint: endpoint.clone(), error };
         match incoming.read().await {
-            Ok(0) => return Err(closed(StrangerError::Closed)),
+            Ok(0) => return Err(closed(PendingError::Closed)),
             Ok(_) => {}
             Err(error) => return Err(closed(error.into())),
         }
@@ -135,13 +135,13 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Why there is no connection.
+/// The error when there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Nobody answers.
     #[error("no broker answers at {endpoint}: {error}. Is it running? `furlong cluster start` or `broker` starts one")]
     Connect {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
         /// The system's word.
         error: std::io::Error,
@@ -149,7 +149,7 @@ pub enum DialError {
     /// Somebody answers, too slowly or not at all.
     #[error("no answer from {endpoint} in {} s: is that a Furlong broker, and reachable?", HANDSHAKE_TIMEOUT_MS / 1000)]
     Timeout {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
     },
     /// It ended before the proof. A broker that does not accept the key just closes.
@@ -158,12 +158,12 @@ pub enum DialError {
          `--fresh` start; take the present one from the broker's `security` folder"
     )]
     Handshake {
-        /// Where.
+        /// The endpoint.
         endpoint: Endpoint,
-        /// What happened.
-        error: StrangerError,
+        /// The problem.
+        error: PendingError,
     },
-    /// What answers has not the key of the capability.
+    /// The answering peer does not have the key of the capability.
     #[error(
         "what answers has not the broker's key ({0}): the capability file is of another cluster, or somebody listens in"
     )]
@@ -171,9 +171,9 @@ pub enum DialError {
     /// The broker said no.
     #[error("the broker refuses: {text}")]
     Refused {
-        /// Why, for programs.
+        /// The reason, for programs.
         kind: RefusalKind,
-        /// Why, for people.
+        /// The reason, for people.
         text: String,
     },
     /// The first record was unsound.
@@ -188,7 +188,7 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether another try, later, may succeed.
+    /// Returns true if another try, later, may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { kind, .. } => *kind == RefusalKind::Busy,

@@ -1,4 +1,4 @@
-//! What comes from one peer: bytes, then frames, then opened records.
+//! Incoming data from one peer: bytes, then frames, then opened records.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use furlong_wire::message::{Direction, MessageError, decode_next};
@@ -132,7 +132,7 @@ impl Incoming {
     }
 }
 
-/// Why what a peer sent is refused.
+/// The reason that a peer's input is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// Not ZMTP, or beyond its limits.

@@ -1,9 +1,9 @@
-//! What all three programs share on the outside of [`furlong_wire`]: a tokio connection that carries its messages, and
+//! The shell around [`furlong_wire`] that all three programs share: a tokio connection that carries its messages, and
 //! the files of `$FURLONG_HOME`.
 //!
 //! A peer calls [`dial::dial`] with its capability and gets an [`incoming::Incoming`], and what an
-//! [`outgoing::Outgoing`] needs. The broker makes a [`stranger::Stranger`] of each accepted socket, and the same two of
-//! it once the stranger is proved. Neither decides anything: they turn bytes into records and back.
+//! [`outgoing::Outgoing`] needs. The broker makes a [`pending::PendingPeer`] of each accepted socket, and the same two
+//! of it once the peer is proved. Neither decides anything: they turn bytes into records and back.
 //!
 //! # Example
 //!
@@ -47,19 +47,11 @@
 
 pub mod backoff;
 pub mod dial;
-pub mod durations;
-pub mod home;
 pub mod incoming;
 pub mod local;
-pub mod log;
-pub mod memory_size;
 pub mod outgoing;
-pub mod printable;
-pub mod private_file;
-pub mod revoked;
-pub mod stop;
-pub mod stranger;
+pub mod pending;
+pub mod spin;
 pub mod stream;
 pub mod unsound;
 pub mod vigil;
-pub mod worth;

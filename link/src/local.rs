@@ -60,7 +60,7 @@ pub fn give_pipes(socket: &UnixStream) -> io::Result<(ReadHalf, WriteHalf)> {
 /// Connects to the broker of a cluster, if it is on this machine and gives out pipes beside that port.
 ///
 /// # Errors
-/// Why not; there is the port still.
+/// The reason that it failed; there is still the port.
 pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, WriteHalf)> {
     if is_ended_by_sigpipe() {
         return Err(io::Error::other("a pipe whose other end is gone would end this process"));
@@ -76,7 +76,7 @@ pub async fn connect(cluster: &ClusterId, port: u16) -> io::Result<(ReadHalf, Wr
     halves(own(&read, OFlags::RDONLY)?, own(&write, OFlags::WRONLY)?)
 }
 
-/// Whether who is at the other end of a socket has the user of this process.
+/// Returns true if the other end of a socket has the user of this process.
 ///
 /// # Errors
 /// The system's.
@@ -107,7 +107,7 @@ fn halves(read: OwnedFd, write: OwnedFd) -> io::Result<(ReadHalf, WriteHalf)> {
     ))
 }
 
-/// Whether this process has given SIGPIPE back its first meaning, as scripts do for the sake of `| head`: a socket can
+/// Returns true if this process has reset SIGPIPE to its default, as scripts do for the sake of `| head`: a socket can
 /// be written to without it, a pipe cannot. By `proc_pid_status(5)`.
 fn is_ended_by_sigpipe() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -120,7 +120,7 @@ fn is_ended_by_sigpipe() -> bool {
 
 /// In the masks of `/proc/self/status`: signal 13.
 const SIGPIPE_BIT: u64 = 1 << 12;
-/// What the kernel calls a user who has no number in this user namespace.
+/// The kernel's number for a user who has no number in this user namespace.
 const UNKNOWN_USER: u32 = 65534;
 
 fn receive_files(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {

@@ -1,4 +1,4 @@
-//! What waits to be sent to one peer: messages already encoded where they will be sealed, and payloads chunk by chunk.
+//! The outgoing queue of one peer: messages already encoded where they will be sealed, and payloads chunk by chunk.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -15,7 +15,7 @@ use furlong_wire::zmtp::{FRAME_HEADER_BYTES_MAX, put_frame_header};
 
 use crate::stream::WriteHalf;
 
-/// Where a payload's chunks come from: sealed here as they are needed, or passed on as they came.
+/// The source of a payload's chunks: sealed here as they are needed, or passed on as they came.
 #[derive(Debug)]
 pub enum Chunks {
     /// Sealed when there is room for them on the wire.
@@ -48,7 +48,7 @@ impl Chunks {
     }
 }
 
-/// How far a write has come.
+/// The progress of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// Everything is with the kernel.
@@ -196,7 +196,7 @@ impl<M: Direction> Outgoing<M> {
         self.push_sealed(bytes);
     }
 
-    /// Whether there is nothing left to write.
+    /// Returns true if there is nothing left to write.
     pub fn is_empty(&self) -> bool {
         self.sealed.is_empty() && !self.has_next()
     }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::unix::pipe;
 
-/// What comes from the peer.
+/// The incoming half, from the peer.
 #[derive(Debug)]
 pub enum ReadHalf {
     /// By a socket.
@@ -19,7 +19,7 @@ pub enum ReadHalf {
     Pipe(pipe::Receiver),
 }
 
-/// What goes to the peer.
+/// The outgoing half, towards the peer.
 #[derive(Debug)]
 pub enum WriteHalf {
     /// By a socket.
@@ -37,7 +37,7 @@ pub struct WritePipe {
     is_wide: AtomicBool,
 }
 
-/// What a wide pipe holds. With 64 KiB as at first, 1 MiB there and back took nearly twice as long as by TCP; with this
+/// The capacity of a wide pipe. With 64 KiB, 1 MiB there and back took nearly twice as long as by TCP; with this
 /// as long.
 const WIDE_BYTES: usize = 512 * 1024;
 

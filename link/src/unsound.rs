@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use furlong_wire::limits::HEARTBEAT_DEAD_MS;
 
-/// Why the last connection was cut, if what came on it was unsound soon after it was made.
+/// The reason that the last connection was cut, if its input was unsound soon after it was made.
 #[derive(Debug, Default)]
 pub struct Unsound {
     last: Option<String>,

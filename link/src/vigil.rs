@@ -1,4 +1,4 @@
-//! When a peer is taken for dead, and when it is sent a heartbeat: looked at once a turn.
+//! Liveness checks: a peer is declared dead or sent a heartbeat, as checked once a turn.
 //!
 //! Silence is counted in turns of this process, not by the clock. A process that was starved or stopped for a minute
 //! finds what its peers have sent meanwhile in its sockets, and reads it before it has counted enough turns to judge
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, HEARTBEAT_IDLE_MS, WRITE_STALL_MS};
 
-/// What a connection needs.
+/// The action that a connection needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
     /// Nothing now.

@@ -379,7 +379,7 @@ def function_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int]:
         What its pickle holds, as `dumps` tells it.
     """
     kind = type(function)
-    known = known_of(function)
+    known = cached_function(function)
     if known is not None:
         return known
     blob, holds = _dump_function(function)
@@ -419,7 +419,7 @@ def _dump_settings(value: Any) -> bytes:
     return file.getvalue()
 
 
-def known_of(function: Callable[..., Any]) -> tuple[_furlong.Function, int] | None:
+def cached_function(function: Callable[..., Any]) -> tuple[_furlong.Function, int] | None:
     """Give what `function_of` would, if it need not pickle."""
     if type(function) is not types.FunctionType:
         return None

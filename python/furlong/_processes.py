@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["Child", "EngineSet", "Folder", "Process", "end_all"]
 
-# How long a process has to leave in good order, in seconds, and then to be gone after it was killed.
+# How long a process has to leave gracefully, in seconds, and then to be gone after it was killed.
 LEAVE_SECONDS = 5.0
 KILL_SECONDS = 5.0
 # What of a process's standard error is shown when it fails.
@@ -89,7 +89,7 @@ class Process:
         return True
 
     def ask_to_leave(self) -> None:
-        """Tell it to give up what it does, and to leave in good order."""
+        """Tell it to give up what it does, and to leave gracefully."""
         self.send_signal(signal.SIGINT)
 
     def forget(self) -> None:
@@ -156,7 +156,7 @@ class Child(Process):
         return f"ended {how}: {self.said()}"
 
     def ask_to_leave(self) -> None:
-        """Tell it to give up what it does, and to leave in good order."""
+        """Tell it to give up what it does, and to leave gracefully."""
         if self._popen.stdin is None:
             super().ask_to_leave()
         else:

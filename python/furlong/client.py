@@ -19,7 +19,7 @@ from furlong._remote import Reference
 from furlong.direct import DirectView
 from furlong.displays import ExecuteReply
 from furlong.errors import CompositeError, TaskAborted, TaskTimeout
-from furlong.parts import Part
+from furlong.subtasks import SubTask
 from furlong.progress import has_prompt
 from furlong.results import AsyncResult
 from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
@@ -90,7 +90,7 @@ def _shown(command: Mapping[str, Any]) -> Iterator[str]:
             yield f"[{who}] {heading}[{number}]:{between}{text.rstrip()}"
 
 
-def _command_of(part: Part) -> dict[str, Any]:
+def _command_of(part: SubTask) -> dict[str, Any]:
     """Tell what a command came to. The value of its last expression is in its output, as an interpreter prints it."""
     assert part.outcome is not None, "a part that has succeeded has its outcome"
     reply = ExecuteReply(part.outcome, part.engine_id)
@@ -423,7 +423,7 @@ class MultiEngineClient(Connected):
         self.client.abort(targets=self._view(targets)._engines(None))
 
     def queue_status(self, targets: Any = None) -> list[tuple[int, dict[str, int]]]:
-        """Tell how much engines have to do: what waits there, ``queue``, and what they have in hand, ``pending``."""
+        """Tell how much engines have to do: what waits there, ``queue``, and what they have been assigned, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
         return [(key, {"queue": status[key]["queue"], "pending": status[key]["tasks"]}) for key in engines]

@@ -22,7 +22,7 @@ from furlong.open_maps import OpenMaps
 from furlong.peer_names import ClientNames
 from furlong.records import hex_of, wait_for_ids
 from furlong.results import AsyncResult
-from furlong.targets import chosen_of
+from furlong.targets import resolve_targets
 from furlong.views import LoadBalancedView
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Client(ClientTasks, ClientNames):
 
     def _chosen(self, targets: Any) -> Any:
         """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is."""
-        return chosen_of(targets, self.ids)
+        return resolve_targets(targets, self.ids)
 
     def _engines(self, targets: Any) -> list[int]:
         """Give the ids that a call goes to now."""

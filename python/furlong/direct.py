@@ -15,7 +15,7 @@ from furlong._plain import goes_by_value
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
-from furlong.parts import About, Part, value_of
+from furlong.subtasks import CallInfo, SubTask, value_of
 from furlong.peer_names import NO_MAGICS
 from furlong.results import AsyncResult
 from furlong.views import View, in_engine_namespace
@@ -79,11 +79,11 @@ class DirectView(View):
         function: _furlong.Function,
         codec: str,
         data: Sequence[Any],
-        about: About,
+        about: CallInfo,
         *,
         targets: Any = None,
         holds: int = False,
-        decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
+        decode: Callable[[SubTask, _furlong.Outcome], Any] | None = None,
         abort: bool = True,
     ) -> AsyncResult:
         """Submit the same to each engine."""
@@ -95,7 +95,7 @@ class DirectView(View):
         for task in tasks:
             self._submitted.add(task.number)
         call = (self, function, codec, data, about, has_code, decode, options)
-        parts = [Part(task, about, decode, (*call, task.engine)) for task in tasks]
+        parts = [SubTask(task, about, decode, (*call, task.engine)) for task in tasks]
         result = AsyncResult(parts, self._is_single(targets))
         self.client._note(result)
         return result
@@ -134,7 +134,7 @@ class DirectView(View):
         if not isinstance(code, str):
             raise TypeError(f"code is a str, not {described(code)}")
 
-        def decode(part: Part, outcome: _furlong.Outcome) -> ExecuteReply | None:
+        def decode(part: SubTask, outcome: _furlong.Outcome) -> ExecuteReply | None:
             return None if silent else ExecuteReply(outcome, part.engine_id)
 
         _globals.put.note_code(code)
@@ -207,7 +207,7 @@ class DirectView(View):
         if not all(isinstance(name, str) for name in wanted):
             raise TypeError(f"what is pulled are names: a str, or a sequence of such, not {names!r}")
 
-        def decode(part: Part, outcome: _furlong.Outcome) -> Any:
+        def decode(part: SubTask, outcome: _furlong.Outcome) -> Any:
             values = value_of(outcome, part.about.codecs)
             return values[0] if one else values
 

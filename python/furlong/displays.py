@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from furlong import _furlong
-    from furlong.parts import Part
+    from furlong.subtasks import SubTask
 
 _BINARY = ("image/png", "image/jpeg", "application/pdf", "image/gif")
 _REPRS = {
@@ -125,7 +125,7 @@ def _show(output: dict[str, Any]) -> None:
         print(output["data"].get("text/plain", ""))
 
 
-def show_outputs(parts: Sequence[Part], single: bool, groupby: str, result_only: bool) -> None:
+def show_outputs(parts: Sequence[SubTask], single: bool, groupby: str, result_only: bool) -> None:
     """Show what tasks wrote, displayed and resulted in."""
     if groupby not in ("type", "engine", "order"):
         raise ValueError(f"outputs are grouped by 'type', 'engine' or 'order', not by {groupby!r}")
@@ -148,7 +148,7 @@ def show_outputs(parts: Sequence[Part], single: bool, groupby: str, result_only:
             _show_result(part)
 
 
-def _show_stream(part: Part, stream: str, single: bool) -> None:
+def _show_stream(part: SubTask, stream: str, single: bool) -> None:
     text = part.live(stream)
     if not text:
         return
@@ -165,14 +165,14 @@ def _space(text: str) -> str:
     return "\n" if "\n" in text.rstrip("\n") else " "
 
 
-def _show_displays(part: Part, single: bool) -> None:
+def _show_displays(part: SubTask, single: bool) -> None:
     for output in part.metadata("outputs"):
         if not single:
             print(f"[output:{part.engine_id}]")
         _show(output)
 
 
-def _show_result(part: Part) -> None:
+def _show_result(part: SubTask) -> None:
     value = part.value
     if not isinstance(value, ExecuteReply) or value.execute_result is None:
         return
@@ -187,7 +187,7 @@ def _show_result(part: Part) -> None:
 
 
 @contextlib.contextmanager
-def stream_output(parts: Sequence[Part]) -> Iterator[None]:
+def stream_output(parts: Sequence[SubTask]) -> Iterator[None]:
     """Print what tasks write while they run, each piece behind its engine's id where there are several."""
     shown = Shown(len(parts) > 1)
     threads = [
@@ -226,7 +226,7 @@ class Shown:
             file.flush()
 
 
-def _follow(part: Part, shown: Shown) -> None:
+def _follow(part: SubTask, shown: Shown) -> None:
     reader = part.task.output()
     while (piece := reader.next()) is not None:
         stream, _, _, left_out, data = piece

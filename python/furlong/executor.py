@@ -43,7 +43,7 @@ class ExecutorFuture(AsyncResult):
         Parameters
         ----------
         force : bool
-            End it also if it runs; an interpreter that does not heed the interrupt is killed.
+            End it also if it runs; an interpreter that does not respond to the interrupt is killed.
 
         Returns
         -------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _dispatch, _furlong, _pickling, _signals, errors
 from furlong._checks import check_whole
-from furlong.map_parts import MapPart, Work
+from furlong.map_subtasks import MapSubTask, Work
 from furlong.maps import _mapped
 from furlong.results import AsyncResult, TimedOut
 
@@ -153,7 +153,7 @@ class MapCalls:
         function, has_code = _mapped(view, self._fn, True)
         about = view._about(_pickling.name_of(self._fn), "map")
         work = Work(view, function, has_code, about, list(map(list, zip(*rows))), True)
-        part = MapPart(work, 0, len(rows), self._engines.direct)
+        part = MapSubTask(work, 0, len(rows), self._engines.direct)
         return self._engines.noted(self._executor._noted(AsyncResult((part,), True)))
 
     def _bytes_of(self, future: ExecutorFuture) -> int:

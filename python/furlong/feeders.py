@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from furlong import _signals, errors
 from furlong._dispatch import WaitQueue
 from furlong._patience import wait_patiently
-from furlong.map_parts import MapPart, Work
+from furlong.map_subtasks import MapSubTask, Work
 
 __all__ = ["BalancedFeeder", "DirectFeeder", "Feeder"]
 
@@ -38,9 +38,9 @@ class Feeder:
 
     Attributes
     ----------
-    parts : list of MapPart
+    parts : list of MapSubTask
         In the order of the items.
-    ended : deque of MapPart
+    ended : deque of MapSubTask
         In the order of their ends.
     changes : WaitQueue
         Is notified whenever something of this has changed.
@@ -49,8 +49,8 @@ class Feeder:
     """
 
     def __init__(self, work: Work, count: int) -> None:
-        self.parts: list[MapPart] = []
-        self.ended: collections.deque[MapPart] = collections.deque()
+        self.parts: list[MapSubTask] = []
+        self.ended: collections.deque[MapSubTask] = collections.deque()
         self.changes = WaitQueue()
         self.is_over = False
         self.why_stopped: BaseException | None = None
@@ -83,13 +83,13 @@ class Feeder:
         """Submit all items that were not: somebody refers to all of the map."""
 
     def _submit(self, size: int, engine: int | None = None) -> None:
-        part = MapPart(self._work, self._at, size, engine)
+        part = MapSubTask(self._work, self._at, size, engine)
         self._at += size
         self._unfinished += 1
         self.parts.append(part)
         part.when_ended(lambda: self._handle_end(part))
 
-    def _handle_end(self, part: MapPart) -> None:
+    def _handle_end(self, part: MapSubTask) -> None:
         with self._lock:
             self._unfinished -= 1
             self.ended.append(part)
@@ -97,7 +97,7 @@ class Feeder:
             self._end_if_over()
             self.changes.notify_all()
 
-    def _go_on(self, part: MapPart) -> None:
+    def _go_on(self, part: MapSubTask) -> None:
         """Submit more, now that a part has ended."""
 
     def stop(self, why: BaseException) -> None:
@@ -238,7 +238,7 @@ class BalancedFeeder(Feeder):
         fair = -(-(self.count - self._at) // (self._engines * 2))
         return max(1, min(self._size, fair, CHUNK_ITEMS_MAX, int(CHUNK_BYTES / self._item_bytes)))
 
-    def _go_on(self, part: MapPart) -> None:
+    def _go_on(self, part: MapSubTask) -> None:
         outcome = part.outcome
         if not self._fixed and outcome is not None and len(part.ids) == 1:
             self._note_bytes(outcome.nbytes, part.size)

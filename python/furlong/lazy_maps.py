@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _signals, errors
 from furlong._dispatch import WaitQueue
-from furlong.parts import left_of
+from furlong.subtasks import remaining
 from furlong.results import AsyncResult, TimedOut
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class LazyMapIterator(Iterator[Any]):
         """Wait for the next value: the first one's, or whichever comes first."""
         if self._ordered:
             head = self._waiting[0]
-            quick = left_of(self._deadline)
+            quick = remaining(self._deadline)
             if head.wait(HEAD_SECONDS if quick is None else min(quick, HEAD_SECONDS)):
                 return head
         while True:
@@ -179,7 +179,7 @@ class LazyMapIterator(Iterator[Any]):
             self._submit(is_slow=self._ordered)
             self._follow()
             # One that has ended since it was looked at is not among those that are followed.
-            if not self._ends.wait_for(functools.partial(self._has_come, seen), left_of(self._deadline)):
+            if not self._ends.wait_for(functools.partial(self._has_come, seen), remaining(self._deadline)):
                 raise TimedOut("the next value has not come in time")
 
     def _has_come(self, seen: int) -> bool:

@@ -13,8 +13,8 @@ from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN
 from furlong._sequences import items_of
 from furlong.feeders import Feeder, cancelled
-from furlong.map_parts import MapPart
-from furlong.parts import METADATA, Part, as_ended, left_of, limit_of
+from furlong.map_subtasks import MapSubTask
+from furlong.subtasks import METADATA, SubTask, as_ended, remaining, deadline_after
 from furlong.results import CANCEL_WAIT, AsyncResult, TimedOut
 
 __all__ = ["AsyncMapResult", "MapResult"]
@@ -30,7 +30,7 @@ class AsyncMapResult(AsyncResult):
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[SubTask],
         collect: Collect,
         count: int,
         *,
@@ -139,10 +139,10 @@ class MapResult(AsyncMapResult):
         return self._final
 
     def _wait_to_get(self, timeout: float | None, return_exceptions: bool, return_when: str | None) -> None:
-        deadline = limit_of(timeout)
+        deadline = deadline_after(timeout)
         if return_when not in (None, ALL_COMPLETED):
             self._wait_for_first(deadline, return_when, return_exceptions or self._errors_in_place)
-        if not self.wait(left_of(deadline)):
+        if not self.wait(remaining(deadline)):
             raise TimedOut(f"{self!r} has not ended in time")
         self._settle()
 
@@ -206,7 +206,7 @@ class MapResult(AsyncMapResult):
                     raise feeder.why_stopped
                 yield feeder.why_stopped
 
-    def _given(self, part: MapPart) -> Iterator[Any]:
+    def _given(self, part: MapSubTask) -> Iterator[Any]:
         """Give the values of a part that has ended, up to the first that has failed."""
         if self._errors_in_place or not part.failures:
             yield from part.values

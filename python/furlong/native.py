@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _signals
-from furlong.parts import About, Part
+from furlong.subtasks import CallInfo, SubTask
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ class NativeFunction:
         from furlong._msgpack import pack
 
         view = self._client.load_balanced_view()
-        about = About(self._client, self._name, label=view.label, codecs=("msgpack", "raw"))
+        about = CallInfo(self._client, self._name, label=view.label, codecs=("msgpack", "raw"))
         session, data = self._client._session, [pack(list(args))]
 
         def submit() -> AsyncResult:
-            result = AsyncResult([Part(session.submit(self._function, "msgpack", data, None), about)], True)
+            result = AsyncResult([SubTask(session.submit(self._function, "msgpack", data, None), about)], True)
             self._client._note(result)
             return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from furlong.parts import left_of
+from furlong.subtasks import remaining
 
 if TYPE_CHECKING:
     from furlong.feeders import Feeder
@@ -39,4 +39,4 @@ class OpenMaps:
 
     def wait(self, deadline: float | None) -> bool:
         """Wait until all have ended; whether they have by that time of the monotonic clock."""
-        return all(feeder.wait(left_of(deadline)) for feeder in list(self._feeders))
+        return all(feeder.wait(remaining(deadline)) for feeder in list(self._feeders))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
-from furlong.parts import About, Codecs, Part
+from furlong.subtasks import CallInfo, Codecs, SubTask
 from furlong.results import AsyncResult
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Fetched(AsyncResult):
 
     def __init__(self, client: Client, key: str) -> None:
         task = _FetchedTask(client._session, key)
-        about = About(client, key, owner=False, label=task.label, codecs=CODECS[task.runtime])
-        part = Part(task, about)  # type: ignore[arg-type]
+        about = CallInfo(client, key, owner=False, label=task.label, codecs=CODECS[task.runtime])
+        part = SubTask(task, about)  # type: ignore[arg-type]
         part.began = task.began
         part.began_at -= task.age
         super().__init__([part], True)

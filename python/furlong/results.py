@@ -15,7 +15,7 @@ from furlong import _signals, errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.parts import METADATA, METADATA_OF, Part, left_of, limit_of
+from furlong.subtasks import METADATA, METADATA_OF, SubTask, remaining, deadline_after
 
 __all__ = ["AsyncResult", "ExecuteReply"]
 
@@ -43,7 +43,7 @@ class AsyncResult(LazyFuture):
     # What its representation calls it, where that is not the class.
     _shown_as = ""
 
-    def __init__(self, parts: Sequence[Part], single: bool) -> None:
+    def __init__(self, parts: Sequence[SubTask], single: bool) -> None:
         self._parts = parts
         self._single = single
 
@@ -66,11 +66,11 @@ class AsyncResult(LazyFuture):
             ended, and those that have not, as results of their own.
         """
         if return_when is not None:
-            return wait_for_some(self.split(), left_of(limit_of(timeout)), return_when)
+            return wait_for_some(self.split(), remaining(deadline_after(timeout)), return_when)
         if len(self._parts) == 1:
             return self._parts[0].wait(None if timeout is None or timeout < 0 else timeout)
-        deadline = limit_of(timeout)
-        return all(part.wait(left_of(deadline)) for part in self._parts)
+        deadline = deadline_after(timeout)
+        return all(part.wait(remaining(deadline)) for part in self._parts)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value; raise what the task raised.
@@ -103,9 +103,9 @@ class AsyncResult(LazyFuture):
         """
         if self._final is UNKNOWN:
             if return_when is not None and return_when != ALL_COMPLETED:
-                deadline = limit_of(timeout)
+                deadline = deadline_after(timeout)
                 self._wait_for_first(deadline, return_when, return_exceptions)
-                timeout = left_of(deadline)
+                timeout = remaining(deadline)
             if not self.wait(timeout):
                 raise TimedOut(f"{self!r} has not ended in time")
             self._settle()
@@ -121,7 +121,7 @@ class AsyncResult(LazyFuture):
         if return_when == FIRST_COMPLETED:
             warnings.warn("get has no value before all have ended: FIRST_COMPLETED is ignored", stacklevel=3)
             return
-        self.wait(left_of(deadline), return_when)
+        self.wait(remaining(deadline), return_when)
         if not return_exceptions:
             self._raise_first()
 
@@ -219,7 +219,7 @@ class AsyncResult(LazyFuture):
         Parameters
         ----------
         force : bool
-            Kill an interpreter that does not heed the interrupt.
+            Kill an interpreter that does not respond to the interrupt.
 
         Returns
         -------
@@ -257,8 +257,8 @@ class AsyncResult(LazyFuture):
 
     def wait_for_stop(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the tasks runs any longer, after a cancel; whether that is so in time."""
-        deadline = limit_of(timeout)
-        return all(part.task.stopped(left_of(deadline)) for part in self._parts)
+        deadline = deadline_after(timeout)
+        return all(part.task.stopped(remaining(deadline)) for part in self._parts)
 
     def _when_over(self, callback: Callable[[], None]) -> None:
         """Call back once, from the thread of callbacks, when all tasks have ended."""
@@ -305,7 +305,7 @@ class AsyncResult(LazyFuture):
         """The tasks' ids."""
         return [part.task.id for part in self._all_parts()]
 
-    def _all_parts(self) -> Sequence[Part]:
+    def _all_parts(self) -> Sequence[SubTask]:
         """Give all of its tasks, which all have been submitted then."""
         return self._parts
 
@@ -490,7 +490,7 @@ class AsyncResult(LazyFuture):
 
     # Taking apart.
 
-    def _child(self, part: Part) -> AsyncResult:
+    def _child(self, part: SubTask) -> AsyncResult:
         """Give the result of one of its tasks."""
         return AsyncResult([part], True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from furlong import errors
 
-__all__ = ["are_ids", "chosen_of"]
+__all__ = ["are_ids", "resolve_targets"]
 
 
 def are_ids(targets: Any) -> bool:
@@ -16,7 +16,7 @@ def are_ids(targets: Any) -> bool:
     return all(isinstance(engine, int) and not isinstance(engine, bool) and engine >= 0 for engine in several)
 
 
-def chosen_of(targets: Any, ids: list[int]) -> Any:
+def resolve_targets(targets: Any, ids: list[int]) -> Any:
     """Give ids for what a user says: an int for an int, a list for the others, ``"all"`` as it is.
 
     Raises

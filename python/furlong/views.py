@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling, _signals, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, as_on_engine, is_interactive
-from furlong.parts import About, BalancedPart, Part
+from furlong.subtasks import CallInfo, BalancedSubTask, SubTask
 from furlong.peer_names import ViewNames
 from furlong.progress import has_prompt
 from furlong.records import Numbers
 from furlong.results import AsyncResult
-from furlong.targets import are_ids, chosen_of
+from furlong.targets import are_ids, resolve_targets
 
 if TYPE_CHECKING:
     from furlong.connection import Client
@@ -138,7 +138,7 @@ class View(ViewNames):
     def _checked(self, name: str, value: Any) -> Any:
         """Give a flag's value as it is kept; raise if the flag does not take it."""
         if name == "targets" and value is not None and not are_ids(value):
-            return chosen_of(value, self.client.ids)
+            return resolve_targets(value, self.client.ids)
         return check_flag(name, value)
 
     @contextlib.contextmanager
@@ -204,13 +204,13 @@ class View(ViewNames):
         error_retries = error_retries if error_retries is not None else retries or 0
         return _furlong.Options(retries=retries, error_retries=error_retries, abort_on_error=abort_on_error, **flags)
 
-    def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> About:
+    def _about(self, name: str, method: str = "apply", label: str | None = None, code: str | None = None) -> CallInfo:
         if label is not None:
             check_flag("label", label)
-        known: dict[Any, About] = self._abouts  # type: ignore[attr-defined]
+        known: dict[Any, CallInfo] = self._abouts  # type: ignore[attr-defined]
         about = known.get(name) if method == "apply" and label is None else None
         if about is None:
-            about = About(
+            about = CallInfo(
                 self.client,
                 name,
                 method,
@@ -226,7 +226,7 @@ class View(ViewNames):
     def _prepared(self, f: Any) -> tuple[_furlong.Function, int]:
         """Give a function as sessions submit it, and what its pickle holds."""
         if self._cloudpickle and not is_interactive(f):
-            known = _pickling.known_of(f)
+            known = _pickling.cached_function(f)
             if known is not None:
                 return known
         from furlong.native import NativeFunction
@@ -401,9 +401,9 @@ class Again:
         function: _furlong.Function,
         codec: str,
         data: Sequence[Any],
-        about: About,
+        about: CallInfo,
         has_code: bool,
-        decode: Callable[[Part, _furlong.Outcome], Any] | None,
+        decode: Callable[[SubTask, _furlong.Outcome], Any] | None,
         options: _furlong.Options | None,
         engine: int | None,
     ) -> None:
@@ -433,7 +433,7 @@ class Again:
         else:
             (task,) = client._session.submit_to([self.engine], *call)
         call = (self.view, *(getattr(self, name) for name in ("function", "codec", "data", "about", "has_code")))
-        part = Part(task, self.about, self.decode, (*call, self.decode, self.options, self.engine))
+        part = SubTask(task, self.about, self.decode, (*call, self.decode, self.options, self.engine))
         result = AsyncResult([part], True)
         client._note(result)
         return result
@@ -468,11 +468,11 @@ class LoadBalancedView(View):
         function: _furlong.Function,
         codec: str,
         data: Sequence[Any],
-        about: About,
+        about: CallInfo,
         *,
         holds: int = False,
-        decode: Callable[[Part, _furlong.Outcome], Any] | None = None,
-    ) -> Part:
+        decode: Callable[[SubTask, _furlong.Outcome], Any] | None = None,
+    ) -> SubTask:
         """Submit one task."""
         options = self._task_options(False, about.label)
         session = self.client._session
@@ -484,7 +484,7 @@ class LoadBalancedView(View):
         self._submitted.add(task.number)
         engine = None if self.targets is None else task.engine
         call = (self, function, codec, data, about, has_code, decode, options, engine)
-        return BalancedPart(task, about, decode, call)
+        return BalancedSubTask(task, about, decode, call)
 
     def queue_status(self, targets: Any = None, verbose: bool = False) -> dict[int | str, Any]:
         """Tell how much engines have to do. See `Client.queue_status`."""

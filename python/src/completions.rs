@@ -1,4 +1,4 @@
-//! Which tasks have ended, for the one Python thread that calls their callbacks.
+//! The tasks that have ended, for the one Python thread that calls their callbacks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::buffer::release_returned;
 use crate::runtime::{limit_of, rest_until};
 
-/// The reader is no main thread, which alone heeds signals.
+/// The reader is no main thread, which alone responds to signals.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Keys of tasks that have ended, in the order of their ends.
@@ -21,7 +21,7 @@ pub struct Completions {
     queue: Arc<Queue>,
 }
 
-/// What tasks push to.
+/// The queue that tasks push to.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Completions {
-    /// What a task is given.
+    /// The queue that a task is given.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }

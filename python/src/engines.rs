@@ -1,4 +1,4 @@
-//! Which engines are online, as the broker's events tell it.
+//! The engines that are online, according to the broker's events.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use furlong_client::{Client, ClientError, EngineId, Event, Events, EventsError};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 
-/// How long to wait before asking again after a question was cut off.
+/// The pause before asking again after a question was cut off.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The engines that are online, and who waits for a change.
@@ -62,7 +62,7 @@ impl Engines {
         (state.online.iter().map(|id| id.0).collect(), state.version)
     }
 
-    /// Whether it is not the version any longer, or will never be another.
+    /// Resolves once the version has changed, or will never change again.
     pub fn poll_change(&self, version: u64, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if state.version != version || state.is_over {
@@ -83,7 +83,9 @@ impl Engines {
             state.version += 1;
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_iter().for_each(Waker::wake);
+        for it in waiting {
+            Waker::wake(it);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

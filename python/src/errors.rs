@@ -13,7 +13,7 @@ pub fn raise(py: Python<'_>, class: &str, text: String) -> PyErr {
     }
 }
 
-/// Why there is no connection.
+/// The error when there is no connection.
 pub fn connect_error(py: Python<'_>, error: &ConnectError) -> PyErr {
     let class = match error {
         ConnectError::NoCapability(_) => "CapabilityNotFound",
@@ -24,7 +24,7 @@ pub fn connect_error(py: Python<'_>, error: &ConnectError) -> PyErr {
     raise(py, class, error.to_string())
 }
 
-/// Why a request failed.
+/// Converts the error of a failed request to a Python exception.
 pub fn client_error(py: Python<'_>, error: &ClientError) -> PyErr {
     let class = match error {
         ClientError::Disconnected(_) | ClientError::Interrupted => "ConnectionLost",

@@ -1,4 +1,4 @@
-//! What to run.
+//! The functions to run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +65,7 @@ impl Function {
 
 #[pymethods]
 impl Function {
-    /// Whether it is of this pickle. Cheaper than to make it anew, which hashes the pickle and copies it.
+    /// Returns true if it is of this pickle. Cheaper than to make it anew, which hashes the pickle and copies it.
     fn is_of(&self, blob: &[u8]) -> bool {
         self.call.pickle().is_some_and(|pickle| pickle[..] == *blob)
     }

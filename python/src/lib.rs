@@ -23,7 +23,7 @@ mod task;
 
 use pyo3::prelude::*;
 
-/// What the package's Python files build on.
+/// The native module that the package's Python files build on.
 #[pymodule]
 mod _furlong {
     #[pymodule_export]

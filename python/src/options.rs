@@ -1,4 +1,4 @@
-//! What a task asks for beyond the defaults.
+//! The options of a task beyond the defaults.
 
 use std::time::Duration;
 

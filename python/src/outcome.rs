@@ -1,4 +1,4 @@
-//! How a task ended.
+//! The end of a task.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -63,7 +63,7 @@ type RemoteParts = (String, String, String, Option<u64>);
 
 #[pymethods]
 impl Outcome {
-    /// Whether it succeeded.
+    /// True if it succeeded.
     #[getter]
     fn ok(&self) -> bool {
         self.result.is_ok()
@@ -101,7 +101,7 @@ impl Outcome {
         drop(before);
     }
 
-    /// What an execution came to: its count, and the last expression's text.
+    /// Returns the outcome of an execution: its count, and the last expression's text.
     #[getter]
     fn executed(&self) -> Option<(u64, Option<String>)> {
         match &self.result.as_ref().ok()?.header {
@@ -110,7 +110,7 @@ impl Outcome {
         }
     }
 
-    /// What it displayed: dictionaries by type, what is said about each, and whether it is the last expression's value.
+    /// Returns its displays: dictionaries by type, what is said of each, and whether it is the last expression's value.
     fn displays<'py>(&self, py: Python<'py>) -> PyResult<Vec<Shown<'py>>> {
         let shown = self.result.as_ref().map_or(&[][..], |result| result.header.displays());
         let convert = |display: &Display| {
@@ -122,7 +122,7 @@ impl Outcome {
         shown.iter().map(convert).collect()
     }
 
-    /// What kind of failure it was, as [`ErrorKind`] has it, or `disconnected`, or `submit`.
+    /// The kind of the failure, as [`ErrorKind`] has it, or `disconnected`, or `submit`.
     #[getter]
     fn kind(&self) -> Option<&'static str> {
         let failure = self.failure()?;
@@ -133,7 +133,7 @@ impl Outcome {
         })
     }
 
-    /// What failed, for people.
+    /// Describes the failure, for people.
     #[getter]
     fn text(&self) -> Option<String> {
         self.failure().map(|failure| failure.error.to_string())
@@ -148,7 +148,7 @@ impl Outcome {
         })
     }
 
-    /// What the engine says of the exception beyond its texts.
+    /// The engine's details of the exception beyond its texts.
     fn remote_details<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let details = self.failure().map_or(&[][..], TaskFailure::remote_details);
         PyList::new(py, details.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?)
@@ -188,13 +188,13 @@ impl Outcome {
         self.report().engine.map(|engine| engine.0)
     }
 
-    /// How often it was tried.
+    /// The number of attempts.
     #[getter]
     fn attempts(&self) -> u32 {
         self.report().attempts
     }
 
-    /// When it was submitted, in microseconds since 1970; then microseconds from there to its assignment and its end,
+    /// The time of its submit, in microseconds since 1970; then microseconds from there to its assignment and its end,
     /// and for how many its code ran.
     #[getter]
     fn times(&self) -> (u64, Option<u64>, u64, u64) {
@@ -202,13 +202,13 @@ impl Outcome {
         (times.submitted_unix_us, times.assigned_us, times.finished_us, times.run_us)
     }
 
-    /// What it wrote to standard output.
+    /// Its standard output.
     #[getter]
     fn stdout(&self) -> String {
         self.report().stdout.text()
     }
 
-    /// What it wrote to standard error.
+    /// Its standard error.
     #[getter]
     fn stderr(&self) -> String {
         self.report().stderr.text()
@@ -223,7 +223,7 @@ impl Outcome {
 /// Codec and buffers of what a task published, and the publication's number.
 pub type PublishedParts<'py> = (Option<&'static str>, Bound<'py, PyList>, u64);
 
-/// What a task published, for Python.
+/// Returns what a task published, for Python.
 pub fn published_parts<'py>(py: Python<'py>, published: &Published) -> PyResult<PublishedParts<'py>> {
     let buffers = published.data.iter().map(|buffer| lend(py, buffer)).collect::<PyResult<Vec<_>>>()?;
     Ok((published.header.codec().map(Codec::as_str), PyList::new(py, buffers)?, published.number))

@@ -1,4 +1,4 @@
-//! How Python threads wait for what the network brings, and what is left of it after a fork.
+//! Blocking waits of Python threads on the network, and what is left of them after a fork.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 use crate::driver::Driver;
 
-/// How long a waiting thread sleeps before it looks for signals: Ctrl-C is heeded within this time.
+/// The time that a waiting thread sleeps before it checks for signals: Ctrl-C takes effect within this time.
 pub const SIGNALS: Duration = Duration::from_millis(50);
 
 /// Counts forks: what was made before the last one is of the parent, and its threads are not here.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// What drives the clients of this process, and the fork that it was made after. Locked only with the interpreter's
+/// The driver of this process's clients, and the fork that it was made after. Locked only with the interpreter's
 /// lock, so that no fork finds it locked.
 static DRIVER: Mutex<Option<(u64, Arc<Driver>)>> = Mutex::new(None);
 
@@ -33,7 +33,7 @@ pub fn after_fork() {
 /// Threads of this process that wait for what the network brings, for a caller.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// How many threads of this process wait for tasks, or for answers of the broker.
+/// The number of threads of this process that wait for tasks, or for answers of the broker.
 #[pyfunction]
 pub fn waiting() -> usize {
     WAITING.load(Ordering::Relaxed)
@@ -69,7 +69,7 @@ impl Drop for Waits {
     }
 }
 
-/// Which fork something was made after.
+/// The fork that something was made after.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin(u64);
 
@@ -79,7 +79,7 @@ impl Origin {
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
-    /// Whether this process has forked off since: then a lock inside may be held by a thread that is not here.
+    /// Returns true if this process has forked off since: then a lock inside may be held by a thread that is not here.
     pub fn is_foreign(self) -> bool {
         self.0 != GENERATION.load(Ordering::Relaxed)
     }
@@ -127,7 +127,7 @@ impl<T> Drop for Guarded<T> {
     }
 }
 
-/// What drives the clients of this process.
+/// Returns the driver of this process's clients.
 pub fn driver(_: Python<'_>) -> PyResult<Arc<Driver>> {
     let mut driver = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
     let generation = GENERATION.load(Ordering::Relaxed);
@@ -172,7 +172,7 @@ thread_local! {
 /// is not ready within the limit.
 ///
 /// # Errors
-/// What a signal handler raises: `KeyboardInterrupt`. The future is dropped then.
+/// The exception that a signal handler raises: `KeyboardInterrupt`. The future is dropped then.
 pub fn wait<F: Future>(py: Python<'_>, future: F, limit: Option<Duration>) -> PyResult<Option<F::Output>> {
     let mut future = pin!(future);
     let waker = WAKER.with(Waker::clone);
@@ -190,7 +190,7 @@ pub fn until<T>(
     rest_until(py, limit, pause, ask)
 }
 
-/// Asks until there is an answer: after each unparking of this thread, and after each pause, when signals are heeded.
+/// Asks until there is an answer: after each unparking of this thread, and after each pause, when signals are obeyed.
 /// None if there is no answer within the limit.
 pub fn rest_until<T>(
     py: Python<'_>,
@@ -210,7 +210,7 @@ pub fn rest_until<T>(
         }
         let driver = driver(py)?;
         py.detach(|| {
-            driver.call_back();
+            driver.resume();
             thread::park_timeout(left.map_or(pause, |left| left.min(pause)));
         });
         py.check_signals()?;

@@ -24,9 +24,9 @@ use crate::runtime::{Guarded, driver, limit_of, note_vain_look, run, wait};
 use crate::submitted;
 use crate::task::{Task, answer};
 
-/// How long the broker has for an answer, unless connecting to it may take longer.
+/// The time that the broker has for an answer, unless connecting to it may take longer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-/// How long it has at least for the first one, which belongs to connecting.
+/// The least time that it has for the first answer, which belongs to connecting.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A session with a broker, and the engines that are online.
@@ -75,7 +75,7 @@ impl Session {
         Self::open(py, Client::builder().pass(key.pass(door)?), timeout)
     }
 
-    /// How many tasks have not ended.
+    /// Returns the number of unfinished tasks.
     #[getter]
     fn unfinished_count(&self) -> PyResult<usize> {
         Ok(self.inner.get()?.client.unfinished_count())
@@ -94,7 +94,7 @@ impl Session {
         Ok(self.inner.get()?.client.session().prefix())
     }
 
-    /// How many tasks were submitted.
+    /// The number of tasks submitted.
     fn submitted(&self) -> PyResult<u64> {
         Ok(self.inner.get()?.client.submitted())
     }
@@ -121,7 +121,7 @@ impl Session {
         Ok(self.inner.get()?.client.welcome().cluster_name.clone())
     }
 
-    /// Where the broker is.
+    /// The endpoint of the broker.
     #[getter]
     fn endpoint(&self) -> PyResult<String> {
         Ok(self.inner.get()?.client.endpoint().to_string())
@@ -287,7 +287,7 @@ impl Session {
         wait(py, client.close(), None).map(|_| ())
     }
 
-    /// Whether the session is over.
+    /// Returns true if the session is over.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         let closed = self.inner.get()?.client.closed();

@@ -1,4 +1,4 @@
-//! What a task writes, as it comes.
+//! The output of a task, as it comes.
 
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};

@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use furlong_client::{EngineId, Stream, TaskFailure, TaskFuture, TaskId, TaskResult};
-use furlong_link::worth::Worth;
+use furlong_link::spin::AdaptiveSpin;
 use pyo3::prelude::*;
 
 use crate::buffer::release_returned;
@@ -38,7 +38,7 @@ struct State {
     /// The same, once somebody has asked: whom a signal interrupts asks again.
     outcome: Option<Py<Outcome>>,
     is_over: bool,
-    /// Who is told of the end, once somebody waits.
+    /// The listeners for the end, once somebody waits.
     listeners: Option<Arc<Listeners>>,
 }
 
@@ -55,17 +55,17 @@ impl Task {
     fn look_for_a_moment(&self, py: Python<'_>) -> PyResult<()> {
         let told = {
             let mut state = self.lock()?;
-            if state.is_over || !WORTH.with_borrow_mut(Worth::is_worth_it) || !state.future.is_recent() {
+            if state.is_over || !SPIN.with_borrow_mut(AdaptiveSpin::try_spin) || !state.future.is_recent() {
                 return Ok(());
             }
-            if state.has_ended(|_| ()) {
+            if state.poll_end(|_| ()) {
                 return Ok(());
             }
             Arc::clone(state.listeners.get_or_insert_default())
         };
         let driver = driver(py)?;
-        let was_told = py.detach(|| driver.look(LONGEST, || told.is_told.load(Ordering::Acquire)));
-        WORTH.with_borrow_mut(|worth| worth.note(was_told));
+        let was_told = py.detach(|| driver.spin_until(LONGEST, || told.is_told.load(Ordering::Acquire)));
+        SPIN.with_borrow_mut(|spin| spin.record(was_told));
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl Task {
 
 impl State {
     /// Takes notice of the end, if it has come. Else the listeners will be told of it.
-    fn has_ended(&mut self, listeners: impl FnOnce(&Arc<Listeners>)) -> bool {
+    fn poll_end(&mut self, listeners: impl FnOnce(&Arc<Listeners>)) -> bool {
         if self.is_over {
             return true;
         }
@@ -112,7 +112,7 @@ impl Task {
         self.engine.map(|engine| engine.0)
     }
 
-    /// Whether it has ended.
+    /// Returns true if it has ended.
     fn done(&self) -> PyResult<bool> {
         let state = self.lock()?;
         let is_done = state.is_over || state.future.is_finished();
@@ -131,7 +131,7 @@ impl Task {
             self.look_for_a_moment(py)?;
         }
         let ended = until(py, limit, SIGNALS, || {
-            let ask = |state: &mut State| state.has_ended(|listeners| listeners.add(thread::current()));
+            let ask = |state: &mut State| state.poll_end(|listeners| listeners.add(thread::current()));
             match self.lock().map(|mut state| ask(&mut state)) {
                 Ok(false) => Poll::Pending,
                 Ok(true) => Poll::Ready(Ok(())),
@@ -148,7 +148,7 @@ impl Task {
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<Py<Outcome>>> {
         release_returned(py);
         let mut state = self.lock()?;
-        state.has_ended(|_| ());
+        state.poll_end(|_| ());
         if let Some(ended) = state.ended.take() {
             state.outcome = Some(Py::new(py, Outcome::new(ended))?);
         }
@@ -158,16 +158,16 @@ impl Task {
     /// Adds the key to the completions when it has ended.
     fn notify(&self, py: Python<'_>, completions: &Completions, key: u64) -> PyResult<()> {
         let queue = completions.queue();
-        if self.lock()?.has_ended(|listeners| listeners.subscribe(Arc::clone(queue), key)) {
+        if self.lock()?.poll_end(|listeners| listeners.subscribe(Arc::clone(queue), key)) {
             queue.push(key);
         } else {
             // Who waits by a callback sleeps elsewhere.
-            driver(py)?.call_back();
+            driver(py)?.resume();
         }
         Ok(())
     }
 
-    /// Cancels it; with `force`, an interpreter that does not heed the interrupt is killed.
+    /// Cancels it; with `force`, an interpreter that does not respond to the interrupt is killed.
     #[pyo3(signature = (force=false))]
     fn cancel(&self, force: bool) -> PyResult<()> {
         self.lock()?.future.cancel_with(force);
@@ -194,12 +194,12 @@ impl Task {
         stopped.transpose().map(|stopped| stopped.is_some())
     }
 
-    /// What it writes, as it comes.
+    /// Returns a reader of its output, as it comes.
     fn output(&self) -> PyResult<OutputReader> {
         Ok(OutputReader::new(self.lock()?.future.output()))
     }
 
-    /// What it has written to `stdout` or `stderr` so far.
+    /// Returns what it has written to `stdout` or `stderr` so far.
     fn written(&self, stream: &str) -> PyResult<String> {
         let stream = if stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
         let state = self.lock()?;
@@ -221,15 +221,15 @@ impl Task {
     }
 }
 
-/// How long a thread looks for an end before it sleeps.
+/// The longest time that a thread polls for an end before it sleeps.
 const LONGEST: Duration = Duration::from_micros(500);
 
 thread_local! {
-    /// What this thread's last looks were worth.
-    static WORTH: RefCell<Worth> = RefCell::new(Worth::new());
+    /// The payoff of this thread's recent spins.
+    static SPIN: RefCell<AdaptiveSpin> = RefCell::new(AdaptiveSpin::new());
 }
 
-/// Who is told of a task's end: threads that wait, and the readers of completions.
+/// The listeners for a task's end: threads that wait, and the readers of completions.
 #[derive(Debug, Default)]
 struct Listeners {
     is_told: AtomicBool,

@@ -168,7 +168,7 @@ def test_011_shutdown_with_the_broker_ends_the_cluster(own: Own) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, int(signal.SIGINT), "SIGINT"])
 def test_090_a_signal_interrupts_what_runs(rc: furlong.Client, tmp_path: Path, number: int | str) -> None:
     view = rc[:]
-    # Idle engines do not heed it.
+    # Idle engines do not respond to it.
     rc.send_signal(number)
     result = view.apply_async(touch_and_sleep, str(tmp_path))
     eventually(lambda: len(list(tmp_path.iterdir())) == ENGINES)

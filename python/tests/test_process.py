@@ -78,7 +78,7 @@ def script(cluster: furlong.Cluster, began: Path) -> Iterator[Script]:
 
 
 def printed_by(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait until a script has ended in good order, and give what it printed."""
+    """Wait until a script has ended gracefully, and give what it printed."""
     stdout, stderr = process.communicate(timeout=SOON_SECONDS)
     assert process.returncode == code, stdout + stderr
     assert stderr == ""

@@ -56,7 +56,7 @@ IN_ORDER = ({"atexit": "done", "finalize": "done", "written": "not flushed yet"}
 
 
 @pytest.mark.parametrize("how", ["restart", "shutdown", "one", "stop"])
-def test_105_an_interpreter_ends_in_good_order(how, tmp_path):
+def test_105_an_interpreter_ends_gracefully(how, tmp_path):
     with furlong.Cluster(n=2) as rc:
         rc[0].apply_sync(begin, str(tmp_path))
         if how == "restart":
@@ -122,7 +122,7 @@ def test_105_code_that_does_not_end_is_killed_in_time(tmp_path):
 
 
 def blocked(path):
-    """Be in C code that heeds no interrupt, until the file is there."""
+    """Be in C code that responds to no interrupt, until the file is there."""
     import ctypes
 
     waits = f"import os, time\nwhile not os.path.exists({path!r}): time.sleep(0.01)"
@@ -157,7 +157,7 @@ def test_105_a_plain_cancel_leaves_the_variables(state, tmp_path):
 
         def is_explained():
             whys = [record.get("waits") or "" for record in rc.records() if record["id"] in mine]
-            return len(whys) == 2 and all("does not heed its interrupt" in why for why in whys)
+            return len(whys) == 2 and all("does not respond to its interrupt" in why for why in whys)
 
         eventually(is_explained)
         assert [engine["stuck"] for engine in rc.status()["engines"]] == [1]

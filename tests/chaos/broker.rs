@@ -78,7 +78,7 @@ fn kill(farm: &mut Farm, lasts: Duration, starts_us: &mut Vec<u64>) -> anyhow::R
     Ok(None)
 }
 
-/// How long it took from a start of the broker to the first result that came through it.
+/// Returns the time from a start of the broker to the first result that came through it.
 fn first_result(logs: &[ClientLog], start_us: u64) -> Option<u64> {
     let of_client = |log: &ClientLog| {
         let from = log.entries.partition_point(|entry| entry.at_us < start_us);
@@ -118,11 +118,11 @@ const CLIENTS: usize = 3;
 const IN_FLIGHT: u32 = 10_000;
 /// The broker's life.
 const EVERY: Duration = Duration::from_secs(2);
-/// How often is looked whether all live.
+/// The interval of checks that everything is alive.
 const TICK: Duration = Duration::from_millis(10);
-/// How often it is said how far it is.
+/// The interval of progress reports.
 const SHOW: Duration = Duration::from_secs(10);
 /// Without a result for so long, the farm stands still.
 const STANDSTILL_US: u64 = 30_000_000;
-/// How long what is under way may take in the end.
+/// The time limit for work in flight in the end.
 const CALM: Duration = Duration::from_secs(120);

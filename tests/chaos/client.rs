@@ -29,7 +29,7 @@ pub struct ClientArgs {
     /// The seed of what it submits.
     #[arg(long)]
     seed: u64,
-    /// How many tasks it has in flight.
+    /// The number of tasks it has in flight.
     #[arg(long)]
     window: u32,
     /// Its log.
@@ -41,10 +41,10 @@ pub struct ClientArgs {
     /// The folder for files of commands.
     #[arg(long)]
     files: String,
-    /// Whether its session ends with its connection.
+    /// The session ends with its connection.
     #[arg(long)]
     cancel_on_disconnect: bool,
-    /// Whether engines run Python.
+    /// The engines run Python.
     #[arg(long)]
     with_python: bool,
     /// Make some of the tasks durable.
@@ -244,7 +244,7 @@ async fn follow(log: &Log, place: &Place, job: Job, mut task: TaskFuture, permit
     drop(permit);
 }
 
-/// How a task ended, to be written down.
+/// Returns a task's end in the form that is written down.
 pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String>) -> End {
     let report = ended.as_ref().map_or_else(|failure| &failure.report, |result| &result.report);
     let (attempts, engine, is_wrong) = (report.attempts, report.engine.map(|engine| engine.0), wrong.is_some());
@@ -265,9 +265,9 @@ pub fn end(n: u64, ended: &Result<TaskResult, TaskFailure>, wrong: Option<String
     }
 }
 
-/// How long a client waits for its broker at first.
+/// The time that a client first waits for its broker.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a client asks which engines there are.
+/// The interval at which a client asks which engines there are.
 const LOOK: Duration = Duration::from_millis(300);
 /// Tasks that later ones may wait for.
 const RECENT: usize = 60;

@@ -16,7 +16,7 @@ pub struct EngineArgs {
     /// Its capability file.
     #[arg(long)]
     cap: PathBuf,
-    /// How many engines the process is.
+    /// The number of engines in the process.
     #[arg(short = 'n', default_value_t = 1)]
     slots: u32,
     /// Its interpreter; it runs no Python without.
@@ -54,5 +54,5 @@ fn work(data: &[Bytes]) -> Result<Vec<Bytes>, FunctionError> {
     }
 }
 
-/// How often a function looks whether it is cancelled.
+/// The interval at which a function checks whether it is cancelled.
 const STEP: Duration = Duration::from_millis(2);

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use furlong_link::private_file::write_private;
+use furlong_host::private_file::write_private;
 use furlong_tests::home::Home;
 use furlong_tests::program::{Program, binary};
 use furlong_tests::proxy::Proxy;
@@ -16,12 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::disk::Disk;
 use crate::log::{Entry, LogReader, What};
 
-/// What a farm consists of.
+/// The parts of a farm.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The folder for all that it leaves.
     pub folder: PathBuf,
-    /// What clients make their jobs of.
+    /// The seed from which clients make their jobs.
     pub seed: u64,
     /// Engine processes.
     pub engines: usize,
@@ -31,9 +31,9 @@ pub struct Setup {
     pub window: u32,
     /// The interpreter of the engines.
     pub python: Option<PathBuf>,
-    /// Whether the home is a disk of its own.
+    /// True if the home is a disk of its own.
     pub with_disk: bool,
-    /// Whether clients submit short tasks alone.
+    /// True if clients submit short tasks alone.
     pub short: bool,
     /// The longest that a fault lasts.
     pub faults_last_at_most: Duration,
@@ -70,21 +70,21 @@ pub struct Peer {
     pub number: u32,
 }
 
-/// What is known of a client.
+/// The record of a client.
 pub struct ClientLog {
-    /// What it has written down.
+    /// The entries that it has written down.
     pub entries: Vec<Entry>,
-    /// Whether it was killed.
+    /// True if it was killed.
     pub is_gone: bool,
     /// At whose place it was.
     cap: PathBuf,
-    /// Whether its session was to end with its connection.
+    /// True if its session was to end with its connection.
     pub cancels: bool,
     reader: LogReader,
 }
 
 impl Setup {
-    /// Whether the broker has a journal.
+    /// True if the broker has a journal.
     pub fn has_journal(&self) -> bool {
         self.broker_args.iter().any(|arg| arg == "--journal" || arg.starts_with("--journal="))
     }
@@ -155,7 +155,7 @@ impl Farm {
         self.broker.as_ref().map(Program::pid)
     }
 
-    /// Whether the broker says where it is.
+    /// Returns true if the broker says where it is.
     pub fn is_up(&self) -> bool {
         self.home.broker_state().is_some_and(|state| Some(state.pid) == self.broker_pid())
     }
@@ -291,7 +291,7 @@ impl Farm {
     /// Asks the clients to stop, and waits for them: each ends when all its tasks have ended.
     ///
     /// # Errors
-    /// Which do not, or end badly.
+    /// The clients that do not end, or end badly.
     pub fn stop_clients(&mut self, within: Duration) -> Result<(), String> {
         self.clients.iter_mut().for_each(|client| client.process.close_stdin());
         let clients = &mut self.clients;
@@ -309,7 +309,7 @@ impl Farm {
         Ok(())
     }
 
-    /// Stops engines and broker in good order, and says what does not stop.
+    /// Stops engines and broker gracefully, and says what does not stop.
     ///
     /// # Errors
     /// That.
@@ -410,7 +410,7 @@ fn is_interpreter(pid: u32) -> bool {
 }
 
 const START: Duration = Duration::from_secs(20);
-/// How long engines may take to finish, before they are told to leave at once.
+/// The time limit for engines to finish, before they are told to leave at once.
 const DRAIN: Duration = Duration::from_secs(2);
 const STOP: Duration = Duration::from_secs(30);
 /// Engines in each process.

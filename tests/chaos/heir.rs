@@ -1,4 +1,4 @@
-//! Who comes for the results of a client that was killed: another one of the same owner.
+//! The client that comes for the results of one that was killed: another one of the same owner.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::client::end;
 use crate::job::{Job, Place};
 use crate::log::{End, Log, LogReader, What};
 
-/// What is left of one client: its durable tasks that were accepted, and of whose ends it has not written.
+/// The estate of one client: its durable tasks that were accepted, and of whose ends it has not written.
 #[derive(Debug)]
 pub struct Estate {
     client: u32,

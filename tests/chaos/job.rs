@@ -1,4 +1,4 @@
-//! What the clients of a chaotic farm submit, and what must come of it.
+//! The jobs that the clients of a chaotic farm submit, and the outcomes that they must have.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-/// What runs a task.
+/// The runtime of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Runtime {
     /// A function of our own engine.
@@ -21,7 +21,7 @@ pub enum Runtime {
     Command,
 }
 
-/// How a task's code ends.
+/// The way in which a task's code ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum How {
     /// With what it was sent.
@@ -41,11 +41,11 @@ pub struct Target {
     pub engine: u32,
     /// Its process.
     pub pid: u32,
-    /// Whether it has our own functions.
+    /// True if it has our own functions.
     pub is_own: bool,
 }
 
-/// What another task must have come to.
+/// The end that another task must have come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum On {
     /// To its success.
@@ -61,11 +61,11 @@ pub enum On {
 pub struct After {
     /// Their numbers.
     pub tasks: Vec<u64>,
-    /// Whether one of them is enough.
+    /// True if one of them is enough.
     pub is_any: bool,
-    /// What they must have come to.
+    /// The ends that they must have come to.
     pub on: On,
-    /// Whether the task runs where they ran.
+    /// True if the task runs where they ran.
     pub follow: bool,
 }
 
@@ -74,35 +74,35 @@ pub struct After {
 pub struct Job {
     /// Its number at its client.
     pub n: u64,
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// The engine that it names.
     pub target: Option<Target>,
-    /// Whether it may run once only.
+    /// True if it may run once only.
     pub at_most_once: bool,
-    /// Whether what is accepted of it outlives its client and the broker, and its result is kept.
+    /// True if what is accepted of it outlives its client and the broker, and its result is kept.
     pub durable: bool,
-    /// How its code ends.
+    /// The way its code ends.
     pub how: How,
-    /// How long it takes.
+    /// Its duration.
     pub ms: u32,
     /// The bytes that it is sent, and gives back.
     pub bytes: u32,
-    /// How often it is run again after its own errors.
+    /// The number of times that it is run again after its own errors.
     pub error_retries: u32,
     /// Its priority.
     pub priority: i32,
-    /// What it waits for.
+    /// The tasks it waits for.
     pub after: Option<After>,
-    /// When its client cancels it, from the submit.
+    /// The time from the submit until its client cancels it.
     pub cancel_after_ms: Option<u32>,
-    /// Whether that cancel kills an interpreter.
+    /// True if that cancel kills an interpreter.
     pub force: bool,
     /// Its limits.
     pub run_timeout_ms: Option<u32>,
-    /// How long it may wait for an engine.
+    /// The maximum time to wait for an engine.
     pub queue_timeout_ms: Option<u32>,
-    /// Whether a command writes to a file in the farm's home.
+    /// True if a command writes to a file in the farm's home.
     pub to_file: bool,
 }
 
@@ -115,7 +115,7 @@ pub struct Jobs {
     with_durable: bool,
 }
 
-/// Where tasks leave their traces, and who sends them.
+/// The place in which tasks leave their traces, and the client that sends them.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The client's number.
@@ -170,7 +170,7 @@ impl Jobs {
         }
     }
 
-    /// How long to wait before the next submit. Now and then many come at once.
+    /// Returns the pause before the next submit. Now and then many come in a burst.
     pub fn pause(&mut self, n: u64) -> Duration {
         let is_burst = n % 400 < 150;
         if is_burst { Duration::ZERO } else { Duration::from_micros(self.random.random_range(0..8_000)) }
@@ -250,7 +250,7 @@ impl Job {
         if after.follow { call.follow(depends) } else { call.after(depends) }
     }
 
-    /// What is wrong with its result, if anything is.
+    /// Describes what is wrong with its result, if anything.
     pub fn wrong(&self, place: &Place, result: &TaskResult) -> Option<String> {
         let expected = payload(place.client, self.n, self.bytes);
         if self.runtime != Runtime::Command {
@@ -269,7 +269,7 @@ impl Job {
         (!is_right).then(|| format!("{total} bytes of output, of {}, and not those", expected.len()))
     }
 
-    /// Whether the code is told in its first buffer what it does. Commands are told by their arguments.
+    /// Returns the arguments: code is told in its first buffer what it does. Commands are told by their arguments.
     fn arguments(&self, place: &Place) -> Arguments {
         let orders = Orders { trace: place.trace.clone(), client: place.client, n: self.n, ms: self.ms, how: self.how };
         let orders = serde_json::to_vec(&orders).unwrap();
@@ -290,7 +290,7 @@ impl Job {
     }
 }
 
-/// What a function of ours is told.
+/// The orders to a function of ours.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Orders {
     /// The file for its trace.
@@ -299,9 +299,9 @@ pub struct Orders {
     pub client: u32,
     /// Its task.
     pub n: u64,
-    /// How long it takes.
+    /// Its duration.
     pub ms: u32,
-    /// How it ends.
+    /// The way it ends.
     pub how: How,
 }
 

@@ -1,4 +1,4 @@
-//! What a client writes down, line by line, so that it can be killed at any time.
+//! The log of a client, written line by line so that the client can be killed at any time.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,13 +13,13 @@ use crate::job::Job;
 /// One line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// When it was written: microseconds since 1970.
+    /// The time at which it was written: microseconds since 1970.
     pub at_us: u64,
-    /// What.
+    /// The details.
     pub what: What,
 }
 
-/// What happened to a client.
+/// An event in the life of a client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum What {
     /// It has a session, of this id.
@@ -30,7 +30,7 @@ pub enum What {
     Fetched {
         /// The other one's number.
         of: u32,
-        /// How its task ended, for whoever asks.
+        /// The end of its task, for whoever asks.
         end: End,
     },
     /// It submits a task.
@@ -48,7 +48,7 @@ pub enum What {
     Ended(End),
     /// The first end after the session has come back, where not every end is written down.
     FirstAfterReturn,
-    /// How many tasks it has submitted, and how many have succeeded.
+    /// The number of tasks it has submitted, and the number of those that have succeeded.
     Counted {
         /// Submits.
         submitted: u64,
@@ -63,10 +63,10 @@ pub enum What {
     Done,
 }
 
-/// How a task has ended.
+/// The end of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct End {
-    /// Which.
+    /// The identifier.
     pub n: u64,
     /// Its state, if it has one.
     pub state: Option<String>,
@@ -74,11 +74,11 @@ pub struct End {
     pub kind: Option<String>,
     /// Its failure, or what is wrong with its result.
     pub text: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
     /// The engine that ran it last.
     pub engine: Option<u32>,
-    /// Whether it has a result that is not its own.
+    /// True if it has a result that is not its own.
     pub is_wrong: bool,
 }
 
@@ -118,7 +118,7 @@ impl LogReader {
         Ok(Self { file, position: 0, rest: Vec::new() })
     }
 
-    /// What came since the last time. Half a line waits for its other half.
+    /// Reads the entries since the last time. Half a line waits for its other half.
     pub fn read(&mut self) -> std::io::Result<Vec<Entry>> {
         self.file.seek(SeekFrom::Start(self.position))?;
         self.position += self.file.read_to_end(&mut self.rest)? as u64;

@@ -38,7 +38,7 @@ struct Args {
     run: RunArgs,
 }
 
-/// What else this program is.
+/// The other roles of this program.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     /// A client of the farm.
@@ -49,7 +49,7 @@ enum Part {
     Engine(engine::EngineArgs),
 }
 
-/// How long, and what.
+/// The duration of the run, and its histories.
 #[derive(Debug, clap::Args)]
 struct RunArgs {
     /// For how many minutes new histories are begun
@@ -74,7 +74,7 @@ struct RunArgs {
     /// The interpreter of the engines; by default the one that `FURLONG_TEST_PYTHON` names, else they run no Python
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Where histories that fail leave their logs
+    /// Folder in which histories that fail leave their logs
     #[arg(long, default_value = "target/chaos")]
     folder: PathBuf,
     /// Keep the logs of histories that pass, too
@@ -190,8 +190,12 @@ impl RunArgs {
 impl Tally {
     fn add(&mut self, other: Self) {
         let Self { faults, ends, tasks, runs, returns } = other;
-        faults.into_iter().for_each(|(name, count)| *self.faults.entry(name).or_default() += count);
-        ends.into_iter().for_each(|(name, count)| *self.ends.entry(name).or_default() += count);
+        for (name, count) in faults {
+            *self.faults.entry(name).or_default() += count;
+        }
+        for (name, count) in ends {
+            *self.ends.entry(name).or_default() += count;
+        }
         self.tasks += tasks;
         self.runs += runs;
         self.returns += returns;

@@ -1,4 +1,4 @@
-//! Which faults come when: all of it follows from the seed.
+//! The faults of a run, and when they come: all of it follows from the seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-/// What a fault hits. Engines and clients are numbered by their places: who comes after a killed one has its place.
+/// A fault's target. Engines and clients are numbered by their places: the successor of a killed one has its place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Hit {
     /// The broker.
@@ -23,7 +23,7 @@ pub enum Hit {
     Disk,
 }
 
-/// What happens to it.
+/// The fault that hits a target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
     /// SIGKILL. Another one is started.
@@ -49,26 +49,26 @@ pub enum Fault {
 /// One fault of the plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Planned {
-    /// When it begins.
+    /// The time at which it begins.
     pub at: Duration,
-    /// How long it lasts: nothing for what is over at once.
+    /// The duration: zero if it is over at once.
     pub lasts: Duration,
-    /// What it hits.
+    /// The target that it hits.
     pub hit: Hit,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What there is to be hit.
+/// The targets that can be hit.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets {
     /// Places of engine processes.
     pub engines: usize,
     /// Places of clients.
     pub clients: usize,
-    /// Whether there are interpreters.
+    /// True if there are interpreters.
     pub with_python: bool,
-    /// Whether there is a small disk.
+    /// True if there is a small disk.
     pub with_disk: bool,
     /// The longest that a fault lasts.
     pub last_at_most: Duration,
@@ -152,7 +152,7 @@ impl Fault {
 }
 
 impl Hit {
-    /// What kind of thing it is, for the summary.
+    /// Returns the kind of thing that it is, for the summary.
     pub fn name(self) -> &'static str {
         match self {
             Self::Broker => "broker",

@@ -17,9 +17,9 @@ use crate::verdict::{Account, Struck, Tally, Violation};
 
 /// A history in which something is not as it must be.
 pub struct Failure {
-    /// What.
+    /// The details.
     pub violation: Violation,
-    /// What there is to be read about it.
+    /// The report about it.
     pub report: String,
 }
 
@@ -29,9 +29,9 @@ struct Storm {
     begun: Instant,
     begun_us: u64,
     struck: Vec<Struck>,
-    /// What is to be healed, and when.
+    /// The faults to heal, and when.
     heals: Vec<(Duration, Planned)>,
-    /// When the disk was full for the last time.
+    /// The time at which the disk was last full.
     full: Option<Instant>,
     shown: Duration,
 }
@@ -242,11 +242,11 @@ impl Storm {
     }
 }
 
-/// How often the plan is looked at.
+/// The interval at which the plan is checked.
 const TICK: Duration = Duration::from_millis(10);
-/// How often it is said how far it is.
+/// The interval of progress reports.
 const SHOW: Duration = Duration::from_secs(5);
-/// How long after a full disk programs may not have started.
+/// The time after a full disk in which programs may not have started.
 const AFTER_FULL: Duration = Duration::from_secs(5);
-/// How long everything may take to end when everything is healed.
+/// The time limit for everything to end once everything is healed.
 const CALM: Duration = Duration::from_secs(120);

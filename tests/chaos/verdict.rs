@@ -1,4 +1,4 @@
-//! What was seen of a farm, and whether it was as it must be.
+//! The verdict on a farm: what was seen of it, and whether it was as it must be.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,11 +19,11 @@ pub struct Struck {
     pub from_us: u64,
     /// Until when.
     pub until_us: u64,
-    /// What it hit.
+    /// The target that it hit.
     pub hit: Hit,
-    /// What it was.
+    /// The kind of the fault.
     pub fault: Fault,
-    /// How many it hit: interpreters are killed together.
+    /// The number of targets it hit: interpreters are killed together.
     pub count: usize,
 }
 
@@ -41,7 +41,7 @@ struct Task {
     cancelled: bool,
     /// As its client heard of them; of one that was killed, as another one did.
     ends: Vec<(u64, End)>,
-    /// What others were told who asked.
+    /// The ends that others were told when they asked.
     fetched: Vec<End>,
     /// The engines at which it began, in their order.
     begins: Vec<u32>,
@@ -59,18 +59,18 @@ pub struct Account<'a> {
     engine_pids: &'a [(u32, usize)],
 }
 
-/// What is not as it must be.
+/// A violation of what must hold.
 #[derive(Clone, Debug)]
 pub struct Violation {
     /// The name of what should hold.
     pub invariant: String,
     /// The task of which it does not, if it is one.
     pub task: Option<TaskName>,
-    /// What is the case.
+    /// The description of the case.
     pub text: String,
 }
 
-/// What happened, in numbers.
+/// The counts of what happened.
 #[derive(Clone, Default, Debug)]
 pub struct Tally {
     /// Faults by what they were and hit.
@@ -142,7 +142,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// What happened, in numbers.
+    /// The counts of what happened.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally { tasks: self.tasks.len(), runs: self.begins.len(), ..Tally::default() };
         for struck in self.struck {
@@ -159,7 +159,7 @@ impl<'a> Account<'a> {
     /// Checks everything.
     ///
     /// # Errors
-    /// What is not as it must be, the first of it.
+    /// The first violation.
     pub fn check(&self) -> Result<(), Violation> {
         self.submits_are_taken()?;
         for (name, task) in &self.tasks {
@@ -213,7 +213,7 @@ impl<'a> Account<'a> {
         history
     }
 
-    /// Whether a task outlives its client and the broker: the client has had an answer that says so, and the disk was
+    /// True if a task outlives its client and the broker: the client has had an answer that says so, and the disk was
     /// not full.
     fn was_accepted(&self, name: TaskName, task: &Task) -> bool {
         let is_within = self.accepted.get(&name.client).is_some_and(|last| name.n <= *last);
@@ -270,7 +270,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// What waits for others runs when they have come to what was said, and ends when they cannot any longer.
+    /// Checks that a task with dependencies runs when they have ended as required, and ends when they no longer can.
     fn waited(&self, name: TaskName, task: &Task) -> Result<(), Violation> {
         let Some(after) = &task.job.after else { return Ok(()) };
         let met = |n: &u64| {
@@ -337,7 +337,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// Whether the engine that a task names has had trouble, or what keeps its integer. A broker that is killed costs
+    /// True if the engine that a task names has had trouble, or what keeps its integer. A broker that is killed costs
     /// no task for an engine that lives, but the large payloads that were on their way.
     fn is_engine_broken(&self, task: &Task) -> bool {
         let place = task.job.target.and_then(|target| self.place_of(target.pid));
@@ -360,7 +360,7 @@ impl<'a> Account<'a> {
         task.job.to_file && self.is_broken(task, |struck| struck.hit == Hit::Disk)
     }
 
-    /// Whether something like that was broken in the task's life, or shortly before.
+    /// Returns true if something like that was broken in the task's life, or shortly before.
     fn is_broken(&self, task: &Task, is_it: impl Fn(&Struck) -> bool) -> bool {
         let ended_us = task.ends.first().map_or(u64::MAX, |(at_us, _)| *at_us);
         self.struck.iter().any(|struck| {
@@ -372,7 +372,7 @@ impl<'a> Account<'a> {
         self.engine_pids.iter().rev().find(|(known, _)| *known == pid).map(|(_, place)| *place)
     }
 
-    /// What is known of a task, for people.
+    /// Describes what is known of a task, for people.
     pub fn tell(&self, name: TaskName, begun_us: u64) -> String {
         let Some(task) = self.tasks.get(&name) else { return format!("{name:?} was not submitted") };
         let seconds = |at_us: u64| at_us.saturating_sub(begun_us) as f64 / 1e6;
@@ -405,6 +405,6 @@ fn outcome(end: &End) -> Option<Outcome> {
     })
 }
 
-/// How long after its end a fault can be what ended a task: peers are found to be gone after 15 s, and their work waits
+/// The time after a fault in which it can end a task: peers are found to be gone after 15 s, and their work waits
 /// for them as long again.
 const AFTERMATH_US: u64 = 40_000_000;

@@ -34,7 +34,7 @@ fn run(home: &Home, args: &[&str]) -> (Option<i32>, String) {
     (status.code(), broker.stderr())
 }
 
-/// Ends the farm's broker in good order.
+/// Ends the farm's broker gracefully.
 fn stop(farm: &mut Farm) {
     farm.broker().terminate();
     assert_eq!(farm.broker().wait_exit(SOON).code(), Some(0));
@@ -122,7 +122,7 @@ fn a_second_broker_of_a_cluster_is_refused_with_where_the_first_is() {
 }
 
 #[test]
-fn a_broker_that_is_told_to_end_ends_in_good_order() {
+fn a_broker_that_is_told_to_end_ends_gracefully() {
     let mut farm = Farm::start();
     let mut client = farm.good(Role::Client);
     assert!(!farm.home().broker_state().unwrap().stopped);

@@ -14,7 +14,7 @@ use furlong_tests::work::{Work, noop, python, python_function};
 use futures_util::StreamExt;
 use serde_json::json;
 
-/// How many of some tasks succeeded and were cancelled; another end is an error of the test.
+/// The numbers of succeeded and of cancelled tasks; any other end is an error of the test.
 #[derive(Debug, Default)]
 struct Count {
     succeeded: u32,
@@ -198,13 +198,13 @@ fn a_task_whose_arguments_are_on_the_way_is_gone_and_the_connection_lives() {
 fn one_s_own_tasks_can_be_cancelled_from_elsewhere_and_others_cannot() {
     let (work, holder) = held();
     let queued = work.submit(&noop());
-    let out = furlong(&["cap", "issue", "--role", "client", "--owner", "a-stranger", "--json"], work.farm().home());
+    let out = furlong(&["cap", "issue", "--role", "client", "--owner", "a-outsider", "--json"], work.farm().home());
     let file: serde_json::Value = serde_json::from_str(&out.ok()).unwrap();
-    let stranger = work.connect_with(std::path::Path::new(file["file"].as_str().unwrap()));
+    let outsider = work.connect_with(std::path::Path::new(file["file"].as_str().unwrap()));
     let ranges = [TaskRange::from(holder.id()), TaskRange::from(queued.id())];
-    let counted = work.within(stranger.cancel_tasks(&ranges, true)).unwrap();
+    let counted = work.within(outsider.cancel_tasks(&ranges, true)).unwrap();
     assert_eq!((counted.cancelled, counted.finished), (0, 0));
-    work.within(stranger.fetch(&holder)).expect_err("a stranger sees nothing of it");
+    work.within(outsider.fetch(&holder)).expect_err("a outsider sees nothing of it");
     assert_eq!(work.fetch(&holder).record.phase, TaskPhase::Running);
     assert_eq!(work.fetch(&queued).record.phase, TaskPhase::Queued);
     let counted = work.within(work.connect().cancel_tasks(&ranges, false)).unwrap();

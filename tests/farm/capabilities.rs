@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use furlong_link::home::load_capability;
+use furlong_host::home::load_capability;
 use furlong_tests::command::{engine, furlong, wait_for_engines};
 use furlong_tests::farm::Farm;
 use furlong_tests::good::Good;
@@ -39,7 +39,7 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// What a session receives until the broker closes it.
+/// Receives the messages of a session until the broker closes it.
 fn until_closed(session: &mut RawSession) -> Vec<ToClient> {
     std::iter::from_fn(|| session.receive().ok()).flatten().collect()
 }

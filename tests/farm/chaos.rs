@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-/// What became of each item. No item ends twice.
+/// The end of each item. No item ends twice.
 type Ends = BTreeMap<usize, Result<TaskResult, TaskFailure>>;
 
 /// Takes all results, and lets `act` do something after every so many.
@@ -73,7 +73,7 @@ fn python_items_survive_engines_that_are_killed() {
         assert_eq!(result.json::<usize>().unwrap(), index * index);
         attempts += result.report.attempts;
     }
-    assert!(attempts > 1_000, "an engine that was killed had something in hand");
+    assert!(attempts > 1_000, "an engine that was killed had something assigned");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_may_run_once_never_runs_twice() {
             }
         }
     }
-    // At most what each engine had in hand.
+    // At most what each engine had been assigned.
     assert!(losses <= 3, "{losses} items are lost");
 }
 

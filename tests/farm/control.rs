@@ -1,4 +1,4 @@
-//! What an engine is told while it runs: to finish, to interrupt, to start anew. And what it is started with.
+//! The control of a running engine: to finish, to interrupt, to start anew. And what it is started with.
 
 use std::path::Path;
 

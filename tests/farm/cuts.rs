@@ -1,7 +1,7 @@
 //! Connections that break while both ends live, and clients that are killed.
 
 use furlong_client::{CallSpec, EngineId, EngineTargets, Event, Events, TaskFuture};
-use furlong_link::private_file::create_private;
+use furlong_host::private_file::create_private;
 use furlong_tests::program::Program;
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};

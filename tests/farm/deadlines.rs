@@ -31,8 +31,8 @@ fn a_task_that_waits_too_long_times_out_wherever_it_waits() {
     let direct = |call: &CallSpec| {
         work.within(work.client().multiengine(EngineTargets::All).call(call)).unwrap().into_iter().next().unwrap()
     };
-    // The engine takes one task of its own queue in hand, behind what it runs. It waits for no engine any longer.
-    let in_hand = direct(&noop());
+    // The engine takes one task of its own queue assigned, behind what it runs. It waits for no engine any longer.
+    let assigned = direct(&noop());
     let tasks = [
         direct(&call),
         work.submit(&call),
@@ -45,7 +45,7 @@ fn a_task_that_waits_too_long_times_out_wherever_it_waits() {
     }
     work.release("held.release");
     work.within(holder).unwrap();
-    work.within(in_hand).unwrap();
+    work.within(assigned).unwrap();
     assert!(work.lines("ran").is_empty());
 }
 

@@ -140,7 +140,7 @@ fn left_running(home: &Path) -> Vec<(u32, String)> {
     left
 }
 
-/// Whether the lines are those shown, where `...` stands for any number of them.
+/// Returns true if the lines are those shown, where `...` stands for any number of them.
 fn matches(shown: &[String], got: &[String]) -> bool {
     match shown.split_first() {
         None => got.is_empty(),

@@ -13,7 +13,7 @@ use serde_json::json;
 
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// What no interrupt ends, as `unending` in `work.py` calls it.
+/// The kinds of code that no interrupt ends, as `unending` in `work.py` calls them.
 const UNENDING: [&str; 8] = ["sum", "lock", "masked", "ignored", "caught", "stopped", "system", "children"];
 
 /// A cluster that has run a Python task, so that no interpreter has to start within a limit.

@@ -1,4 +1,4 @@
-//! What bad input gets: one clear line on stderr that says how to mend it, exit code 1 (2 for usage), and nothing hung.
+//! The handling of bad input: one clear line on stderr that says how to mend it, exit code 1 (2 for usage), no hang.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;

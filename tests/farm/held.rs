@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, EngineId, EngineTargets, TaskFuture};
-use furlong_link::private_file::write_private;
+use furlong_host::private_file::write_private;
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, python};
 use furlong_wire::token::Role;
 use serde_json::json;
 
-/// How long connections live. Most are too short for a large task, and none is long enough for all of them; the last
+/// Connection lifetimes in bytes. Most are too short for a large task, and none is long enough for all; the last
 /// record is cut in two. Their number is odd, so that two processes both get long ones.
 const LIVES_BYTES: [i64; 7] = [20_001, 12_345, 40_003, 8_001, 30_011, 15_003, 15_000_003];
 
-/// What a task must come to.
+/// The expected end of a task.
 enum Expected {
     /// The same data.
     Echo(Bytes),

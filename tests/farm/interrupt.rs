@@ -1,4 +1,4 @@
-//! Ctrl-C in a command whose code does not heed it, and what becomes of variables.
+//! Ctrl-C in a command whose code does not respond to it, and what becomes of variables.
 
 use furlong_client::{CallSpec, EngineTargets, ReplyHeader};
 use furlong_tests::command::{command, furlong};

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use furlong_link::home::{load_broker_key, load_issuer_key};
+use furlong_host::home::{load_broker_key, load_issuer_key};
 use furlong_tests::command::{Cluster, command, status, wait_for_engines};
 use furlong_tests::farm::Farm;
 use furlong_tests::home::Home;

@@ -12,7 +12,7 @@ use furlong_client::{
 use furlong_tests::work::Work;
 use futures_util::StreamExt;
 
-/// What a Python client would pickle: a short function and a long one, arguments, and its own cloudpickle.
+/// The data that a Python client would pickle: a short function and a long one, arguments, and its own cloudpickle.
 struct Made {
     version: (u8, u8),
     short: Bytes,
@@ -65,7 +65,7 @@ fn run(script: &str, input: &str) -> Vec<Bytes> {
     lines.lines().map(|line| line.as_bytes().chunks(2).map(byte).collect::<Vec<_>>().into()).collect()
 }
 
-/// What the value of a result looks like in Python.
+/// Returns the value of a result, as it looks in Python.
 fn shown(result: &TaskResult) -> String {
     assert_eq!(result.codec(), Some(Codec::Pickle));
     let digits = result.data[0].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();

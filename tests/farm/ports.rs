@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use furlong_link::home::{Home as Folders, load_capability};
+use furlong_host::home::{Home as Folders, load_capability};
 use furlong_tests::command::{command, furlong};
 use furlong_tests::good::Good;
 use furlong_tests::home::Home;
@@ -21,7 +21,7 @@ fn start(home: &Home, args: &[&str]) -> Program {
     broker
 }
 
-/// Ends a broker in good order.
+/// Ends a broker gracefully.
 fn stop(mut broker: Program) {
     broker.terminate();
     assert_eq!(broker.wait_exit(SOON).code(), Some(0));

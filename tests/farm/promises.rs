@@ -1,4 +1,4 @@
-//! What a task shows while it runs, what is kept of it afterwards and for whom, and namespaces that go.
+//! A task's output while it runs, what is retained of it afterwards and for whom, and namespaces that go.
 
 use furlong_client::{
     CallSpec, EngineId, EngineTargets, ErrorKind, Event, Multiengine, Signal, TaskFuture, TaskQuery, TaskState,

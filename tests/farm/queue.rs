@@ -1,4 +1,4 @@
-//! Which task runs when and where: priority, fairness, dependencies, labels, what is sent ahead, history, draining.
+//! The scheduling of tasks: priority, fairness, dependencies, labels, what is sent ahead, history, draining.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,7 +47,9 @@ fn priority_goes_first_and_what_names_the_engine_before_all() {
     work.wait_for_phase(tasks[0].id(), TaskPhase::Queued);
     work.release("held.release");
     work.within(holder).unwrap();
-    tasks.into_iter().for_each(|task| _ = work.within(task).unwrap());
+    for task in tasks {
+        work.within(task).unwrap();
+    }
     assert_eq!(work.lines("order"), ["direct", "high", "a", "b", "c", "low"]);
 }
 
@@ -110,9 +112,9 @@ fn dependencies_are_met_by_all_or_any_on_success_or_failure() {
 fn dependencies_reach_over_the_sessions_of_one_owner_and_no_further() {
     let work = Work::start(2);
     let holder = work.begin_hold("held");
-    let (other, stranger) = (work.connect(), work.connect_with(&issue(&work, &["--owner", "a-stranger"])));
+    let (other, outsider) = (work.connect(), work.connect_with(&issue(&work, &["--owner", "a-outsider"])));
     let waits = work.submit_by(&other, &named(&work, "other").after(&holder));
-    let unknown = work.submit_by(&stranger, &named(&work, "stranger").after(&holder));
+    let unknown = work.submit_by(&outsider, &named(&work, "outsider").after(&holder));
     let failure = work.within(unknown).unwrap_err();
     assert_eq!(failure.kind(), Some(ErrorKind::Dependency), "{failure}");
     let nobody = TaskId { n: 999, ..holder.id() };
@@ -183,7 +185,9 @@ fn brisk() -> (Work, impl Fn(&Work, u32) -> CallSpec) {
         python("hold_if", [json!(item), json!(0), begun, release])
     };
     let warm: Vec<_> = (1..600).map(|item| work.submit(&call(&work, item))).collect();
-    warm.into_iter().for_each(|task| _ = work.within(task).unwrap());
+    if let Some(task) = warm {
+        work.within(task).unwrap();
+    }
     (work, call)
 }
 
@@ -209,7 +213,9 @@ fn what_was_sent_ahead_makes_way_for_an_engine_s_own_work() {
     let [begun, release] = files;
     let call = |item: u32| python("hold_if", [json!(item), json!(0), begun.clone(), release.clone()]);
     let warm: Vec<_> = (1..200).map(|item| work.submit(&call(item))).collect();
-    warm.into_iter().for_each(|task| _ = work.within(task).unwrap());
+    if let Some(task) = warm {
+        work.within(task).unwrap();
+    }
     let shared: Vec<_> = (0..400).map(|item| work.submit(&call(item))).collect();
     work.wait_for_lines("held.begun", 1);
     let own = direct(&work, work.client(), 0, &named(&work, "own"));
@@ -233,7 +239,9 @@ fn no_task_waits_while_an_engine_idles() {
         assert_eq!(engine, 1 - held_by);
     }
     let both: Vec<_> = (0..50).map(|_| work.submit(&noop())).collect();
-    both.into_iter().for_each(|task| _ = work.within(task).unwrap());
+    if let Some(task) = both {
+        work.within(task).unwrap();
+    }
     work.release("held.release");
     work.within(holder).unwrap();
 }

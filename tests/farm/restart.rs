@@ -1,4 +1,4 @@
-//! What goes on when a broker, an engine or an interpreter is killed.
+//! Operation after a broker, an engine or an interpreter is killed.
 
 use std::collections::BTreeMap;
 use std::fs;

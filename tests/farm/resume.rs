@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use furlong_client::{Arguments, CallSpec, Client, ClientError, EngineTargets, LinkEvent, TaskFuture};
-use furlong_link::private_file::create_private;
+use furlong_host::private_file::create_private;
 use furlong_tests::proxy::Proxy;
 use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::{Work, noop, python};
@@ -27,7 +27,7 @@ impl Told {
         Self { client, events }
     }
 
-    /// How often the session has come back.
+    /// Returns the number of times that the session has come back.
     fn returns(&self) -> usize {
         self.events.lock().unwrap().iter().filter(|event| **event == LinkEvent::Back).count()
     }
@@ -123,7 +123,9 @@ fn output_goes_on_after_a_cut() {
     assert_eq!(follow.record.id, task.id());
     work.release("go-0");
     cut(&proxy, &told);
-    ["go-1", "go-2"].into_iter().for_each(|name| work.release(name));
+    for name in ["go-1", "go-2"] {
+        work.release(name);
+    }
     let result = work.within(task).unwrap();
     assert!(result.report.stdout.to_string().ends_with("step 2\n"), "{}", result.report.stdout);
 }
@@ -181,7 +183,9 @@ fn what_runs_goes_on_over_a_broker_that_is_killed_and_runs_once() {
     let waits = told.submit(&work, &python("noted", [json!(work.path("waits")), json!(5)]));
     work.farm_mut().restart_after_sigkill();
     told.wait_for_return(1);
-    ["once.release", "direct.release"].into_iter().for_each(|name| work.release(name));
+    for name in ["once.release", "direct.release"] {
+        work.release(name);
+    }
     assert_eq!(work.within(once).unwrap().json::<String>().unwrap(), "released");
     for task in direct {
         assert_eq!(work.within(task).unwrap().json::<String>().unwrap(), "released");

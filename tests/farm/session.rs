@@ -10,7 +10,7 @@ use furlong_tests::program::Program;
 use furlong_tests::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
-/// What `furlong execute 'print("Hello World")'` prints when each engine is asked for the n-th time.
+/// Returns the output of `furlong execute 'print("Hello World")'` when each engine is asked for the n-th time.
 fn hello(engines: u32, n: u32) -> String {
     let block = |i| format!("[{i}] In [{n}]: print(\"Hello World\")\n[{i}] Out[{n}]: Hello World");
     (0..engines).map(block).collect::<Vec<_>>().join("\n")

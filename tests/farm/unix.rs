@@ -1,4 +1,4 @@
-//! What Unix gives a command: names of any bytes, numbers as they are written, scripts, and a shell's open files.
+//! Unix details of commands: names of any bytes, numbers as they are written, scripts, and a shell's open files.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

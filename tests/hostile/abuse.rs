@@ -1,4 +1,4 @@
-//! What peers with a good capability can do to the broker and to each other.
+//! Attacks by peers with a valid capability, on the broker and on each other.
 
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
@@ -15,9 +15,9 @@ use furlong_wire::message::{
 use furlong_wire::token::Role;
 
 use crate::records::submit;
-use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
+use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
-/// How far the broker's memory may grow when a peer with a capability does its worst: an out-queue, which may hold
+/// The limit on the broker's memory growth when a peer with a capability does its worst: an out-queue, which may hold
 /// 64 MiB, and what is on its way there.
 const PEER_GROWTH_BYTES_MAX: u64 = 192 << 20;
 
@@ -59,7 +59,7 @@ fn an_engine_that_answers_for_another_is_closed_and_the_answer_is_dropped() {
         _ => None,
     });
     assert_eq!(ended, Some((1, Some(EngineId(0)))));
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn an_engine_that_answers_for_an_attempt_of_nobody_is_closed() {
     liar.send(&[finished(Attempt { start: BrokerStart(start.0 - 1), count: 1 })]);
     liar.send(&[finished(Attempt { start, count: 1 << 40 })]);
     assert!(liar.peer.is_closed_within(CLOSED), "still open");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn an_engine_that_registers_twice_or_as_nothing_is_closed() {
         liar.send(&[FromEngine::Register(Box::new(register(2, slots)))]);
         assert!(liar.peer.is_closed_within(CLOSED), "still open after a second registration");
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_engine_with_two_slots_of_one_uuid_leaves_no_engine_behind() {
     let mut good = farm.good(Role::Client);
     let gone = eventually(SOON, || good.engines().is_ok_and(|engines| engines.is_empty()));
     assert!(gone, "an engine without a process is shown: {:?}", good.engines());
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_client_takes_no_part_that_its_role_does_not_have() {
     let mut engine = shake_hands(farm.port(), &Credentials::of(&farm.capability(Role::Engine))).session();
     engine.send(&[submit(1, inline(4))]);
     assert!(engine.peer.is_closed_within(CLOSED), "an engine submits");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn task_numbers_and_credits_are_kept_to() {
     let mut unopened = shake_hands(farm.port(), &Credentials::of(&capability)).session();
     unopened.send(&[submit(1, inline(4))]);
     assert!(unopened.peer.is_closed_within(CLOSED), "a submit before Open is taken");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_session_belongs_to_the_key_that_made_it() {
     assert!(matches!(shake_hands(farm.port(), &victim), Answer::Refused(_)), "an old incarnation takes over");
     assert!(session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]));
     assert!(session.receive::<ToClient>().is_ok(), "the victim's session has ended");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 /// Sends records that are answered with much, and reads nothing, until the broker closes.
@@ -248,5 +248,5 @@ fn sessions_that_nobody_comes_back_to_cost_little() {
     for _ in 0..400 {
         drop(RawSession::client(farm.port(), &capability));
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

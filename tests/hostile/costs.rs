@@ -1,4 +1,4 @@
-//! What one admitted peer can make the broker do and hold: bounded work, bounded answers, everything charged for.
+//! Limits on what one admitted peer can make the broker do and hold: bounded work and answers, everything charged for.
 
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;
@@ -173,7 +173,7 @@ fn answers_that_nobody_reads_share_what_there_is() {
     farm.check_healthy(GROWTH_BYTES_MAX);
 }
 
-/// How many of a client's tasks have ended as the broker has no room for them.
+/// Returns the number of a client's tasks that have ended because the broker has no room for them.
 fn refused(peer: &mut Peer) -> usize {
     peer.session.send(&[FromClient::Query(Request { request: 1, query: Query::Engines })]);
     let is_busy = |outcome: &Outcome| outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Busy);

@@ -9,7 +9,7 @@ use furlong_wire::handshake::{ExpectReply, FIRST_BYTES};
 use furlong_wire::keys::SecretKey;
 use furlong_wire::token::Role;
 
-use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
+use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
 /// A connection past READY; honest ones too are turned away while the rate of handshakes is used up.
 fn connect_ready(farm: &Farm) -> RawPeer {
@@ -18,7 +18,7 @@ fn connect_ready(farm: &Farm) -> RawPeer {
         connected = RawPeer::connect_ready(farm.port());
         connected.is_ok()
     });
-    connected.expect("strangers are admitted")
+    connected.expect("unauthenticated peers are admitted")
 }
 
 /// A connection on which the broker has answered the first message.
@@ -50,7 +50,7 @@ fn first_messages_of_random_bytes_are_refused_whatever_their_length() {
     for bytes in (0..80).chain([100, 255, 256, 1000, 4086, 4087, 4088, 4096]) {
         expect_closed(connect_ready(&farm), &format!("{bytes} random bytes"), &[&random[..bytes]]);
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_first_message_in_two_frames_or_twice_is_refused() {
     assert!(peer.is_closed_within(CLOSED), "still open after a first message in two frames");
     let (peer, first, ..) = answered(&farm, &credentials);
     expect_closed(peer, "a first message where the third is due", &[&first]);
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_flipped_bit_of_the_first_message_is_refused() {
         first[bit / 8] ^= 1 << (bit % 8);
         expect_closed(connect_ready(&farm), &format!("a first message with bit {bit} flipped"), &[&first]);
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_flipped_bit_of_the_third_message_is_refused() {
         // A prime, so that each bit of a byte has its turn.
         bit += 37;
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_third_message_cut_or_longer_is_refused() {
         third.truncate(length);
         expect_closed(peer, &format!("a third message of {} bytes", third.len()), &[&third]);
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_recorded_handshake_opens_nothing() {
     }
     let (other, ..) = answered(&farm, &credentials);
     expect_closed(other, "the third message of another connection", &[&third]);
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn what_follows_the_third_message_must_be_a_record() {
     }
     peer.send(&message(&[&third, b"and more"]));
     assert!(peer.is_closed_within(CLOSED), "still open after a third message in two frames");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn points_of_small_order_are_refused() {
         let first = [&point[..], &[0; 16]].concat();
         expect_closed(connect_ready(&farm), "a point of small order", &[&first]);
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn another_key_cluster_or_version_opens_nothing() {
     let refusal = shake_hands(farm.port(), &other).refusal().expect("another version is told why");
     assert!(refusal.contains("version 1") && refusal.contains("version 2"), "{refusal}");
     shake_hands(farm.port(), &good).session();
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -193,5 +193,5 @@ fn a_brokers_own_messages_reflected_to_it_open_nothing() {
     let (peer, _, _, reply) = answered(&farm, &credentials);
     expect_closed(peer, "the second message sent back", &[&reply]);
     expect_closed(connect_ready(&farm), "a second message as the first", &[&reply]);
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

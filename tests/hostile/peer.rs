@@ -33,7 +33,7 @@ pub struct Peer {
     pub id: SessionId,
     pub submitted: u64,
     credentials: Credentials,
-    /// What has come and was not looked at.
+    /// The messages that have come and were not looked at.
     inbox: VecDeque<ToClient>,
 }
 

@@ -6,7 +6,7 @@ use furlong_tests::session::RawSession;
 use furlong_wire::message::{Chunk, FromClient, Payload, Query, ReplyBody, Request, Runtime, Submit, Targets};
 use furlong_wire::token::Role;
 
-use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
+use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
 /// A task for the shared queue, where it waits since there is no engine.
 pub(crate) fn submit(n: u64, payload: Payload) -> FromClient {
@@ -69,7 +69,7 @@ fn a_sequence_number_is_the_next_one_or_none() {
             session.peer.send(&message(&[&envelope]));
         });
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_record_of_another_connection_or_direction_is_refused() {
         let reflected = session.peer.receive().expect("the session is accepted").envelope;
         session.peer.send(&message(&[&reflected]));
     });
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_cut_envelope_is_refused() {
         envelope[12] ^= 4;
         session.peer.send(&message(&[&envelope]));
     });
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 type Change = fn(&mut Vec<Vec<u8>>);
@@ -135,7 +135,7 @@ fn chunks_are_those_that_were_sealed_in_their_order() {
             session.peer.send(&message(&frames));
         });
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn chunks_that_the_batch_does_not_announce_are_refused() {
             session.peer.send(&message(&frames));
         });
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 fn announced(transfer: u64, bytes: u64) -> Payload {
@@ -187,7 +187,7 @@ fn a_stream_cut_within_a_record_delivers_nothing_of_it() {
         at += if at < 12 { 1 } else { 97 };
     }
     assert_eq!(tasks_waiting(&farm), 0, "a task was taken from a cut record");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -204,5 +204,5 @@ fn bytes_that_are_no_messages_end_the_session() {
         let attempts = furlong_wire::message::Attempts { attempts: vec![] };
         session.send(&[furlong_wire::message::FromEngine::Started(attempts)]);
     });
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

@@ -14,9 +14,9 @@ use furlong_wire::message::{
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
 
-use crate::STRANGER_GROWTH_BYTES_MAX;
+use crate::PENDING_GROWTH_BYTES_MAX;
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     /// It is served.
@@ -117,10 +117,10 @@ fn name(message: &FromClient) -> &'static str {
     }
 }
 
-/// How many names the function above has.
+/// The number of names in the function above.
 const NAMES: usize = 19;
 
-/// What becomes of a message of an open session: of what the broker sends until the answer to a question after it.
+/// Returns the fate of a message in an open session, from what the broker sends until it answers a later question.
 fn fate<M: Direction>(farm: &Farm, role: Role, message: M) -> Fate {
     let mut session = RawSession::client(farm.port(), &farm.capability(role));
     session.send(&[message]);
@@ -158,7 +158,7 @@ fn every_role_gets_for_every_message_what_the_table_says() {
             assert_eq!(fate(&farm, role, message.clone()), expected, "{role}: {message:?}");
         }
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 /// Each message of an engine.
@@ -197,7 +197,7 @@ fn a_client_that_speaks_as_an_engine_is_closed() {
     }
     let mut good = farm.good(Role::Client);
     assert_eq!(good.engines(), Ok(vec![]), "a client has registered engines");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn an_engine_that_speaks_as_a_client_is_closed() {
         let served = engine.receive::<ToEngine>().is_ok_and(|it| matches!(it.first(), Some(ToEngine::Registered(_))));
         assert_eq!(if served { Served } else { Closed }, expected, "{message:?}");
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Text of peers on people's terminals: what has an effect there is escaped.
 
 use bytes::Bytes;
-use furlong_link::printable;
+use furlong_host::printable;
 use furlong_tests::command::{Outcome as Ran, furlong};
 use furlong_tests::engine::{RawEngine, register};
 use furlong_tests::farm::Farm;

@@ -8,7 +8,7 @@ use furlong_wire::ids::{ClusterId, TokenId};
 use furlong_wire::keys::{IssuerKey, SecretKey};
 use furlong_wire::token::{Claims, Role};
 
-use crate::STRANGER_GROWTH_BYTES_MAX;
+use crate::PENDING_GROWTH_BYTES_MAX;
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -37,7 +37,7 @@ fn a_role_is_the_one_of_the_token() {
         let refusal = shake_hands(farm.port(), &credentials).refusal().expect("a proved peer is told why");
         assert_eq!(refusal, format!("the token is for role {token}, not {claimed}"));
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_stolen_token_is_nothing_without_its_key() {
     climber.hello.token = Credentials::of(&farm.capability(Role::Admin)).hello.token;
     climber.hello.role = Role::Admin;
     assert!(matches!(shake_hands(farm.port(), &climber), Answer::Closed), "with the key of another token");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn validity_is_checked_with_five_minutes_of_tolerance() {
         credentials.hello.incarnation = incarnation;
         shake_hands(farm.port(), &credentials).session();
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -77,12 +77,12 @@ fn only_this_issuer_signs_for_this_cluster() {
     let capability = farm.capability(Role::Client);
     let (good, issuer) = (Credentials::of(&capability), farm.home().issuer());
     let claims = capability.claims().clone();
-    let stranger = IssuerKey::from_seed([9; 32]);
+    let other_issuer = IssuerKey::from_seed([9; 32]);
     let cases = [
-        ("another issuer", signed(&good, &stranger, &claims)),
+        ("another issuer", signed(&good, &other_issuer, &claims)),
         (
             "another issuer's cluster",
-            signed(&good, &stranger, &Claims { cluster: ClusterId::of(&stranger.public()), ..claims.clone() }),
+            signed(&good, &other_issuer, &Claims { cluster: ClusterId::of(&other_issuer.public()), ..claims.clone() }),
         ),
         ("another cluster", signed(&good, &issuer, &Claims { cluster: ClusterId([9; 32]), ..claims.clone() })),
         (
@@ -95,7 +95,7 @@ fn only_this_issuer_signs_for_this_cluster() {
     }
     // Another id, for the same holder: nothing is wrong with it.
     shake_hands(farm.port(), &signed(&good, &issuer, &Claims { token_id: TokenId([9; 16]), ..claims })).session();
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_changed_token_is_refused() {
     // Without a token it would be the client of a task, whose key an engine has named: nobody has named this one.
     let answer = shake_hands(farm.port(), &changed(&|token| token.clear()));
     assert!(matches!(answer, Answer::Refused(_)), "let in without a token");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 /// Adds the group's order to S, the signature's last 32 bytes: a second signature for whoever does not check that S is

@@ -6,7 +6,7 @@ use furlong_tests::session::RawSession;
 use furlong_wire::limits::RECORD_BYTES_MAX;
 use furlong_wire::token::Role;
 
-use crate::{CLOSED, STRANGER_GROWTH_BYTES_MAX};
+use crate::{CLOSED, PENDING_GROWTH_BYTES_MAX};
 
 const MORE: u8 = 0x01;
 const LONG: u8 = 0x02;
@@ -40,7 +40,7 @@ fn a_huge_declared_length_is_refused_and_costs_nothing() {
     let mut session = RawSession::client(farm.port(), &capability);
     session.peer.send(&long_header(LONG, RECORD_BYTES_MAX as u64 + 1));
     assert!(session.peer.is_closed_within(CLOSED), "still open after a record of a byte too much");
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_greeting_of_another_protocol_is_refused() {
     }
     expect_closed(&farm, "HTTP", &[b"GET / HTTP/1.1\r\nHost: farm\r\n\r\n"]);
     expect_closed(&farm, "TLS", &[&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]]);
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_ready_of_every_bad_kind_is_refused() {
     for (what, ready) in cases {
         expect_closed(&farm, what, &[&greeting(), &ready]);
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn commands_that_have_no_place_close_the_connection() {
         session.peer.send(&bytes);
         assert!(session.peer.is_closed_within(CLOSED), "still open after {what}, in a session");
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn endless_frames_of_one_message_are_refused() {
         session.peer.send(&many);
         assert!(session.peer.is_closed_within(CLOSED), "still open after endless frames, in a session");
     }
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }
 
 #[test]
@@ -168,5 +168,5 @@ fn a_flood_of_pings_is_answered_within_a_bound_or_refused() {
     let mut session = RawSession::client(farm.port(), &capability);
     // Neither is read: what the broker would answer waits there.
     while session.peer.send(&pings) {}
-    farm.check_healthy(STRANGER_GROWTH_BYTES_MAX);
+    farm.check_healthy(PENDING_GROWTH_BYTES_MAX);
 }

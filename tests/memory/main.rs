@@ -19,7 +19,7 @@ use furlong_wire::token::{Claims, Role, TokenLimits};
 
 use allocator::counted;
 
-/// What the broker is given.
+/// The memory that the broker is given.
 const MEMORY_BYTES: u64 = 64 << 20;
 const START: BrokerStart = BrokerStart(1_000_000);
 

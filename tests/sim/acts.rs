@@ -1,4 +1,4 @@
-//! What clients and the outside do to the farm: the planned acts.
+//! The planned acts: what clients and the outside do to the farm.
 
 use furlong_client::ClientError;
 use furlong_client::core::requests::Answer;
@@ -217,7 +217,9 @@ impl World {
             }
             self.begin(place, Handle::Task(key, n));
         }
-        stream.into_iter().for_each(|stream| self.begin(place, Handle::Stream(stream)));
+        if let Some(stream) = stream {
+            self.begin(place, Handle::Stream(stream));
+        }
     }
 
     /// The numbers that are meant.
@@ -256,7 +258,9 @@ impl World {
         };
         let tasks = &self.clients[place].tasks;
         let numbers: Vec<u64> = (1..).zip(tasks).filter(|(_, task)| of_stream(task)).map(|(n, _)| n).collect();
-        numbers.into_iter().for_each(|n| self.note_cancel(place, n));
+        if let Some(n) = numbers {
+            self.note_cancel(place, n);
+        }
         self.client_does(place, |core| core.cancel_stream(stream, force));
     }
 
@@ -278,7 +282,9 @@ impl World {
         let task = TaskId { session: range.session, n: range.first };
         if let Some(Ok((request, follower))) = self.client_does(place, |core| core.fetch(task, wait, follow)) {
             self.waits_for_answer(place, request, None);
-            follower.into_iter().for_each(|feed| self.begin(place, Handle::Output(task.n, feed)));
+            if let Some(feed) = follower {
+                self.begin(place, Handle::Output(task.n, feed));
+            }
         }
     }
 

@@ -18,9 +18,9 @@ pub struct Broker {
     pub core: Option<Core>,
     /// Counts the starts.
     pub life: u64,
-    /// When this life began.
+    /// The time at which this life began.
     pub began: u64,
-    /// What the last life has written.
+    /// The roster that the last life has written.
     roster: Roster,
     timer_at: Option<u64>,
     /// Tokens that are revoked.
@@ -34,7 +34,7 @@ pub struct Broker {
 /// Microseconds since 1970 at the beginning of a history.
 const BEGINNING_US: u64 = 1_800_000_000_000_000;
 
-/// How long a connection of which nothing is heard seems alive: the last heartbeat came some seconds before.
+/// The range of times for which a silent connection seems alive: the last heartbeat came some seconds before.
 pub const SILENCE_US: (u64, u64) = (10_000_000, 15_250_000);
 
 impl Broker {
@@ -100,12 +100,14 @@ impl World {
         self.after(down_us, Event::BrokerStarts);
     }
 
-    /// What had ended and is not so on disk goes on. So does what the broker had ended itself, if its client has not
+    /// Tasks that ended, but not on disk, go on. So does one that the broker had ended itself, if its client has not
     /// heard of that: it submits it again, to a broker that does not know of it.
     fn ends_are_lost(&mut self, core: &Core) {
         let untold: Vec<TaskName> =
             self.unheard().filter(|(_, task)| is_ended_by_broker(core, *task)).map(|it| it.0).collect();
-        untold.into_iter().for_each(|task| self.history.end_lost(task));
+        if let Some(task) = untold {
+            self.history.end_lost(task);
+        }
         let ended = self.broker.disk.open().filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
         for (session, n) in ended {
             if let Some(client) = self.clients.iter().position(|client| client.session == session) {
@@ -124,7 +126,7 @@ impl World {
     }
 
     /// A peer has proved itself.
-    pub fn broker_hears_knock(&mut self, no: ConnectionNo, peer: Proved) {
+    pub fn handle_dial(&mut self, no: ConnectionNo, peer: Proved) {
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
         let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life) else { return };
         if connection.from(Side::Peer).is_dead() {
@@ -264,7 +266,9 @@ impl World {
         }
         dirty.sort_unstable();
         dirty.dedup();
-        dirty.into_iter().for_each(|no| self.depart(no, Side::Broker, false));
+        for no in dirty {
+            self.depart(no, Side::Broker, false);
+        }
     }
 
     fn broker_does(&mut self, output: Output, dirty: &mut Vec<ConnectionNo>) {
@@ -310,7 +314,7 @@ impl World {
         }
     }
 
-    /// What waits is still written, and then the connection is closed.
+    /// Writes what still waits, and then closes the connection.
     fn broker_closes(&mut self, no: ConnectionNo, reason: &str) {
         self.note(|_| format!("the broker closes connection {no}: {reason}"));
         self.depart(no, Side::Broker, true);
@@ -324,7 +328,7 @@ impl World {
     }
 }
 
-/// Whether the broker has ended a task for what happened to it, not for what it is.
+/// Returns true if the broker has ended a task for what happened to it, not for what it is.
 fn is_ended_by_broker(core: &Core, (session, n): (SessionId, u64)) -> bool {
     let outcome = of_broker::outcome(core, session, n);
     let kind = outcome.and_then(|outcome| outcome.error.as_ref()).map(|error| error.kind);

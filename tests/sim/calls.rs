@@ -1,4 +1,4 @@
-//! What is submitted, how it is known again where it runs, and who may come in.
+//! The submitted calls, how they are recognized where they run, and who may come in.
 
 use bytes::Bytes;
 use furlong_broker::core::Peer as Proved;
@@ -41,7 +41,7 @@ pub fn definition_text(number: u8) -> Bytes {
     Bytes::from(vec![number; if number == 2 { 3_000 } else { 50 }])
 }
 
-/// What a token says. Without a number of its owner it is an engine's.
+/// Returns the claims of a token. Without a number of its owner it is an engine's.
 pub fn claims(role: Role, token_id: TokenId, owner: u8) -> Claims {
     Claims {
         cluster: ClusterId([9; 32]),
@@ -56,7 +56,7 @@ pub fn claims(role: Role, token_id: TokenId, owner: u8) -> Claims {
     }
 }
 
-/// How long a peer waits before it tries to connect once more, in microseconds: as `furlong_link`'s backoff.
+/// Returns the back-off before a peer dials again, in microseconds: as `furlong_link`'s.
 pub fn wait_before_try(dice: &mut Dice, tries: u32) -> u64 {
     let most = if tries < 150 { 500_000 } else { 5_000_000 };
     let ceiling = (50_000_u64 << tries.min(10)).min(most);
@@ -90,7 +90,7 @@ impl CallRecord {
 }
 
 impl World {
-    /// Whether an engine was given what was submitted: which call, and which of its tasks.
+    /// Returns which call and which of its tasks an engine was given, if that is what was submitted.
     pub fn job_is_sound(&self, job: &Job, engines: &[EngineId]) -> Option<(CallNo, TaskName)> {
         let no = u64::from_le_bytes(job.data.first()?.as_ref().try_into().ok()?) as CallNo;
         let record = self.calls.get(no)?;
@@ -117,8 +117,8 @@ impl World {
     /// A peer's turn to dial.
     pub fn dials(&mut self, peer: Peer, turn: u64) {
         let knock = match peer {
-            Peer::Client(client) => self.client_knocks(client, turn),
-            Peer::Process(process) => self.process_knocks(process, turn),
+            Peer::Client(client) => self.client_dials(client, turn),
+            Peer::Process(process) => self.process_dials(process, turn),
         };
         let Some(proved) = knock else { return };
         if self.broker.core.is_none() {
@@ -133,7 +133,7 @@ impl World {
         }
         let connection = self.network.connections.get_mut(&no).expect("it was just made");
         let at = connection.from(Side::Peer).arrival(self.now);
-        self.at(at, Event::Knocks(no, Box::<Proved>::new(proved)));
+        self.at(at, Event::Dials(no, Box::<Proved>::new(proved)));
     }
 
     /// Lines are alike, but some are ten times slower.

@@ -41,7 +41,7 @@ pub struct Client {
     pub handles: BTreeMap<u64, Handle>,
     handles_made: u64,
     bells: Arc<Bells>,
-    /// What it has submitted, by number less one.
+    /// The tasks that it has submitted, by number less one.
     pub tasks: Vec<Submitted>,
     pub stream: Option<usize>,
 }
@@ -55,11 +55,11 @@ pub struct Submitted {
     pub cancel_asked: bool,
     /// The tasks after which it is to run, and whether one of them is enough.
     pub after: (Vec<Dependency>, bool),
-    /// How it had ended for somebody else who asked, in that life of the broker.
+    /// The outcome that somebody else who asked was told, in that life of the broker.
     pub seen: Option<(u64, furlong_tests::history::Outcome)>,
 }
 
-/// What a part of the program waits for.
+/// The handle on which a part of the program waits.
 #[derive(Debug)]
 pub enum Handle {
     /// For room.
@@ -77,10 +77,10 @@ pub enum Handle {
     Events(usize),
 }
 
-/// What a request was about.
+/// The subject of a request.
 #[derive(Debug)]
 pub struct Asked {
-    /// How many tasks its session had submitted before.
+    /// The number of tasks that its session had submitted before.
     pub submitted: u64,
     /// The tasks that it cancels.
     pub cancels: Option<TaskRange>,
@@ -108,7 +108,7 @@ impl Wake for Bell {
     }
 }
 
-/// How long a session seeks its broker.
+/// The time that a session seeks its broker.
 const RETURNS_WITHIN: u64 = 600_000_000;
 
 impl World {
@@ -139,8 +139,8 @@ impl World {
         self.after(1_000_000, Event::ClientTick(place));
     }
 
-    /// What the client says to prove itself, if it is still its turn.
-    pub fn client_knocks(&mut self, place: usize, turn: u64) -> Option<Proved> {
+    /// Returns the client's proof of identity, if it is still its turn.
+    pub fn client_dials(&mut self, place: usize, turn: u64) -> Option<Proved> {
         let client = &mut self.clients[place];
         if !client.is_alive || client.turn != turn || client.link != Link::Dialling(None) {
             return None;
@@ -309,7 +309,9 @@ impl World {
         let (spec, link) = (client.spec, client.link);
         self.client_is_gone(place);
         self.note(|_| format!("client {place} ends"));
-        link.connection().into_iter().for_each(|no| self.peer_is_gone(no));
+        if let Some(no) = link.connection() {
+            self.peer_is_gone(no);
+        }
         if !self.rests {
             let wait = self.dice.pick(&[1_000, 500_000]);
             self.after(wait, Event::ClientComes(spec));
@@ -409,7 +411,9 @@ impl World {
 
     fn ring_bells(&mut self, place: usize) {
         let wakes = self.clients[place].core.as_mut().map(Core::take_wakes).unwrap_or_default();
-        wakes.into_iter().for_each(Waker::wake);
+        for it in wakes {
+            Waker::wake(it);
+        }
     }
 
     /// A new part of the program begins to wait.
@@ -448,7 +452,7 @@ impl World {
             }
             Handle::Output(n, feed) => {
                 while let Poll::Ready(fed) = core.poll_output(feed, &waker, &mut replaced) {
-                    if matches!(fed, furlong_client::core::feeds::Fed::Over) {
+                    if matches!(fed, furlong_client::core::bounded_queues::Fed::Over) {
                         core.forget_output(n, feed);
                         return;
                     }
@@ -456,7 +460,7 @@ impl World {
             }
             Handle::Published(n, feed) => {
                 while let Poll::Ready(fed) = core.poll_published(feed, &waker, &mut replaced) {
-                    if matches!(fed, furlong_client::core::feeds::Fed::Over) {
+                    if matches!(fed, furlong_client::core::bounded_queues::Fed::Over) {
                         core.forget_published(n, feed);
                         return;
                     }
@@ -464,7 +468,7 @@ impl World {
             }
             Handle::Events(feed) => {
                 while let Poll::Ready(fed) = core.poll_event(feed, &waker, &mut replaced) {
-                    if matches!(fed, furlong_client::core::feeds::Fed::Over) {
+                    if matches!(fed, furlong_client::core::bounded_queues::Fed::Over) {
                         core.unsubscribe(feed);
                         return;
                     }

@@ -14,15 +14,15 @@ use crate::world::{Event, World};
 pub struct Disk {
     journal: MemoryJournal,
     unwritten: VecDeque<(u64, Entry)>,
-    /// How many of those are being written.
+    /// The number of those that are being written.
     writing: usize,
-    /// What could not be written, to be tried again.
+    /// Entries that could not be written, to be tried again.
     waiting: Vec<Entry>,
     /// Writes fail before that time.
     pub fails_until: u64,
     /// After a write that has failed, the others fail until then without a try.
     tried_again_at: u64,
-    /// Whether one has ever failed.
+    /// True if one has ever failed.
     pub has_failed: bool,
     /// Tasks that it has, and that have not ended there: their sessions and numbers.
     open: BTreeMap<u64, (SessionId, u64)>,
@@ -33,9 +33,9 @@ pub struct Disk {
     sessions: BTreeMap<u32, SessionId>,
 }
 
-/// How long the broker waits to write again what could not be written, in microseconds.
+/// The time until the broker retries a write that failed, in microseconds.
 const TRIED_AGAIN_US: u64 = 1_000_000;
-/// How long ended tasks stay, in microseconds.
+/// The time that ended tasks are retained, in microseconds.
 pub const JOURNAL_KEEP_US: u64 = 3_600_000_000;
 
 impl Disk {
@@ -58,22 +58,22 @@ impl Disk {
         self.journal.write(entry);
     }
 
-    /// Whether it has a task, or had it until nobody could ask for it any longer.
+    /// Returns true if it has a task, or had it until nobody could ask for it any longer.
     pub fn has_accepted(&self, session: SessionId, n: u64) -> bool {
         self.accepted.contains(&(session, n))
     }
 
-    /// Whether it says that a task which may run once only may have begun.
+    /// Returns true if it says that a task which may run once only may have begun.
     pub fn has_begun(&self, session: SessionId, n: u64) -> bool {
         self.begun.contains(&(session, n))
     }
 
-    /// Whether it has a task, and not its end.
+    /// Returns true if it has a task, and not its end.
     pub fn is_open(&self, session: SessionId, n: u64) -> bool {
         self.open.values().any(|name| *name == (session, n))
     }
 
-    /// Whether what is written now fails. The journal's thread tries once a second then, and what comes meanwhile fails
+    /// Returns true if writes fail now. The journal's thread tries once a second then, and what comes meanwhile fails
     /// with what had failed: so arguments that several tasks share are not missing for some of them alone.
     fn fails(&self, now: u64) -> bool {
         self.fails_until > now || self.tried_again_at > now
@@ -105,7 +105,7 @@ impl Disk {
         restoring.finish(Time::default());
     }
 
-    /// What is left of tasks, for people: nothing when all have ended and nobody can ask for them any longer.
+    /// Describes the remaining tasks, for people: nothing when all have ended and nobody can ask for them any longer.
     pub fn left(&self) -> Option<String> {
         let (tasks, ended) = self.journal.counts();
         let open: Vec<_> = self.open.values().take(5).collect();
@@ -121,7 +121,7 @@ impl World {
         self.disk_begins();
     }
 
-    /// What has gathered is written, if nothing is.
+    /// Begins to write what has gathered, if nothing is being written.
     fn disk_begins(&mut self) {
         let disk = &mut self.broker.disk;
         if disk.writing > 0 || disk.unwritten.is_empty() {
@@ -156,7 +156,9 @@ impl World {
             self.after(TRIED_AGAIN_US, Event::DiskWrites(life));
         } else {
             let entries: Vec<Entry> = std::mem::take(&mut disk.waiting).into_iter().chain(entries).collect();
-            entries.into_iter().for_each(|entry| disk.write(entry));
+            if let Some(entry) = entries {
+                disk.write(entry);
+            }
         }
         let result = if fails { Err("no space left on device") } else { Ok(()) };
         if let Some(core) = self.broker.core.as_mut().filter(|_| is_news) {

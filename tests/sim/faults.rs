@@ -1,4 +1,4 @@
-//! What breaks: connections, processes, interpreters, the broker.
+//! The things that break: connections, processes, interpreters, the broker.
 
 use furlong_broker::core::{ConnectionId, invariants as of_broker};
 
@@ -96,7 +96,7 @@ impl World {
         self.after(peer, Event::Notices(no, Side::Peer));
     }
 
-    /// What a peer has sent may be lost with it.
+    /// Lets what a peer has sent be lost with it.
     pub fn loses_sent(&mut self, peer: Peer, loses_sent: bool) {
         let link = match peer {
             Peer::Client(place) => self.clients[place].link,

@@ -1,4 +1,4 @@
-//! What must be true after each step, of the cores as well as of what is seen from outside.
+//! The invariants that must hold after each step, of the cores as well as of what is seen from outside.
 //!
 //! Outside, the [`History`](furlong_tests::history::History) decides, as things happen. Inside, the broker's core is
 //! looked at as a whole now and then, by the same functions as in its own tests, and compared with the engines' cores.
@@ -12,7 +12,7 @@ use furlong_wire::message::{HeldWork, Release, ReplyBody, TaskRange};
 
 use crate::calls::CallNo;
 use crate::client::{Asked, Submitted};
-use crate::justice::INLINE_BYTES;
+use crate::fairness::INLINE_BYTES;
 use crate::network::Side;
 use crate::process::Link;
 use crate::world::World;
@@ -41,8 +41,8 @@ impl World {
         self.both_sides_agree();
     }
 
-    /// Of a process with which nothing is on the way, the broker thinks that it has in hand what it has, and it was
-    /// told to stop what nobody wants.
+    /// Of a process with which nothing is on the way, the broker thinks that it has been assigned what it has, and it
+    /// was told to stop what nobody wants.
     fn both_sides_agree(&mut self) {
         let Some(core) = &self.broker.core else { return };
         let mut found = None;
@@ -60,7 +60,7 @@ impl World {
                 let is_of = |work: &&HeldWork| work.slot % slots == slot;
                 let has = held.work.iter().filter(is_of).filter(|work| !work.finished).count();
                 // One that was stopped alone stays in its process, and is nobody's.
-                let Some(given) = of_broker::in_hand(core, *engine) else { continue };
+                let Some(given) = of_broker::assigned(core, *engine) else { continue };
                 if has != given {
                     let jobs: Vec<_> = held.work.iter().filter(is_of).collect();
                     found = Some(format!(
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Whether a task is on disk when a later request is answered. One whose arguments or definition travel in chunks
+    /// True if a task is on disk when a later request is answered. One whose arguments or definition travel in chunks
     /// may not be, nor what stands or waits behind such a task.
     fn is_on_disk_when_answered(&self, task: &Submitted) -> bool {
         let plan = &self.calls[task.call].plan;
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// When everybody has left: nothing is held anywhere.
+    /// Checks that nothing is held anywhere when everybody has left.
     pub fn quiet_at_the_end(&mut self) {
         let Some(core) = &self.broker.core else { return };
         of_broker::is_quiet(core);

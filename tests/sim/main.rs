@@ -4,7 +4,7 @@
 //! The cores are those of the programs. What the programs' shells do between core and wire is done here again, in the
 //! same order ([`broker`], [`process`], [`slots`], [`client`]); [`network`] stands for sockets. [`plan`] makes of a
 //! seed a farm and what is done to it ([`acts`], [`faults`]). What must be true is in `furlong_tests::history`,
-//! [`justice`] and [`invariants`], and [`rest`] is each history's end.
+//! [`fairness`] and [`invariants`], and [`rest`] is each history's end.
 
 mod acts;
 mod broker;
@@ -12,9 +12,9 @@ mod calls;
 mod client;
 mod dice;
 mod disk;
+mod fairness;
 mod faults;
 mod invariants;
-mod justice;
 mod network;
 mod plan;
 mod process;

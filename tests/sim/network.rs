@@ -1,6 +1,6 @@
 //! The network: connections that deliver in order, slowly, and break.
 //!
-//! What a peer sends stands in a [`Queue`], which makes records of it in the order of `furlong_link`'s queues: control
+//! Messages from a peer wait in a [`Queue`], which makes records of them in `furlong_link`'s order of queues: control
 //! before messages, and chunks round-robin. Records depart as the line is free, and arrive after a while. What is on
 //! the way when a direction is dead never arrives.
 
@@ -16,7 +16,7 @@ use crate::dice::Dice;
 /// Names a connection, for the network and for the broker.
 pub type ConnectionNo = u64;
 
-/// Whose connection it is, by its place in the world's list.
+/// The peer whose connection it is, by its place in the world's list.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Peer {
     Client(usize),
@@ -64,7 +64,7 @@ impl Travels for ToEngine {
     }
 }
 
-/// Where chunks come from.
+/// The source of chunks.
 #[derive(Debug)]
 pub enum Chunks {
     Sealed(SealedPayload),
@@ -95,7 +95,7 @@ impl Transfer {
     }
 }
 
-/// What waits to be sent in one direction.
+/// The messages that wait to be sent in one direction.
 #[derive(Debug)]
 pub struct Queue<M> {
     control: Vec<M>,
@@ -181,19 +181,19 @@ pub struct Way<M> {
     pub queue: Queue<M>,
     dice: Dice,
     quality: Quality,
-    /// When the line takes the next record.
+    /// The time at which the line takes the next record.
     free_at: u64,
-    /// When the last record that has departed arrives.
+    /// The time at which the last record that has departed arrives.
     pub last_arrival: u64,
     /// Records on the way.
     pub travelling: u32,
     /// Nothing arrives any longer.
     pub is_dead: bool,
-    /// Whether somebody will say that the line is free.
+    /// True if somebody will say that the line is free.
     pub is_awaited: bool,
 }
 
-/// How good a line is: times in microseconds.
+/// The quality of a line: times in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Quality {
     pub latency: u64,
@@ -202,7 +202,7 @@ pub struct Quality {
     pub pace: u64,
     /// Messages in one record, at most.
     pub batch: usize,
-    /// Whether each chunk has a record of its own, as large ones have: payloads are long on their way.
+    /// True if each chunk has a record of its own, as large ones have: payloads are long on their way.
     pub chunks_apart: bool,
 }
 
@@ -220,21 +220,21 @@ impl<M: Travels> Way<M> {
 pub trait Line {
     /// Lets go what the line takes now; all of it if it is about to close.
     fn depart(&mut self, now: u64, closes: bool) -> Departed;
-    /// When something that departs now arrives.
+    /// Returns the time at which something that departs now arrives.
     fn arrival(&mut self, now: u64) -> u64;
     /// Nothing arrives before that time.
     fn stall(&mut self, until: u64);
     /// Nothing arrives any longer.
     fn kill(&mut self);
-    /// Whether nothing arrives any longer.
+    /// Returns true if nothing arrives any longer.
     fn is_dead(&self) -> bool;
     /// A record has come to its end. Whether it arrives.
     fn lands(&mut self) -> bool;
     /// The line takes the next record.
     fn becomes_free(&mut self);
-    /// Whether nothing waits to depart.
+    /// Returns true if nothing waits to depart.
     fn is_empty(&self) -> bool;
-    /// Whether nothing waits and nothing is on the way, and what is sent arrives.
+    /// Returns true if nothing waits and nothing is on the way, and what is sent arrives.
     fn is_quiet(&self) -> bool;
 }
 
@@ -306,15 +306,15 @@ pub struct Connection {
     /// The broker's life to which it was made.
     pub life: u64,
     pub ways: Ways,
-    /// Whether the broker's core has it.
+    /// True if the broker's core has it.
     pub at_broker: bool,
-    /// Whether the peer has it, greeted or dialling.
+    /// True if the peer has it, greeted or dialling.
     pub at_peer: bool,
-    /// Whether the broker closes it: it reads nothing any longer.
+    /// True if the broker closes it: it reads nothing any longer.
     pub is_closing: bool,
 }
 
-/// Which end.
+/// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     Broker,
@@ -332,14 +332,14 @@ impl Connection {
         }
     }
 
-    /// Whether nothing waits and nothing is on the way in either direction, and neither is dead.
+    /// Returns true if nothing waits and nothing is on the way in either direction, and neither is dead.
     pub fn is_quiet(&mut self) -> bool {
         self.from(Side::Peer).is_quiet() && self.from(Side::Broker).is_quiet()
     }
 }
 
 impl Record {
-    /// Which end has sent it.
+    /// Returns the end that has sent it.
     pub fn sender(&self) -> Side {
         match self {
             Self::FromClient(_) | Self::FromEngine(_) => Side::Peer,

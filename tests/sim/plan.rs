@@ -1,4 +1,4 @@
-//! What is planned to happen: the size of the farm, and a list of acts, each at its time. A seed makes both, and a
+//! The plan of a history: the size of the farm, and a list of acts, each at its time. A seed makes both, and a
 //! shorter list of acts is a history, too.
 
 use std::fmt;
@@ -17,14 +17,14 @@ pub struct Setup {
     pub session_tasks_max: u64,
     /// The mean pause between two acts, in microseconds.
     pub pause_us: u64,
-    /// How often something breaks, in a thousand acts.
+    /// The number of faults in a thousand acts.
     pub faults: u64,
     pub quality: Quality,
-    /// Whether the broker has a journal.
+    /// True if the broker has a journal.
     pub has_journal: bool,
-    /// How long a write to its disk takes at most, in microseconds.
+    /// The longest time that a write to its disk takes, in microseconds.
     pub disk_us: u64,
-    /// How many of ten calls are durable then.
+    /// The number of calls in ten that are durable then.
     pub durables: u64,
 }
 
@@ -181,7 +181,7 @@ pub struct Choice {
     pub more: u64,
 }
 
-/// What a client asks of the broker.
+/// A question of a client to the broker.
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
     Engines,
@@ -190,7 +190,7 @@ pub enum Question {
     Events,
 }
 
-/// How a connection breaks. Times in microseconds.
+/// The ways in which a connection breaks. Times in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
     /// Both ends notice, after these times.
@@ -203,7 +203,7 @@ pub enum Cut {
     Stall { us: u64 },
 }
 
-/// What a submit asks for, and what its runs do.
+/// The options of a submit, and what its runs do.
 #[derive(Clone)]
 pub struct CallPlan {
     /// The engines that it is for; none for the shared queue.
@@ -230,14 +230,14 @@ pub struct CallPlan {
     pub ends: Ends,
     /// Runs that raise before one that ends so.
     pub fails_first: u32,
-    pub heeds: bool,
+    pub responds: bool,
     pub result_bytes: usize,
     pub output_bytes: usize,
     pub published_bytes: usize,
     pub reader: Reader,
 }
 
-/// What a task waits for: counted back from itself.
+/// The dependencies of a task: counted back from itself.
 #[derive(Clone, Default, Debug)]
 pub struct Group {
     pub any: bool,
@@ -246,14 +246,14 @@ pub struct Group {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
-    /// Whether it is a task of the client's neighbour.
+    /// True if it is a task of the client's neighbour.
     pub of_neighbour: bool,
     pub back: u64,
     pub success: bool,
     pub failure: bool,
 }
 
-/// How a run ends, if nobody ends it before.
+/// The end of a run, if nobody ends it before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ends {
     Returns,
@@ -262,7 +262,7 @@ pub enum Ends {
     KillsInterpreter,
 }
 
-/// Who takes the result.
+/// The reader of the result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reader {
     Future,
@@ -484,7 +484,7 @@ impl CallPlan {
             run_us: dice.pick(&[0, 5, 100, 400, 400, 3_000, 60_000, 2_000_000]),
             ends: dice.weigh(&[(20, Ends::Returns), (4, Ends::Raises), (1, Ends::Exits), (1, Ends::KillsInterpreter)]),
             fails_first: dice.pick(&[0, 0, 0, 0, 1, 2]),
-            heeds: !dice.one_in(4),
+            responds: !dice.one_in(4),
             result_bytes: if large { 300_000 } else { bytes(dice) },
             output_bytes: dice.pick(&[0, 0, 0, 0, 10, 40_000]),
             published_bytes: dice.pick(&[0, 0, 0, 0, 10, 3_000]),
@@ -517,7 +517,7 @@ impl fmt::Debug for CallPlan {
         say(self.restart_safe, "restart safe".to_owned())?;
         say(self.durable, "durable".to_owned())?;
         say(self.fails_first > 0, format!("fails {} times first", self.fails_first))?;
-        say(!self.heeds, "heeds nothing".to_owned())?;
+        say(!self.responds, "responds to nothing".to_owned())?;
         say(self.result_bytes > 0, format!("result of {} bytes", self.result_bytes))?;
         say(self.output_bytes > 0, format!("writes {} bytes", self.output_bytes))?;
         say(self.published_bytes > 0, format!("publishes {} bytes", self.published_bytes))?;

@@ -40,7 +40,7 @@ pub struct Process {
     pub slots: Vec<Slot>,
     /// For which slot each of those stands in.
     pub hosts: Vec<usize>,
-    /// What it cannot begin for a while.
+    /// The work that it cannot begin for a while.
     pub lacks: Vec<Lack>,
     reports: bool,
     drains: bool,
@@ -59,7 +59,7 @@ pub struct Lack {
     pub until: u64,
 }
 
-/// Where a peer stands with the broker.
+/// The state of a peer's connection to the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Link {
     /// It waits for its turn, or for the broker's greeting on that connection.
@@ -83,9 +83,9 @@ impl Link {
     }
 }
 
-/// How long after its beginning a job is reported, in microseconds.
+/// The time between a job's start and its report, in microseconds.
 const REPORT_AFTER: u64 = 5_000;
-/// How long a process that has nothing more to do waits for a broker that takes its results.
+/// The time that a process with nothing more to do waits for a broker to take its results.
 const ALONE_US: u64 = 15_000_000;
 
 impl World {
@@ -121,8 +121,8 @@ impl World {
         self.after(0, Event::Dials(Peer::Process(place), 0));
     }
 
-    /// What the process says to prove itself, if it is still its turn.
-    pub fn process_knocks(&mut self, place: usize, turn: u64) -> Option<Proved> {
+    /// Returns the process's proof of identity, if it is still its turn.
+    pub fn process_dials(&mut self, place: usize, turn: u64) -> Option<Proved> {
         let process = &self.processes[place];
         if !process.is_alive || process.turn != turn || process.link != Link::Dialling(None) {
             return None;
@@ -212,7 +212,7 @@ impl World {
         self.engine_flush(place);
     }
 
-    /// What is not here yet is not told to stop.
+    /// Stops those of the attempts that are here; one that is not here yet is not told to stop.
     fn is_to_stop(&mut self, place: usize, attempts: &[Attempt]) {
         let process = &mut self.processes[place];
         let here: BTreeSet<Attempt> = process.core.held().work.iter().map(|work| work.attempt).collect();

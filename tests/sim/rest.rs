@@ -9,7 +9,7 @@ use crate::plan::{LABELS, ProcessSpec};
 use crate::process::Link;
 use crate::world::{Event, World};
 
-/// How long that may take: pauses between attempts are up to a minute, a session is kept for ten, and a chain of
+/// The time limit for that: pauses between attempts are up to a minute, a session is kept for ten, and a chain of
 /// dependencies has many links.
 const ENDING_US: u64 = 6 * 3_600_000_000;
 /// Results are kept for an hour, and sessions without a client for ten minutes.
@@ -50,7 +50,9 @@ impl World {
                 return self.violated(Invariant::NothingAcknowledgedIsLost, None, text);
             }
             // A look at everybody costs more than a step.
-            (0..50).filter(|_| self.violation.is_none()).collect::<Vec<_>>().into_iter().for_each(|_| self.step());
+            for _ in (0..50).filter(|_| self.violation.is_none()).collect::<Vec<_>>() {
+                self.step();
+            }
         }
     }
 

@@ -21,15 +21,15 @@ pub struct Done {
 /// A history in which something was not as it must be.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Which invariant, or where the code panicked.
+    /// The invariant, or the place where the code panicked.
     pub kind: String,
     pub text: String,
-    /// What was planned, up to the failure.
+    /// The planned acts, up to the failure.
     pub acts: Vec<Planned>,
     pub log: Vec<String>,
 }
 
-/// How long a failing history is cut down.
+/// The time limit for shrinking a failing history.
 const SHRINKING: Duration = Duration::from_secs(60);
 /// Characters of a line that are shown.
 const LINE_SHOWN: usize = 240;
@@ -94,7 +94,7 @@ fn keep_panics_quiet() {
     });
 }
 
-/// What came of many histories.
+/// The result of many histories.
 #[derive(Debug)]
 pub struct Many {
     pub steps: u64,

@@ -1,5 +1,5 @@
 //! The slots of an engine process: what runs there, and how it is ended. They behave as the runtimes of the engine do:
-//! a native function ends when it heeds a cancel, an interpreter can be killed, a program is.
+//! a native function ends when it responds to a cancel, an interpreter can be killed, a program is.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub struct Slot {
     lane: VecDeque<(Runtime, Job)>,
     running: Option<Running>,
     begins: bool,
-    /// Whether there is an interpreter.
+    /// True if there is an interpreter.
     has_python: bool,
 }
 
@@ -48,11 +48,11 @@ enum RunEnd {
     Interrupted,
 }
 
-/// How long what does not heed its interrupt lives on.
+/// The time that code which ignores its interrupt lives on.
 const KILL_GRACE: u64 = 1_000_000;
 
 impl Slot {
-    /// Whether nothing runs or waits here.
+    /// Returns true if nothing runs or waits here.
     pub fn is_empty(&self) -> bool {
         self.running.is_none() && self.lane.is_empty()
     }
@@ -151,7 +151,7 @@ impl World {
         self.engine_flush(place);
     }
 
-    /// What a process cannot begin now, if that is such work. When nothing breaks any longer, everybody can begin all.
+    /// Returns why a process cannot begin such work now, if so. When nothing breaks any more, everybody can begin all.
     fn lacks(&self, place: usize, runtime: Runtime, call: CallNo) -> Option<Unable> {
         let class = self.calls[call].plan.class;
         let is_meant =
@@ -208,7 +208,7 @@ impl World {
         self.engine_flush(place);
     }
 
-    /// What is aborted when a run fails was not sent ahead to begin behind it.
+    /// Checks that no job to be aborted with a failed run was sent ahead to begin behind it.
     fn nothing_follows(&mut self, place: usize, slot: usize, failed: &Running) {
         let aborts = |call: CallNo| self.calls[call].plan.abort_on_error && !self.calls[call].plan.targets.is_empty();
         let process = &self.processes[place];
@@ -248,7 +248,7 @@ impl World {
         Reply { outcome, header, data, run_us: self.now - running.began }
     }
 
-    /// What runs is to end early: it does so soon.
+    /// Makes the running job end early, and soon.
     fn end_soon(&mut self, place: usize, slot: usize, ends: RunEnd) {
         let run = self.next_run();
         let Some(running) = &mut self.slot(place, slot).running else { return };
@@ -267,7 +267,7 @@ impl World {
             return;
         };
         let (call, run) = (running.call, running.run);
-        match (self.calls[call].plan.heeds, runtime) {
+        match (self.calls[call].plan.responds, runtime) {
             (true, _) => self.end_soon(place, slot, RunEnd::Cancelled),
             (false, Runtime::Native) => {}
             (false, Runtime::Python) if !force => {}
@@ -288,7 +288,7 @@ impl World {
         self.engine_flush(place);
     }
 
-    /// Whether the job was taken back at once. It may come back later.
+    /// Returns true if the job was taken back at once. It may come back later.
     pub fn slot_recalls(&mut self, place: usize, slot: usize, runtime: Runtime, job: u64) -> bool {
         if !self.slot(place, slot).lane.iter().any(|(_, waiting)| waiting.attempt == job) {
             return false;
@@ -315,13 +315,15 @@ impl World {
         let (call, is_cancelled) = (running.call, running.ends == RunEnd::Cancelled);
         match (signal, runtime) {
             (9, Runtime::Python) => self.slot_dies(place, slot, false),
-            (2, _) if self.calls[call].plan.heeds && !is_cancelled => self.end_soon(place, slot, RunEnd::Interrupted),
+            (2, _) if self.calls[call].plan.responds && !is_cancelled => {
+                self.end_soon(place, slot, RunEnd::Interrupted)
+            }
             (9, Runtime::Command) => self.end_soon(place, slot, RunEnd::Interrupted),
             _ => {}
         }
     }
 
-    /// Whether there was an interpreter to end.
+    /// Restarts the interpreter; returns true if there was one to end.
     pub fn slot_restarts(&mut self, place: usize, slot: usize) -> bool {
         if !self.slot(place, slot).has_python {
             return false;

@@ -21,7 +21,7 @@ pub enum Event {
     /// A peer's turn to dial, if it is still that one.
     Dials(Peer, u64),
     /// A peer's proof comes to the broker.
-    Knocks(ConnectionNo, Box<Proved>),
+    Dials(ConnectionNo, Box<Proved>),
     /// The broker's first record comes to the peer.
     Greeted(ConnectionNo, Box<Result<Welcome, RefusalKind>>),
     /// A record comes to its end.
@@ -100,16 +100,16 @@ pub struct World {
     pub calls: Vec<CallRecord>,
     pub history: History,
     pub violation: Option<Violation>,
-    /// When something last happened to an engine that may cost it what it has.
+    /// The last time of something that happened to an engine and may cost it what it has.
     pub hurt: BTreeMap<u32, u64>,
-    /// When the connection of an engine was last cut on which it had registered: that alone costs nothing, if it is
+    /// The last cut of the connection on which an engine had registered: that alone costs nothing, if it is
     /// back in time. Cuts of those on which it has tried to come back do not lengthen that time.
     pub cut_off: BTreeMap<u32, u64>,
-    /// When something last happened to any engine.
+    /// The last time that something happened to any engine.
     pub last_hurt: Option<u64>,
-    /// Whether a process was told to stop.
+    /// True if a process was told to stop.
     pub some_have_stopped: bool,
-    /// How often processes could not begin tasks.
+    /// The number of times that processes could not begin tasks.
     pub refused: BTreeMap<TaskName, u32>,
     /// Nothing breaks any longer, and everybody comes back.
     pub rests: bool,
@@ -117,7 +117,7 @@ pub struct World {
     pub scan_at: u64,
     /// All that happened, in a number: the same for the same seed.
     pub digest: u64,
-    /// What happened, for people, if somebody wants to read it.
+    /// The log of what happened, for people, if somebody wants to read it.
     pub log: Option<Vec<String>>,
 }
 
@@ -173,7 +173,7 @@ impl World {
         self.due.push(Reverse(Due { at: at.max(self.now), order: self.made, event }));
     }
 
-    /// When the next event is.
+    /// The time of the next event.
     pub fn next_at(&self) -> Option<u64> {
         self.due.peek().map(|Reverse(due)| due.at)
     }
@@ -224,7 +224,7 @@ impl World {
         self.digest = (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
         match event {
             Event::Dials(peer, turn) => self.dials(peer, turn),
-            Event::Knocks(no, peer) => self.broker_hears_knock(no, *peer),
+            Event::Dials(no, peer) => self.handle_dial(no, *peer),
             Event::Greeted(no, greeting) => self.is_greeted(no, *greeting),
             Event::Arrives(no, record) => self.arrives(no, record),
             Event::LineIsFree(no, side) => self.line_is_free(no, side),
@@ -288,7 +288,9 @@ impl World {
         for (at, record) in records {
             self.at(at, Event::Arrives(no, record));
         }
-        free_at.into_iter().for_each(|at| self.at(at, Event::LineIsFree(no, side)));
+        if let Some(at) = free_at {
+            self.at(at, Event::LineIsFree(no, side));
+        }
     }
 
     fn line_is_free(&mut self, no: ConnectionNo, side: Side) {

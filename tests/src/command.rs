@@ -10,7 +10,7 @@ use crate::home::Home;
 use crate::program::{Program, binary};
 use crate::wait::{SOON, eventually};
 
-/// What a command printed, and how it ended.
+/// The output of a command, and how it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     /// Its exit code, if no signal ended it.
@@ -98,7 +98,7 @@ pub fn wait_for_engines(engines: usize, home: &Home) {
     assert!(come, "there are not {engines} engines: {last:?}");
 }
 
-/// What `furlong status --json` says.
+/// Returns the output of `furlong status --json`.
 ///
 /// # Panics
 /// If it fails.
@@ -177,5 +177,5 @@ pub fn file(home: &Home, name: &str, text: &str) -> String {
     path.to_str().expect("a temporary folder's name is plain").to_owned()
 }
 
-/// How long a command may take that has nothing to wait for.
+/// The time limit for a command that has nothing to wait for.
 const COMMAND: Duration = Duration::from_secs(30);

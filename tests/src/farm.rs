@@ -80,8 +80,8 @@ impl Farm {
         self.broker = start_broker(&self.home, &self.args);
     }
 
-    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the strangers' places,
-    /// but no longer than the deadlines.
+    /// An honest peer that is let in, though perhaps not at the first try: attackers may hold the unauthenticated
+    /// peers' places, but no longer than the deadlines.
     ///
     /// # Panics
     /// If it is not let in.

@@ -30,7 +30,7 @@ impl Good {
     /// Connects with a capability and opens a session.
     ///
     /// # Errors
-    /// Why the broker did not let it in, as people read it.
+    /// The reason why the broker did not let it in, as people read it.
     ///
     /// # Panics
     /// If there can be no tokio runtime.
@@ -56,7 +56,7 @@ impl Good {
         Ok(good)
     }
 
-    /// What the broker said at the welcome.
+    /// The broker's welcome.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }

@@ -14,7 +14,7 @@ use Invariant::{
     SessionsGoOn,
 };
 
-/// What is never otherwise.
+/// A property that always holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invariant {
     /// A task ends once, whoever is asked how. It may end once more for the next broker, if the disk had failed and did
@@ -22,29 +22,29 @@ pub enum Invariant {
     OneTerminalStateEach,
     /// A client's future of a task resolves once.
     OneDeliveryEach,
-    /// What the farm accepted ends, unless the loss is one of those that are promised.
+    /// Accepted work ends, unless the loss is one of those that are promised.
     NothingAcknowledgedIsLost,
-    /// What may run once does not begin twice: at-most-once tasks, and those of one engine.
+    /// A task that may run once does not begin twice: at-most-once tasks, and those of one engine.
     AtMostOnceNeverTwice,
-    /// What one client sends to one engine begins there in that order. A task that the broker had ended itself, and of
+    /// Work that one client sends to one engine begins in that order. A task that the broker had ended itself, and of
     /// whose end neither the disk nor its client knew when it was killed, begins after all: behind what has begun
     /// meanwhile.
     OrderInAnEnginesQueue,
     /// A result comes from a run.
     NothingSucceedsUnrun,
-    /// What is aborted after an error does not begin where that happened.
+    /// A task that is aborted after an error does not begin where that happened.
     NothingFollowsAnError,
     /// Nobody hears of a durable task's end before that is on disk.
     OnDiskBeforeItIsTold,
     /// Nothing is cancelled unasked, and nothing else is lost than what may be.
     OutcomesAreJust,
-    /// What is submitted is what runs, and what it returns is what arrives.
+    /// The submitted call is what runs, and its return value is what arrives.
     PayloadsArriveIntact,
     /// No task that could run waits while an engine that could run it idles, beyond one exchange.
     NoEligibleTaskWaits,
-    /// An engine has in hand what the broker thinks that it has.
+    /// An engine has been assigned what the broker thinks that it has.
     BothSidesAgree,
-    /// What is held counts against budgets and credit, and nothing else does.
+    /// Held data count against budgets and credit, and nothing else does.
     BudgetsAndCreditAreConserved,
     /// Peers that keep to the protocol are let in, and not closed.
     HonestPeersAreServed,
@@ -52,20 +52,20 @@ pub enum Invariant {
     SessionsGoOn,
     /// Whoever asks is answered.
     AnswersCome,
-    /// When everything has ended, nothing is left anywhere.
+    /// Nothing is left anywhere when everything has ended.
     QuietAtTheEnd,
 }
 
 /// A task: its client's number, and its own among that client's tasks, in the order of the submits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TaskName {
-    /// Which client.
+    /// The client.
     pub client: u32,
-    /// Which of its tasks.
+    /// Its number among that client's tasks.
     pub n: u64,
 }
 
-/// What is known of a task from its submit.
+/// The facts known of a task from its submit.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
     /// It may run once only.
@@ -75,11 +75,11 @@ pub struct Facts {
     /// It may run in a new interpreter after the one that had it is gone. What is on its way to the engine at that
     /// moment runs before it.
     pub restart_safe: bool,
-    /// What is accepted of it outlives its client and the broker.
+    /// True if what is accepted of it outlives its client and the broker.
     pub durable: bool,
 }
 
-/// How a task ended.
+/// The end of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// With a result.
@@ -94,14 +94,14 @@ pub enum Outcome {
     Lost,
 }
 
-/// What is not as it must be.
+/// A violation of what must hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// What should hold.
+    /// The invariant that should hold.
     pub invariant: Invariant,
     /// The task of which it does not, if it is one task.
     pub task: Option<TaskName>,
-    /// What is the case.
+    /// The description of the case.
     pub text: String,
 }
 
@@ -114,7 +114,7 @@ pub struct History {
     last_begun: BTreeMap<(u32, u32), [u64; 2]>,
     /// Engines of which an interpreter is gone.
     restarted: BTreeSet<u32>,
-    /// Whether a broker was killed.
+    /// True if a broker was killed.
     broker_was_killed: bool,
     /// Clients that nobody waits for.
     gone: BTreeSet<u32>,
@@ -129,7 +129,7 @@ struct Seen {
     cancel_asked: bool,
     may_be_lost: bool,
     outcome: Option<Outcome>,
-    /// Whether the broker was killed when it had ended the task, which was not on disk or not told.
+    /// True if the broker was killed when it had ended the task, which was not on disk or not told.
     is_end_lost: bool,
     delivered: bool,
 }
@@ -209,22 +209,22 @@ impl History {
         self.gone.insert(client);
     }
 
-    /// How often the task has begun.
+    /// The number of times that the task has begun.
     pub fn runs(&self, task: TaskName) -> u32 {
         self.tasks.get(&task).map_or(0, |seen| seen.runs)
     }
 
-    /// Whether something was broken that may cost the task.
+    /// Returns true if something was broken that may cost the task.
     pub fn is_excused(&self, task: TaskName) -> bool {
         self.tasks.get(&task).is_some_and(|seen| seen.may_be_lost)
     }
 
-    /// How the task ended, if it has.
+    /// The outcome of the task, if it has ended.
     pub fn outcome(&self, task: TaskName) -> Option<Outcome> {
         self.tasks.get(&task)?.outcome
     }
 
-    /// Whether the client's future of the task has resolved.
+    /// Returns true if the client's future of the task has resolved.
     pub fn is_delivered(&self, task: TaskName) -> bool {
         self.tasks.get(&task).is_some_and(|seen| seen.delivered)
     }
@@ -234,12 +234,12 @@ impl History {
         self.tasks.keys().copied()
     }
 
-    /// Whether everything has ended that must.
+    /// Returns true if everything has ended that must.
     pub fn is_over(&self) -> bool {
         self.open_task().is_none()
     }
 
-    /// What was violated first, if anything was. It costs nothing.
+    /// Reports what was violated first, if anything was. It costs nothing.
     ///
     /// # Errors
     /// That.
@@ -250,7 +250,7 @@ impl History {
     /// The same when everything is over: all that could come has come.
     ///
     /// # Errors
-    /// What was violated first.
+    /// The first violation.
     pub fn check_end(&mut self) -> Result<(), Violation> {
         self.nothing_acknowledged_is_lost();
         self.check()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use furlong_link::home::{ClusterDir, Home as Folders, load_capability, load_issuer_key};
+use furlong_host::home::{ClusterDir, Home as Folders, load_capability, load_issuer_key};
 use furlong_wire::capability::{Capability, ClusterName};
 use furlong_wire::keys::IssuerKey;
 use furlong_wire::token::Role;
@@ -24,7 +24,7 @@ pub struct BrokerState {
     pub pid: u32,
     /// Its port.
     pub port: u16,
-    /// Whether it has stopped in good order.
+    /// True if it has shut down gracefully.
     pub stopped: bool,
 }
 
@@ -49,7 +49,7 @@ impl Home {
         &self.folder
     }
 
-    /// Where the files of the default cluster are.
+    /// Returns the location of the default cluster's files.
     pub fn cluster(&self) -> ClusterDir {
         Folders::at(self.path()).cluster(&ClusterName::default())
     }
@@ -70,19 +70,19 @@ impl Home {
         load_issuer_key(&self.cluster().issuer_key()).unwrap_or_else(|error| panic!("{error}")).issuer
     }
 
-    /// What the default cluster's `run/broker.json` says, if it is there.
+    /// Returns the content of the default cluster's `run/broker.json`, if it is there.
     pub fn broker_state(&self) -> Option<BrokerState> {
         serde_json::from_slice(&std::fs::read(self.cluster().broker_state()).ok()?).ok()
     }
 
-    /// What engines of the default cluster have logged.
+    /// Returns what engines of the default cluster have logged.
     pub fn engine_logs(&self) -> String {
         let files = std::fs::read_dir(self.cluster().log()).into_iter().flatten().flatten();
         let of_engines = files.filter(|file| file.file_name().to_string_lossy().starts_with("engine"));
         of_engines.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
     }
 
-    /// What the default cluster's broker has logged.
+    /// Returns the log of the default cluster's broker.
     pub fn broker_log(&self) -> String {
         std::fs::read_to_string(self.cluster().log().join("broker.log")).unwrap_or_default()
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use furlong_host::private_file::write_private;
 use furlong_link::dial::random_bytes;
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::Outgoing;
-use furlong_link::private_file::write_private;
-use furlong_link::stranger::Stranger;
+use furlong_link::pending::PendingPeer;
 use furlong_link::stream::{WriteHalf, split};
 use furlong_wire::capability::{Capability, ClusterName, Grant};
 use furlong_wire::handshake::{ExpectStart, HelloBody};
@@ -25,7 +25,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::home::Home;
 use crate::raw::{long_header, message};
 
-/// What becomes of a question, or of an engine's registration.
+/// The fate of a question, or of an engine's registration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answers {
     /// Nothing.
@@ -70,7 +70,7 @@ impl Impostor {
         &self.home
     }
 
-    /// How many peers it has let in.
+    /// The number of peers that it has let in.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -108,15 +108,15 @@ async fn listen(listener: TcpListener, broker: Arc<Broker>, connections: Arc<Ato
 impl Broker {
     /// Serves a peer until it has enough. None if that comes to nothing.
     async fn serve(&self, socket: TcpStream, connections: &AtomicUsize) -> Option<()> {
-        let mut stranger = Stranger::new(split(socket), zmtp::Role::Broker);
-        stranger.ready().await.ok()?;
+        let mut pending = PendingPeer::new(split(socket), zmtp::Role::Broker);
+        pending.ready().await.ok()?;
         let expect = ExpectStart::new(&self.cluster, self.server_secret.expose(), random_bytes()).ok()?;
-        let (second, expect) = expect.handle_start(&stranger.receive().await.ok()?).ok()?;
-        stranger.send(&second).await.ok()?;
-        let proof = expect.handle_proof(&stranger.receive().await.ok()?).ok()?;
+        let (second, expect) = expect.handle_start(&pending.receive().await.ok()?).ok()?;
+        pending.send(&second).await.ok()?;
+        let proof = expect.handle_proof(&pending.receive().await.ok()?).ok()?;
         let HelloBody { incarnation, role, .. } = proof.hello.body?;
         let (sealer, opener) = proof.keys.split();
-        let (mut incoming, socket) = stranger.prove(opener);
+        let (mut incoming, socket) = pending.prove(opener);
         connections.fetch_add(1, Ordering::Relaxed);
         let mut outgoing = Outgoing::new(greet(self.welcome(incarnation), sealer, &socket).await.ok()?);
         let mut beat = tokio::time::interval(BEAT);
@@ -188,5 +188,5 @@ async fn write(socket: &WriteHalf, bytes: &[u8]) -> io::Result<()> {
     socket.try_write(bytes).map(|_| ())
 }
 
-/// How often it beats.
+/// The interval of its heartbeats.
 const BEAT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What a process costs, as `/proc` has it.
+//! The cost of a process, according to `/proc`.
 
 use std::fs;
 

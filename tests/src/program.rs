@@ -74,12 +74,12 @@ impl Program {
         self.child.id()
     }
 
-    /// What it has printed so far.
+    /// Returns what it has printed so far.
     pub fn stdout(&self) -> String {
         self.stdout.lock().expect("no reader panics").join("\n")
     }
 
-    /// What it has printed to stderr so far.
+    /// Returns what it has printed to stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no reader panics").join("\n")
     }
@@ -120,7 +120,7 @@ impl Program {
         status
     }
 
-    /// Whether it runs.
+    /// Returns true if it runs.
     ///
     /// # Panics
     /// If the system does not say.

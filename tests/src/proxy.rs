@@ -20,7 +20,7 @@ pub struct Proxy {
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Side {
-    /// Who came by the proxy's port.
+    /// The peer that came by the proxy's port.
     Peer,
     /// The broker.
     Broker,
@@ -33,16 +33,16 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What goes through.
+/// The connections that go through, and their state.
 #[derive(Debug, Default)]
 struct Line {
     state: State,
-    /// How long bytes are under way, beside the time that it takes.
+    /// The added delay of bytes, beside their own travel time.
     delay: Duration,
     connections: Vec<Connection>,
     /// After how many bytes connections are cut, in turn; none are if this is empty.
     lives_bytes: Vec<i64>,
-    /// How many connections there have been.
+    /// The number of connections made so far.
     made: usize,
 }
 
@@ -51,11 +51,11 @@ enum State {
     /// Bytes pass.
     #[default]
     Open,
-    /// Who comes is closed.
+    /// Incoming connections are closed.
     Cut,
     /// Bytes wait.
     Held,
-    /// Who comes is let in, and nothing of what he says arrives.
+    /// Incoming connections are let in, and nothing that they say arrives.
     Swallowing,
     /// The proxy ends.
     Over,
@@ -69,12 +69,12 @@ struct Connection {
     fate: Arc<Fate>,
 }
 
-/// What becomes of one connection.
+/// The fate of one connection.
 #[derive(Debug)]
 struct Fate {
-    /// How many bytes it lives for, in both directions together.
+    /// The number of bytes it lives for, in both directions together.
     left_bytes: AtomicI64,
-    /// Whether nothing of it arrives any longer, not even its end.
+    /// True if nothing of it arrives any longer, not even its end.
     is_lost: AtomicBool,
 }
 
@@ -165,7 +165,7 @@ impl Proxy {
         self.shared.lock().delay = delay;
     }
 
-    /// How many connections there have been.
+    /// The number of connections made so far.
     pub fn connections_made(&self) -> usize {
         self.shared.lock().made
     }
@@ -186,7 +186,9 @@ impl Drop for Proxy {
         drop(line);
         // Whoever comes wakes the thread.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-        self.accepting.take().into_iter().for_each(|thread| _ = thread.join());
+        if let Some(thread) = self.accepting.take() {
+            drop(thread.join());
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use furlong_wire::token::Role;
 
 use crate::raw::{Closed, RawPeer, message};
 
-/// What a peer shows in a handshake. Each part can be made wrong.
+/// The credentials that a peer shows in a handshake. Each part can be made wrong.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The cluster, which the prologue names.
@@ -64,14 +64,14 @@ impl Credentials {
         started.expect("the broker's key is sound")
     }
 
-    /// What the third message says.
+    /// Returns the content of the third message.
     pub fn hello(&self) -> Hello {
         let body = (self.version == PROTOCOL_VERSION).then(|| self.hello.clone());
         Hello { version: self.version, body }
     }
 }
 
-/// How a handshake ended.
+/// The outcome of a handshake.
 #[derive(Debug)]
 pub enum Answer {
     /// The peer is in.
@@ -111,7 +111,7 @@ pub struct RawSession {
     /// Seals records to the broker.
     pub sealer: RecordSealer,
     opener: RecordOpener,
-    /// What the broker said.
+    /// The broker's welcome.
     pub welcome: Welcome,
 }
 

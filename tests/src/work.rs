@@ -155,7 +155,7 @@ impl Work {
         self.within(self.submit(call))
     }
 
-    /// What the broker says of itself.
+    /// Returns the broker's status.
     ///
     /// # Panics
     /// If it says nothing.
@@ -163,7 +163,7 @@ impl Work {
         self.within(self.client.status()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What the broker knows of a task.
+    /// Returns what the broker knows of a task.
     ///
     /// # Panics
     /// If it says nothing.

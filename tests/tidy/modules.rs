@@ -1,4 +1,4 @@
-//! Which Rust files cargo compiles: those that a crate's root reaches through `mod` lines.
+//! The Rust files that cargo compiles: those that a crate's root reaches through `mod` lines.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -87,7 +87,7 @@ fn path_attribute(source: &Source, at: usize) -> Option<String> {
     Some(value.strip_suffix("\"]")?.to_owned())
 }
 
-/// Whether cargo begins a crate with this file: by its place, or because a manifest names it.
+/// Returns true if cargo begins a crate with this file: by its place, or because a manifest names it.
 fn is_root(tree: &Tree, file: &File) -> bool {
     let folder = parent(&file.path);
     let is_manifest = |folder: &str| tree.paths.contains(normal(&format!("{folder}/Cargo.toml")).as_str());

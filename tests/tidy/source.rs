@@ -1,4 +1,4 @@
-//! Which characters of a Rust or Python file are code, comment or the inside of a string.
+//! The kinds of characters in a Rust or Python file: code, comment or the inside of a string.
 //!
 //! Not a parser: enough of one to count braces and find names without being fooled by a comment or a string.
 
@@ -10,15 +10,15 @@ pub struct Source {
     pub chars: Vec<char>,
     /// The text with a space for everything that is not code. Quotation marks are code, what they enclose is not.
     pub code: Vec<char>,
-    /// What each character is.
+    /// The kind of each character.
     pub kinds: Vec<Kind>,
-    /// Where each line begins.
+    /// The offset at which each line begins.
     line_starts: Vec<usize>,
     /// Lines of `#[cfg(test)]` items (Rust).
     test_lines: Vec<Range<usize>>,
 }
 
-/// What a character is.
+/// The kind of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Code,
@@ -68,18 +68,18 @@ impl Source {
         self.line_starts.iter().copied().zip(ends).map(|(start, end)| start..end)
     }
 
-    /// Whether the line belongs to a `#[cfg(test)]` item.
+    /// Returns true if the line belongs to a `#[cfg(test)]` item.
     pub fn is_test_line(&self, line: usize) -> bool {
         self.test_lines.iter().any(|lines| lines.contains(&line))
     }
 
-    /// Where the pattern stands in the code.
+    /// The offsets of the pattern in the code.
     pub fn find<'a>(&'a self, pattern: &'a str) -> impl Iterator<Item = usize> {
         let pattern: Vec<char> = pattern.chars().collect();
         (0..self.code.len()).filter(move |at| self.code[*at..].starts_with(&pattern))
     }
 
-    /// Where the path stands in the code as whole words: `rand::` is in `rand::rng()` but not in `operand::new()`.
+    /// The offsets of the path in the code, as whole words: `rand::` is in `rand::rng()` but not in `operand::new()`.
     pub fn find_path<'a>(&'a self, path: &'a str) -> impl Iterator<Item = usize> {
         let ends_in_word = path.ends_with(is_word);
         self.find(path).filter(move |at| {
@@ -137,7 +137,7 @@ impl Source {
         functions
     }
 
-    /// How many brackets are open before each character.
+    /// Returns the number of open brackets before each character.
     fn bracket_depths(&self) -> Vec<usize> {
         let mut depth = 0_usize;
         let step = |char: &char| {
@@ -193,7 +193,7 @@ impl Source {
     }
 }
 
-/// Whether the character can stand in an identifier.
+/// Returns true if the character can stand in an identifier.
 pub fn is_word(char: char) -> bool {
     char.is_alphanumeric() || char == '_'
 }
@@ -252,7 +252,7 @@ impl<'a> Scanner<'a> {
         self.chars.get(self.at + ahead).copied()
     }
 
-    /// Whether the `r` here ends or continues a word that is no prefix of a string: `br` and `cr` are prefixes, `for`
+    /// True if the `r` here ends or continues a word that is no prefix of a string: `br` and `cr` are prefixes, `for`
     /// is not.
     fn is_inside_word(&self) -> bool {
         let before = |count: usize| self.at.checked_sub(count).map(|at| self.chars[at]);

@@ -23,7 +23,7 @@ pub struct File {
     pub path: String,
     /// The whole text.
     pub text: String,
-    /// What of the text is code, for Rust and Python.
+    /// The code in the text, for Rust and Python.
     pub source: Option<Source>,
 }
 
@@ -66,7 +66,7 @@ impl Tree {
         self.with_extension(&["rs"]).filter_map(|file| Some((file, file.source.as_ref()?)))
     }
 
-    /// Whether the file as a whole is test code or an example.
+    /// Returns true if the file as a whole is test code or an example.
     pub fn is_test_file(&self, file: &File) -> bool {
         file.is_in_tests()
             || self.test_modules.contains(&file.path)
@@ -91,7 +91,7 @@ impl File {
         name.rsplit_once('.').map_or("", |(_, extension)| extension)
     }
 
-    /// Whether it lies in a folder `tests` or is called `tests.rs`.
+    /// Returns true if it lies in a folder `tests` or is called `tests.rs`.
     pub fn is_in_tests(&self) -> bool {
         self.path.split('/').any(|part| part == "tests" || part == "tests.rs")
     }

@@ -23,7 +23,7 @@ impl<T> AtLeastOne<T> {
         Self { first, others: Vec::new() }
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         1 + self.others.len()
@@ -39,7 +39,7 @@ impl<T> AtLeastOne<T> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// What becomes of each, in order.
+    /// Maps each element, in order.
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> AtLeastOne<U> {
         let first = f(self.first);
         AtLeastOne { first, others: self.others.into_iter().map(f).collect() }

@@ -1,4 +1,4 @@
-//! What is inside a payload: the call header of a request and the reply header of a result.
+//! The contents of a payload: the call header of a request and the reply header of a result.
 //!
 //! Only clients and engines read these; the broker passes them on. In both directions the header is the payload's first
 //! buffer, and the data are the buffers after it, in the header's [`Codec`]:
@@ -23,7 +23,7 @@ use crate::message::whole::value_bytes;
 use crate::os_text::OsText;
 
 codes! {
-    /// How arguments and result are encoded.
+    /// The encoding of arguments and results.
     Codec {
         /// JSON, for what crosses languages and for people.
         1 "json" Json,
@@ -39,13 +39,13 @@ codes! {
 /// The first buffer of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CallHeader {
-    /// What to run.
+    /// The call to run.
     pub call: Call,
-    /// How the data after this header are encoded; the result comes back the same way.
+    /// The encoding of the data after this header; the result comes back the same way.
     pub codec: Codec,
 }
 
-/// What to run.
+/// The call to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Call {
@@ -109,7 +109,7 @@ pub struct PickledCall {
     pub blob: Option<ByteBuf>,
     /// The client's Python, major and minor.
     pub python: (u8, u8),
-    /// Whether the function or the arguments hold functions or classes by value. Only a Python of the same major and
+    /// True if the function or the arguments hold functions or classes by value. Only a Python of the same major and
     /// minor version can load such.
     pub has_code: bool,
 }
@@ -167,7 +167,7 @@ pub struct CommandSpec {
     pub stdout: Option<OsText>,
     /// The same for standard error.
     pub stderr: Option<OsText>,
-    /// Whether its output comes with the reply as well, where nothing is left out of it: see [`ReplyHeader::Exited`].
+    /// True if its output comes with the reply as well, where nothing is left out of it: see [`ReplyHeader::Exited`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole_output: bool,
 }
@@ -180,14 +180,14 @@ pub enum ReplyHeader {
     /// alone: see [`encode_reply`].
     #[serde(skip)]
     Returned {
-        /// How the data are encoded.
+        /// The encoding of the data.
         codec: Codec,
     },
     /// As [`ReplyHeader::Returned`], of a function that has displayed something.
     Displayed {
-        /// How the data are encoded.
+        /// The encoding of the data.
         codec: Codec,
-        /// What it displayed, in order.
+        /// The displayed objects, in order.
         displays: Vec<Display>,
     },
     /// [`Call::Execute`] ended without an exception.
@@ -196,7 +196,7 @@ pub enum ReplyHeader {
         count: u64,
         /// The `repr` of the last expression; none if it was `None` or no expression.
         repr: Option<String>,
-        /// What it displayed, in order: the last one is that of the last expression, if it has more than a `repr`.
+        /// The displayed objects, in order: the last one is that of the last expression, if it has more than a `repr`.
         displays: Vec<Display>,
     },
     /// A program ended. There are no data, unless [`CommandSpec::whole_output`] was asked for and it has written
@@ -217,9 +217,9 @@ pub enum ReplyHeader {
 pub struct Display {
     /// By type, as `text/html`. Types of text are UTF-8; the others are base64, as IPython has them.
     pub data: BTreeMap<String, String>,
-    /// Whether it is the value of the last expression, and not something that the code displayed.
+    /// True if it is the value of the last expression, and not something that the code displayed.
     pub is_value: bool,
-    /// What is said about it, mostly by type: a JSON value each, as `{"width": 10}` for `image/png`.
+    /// Its metadata, mostly by type: a JSON value each, as `{"width": 10}` for `image/png`.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -255,7 +255,7 @@ impl ReplyHeader {
         }
     }
 
-    /// What was displayed, in order.
+    /// Returns the displayed objects, in order.
     pub fn displays(&self) -> &[Display] {
         match self {
             Self::Displayed { displays, .. } | Self::Executed { displays, .. } => displays,

@@ -49,7 +49,7 @@ impl fmt::Debug for SecretKey {
 pub struct PublicKey(pub [u8; 32]);
 
 impl PublicKey {
-    /// Whether the key is one canonical encoding of a point that is not of small order.
+    /// Returns true if the key is one canonical encoding of a point that is not of small order.
     ///
     /// With a point of small order every Diffie-Hellman result is zero (RFC 7748, section 6.1), so anybody could
     /// "prove" to hold its secret. Of two encodings of one point, one could escape the revocation of the other.
@@ -133,7 +133,7 @@ impl IssuerPublicKey {
         self.0.as_bytes()
     }
 
-    /// Whether `signature` is the one signature that the issuer made of `message`.
+    /// Returns true if `signature` is the one signature that the issuer made of `message`.
     ///
     /// Strict: neither S + L nor a point of small order as R passes, so nobody but the issuer can make two different
     /// signatures of one message.
@@ -154,7 +154,7 @@ impl fmt::Debug for IssuerPublicKey {
     }
 }
 
-/// Why 32 bytes are not an issuer's public key.
+/// The reason that 32 bytes are not an issuer's public key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum IssuerKeyError {
     /// The bytes are no point of the curve.
@@ -190,7 +190,7 @@ impl fmt::Debug for AtRestKey {
     }
 }
 
-/// Whether the little-endian number is below 2^255 - 19, as the canonical encoding of a field element is.
+/// Returns true if the little-endian number is below 2^255 - 19, as the canonical encoding of a field element is.
 fn is_reduced(bytes: &[u8; 32]) -> bool {
     let [lowest, middle @ .., highest] = bytes;
     *highest < 0x7f || (*highest == 0x7f && (*lowest < 0xed || middle.iter().any(|byte| *byte != 0xff)))

@@ -10,8 +10,8 @@
 //!
 //! # Example
 //!
-//! A client and the broker agree on keys, and a message crosses. Three buffers go over the wire for the handshake, and one
-//! for each record after it.
+//! A client and the broker agree on keys, and a message crosses. Three buffers go over the wire for the handshake, and
+//! one for each record after it.
 //!
 //! ```
 //! use furlong_wire::handshake::{ExpectReply, ExpectStart, Hello, HelloBody};

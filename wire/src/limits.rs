@@ -21,9 +21,9 @@ pub const HANDSHAKES_PER_SECOND_MAX: u32 = 1_000;
 /// Those of one origin: an address, a /64 network of IPv6, all pipes.
 pub const HANDSHAKES_PER_SECOND_OF_ORIGIN_MAX: u32 = 500;
 /// Connections that have not sent a right first message, in all.
-pub const STRANGERS_MAX: usize = 512;
+pub const PENDING_MAX: usize = 512;
 /// Those of one origin.
-pub const STRANGERS_OF_ORIGIN_MAX: usize = 128;
+pub const PENDING_PER_ORIGIN_MAX: usize = 128;
 /// Connections that have sent a right first message and not proved themselves, in all.
 pub const CALLERS_MAX: usize = 512;
 /// Those of one origin.
@@ -94,7 +94,7 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
 pub const OUTPUT_MESSAGE_BYTES_MAX: usize = 32 * 1024;
 /// Records of ended tasks that the broker keeps, with or without their results.
 pub const KEPT_RECORDS_MAX: usize = 100_000;
-/// How long a kept result stays after its task's end.
+/// The retention time of a result after its task's end.
 pub const KEPT_MS: u64 = 3_600_000;
 /// Fetches of one client that wait for their task's end.
 pub const FETCHES_WAITING_MAX: usize = 1024;
@@ -106,7 +106,7 @@ pub const PUBLISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const ENDS_REMEMBERED_MAX: usize = 65_536;
 /// Keys that one running attempt may have let in, and sessions that it may have open by them.
 pub const GRANTS_PER_ATTEMPT_MAX: usize = 64;
-/// How deep tasks that wait for tasks may be nested. A slot has at most so many interpreters more.
+/// The maximum nesting depth of tasks that wait for tasks. A slot has at most so many additional interpreters.
 pub const NESTING_MAX: u32 = 64;
 /// Sessions that an attempt can say it waits for.
 pub const LENT_SESSIONS_MAX: usize = 1024;

@@ -1,6 +1,6 @@
 //! Maps by numbers that this side or a trusted one counts up: a hash of one multiplication.
 //!
-//! Not for keys that a stranger chooses: it could choose ones that all fall together.
+//! Not for keys that an unauthenticated peer chooses: it could choose ones that all fall together.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

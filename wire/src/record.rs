@@ -98,7 +98,7 @@ impl RecordOpener {
     }
 }
 
-/// Why a record is refused. All but [`RecordError::Exhausted`] are the peer's fault, or an attacker's.
+/// The reason that a record is refused. All but [`RecordError::Exhausted`] are the peer's fault, or an attacker's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecordError {
     /// No room for a sequence number and a tag.

@@ -53,7 +53,7 @@ use crate::limits::{CLOCK_TOLERANCE_S, NAME_BYTES_MAX, TOKEN_BYTES_MAX};
 /// Scopes in one token. Their bytes are bounded by [`TOKEN_BYTES_MAX`] too.
 pub const SCOPES_MAX: usize = 64;
 
-/// What a token says.
+/// The contents of a token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claims {
     /// The cluster for which the token is good.
@@ -64,11 +64,11 @@ pub struct Claims {
     pub holder: PublicKey,
     /// To whom the holder's tasks and results belong.
     pub owner: OwnerId,
-    /// What the holder may do.
+    /// The role of the holder.
     pub role: Role,
     /// Labels of the engines that the holder may use, ascending, each once; none means all engines.
     pub scopes: Vec<String>,
-    /// How much of the broker the holder may occupy.
+    /// The limits on the part of the broker that the holder may occupy.
     pub limits: TokenLimits,
     /// The first second (of 1970) in which the token is good.
     pub not_before_s: u64,
@@ -80,7 +80,7 @@ impl Claims {
     /// [`expires_s`](Self::expires_s) of a token that does not expire.
     pub const NEVER: u64 = u64::MAX;
 
-    /// What signing and decoding both ask of claims, so that nothing is signed that is then refused.
+    /// Checks what signing and decoding both require of claims, so that nothing is signed that is then refused.
     fn check(&self) -> Result<(), TokenError> {
         if self.scopes.len() > SCOPES_MAX {
             return Err(TokenError::TooManyScopes);
@@ -148,18 +148,18 @@ impl Claims {
     }
 }
 
-/// How much of the broker a token's holder may occupy; 0 leaves it to the broker's own limit. And what tasks may not.
+/// The part of the broker a token's holder may occupy; 0 leaves it to the broker's own limit. Also what tasks may not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TokenLimits {
     /// Tasks that are not finished, at once.
     pub unfinished_tasks_max: u64,
     /// Bytes of payload held for the token, at once.
     pub payload_bytes_max: u64,
-    /// Whether the holder's tasks may submit none themselves: code on an engine gets no pass.
+    /// True if the holder's tasks may submit none themselves: code on an engine gets no pass.
     pub no_nested: bool,
 }
 
-/// What the holder of a token may do.
+/// The role of a token's holder.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -210,32 +210,32 @@ impl Role {
         }
     }
 
-    /// Whether the holder may register engines.
+    /// Returns true if the holder may register engines.
     pub fn may_register_engines(self) -> bool {
         self == Self::Engine
     }
 
-    /// Whether the holder may submit to engines chosen by their id.
+    /// Returns true if the holder may submit to engines chosen by their id.
     pub fn may_submit_direct(self) -> bool {
         matches!(self, Self::Multiengine | Self::Client | Self::Admin)
     }
 
-    /// Whether the holder may submit to the shared queue.
+    /// Returns true if the holder may submit to the shared queue.
     pub fn may_submit_shared(self) -> bool {
         matches!(self, Self::Task | Self::Client | Self::Admin)
     }
 
-    /// Whether the holder may cancel its owner's tasks: whoever may submit.
+    /// Returns true if the holder may cancel its owner's tasks: whoever may submit.
     pub fn may_cancel(self) -> bool {
         self.may_submit_direct() || self.may_submit_shared()
     }
 
-    /// Whether the holder may see the cluster's status and events.
+    /// Returns true if the holder may see the cluster's status and events.
     pub fn may_observe(self) -> bool {
         self != Self::Engine
     }
 
-    /// Whether the holder may revoke tokens and shut the cluster down.
+    /// Returns true if the holder may revoke tokens and shut the cluster down.
     pub fn may_administer(self) -> bool {
         self == Self::Admin
     }
@@ -347,7 +347,7 @@ impl Token {
         Ok(VerifiedToken(claims))
     }
 
-    /// What the bytes claim, **with no signature checked**: to show to people, never to decide by.
+    /// Returns the claims in the bytes, **with no signature checked**: to show to people, never to decide by.
     pub fn claims_unverified(&self) -> Result<Claims, TokenError> {
         Claims::decode(self.split()?.0)
     }
@@ -417,7 +417,7 @@ impl VerifiedToken {
 pub struct HolderProved(Claims);
 
 impl HolderProved {
-    /// What the issuer says about the holder.
+    /// Returns the issuer's claims about the holder.
     pub fn claims(&self) -> &Claims {
         &self.0
     }
@@ -445,7 +445,7 @@ impl Claims {
     }
 }
 
-/// Why a token is refused, or claims are not signed.
+/// The reason that a token is refused, or claims are not signed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum TokenError {
     /// Fewer bytes than the fields need.
@@ -493,7 +493,7 @@ pub enum TokenError {
     /// Not good yet.
     #[error("the token is valid only from {not_before_s}, and here it is {now_s} (seconds of 1970)")]
     NotYetValid {
-        /// When it becomes good.
+        /// The time at which it becomes valid.
         not_before_s: u64,
         /// The time of the check.
         now_s: u64,
@@ -501,7 +501,7 @@ pub enum TokenError {
     /// No longer good.
     #[error("the token expired at {expires_s}, and here it is {now_s} (seconds of 1970)")]
     Expired {
-        /// When it expired.
+        /// The time at which it expired.
         expires_s: u64,
         /// The time of the check.
         now_s: u64,
@@ -542,7 +542,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a scope can be a label. Control characters are kept out because people read scopes on terminals.
+/// Returns true if a scope can be a label. Control characters are kept out because people read scopes on terminals.
 fn is_label(scope: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&scope.len()) && !scope.contains(char::is_control)
 }

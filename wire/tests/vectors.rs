@@ -34,7 +34,7 @@ use furlong_wire::zmtp::{self, put_frame_header};
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
-/// What the document fixes: every secret is one byte repeated.
+/// The document's fixed values: every secret is one byte repeated.
 const ISSUER_SEED: [u8; 32] = [1; 32];
 const SERVER_SECRET: [u8; 32] = [2; 32];
 const HOLDER_SECRET: [u8; 32] = [3; 32];

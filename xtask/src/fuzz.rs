@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::workspace::{Workspace, apt_install, check, works};
 
-/// Which target, and for how long. Without a target, all are listed.
+/// The target to fuzz, and for how long. Without a target, all are listed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fuzzing {
     target: Option<String>,
@@ -91,7 +91,7 @@ fn host(workspace: &Workspace) -> anyhow::Result<String> {
     Ok(host.to_owned())
 }
 
-/// What was found, and how it becomes a test.
+/// Describes what was found, and how it becomes a test.
 fn finding(name: &str, artifacts: &Path, before: &[PathBuf]) -> String {
     match files(artifacts).into_iter().find(|file| !before.contains(file)) {
         Some(file) => {

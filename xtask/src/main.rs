@@ -1,4 +1,4 @@
-//! What the project runs on itself: `cargo xtask test`, the one command that says whether the tree is good, and
+//! The project's own tools: `cargo xtask test`, the one command that says whether the tree is good, and
 //! `cargo xtask chaos` and `cargo xtask sim`, which break a farm for as long as they are told: a real one of the
 //! release build, and a simulated one in many histories. `cargo xtask fuzz` fuzzes what reads bytes.
 //! `cargo xtask compare-ipyparallel` compares the Python package with that.
@@ -65,7 +65,7 @@ fn run_steps(steps: &[&Step]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug)]
 enum Request {
     Help,

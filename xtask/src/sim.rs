@@ -4,17 +4,17 @@ use anyhow::{Context, bail};
 
 use crate::workspace::{Workspace, check};
 
-/// Which histories, and how long ones.
+/// The histories to run, and how long they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Histories {
     from: u64,
     seeds: u64,
     steps: u64,
-    /// How many may fail before the rest is left.
+    /// The number of histories that may fail before the rest is skipped.
     failures: u64,
     /// On how many threads; on all cores, if that is 0.
     threads: u64,
-    /// How many of the last lines of a failing history's log are shown.
+    /// The number of last log lines that are shown of a failing history.
     lines: u64,
 }
 

@@ -10,7 +10,7 @@ use crate::workspace::{Workspace, apt_install, check, works};
 pub struct Step {
     /// As `--step` takes it.
     pub name: &'static str,
-    /// What it does, for the heading and `--list`.
+    /// The purpose of the step, for the heading and `--list`.
     pub what: &'static str,
     /// Does it. An error is the reason of the failure, in one line.
     pub run: fn(&Workspace) -> anyhow::Result<()>,

@@ -1,4 +1,4 @@
-//! Where things are, and how a program is run there.
+//! The locations of things, and how a program is run there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,7 +36,7 @@ impl Workspace {
         &self.target
     }
 
-    /// Where `cargo build` puts the three programs.
+    /// The folder in which `cargo build` puts the three programs.
     pub fn bin_dir(&self) -> PathBuf {
         self.target.join("debug")
     }
@@ -89,7 +89,7 @@ pub fn check(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the program exists and succeeds. Its output is dropped.
+/// Returns true if the program exists and succeeds. Its output is dropped.
 pub fn works(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())

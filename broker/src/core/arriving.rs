@@ -6,7 +6,7 @@ use super::engines::{Process, ProcessKey};
 use super::payloads::Stored;
 use super::sessions::SessionKey;
 
-/// What waits for a payload from an engine process.
+/// The recipient of a payload from an engine process.
 #[derive(Debug)]
 pub enum EngineWaiting {
     /// An attempt's end.

@@ -19,9 +19,9 @@ use super::finish::cancelled_before_it_began;
 use super::payloads::Stored;
 use super::placement::{Class, PlacementId};
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{Core, Given, Time};
+use super::{Assignment, Core, Time};
 
-/// Whose tasks, and the client's number for their kind: the program, the function.
+/// The owner of tasks, and the client's number for their kind: the program, the function.
 pub type Kind = (OwnerId, u32);
 
 /// Work that an engine may be unable to begin.
@@ -41,7 +41,7 @@ struct SetAside {
     failures: u32,
     /// Until when it gets no such work. Afterwards it is tried, and this is in the past.
     until: Time,
-    /// Whether that time is to come.
+    /// True if that time is to come.
     is_in_force: bool,
 }
 
@@ -49,13 +49,13 @@ struct SetAside {
 #[derive(Debug, Default)]
 pub struct AllSetAside {
     table: BTreeMap<(EngineId, Work), SetAside>,
-    /// When each is tried again, or else forgotten.
+    /// The time at which each is tried again, or else forgotten.
     due: BTreeSet<(Time, EngineId, Work)>,
-    /// How many engines are set aside for a kind of task now.
+    /// The number of engines that are set aside for each kind of task now.
     kinds: BTreeMap<Kind, u32>,
 }
 
-/// What became of the begin of an attempt that has ended.
+/// The outcome of beginning an attempt that has ended.
 #[derive(Debug)]
 pub(super) enum Beginning {
     /// It has begun.
@@ -66,11 +66,11 @@ pub(super) enum Beginning {
     Nowhere(Outcome),
 }
 
-/// How long an engine is set aside the first time, doubled each time in a row.
+/// The time for which an engine is set aside at first, doubled each further time in a row.
 const FIRST: Duration = Duration::from_secs(1);
-/// How long at most.
+/// The maximum of that time.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How long an engine that was not tried again is remembered as one that had failed.
+/// The time for which an engine that was not tried again is remembered as having failed.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Engines and kinds of work of which is remembered that they do not go together. Beyond, such tasks fail at once.
 const SET_ASIDE_MAX: usize = 4096;
@@ -82,12 +82,12 @@ const CAUSE_CHARS_MAX: usize = 256;
 const NAMED_MAX: usize = 4;
 
 impl AllSetAside {
-    /// When something is due.
+    /// Returns the time at which something is due.
     pub fn due(&self) -> Option<Time> {
         self.due.first().map(|(at, ..)| *at)
     }
 
-    /// What an engine could not begin, for people.
+    /// Returns the work that an engine could not begin, for people.
     pub fn of(&self, now: Time, engine: EngineId) -> Vec<SetAsideStatus> {
         let status = |(work, it): (Work, &SetAside)| SetAsideStatus {
             runtime: it.runtime,
@@ -99,7 +99,7 @@ impl AllSetAside {
         self.of_engine(engine).take(SHOWN_MAX).map(status).collect()
     }
 
-    /// Whether an engine is set aside for anything now.
+    /// Returns true if an engine is set aside for anything now.
     #[cfg(any(test, feature = "invariants"))]
     pub fn is_any_in_force(&self, engine: EngineId) -> bool {
         self.of_engine(engine).any(|(_, it)| it.is_in_force)
@@ -169,16 +169,16 @@ impl AllSetAside {
     }
 }
 
-/// Whether an attempt ends as one that its engine could not begin: of such a one the engine holds nothing.
+/// Returns true if an attempt ends as one that its engine could not begin: of such a one the engine holds nothing.
 pub(super) fn has_not_begun(finished: &AttemptFinished) -> bool {
     let kind = finished.outcome.error.as_ref().map(|error| error.kind);
     matches!(kind, Some(ErrorKind::NotBegun | ErrorKind::NoRuntime))
 }
 
 impl Core {
-    /// Whether an attempt that has ended had begun. If not, its engine is set aside, and the task goes to another one,
+    /// Checks if an ended attempt had begun. If not, its engine is set aside, and the task goes to another one,
     /// if there is one that is not.
-    pub(super) fn begin_elsewhere(&mut self, now: Time, given: Given, finished: &AttemptFinished) -> Beginning {
+    pub(super) fn begin_elsewhere(&mut self, now: Time, given: Assignment, finished: &AttemptFinished) -> Beginning {
         let error = finished.outcome.error.as_ref().filter(|_| has_not_begun(finished));
         let Some(error) = error else { return Beginning::Begun };
         let cause = error.text.as_str();
@@ -206,7 +206,7 @@ impl Core {
     }
 
     /// An engine has begun a task: it is set aside no longer for such ones.
-    pub(super) fn note_begun(&mut self, given: Given) {
+    pub(super) fn note_begun(&mut self, given: Assignment) {
         if self.set_aside.table.is_empty() {
             return;
         }
@@ -247,14 +247,16 @@ impl Core {
         let own = class.map(|class| Class { set_aside, ..class.clone() });
         let own = own.map(|class| self.placements.enter_class(class));
         self.engines.update(id, |engine| (engine.class, engine.own_class) = (own.or(of_process), own));
-        old.into_iter().for_each(|class| self.placements.leave_class(class));
+        if let Some(class) = old {
+            self.placements.leave_class(class);
+        }
     }
 
     fn kind_of(&self, task: &Task) -> Option<Kind> {
         Some((self.owner(task.session)?, task.class))
     }
 
-    /// Whether an engine is here that could run a task, and is not set aside for such ones.
+    /// Returns true if an engine is here that could run a task, and is not set aside for such ones.
     fn begins_somewhere(&self, task: &Task) -> bool {
         let kind = self.kind_of(task);
         let takes = |class: &Class| {
@@ -323,8 +325,8 @@ impl Core {
         all.filter_map(of_task).take(NAMED_MAX).collect()
     }
 
-    /// An engine was lost that had a task in hand. If it had not said that the task runs, that may have ended it all
-    /// the same: from now on the task is given alone, and its engine says that it begins before it does.
+    /// An engine was lost that had been assigned a task. If it had not said that the task runs, that may have ended it
+    /// all the same: from now on the task is given alone, and its engine says that it begins before it does.
     pub(super) fn suspect(&mut self, key: TaskKey) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let is_shared = task.place == Place::Shared && !task.at_most_once();

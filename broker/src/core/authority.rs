@@ -1,4 +1,4 @@
-//! Who may stay: tokens are revoked and expire while their holders are connected. And what administrators may do to
+//! Revocation and expiry of tokens while their holders are connected. Also what administrators may do to
 //! the broker itself.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,18 +61,20 @@ impl Core {
         let refusal = |claims: &Claims| revoked.refusal(claims.token_id);
         let away = self.sessions.iter().filter_map(|(key, session)| Some((key, refusal(&session.claims)?)));
         let away: Vec<(SessionKey, String)> = away.collect();
-        away.into_iter().for_each(|(key, why)| self.end_session_with_all(now, key, &why));
+        for (key, why) in away {
+            self.end_session_with_all(now, key, &why);
+        }
         self.dispatch(now);
     }
 
-    /// When [`Core::expire_tokens`] has something to do: the next expiry of a connected peer's token.
+    /// Returns the time at which [`Core::expire_tokens`] has work: the next expiry of a connected peer's token.
     pub(super) fn next_token_expiry(&self) -> Option<Time> {
         let (expires_s, _) = self.authority.by_expiry.first()?;
         let unix_us = expires_s.saturating_add(CLOCK_TOLERANCE_S).saturating_mul(1_000_000);
         Some(Time(unix_us.saturating_sub(self.config.start.0)))
     }
 
-    /// Whose token has expired, with the same tolerance as at the handshake, has to go.
+    /// Closes peers whose token has expired, with the same tolerance as at the handshake.
     pub(super) fn expire_tokens(&mut self, now: Time) {
         if self.next_token_expiry().is_none_or(|at| at > now) {
             return;
@@ -100,7 +102,9 @@ impl Core {
             }
             Some(Connected::Engine(key)) => {
                 // As one that has said goodbye itself: nobody waits for it.
-                self.processes.get_mut(&key).into_iter().for_each(|process| process.leaving = true);
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.leaving = true;
+                }
                 self.to_engine(connection, ToEngine::Goodbye(goodbye));
             }
             None => return,
@@ -109,7 +113,7 @@ impl Core {
         self.outputs.push_back(Output::Close(connection, close));
     }
 
-    /// Whether a connection that was let in is still served.
+    /// Returns true if a connection that was let in is still served.
     pub fn is_served(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)
     }
@@ -126,7 +130,7 @@ impl Core {
         None
     }
 
-    /// What came of an [`Output::Revoke`]: all tokens that are revoked now, or why the list could not be written.
+    /// Handles the result of an [`Output::Revoke`]: all tokens revoked now, or why the list could not be written.
     pub fn handle_revocation(
         &mut self,
         now: Time,

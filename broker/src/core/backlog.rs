@@ -19,29 +19,29 @@ use super::placement::PlacementId;
 use super::sessions::SessionKey;
 use super::sweep::Reason;
 use super::tasks::State;
-use super::{Core, Given, Time};
+use super::{Assignment, Core, Time};
 
 /// The sessions with results that wait.
 #[derive(Debug, Default)]
 pub struct Backlog {
     sessions: BTreeMap<SessionKey, Behind>,
-    /// How much room each of them needs for its next result.
+    /// The room that each of them needs for its next result.
     by_need: BTreeSet<(u64, SessionKey)>,
-    /// Whose each result is, and how large, by the attempt.
+    /// The session of each result, and its size, by the attempt.
     results: BTreeMap<u64, (SessionKey, u64)>,
 }
 
 /// A session with results that wait.
 #[derive(Debug, Default)]
 struct Behind {
-    /// How large they are, and of which attempts.
+    /// The pending results: size in bytes and attempt.
     results: BTreeSet<(u64, u64)>,
     need: u64,
     /// The queues in which its tasks are passed over.
     parked: Parked,
 }
 
-/// Where tasks of a session are passed over.
+/// The queues in which tasks of a session are passed over.
 #[derive(Debug, Default)]
 pub struct Parked {
     /// Shared queues.
@@ -51,7 +51,7 @@ pub struct Parked {
 }
 
 impl Backlog {
-    /// Whether results of a session wait.
+    /// Returns true if a session has pending results.
     pub fn holds(&self, session: SessionKey) -> bool {
         !self.sessions.is_empty() && self.sessions.contains_key(&session)
     }
@@ -73,19 +73,19 @@ impl Backlog {
         self.sessions.get_mut(&session).map(|behind| behind.parked.engines.insert(engine)).is_some()
     }
 
-    /// How many results of a session wait, and their bytes.
+    /// Returns the number and total bytes of a session's pending results.
     pub fn of_session(&self, session: SessionKey) -> (usize, u64) {
         let results = self.sessions.get(&session).map(|behind| &behind.results);
         results.map_or((0, 0), |results| (results.len(), results.iter().map(|(bytes, _)| bytes).sum()))
     }
 
-    /// How large the result of an attempt is that waits.
+    /// Returns the size of an attempt's pending result, in bytes.
     #[cfg(any(test, feature = "invariants"))]
     pub fn bytes_of(&self, attempt: u64) -> Option<u64> {
         self.results.get(&attempt).map(|(_, bytes)| *bytes)
     }
 
-    /// How many results wait.
+    /// Returns the number of pending results.
     pub fn len(&self) -> usize {
         self.results.len()
     }
@@ -135,7 +135,7 @@ impl Core {
         &mut self,
         now: Time,
         key: ProcessKey,
-        given: Given,
+        given: Assignment,
         finished: AttemptFinished,
         bytes: u64,
     ) {
@@ -187,7 +187,9 @@ impl Core {
         let unsent: Vec<u64> = engines.flat_map(|engine| engine.unsent.iter().copied()).collect();
         for count in unsent {
             let result = self.backlog.results.get(&count).copied();
-            result.into_iter().for_each(|(session, bytes)| _ = self.take_result(key, session, count, bytes));
+            if let Some((session, bytes)) = result {
+                self.take_result(key, session, count, bytes);
+            }
         }
     }
 
@@ -206,13 +208,13 @@ impl Core {
         true
     }
 
-    /// Whether nothing will make room for what waits: no client has anything to read, and no task is about to end.
+    /// Returns true if nothing will make room for pending results: no client has any to read, no task is about to end.
     fn is_stuck_for_room(&self) -> bool {
         !self.budget.has_results() && self.attempts.len() == self.backlog.len()
     }
 
     /// A result does not fit, and never will: its task fails.
-    fn refuse_result(&mut self, now: Time, key: ProcessKey, given: Given, finished: &AttemptFinished) {
+    fn refuse_result(&mut self, now: Time, key: ProcessKey, given: Assignment, finished: &AttemptFinished) {
         let outcome = Outcome::error(TaskState::Failed, ErrorKind::Busy, self.no_room_for_result());
         let (engine, process, attempt) = (Some(given.engine), Some(key), Some(finished.attempt.count));
         let run_us = finished.run_us;
@@ -284,14 +286,18 @@ impl Core {
     pub(super) fn release_unsent(&mut self, key: ProcessKey, id: EngineId) {
         let unsent = self.engines.get(id).map_or_else(Vec::new, |engine| engine.unsent.iter().copied().collect());
         self.forget_unsent(key, &[id]);
-        unsent.into_iter().for_each(|count| self.release_attempt(key, count, 0));
+        for count in unsent {
+            self.release_attempt(key, count, 0);
+        }
     }
 
     /// A process is gone: frees what was on its way from there.
     pub(super) fn forget_arriving(&mut self, process: &Process) {
         process.lanes.values().for_each(|lane| self.budget.close_lane(lane));
         let arriving: Vec<(Account, u64)> = process.arriving().collect();
-        arriving.into_iter().for_each(|(account, bytes)| self.free_result(account, bytes));
+        for (account, bytes) in arriving {
+            self.free_result(account, bytes);
+        }
         self.budget.release(BytesOf::Other, process.passing_bytes());
     }
 
@@ -300,7 +306,9 @@ impl Core {
         if bytes > 0 {
             self.budget.release(BytesOf::Result, bytes);
             self.count_read(session, bytes);
-            lane.into_iter().for_each(|lane| self.return_to_lane(lane, session, bytes));
+            if let Some(lane) = lane {
+                self.return_to_lane(lane, session, bytes);
+            }
         }
     }
 
@@ -309,11 +317,13 @@ impl Core {
         self.free_result(account, payload.map_or(0, Stored::budget_bytes));
     }
 
-    /// What came unasked is held no longer: the process may send as much again.
+    /// Returns bytes that came unasked to their lane: the process may send as much again.
     pub(super) fn return_to_lane(&mut self, key: ProcessKey, session: SessionKey, bytes: u64) {
         let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
         self.budget.release_unasked(bytes, lane.is_some());
         let total = lane.map(|lane| lane.release(bytes));
-        total.into_iter().for_each(|total| self.grant_to_lane(key, session, total));
+        if let Some(total) = total {
+            self.grant_to_lane(key, session, total);
+        }
     }
 }

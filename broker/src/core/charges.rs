@@ -1,4 +1,4 @@
-//! What tasks and sessions have beyond the usual, and what that costs: charged to the [`super::payloads::Budget`] where
+//! Unusual extras of tasks and sessions and their cost, which is charged to the [`super::payloads::Budget`] where
 //! it is kept.
 //!
 //! The table of tasks counts a task with two inline payloads ([`crate::budget::TASK_BYTES`]). Long options, many
@@ -20,10 +20,10 @@ const DEPENDENCY_BYTES: u64 = 192;
 const LABEL_BYTES: u64 = 64;
 /// A definition beside its bytes.
 const DEFINITION_BYTES: u64 = 128;
-/// What has ended and is short costs nothing more than its place in the table.
+/// The size up to which an ended task costs nothing more than its place in the table.
 const SHORT_BYTES: u64 = 256;
 
-/// What the options of an unfinished task cost.
+/// Returns the cost of the options of an unfinished task.
 pub(super) fn options_bytes(options: &TaskOptions) -> u64 {
     let label = options.label.as_ref().map_or(0, String::len) as u64;
     let require: u64 = options.require.iter().map(|label| 3 * label.len() as u64 + LABEL_BYTES).sum();
@@ -31,12 +31,12 @@ pub(super) fn options_bytes(options: &TaskOptions) -> u64 {
     label + require + dependencies * DEPENDENCY_BYTES
 }
 
-/// What the reasons of attempts cost that did not end their task.
+/// Returns the cost of the reasons of attempts that did not end their task.
 pub(super) fn past_bytes(past: &[AttemptRecord]) -> u64 {
     past.iter().map(|attempt| attempt.how.len() as u64).sum()
 }
 
-/// What a definition costs.
+/// Returns the cost of a definition.
 pub(super) fn definition_bytes(stored: &Stored) -> u64 {
     match stored {
         Stored::Inline(bytes) => bytes.len() as u64 + DEFINITION_BYTES,
@@ -45,7 +45,7 @@ pub(super) fn definition_bytes(stored: &Stored) -> u64 {
 }
 
 impl Task {
-    /// What it costs beyond its place in the table and its payload, for the tests.
+    /// Returns its cost beyond its place in the table and its payload, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn extra_bytes(&self) -> u64 {
         self.options.as_deref().map_or(0, options_bytes) + self.more().map_or(0, |more| past_bytes(&more.past))
@@ -53,7 +53,7 @@ impl Task {
 }
 
 impl Done {
-    /// What it costs beyond its place in the table, its result and its output.
+    /// Returns its cost beyond its place in the table, its result and its output.
     pub fn record_bytes(&self) -> u64 {
         let label = self.what.options.as_ref().and_then(|options| options.label.as_ref()).map_or(0, String::len);
         let text = self.outcome.error.as_ref().map_or(0, |error| error.text.len());
@@ -93,7 +93,9 @@ impl Core {
         drop_lists(&mut bare);
         let bare = Arc::new(bare);
         for key in tasks {
-            self.tasks.get_mut(key).into_iter().for_each(|task| task.options = Some(bare.clone()));
+            if let Some(task) = self.tasks.get_mut(key) {
+                task.options = Some(bare.clone());
+            }
         }
         false
     }

@@ -40,7 +40,7 @@ pub(super) enum Chore {
 /// A session that is over, and how far that has come.
 #[derive(Clone, Debug)]
 pub(super) struct Ending {
-    /// Which.
+    /// The identifier.
     pub key: SessionKey,
     /// In which manner.
     pub manner: Manner,
@@ -60,7 +60,7 @@ pub(super) enum Manner {
 }
 
 impl Manner {
-    /// Whether all results are kept.
+    /// True if all results are retained.
     pub fn keeps_all(&self) -> bool {
         matches!(self, Self::KeepingAll)
     }
@@ -76,7 +76,7 @@ impl Manner {
     }
 }
 
-/// What clients have left undone that are gone. Beyond, it stays undone: nobody was told that it is done.
+/// The maximum number of chores left by clients that are gone. The rest stays undone: nobody was told that it is done.
 const LEFT_MAX: usize = 256;
 
 impl Chores {
@@ -99,7 +99,7 @@ impl Chores {
 }
 
 impl Core {
-    /// When something is left to do: at once.
+    /// Returns the time of the next chore: at once, if one is left.
     pub(super) fn next_chore(&self) -> Option<Time> {
         let is_idle = self.chores.is_empty() && !self.dependents.has_ends() && self.events.are_told();
         (!is_idle).then_some(Time(0))

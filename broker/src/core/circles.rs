@@ -16,11 +16,11 @@ use super::sessions::{Session, SessionKey};
 use super::tasks::{State, Task, TaskKey};
 use super::{Core, Time};
 
-/// How long a circle is left alone: who waits in it may be about to go on without.
+/// The time for which a circle is left alone: a task that waits in it may be about to go on without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Why a task that is for one engine alone can never begin, if so.
+    /// Returns the reason that a task for one engine alone can never begin, if so.
     pub(super) fn circle(&self, task: &Task) -> Option<String> {
         let is_given = matches!(task.state, State::Assigned { .. } | State::Unsent { .. });
         let engine = task.place.engine().filter(|_| !is_given)?;
@@ -58,7 +58,7 @@ impl Core {
         engine.assigned.iter().copied().find(|count| !engine.stood_in.contains(count))
     }
 
-    /// Whether an attempt is one of these, or waits for one of them.
+    /// Returns true if an attempt is one of these, or waits for one of them.
     fn leads_to(&self, attempt: u64, targets: &BTreeSet<u64>, seen: &mut BTreeSet<u64>) -> bool {
         if targets.contains(&attempt) {
             return true;
@@ -133,7 +133,7 @@ impl Core {
         self.end(now, key, Ended { engine, ..ended });
     }
 
-    /// Whether a session ends with a running attempt.
+    /// Returns true if a session ends with a running attempt.
     pub(super) fn is_bound(&self, key: SessionKey) -> bool {
         self.sessions.get(key).and_then(|session| session.parent).is_some_and(|parent| parent.is_bound)
     }

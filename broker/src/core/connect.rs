@@ -17,9 +17,9 @@ use super::tasks::Task;
 use super::work::{TASKS_PER_PART, WORK_PER_MESSAGE, count};
 use super::{Connected, ConnectionId, Core, Output, Refusal, Time};
 
-/// How long an engine may be away before what waits for it alone is lost.
+/// The time an engine may be away before the work that waits for it alone is lost.
 pub(super) const ENGINE_GRACE: Duration = Duration::from_secs(15);
-/// How long a session without connection is kept.
+/// The time for which a session without a connection is retained.
 pub(super) const SESSION_GRACE: Duration = Duration::from_secs(600);
 
 /// Sessions, connected or not.
@@ -28,9 +28,9 @@ const SESSIONS_MAX: usize = 16_384;
 /// A peer whose key and token are proved.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// What its token says.
+    /// The claims of its token.
     pub claims: Claims,
-    /// What it says of itself.
+    /// Its description of itself.
     pub hello: HelloBody,
     /// The address that it came from.
     pub address: String,
@@ -145,7 +145,9 @@ impl Core {
             self.quotas.enter(&peer.claims);
             let (pass, session) = (peer.pass, self.new_session(connection, peer, tasks_max));
             let key = self.sessions.insert(session);
-            pass.into_iter().for_each(|attempt| self.grants.enter(attempt, key));
+            if let Some(attempt) = pass {
+                self.grants.enter(attempt, key);
+            }
             return Ok((key, false));
         };
         let session = self.sessions.get(key).expect("a session that was found is there");
@@ -208,7 +210,7 @@ impl Core {
         self.abandon_transfers(key);
     }
 
-    /// What a session was sending does not come whole: its connection is gone. It sends it again on the next one.
+    /// Drops a session's incomplete transfers: its connection is gone. It sends them again on the next one.
     fn abandon_transfers(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
@@ -300,7 +302,9 @@ impl Core {
         if next.is_some() {
             return self.chores.push(Chore::EndSession(Ending { next, ..ending }));
         }
-        self.sessions.get_mut(key).into_iter().for_each(|session| session.is_ending = false);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.is_ending = false;
+        }
         self.forget_departed(key);
     }
 
@@ -311,7 +315,9 @@ impl Core {
         let at_once = if self.is_turn_over() { 0 } else { TASKS_PER_PART };
         let tasks: Vec<_> = session.tasks.iter().take(at_once).map(|(_, task)| *task).collect();
         self.work.add(tasks.len());
-        tasks.into_iter().for_each(|task| self.cancel_task_for(now, task, false, Some(why)));
+        for task in tasks {
+            self.cancel_task_for(now, task, false, Some(why));
+        }
         let manner = Manner::WithAll(why.into());
         if self.sessions.get(key).is_some_and(|session| session.is_ending) {
             // What is to be kept is let go on by that: not so any longer.

@@ -1,4 +1,4 @@
-//! What clients ask about tasks of other sessions, and about engines: cancel, purge, signals, restarts, shutdown.
+//! Client requests about tasks of other sessions and about engines: cancel, purge, signals, restarts, shutdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub struct Restarting {
 }
 
 impl Restarting {
-    /// Whether nobody waits, for the tests.
+    /// Returns true if nobody waits, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.waiting.is_empty()
@@ -79,14 +79,16 @@ impl Core {
         }
         for (engine, attempts) in assigned {
             for count in &attempts {
-                self.attempts.get_mut(*count).into_iter().for_each(|given| given.is_wanted_back = true);
+                if let Some(given) = self.attempts.get_mut(*count) {
+                    given.is_wanted_back = true;
+                }
             }
             self.recall(engine, attempts);
         }
         cancelled
     }
 
-    /// Whether an engine will be sent an attempt that it has in hand only when the journal has it.
+    /// Returns true if an engine will be sent an attempt that is assigned to it only when the journal has it.
     fn is_withheld(&self, engine: EngineId, attempt: u64) -> bool {
         self.engines.get(engine).is_some_and(|engine| engine.withheld.contains(&attempt))
     }
@@ -98,7 +100,9 @@ impl Core {
         let kept_later = session.map_or(0, |session| session.keep_no_longer(first, last));
         let kept: Vec<u64> = self.kept.tasks_from(key, first).map(|(n, _)| n).take_while(|n| *n <= last).collect();
         let purged = kept.len();
-        kept.into_iter().for_each(|n| self.purge_kept(key, n));
+        for n in kept {
+            self.purge_kept(key, n);
+        }
         kept_later + purged
     }
 
@@ -218,7 +222,9 @@ impl Core {
             self.tell_slot(id, |slots| ToEngine::Restart(Slots { slots }));
             self.requeue_withheld(now, id);
             let of = self.engines.get(id).and_then(|engine| engine.process);
-            of.into_iter().for_each(|key| self.release_unsent(key, id));
+            if let Some(key) = of {
+                self.release_unsent(key, id);
+            }
             // What needs no interpreter is not ended by that.
             let given = self.engines.get(id).map_or_else(Vec::new, |engine| engine.assigned.iter().copied().collect());
             let attempts: Vec<Attempt> = given.into_iter().map(|count| self.attempt(count)).collect();
@@ -273,7 +279,7 @@ impl Core {
         self.beyond(key, &engines).map_or(Ok(engines), Err)
     }
 
-    /// Why a session may do nothing to engines, if so: they are not there, or out of its scope.
+    /// Returns the reason that a session may do nothing to engines, if so: they are not there, or out of its scope.
     fn beyond(&self, key: SessionKey, engines: &BTreeSet<EngineId>) -> Option<ReplyBody> {
         let scopes = &self.sessions.get(key)?.claims.scopes;
         for id in engines {
@@ -294,7 +300,7 @@ impl Core {
         None
     }
 
-    /// Whether an engine has tasks of other owners, which a session that is not an admin's may not disturb.
+    /// Returns true if an engine has tasks of other owners, which a session that is not an admin's may not disturb.
     fn serves_others(&self, key: SessionKey, id: EngineId) -> bool {
         let Some(engine) = self.engines.get(id) else { return false };
         let given = engine.assigned.iter().filter_map(|count| self.attempts.get(*count)).map(|given| given.task);

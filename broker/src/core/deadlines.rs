@@ -1,4 +1,4 @@
-//! When something is due for a task: the end of its waiting, of its run, of a pause between two attempts.
+//! The deadlines of a task: the end of its waiting, of its run, of a pause between two attempts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,12 +19,12 @@ pub struct Deadlines(BTreeSet<(Time, TaskKey)>);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Deadlines {
-    /// When the first one is due.
+    /// Returns the time at which the first one is due.
     pub fn first(&self) -> Option<Time> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// How many there are, for the tests.
+    /// Returns their number, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -46,8 +46,12 @@ impl Core {
             return;
         }
         task.more_mut().deadline = after;
-        before.into_iter().for_each(|at| self.deadlines.remove(at, key));
-        after.into_iter().for_each(|at| _ = self.deadlines.0.insert((at, key)));
+        if let Some(at) = before {
+            self.deadlines.remove(at, key);
+        }
+        if let Some(at) = after {
+            self.deadlines.0.insert((at, key));
+        }
     }
 
     /// Does what is due.
@@ -103,12 +107,14 @@ impl Core {
         let engine = task.place.engine();
         task.more_mut().pause_ends = Some(now.after(Duration::from_millis(pause_ms).min(PAUSE_MAX)));
         self.held += 1;
-        engine.into_iter().for_each(|id| _ = self.engines.update(id, |engine| engine.queue.set_apart(key)));
+        if let Some(id) = engine {
+            self.engines.update(id, |engine| engine.queue.set_apart(key));
+        }
         self.set_deadline(now, key);
     }
 }
 
-/// When something is due for a task.
+/// Returns the time at which something is due for a task.
 fn due(task: &Task, now: Time) -> Option<Time> {
     let options = task.options.as_deref()?;
     let ms = |ms: u64| Duration::from_millis(ms);

@@ -14,7 +14,7 @@ use super::tasks::{Place, State, Task, TaskKey};
 use super::work::{TASKS_PER_PART, count};
 use super::{Core, Time};
 
-/// What one task waits for.
+/// The dependencies for which one task waits.
 #[derive(Clone, Debug)]
 pub struct Waits {
     after: Group,
@@ -34,7 +34,7 @@ struct Group {
     engines: Vec<(TaskId, Option<EngineId>)>,
 }
 
-/// Who waits for whom, and the ends that have not been told to those who wait.
+/// The dependents of each task, and the ends of which they have not been notified.
 #[derive(Debug, Default)]
 pub struct Dependents {
     pairs: BTreeSet<(TaskKey, TaskKey)>,
@@ -49,12 +49,12 @@ impl Dependents {
         self.pairs.range((key, FIRST_KEY)..).take_while(move |pair| pair.0 == key).map(|pair| pair.1)
     }
 
-    /// Whether somebody has not been told of an end yet.
+    /// Returns true if a task has not been notified of an end yet.
     pub fn has_ends(&self) -> bool {
         !self.ends.is_empty()
     }
 
-    /// How many pairs there are.
+    /// Returns the number of pairs.
     #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.pairs.len()
@@ -94,7 +94,7 @@ impl Group {
         Err(format!("{of}{} {how}, and this task was to run {demanded}", demand.task))
     }
 
-    /// Where one is enough and has ended as demanded, the others do not matter any longer. Gives those.
+    /// Drops the other dependencies if one is enough and has ended as demanded. Returns those.
     fn drop_unimportant(&mut self) -> Vec<TaskKey> {
         if self.any && self.is_met { std::mem::take(&mut self.pending).into_keys().collect() } else { Vec::new() }
     }
@@ -116,7 +116,7 @@ impl Waits {
         self.after.pending.keys().chain(self.follow.pending.keys()).copied()
     }
 
-    /// What the journal is to know of those that have ended.
+    /// Returns the journal's data on those that have ended.
     pub fn met(&self) -> &[Met] {
         &self.met
     }
@@ -160,7 +160,7 @@ impl Core {
     /// are those that had ended, in that order. None if it depends on nothing.
     ///
     /// # Errors
-    /// Why the task can never run, for people.
+    /// The reason that the task can never run, for people.
     pub(super) fn waits_of(
         &self,
         owner: OwnerId,
@@ -226,7 +226,7 @@ impl Core {
         Ok(group)
     }
 
-    /// Whether a task is unfinished and the journal will not have it.
+    /// Returns true if a task is unfinished and the journal will not have it.
     pub(super) fn is_in_memory_alone(&self, owner: OwnerId, task: TaskId) -> bool {
         match self.standing(owner, task) {
             Standing::Unfinished(key) => self.tasks.get(key).is_some_and(|task| task.durable().is_none()),
@@ -256,11 +256,11 @@ impl Core {
         }
     }
 
-    /// Whether a task that has its arguments still waits for others. It is moved to its engine if it follows somebody
+    /// Returns true if a task that has its arguments still waits for others. Moves it to its engine if it follows one
     /// there.
     ///
     /// # Errors
-    /// Why the task can never run, for people.
+    /// The reason that the task can never run, for people.
     pub(super) fn still_waits(&mut self, key: TaskKey) -> Result<bool, String> {
         let Some(more) = self.tasks.get_mut(key).and_then(Task::more_if_any) else { return Ok(false) };
         match &more.waits {
@@ -368,7 +368,7 @@ pub(super) fn unmet(text: &str) -> Ended {
     Ended::by_broker(TaskState::Cancelled, ErrorKind::Dependency, format!("{text}; it was not run"))
 }
 
-/// What is known of a task on which another depends.
+/// The standing of a task on which another depends.
 enum Standing {
     Unfinished(TaskKey),
     Ended(Ending),

@@ -91,8 +91,12 @@ impl DirectQueue {
         let first = line.tasks.front().filter(|(_, task)| !is_held && tasks.is_queued(*task));
         let ready = first.and_then(|(_, task)| tasks.get(*task)).map(|task| task.submitted);
         if ready != line.ready {
-            line.ready.into_iter().for_each(|at| _ = self.ready.remove(&(at, session)));
-            ready.into_iter().for_each(|at| _ = self.ready.insert((at, session)));
+            if let Some(at) = line.ready {
+                self.ready.remove(&(at, session));
+            }
+            if let Some(at) = ready {
+                self.ready.insert((at, session));
+            }
             line.ready = ready;
         }
         if line.tasks.is_empty() {
@@ -120,7 +124,9 @@ impl DirectQueue {
             let ready = &mut self.ready;
             self.lines.retain(|session, line| {
                 if line.tasks.is_empty() {
-                    line.ready.into_iter().for_each(|at| _ = ready.remove(&(at, *session)));
+                    if let Some(at) = line.ready {
+                        ready.remove(&(at, *session));
+                    }
                 }
                 !line.tasks.is_empty()
             });
@@ -136,20 +142,26 @@ impl DirectQueue {
     /// A session's tasks do not begin until that sweep is over; or those of all sessions.
     pub fn hold(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
         self.held.insert((session, sweep));
-        session.into_iter().for_each(|session| self.note(session, tasks));
+        if let Some(session) = session {
+            self.note(session, tasks);
+        }
     }
 
     /// A sweep is over.
     pub fn release(&mut self, session: Option<SessionKey>, sweep: u64, tasks: &Tasks) {
         self.held.remove(&(session, sweep));
-        session.into_iter().for_each(|session| self.note(session, tasks));
+        if let Some(session) = session {
+            self.note(session, tasks);
+        }
     }
 
     /// Passes over the session whose task [`DirectQueue::peek`] has just shown, until the next [`DirectQueue::note`] of
     /// it.
     pub fn park(&mut self) {
         let Some((_, session)) = self.ready.pop_first() else { return };
-        self.lines.get_mut(&session).into_iter().for_each(|line| line.ready = None);
+        if let Some(line) = self.lines.get_mut(&session) {
+            line.ready = None;
+        }
     }
 
     /// Takes out what [`DirectQueue::peek`] has just shown. [`DirectQueue::note`] follows.
@@ -162,12 +174,12 @@ impl DirectQueue {
         }
     }
 
-    /// Whether a task waits that can run.
+    /// Returns true if a task that can run is waiting.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty() && !holds(&self.held, None)
     }
 
-    /// How many tasks there are.
+    /// Returns the number of tasks.
     pub fn len(&self) -> usize {
         self.len - self.ended.min(self.len) + self.apart.len()
     }

@@ -1,8 +1,8 @@
-//! Which task goes to which engine, and when.
+//! The assignment of tasks to engines, and its timing.
 //!
-//! An engine's own queue goes before the shared one. A shared task goes to the engine with the least in hand. Engines
+//! An engine's own queue goes before the shared one. A shared task goes to the engine with the fewest assigned. Engines
 //! get more than one task only of kinds that were short lately; when an engine has nothing while another still has such
-//! tasks in hand, it is asked to give some back.
+//! tasks assigned, it is asked to give some back.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -21,19 +21,19 @@ use super::payloads::{BytesOf, Stored};
 use super::placement::{ClassId, PlacementId};
 use super::sessions::{Definition, SessionKey, Sessions};
 use super::tasks::{Place, State, Task, TaskKey};
-use super::{Core, Given, Output, Stopping, Time, lending};
+use super::{Assignment, Core, Output, Stopping, Time, lending};
 
-/// How long an engine may keep short tasks in hand while another has nothing, before some are taken back.
+/// The time an engine may keep short tasks assigned while another is idle, before some are taken back.
 const RECALL_AFTER: Duration = Duration::from_millis(2);
 /// Tasks that are given to engines before others have their turn.
 const ASSIGNED_PER_TURN: u64 = 4096;
-/// How many busy engines are looked at for work that an idle one could take over.
+/// The number of busy engines that are examined for work that an idle one could take over.
 const BUSY_SCAN_MAX: usize = 8;
 /// The same over all classes, and classes of idle engines for which they are looked at.
 const BUSY_MAX: usize = 32;
 
 impl Core {
-    /// Whether any engine has a task in hand.
+    /// Returns true if any engine has a task assigned.
     pub fn is_at_work(&self) -> bool {
         self.attempts.len() > self.backlog.len()
     }
@@ -89,8 +89,12 @@ impl Core {
             let session = self.tasks.get(key).map(|task| task.session);
             let tasks = &self.tasks;
             self.engines.update(id, |engine| {
-                session.into_iter().for_each(|session| engine.queue.put_in_order(session, key, tasks));
-                session.into_iter().for_each(|session| engine.queue.note(session, tasks));
+                if let Some(session) = session {
+                    engine.queue.put_in_order(session, key, tasks);
+                }
+                if let Some(session) = session {
+                    engine.queue.note(session, tasks);
+                }
             });
             self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text));
         }
@@ -150,7 +154,9 @@ impl Core {
             self.placements.count_waiting(placement, false);
             let session = self.tasks.get(key).map(|task| task.session);
             let session = session.and_then(|session| self.sessions.get_mut(session));
-            session.into_iter().for_each(|session| session.served = served);
+            if let Some(session) = session {
+                session.served = served;
+            }
             self.assign(now, key, engine);
             self.queue_apart(&mut waiting);
         }
@@ -158,7 +164,7 @@ impl Core {
 
     /// Of the first tasks of some queues the one whose turn it is, and the engine for it: by priority, then whose
     /// session was served longest ago, then by arrival. Drops the queues whose first task no engine can take now. They
-    /// stay dropped, since engines only get more in hand: so many demands that wait for few engines are looked at once
+    /// stay dropped, since engines only get more assigned: so many demands that wait for few engines are looked at once
     /// for each task that is given, and not once for each other.
     fn next_shared(&mut self, waiting: &mut Vec<PlacementId>) -> Option<(PlacementId, TaskKey, EngineId)> {
         let (tasks, sessions, engines, placements) = (&self.tasks, &self.sessions, &self.engines, &mut self.placements);
@@ -200,7 +206,7 @@ impl Core {
         if task.more().is_some() {
             self.begin_attempt(now, key);
         }
-        self.attempts.insert(count, Given::new(key, (session, n), engine, direct));
+        self.attempts.insert(count, Assignment::new(key, (session, n), engine, direct));
         let place = self.engines.update(engine, |engine| {
             engine.assigned.push_back(count);
             engine.assigned_direct += u32::from(direct);
@@ -316,7 +322,7 @@ impl Core {
     }
 
     /// An engine no longer has an attempt.
-    pub(super) fn take_back(&mut self, count: u64) -> Option<Given> {
+    pub(super) fn take_back(&mut self, count: u64) -> Option<Assignment> {
         self.take_back_and(count, |_| ())
     }
 
@@ -328,7 +334,7 @@ impl Core {
         });
     }
 
-    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Given> {
+    fn take_back_and(&mut self, count: u64, and: impl FnOnce(&mut Engine)) -> Option<Assignment> {
         let given = self.attempts.remove(count)?;
         self.grants.note_over(count);
         let waits = self.engines.update(given.engine, |engine| {
@@ -363,10 +369,12 @@ impl Core {
     }
 
     /// A task that was ended while an engine had it no longer runs there: its client may want to know.
-    pub(super) fn note_stopped(&mut self, count: u64, given: &Given) {
+    pub(super) fn note_stopped(&mut self, count: u64, given: &Assignment) {
         if given.stopping.is_some() {
             let session = self.sessions.get_mut(given.session);
-            session.into_iter().for_each(|session| _ = session.stopping.remove(&(given.n, count)));
+            if let Some(session) = session {
+                session.stopping.remove(&(given.n, count));
+            }
             self.tell_stopped(given.session, given.n);
         }
     }
@@ -421,7 +429,7 @@ impl Core {
         if in_hand == 0 || runs_the_only_one || !engine.recalled.is_empty() {
             return;
         }
-        // The first in hand is what it runs. The newest go first: each that comes back goes to the front of its queue.
+        // The first assigned is what it runs. The newest go first: each that comes back goes to the front of its queue.
         let counts: Vec<u64> = engine.assigned.iter().skip(1).filter(shared).rev().copied().collect();
         self.recall(id, counts);
     }
@@ -449,7 +457,7 @@ impl Core {
         self.to_engine_in_parts(connection, &attempts, |attempts| ToEngine::Recall(Attempts { attempts }));
     }
 
-    /// Asks a busy engine for half of what it has in hand, if another has nothing and could run it.
+    /// Asks a busy engine for half of what it has been assigned, if another has nothing and could run it.
     fn recall_for_idle(&mut self, now: Time) {
         let looked_at = self.recall_looked_at;
         if self.engines.classes() > BUSY_SCAN_MAX && looked_at.is_some_and(|at| now < at.after(RECALL_AFTER)) {
@@ -474,7 +482,7 @@ impl Core {
         self.recall_at = Some(now.after(RECALL_AFTER));
     }
 
-    /// What an engine has in hand beyond what it runs, of shared work that engines of the class `idle` can run: when
+    /// Returns an engine's surplus shared work, beyond what it runs, for engines of the class `idle`: the time at which
     /// the oldest of its tasks was assigned, and half of the attempts, the newest first. None if there is nothing to
     /// take, or some was asked for already.
     fn spare(&self, id: EngineId, idle: ClassId) -> Option<(Time, Vec<u64>)> {
@@ -488,16 +496,16 @@ impl Core {
             })
         };
         let half = (engine.load() as usize / 2).max(1);
-        // The first in hand is what it runs.
+        // The first assigned is what it runs.
         let counts: Vec<u64> = engine.assigned.iter().skip(1).rev().filter(movable).take(half).copied().collect();
         (!counts.is_empty()).then_some((oldest, counts))
     }
 }
 
-/// Who goes first, the least: priority, when the session was served, arrival.
+/// The order of service, the least first: priority, the session's last service, arrival.
 type Rank = (Reverse<i32>, u64, Time, PlacementId);
 
-/// How many tasks of this one's kind an engine may have at once.
+/// Returns the number of tasks of this one's kind that an engine may be assigned at once.
 fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
     if task.at_most_once() || task.is_suspect() {
         return 1;
@@ -505,7 +513,7 @@ fn prefetch(sessions: &Sessions, task: &Task) -> u32 {
     sessions.get(task.session).map_or(1, |session| session.kinds.prefetch(task.class))
 }
 
-/// Whether a task of the same session has the same call as the work of an assignment, as those of one submit have.
+/// Returns true if a task of the same session has the same call as an assignment's work, as those of one submit have.
 fn is_same_call(assign: &Assign, task: &Task) -> bool {
     let same_payload = match (&assign.payload, assign.share, &task.payload) {
         (Payload::Inline(sent), None, Stored::Inline(of_task)) => sent == of_task && !sent.is_empty(),

@@ -32,7 +32,7 @@ pub struct Process {
     pub address: String,
     /// Its software.
     pub software: String,
-    /// What it said of itself; none before it has.
+    /// Its registration; none before that has arrived.
     pub register: Option<Register>,
     /// Its engines, by slot.
     pub engines: Vec<EngineId>,
@@ -44,21 +44,21 @@ pub struct Process {
     pub assigned_session: Option<SessionKey>,
     /// The definitions that it has.
     pub definitions: BTreeSet<(SessionKey, u32)>,
-    /// What it is sending.
+    /// The transfers that it is sending.
     pub receiving: Receiving<EngineWaiting>,
     /// Of that, the transfers of intermediate data, by the attempts that have published them.
     pub publishing: BTreeSet<(Attempt, u64)>,
-    /// What its engines have in common with others; none before it has registered, and when it leaves.
+    /// The class of its engines; none before it has registered, and when it leaves.
     pub class: Option<ClassId>,
     /// Shared payloads that it has.
     pub shares: BTreeSet<u64>,
     /// The number of the next transfer towards it.
     pub next_transfer: u64,
-    /// Whether it leaves, and gets nothing new.
+    /// True if it leaves, and gets nothing new.
     pub leaving: bool,
-    /// Whether it has said that it leaves.
+    /// True if it has said that it leaves.
     pub is_draining: bool,
-    /// What it need not hold any longer, and was not told yet.
+    /// The results that it need no longer hold and was not told of yet.
     pub releasing: Releasing,
 }
 
@@ -81,7 +81,7 @@ pub struct Engine {
     pub queue: DirectQueue,
     /// Attempts that it has been given and has not ended, in that order.
     pub assigned: VecDeque<u64>,
-    /// How many of them are of its own queue.
+    /// The number of these that come from its own queue.
     pub assigned_direct: u32,
     /// Those of them that wait for tasks.
     pub lent: Vec<Loan>,
@@ -96,9 +96,9 @@ pub struct Engine {
     pub returning: BTreeSet<u64>,
     /// Attempts that wait for the journal: nothing of its own queue overtakes them.
     pub withheld: BTreeSet<u64>,
-    /// Whether a client has asked for a new interpreter, and the engine has not said that the old one is gone.
+    /// True if a client has asked for a new interpreter, and the engine has not said that the old one is gone.
     pub restarting: bool,
-    /// Why its last interpreter ended.
+    /// The reason that its last interpreter ended.
     pub down_cause: Option<String>,
     /// Shared tasks that were taken from it when its connection was cut.
     pub moved: Vec<Moved>,
@@ -106,7 +106,7 @@ pub struct Engine {
     pub loss: Option<Loss>,
     /// Tasks that it has ended.
     pub finished: u64,
-    /// How long its code has run.
+    /// The total time for which its code has run.
     pub busy_us: u64,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
         }
     }
 
-    /// Whether it can be given work of its own queue.
+    /// Returns true if it can be given work of its own queue.
     pub fn takes_direct(&self) -> bool {
         self.class.is_some()
             && !self.restarting
@@ -147,7 +147,7 @@ impl Engine {
             && !self.is_blocked()
     }
 
-    /// How much it has in hand. While something waits there, nothing more is lined up behind it.
+    /// Returns its load. While an attempt waits there for tasks, nothing more is lined up behind it.
     pub fn load(&self) -> u32 {
         self.assigned.len() as u32 + if self.lent.is_empty() { 0 } else { LENT_LOAD }
     }
@@ -158,11 +158,11 @@ impl Engine {
 pub struct Loan {
     /// Its count.
     pub attempt: u64,
-    /// How deep it is nested itself.
+    /// Its own nesting depth.
     pub depth: u32,
 }
 
-/// What an engine counts as having in hand while something waits there: more than any limit.
+/// The load that an engine counts as assigned while an attempt waits there for tasks: more than any limit.
 const LENT_LOAD: u32 = 1 << 16;
 
 /// All engines, connected or awaited, and the order in which shared work looks at them.
@@ -172,14 +172,14 @@ pub struct Engines {
     by_uuid: BTreeMap<EngineUuid, EngineId>,
     /// Those that are gone and may come back, the one that went first first. An entry may be out of date.
     gone: VecDeque<EngineUuid>,
-    /// Those that take work, by class and by how much they have in hand. Flat: an engine moves a few places at most
-    /// times, and for a few hundred engines that is far cheaper than a tree.
+    /// Those that take work, by class and by how much they have been assigned. Flat: an engine moves a few places at
+    /// most times, and for a few hundred engines that is far cheaper than a tree.
     by_load: Vec<(ClassId, Vec<(u32, EngineId)>)>,
     /// Those where something waits for tasks.
     lenders: BTreeSet<EngineId>,
     next: u32,
     unused: Unused,
-    /// What a later broker should know, and was not told yet.
+    /// Changes that a later broker should know of and that were not reported yet.
     changes: Vec<Change>,
 }
 
@@ -193,19 +193,19 @@ impl Engines {
         Self { by_id, by_uuid, gone, next: roster.next, unused: roster.unused.clone(), ..Self::default() }
     }
 
-    /// What a later broker should know: engines that have not been given up.
+    /// Returns the information that a later broker should know: engines that have not been given up.
     pub fn roster(&self) -> Roster {
         let engines = self.by_uuid.iter().map(|(uuid, id)| (*id, *uuid)).collect();
         let here = self.by_id.keys().copied().collect();
         Roster { next: self.next, engines, unused: self.unused.clone(), here }
     }
 
-    /// What has changed of that since the last call.
+    /// Returns the roster's changes since the last call.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether there are integers for so many engines more, whichever they want.
+    /// Returns true if there are integers for so many more engines, whichever they want.
     pub fn has_integers(&self, engines: usize) -> bool {
         (u32::MAX - self.next) as usize > engines + REMEMBERED_MAX + WANTED_AHEAD_MAX as usize
     }
@@ -247,7 +247,7 @@ impl Engines {
         }
     }
 
-    /// Whether a uuid is that of an engine of another process.
+    /// Returns true if a uuid is that of an engine of another process.
     pub fn belongs_to_another(&self, uuid: EngineUuid, instance: InstanceId) -> bool {
         self.find(uuid).and_then(|engine| engine.instance).is_some_and(|of| of != instance)
     }
@@ -290,8 +290,12 @@ impl Engines {
         match (before, after) {
             (Some((class, load)), Some((same, other))) if class == same => self.move_in_order(class, id, load, other),
             _ => {
-                before.into_iter().for_each(|(class, load)| self.leave_order(class, (load, id)));
-                after.into_iter().for_each(|(class, load)| self.join_order(class, (load, id)));
+                if let Some((class, load)) = before {
+                    self.leave_order(class, (load, id));
+                }
+                if let Some((class, load)) = after {
+                    self.join_order(class, (load, id));
+                }
             }
         }
         Some(result)
@@ -366,7 +370,7 @@ impl Engines {
         Some(engine)
     }
 
-    /// The engine of these classes with the least in hand, if that is less than `limit`.
+    /// The engine of these classes with the fewest assigned, if that is less than `limit`.
     pub fn idlest(&self, classes: impl Iterator<Item = ClassId>, limit: u32) -> Option<EngineId> {
         let of_class = |class| self.order_of(class)?.first().copied();
         classes.filter_map(of_class).min().filter(|(load, _)| *load < limit).map(|(_, id)| id)
@@ -377,7 +381,7 @@ impl Engines {
         self.lenders.iter().filter_map(|id| Some((*id, self.get(*id)?)))
     }
 
-    /// Whether there is an engine of a class.
+    /// Returns true if there is an engine of a class.
     pub fn has(&self, class: ClassId) -> bool {
         self.order_of(class).is_some()
     }
@@ -387,14 +391,14 @@ impl Engines {
         self.order_of(class).into_iter().flatten().map(|(_, id)| *id)
     }
 
-    /// For each class with an engine that has nothing in hand, one such engine.
+    /// For each class with an engine that has nothing assigned, one such engine.
     pub fn idle(&self) -> impl Iterator<Item = (ClassId, EngineId)> {
         let first = self.by_load.iter().inspect(|_| count(1));
         let first = first.filter_map(|(class, order)| Some((*class, *order.first()?)));
         first.filter(|(_, (load, _))| *load == 0).map(|(class, (_, id))| (class, id))
     }
 
-    /// Engines that have most in hand, and more than one task: of each class the first few.
+    /// Engines that have most assigned, and more than one task: of each class the first few.
     pub fn busiest(&self, of_each_class: usize) -> impl Iterator<Item = EngineId> {
         let busy = self
             .by_load
@@ -404,7 +408,7 @@ impl Engines {
         busy.map(|(_, id)| *id)
     }
 
-    /// How many classes of engines take work.
+    /// Returns the number of classes of engines that take work.
     pub fn classes(&self) -> usize {
         self.by_load.len()
     }
@@ -431,7 +435,7 @@ impl Engines {
     }
 }
 
-/// How far beyond the number of known engines an engine may ask for an integer (an MPI rank): otherwise one peer could
+/// The furthest integer (MPI rank) an engine may ask for beyond the number of known engines: otherwise one peer could
 /// use up all of them.
 const WANTED_AHEAD_MAX: u32 = 65_536;
 /// Entries of engines that have come back among those that are gone.
@@ -522,7 +526,9 @@ mod tests {
             let told = engines.take_changes();
             assert!(told.len() <= 2, "step {step}: {told:?}");
             changes += told.len();
-            told.into_iter().for_each(|change| roster.apply(change));
+            if let Some(change) = told {
+                roster.apply(change);
+            }
             assert_eq!(roster, engines.roster(), "step {step}");
         }
         assert!(changes > 200, "{changes}");

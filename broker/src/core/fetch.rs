@@ -14,7 +14,7 @@ use super::tasks::{Follower, Task, TaskKey};
 use super::work::WORK_PER_TURN;
 use super::{ConnectionId, Core, Output, Time};
 
-/// Who waits for one task.
+/// The maximum number of clients that wait for one task.
 const FOLLOWERS_MAX: usize = 1024;
 /// Those of them that want its output, each of whom is sent all of it.
 const OUTPUT_FOLLOWERS_MAX: usize = 64;
@@ -107,11 +107,13 @@ impl Core {
         let Some(session) = self.sessions.get_mut(key) else { return };
         for task in std::mem::take(&mut session.following) {
             let more = self.tasks.get_mut(task).and_then(Task::more_if_any);
-            more.into_iter().for_each(|more| more.followers.retain(|follower| follower.connection != connection));
+            if let Some(more) = more {
+                more.followers.retain(|follower| follower.connection != connection);
+            }
         }
     }
 
-    /// What is kept of the output of a task that has not ended.
+    /// Returns the retained output of an unfinished task.
     fn output_so_far(&self, request: u64, task: TaskKey) -> Vec<FetchedOutput> {
         let task = self.tasks.get(task);
         let (Some(engine), Some(more)) = (task.and_then(super::records::engine_of), task.and_then(Task::more)) else {
@@ -147,11 +149,13 @@ impl Core {
         // What it wrote is no secret until then: who followed it before has it.
         let pieces = if follower.output { done.output(follower.request).collect() } else { Vec::new() };
         self.send_pieces(follower.connection, pieces);
-        self.sessions.get_mut(key).into_iter().for_each(|session| session.fetches += 1);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.fetches += 1;
+        }
         Some(true)
     }
 
-    /// What is held of a task that has ended: its record, its result, its output.
+    /// Returns the data held of a task that has ended: its record, its result, its output.
     fn ended(
         &self,
         now: Time,
@@ -300,7 +304,7 @@ impl Core {
         sessions
     }
 
-    /// Whether a session has tasks that others may ask for: kept ones, or such as will be kept.
+    /// Returns true if a session has tasks that others may ask for: retained ones, or such as will be retained.
     fn has_kept_or_keeps(&self, key: SessionKey) -> bool {
         self.kept.tasks_from(key, 0).next().is_some() || self.sessions.get(key).is_some_and(|it| it.keeps > 0)
     }
@@ -361,7 +365,7 @@ fn rough_bytes(record: &TaskRecord) -> usize {
     200 + error + past + texts
 }
 
-/// Whether a text fits a pattern in which `*` stands for any characters.
+/// Returns true if a text fits a pattern in which `*` stands for any characters.
 fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

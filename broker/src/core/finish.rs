@@ -1,4 +1,4 @@
-//! How tasks end: once, with their result kept until the client has it.
+//! Completion of tasks: each ends once, and its result is retained until the client has it.
 
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{
@@ -21,14 +21,14 @@ const DISCARDED_AT_ONCE_MAX: usize = 8;
 /// Entries of ended tasks that a queue may hold at least.
 const ENDED_KEPT: u64 = 64;
 
-/// How a task ended, and with what.
+/// The way a task ended, with its result.
 #[derive(Debug)]
 pub(super) struct Ended {
     /// Its terminal state.
     pub outcome: Outcome,
     /// The engine that ended it.
     pub engine: Option<EngineId>,
-    /// How long it ran there.
+    /// The time it ran there.
     pub run_us: u64,
     /// Its result.
     pub payload: Option<Stored>,
@@ -64,7 +64,7 @@ impl Ended {
 const BEFORE_IT_BEGAN: &str = "cancelled before it began";
 const WHILE_IT_RAN: &str = "cancelled while an engine had it";
 const BEFORE_IT_WAS_TOLD: &str = "cancelled when it had ended, while its result waited for room at the broker";
-const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not heed the interrupt goes on there and \
+const AND_MAY_GO_ON: &str = "cancelled while an engine had it; code that does not respond to the interrupt goes on there and \
                              keeps the engine busy, until it returns or is cancelled with force";
 
 /// The end of a task that its client has taken back.
@@ -98,7 +98,9 @@ impl Core {
         self.note_end(key, ending);
         self.finished += 1;
         self.hand_to_session(now, session, n, done, ending);
-        unsent.into_iter().for_each(|(process, count)| self.hold_or_release(process, session, n, count));
+        if let Some((process, count)) = unsent {
+            self.hold_or_release(process, session, n, count);
+        }
         self.release_request(session, &payload);
         // Tasks behind it may share its payload, which is freed with the last clone.
         self.discard(Some(payload));
@@ -109,7 +111,7 @@ impl Core {
         self.forget_departed(session);
     }
 
-    /// What is kept of a task that has ended.
+    /// Builds the retained record of a task that has ended.
     fn done(&self, now: Time, mut task: Task, payload: &Stored, ended: Ended) -> Box<Done> {
         let target = task.target();
         let submitted_unix_us = task.submitted_unix_us(self.config.start);
@@ -189,7 +191,9 @@ impl Core {
         match (task.state, task.place.engine()) {
             (State::Assigned { .. } | State::Unsent { .. }, engine) => {
                 // Those behind it may have waited for its end.
-                engine.into_iter().for_each(|engine| _ = self.direct_ready.insert(engine));
+                if let Some(engine) = engine {
+                    self.direct_ready.insert(engine);
+                }
             }
             (State::Pausing, Some(engine)) => {
                 self.engines.update(engine, |engine| engine.queue.forget_apart(key));
@@ -261,12 +265,16 @@ impl Core {
                 // So they come when several engines work on one session's tasks in turn.
                 let received = session.done.remove(first);
                 room = room.saturating_sub(1);
-                received.into_iter().for_each(|done| self.let_go_of_received(now, key, first, done));
+                if let Some(done) = received {
+                    self.let_go_of_received(now, key, first, done);
+                }
             } else {
                 let received = session.done.remove_first(first, last, room.max(1));
                 room = room.saturating_sub(received.len() + 1);
                 let until = received.last().map_or(last, |(n, _)| *n);
-                received.into_iter().for_each(|(n, done)| self.let_go_of_received(now, key, n, done));
+                for (n, done) in received {
+                    self.let_go_of_received(now, key, n, done);
+                }
                 if room == 0 && until < last {
                     let rest = [&[(until + 1, last)], &ranges[place + 1..]].concat();
                     self.work.add(TASKS_PER_PART);
@@ -288,7 +296,9 @@ impl Core {
         self.results_held -= 1;
         self.note_read(key, &mut done);
         if done.what.keep() {
-            self.sessions.get_mut(key).into_iter().for_each(|session| session.keeps -= 1);
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.keeps -= 1;
+            }
             self.keep(now, key, n, done, true);
         } else {
             self.drop_done(*done);
@@ -301,7 +311,9 @@ impl Core {
         if bytes > 0 {
             self.budget.keep_result(bytes);
             self.count_read(key, bytes);
-            done.lane.take().into_iter().for_each(|lane| self.return_to_lane(lane, key, bytes));
+            if let Some(lane) = done.lane.take() {
+                self.return_to_lane(lane, key, bytes);
+            }
         }
     }
 
@@ -391,9 +403,9 @@ impl Core {
         }
     }
 
-    /// Tells the engine that has a task to stop it. An interpreter that does not heed the interrupt is killed only if
-    /// that is forced: what any task has left in its namespace, be it of the task's own session, is not the cancel's to
-    /// end.
+    /// Tells the engine that has a task to stop it. An interpreter that does not respond to the interrupt is killed
+    /// only if that is forced: what any task has left in its namespace, be it of the task's own session, is not the
+    /// cancel's to end.
     pub(super) fn stop_attempt(&mut self, now: Time, key: TaskKey, force: bool) {
         let Some(task) = self.tasks.get(key) else { return };
         let State::Assigned { engine, attempt: count, .. } = task.state else { return };
@@ -401,16 +413,20 @@ impl Core {
         if self.engines.get(engine).is_none() {
             return;
         }
-        self.sessions.get_mut(session).into_iter().for_each(|session| _ = session.stopping.insert((n, count)));
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.stopping.insert((n, count));
+        }
         self.tell_to_stop(now, count, force);
     }
 
-    /// Of tasks that have been ended, kills what still runs and does not heed its interrupt.
+    /// Of tasks that have been ended, kills what still runs and does not respond to its interrupt.
     pub(super) fn force_stopping(&mut self, now: Time, session: SessionKey, first: u64, last: u64) {
         let Some(session) = self.sessions.get(session).filter(|_| first <= last) else { return };
         let attempts = session.stopping.range((first, 0)..=(last, u64::MAX));
         let attempts: Vec<u64> = attempts.map(|(_, count)| *count).collect();
-        attempts.into_iter().for_each(|count| self.tell_to_stop(now, count, true));
+        for count in attempts {
+            self.tell_to_stop(now, count, true);
+        }
     }
 
     fn tell_to_stop(&mut self, now: Time, count: u64, force: bool) {
@@ -426,7 +442,7 @@ impl Core {
     }
 }
 
-/// Whether a task has been given to an engine, and to no other since.
+/// Returns true if a task has been given to an engine, and to no other since.
 fn is_with_engine(state: State) -> bool {
     matches!(state, State::Assigned { .. } | State::Unsent { .. })
 }

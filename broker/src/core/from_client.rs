@@ -1,4 +1,4 @@
-//! What clients say.
+//! Messages from clients.
 
 use bytes::Bytes;
 use furlong_wire::message::{Cancel, CancelTasks, FromClient, Open, Reply, Request};
@@ -58,7 +58,7 @@ impl Core {
         }
     }
 
-    /// What has a number, and is answered under it.
+    /// Handles a numbered request, which is answered under its number.
     fn request(
         &mut self,
         now: Time,

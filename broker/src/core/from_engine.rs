@@ -1,4 +1,4 @@
-//! What engine processes say.
+//! Messages from engine processes.
 
 use std::collections::BTreeSet;
 
@@ -25,11 +25,11 @@ use super::rest::Rest;
 use super::sweep::Reason;
 use super::tasks::{Place, State, Task};
 use super::work::WORK_PER_MESSAGE;
-use super::{Connected, ConnectionId, Core, Given, Output, PeerMisbehaved, Time};
+use super::{Assignment, Connected, ConnectionId, Core, Output, PeerMisbehaved, Time};
 
 /// Bytes of the reason why an interpreter has ended.
 const CAUSE_BYTES_MAX: usize = 4096;
-/// How often a task is run again when its engine has cancelled it and nobody had asked for that.
+/// The number of times a task is run again when its engine has cancelled it unasked.
 const CANCELS_UNASKED_MAX: u32 = 3;
 
 impl Core {
@@ -167,7 +167,7 @@ impl Core {
     }
 
     /// Checks that an attempt is one that this process was given. None if it is of another start of the broker.
-    pub(super) fn given(&self, key: ProcessKey, attempt: Attempt) -> Result<Option<Given>, PeerMisbehaved> {
+    pub(super) fn given(&self, key: ProcessKey, attempt: Attempt) -> Result<Option<Assignment>, PeerMisbehaved> {
         if attempt.start != self.config.start {
             return Ok(None);
         }
@@ -289,7 +289,7 @@ impl Core {
         &mut self,
         now: Time,
         key: ProcessKey,
-        given: Option<Given>,
+        given: Option<Assignment>,
         finished: AttemptFinished,
         bytes: u64,
     ) -> Result<(), PeerMisbehaved> {
@@ -310,7 +310,7 @@ impl Core {
     fn admit_result(
         &mut self,
         key: ProcessKey,
-        given: Option<Given>,
+        given: Option<Assignment>,
         attempt: Attempt,
         bytes: u64,
     ) -> Result<Option<Account>, PeerMisbehaved> {
@@ -350,7 +350,7 @@ impl Core {
         &mut self,
         now: Time,
         key: ProcessKey,
-        given: Option<Given>,
+        given: Option<Assignment>,
         finished: AttemptFinished,
         (payload, account): (Option<Stored>, Account),
     ) {
@@ -391,12 +391,12 @@ impl Core {
         self.end(now, given.task, Ended { outcome, engine, run_us, payload, lane, process, attempt });
     }
 
-    /// What the end of an attempt makes of its task: how that ends. None if it is tried again.
+    /// Returns the end that an attempt's end brings to its task. None if it is tried again.
     fn how_it_ended(
         &mut self,
         now: Time,
         key: ProcessKey,
-        given: Given,
+        given: Assignment,
         finished: &AttemptFinished,
         (outcome, result_bytes): (Outcome, u64),
     ) -> Option<Outcome> {
@@ -419,7 +419,7 @@ impl Core {
     }
 
     /// An attempt has begun, and has ended after so long a run.
-    fn count_run(&mut self, given: Given, finished: &AttemptFinished, result_bytes: u64) {
+    fn count_run(&mut self, given: Assignment, finished: &AttemptFinished, result_bytes: u64) {
         self.take_back_ended(finished.attempt.count, finished.run_us);
         self.note_begun(given);
         let Some(task) = self.tasks.get(given.task) else { return };
@@ -429,8 +429,8 @@ impl Core {
         }
     }
 
-    /// Whether a task that raised is run again. It is queued, or waits for that, if so.
-    fn runs_again_after(&mut self, now: Time, given: Given, outcome: &Outcome) -> bool {
+    /// Returns true if a task that raised is run again. It is queued, or waits for that, if so.
+    fn runs_again_after(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
         let raised =
             matches!(outcome.error.as_ref().map(|error| error.kind), Some(ErrorKind::Remote | ErrorKind::Exit));
         let Some(task) = self.tasks.get_mut(given.task).filter(|_| raised) else { return false };
@@ -447,7 +447,7 @@ impl Core {
     /// An earlier start of the broker has cancelled an attempt that was matched: perhaps as another one had taken its
     /// place. Whether the task is run again; if its client has cancelled it, it says so again. An engine that goes on
     /// to cancel what nobody has cancelled is believed after some attempts.
-    fn runs_again_after_cancel(&mut self, now: Time, given: Given, outcome: &Outcome) -> bool {
+    fn runs_again_after_cancel(&mut self, now: Time, given: Assignment, outcome: &Outcome) -> bool {
         let again = |task: &Task| {
             let unasked = task.more().map_or(0, |more| more.cancels_unasked);
             task.place == Place::Shared && !task.at_most_once() && unasked < CANCELS_UNASKED_MAX
@@ -455,13 +455,15 @@ impl Core {
         if outcome.state != TaskState::Cancelled || !self.tasks.get(given.task).is_some_and(again) {
             return false;
         }
-        self.tasks.get_mut(given.task).into_iter().for_each(|task| task.more_mut().cancels_unasked += 1);
+        if let Some(task) = self.tasks.get_mut(given.task) {
+            task.more_mut().cancels_unasked += 1;
+        }
         self.note_attempt(now, given, "its engine cancelled it, which nobody had asked for");
         self.requeue(now, given.task);
         true
     }
 
-    /// What had not begun goes back to its queue, or ends if its client wants it back. Of an engine's own queue nothing
+    /// Requeues attempts that had not begun, or ends those their client wants back. Of an engine's own queue nothing
     /// else is recalled: such a task comes back because its interpreter is gone, or the engine leaves.
     fn attempts_recalled(&mut self, now: Time, key: ProcessKey, recalled: &Attempts) -> Result<(), PeerMisbehaved> {
         // The one that was given last comes first: each goes to the front of its queue.
@@ -529,13 +531,17 @@ impl Core {
             return Ok(());
         }
         let engines = process.engines.clone();
-        self.processes.get_mut(&key).into_iter().for_each(|process| process.is_draining = true);
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.is_draining = true;
+        }
         self.stop_giving(key);
         self.take_results_of(key);
-        self.hasten_orphans(now, &engines);
+        self.shorten_orphans(now, &engines);
         self.release_all_of(key);
         let reason: String = reason.chars().take(256).collect();
-        engines.into_iter().for_each(|id| self.sweep(now, id, None, Reason::Leaving(reason.clone())));
+        for id in engines {
+            self.sweep(now, id, None, Reason::Leaving(reason.clone()));
+        }
         Ok(())
     }
 }

@@ -17,20 +17,20 @@ use super::engines::ProcessKey;
 use super::sessions::SessionKey;
 use super::tasks::{State, TaskKey};
 use super::work::WORK_PER_CURVE_OPERATION;
-use super::{Core, Given, Output, PeerMisbehaved, Refusal, Time};
+use super::{Assignment, Core, Output, PeerMisbehaved, Refusal, Time};
 
 /// The keys that running attempts have named, and the sessions that came in by them.
 #[derive(Debug, Default)]
 pub struct Grants {
     by_key: BTreeMap<PassKey, u64>,
     by_attempt: BTreeMap<u64, OfAttempt>,
-    /// What attempts have whose tasks were taken from an engine that is away, until those go elsewhere.
+    /// The keys and sessions of attempts whose tasks were taken from an engine that is away, until those go elsewhere.
     aside: BTreeMap<(TaskKey, u64), OfAttempt>,
-    /// What attempts had that are over.
+    /// The keys and sessions of attempts that are over.
     over: Vec<OfAttempt>,
 }
 
-/// What one attempt has.
+/// The keys and sessions of one attempt.
 #[derive(Debug, Default)]
 struct OfAttempt {
     keys: Vec<PassKey>,
@@ -50,7 +50,9 @@ impl Grants {
             return;
         }
         let granted = self.by_attempt.remove(&attempt);
-        granted.into_iter().for_each(|granted| self.end(granted));
+        if let Some(granted) = granted {
+            self.end(granted);
+        }
     }
 
     fn end(&mut self, granted: OfAttempt) {
@@ -60,7 +62,7 @@ impl Grants {
         }
     }
 
-    /// Whether something is to be ended.
+    /// Returns true if something is to be ended.
     pub fn has_over(&self) -> bool {
         !self.over.is_empty()
     }
@@ -68,13 +70,17 @@ impl Grants {
     /// A task was taken from an engine that is away: what its attempt has opened stays until it goes elsewhere.
     pub fn set_aside(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.by_attempt.remove(&attempt);
-        granted.into_iter().for_each(|granted| _ = self.aside.insert((task, attempt), granted));
+        if let Some(granted) = granted {
+            self.aside.insert((task, attempt), granted);
+        }
     }
 
     /// The engine is back, and the attempt goes on.
     pub fn rejoin(&mut self, attempt: u64, task: TaskKey) {
         let granted = self.aside.remove(&(task, attempt));
-        granted.into_iter().for_each(|granted| _ = self.by_attempt.insert(attempt, granted));
+        if let Some(granted) = granted {
+            self.by_attempt.insert(attempt, granted);
+        }
     }
 
     /// A task is tried elsewhere, or has ended: what earlier attempts at it have opened is over.
@@ -84,7 +90,9 @@ impl Grants {
         }
         let of_task: Vec<OfAttempt> =
             self.aside.extract_if((task, 0)..=(task, u64::MAX), |_, _| true).map(|(_, granted)| granted).collect();
-        of_task.into_iter().for_each(|granted| self.end(granted));
+        for granted in of_task {
+            self.end(granted);
+        }
     }
 
     /// The sessions that attempts have opened, for the tests.
@@ -109,10 +117,10 @@ impl Grants {
 }
 
 impl Core {
-    /// What the holder of a key may do that a running attempt has named, and which attempt that is.
+    /// Returns the rights of the holder of a key that a running attempt has named, and that attempt.
     ///
     /// # Errors
-    /// Why it may not come in, for people.
+    /// The reason that it may not come in, for people.
     pub fn pass(&self, now: Time, key: [u8; 32]) -> Result<(Claims, u64), Refusal> {
         // Its engine may be away, or not be back since the broker was started: who waits a little finds it again.
         let is_awaited = now < Time::default().after(ENGINE_GRACE) || !self.grants.aside.is_empty();
@@ -130,7 +138,7 @@ impl Core {
         Ok((claims, attempt))
     }
 
-    /// Whether one session more may come in by a pass.
+    /// Checks that one more session may come in by a pass.
     pub(super) fn check_pass(&mut self, pass: Option<u64>) -> Result<(), Refusal> {
         let Some(granted) = pass.and_then(|attempt| self.grants.by_attempt.get_mut(&attempt)) else { return Ok(()) };
         let sessions = &self.sessions;
@@ -158,8 +166,8 @@ impl Core {
         Ok(())
     }
 
-    /// Why an attempt may not let this key in, if so.
-    fn refusal_of_grant(&self, given: Given, attempt: u64, pass: PassKey) -> Option<String> {
+    /// Returns the reason that an attempt may not let this key in, if so.
+    fn refusal_of_grant(&self, given: Assignment, attempt: u64, pass: PassKey) -> Option<String> {
         let is_current = |state: State| matches!(state, State::Assigned { attempt: current, .. } if current == attempt);
         let is_wanted = self.tasks.get(given.task).is_some_and(|task| is_current(task.state));
         let Some(session) = self.sessions.get(given.session).filter(|_| is_wanted) else {

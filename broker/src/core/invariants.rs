@@ -1,4 +1,4 @@
-//! What is true of a core after every step, whatever its peers did: each function panics where it is not. For the tests
+//! The invariants of a core after every step, whatever its peers did: each function panics if one is broken. For tests
 //! of this core, and for the simulation of whole farms.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ pub fn hold(core: &Core) {
     each_task_is_unfinished_or_done(core);
     results_held_are_counted(core);
     attempts_and_engines_agree(core);
-    what_is_lent_is_in_hand(core);
+    what_is_lent_is_assigned(core);
     nested_sessions_have_their_attempts(core);
     shared_tasks_are_counted(core);
     no_shared_task_waits_while_an_engine_idles(core);
@@ -110,7 +110,7 @@ fn attempts_and_engines_agree(core: &Core) {
     }
 }
 
-fn what_is_lent_is_in_hand(core: &Core) {
+fn what_is_lent_is_assigned(core: &Core) {
     for (id, engine) in core.engines.iter() {
         let in_hand: BTreeSet<u64> = engine.assigned.iter().copied().collect();
         let lent: BTreeSet<u64> = engine.lent.iter().map(|loan| loan.attempt).collect();
@@ -182,7 +182,7 @@ fn no_shared_task_waits_while_an_engine_idles(core: &Core) {
     }
 }
 
-/// What waits for one engine is in its queue, and nowhere else.
+/// Asserts that tasks that wait for one engine are in its queue, and nowhere else.
 fn direct_queues_have_their_tasks(core: &Core) {
     let mut queued: BTreeMap<EngineId, BTreeSet<TaskKey>> = BTreeMap::new();
     for (key, task) in unfinished(core) {
@@ -389,7 +389,7 @@ fn who_waits_for_an_end_is_counted(core: &Core) {
     }
 }
 
-/// What a process was told of sessions and payloads is of such as are still there: else it would hold them for ever.
+/// Asserts that sessions and payloads a process was told of are still there: else it would hold them for ever.
 fn processes_know_what_is_still_there(core: &Core) {
     let shares: BTreeSet<u64> = unfinished(core).filter_map(|(_, task)| task.payload.share()).collect();
     for process in core.processes.values() {
@@ -416,17 +416,17 @@ fn durable_tasks_are_on_disk_before_they_are_queued(core: &Core) {
     }
 }
 
-/// How many tasks have not ended.
+/// Returns the number of unfinished tasks.
 pub fn tasks(core: &Core) -> usize {
     core.tasks.len()
 }
 
-/// Whether a session has a task that has not ended.
+/// Returns true if a session has a task that has not ended.
 pub fn is_unfinished(core: &Core, session: SessionId, n: u64) -> bool {
     of_id(core, session).any(|session| session.tasks.get(n).is_some())
 }
 
-/// How a task has ended, until its client has acknowledged that.
+/// Returns the outcome of a task that has ended, until its client has acknowledged it.
 pub fn outcome(core: &Core, session: SessionId, n: u64) -> Option<&Outcome> {
     of_id(core, session).find_map(|session| session.done.get(n)).map(|done| &done.outcome)
 }
@@ -435,7 +435,7 @@ fn of_id(core: &Core, session: SessionId) -> impl Iterator<Item = &Session> {
     core.sessions.with_id(session).into_iter().filter_map(|key| core.sessions.get(key))
 }
 
-/// How many attempts an engine has in hand; none if it is not known.
+/// Returns the number of attempts assigned to an engine; none if it is not known.
 pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
@@ -447,10 +447,10 @@ pub fn registered(core: &Core, connection: ConnectionId) -> &[EngineId] {
     process.map_or(&[], |process| &process.engines)
 }
 
-/// Whether an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
+/// Returns true if an engine that runs an attempt is to stop it: its task has ended, or has gone on elsewhere.
 pub fn is_unwanted(core: &Core, attempt: Attempt) -> bool {
     if attempt.start != core.config.start {
-        return core.orphans.is_disclaimed(attempt);
+        return core.orphans.is_disowned(attempt);
     }
     let given = core.attempts.get(attempt.count);
     given.is_some_and(|given| given.stopping.is_some() || core.tasks.get(given.task).is_none())

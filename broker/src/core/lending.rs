@@ -31,12 +31,12 @@ pub(super) fn lender(engines: &Engines, placements: &Placements, placement: Plac
 }
 
 impl Engine {
-    /// Whether what runs in the slot's own interpreter waits for tasks.
+    /// Returns true if the task in the slot's own interpreter waits for tasks.
     pub fn is_blocked(&self) -> bool {
         self.lent.iter().any(|loan| !self.stood_in.contains(&loan.attempt))
     }
 
-    /// Whether a stand-in would run a task of that depth: all that is here waits, and is less deep.
+    /// Returns true if a stand-in would run a task of that depth: all that is here waits, and is less deep.
     fn stands_in_for(&self, depth: u32) -> bool {
         let waits = |count: &u64| self.lent.iter().any(|loan| loan.attempt == *count);
         let is_idle = self.is_blocked() || self.assigned.len() == self.stood_in.len();
@@ -55,7 +55,7 @@ impl Engine {
 }
 
 impl Core {
-    /// How deep an attempt is nested.
+    /// Returns the nesting depth of an attempt.
     pub(super) fn depth_of(&self, attempt: u64) -> u32 {
         let session = self.attempts.get(attempt).and_then(|given| self.sessions.get(given.session));
         session.map_or(0, |session| session.depth)
@@ -71,7 +71,9 @@ impl Core {
         let (attempt, depth) = (lent.attempt.count, self.depth_of(lent.attempt.count));
         for id in &lent.sessions {
             let session = self.sessions.find(owner, *id).filter(|session| *session != given.session);
-            session.into_iter().for_each(|session| self.deepen(session, attempt, depth + 1));
+            if let Some(session) = session {
+                self.deepen(session, attempt, depth + 1);
+            }
         }
         self.engines.update(given.engine, |engine| {
             if engine.lent.iter().all(|loan| loan.attempt != attempt) {
@@ -93,7 +95,7 @@ impl Core {
         Ok(())
     }
 
-    /// What has not begun behind a task that waits is for others: it may be what that task waits for.
+    /// Recalls tasks that have not begun behind a task that waits: it may be waiting for one of them.
     fn recall_from_behind(&mut self, id: EngineId) {
         let Some(engine) = self.engines.get(id).filter(|engine| engine.is_blocked()) else { return };
         let waits = |count: &u64| engine.lent.iter().any(|loan| loan.attempt == *count);
@@ -131,7 +133,9 @@ impl Core {
             placement.ended = 0;
             placement.queue.retain(|key| tasks.get(key).is_some_and(|task| task.placement == id));
         }
-        left.into_iter().for_each(|id| all.leave(id));
+        for id in left {
+            all.leave(id);
+        }
     }
 
     /// Moves a shared task to the queue of its new depth. The placement that it is to leave, if it has another now.

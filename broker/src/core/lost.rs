@@ -1,6 +1,6 @@
 //! Engines that are lost, with what they have: it goes to others, or is lost with them.
 //!
-//! An engine may have very much in hand and in its queue, and a process a thousand engines: some of it goes at once,
+//! An engine may have very much assigned and in its queue, and a process a thousand engines: some of it goes at once,
 //! and the rest in later turns. Until then an engine that is lost stays in the table, takes nothing, and does not come
 //! back.
 
@@ -17,7 +17,7 @@ use super::finish::Ended;
 use super::reconcile::Moved;
 use super::tasks::{Place, State, TaskKey};
 use super::work::{TASKS_PER_PART, WORK_PER_MESSAGE};
-use super::{Core, Given, Time};
+use super::{Assignment, Core, Time};
 
 /// Attempts of one task whose record is kept.
 const PAST_ATTEMPTS_MAX: usize = 16;
@@ -38,7 +38,9 @@ impl Core {
     pub(super) fn process_disconnected(&mut self, now: Time, key: ProcessKey) {
         let Some(mut process) = self.processes.remove(&key) else { return };
         for session in process.lanes.keys() {
-            self.sessions.get_mut(*session).into_iter().for_each(|session| _ = session.known_to.remove(&key));
+            if let Some(session) = self.sessions.get_mut(*session) {
+                session.known_to.remove(&key);
+            }
         }
         self.forget_unsent(key, &process.engines);
         self.forget_arriving(&process);
@@ -178,7 +180,7 @@ impl Core {
         let tried = task.losses;
         if task.place == Place::Shared && tried <= task.losses_allowed() && !task.at_most_once() {
             if started {
-                let given = Given::new(key, (task.session, task.n), engine, false);
+                let given = Assignment::new(key, (task.session, task.n), engine, false);
                 self.note_attempt(now, given, how);
             }
             self.requeue(now, key);
@@ -198,7 +200,7 @@ impl Core {
     }
 
     /// Notes an attempt that did not end its task.
-    pub(super) fn note_attempt(&mut self, now: Time, given: Given, how: &str) {
+    pub(super) fn note_attempt(&mut self, now: Time, given: Assignment, how: &str) {
         let Some(task) = self.tasks.get(given.task) else { return };
         let assigned_us = task.assigned.map_or(0, |at| task.since_submit(at));
         let ended_us = task.since_submit(now);

@@ -1,4 +1,4 @@
-//! What the broker decides: a deterministic state machine, without I/O, clock or threads.
+//! The broker's decisions: a deterministic state machine, without I/O, clock or threads.
 //!
 //! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
 //! is nothing left. It calls [`Core::handle_timeout`] at the moment that [`Core::poll_timeout`] names, or later. In
@@ -33,10 +33,8 @@ mod grants;
 #[cfg(any(test, feature = "invariants"))]
 pub mod invariants;
 pub mod journal;
-mod kept;
 mod lending;
 mod lost;
-mod numbered;
 mod orphans;
 pub(crate) mod output;
 mod payloads;
@@ -50,7 +48,9 @@ mod records;
 mod refused;
 mod release;
 mod rest;
+mod retained;
 mod roster;
+mod seq_map;
 mod sessions;
 mod status;
 mod submit;
@@ -87,12 +87,12 @@ use events::Events;
 use expiries::Expiries;
 use grants::Grants;
 use journal::{Entry, Journal};
-use kept::Kept;
-use numbered::Numbered;
 use orphans::Orphans;
 use placement::Placements;
 use quotas::Quotas;
 use rest::Rest;
+use retained::Retained;
+use seq_map::SeqMap;
 use sessions::{SessionKey, Sessions};
 use tasks::{TaskKey, Tasks};
 use work::Work;
@@ -101,7 +101,7 @@ use work::Work;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(pub u64);
 
-/// What the core needs to know at its start.
+/// The core's configuration at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This start of the broker.
@@ -122,7 +122,7 @@ pub struct Config {
     pub tasks_max: u64,
     /// Ended tasks whose records are kept.
     pub kept_max: usize,
-    /// How long the journal has a task after its end; none if there is no journal.
+    /// The retention time of ended tasks in the journal; none if there is no journal.
     pub journal_keep: Option<Duration>,
 }
 
@@ -150,7 +150,7 @@ const SESSIONS_OF_ALL_TASKS: u64 = 2;
 /// Ends of tasks that are remembered of each session in any case.
 const ENDS_REMEMBERED_LEAST: usize = 256;
 
-/// What the shell is to do.
+/// An action for the shell.
 #[derive(Debug)]
 pub enum Output {
     /// Send a message to a client.
@@ -169,11 +169,11 @@ pub enum Output {
     Discard(Vec<Bytes>),
     /// Write this to the journal, under this number: [`Core::handle_journaled`] is told when it is on disk.
     Journal(u64, Entry),
-    /// Stop in good order: why.
+    /// A graceful stop: why.
     Stop(String),
 }
 
-/// What a peer did against the protocol. It is closed; the log says why.
+/// A peer's violation of the protocol. It is closed; the log says why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PeerMisbehaved {
     /// A transfer that is unknown, repeated, or of the wrong length.
@@ -205,7 +205,7 @@ pub enum PeerMisbehaved {
     Unsupported,
 }
 
-/// Why a peer is not let in.
+/// The reason that a peer is not let in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// For programs.
@@ -225,14 +225,14 @@ pub struct Core {
     processes: BTreeMap<ProcessKey, Process>,
     engines: Engines,
     tasks: Tasks,
-    /// Which engine was given which task, by the count of the attempt, until the engine has ended or returned it.
-    attempts: Numbered<Given>,
+    /// The attempts assigned to engines, by count, until the engine has ended or returned them.
+    attempts: SeqMap<Assignment>,
     attempts_made: u64,
-    /// What engines hold of an earlier start.
+    /// The attempts of an earlier start that engines hold.
     orphans: Orphans,
-    /// What tasks demand of their engines, and the shared queues.
+    /// The demands that tasks make on their engines, and the shared queues.
     placements: Placements,
-    /// What engines could not begin lately.
+    /// The work that engines could not begin lately.
     set_aside: AllSetAside,
     /// Shared tasks that were given to engines so far: the clock of the sessions' turns.
     shared_given: u64,
@@ -240,15 +240,15 @@ pub struct Core {
     held: u64,
     dependents: Dependents,
     deadlines: Deadlines,
-    kept: Kept,
+    kept: Retained,
     journal: Journal,
     quotas: Quotas,
     restarting: Restarting,
-    /// What is left of clients' last messages.
+    /// The unprocessed rest of clients' last messages.
     rests: BTreeMap<ConnectionId, Rest>,
-    /// What is done in later turns.
+    /// The chores left for later turns.
     chores: Chores,
-    /// What messages have cost.
+    /// The cost of messages.
     work: Work,
     /// What they had cost at the end of the last turn.
     work_before: u64,
@@ -267,19 +267,19 @@ pub struct Core {
     results_held: u64,
     /// Ends that sessions remember, all together.
     ends_remembered: usize,
-    /// When to look again whether an idle engine could take over what a busy one was given too early.
+    /// The time of the next check if an idle engine could take over what a busy one was given too early.
     recall_at: Option<Time>,
-    /// When that was last done.
+    /// The time of the last such check.
     recall_looked_at: Option<Time>,
-    /// When to look again at tasks that wait for each other.
+    /// The time of the next check of tasks that wait for each other.
     circles_at: Option<Time>,
     /// Sessions and engines that are away.
     expiries: Expiries,
-    /// When to go on giving out tasks: engines can take more than a turn gives.
+    /// The time at which to go on assigning tasks: engines can take more than a turn gives.
     dispatch_at: Option<Time>,
 }
 
-/// What a connection is.
+/// The session or process behind a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Connected {
     Client(SessionKey),
@@ -288,33 +288,33 @@ enum Connected {
 
 /// An attempt that an engine has.
 #[derive(Clone, Copy, Debug)]
-struct Given {
+struct Assignment {
     task: TaskKey,
     session: SessionKey,
     n: u64,
     engine: EngineId,
-    /// Whether it came from the engine's own queue.
+    /// True if it came from the engine's own queue.
     direct: bool,
     /// If the task has been ended: how the engine was told to stop, or will be when it is back.
     stopping: Option<Stopping>,
-    /// Whether the task ends if the engine gives it back.
+    /// True if the task ends when the engine gives it back.
     is_wanted_back: bool,
 }
 
-impl Given {
+impl Assignment {
     fn new(task: TaskKey, (session, n): (SessionKey, u64), engine: EngineId, direct: bool) -> Self {
         Self { task, session, n, engine, direct, stopping: None, is_wanted_back: false }
     }
 }
 
-/// How an attempt is stopped.
+/// The way in which an attempt is stopped.
 #[derive(Clone, Copy, Debug)]
 struct Stopping {
-    /// Whether an interpreter that does not heed the interrupt is killed.
+    /// True if an interpreter that does not respond to the interrupt is killed.
     force: bool,
     /// Since when.
     since: Time,
-    /// Whose task it was.
+    /// The owner of the task.
     owner: Option<OwnerId>,
 }
 
@@ -334,7 +334,7 @@ impl Core {
             expiries: Expiries::new(&engines, Time::default().after(connect::ENGINE_GRACE)),
             engines,
             tasks: Tasks::default(),
-            attempts: Numbered::default(),
+            attempts: SeqMap::default(),
             attempts_made: 0,
             orphans: Orphans::new(roster.here.clone()),
             placements: Placements::default(),
@@ -343,7 +343,7 @@ impl Core {
             held: 0,
             dependents: Dependents::default(),
             deadlines: Deadlines::default(),
-            kept: Kept::default(),
+            kept: Retained::default(),
             quotas: Quotas::default(),
             restarting: Restarting::default(),
             rests: BTreeMap::new(),
@@ -379,7 +379,7 @@ impl Core {
         self.engines.roster()
     }
 
-    /// When [`Core::handle_timeout`] wants to be called.
+    /// Returns the time at which [`Core::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         let due = [
             self.recall_at,
@@ -411,7 +411,7 @@ impl Core {
         self.dispatch(now);
     }
 
-    /// What messages have cost so far: others have their turn after [`WORK_PER_TURN`].
+    /// Returns the cost of messages so far: others have their turn after [`WORK_PER_TURN`].
     pub fn work_done(&self) -> u64 {
         self.work.done()
     }

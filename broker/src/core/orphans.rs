@@ -2,7 +2,7 @@
 //!
 //! A client that returns submits again what it waits for. What an engine holds of it is matched: it goes on as an
 //! attempt of this broker. What no engine holds waits a moment for those that were there before, since it may have run.
-//! What no client asks for is ended.
+//! Tasks that no client asks for are ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,21 +14,21 @@ use super::chores::Chore;
 use super::connect::{ENGINE_GRACE, SESSION_GRACE};
 use super::engines::ProcessKey;
 use super::finish::Ended;
-use super::reconcile::{Verdicts, engine_that_has};
+use super::reconcile::{Decisions, engine_that_has};
 use super::sessions::SessionKey;
 use super::sweep::Reason;
 use super::tasks::{Place, State, Task, TaskKey};
 use super::work::{TASKS_PER_PART, count};
-use super::{Core, Given, Time};
+use super::{Assignment, Core, Time};
 
-/// How long a task that may have run waits for the engines of the roster, from the broker's start on.
+/// The time, from the broker's start, that a task that may have run waits for the engines of the roster.
 pub(super) const ROSTER_WAIT: Duration = Duration::from_secs(1);
 /// The same for a task that may run once only.
 const ROSTER_WAIT_ONCE: Duration = ENGINE_GRACE;
-/// How long a client that has returned may take to say what it waits for.
+/// The time allowed to a client that has returned to say what it waits for.
 const CLAIM_WAIT: Duration = Duration::from_secs(60);
 
-/// What engines hold of an earlier start, and who waits for it. As many as registrations name: an engine that is cut
+/// Attempts of an earlier start held by engines, and tasks that wait for them. As many as registrations name: one cut
 /// off names its own again.
 #[derive(Debug, Default)]
 pub struct Orphans {
@@ -43,7 +43,7 @@ pub struct Orphans {
     lossy: BTreeSet<EngineId>,
     /// Tasks that wait for them.
     waiting: BTreeSet<TaskKey>,
-    /// What was matched, and as which attempt of this start: until the engine has heard of it, it speaks of the old
+    /// The matched attempts, and their attempts of this start: until the engine has heard of one, it speaks of the old
     /// one.
     matched: BTreeMap<Attempt, u64>,
 }
@@ -71,12 +71,12 @@ impl Orphans {
         Self { awaited, ..Self::default() }
     }
 
-    /// Whether every engine of the roster has registered.
+    /// Returns true if every engine of the roster has registered.
     pub fn awaits_nobody(&self) -> bool {
         self.awaited.is_empty()
     }
 
-    /// When the next one is ended.
+    /// Returns the time at which the next one is ended.
     pub fn expires(&self) -> Option<Time> {
         self.expiries.first().map(|(at, _)| *at)
     }
@@ -94,7 +94,7 @@ impl Orphans {
     }
 
     /// Nobody can ask for it any longer.
-    fn disclaim(&mut self, attempt: Attempt) -> Option<Orphan> {
+    fn disown(&mut self, attempt: Attempt) -> Option<Orphan> {
         let orphan = *self.by_attempt.get(&attempt)?;
         self.expiries.remove(&(orphan.expires, attempt));
         if self.by_task.get(&orphan.task) == Some(&attempt) {
@@ -104,14 +104,14 @@ impl Orphans {
     }
 
     fn remove(&mut self, attempt: Attempt) -> Option<Orphan> {
-        self.disclaim(attempt)?;
+        self.disown(attempt)?;
         let orphan = self.by_attempt.remove(&attempt)?;
         self.by_engine.remove(&(orphan.engine, attempt));
         Some(orphan)
     }
 
     /// A client that is here, or an engine that leaves, does not wait for so long.
-    fn hasten(&mut self, attempt: Attempt, expires: Time) {
+    fn shorten(&mut self, attempt: Attempt, expires: Time) {
         let Some(orphan) = self.by_attempt.get_mut(&attempt).filter(|orphan| orphan.expires > expires) else { return };
         if self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt)) {
             self.expiries.insert((expires, attempt));
@@ -119,7 +119,7 @@ impl Orphans {
     }
 
     /// It is still waited for.
-    fn postpone(&mut self, attempt: Attempt, expires: Time) {
+    fn extend(&mut self, attempt: Attempt, expires: Time) {
         let Some(orphan) = self.by_attempt.get_mut(&attempt) else { return };
         self.expiries.remove(&(std::mem::replace(&mut orphan.expires, expires), attempt));
         self.expiries.insert((expires, attempt));
@@ -134,21 +134,21 @@ impl Orphans {
         engines.iter().flat_map(of_engine).inspect(|_| count(1)).collect()
     }
 
-    /// Whether nobody can ask for an attempt, which an engine holds, any longer.
+    /// Returns true if nobody can ask for an attempt, which an engine holds, any longer.
     #[cfg(any(test, feature = "invariants"))]
-    pub fn is_disclaimed(&self, attempt: Attempt) -> bool {
+    pub fn is_disowned(&self, attempt: Attempt) -> bool {
         let orphan = self.by_attempt.get(&attempt);
         orphan.is_some_and(|orphan| self.by_task.get(&orphan.task) != Some(&attempt))
     }
 
-    /// How many there are, for the tests.
+    /// Returns their number, for the tests.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.by_attempt.len()
     }
 }
 
-/// What happens to engines and sessions.
+/// Handling of engines and sessions.
 impl Core {
     /// An engine holds work of an earlier start.
     pub(super) fn judge_orphan(
@@ -157,34 +157,34 @@ impl Core {
         key: ProcessKey,
         ids: &[EngineId],
         held: &HeldWork,
-        verdicts: &mut Verdicts,
+        decisions: &mut Decisions,
     ) {
         let sessions: Vec<SessionKey> = self.sessions.with_id(held.session);
         let task = sessions.iter().find_map(|session| self.sessions.get(*session)?.tasks.get(held.n).copied());
         let asked = sessions.iter().any(|session| self.has_ended_or_gone_on(*session, held.n));
         let Some(engine) = engine_that_has(ids, held) else {
-            return verdicts.end(held.attempt, held.finished);
+            return decisions.end(held.attempt, held.finished);
         };
         if asked {
-            return self.end_held(engine, held, verdicts);
+            return self.end_held(engine, held, decisions);
         }
         if let Some(task) = task.and_then(|key| self.tasks.get(key))
             && let State::Assigned { engine: of_task, attempt, .. } = task.state
         {
             let attempt = self.attempt(attempt);
-            if of_task != engine || verdicts.here.contains(&attempt) {
-                return self.end_held(engine, held, verdicts);
+            if of_task != engine || decisions.here.contains(&attempt) {
+                return self.end_held(engine, held, decisions);
             }
             // It was matched, and the engine has not heard of that.
-            verdicts.here.insert(attempt);
-            return verdicts.adopted.push((held.attempt, attempt));
+            decisions.here.insert(attempt);
+            return decisions.adopted.push((held.attempt, attempt));
         }
         let id = (held.session, held.n);
         if let Some(other) = self.orphans.by_task.get(&id).copied() {
             // It was tried twice. What has ended is as good as any.
             let runs = self.orphans.by_attempt.get(&other).is_some_and(|other| other.occupies.is_some());
             if !(runs && held.finished) {
-                return self.end_held(engine, held, verdicts);
+                return self.end_held(engine, held, decisions);
             }
             self.end_orphan(other);
         }
@@ -199,20 +199,20 @@ impl Core {
         self.match_orphan(now, key, task, held.attempt);
         if let Some(State::Assigned { attempt, .. }) = self.tasks.get(task).map(|task| task.state) {
             // Should it hold the task under another attempt, too, that one is not wanted.
-            verdicts.here.insert(self.attempt(attempt));
+            decisions.here.insert(self.attempt(attempt));
         }
     }
 
     /// Nobody wants what an engine holds. It occupies the engine until it has stopped.
-    fn end_held(&mut self, engine: EngineId, held: &HeldWork, verdicts: &mut Verdicts) {
+    fn end_held(&mut self, engine: EngineId, held: &HeldWork, decisions: &mut Decisions) {
         if let Some(session) = self.session_that_had(held) {
             // The task has ended otherwise, and its client does not know that yet. Should this broker be killed before,
             // what the engine holds is all that says that the task has run: it is held as an attempt of this start.
             let count = self.occupy(engine, (session, held.n));
             self.note_matched(held.attempt, count);
-            return verdicts.adopt_to_end(held, self.attempt(count));
+            return decisions.adopt_to_end(held, self.attempt(count));
         }
-        verdicts.end(held.attempt, held.finished);
+        decisions.end(held.attempt, held.finished);
         if !held.finished {
             let (task, occupies) = ((held.session, held.n), Some(self.occupy(engine, (SessionKey::NOBODY, 0))));
             let orphan = Orphan { task, engine, occupies, expires: Time(u64::MAX) };
@@ -231,7 +231,7 @@ impl Core {
     /// it, if there is one.
     fn occupy(&mut self, engine: EngineId, of: (SessionKey, u64)) -> u64 {
         self.attempts_made += 1;
-        self.hold_attempt(Given::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
+        self.hold_attempt(Assignment::new(TaskKey::NOBODY, of, engine, true), self.attempts_made);
         self.attempts_made
     }
 
@@ -282,7 +282,9 @@ impl Core {
     pub(super) fn forget_orphans(&mut self, engines: &[EngineId]) {
         for attempt in self.orphans.of_engines(engines) {
             let orphan = self.orphans.remove(attempt);
-            orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
+                self.take_back(count);
+            }
         }
     }
 
@@ -296,29 +298,31 @@ impl Core {
     }
 
     /// A process that leaves waits for the word on what has ended there.
-    pub(super) fn hasten_orphans(&mut self, now: Time, engines: &[EngineId]) {
+    pub(super) fn shorten_orphans(&mut self, now: Time, engines: &[EngineId]) {
         for attempt in self.orphans.of_engines(engines) {
-            self.orphans.hasten(attempt, now.after(CLAIM_WAIT));
+            self.orphans.shorten(attempt, now.after(CLAIM_WAIT));
         }
     }
 
     /// A client is here, and will say what it waits for.
-    pub(super) fn hasten_orphans_of(&mut self, now: Time, session: SessionId) {
+    pub(super) fn shorten_orphans_of(&mut self, now: Time, session: SessionId) {
         for attempt in self.orphans.of_session(session) {
-            self.orphans.hasten(attempt, now.after(CLAIM_WAIT));
+            self.orphans.shorten(attempt, now.after(CLAIM_WAIT));
         }
     }
 
     /// A client will not ask for anything any longer.
     pub(super) fn end_orphans_of(&mut self, session: SessionId) {
-        self.orphans.of_session(session).into_iter().for_each(|attempt| self.end_orphan(attempt));
+        for attempt in self.orphans.of_session(session) {
+            self.end_orphan(attempt);
+        }
     }
 
     /// Ends what nobody has asked for in time.
     pub(super) fn expire_orphans(&mut self, now: Time) {
         while let Some((_, attempt)) = self.orphans.expiries.first().copied().filter(|(at, _)| *at <= now) {
             if self.is_asked_for(attempt) {
-                self.orphans.postpone(attempt, now.after(CLAIM_WAIT));
+                self.orphans.extend(attempt, now.after(CLAIM_WAIT));
             } else {
                 self.note_unasked(attempt);
                 self.end_orphan(attempt);
@@ -331,11 +335,13 @@ impl Core {
     fn note_unasked(&mut self, attempt: Attempt) {
         let Some((id, n)) = self.orphans.by_attempt.get(&attempt).map(|orphan| orphan.task) else { return };
         for key in self.sessions.with_id(id) {
-            self.sessions.get_mut(key).into_iter().for_each(|session| _ = session.unasked.insert(n));
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.unasked.insert(n);
+            }
         }
     }
 
-    /// Whether a client has submitted the task again, which waits for its arguments, or for others that ran before it
+    /// Returns true if a client has submitted the task again and it awaits arguments, or others that ran before it
     /// then, and run once more.
     fn is_asked_for(&self, attempt: Attempt) -> bool {
         let Some(Orphan { task: (id, n), .. }) = self.orphans.by_attempt.get(&attempt) else { return false };
@@ -352,7 +358,9 @@ impl Core {
             && let Some(orphan) = self.orphans.by_attempt.get_mut(&attempt)
         {
             let (task, occupied) = (orphan.task, orphan.occupies.take());
-            occupied.into_iter().for_each(|count| _ = self.take_back(count));
+            if let Some(count) = occupied {
+                self.take_back(count);
+            }
             if self.orphans.by_task.get(&task) == Some(&attempt) {
                 return;
             }
@@ -369,7 +377,9 @@ impl Core {
         let orphan = self.orphans.by_attempt.get(&attempt).and_then(|orphan| self.engines.get(orphan.engine));
         if orphan.is_some_and(|engine| engine.process == Some(key)) {
             let orphan = self.orphans.remove(attempt);
-            orphan.and_then(|orphan| orphan.occupies).into_iter().for_each(|count| _ = self.take_back(count));
+            if let Some(count) = orphan.and_then(|orphan| orphan.occupies) {
+                self.take_back(count);
+            }
             return attempt;
         }
         self.orphans.matched.remove(&attempt).map_or(attempt, |count| self.attempt(count))
@@ -377,7 +387,7 @@ impl Core {
 
     /// Tells its engine that nobody wants it. It occupies the engine until that has stopped it.
     fn end_orphan(&mut self, attempt: Attempt) {
-        let Some(orphan) = self.orphans.disclaim(attempt) else { return };
+        let Some(orphan) = self.orphans.disown(attempt) else { return };
         let process = self.engines.get(orphan.engine).and_then(|engine| engine.process);
         let connection = process.and_then(|key| self.processes.get(&key)).map(|process| process.connection);
         if orphan.occupies.is_none() {
@@ -393,7 +403,7 @@ impl Core {
     }
 }
 
-/// What happens to tasks that were submitted to an earlier start.
+/// Handling of tasks that were submitted to an earlier start.
 impl Core {
     /// A task that has all that it needs. Whether it is not to be queued: it is matched, or waits, or is lost.
     pub(super) fn claim(&mut self, now: Time, key: TaskKey) -> bool {
@@ -418,7 +428,7 @@ impl Core {
         }
     }
 
-    /// Whether a task was submitted to an earlier start, and was not given to an engine at this one.
+    /// Returns true if a task was submitted to an earlier start, and was not given to an engine at this one.
     pub(super) fn may_have_run(&self, task: &Task) -> bool {
         task.attempts == 0
             && task.may_be_repeated()
@@ -484,7 +494,9 @@ impl Core {
     /// A task is what an engine holds of an earlier start: it goes on as an attempt of this one.
     fn match_orphan(&mut self, now: Time, process: ProcessKey, key: TaskKey, attempt: Attempt) {
         let Some(orphan) = self.orphans.remove(attempt) else { return };
-        orphan.occupies.into_iter().for_each(|count| _ = self.take_back(count));
+        if let Some(count) = orphan.occupies {
+            self.take_back(count);
+        }
         let Some(task) = self.tasks.get_mut(key) else { return };
         let (session, n, placement, engine) = (task.session, task.n, task.placement, orphan.engine);
         let direct = task.place != Place::Shared;
@@ -506,7 +518,7 @@ impl Core {
         } else if was_queued {
             self.placements.count_waiting(placement, false);
         }
-        self.hold_attempt(Given::new(key, (session, n), engine, direct), count);
+        self.hold_attempt(Assignment::new(key, (session, n), engine, direct), count);
         self.set_deadline(now, key);
         self.note_matched(attempt, count);
         self.tell_session(process, key);
@@ -525,12 +537,12 @@ impl Core {
     }
 }
 
-/// Whether a task may be on that engine.
+/// Returns true if a task may be on that engine.
 fn fits(task: &Task, engine: EngineId) -> bool {
     task.place.engine().is_none_or(|of_task| of_task == engine)
 }
 
-/// Whether a task has what it needs, was not given to anybody, and may be on that engine.
+/// Returns true if a task has what it needs, is assigned to no engine, and may be on that engine.
 fn may_be_matched(task: &Task, engine: EngineId) -> bool {
     task.attempts == 0 && matches!(task.state, State::Queued | State::Pausing) && fits(task, engine)
 }

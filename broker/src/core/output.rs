@@ -1,4 +1,4 @@
-//! What tasks have written: counted for all whose output comes by, kept for those that ask for it.
+//! The output of tasks: counted for every task whose output passes through, retained for those that ask for it.
 
 use furlong_wire::limits::{OUTPUT_KEPT_BYTES, OUTPUT_MESSAGE_BYTES_MAX};
 use furlong_wire::message::Stream;
@@ -15,7 +15,7 @@ pub struct KeptOutput {
     /// Bytes of each that have come.
     came: [u32; 2],
     pieces: Vec<Piece>,
-    /// Where the last piece of each stream is.
+    /// The index of the last piece of each stream.
     last: [Option<usize>; 2],
     kept_bytes: u64,
 }
@@ -23,9 +23,9 @@ pub struct KeptOutput {
 /// A run of bytes of one stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Piece {
-    /// Which stream.
+    /// The stream.
     pub stream: Stream,
-    /// How many bytes of the stream came before.
+    /// The number of bytes of the stream that came before.
     pub offset: u64,
     /// The bytes, as written.
     pub bytes: Vec<u8>,
@@ -33,13 +33,13 @@ pub struct Piece {
 
 /// Pieces grow up to this, so that a task that writes byte by byte costs no piece for each.
 const PIECE_BYTES_MAX: usize = OUTPUT_MESSAGE_BYTES_MAX;
-/// What a piece takes beside its bytes.
+/// The overhead of a piece beside its bytes.
 const PIECE_BYTES: u64 = 96;
 /// Bytes of a stream that an engine may send of one attempt: its start and its end.
 const CAME_BYTES_MAX: usize = 2 * OUTPUT_KEPT_BYTES;
 
 impl KeptOutput {
-    /// What the journal had of the last attempt.
+    /// Restores the output of the last attempt from the journal.
     pub fn restored(attempt: u32, (stdout_bytes, stderr_bytes): (u64, u64), pieces: Vec<Piece>) -> Self {
         let kept_bytes = pieces.iter().map(|piece| piece.bytes.len() as u64 + PIECE_BYTES).sum();
         Self { attempt, stdout_bytes, stderr_bytes, pieces, kept_bytes, ..Self::default() }
@@ -104,7 +104,7 @@ impl KeptOutput {
         self.attempt
     }
 
-    /// What is kept, in the order in which it came.
+    /// Returns the retained pieces, in order of arrival.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }

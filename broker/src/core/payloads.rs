@@ -72,7 +72,7 @@ impl Stored {
         }
     }
 
-    /// Whether another clone of it is held elsewhere.
+    /// Returns true if another clone of it is held elsewhere.
     pub fn is_held_elsewhere(&self) -> bool {
         matches!(self, Self::Chunked(payload) if Arc::strong_count(payload) > 1)
     }
@@ -107,7 +107,7 @@ impl Stored {
         }
     }
 
-    /// What the journal had.
+    /// Restores a payload from the journal.
     pub fn restored(chunked: Chunked, share: Option<u64>) -> Self {
         let Chunked { of, counter, bytes, instance, chunks } = chunked;
         let chunks = chunks.unwrap_or_default();
@@ -138,7 +138,7 @@ impl<W> Default for Receiving<W> {
 #[derive(Debug)]
 struct Transfer<W> {
     payload: ChunkedPayload,
-    /// What waits for the payload; none if it was refused, and is only read past.
+    /// The recipient that waits for the payload; none if it was refused, and is only read past.
     waiting: Option<W>,
 }
 
@@ -194,13 +194,13 @@ impl<W> Receiving<W> {
         Ok(waiting.map(|waiting| (waiting, Stored::Chunked(Arc::new(payload)))))
     }
 
-    /// What waits, and for how many bytes.
+    /// Returns the waiting recipients, and the number of bytes for which each waits.
     pub fn waiting_with_bytes(&self) -> impl Iterator<Item = (&W, u64)> {
         let waiting = self.transfers.values();
         waiting.filter_map(|transfer| Some((transfer.waiting.as_ref()?, transfer.payload.bytes)))
     }
 
-    /// What waits for a transfer, to be changed.
+    /// Returns the recipient that waits for a transfer, to be changed.
     pub fn waiting_mut(&mut self, transfer: u64) -> Option<&mut W> {
         self.transfers.get_mut(&transfer)?.waiting.as_mut()
     }
@@ -244,7 +244,7 @@ pub struct Budget {
     unasked: u64,
     /// The first credits of all lanes.
     lent: u64,
-    /// What came unasked and is held of lanes that are closed.
+    /// The bytes that came unasked and are held of lanes that are closed.
     stray: u64,
 }
 
@@ -302,12 +302,12 @@ impl Budget {
         }
     }
 
-    /// What is held was a request of an earlier start.
+    /// Counts held bytes as those of a request of an earlier start.
     pub fn become_request(&mut self, bytes: u64) {
         self.requests += bytes;
     }
 
-    /// What is held was a result of an earlier start.
+    /// Counts held bytes as those of a result of an earlier start.
     pub fn become_result(&mut self, bytes: u64) {
         self.results += bytes;
     }
@@ -323,7 +323,7 @@ impl Budget {
         self.unasked += bytes;
     }
 
-    /// What came unasked is gone, or is kept. `is_open` tells whether its lane is still there.
+    /// Releases bytes that came unasked: they are gone, or retained. `is_open` tells whether their lane is still there.
     pub fn release_unasked(&mut self, bytes: u64, is_open: bool) {
         self.unasked -= bytes;
         self.stray -= if is_open { 0 } else { bytes };
@@ -353,12 +353,12 @@ impl Budget {
         self.total - self.peer_credit()
     }
 
-    /// Whether a client that reads would make room.
+    /// Returns true if a client that reads would make room.
     pub fn has_results(&self) -> bool {
         self.results > 0
     }
 
-    /// What one peer may announce before anything of it is freed.
+    /// Returns the number of bytes that one peer may announce before any of them are freed.
     pub fn peer_credit(&self) -> u64 {
         self.total / 4
     }
@@ -370,21 +370,21 @@ impl Budget {
     }
 }
 
-/// What bytes are held for.
+/// The purpose for which bytes are held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BytesOf {
     /// A request, or a definition.
     Request,
     /// A result whose client has not acknowledged it.
     Result,
-    /// What is kept, and what only passes.
+    /// Data that is retained, and data that only passes through.
     Other,
 }
 
 /// Into how many parts the rest of the credit for lanes is divided, of which a new lane gets one.
 const LANES: u64 = 32;
 
-/// What one engine process may send unasked of one session's results: what is held of it uses up this and nothing else.
+/// The credit of a process for unasked results of one session: what is held of them uses up this and nothing else.
 #[derive(Debug)]
 pub struct Lane {
     credit: Credit,
@@ -393,7 +393,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// What it may bring at first.
+    /// Returns the number of bytes it may bring at first.
     pub fn first(&self) -> u64 {
         self.credit.first
     }
@@ -437,7 +437,7 @@ impl Lane {
     }
 }
 
-/// What one peer may announce: totals since its connection began.
+/// The bytes that one peer may announce: totals since its connection began.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credit {
     /// The first grant.
@@ -461,7 +461,7 @@ impl Credit {
         if is_breach { Err(PeerMisbehaved::Credit) } else { Ok(()) }
     }
 
-    /// What may still be announced.
+    /// Returns the number of bytes that may still be announced.
     pub fn left(&self) -> u64 {
         self.granted.saturating_sub(self.announced)
     }

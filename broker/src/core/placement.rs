@@ -1,4 +1,4 @@
-//! What tasks demand of their engines, and the shared queues: one for each set of demands.
+//! The demands that tasks make on engines, and the shared queues, one for each set of demands.
 //!
 //! A task demands a runtime, labels (`require`) and, if its session's token has scopes, one of those. Engines with the
 //! same runtimes and labels are of one class; which classes meet a set of demands is worked out once, when either is
@@ -24,16 +24,16 @@ pub struct ClassId(pub(super) u32);
 /// Sets of demands that there may be at once, among all tasks.
 const PLACEMENTS_MAX: usize = 4096;
 
-/// What a task demands.
+/// The demands of a task.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Demands {
-    /// What must run it.
+    /// The runtime that must run it.
     pub runtime: Runtime,
     /// Labels that the engine must have: ascending, each once.
     pub require: Vec<String>,
     /// Labels of which the engine must have one, if there are any.
     pub scopes: Vec<String>,
-    /// How many tasks above it wait for it, see [`super::lending`].
+    /// The number of tasks above it that wait for it, see [`super::lending`].
     pub depth: u32,
     /// The kind of the tasks, if some engines could not begin such ones: their queue is apart from the others.
     pub kind: Option<Kind>,
@@ -47,33 +47,33 @@ impl Demands {
         Self { runtime, require, scopes: scopes.to_vec(), depth, kind: None }
     }
 
-    /// Whether engines of a class meet them, and are set aside for such work.
+    /// Returns true if engines of a class meet them, and are set aside for such work.
     fn are_set_aside_in(&self, class: &Class) -> bool {
         class.set_aside.contains(&Work::Runtime(self.runtime))
             || self.kind.is_some_and(|kind| class.set_aside.contains(&Work::Kind(kind)))
     }
 
-    /// Whether engines of a class meet them.
+    /// Returns true if engines of a class meet them.
     pub fn are_met_by(&self, class: &Class) -> bool {
         class.runtimes.contains(&self.runtime)
             && self.require.iter().all(|label| class.labels.contains(label))
             && self.are_in_scope(class)
     }
 
-    /// Whether engines of a class are among those that the session may use.
+    /// Returns true if engines of a class are among those that the session may use.
     pub fn are_in_scope(&self, class: &Class) -> bool {
         self.scopes.is_empty() || self.scopes.iter().any(|scope| class.labels.contains(scope))
     }
 }
 
-/// What engines of one class have in common.
+/// The common properties of the engines of one class.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Class {
-    /// What they run.
+    /// The runtimes that they offer.
     pub runtimes: BTreeSet<Runtime>,
     /// Their labels.
     pub labels: BTreeSet<String>,
-    /// What they could not begin lately.
+    /// The work that they could not begin lately.
     pub set_aside: BTreeSet<Work>,
 }
 
@@ -84,9 +84,9 @@ pub struct Placement {
     pub demands: Demands,
     /// The shared tasks that wait.
     pub queue: SharedQueue,
-    /// How many of them there are.
+    /// The number of tasks in it.
     pub waiting: u64,
-    /// How many have ended in the queue since it was last cleaned.
+    /// The number of tasks that have ended in the queue since it was last cleaned.
     pub ended: u64,
     /// Unfinished tasks that name it.
     tasks: u64,
@@ -277,7 +277,7 @@ impl Placements {
         if has_others { classes } else { set_aside }
     }
 
-    /// Whether engines of a class are given shared tasks with these demands.
+    /// Returns true if engines of a class are given shared tasks with these demands.
     pub fn fits(&self, id: PlacementId, class: ClassId, engines: &Engines) -> bool {
         self.classes(id, engines).contains(&class)
     }
@@ -288,13 +288,13 @@ impl Placements {
         classes.iter().chain(set_aside).copied()
     }
 
-    /// Whether engines of a class meet these demands, set aside or not.
+    /// Returns true if engines of a class meet these demands, set aside or not.
     pub fn is_met_by(&self, id: PlacementId, class: ClassId) -> bool {
         let Placement { classes, set_aside, .. } = self.get(id);
         classes.contains(&class) || set_aside.contains(&class)
     }
 
-    /// Whether a task names this set of demands.
+    /// Returns true if a task names this set of demands.
     pub fn is_named(&self, id: PlacementId) -> bool {
         self.table.contains_key(&id)
     }
@@ -302,7 +302,9 @@ impl Placements {
     /// The class of a process's engines, for one process more.
     pub fn enter_class(&mut self, class: Class) -> ClassId {
         if let Some(id) = self.by_class.get(&class) {
-            self.classes.get_mut(id).into_iter().for_each(|(_, processes)| *processes += 1);
+            if let Some((_, processes)) = self.classes.get_mut(id) {
+                *processes += 1;
+            }
             return *id;
         }
         let id = ClassId(self.classes_made);
@@ -320,7 +322,9 @@ impl Placements {
         *processes -= 1;
         if *processes == 0 {
             let class = self.classes.remove(&id);
-            class.into_iter().for_each(|(class, _)| _ = self.by_class.remove(&class));
+            if let Some((class, _)) = class {
+                self.by_class.remove(&class);
+            }
             for placement in self.table.values_mut() {
                 placement.classes.remove(&id);
                 placement.set_aside.remove(&id);
@@ -328,7 +332,7 @@ impl Placements {
         }
     }
 
-    /// What engines of a class have.
+    /// Returns the properties of an engine class.
     pub fn class(&self, id: ClassId) -> Option<&Class> {
         self.classes.get(&id).map(|(class, _)| class)
     }
@@ -382,7 +386,9 @@ mod tests {
                 .map_while(|label| placements.enter(Runtime::Native, &[format!("{round} {label}")], &[], 0, 1))
                 .collect();
             assert_eq!(ids.len(), PLACEMENTS_MAX - plain);
-            ids.into_iter().for_each(|id| placements.leave(id));
+            for id in ids {
+                placements.leave(id);
+            }
             assert_eq!(placements.table.len(), plain);
         }
     }

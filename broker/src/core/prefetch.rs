@@ -1,9 +1,9 @@
-//! How many tasks an engine may have in hand: more than one only of kinds that were short lately, and whose results it
+//! The number of tasks an engine may be assigned: above one only for kinds that were short lately, and whose results it
 //! can hold.
 
 use std::collections::BTreeMap;
 
-/// How long a session's kinds of tasks take, and how large their results are: for each, moving averages of the last
+/// The run times and result sizes of a session's kinds of tasks: for each, moving averages of the last
 /// ones.
 #[derive(Debug, Default)]
 pub struct Kinds {
@@ -19,12 +19,12 @@ struct Averages {
 
 /// Kinds that are told apart in a session; tasks of any further kind are never prefetched.
 const KINDS_MAX: usize = 256;
-/// Work that an engine may have in hand beyond the task that it runs, in microseconds by the average of its kind.
+/// Work that an engine may have been assigned beyond the task that it runs, in microseconds by the average of its kind.
 const PREFETCH_WORK_US: u64 = 2_000;
 /// Tasks of a kind that takes longer are given one by one.
 const PREFETCH_TASK_US: u64 = 1_000;
-/// Bytes of the results that are to be expected of what an engine has in hand beyond one task: should nobody read them,
-/// the engine holds them.
+/// Bytes of the results that are to be expected of what an engine has been assigned beyond one task: should nobody read
+/// them, the engine holds them.
 const PREFETCH_RESULT_BYTES: u64 = 4 << 20;
 /// Tasks that an engine has at most.
 pub const PREFETCH_MAX: u32 = 512;
@@ -42,7 +42,7 @@ impl Kinds {
         average.result_bytes = learn(average.result_bytes, sample.result_bytes);
     }
 
-    /// How many tasks of a kind an engine may have at once.
+    /// Returns the number of tasks of a kind that an engine may be assigned at once.
     pub fn prefetch(&self, kind: u32) -> u32 {
         let Some(&Averages { run_us, result_bytes }) = self.averages.get(&kind) else { return 1 };
         if run_us / 8 >= PREFETCH_TASK_US {

@@ -51,7 +51,9 @@ impl Core {
     pub(super) fn return_published(&mut self, key: ProcessKey, session: SessionKey, bytes: u64) {
         let lane = self.processes.get_mut(&key).and_then(|process| process.lanes.get_mut(&session));
         let total = lane.filter(|_| bytes > 0).map(|lane| lane.pass(bytes));
-        total.into_iter().for_each(|total| self.grant_to_lane(key, session, total));
+        if let Some(total) = total {
+            self.grant_to_lane(key, session, total);
+        }
     }
 
     pub(super) fn pass_on(&mut self, key: ProcessKey, published: &AttemptPublished, stored: &Stored) {

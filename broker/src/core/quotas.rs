@@ -1,4 +1,4 @@
-//! What the holders of limited tokens occupy: over all sessions of one token.
+//! The usage of the holders of limited tokens, summed over all sessions of a token.
 
 use std::collections::BTreeMap;
 
@@ -89,7 +89,7 @@ impl Quotas {
         self.by_token.iter().map(|(token, held)| (*token, (held.sessions, held.tasks, held.bytes)))
     }
 
-    /// Whether nothing is counted, for the tests.
+    /// Returns true if nothing is counted, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn is_empty(&self) -> bool {
         self.by_token.values().all(|held| held.tasks == 0 && held.bytes == 0)
@@ -122,7 +122,9 @@ mod tests {
     fn sessions_of_one_token_share_its_limits() {
         let mut quotas = Quotas::default();
         let (limited, free) = (claims(1, 2, 100), claims(2, 0, 0));
-        [&limited, &limited, &free].into_iter().for_each(|claims| quotas.enter(claims));
+        for claims in [&limited, &limited, &free] {
+            quotas.enter(claims);
+        }
         let token = limited.token_id;
         assert!(quotas.takes(token, 2) && !quotas.takes(token, 3));
         quotas.begin_task(token);

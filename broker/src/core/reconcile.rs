@@ -1,6 +1,6 @@
 //! An engine process comes back: what it holds is compared with what it was given.
 //!
-//! What both sides know goes on, and results that were on their way are asked for again. What nobody wants is ended or
+//! Attempts that both sides know continue, and results in flight are requested again. Unwanted work is ended or
 //! released. What the process was given and does not hold has come to nothing: if it cannot have run, it is given
 //! again, whatever it is; else it is a loss.
 
@@ -15,7 +15,7 @@ use super::finish::cancelled_before_it_began;
 use super::payloads::{BytesOf, Stored};
 use super::sessions::SessionKey;
 use super::tasks::{Place, State, TaskKey};
-use super::{ConnectionId, Core, Given, Time};
+use super::{Assignment, ConnectionId, Core, Time};
 
 /// A shared task that was taken from an engine whose connection was cut.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +24,13 @@ pub struct Moved {
     pub count: u64,
     /// The task.
     pub task: TaskKey,
-    /// How many attempts were made at it by then.
+    /// The number of attempts made at it by then.
     pub attempts: u32,
-    /// Whether the engine had reported that it runs.
+    /// True if the engine had reported that it runs.
     pub started: bool,
 }
 
-/// What a registration says of work.
+/// The part of a registration that is about work.
 #[derive(Debug)]
 pub(super) struct Held {
     work: Vec<HeldWork>,
@@ -38,10 +38,10 @@ pub(super) struct Held {
     dropped: Option<Attempt>,
 }
 
-/// What is to become of what a process holds.
+/// The decisions on the attempts that a process holds.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts {
-    /// What it holds under attempts of this start, or will when it has read what it is told.
+pub(super) struct Decisions {
+    /// The attempts of this start that it holds, or will when it has read its messages.
     pub here: BTreeSet<Attempt>,
     pub adopted: Vec<(Attempt, Attempt)>,
     /// Without force, and with it.
@@ -63,7 +63,7 @@ impl Held {
     }
 }
 
-impl Verdicts {
+impl Decisions {
     /// Nobody wants it.
     pub fn end(&mut self, attempt: Attempt, finished: bool) {
         if finished {
@@ -95,16 +95,16 @@ impl Core {
         let engines = ids.iter().filter_map(|id| self.engines.get(*id));
         let given: Vec<u64> = engines.flat_map(|engine| engine.assigned.iter().rev().copied()).collect();
         let here = held.work.iter().map(|work| work.attempt).collect();
-        let mut verdicts = Verdicts { here, ..Verdicts::default() };
+        let mut decisions = Decisions { here, ..Decisions::default() };
         for work in &held.work {
             if work.attempt.start == self.config.start {
-                self.judge(now, (key, ids), work, moved.remove(&work.attempt.count), &mut verdicts);
+                self.judge(now, (key, ids), work, moved.remove(&work.attempt.count), &mut decisions);
             } else {
-                self.judge_orphan(now, key, ids, work, &mut verdicts);
+                self.judge_orphan(now, key, ids, work, &mut decisions);
             }
         }
-        let here = std::mem::take(&mut verdicts.here);
-        self.tell_verdicts(connection, verdicts);
+        let here = std::mem::take(&mut decisions.here);
+        self.send_decisions(connection, decisions);
         for count in given.into_iter().filter(|count| !here.contains(&self.attempt(*count))).collect::<Vec<_>>() {
             self.come_to_nothing(now, count, held);
         }
@@ -117,35 +117,38 @@ impl Core {
         (key, ids): (ProcessKey, &[EngineId]),
         held: &HeldWork,
         moved: Option<(EngineId, Moved)>,
-        verdicts: &mut Verdicts,
+        decisions: &mut Decisions,
     ) {
         let count = held.attempt.count;
-        let is_here = |given: &Given| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
+        let is_here =
+            |given: &Assignment| self.engines.get(given.engine).and_then(|engine| engine.process) == Some(key);
         let given = self.attempts.get(count).copied().filter(is_here);
         let wanted = match given {
             Some(given) => given.stopping.is_none() && self.tasks.get(given.task).is_some(),
             None => moved.is_some_and(|(engine, moved)| self.rejoin(now, engine, moved)),
         };
         match (wanted, held.finished) {
-            (true, true) => verdicts.adopted.push((held.attempt, held.attempt)),
+            (true, true) => decisions.adopted.push((held.attempt, held.attempt)),
             (true, false) => {}
             (false, true) => {
                 // Of a task that was ended while its engine was away.
-                given.into_iter().for_each(|_| _ = self.take_back(count));
+                if let Some(_) = given {
+                    self.take_back(count);
+                }
                 match self.session_that_had(held) {
                     Some(session) => self.hold_or_release(key, session, held.n, count),
-                    None => verdicts.end(held.attempt, true),
+                    None => decisions.end(held.attempt, true),
                 }
             }
             (false, false) => {
                 let force = given.and_then(|given| given.stopping).is_some_and(|stopping| stopping.force);
-                verdicts.to_stop[usize::from(force)].push(held.attempt);
+                decisions.to_stop[usize::from(force)].push(held.attempt);
                 let is_of_the_past = self.attempts.get(count).is_none() && count <= self.attempts_made;
                 if let Some(engine) = engine_that_has(ids, held).filter(|_| is_of_the_past) {
                     // It keeps the engine busy until it has stopped, also if its task goes on elsewhere.
                     let session = self.session_that_had(held).unwrap_or(SessionKey::NOBODY);
                     let task = TaskKey::NOBODY;
-                    let given = Given::new(task, (session, held.n), engine, true);
+                    let given = Assignment::new(task, (session, held.n), engine, true);
                     self.hold_attempt(given, count);
                 }
             }
@@ -176,13 +179,13 @@ impl Core {
         self.grants.rejoin(count, key);
         let (session, n, placement) = (task.session, task.n, task.placement);
         self.placements.count_waiting(placement, false);
-        self.hold_attempt(Given::new(key, (session, n), engine, false), count);
+        self.hold_attempt(Assignment::new(key, (session, n), engine, false), count);
         self.set_deadline(now, key);
         true
     }
 
     /// An engine has an attempt that is noted for it only now.
-    pub(super) fn hold_attempt(&mut self, given: Given, count: u64) {
+    pub(super) fn hold_attempt(&mut self, given: Assignment, count: u64) {
         self.attempts.insert(count, given);
         self.engines.update(given.engine, |engine| {
             let at = engine.assigned.partition_point(|other| *other < count);
@@ -211,14 +214,14 @@ impl Core {
         }
     }
 
-    fn tell_verdicts(&mut self, connection: ConnectionId, verdicts: Verdicts) {
+    fn send_decisions(&mut self, connection: ConnectionId, decisions: Decisions) {
         let adopt = |attempts| ToEngine::Adopt(Adopt { attempts });
-        self.to_engine_in_parts(connection, &verdicts.adopted, adopt);
-        for (attempts, force) in verdicts.to_stop.iter().zip([false, true]) {
+        self.to_engine_in_parts(connection, &decisions.adopted, adopt);
+        for (attempts, force) in decisions.to_stop.iter().zip([false, true]) {
             let cancel = |attempts| ToEngine::Cancel(CancelAttempts { attempts, force });
             self.to_engine_in_parts(connection, attempts, cancel);
         }
-        for (start, counts) in verdicts.released {
+        for (start, counts) in decisions.released {
             for counts in counts.chunks(LISTED_MAX) {
                 self.send_release(connection, Release::of(start, counts.to_vec()));
             }

@@ -157,8 +157,8 @@ impl Core {
         }
     }
 
-    /// How many engines could run tasks with these demands, and how many of those have one that has ended and does not
-    /// heed its interrupt.
+    /// Returns the number of engines that fit these demands, and of those with an ended task that does not
+    /// respond to its interrupt.
     fn fitting(&self, id: PlacementId) -> (usize, usize) {
         let classes = self.placements.classes(id, &self.engines);
         let engines = classes.iter().flat_map(|class| self.engines.engines_of(*class));
@@ -188,7 +188,7 @@ impl Core {
         let others = placement.waiting - 1;
         let stuck = match stuck {
             0 => String::new(),
-            stuck => format!(", {stuck} of them with a task that has ended and does not heed its interrupt"),
+            stuck => format!(", {stuck} of them with a task that has ended and does not respond to its interrupt"),
         };
         let aside = self.why_engines_are_set_aside(now, task);
         format!(
@@ -226,7 +226,7 @@ impl Core {
         let session = self.sessions.get(given.session).map(|session| session.id).unwrap_or_default();
         let task = TaskId { session, n: given.n };
         format!(
-            "; it still runs {task}, which has ended and does not heed its interrupt: a cancel with force, or a \
+            "; it still runs {task}, which has ended and does not respond to its interrupt: a cancel with force, or a \
              restart, ends that with the interpreter and its variables"
         )
     }
@@ -250,7 +250,7 @@ pub(super) fn engine_of(task: &Task) -> Option<EngineId> {
     }
 }
 
-/// What records of both kinds have in common.
+/// Returns the common part of both kinds of records.
 fn base(options: Option<&TaskOptions>, more: Option<&More>) -> TaskRecord {
     TaskRecord {
         id: TaskId { session: furlong_wire::ids::SessionId::default(), n: 0 },

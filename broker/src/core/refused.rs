@@ -166,7 +166,9 @@ impl Core {
             let outcome = refusal.outcome.clone();
             let finished = Finished { n, outcome, engine, attempts: 0, times, payload: None };
             let connection = self.sessions.get(key).and_then(|session| session.connection);
-            connection.into_iter().for_each(|to| self.to_client(to, ToClient::Finished(finished.clone())));
+            if let Some(to) = connection {
+                self.to_client(to, ToClient::Finished(finished.clone()));
+            }
         }
         self.finished += targets.len() as u64;
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;

@@ -1,4 +1,4 @@
-//! What engine processes need not hold any longer: they are told in batches, so that a task costs a byte.
+//! Releases of what engine processes no longer need to hold, sent in batches so that a task costs one byte.
 
 use furlong_wire::message::Release;
 
@@ -23,7 +23,9 @@ impl Core {
     /// Does what is done once a second: tells engine processes what they need not hold any longer.
     pub fn handle_tick(&mut self) {
         let processes: Vec<ProcessKey> = self.processes.keys().copied().collect();
-        processes.into_iter().for_each(|key| self.tell_released(key));
+        for key in processes {
+            self.tell_released(key);
+        }
     }
 
     /// Nobody will ask an engine process for the result of an attempt again. One that has come back on another
@@ -52,7 +54,9 @@ impl Core {
         let done = self.sessions.get_mut(session).and_then(|session| session.done.get_mut(n));
         let held = done.map(|done| &mut done.held).filter(|held| held.is_none_or(|(_, other)| other == count));
         let is_held = held.is_some();
-        held.into_iter().for_each(|held| *held = Some((key, count)));
+        if let Some(held) = held {
+            *held = Some((key, count));
+        }
         if !is_held {
             self.release_attempt(key, count, 0);
         }
@@ -73,7 +77,9 @@ impl Core {
                 counts.extend(of_process.map(|(_, count)| count));
             }
         }
-        counts.into_iter().for_each(|count| self.release_attempt(key, count, 0));
+        for count in counts {
+            self.release_attempt(key, count, 0);
+        }
         self.tell_released(key);
     }
 

@@ -1,6 +1,6 @@
 //! Messages that name very many tasks are handled in parts, so that others have their turn between them.
 //!
-//! What is left of such a message is kept for its connection ([`Core::has_rest`]). The shell lets others have their
+//! The rest of such a message is stored for its connection ([`Core::has_rest`]). The shell lets others have their
 //! turn, waits until the peer has taken what waits for it, and goes on ([`Core::handle_rest`]) before it takes the
 //! peer's next message.
 
@@ -10,12 +10,12 @@ use furlong_wire::ids::EngineId;
 use furlong_wire::limits::LISTED_MAX;
 use furlong_wire::message::{Accepted, Register, Reply, ReplyBody, TaskRange, TaskState, ToClient};
 
-use super::numbered::Numbered;
+use super::seq_map::SeqMap;
 use super::sessions::{Session, SessionKey};
 use super::work::TASKS_PER_PART;
 use super::{Connected, ConnectionId, Core, PeerMisbehaved, Time};
 
-/// What is left of a message.
+/// The rest of a message.
 #[derive(Debug)]
 pub(super) enum Rest {
     /// Results that have arrived.
@@ -38,17 +38,17 @@ pub(super) struct Named {
     ranges: VecDeque<(SessionKey, u64, u64)>,
     /// The request to be answered, and the journal's entries when it came.
     request: Option<(u64, u64)>,
-    /// What the answer says so far: tasks that ended with it, and those that had ended.
+    /// The answer so far: tasks that ended with it, and those that had ended.
     cancelled: u64,
     ended: u64,
 }
 
-/// What is done with tasks.
+/// An action on tasks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Act {
     /// They are ended.
     Cancel {
-        /// Whether an interpreter that does not heed the interrupt is killed.
+        /// True if an interpreter that does not respond to the interrupt is killed.
         force: bool,
     },
     /// They are ended if they have not begun.
@@ -73,7 +73,7 @@ impl Named {
 }
 
 impl Core {
-    /// Whether something is left to do of the last message of a connection.
+    /// Returns true if something is left to do of the last message of a connection.
     pub fn has_rest(&self, connection: ConnectionId) -> bool {
         !self.rests.is_empty() && self.rests.contains_key(&connection)
     }
@@ -193,7 +193,9 @@ impl Core {
                     self.force_stopping(now, of, first, last);
                 }
                 named.cancelled += unfinished.len() as u64;
-                unfinished.into_iter().for_each(|task| self.cancel_task(now, task, force));
+                for task in unfinished {
+                    self.cancel_task(now, task, force);
+                }
             }
             Act::TakeBack => named.cancelled += self.take_tasks_back(now, unfinished),
             Act::Purge => {}
@@ -235,7 +237,7 @@ impl Core {
         }
         self.to_client(connection, ToClient::Accepted(accepted));
         if let Some(id) = self.sessions.get(key).map(|session| session.id) {
-            self.hasten_orphans_of(now, id);
+            self.shorten_orphans_of(now, id);
         }
     }
 }
@@ -244,7 +246,7 @@ impl Core {
 const DELIVERED_PER_PART: usize = 256;
 
 /// The number of the `place`th value from `first` to `last`, if there are so many.
-fn nth<T>(map: &Numbered<T>, first: u64, last: u64, place: usize) -> Option<u64> {
+fn nth<T>(map: &SeqMap<T>, first: u64, last: u64, place: usize) -> Option<u64> {
     map.range(first, last).nth(place - 1).map(|(n, _)| n)
 }
 

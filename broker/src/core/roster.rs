@@ -1,11 +1,11 @@
-//! Which engine had which integer: kept over a restart of the broker, so that engines get theirs back.
+//! The integers that engines had, retained over a restart of the broker so that engines get theirs back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use furlong_wire::ids::{EngineId, EngineUuid};
 use serde::{Deserialize, Serialize};
 
-/// What a later broker should know.
+/// The information about engines that a later broker should know.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Roster {
     /// The next integer to give.
@@ -18,7 +18,7 @@ pub struct Roster {
     pub here: BTreeSet<EngineId>,
 }
 
-/// What has changed of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many
+/// A change of a roster. So ten thousand engines that come or go cost ten thousand lines, and not as many
 /// copies of all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Change {
@@ -58,7 +58,7 @@ impl Roster {
 }
 
 impl Unused {
-    /// Whether nobody has had an integer, though larger ones were given.
+    /// Returns true if nobody has had an integer, though larger ones were given.
     pub fn contains(&self, EngineId(id): EngineId) -> bool {
         self.0.range(..=id).next_back().is_some_and(|(_, last)| id <= *last)
     }
@@ -86,7 +86,7 @@ impl Unused {
         }
     }
 
-    /// How many runs there are.
+    /// Returns the number of runs.
     #[cfg(test)]
     pub fn runs(&self) -> usize {
         self.0.len()

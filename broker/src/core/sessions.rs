@@ -15,11 +15,11 @@ use furlong_wire::token::Claims;
 
 use super::engines::ProcessKey;
 use super::journal::Durable;
-use super::numbered::Numbered;
 use super::output::Piece;
 use super::payloads::{Credit, Receiving, Stored};
 use super::prefetch::Kinds;
 use super::refused::{MISSING_RANGES_MAX, Refused, ranges};
+use super::seq_map::SeqMap;
 use super::tasks::{Follower, More, TaskKey};
 use super::time::Time;
 use super::work::count;
@@ -39,7 +39,7 @@ impl SessionKey {
 pub struct Session {
     /// Its id, made by the client's process.
     pub id: SessionId,
-    /// What its token allows.
+    /// The rights that its token grants.
     pub claims: Claims,
     /// The token against whose limits it counts: that with which it was opened.
     pub counted_by: TokenId,
@@ -52,32 +52,32 @@ pub struct Session {
     /// Blobs that its tasks name.
     pub definitions: BTreeMap<u32, Definition>,
     /// Its unfinished tasks, by number.
-    pub tasks: Numbered<TaskKey>,
+    pub tasks: SeqMap<TaskKey>,
     /// Its ended tasks that it has not acknowledged.
-    pub done: Numbered<Box<Done>>,
-    /// How many of the two are to be kept.
+    pub done: SeqMap<Box<Done>>,
+    /// The number of tasks in both maps that are to be retained.
     pub keeps: u64,
-    /// How its tasks ended, the last ones: for those that depend on them.
-    pub endings: Numbered<Ending>,
+    /// The ends of its most recent tasks, for those that depend on them.
+    pub endings: SeqMap<Ending>,
     /// Its tasks that were ended while an engine had them, with the attempts that have not stopped yet.
     pub stopping: BTreeSet<(u64, u64)>,
     /// The running attempt that has opened it, or that waits for its tasks.
     pub parent: Option<Parent>,
-    /// How many running tasks wait for its tasks, one for the other; 0 if nobody on an engine does.
+    /// The number of nested running tasks that wait for its tasks; 0 if none on an engine does.
     pub depth: u32,
-    /// Whether it was opened on its present connection.
+    /// True if it was opened on its present connection.
     pub is_open: bool,
     /// Of ended tasks from this number on its client is told when their turn comes: it has just opened the session.
     pub undelivered_from: Option<u64>,
     /// Engine processes that were told its secret: no others know anything of it.
     pub known_to: BTreeSet<ProcessKey>,
-    /// Whether it ends with its connection.
+    /// True if it ends with its connection.
     pub cancel_on_disconnect: bool,
-    /// Whether it is over but for kept tasks that have not ended.
+    /// True if it is over but for retained tasks that have not ended.
     pub departed: bool,
-    /// Whether it is being ended, a part at a time.
+    /// True if it is being ended, a part at a time.
     pub is_ending: bool,
-    /// When a shared task of it was last given to an engine: a count of such.
+    /// The count of assigned shared tasks when one of its own was last given to an engine.
     pub served: u64,
     /// Fetches that wait for an answer.
     pub fetches: usize,
@@ -90,7 +90,7 @@ pub struct Session {
     pub before: u64,
     /// Of those, the ones that engines held and nobody had asked for in time: that was ended.
     pub unasked: BTreeSet<u64>,
-    /// When it was opened here.
+    /// The time at which it was opened here.
     pub opened: Time,
     /// Unfinished tasks whose arguments did not come whole before the connection was cut: the client sends them again.
     pub missing: BTreeSet<u64>,
@@ -101,7 +101,7 @@ pub struct Session {
     /// As many more: those that a journal had. Their client may know the end of some, if that could not be written, or
     /// have acknowledged it, if that was not written; it does not count them.
     pub restored_tasks: u64,
-    /// What it may announce.
+    /// The credit for its announcements.
     pub credit: Credit,
     /// Bytes of results that its client has not acknowledged: those that are here, or on their way here.
     pub unread_bytes: u64,
@@ -109,15 +109,15 @@ pub struct Session {
     pub receiving: Receiving<ClientWaiting>,
     /// The number of its connection's next transfer, towards it.
     pub next_transfer: u64,
-    /// How long its kinds of tasks take.
+    /// The run times of its kinds of tasks.
     pub kinds: Kinds,
-    /// Whether the journal has it, and which of its definitions.
+    /// True if the journal has it.
     pub is_noted: bool,
     /// The definitions that the journal has.
     pub noted_definitions: BTreeSet<u32>,
     /// The last entry of the journal about what it submitted.
     pub last_entry: u64,
-    /// Whether it comes from the journal, and its client has not been here since.
+    /// True if it comes from the journal, and its client has not been here since.
     pub is_restored: bool,
 }
 
@@ -126,7 +126,7 @@ pub struct Session {
 pub struct Parent {
     /// The count of the attempt.
     pub attempt: u64,
-    /// Whether the session ends with it: it was opened by a pass.
+    /// True if the session ends with it: it was opened by a pass.
     pub is_bound: bool,
 }
 
@@ -141,7 +141,7 @@ pub enum Definition {
     Here(Stored),
 }
 
-/// What waits for a payload from a client.
+/// The recipient of a payload from a client.
 #[derive(Debug)]
 pub enum ClientWaiting {
     /// Tasks that share it.
@@ -153,13 +153,13 @@ pub enum ClientWaiting {
 /// An ended task, kept until its client has acknowledged it.
 #[derive(Debug)]
 pub struct Done {
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
     /// The engine that ran it.
     pub engine: Option<EngineId>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When things happened.
+    /// The times of its events.
     pub times: TaskTimes,
     /// Its result.
     pub payload: Option<Stored>,
@@ -167,39 +167,39 @@ pub struct Done {
     pub lane: Option<ProcessKey>,
     /// The engine process that holds it until it is acknowledged or dropped, and as which attempt.
     pub held: Option<(ProcessKey, u64)>,
-    /// Whether its end is on its way to the journal, and may not be told before.
+    /// True if its end is on its way to the journal, and may not be reported before.
     pub is_unwritten: bool,
-    /// Whether nobody wants it any longer as soon as it is.
+    /// True if nobody wants it any longer once it is there.
     pub is_purged: bool,
-    /// What the task was.
+    /// The summary of the task.
     pub what: What,
 }
 
-/// What is still of interest of a task that has ended.
+/// The summary of a task that has ended.
 #[derive(Debug)]
 pub struct What {
-    /// What ran it.
+    /// The runtime that ran it.
     pub runtime: Runtime,
     /// The engine that its submit named.
     pub target: Option<EngineId>,
-    /// What was not the default.
+    /// The options that differed from the defaults.
     pub options: Option<Arc<TaskOptions>>,
     /// Bytes of its call and arguments.
     pub request_bytes: u64,
-    /// How many of its attempts were lost.
+    /// The number of its attempts that were lost.
     pub losses: u32,
     /// Microseconds from its submit until it had all that it needed.
     pub queued_us: u64,
-    /// Whether its result and output were dropped for want of memory.
+    /// True if its result and output were dropped for want of memory.
     pub gave_way: bool,
-    /// What the journal has of it.
+    /// The journal's state of it.
     pub durable: Option<Box<Durable>>,
-    /// What few tasks have.
+    /// The extras that few tasks have.
     pub more: Option<Box<More>>,
 }
 
 impl What {
-    /// Whether result and output are kept after the client has them.
+    /// Returns true if result and output are retained after the client has them.
     pub fn keep(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.keep)
     }
@@ -209,12 +209,12 @@ impl What {
         self.options.iter_mut().for_each(|options| Arc::make_mut(options).keep = false);
     }
 
-    /// Whether somebody may ask for it when its session is over.
+    /// Returns true if somebody may ask for it when its session is over.
     pub fn outlives_session(&self) -> bool {
         self.keep() || self.durable.is_some()
     }
 
-    /// Who waits for it.
+    /// Takes out the clients that wait for it.
     pub fn take_followers(&mut self) -> Vec<Follower> {
         self.more.as_mut().map(|more| std::mem::take(&mut more.followers)).unwrap_or_default()
     }
@@ -246,7 +246,7 @@ impl Done {
         ends.iter().any(|end| end.offset > 0).then_some(ends)
     }
 
-    /// What is kept of what it wrote, as the answer to a request.
+    /// Returns its retained output, as the answer to a request.
     pub fn output(&self, request: u64) -> impl Iterator<Item = FetchedOutput> {
         let (attempt, engine) = (self.attempts, self.engine.unwrap_or(EngineId(0)));
         let pieces = self.what.more.as_ref().map_or(&[][..], |more| more.output.pieces());
@@ -256,23 +256,23 @@ impl Done {
         })
     }
 
-    /// How it ended, for those that depend on it.
+    /// Returns its end as its dependents see it.
     pub fn ending(&self) -> Ending {
         Ending { succeeded: self.outcome.state == TaskState::Succeeded, engine: self.engine }
     }
 }
 
-/// How a task ended, for those that depend on it.
+/// The end of a task as its dependents see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ending {
-    /// Whether it succeeded.
+    /// True if it succeeded.
     pub succeeded: bool,
     /// The engine that ran it, if one did.
     pub engine: Option<EngineId>,
 }
 
 impl Ending {
-    /// Whether it is what a task that depends on it demands.
+    /// Returns true if it is what a task that depends on it demands.
     pub fn is_as_demanded(self, demand: &Dependency) -> bool {
         if self.succeeded { demand.success } else { demand.failure }
     }
@@ -289,10 +289,10 @@ impl Session {
             incarnation: 0,
             secret: None,
             definitions: BTreeMap::new(),
-            tasks: Numbered::default(),
-            done: Numbered::default(),
+            tasks: SeqMap::default(),
+            done: SeqMap::default(),
             keeps: 0,
-            endings: Numbered::default(),
+            endings: SeqMap::default(),
             stopping: BTreeSet::new(),
             parent: None,
             depth: 0,
@@ -364,12 +364,12 @@ impl Session {
         Ok(Accepted { n, missing, definitions })
     }
 
-    /// Whether the client is told of an ended task with those that waited for it when it opened the session.
+    /// Returns true if the client is told of an ended task with those that waited for it when it opened the session.
     pub fn is_told_later(&self, n: u64) -> bool {
         self.undelivered_from.is_some_and(|from| n >= from)
     }
 
-    /// Whether a task that was ended still runs on an engine.
+    /// Returns true if a task that was ended still runs on an engine.
     pub fn is_stopping(&self, n: u64) -> bool {
         self.stopping.range((n, 0)..=(n, u64::MAX)).next().is_some()
     }
@@ -385,7 +385,9 @@ impl Session {
         let ended: Vec<(u64, bool)> = self.done.range(first, last).map(|(n, done)| (n, done.what.keep())).collect();
         for n in ended.iter().filter(|(_, keep)| *keep).map(|(n, _)| *n) {
             self.keeps -= 1;
-            self.done.get_mut(n).into_iter().for_each(|done| done.what.keep_no_longer());
+            if let Some(done) = self.done.get_mut(n) {
+                done.what.keep_no_longer();
+            }
         }
         ended.len()
     }
@@ -458,7 +460,7 @@ impl Session {
         unknown
     }
 
-    /// Whether it has or had a task of this number.
+    /// Returns true if it has or had a task of this number.
     pub fn knows(&self, n: u64) -> bool {
         self.tasks.get(n).is_some() || self.done.get(n).is_some() || self.endings.get(n).is_some()
     }
@@ -467,7 +469,7 @@ impl Session {
 /// Tasks that a session can have had at an earlier start of the broker.
 const TASKS_BEFORE_MAX: u64 = u64::MAX / 2;
 
-/// What a submit is.
+/// The classification of a submit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     /// New tasks.
@@ -514,7 +516,7 @@ impl Sessions {
         key
     }
 
-    /// Whether there are keys left for more. They are not given twice, also over starts of the broker with a journal.
+    /// Returns true if there are keys left for more. None is given twice, even over starts of a broker with a journal.
     pub fn has_keys(&self) -> bool {
         self.next < SessionKey::NOBODY.0
     }
@@ -560,7 +562,9 @@ impl Sessions {
         let session = self.by_key.remove(&key)?;
         self.by_id.remove(&(session.owner(), session.id));
         self.of_any_owner.remove(&(session.id, key));
-        session.parent.into_iter().for_each(|parent| _ = self.by_parent.remove(&(parent.attempt, key)));
+        if let Some(parent) = session.parent {
+            self.by_parent.remove(&(parent.attempt, key));
+        }
         Some(session)
     }
 
@@ -568,7 +572,9 @@ impl Sessions {
     pub fn set_parent(&mut self, key: SessionKey, parent: Parent) {
         let Some(session) = self.by_key.get_mut(&key) else { return };
         let before = session.parent.replace(parent);
-        before.into_iter().for_each(|before| _ = self.by_parent.remove(&(before.attempt, key)));
+        if let Some(before) = before {
+            self.by_parent.remove(&(before.attempt, key));
+        }
         self.by_parent.insert((parent.attempt, key));
     }
 
@@ -578,7 +584,7 @@ impl Sessions {
         of_parent.inspect(|_| count(1)).filter_map(|(_, key)| self.get(*key))
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.by_key.len()
     }

@@ -151,13 +151,13 @@ impl Core {
         }
     }
 
-    /// Whether an engine still has an attempt whose task has ended.
+    /// Returns true if an engine still has an attempt whose task has ended.
     pub(super) fn is_stuck(&self, count: u64) -> bool {
         self.attempts.get(count).is_some_and(|given| self.tasks.get(given.task).is_none())
     }
 }
 
-/// What a process has said of itself; none before it has.
+/// Returns the status a process has reported; none before it has.
 fn process_status(process: &Process) -> Option<ProcessStatus> {
     let register = process.register.as_ref()?;
     Some(ProcessStatus {

@@ -1,4 +1,4 @@
-//! How tasks come in: checked, numbered, with their arguments, in their queue.
+//! Submission of tasks: they are checked, numbered, stored with their arguments and queued.
 
 use std::sync::Arc;
 
@@ -110,12 +110,12 @@ impl Core {
             let text = self.no_memory(0);
             self.end(now, task, Ended::by_broker(TaskState::Failed, ErrorKind::Busy, text));
         } else if matches!(payload, Payload::Inline(_)) {
-            self.payload_is_whole(now, task, stored);
+            self.take_payload(now, task, stored);
         }
         Ok(())
     }
 
-    /// What the tasks demand of their engines. As an error, the plain demands, if there are too many different ones.
+    /// Registers the demands of the tasks. As an error, the plain demands, if there are too many different ones.
     fn enter_placement(
         &mut self,
         key: SessionKey,
@@ -173,7 +173,7 @@ impl Core {
         for &task in tasks.iter() {
             self.join(now, task, waits.as_ref());
             if whole {
-                self.payload_is_whole(now, task, stored.clone());
+                self.take_payload(now, task, stored.clone());
             }
         }
         if whole {
@@ -188,7 +188,7 @@ impl Core {
         session.receiving.expect_share(transfer_of(payload), payload, waiting, share)
     }
 
-    /// What the tasks of a submit wait for. As an error, why they cannot be accepted.
+    /// Returns the dependencies for which a submit's tasks wait. As an error, why they cannot be accepted.
     fn waits_for(
         &self,
         key: SessionKey,
@@ -210,7 +210,7 @@ impl Core {
         Some(Ended::by_broker(TaskState::Failed, ErrorKind::Unsupported, text))
     }
 
-    /// Why tasks cannot be durable, if they shall.
+    /// Returns the reason that tasks cannot be durable, if they are to be.
     fn not_durable(&self, session: SessionKey, options: &TaskOptions) -> Option<&'static str> {
         if !options.durable {
             return None;
@@ -277,20 +277,22 @@ impl Core {
                 return self.end(now, key, Ended::by_broker(TaskState::Failed, ErrorKind::Forbidden, text));
             }
         }
-        waits.into_iter().for_each(|waits| self.begin_to_wait(key, waits.clone()));
+        if let Some(waits) = waits {
+            self.begin_to_wait(key, waits.clone());
+        }
     }
 
     /// A task has its arguments: it is queued, or waits for the definition that it names.
-    pub(super) fn payload_is_whole(&mut self, now: Time, key: TaskKey, stored: Stored) {
+    pub(super) fn take_payload(&mut self, now: Time, key: TaskKey, stored: Stored) {
         let Some(task) = self.tasks.get_mut(key) else { return };
         task.payload = stored;
-        let Some(number) = task.define else { return self.has_arguments(now, key) };
+        let Some(number) = task.define else { return self.admit_with_arguments(now, key) };
         let session = self.sessions.get_mut(task.session).expect("a session outlives its tasks");
         let text = match session.definitions.get_mut(&number) {
             Some(Definition::Here(Stored::Refused)) => {
                 "the broker's payload memory was full when its function was sent"
             }
-            Some(Definition::Here(_)) => return self.has_arguments(now, key),
+            Some(Definition::Here(_)) => return self.admit_with_arguments(now, key),
             Some(Definition::Receiving(waiting) | Definition::Missing(waiting)) => return waiting.push(key),
             None => "it names a definition that was never sent",
         };
@@ -298,7 +300,7 @@ impl Core {
     }
 
     /// A task has arguments and definition: it is queued, or waits for other tasks.
-    pub(super) fn has_arguments(&mut self, now: Time, key: TaskKey) {
+    pub(super) fn admit_with_arguments(&mut self, now: Time, key: TaskKey) {
         if self.waits_for_journal(key) {
             return;
         }
@@ -350,16 +352,16 @@ impl Core {
         let session = self.sessions.get_mut(key).ok_or(PeerMisbehaved::Order)?;
         let Some((waiting, stored)) = session.receiving.handle_chunk(transfer, chunk)? else { return Ok(()) };
         match waiting {
-            ClientWaiting::Definition(number) => return self.definition_is_whole(now, key, number, stored),
+            ClientWaiting::Definition(number) => return self.take_definition(now, key, number, stored),
             ClientWaiting::Tasks(tasks) => {
                 let live = tasks.into_iter().filter(|task| self.tasks.get(*task).is_some()).collect::<Vec<_>>();
                 if live.is_empty() {
                     self.release_request(key, &stored);
                 }
                 let Some((last, others)) = live.split_last() else { return Ok(()) };
-                others.iter().for_each(|task| self.payload_is_whole(now, *task, stored.clone()));
+                others.iter().for_each(|task| self.take_payload(now, *task, stored.clone()));
                 // The last one gets this clone: whichever task ends last must find that nobody else holds the payload.
-                self.payload_is_whole(now, *last, stored);
+                self.take_payload(now, *last, stored);
             }
         }
         Ok(())
@@ -389,7 +391,7 @@ impl Core {
         if refused {
             self.read_past(key, &define.payload, &Stored::Refused);
         }
-        if whole { self.definition_is_whole(now, key, define.number, stored) } else { Ok(()) }
+        if whole { self.take_definition(now, key, define.number, stored) } else { Ok(()) }
     }
 
     /// A definition can go. One that has not come whole stays until the session ends: its chunks are on their way.
@@ -420,7 +422,7 @@ impl Core {
     }
 
     /// A definition is here, or was refused: what waited for it goes on.
-    fn definition_is_whole(
+    fn take_definition(
         &mut self,
         now: Time,
         key: SessionKey,
@@ -432,7 +434,9 @@ impl Core {
         let Some(Definition::Receiving(waiting)) = before else { return Err(PeerMisbehaved::Order) };
         for task in waiting {
             let payload = self.tasks.get(task).map(|task| task.payload.clone());
-            payload.into_iter().for_each(|payload| self.payload_is_whole(now, task, payload));
+            if let Some(payload) = payload {
+                self.take_payload(now, task, payload);
+            }
         }
         Ok(())
     }
@@ -464,7 +468,7 @@ impl Core {
     }
 }
 
-/// What an announcement counts against credit and budget: chunked payloads only.
+/// Returns the bytes that an announcement counts against credit and budget: chunked payloads only.
 pub(super) fn announced_bytes(payload: &Payload) -> u64 {
     match payload {
         Payload::Inline(_) => 0,
@@ -487,7 +491,7 @@ fn within_limits(options: &TaskOptions) -> bool {
         && names.into_iter().all(|name| name.len() <= NAME_BYTES_MAX)
 }
 
-/// What the options of a task say against each other, or against what this version does.
+/// Returns the contradiction of a task's options with each other, or with what this version does.
 fn contradiction(options: &TaskOptions, direct: bool) -> Option<&'static str> {
     if options.error_retries > 0 && options.at_most_once {
         return Some("`at_most_once` and `error_retries` contradict each other; leave one of them out");

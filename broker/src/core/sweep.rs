@@ -53,7 +53,9 @@ impl Core {
         let next = (of.unwrap_or(SessionKey(0)), 0);
         let until = self.tasks.age();
         let mut sweep = Sweep { number: self.sweeps_made, engine, of, reason, next, until };
-        apart.into_iter().for_each(|task| self.end_if_swept(now, &sweep, task));
+        for task in apart {
+            self.end_if_swept(now, &sweep, task);
+        }
         if !self.sweep_part(now, &mut sweep) {
             self.engines.update(engine, |engine| engine.queue.hold(of, sweep.number, &self.tasks));
             self.chores.push(Chore::Sweep(sweep));
@@ -80,7 +82,9 @@ impl Core {
         for (.., task) in part {
             self.end_if_swept(now, sweep, task);
         }
-        rest.into_iter().for_each(|next| sweep.next = next);
+        if let Some(next) = rest {
+            sweep.next = next;
+        }
         rest.is_none()
     }
 

@@ -42,81 +42,81 @@ pub struct Age(NonZeroU32);
 #[derive(Debug)]
 pub struct Task {
     serial: NonZeroU32,
-    /// Whose it is, and its number there.
+    /// Its session.
     pub session: SessionKey,
     /// Its number in the session.
     pub n: u64,
-    /// Where it may run.
+    /// Its target.
     pub place: Place,
-    /// What its engine must have.
+    /// The demands on its engine.
     pub placement: PlacementId,
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// The client's number for its kind.
     pub class: u32,
     /// The definition that it needs.
     pub define: Option<u32>,
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub options: Option<Arc<TaskOptions>>,
     /// Call header and arguments.
     pub payload: Stored,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// How many attempts were made at it.
+    /// The number of attempts made at it.
     pub attempts: u32,
-    /// How many of them were lost after they had been reported started.
+    /// The number of these that were lost after they had been reported started.
     pub losses: u32,
-    /// When it was submitted.
+    /// The time of its submit.
     pub submitted: Time,
     /// Microseconds from then until it had all that it needed.
     pub queued_us: u64,
-    /// When it was last given to an engine.
+    /// The time at which it was last given to an engine.
     pub assigned: Option<Time>,
-    /// What the journal has of it.
+    /// The journal's state of it.
     durable: Option<Box<Durable>>,
-    /// What few tasks have.
+    /// The extras that few tasks have.
     more: Option<Box<More>>,
 }
 
-/// What few tasks have.
+/// The extras that few tasks have.
 #[derive(Debug, Default)]
 pub struct More {
     /// Attempts that raised and were followed by another.
     pub errors: u32,
     /// Attempts that their engines have cancelled, which nobody had asked for.
     pub cancels_unasked: u32,
-    /// Whether an engine was lost that had it in hand and had not said that it runs: it may be what ends engines.
+    /// True if an engine was lost with it assigned and not yet reported as running: it may be what ends engines.
     pub is_suspect: bool,
-    /// When its engine reported that it runs.
+    /// The time at which its engine reported that it runs.
     pub started: Option<Time>,
-    /// Whether its run has ended on an engine that is away, and holds the result: it counts as a run, without a limit.
+    /// True if its run has ended on an engine that is away, and holds the result: it counts as a run, without a limit.
     pub has_run: bool,
-    /// When something is due for it.
+    /// The time at which something is due for it.
     pub deadline: Option<Time>,
-    /// When its pause ends.
+    /// The end of its pause.
     pub pause_ends: Option<Time>,
-    /// What it waits for.
+    /// The tasks it waits for.
     pub waits: Option<Box<Waits>>,
     /// The attempts before this one.
     pub past: Vec<AttemptRecord>,
-    /// What it has written, and what is kept of it.
+    /// Its output, and the retained part of it.
     pub output: KeptOutput,
-    /// Who waits for its end.
+    /// The clients that wait for its end.
     pub followers: Vec<Follower>,
 }
 
 /// A client that has asked for a task that has not ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Follower {
-    /// Where to answer.
+    /// The connection for the answer.
     pub connection: ConnectionId,
     /// Its number for the request.
     pub request: u64,
-    /// Whether it wants the output.
+    /// True if it wants the output.
     pub output: bool,
 }
 
-/// Where a task may run.
+/// The target of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     /// On any engine: it is in the shared queue.
@@ -137,7 +137,7 @@ impl Place {
     }
 }
 
-/// Where an unfinished task stands.
+/// The state of an unfinished task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// Its payload has not come whole.
@@ -148,16 +148,16 @@ pub enum State {
     Queued,
     /// An engine has it.
     Assigned {
-        /// Which.
+        /// The identifier.
         engine: EngineId,
         /// As which attempt.
         attempt: u64,
-        /// Whether the engine has reported that it runs.
+        /// True if the engine has reported that it runs.
         started: bool,
     },
     /// It has ended on its engine, where its result waits until there is room for it.
     Unsent {
-        /// Which.
+        /// The identifier.
         engine: EngineId,
         /// As which attempt.
         attempt: u64,
@@ -181,33 +181,33 @@ impl Task {
         self.options.as_ref().map_or(0, |options| options.priority)
     }
 
-    /// Whether a second run is forbidden.
+    /// Returns true if a second run is forbidden.
     pub fn at_most_once(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.at_most_once)
     }
 
-    /// Whether its failure ends what its session has queued behind it on the same engine.
+    /// Returns true if its failure ends what its session has queued behind it on the same engine.
     pub fn aborts_followers(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.abort_on_error)
     }
 
-    /// Whether its result and output are kept after they were acknowledged.
+    /// Returns true if its result and output are retained after they were acknowledged.
     pub fn keep(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.keep)
     }
 
-    /// Whether it goes on when its session is over.
+    /// Returns true if it goes on when its session is over.
     pub fn outlives_session(&self) -> bool {
         let durable = self.durable().is_some_and(|durable| matches!(durable.stage, Stage::Noted | Stage::Written));
         durable || (self.keep() && self.state != State::Receiving)
     }
 
-    /// What the journal has of it.
+    /// The journal's state of it.
     pub fn durable(&self) -> Option<Durable> {
         self.durable.as_deref().copied()
     }
 
-    /// What the journal has of it.
+    /// The journal's state of it.
     pub fn durable_mut(&mut self) -> Option<&mut Durable> {
         self.durable.as_deref_mut()
     }
@@ -217,7 +217,7 @@ impl Task {
         self.durable.take()
     }
 
-    /// Whether it was submitted to an earlier start of the broker, where it may have run.
+    /// Returns true if it was submitted to an earlier start of the broker, where it may have run.
     pub fn may_be_repeated(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.repeated) || self.durable().is_some_and(|it| it.begun)
     }
@@ -227,25 +227,25 @@ impl Task {
         at.micros_since(self.submitted) + self.durable().map_or(0, |durable| durable.age_us)
     }
 
-    /// When it was submitted: microseconds since 1970.
+    /// The time of its submit: microseconds since 1970.
     pub fn submitted_unix_us(&self, start: BrokerStart) -> u64 {
         self.submitted.unix_us(start) - self.durable().map_or(0, |durable| durable.age_us)
     }
 
-    /// Whether it ends when its engine's interpreter is replaced: it is a direct one, which may need the namespace.
+    /// Returns true if it ends when its engine's interpreter is replaced: it is direct, and may need the namespace.
     pub fn needs_namespace(&self) -> bool {
         self.runtime == Runtime::Python
             && self.place != Place::Shared
             && !self.options.as_ref().is_some_and(|options| options.restart_safe)
     }
 
-    /// Whether it will never be given to an engine a second time.
+    /// Returns true if it will never be given to an engine a second time.
     pub fn runs_on_one_attempt(&self) -> bool {
         let restart_safe = self.options.as_ref().is_some_and(|options| options.restart_safe);
         matches!(self.place, Place::Direct(_)) && !restart_safe
     }
 
-    /// How many losses it survives: none where a second run is forbidden or tied to one engine's namespace.
+    /// Returns the number of losses it survives: none if a second run is forbidden or tied to one engine's namespace.
     pub fn losses_allowed(&self) -> u32 {
         if self.place != Place::Shared || self.at_most_once() {
             return 0;
@@ -253,22 +253,22 @@ impl Task {
         self.options.as_ref().and_then(|options| options.retries).unwrap_or(RETRIES_DEFAULT)
     }
 
-    /// How many errors of its own it survives.
+    /// Returns the number of its own errors it survives.
     pub fn errors_allowed(&self) -> u32 {
         self.options.as_ref().map_or(0, |options| options.error_retries)
     }
 
-    /// What few tasks have, if this one has it.
+    /// Returns the extras that few tasks have, if this one has them.
     pub fn more(&self) -> Option<&More> {
         self.more.as_deref()
     }
 
-    /// What few tasks have.
+    /// The extras that few tasks have.
     pub fn more_mut(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
 
-    /// What few tasks have, if this one has it.
+    /// Returns the extras that few tasks have, if this one has them.
     pub fn more_if_any(&mut self) -> Option<&mut More> {
         self.more.as_deref_mut()
     }
@@ -278,12 +278,12 @@ impl Task {
         self.more.take()
     }
 
-    /// When it may no longer wait in the state in which it is, if there is such a time.
+    /// Returns the deadline for leaving its present state, if there is one.
     pub fn deadline(&self) -> Option<Time> {
         self.more.as_ref().and_then(|more| more.deadline)
     }
 
-    /// Whether its engine has reported that it runs. Of what engines hold of an earlier start nobody knows that at
+    /// Returns true if its engine has reported that it runs. For attempts of an earlier start that is unknown at
     /// first.
     pub fn is_reported(&self) -> bool {
         if matches!(self.state, State::Unsent { .. }) {
@@ -293,7 +293,7 @@ impl Task {
         may_have_begun && self.more().is_some_and(|more| more.has_run || more.started.is_some())
     }
 
-    /// Whether an engine was lost that had it in hand and had not said that it runs.
+    /// Returns true if an engine was lost with it assigned and not yet reported as running.
     pub fn is_suspect(&self) -> bool {
         self.more().is_some_and(|more| more.is_suspect)
     }
@@ -318,7 +318,7 @@ impl Task {
     }
 }
 
-/// How often a shared task is run again after the loss of its engine, unless its options say otherwise.
+/// The number of times a shared task is run again after the loss of its engine, unless its options say otherwise.
 const RETRIES_DEFAULT: u32 = 3;
 
 /// All unfinished tasks.
@@ -358,18 +358,18 @@ impl Tasks {
         self.slab.get_mut(key.index as usize).filter(|task| task.serial == key.serial)
     }
 
-    /// Whether a task waits in a queue.
+    /// Returns true if a task waits in a queue.
     pub fn is_queued(&self, key: TaskKey) -> bool {
         self.get(key).is_some_and(|task| task.state == State::Queued)
     }
 
-    /// Whether it waits in the shared queue of these demands. An entry there may be older than its last move.
+    /// Returns true if it waits in the shared queue of these demands. An entry there may be older than its last move.
     pub fn is_queued_in(&self, key: TaskKey, placement: PlacementId) -> bool {
         let waits = |task: &Task| task.state == State::Queued && task.place == Place::Shared;
         self.get(key).is_some_and(|task| waits(task) && task.placement == placement)
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.slab.len()
     }
@@ -405,22 +405,22 @@ pub fn submitted(session: SessionKey, n: u64, submit: Submitted<'_>, payload: St
     }
 }
 
-/// What a submit says of one of its tasks.
+/// The data of one task in a submit.
 #[derive(Clone, Copy, Debug)]
 pub struct Submitted<'a> {
     /// The engine that it names.
     pub target: Option<EngineId>,
-    /// What its engine must have.
+    /// The demands on its engine.
     pub placement: PlacementId,
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// Its kind.
     pub class: u32,
     /// The definition that it needs.
     pub define: Option<u32>,
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub options: Option<&'a Arc<TaskOptions>>,
-    /// What the journal has of it.
+    /// The journal's state of it.
     pub durable: Option<Durable>,
 }
 

@@ -1,4 +1,4 @@
-//! What a message costs, counted while it is handled: so that nobody's message keeps the others waiting for long.
+//! The cost of a message, counted while it is handled, so that no peer's message keeps the others waiting for long.
 //!
 //! The unit is a task, an engine, a session or a range that is looked at. The shell lets others have their turn when a
 //! peer's messages have cost [`WORK_PER_TURN`], and a message that names very many tasks is handled in parts

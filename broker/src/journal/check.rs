@@ -1,4 +1,4 @@
-//! Whether a journal is whole: `furlong journal check`.
+//! The check of a journal's integrity: `furlong journal check`.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::read::Reader;
 use super::seal::SecretSealer;
 use crate::core::journal::TaskRow;
 
-/// What a look at a journal has found.
+/// The report of a journal check.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct JournalReport {
     /// The version of its tables.
@@ -24,7 +24,7 @@ pub struct JournalReport {
     pub ended: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// What is wrong with it.
+    /// Any problem with it.
     pub problems: Vec<String>,
 }
 

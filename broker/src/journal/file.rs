@@ -48,7 +48,7 @@ const MIGRATIONS: [&str; VERSION as usize] = ["
     CREATE TABLE about (cluster BLOB NOT NULL) STRICT;
 "];
 
-/// Whose chunks they are.
+/// The owner of the chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     /// A task's arguments.
@@ -107,7 +107,7 @@ fn make(path: &Path, folder: &Path, cluster: ClusterId) -> Result<()> {
     Ok(())
 }
 
-/// What SQLite would read or write beside the file: not through a link, and a named pipe would hold the broker.
+/// Checks the files that SQLite would use beside it: no link, and no named pipe, which would block the broker.
 fn check_beside(path: &Path) -> Result<()> {
     for end in ["-wal", "-shm", "-journal"] {
         let mut name = path.as_os_str().to_owned();
@@ -175,7 +175,7 @@ fn begin_exclusively(database: &Connection) -> Result<()> {
     Ok(database.execute_batch("BEGIN IMMEDIATE; COMMIT;")?)
 }
 
-/// Whether it is a journal, and of a version that is known here.
+/// Checks that it is a journal, and of a version that is known here.
 fn check_kind(database: &Connection) -> Result<()> {
     let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let id: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0))?;

@@ -51,7 +51,7 @@ pub struct JournalThread {
     thread: JoinHandle<()>,
 }
 
-/// How far the journal is: up to which entry, and whether that is on disk.
+/// The journal's progress: the last entry, and whether everything up to it is on disk.
 pub type Written = (u64, Result<(), String>);
 
 impl Journal {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::core::journal::Entry;
 
-/// What waits to be written. Its bound is that of the core's tasks: until an entry is on disk its task is neither
+/// The entries to be written. Its bound is that of the core's tasks: until an entry is on disk its task is neither
 /// accepted nor forgotten, so each adds a few at most.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -20,7 +20,7 @@ struct Waiting {
     is_closed: bool,
 }
 
-/// What a look at the queue brings.
+/// The result of polling the queue.
 #[derive(Debug)]
 pub(super) enum Taken {
     /// Entries, with their numbers.

@@ -18,7 +18,7 @@ use super::seal::SecretSealer;
 use crate::core::journal::{Blob, Chunked, EndRow, Met, Restoring, SessionRow, TaskRow, definition_id};
 use crate::core::output::Piece;
 
-/// What a journal had.
+/// The contents of a journal that were restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
     /// Sessions.

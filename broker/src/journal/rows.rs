@@ -36,7 +36,7 @@ pub(super) struct EndHead {
     pub run_us: u64,
     pub request_bytes: u64,
     pub past: Vec<AttemptRecord>,
-    /// Whether there is a result.
+    /// True if there is a result.
     pub has_payload: bool,
     pub payload: PayloadHead,
     pub output: Vec<(Stream, u64, serde_bytes::ByteBuf)>,

@@ -175,7 +175,7 @@ fn contents_of_memory(memory: &mut MemoryJournal) -> Vec<String> {
     contents
 }
 
-/// What may happen to a journal, of a few tasks.
+/// A step of a test of a journal with a few tasks.
 #[derive(Clone, Debug)]
 enum Step {
     Task(u64, u8, bool),
@@ -206,7 +206,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What there is by now, so that entries are such as the core gives.
+/// The rows that exist by now, so that entries are such as the core gives.
 #[derive(Default)]
 struct Known {
     /// Tasks by their numbers, with whose chunks they have as arguments.

@@ -13,9 +13,9 @@ use crate::core::journal::{Blob, EndRow, Entry, Met, SessionRow, TaskRow, defini
 
 /// Bytes of entries that wait to be written after an error. Beyond, the journal is given up.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long what could not be written waits to be tried again.
+/// The delay before entries that could not be written are tried again.
 pub(super) const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// What an entry counts for beside its payload.
+/// The cost of an entry beside its payload.
 const ENTRY_BYTES: usize = 512;
 
 /// Writes a journal.
@@ -24,11 +24,11 @@ pub(super) struct Writer {
     database: Connection,
     sealer: SecretSealer,
     path: PathBuf,
-    /// What could not be written, in order; nothing while all is well.
+    /// The entries that could not be written, in order; empty while all is well.
     waiting: Vec<Entry>,
-    /// Why the last try failed, and when that was.
+    /// The reason and the time of the last failed attempt.
     problem: Option<(String, Instant)>,
-    /// Whether entries were lost: nothing is accepted any longer.
+    /// True if entries were lost: nothing is accepted any longer.
     is_given_up: bool,
 }
 
@@ -37,7 +37,7 @@ impl Writer {
         Self { database, sealer, path, waiting: Vec::new(), problem: None, is_given_up: false }
     }
 
-    /// Whether something waits to be tried again.
+    /// Returns true if something waits to be tried again.
     pub(super) fn has_failed(&self) -> bool {
         self.problem.is_some() && !self.is_given_up
     }
@@ -94,7 +94,7 @@ impl Writer {
             tracing::error!("the journal {} misses the last changes", self.path.display());
         }
         if let Err((_, error)) = self.database.close() {
-            tracing::warn!("the journal {} could not be closed in good order: {error}", self.path.display());
+            tracing::warn!("the journal {} could not be closed gracefully: {error}", self.path.display());
         }
     }
 

@@ -1,4 +1,4 @@
-//! One connection: from a stranger to a peer, and its records until it ends.
+//! One connection: from an unauthenticated peer to a peer, and its records until it ends.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::entrance::Address;
 use super::listener::Serves;
-use super::way_in::{BadStranger, Proved, greet, refuse, shake_hands};
+use super::way_in::{Proved, RejectedPeer, greet, refuse, shake_hands};
 use super::{Shell, Stranding, TICK};
 use crate::budget::{OUT_QUEUE_BYTES_MAX, OutQueues};
 use crate::core::{ConnectionId, Core, PeerMisbehaved, Time, WORK_PER_TURN};
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub(super) name: String,
     socket: WriteHalf,
     outgoing: RefCell<Lane>,
-    /// Whether something was queued since the last inline write.
+    /// True if something was queued since the last inline write.
     dirty: Cell<bool>,
     /// Wakes the writer task: there is more than an inline write takes.
     more: Notify,
@@ -36,10 +36,10 @@ pub(super) struct Connection {
     /// Wakes the reader: the connection shall end.
     ended: Notify,
     end: Cell<Option<End>>,
-    /// When something was last sent, by the clock.
+    /// The time, by the clock, at which something was last sent.
     sent: Cell<Instant>,
     vigil: Cell<Vigil>,
-    /// Whether nothing is read from it until it has taken more of what waits for it, and what wakes the reader then.
+    /// True while nothing is read from it until it takes more of its pending output; then, the reader's wake-up signal.
     paused: Cell<bool>,
     taken: Notify,
     /// Of a client: what waits for all of them, and how much of that is this one's.
@@ -47,17 +47,17 @@ pub(super) struct Connection {
     counted_bytes: Cell<usize>,
 }
 
-/// What goes to a peer, by what it is.
+/// The outgoing queue of a peer, by the peer's kind.
 #[derive(Debug)]
 pub(super) enum Lane {
     Client(Outgoing<ToClient>),
     Engine(Outgoing<ToEngine>),
 }
 
-/// Why a connection ends.
+/// The reason that a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
-    /// What waits is still written.
+    /// Graceful: pending messages are still written.
     InGoodOrder(&'static str),
     /// At once.
     AtOnce(&'static str),
@@ -103,13 +103,13 @@ impl Connection {
         self.out_queues.as_ref().map_or(OUT_QUEUE_BYTES_MAX, |out_queues| out_queues.waits_max())
     }
 
-    /// Whether so much waits for a client that it is to take some before it asks for more.
+    /// Returns true if so much is pending for a client that it is to take some before it asks for more.
     fn is_to_take(&self) -> bool {
         let asks_max = self.out_queues.as_ref().map(|out_queues| out_queues.asks_max());
         asks_max.is_some_and(|most| self.queued_bytes() > most)
     }
 
-    /// Whether nothing is read from it at present.
+    /// Returns true if nothing is read from it at present.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.get()
     }
@@ -265,7 +265,8 @@ impl Lane {
     }
 }
 
-/// Serves an accepted socket of a port to its end. `stranding` counts it among the strangers until it is proved.
+/// Serves an accepted socket of a port to its end. `stranding` counts it among the unauthenticated peers until it is
+/// proved.
 pub(super) async fn serve(
     shell: Rc<Shell>,
     serves: Serves,
@@ -276,8 +277,8 @@ pub(super) async fn serve(
     let deadline = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let proved = match timeout(deadline, shake_hands(&shell, serves, halves, address, &stranding)).await {
         Ok(Ok(proved)) => proved,
-        Ok(Err(error)) => return shell.log_stranger(address, &error),
-        Err(_) => return shell.log_stranger(address, &BadStranger::Deadline),
+        Ok(Err(error)) => return shell.log_rejected(address, &error),
+        Err(_) => return shell.log_rejected(address, &RejectedPeer::Deadline),
     };
     drop(stranding);
     let Proved { peer, incoming, mut socket, mut sealer } = proved;
@@ -382,7 +383,7 @@ async fn read(
         incoming.shrink();
         shell.core.borrow_mut().dispatch(shell.now());
         shell.flush();
-        shell.linger.note_turn();
+        shell.spin.note_turn();
     }
 }
 
@@ -459,7 +460,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Why a peer is closed.
+/// The reason that a peer is closed.
 #[derive(Debug, thiserror::Error)]
 enum BadPeer {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Where peers come in: a port, or the pipes beside it.
+//! The listeners for peers: a port, or the local pipes beside it.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use furlong_link::local;
 use furlong_link::stream::{ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// What listens.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) enum Entrance {
     /// At a port.
@@ -19,14 +19,14 @@ pub(super) enum Entrance {
     Local(UnixListener),
 }
 
-/// Who has come, before anything is said.
+/// An accepted peer, before anything is said.
 #[derive(Debug)]
 pub(super) enum Arrival {
     Port(TcpStream),
     Local(UnixStream),
 }
 
-/// Where a peer comes from.
+/// The address of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Address {
     /// Another machine, or this one.
@@ -35,7 +35,7 @@ pub(super) enum Address {
     Local { pid: Option<i32> },
 }
 
-/// Whose strangers share what strangers may have.
+/// The origin of unauthenticated peers, which share a limit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Origin {
     /// An address, or a /64 network of IPv6: whoever has one has all of its addresses.
@@ -100,7 +100,7 @@ impl Origin {
 }
 
 impl Address {
-    /// Whose stranger it is.
+    /// Returns the origin under which its unauthenticated peers are counted.
     pub(super) fn origin(&self) -> Origin {
         match self {
             Self::Network(address) => Origin::of_network(address.ip()),

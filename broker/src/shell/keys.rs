@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use furlong_host::home::{ClusterDir, load_broker_key, load_capability, load_issuer_key};
+use furlong_host::private_file::{ensure_private_dir, write_private};
 use furlong_link::dial::random_bytes;
-use furlong_link::home::{ClusterDir, load_broker_key, load_capability, load_issuer_key};
-use furlong_link::private_file::{ensure_private_dir, write_private};
 use furlong_wire::capability::{BrokerKey, Capability, Endpoint, Grant, IssuerKeyFile};
 use furlong_wire::ids::{ClusterId, OwnerId, TokenId};
 use furlong_wire::keys::{AtRestKey, IssuerKey, SecretKey};
 use furlong_wire::token::{Claims, Role, TokenLimits};
 
-/// What the broker is to its peers.
+/// The broker's identity towards its peers.
 #[derive(Debug)]
 pub struct Identity {
     /// Its keys.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use furlong_link::home::ClusterDir;
+use furlong_host::home::ClusterDir;
 use furlong_link::local;
 use furlong_wire::capability::Endpoint;
 use furlong_wire::ids::{BrokerStart, ClusterId};
@@ -25,7 +25,7 @@ use super::entrance::Entrance;
 use super::port_holder::port_holder;
 use super::run_files::{BrokerState, endpoint_texts, read_state, write_state};
 use super::settings::{BrokerArgs, OwnPort};
-use super::way_in::BadStranger;
+use super::way_in::RejectedPeer;
 use super::{Shell, connection};
 
 /// Whom a port serves.
@@ -53,7 +53,7 @@ struct Door {
     /// The port, and what is beside it for peers on this machine.
     entrances: Vec<Rc<Entrance>>,
     port: u16,
-    /// Where peers reach it, in the order in which they should try.
+    /// The endpoints for peers, in the order in which they should try.
     endpoints: Vec<Endpoint>,
 }
 
@@ -63,7 +63,7 @@ struct Wanted {
     serves: Serves,
     /// 0 for any free one.
     port: u16,
-    /// Whether it is not asked for, but that of the last start.
+    /// True if it is not asked for, but that of the last start.
     kept: bool,
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn bind(args: &BrokerArgs, dir: &ClusterDir, cluster: &ClusterI
     Ok(Listening { bind: args.bind, doors })
 }
 
-/// Which ports there shall be, by the flags and the last start.
+/// Returns the ports to bind, by the flags and the last start.
 fn wanted(args: &BrokerArgs, last: Option<&BrokerState>) -> Vec<Wanted> {
     let own = |serves, flag: Option<OwnPort>, last: Option<u16>| match flag {
         Some(OwnPort::None) => None,
@@ -120,7 +120,7 @@ fn wanted(args: &BrokerArgs, last: Option<&BrokerState>) -> Vec<Wanted> {
 }
 
 impl Serves {
-    /// Whether a role is served.
+    /// Returns true if a role is served.
     pub(super) fn takes(self, role: Role) -> bool {
         match self {
             Self::All => true,
@@ -178,7 +178,7 @@ impl Door {
 }
 
 impl Listening {
-    /// Where a role reaches the broker, in the order in which it should try: at the port that is for it alone, else at
+    /// Returns the endpoints at which a role reaches the broker, in order: at the port that is for it alone, else at
     /// that for all.
     pub(super) fn endpoints(&self, role: Role) -> &[Endpoint] {
         let takes = |door: &&Door| door.serves.takes(role);
@@ -209,7 +209,7 @@ impl Listening {
     }
 }
 
-/// Where peers reach a port. For all interfaces: each address of this machine, those for others first.
+/// Returns the endpoints of a port. For all interfaces: each address of this machine, those for others first.
 fn endpoints(args: &BrokerArgs, port: u16) -> Result<Vec<Endpoint>> {
     let mut hosts: Vec<String> = args.location.iter().cloned().collect();
     if args.bind.is_unspecified() {
@@ -255,14 +255,14 @@ async fn accept(shell: Rc<Shell>, entrance: Rc<Entrance>, serves: Serves, permit
             }
         };
         backoff = Duration::from_millis(10);
-        let Some(stranding) = shell.strangers.admit(address.origin()) else {
-            shell.log_stranger(address, &BadStranger::Busy);
+        let Some(stranding) = shell.pending.admit(address.origin()) else {
+            shell.log_rejected(address, &RejectedPeer::Busy);
             continue;
         };
         let halves = match arrival.open() {
             Ok(halves) => halves,
             Err(error) => {
-                shell.log_stranger(address, &error.into());
+                shell.log_rejected(address, &error.into());
                 continue;
             }
         };

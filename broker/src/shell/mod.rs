@@ -6,15 +6,15 @@
 mod connection;
 mod entrance;
 mod keys;
-mod linger;
 mod listener;
+mod pending;
 mod port_holder;
 mod rates;
 mod revocations;
 mod roster_file;
 mod run_files;
 mod settings;
-mod strangers;
+mod spin;
 mod way_in;
 
 use std::cell::{Cell, RefCell};
@@ -23,8 +23,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use furlong_link::home::{ClusterDir, Home};
-use furlong_link::stop::Stop;
+use furlong_host::home::{ClusterDir, Home};
+use furlong_host::stop::Stop;
 use furlong_wire::ids::{BrokerStart, TokenId};
 use furlong_wire::message::{Goodbye, Payload, Published, ToClient, ToEngine};
 use tokio::sync::Notify;
@@ -41,23 +41,23 @@ use crate::journal::{Journal, JournalThread, Written};
 use connection::{Connection, End, Lane};
 use entrance::Address;
 use keys::Identity;
-use linger::Linger;
+use pending::{PendingPeers, Stranding};
 use revocations::Revocations;
 use roster_file::RosterFile;
-use strangers::{Stranding, Strangers};
-use way_in::BadStranger;
+use spin::SpinBeforeSleep;
+use way_in::RejectedPeer;
 
-/// How often connections are looked after, and the core's tick comes.
+/// The interval at which connections are checked and the core's tick comes.
 const TICK: Duration = Duration::from_secs(1);
 /// Chunks that are freed in one turn.
 const DISCARDED_PER_TURN: usize = 4;
 
-/// What the tasks of the shell share.
+/// The state that the tasks of the shell share.
 #[derive(Debug)]
 struct Shell {
     core: RefCell<Core>,
     connections: RefCell<BTreeMap<ConnectionId, Rc<Connection>>>,
-    strangers: Rc<Strangers>,
+    pending: Rc<PendingPeers>,
     identity: Identity,
     revocations: Revocations,
     dir: ClusterDir,
@@ -67,7 +67,7 @@ struct Shell {
     /// Those whose connections have ended leave one after the other: so very many that do so in one moment let others
     /// have their turn between them.
     departures: tokio::sync::Mutex<()>,
-    /// What waits for all clients together.
+    /// The pending output for all clients together.
     out_queues: Rc<OutQueues>,
     /// Wakes the timer: the core wants to be called earlier than before.
     timer: Notify,
@@ -76,28 +76,28 @@ struct Shell {
     /// Chunks that nobody needs any longer, and what wakes who frees them.
     discarded: RefCell<VecDeque<bytes::Bytes>>,
     sweep: Notify,
-    /// What administrators want revoked: whose request it is, and the tokens. The core bounds how many.
+    /// The revocations that administrators want: whose request it is, and the tokens. The core bounds their number.
     to_revoke: RefCell<Vec<(ConnectionId, u64, Vec<TokenId>)>>,
-    /// Why an administrator wants the broker to stop.
+    /// The reason that an administrator wants the broker to stop.
     to_stop: RefCell<Option<String>>,
     /// Wakes who looks after the two.
     administration: Notify,
-    /// Who writes the journal, if there is one.
+    /// The thread that writes the journal, if there is one.
     journal: RefCell<Option<JournalThread>>,
-    linger: Linger,
+    spin: SpinBeforeSleep,
 }
 
 /// Runs a broker until SIGINT or SIGTERM, or until an administrator stops it.
 ///
 /// # Errors
-/// What keeps it from starting: one line that says how to mend it.
+/// The problem that keeps it from starting: one line that says how to fix it.
 pub fn run(args: &BrokerArgs) -> Result<()> {
     let dir = Home::from_env()?.cluster(&args.cluster);
     // In this order: a second broker of a cluster must not touch the first one's log and keys.
     keys::ensure_folders(&dir)?;
     let lock = BrokerLock::take(&dir)?;
     let (log, level) = (dir.log().join("broker.log"), args.log_level);
-    furlong_link::log::start(Some(&log), Some(level), level, args.log_format)
+    furlong_host::log::start(Some(&log), Some(level), level, args.log_format)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
     let identity = keys::load_or_create(&dir, args.fresh)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -125,7 +125,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let shell = Rc::new(Shell {
         core: RefCell::new(core),
         connections: RefCell::default(),
-        strangers: Rc::default(),
+        pending: Rc::default(),
         identity,
         revocations,
         dir,
@@ -143,7 +143,7 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
         to_stop: RefCell::default(),
         administration: Notify::new(),
         journal: RefCell::new(journal),
-        linger: Linger::default(),
+        spin: SpinBeforeSleep::default(),
     });
     // What was restored may have ended at once, or want to be woken.
     shell.flush();
@@ -154,9 +154,9 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     let accepting = listener::open(&shell, &listening, &permits);
     let reason = tokio::select! {
         () = shell.clone().watch() => "the timer ended".to_owned(),
-        () = shell.clone().free_discarded() => "the broom ended".to_owned(),
+        () = shell.clone().free_discarded() => "the reaper ended".to_owned(),
         () = shell.clone().tick() => "the clock ended".to_owned(),
-        () = shell.linger.run(|| shell.core.borrow().is_at_work()) => "the lingering ended".to_owned(),
+        () = shell.spin.run(|| shell.core.borrow().is_at_work()) => "the lingering ended".to_owned(),
         reason = shell.clone().administer() => reason,
         () = shell.clone().follow_journal(written) => "the journal ended".to_owned(),
         reason = stop.next() => reason.text().to_owned(),
@@ -164,14 +164,16 @@ async fn serve(args: &BrokerArgs, dir: ClusterDir, identity: Identity) -> Result
     drop(accepting);
     shell.say_goodbye(&reason).await;
     let journal = shell.journal.take();
-    journal.into_iter().for_each(JournalThread::finish);
+    if let Some(it) = journal {
+        JournalThread::finish(it);
+    }
     listening.write_state(&shell.dir, start, true)?;
     shell.roster.borrow().remove();
     tracing::info!("broker has stopped: {reason}");
     Ok(())
 }
 
-/// What the core needs to know.
+/// Returns the core's configuration.
 fn config(args: &BrokerArgs, dir: &ClusterDir, identity: &Identity, (memory, start): (Memory, BrokerStart)) -> Config {
     Config {
         start,
@@ -218,8 +220,8 @@ impl Shell {
         ConnectionId(self.connections_made.get())
     }
 
-    fn log_stranger(&self, address: Address, error: &BadStranger) {
-        if self.strangers.may_log(address.origin()) {
+    fn log_rejected(&self, address: Address, error: &RejectedPeer) {
+        if self.pending.may_log(address.origin()) {
             tracing::warn!("{address} was not let in: {error}");
         }
     }
@@ -283,7 +285,9 @@ impl Shell {
         if let Some(journal) = self.journal.borrow().as_ref().filter(|_| !entries.is_empty()) {
             journal.write(entries);
         }
-        dirty.into_iter().for_each(Connection::write_inline);
+        for it in dirty {
+            Connection::write_inline(it);
+        }
     }
 
     fn arm(&self, at: Option<Time>) {
@@ -436,7 +440,7 @@ fn payload_of(message: &ToClient) -> Option<u64> {
     }
 }
 
-/// What must not wait behind a payload.
+/// Returns true if a message must not wait behind a payload.
 fn is_control(message: &ToEngine) -> bool {
     matches!(message, ToEngine::Cancel(_) | ToEngine::Signal(_) | ToEngine::Recall(_))
 }

@@ -1,4 +1,4 @@
-//! Who holds a port: for the message that says that it is busy.
+//! The process that holds a port, for the message that the port is busy.
 
 use std::fs;
 use std::path::Path;

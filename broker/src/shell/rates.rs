@@ -1,4 +1,4 @@
-//! How fast handshakes may begin: a rate for each origin, and one for all.
+//! Limits on the rate of new handshakes: one for each origin and one for all.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ pub(super) struct Rates {
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
-    /// When the turns that were given will have been used up.
+    /// The time at which the turns that were given will have been used up.
     used_until: Instant,
 }
 
-/// Who would wait longer is turned away: it may come again.
+/// The maximum wait. A peer that would wait longer is turned away: it may come again.
 const WAIT_MAX: Duration = Duration::from_millis(300);
-/// What may be taken at once.
+/// The maximum burst.
 const BURST: Duration = Duration::from_millis(500);
 /// Origins that may have had turns in the last moment.
 const ORIGINS_MAX: usize = 16_384;
@@ -76,7 +76,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// What so many get who come at once: how many at once, how many later, how many not.
+    /// Returns the fate of so many that come at once: the numbers let in at once, let in later, and turned away.
     fn outcome(rate: &mut Rate, now: Instant, count: u32) -> (u32, u32, u32) {
         let mut outcome = (0, 0, 0);
         for wait in (0..count).map(|_| rate.take(now)) {

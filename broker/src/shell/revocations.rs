@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use furlong_link::home::ClusterDir;
-use furlong_link::revoked::{RevokedFileError, add_revoked, load_revoked};
+use furlong_host::home::ClusterDir;
+use furlong_host::revoked::{RevokedFileError, add_revoked, load_revoked};
 use furlong_wire::capability::{Revocation, RevokedTokens};
 use furlong_wire::ids::TokenId;
 use tokio::task::spawn_blocking;
@@ -18,11 +18,11 @@ use tokio::task::spawn_blocking;
 pub(super) struct Revocations {
     dir: ClusterDir,
     tokens: RefCell<RevokedTokens>,
-    /// What the file looked like when it was last read, readable or not.
+    /// The file's stamp when it was last read, readable or not.
     seen: Cell<Option<Stamp>>,
 }
 
-/// What tells one version of a file from another, without reading it. The inode, because a file that is replaced twice
+/// The mark of one version of a file, found without reading it. The inode, because a file that is replaced twice
 /// within a tick of the file system's clock may have the size of before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
@@ -45,7 +45,7 @@ impl Revocations {
         Ok(Self { dir: dir.clone(), tokens: RefCell::new(tokens), seen })
     }
 
-    /// What the holder of a revoked token is told.
+    /// Returns the message to the holder of a token, if it is revoked.
     pub(super) fn refusal(&self, token: TokenId) -> Option<String> {
         self.tokens.borrow().refusal(token)
     }
@@ -56,7 +56,7 @@ impl Revocations {
     /// once for each version of the file.
     pub(super) async fn look(&self) -> bool {
         let stamp = stamp(&self.dir);
-        // Kept from before the file is read: if it is replaced meanwhile, the next look reads it again.
+        // Retained from before the file is read: if it is replaced meanwhile, the next look reads it again.
         if self.seen.replace(stamp) == stamp {
             return false;
         }
@@ -84,7 +84,7 @@ impl Revocations {
     /// Adds tokens to the file, for good.
     ///
     /// # Errors
-    /// Why it could not be written, as people read it.
+    /// The reason that it could not be written, as people read it.
     pub(super) async fn add(&self, tokens: Vec<TokenId>) -> Result<(), String> {
         let dir = self.dir.clone();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{read_private, write_private_soon};
+use furlong_host::home::ClusterDir;
+use furlong_host::private_file::{read_private, write_private_soon};
 
 use crate::core::{Roster, RosterChange};
 
@@ -21,7 +21,7 @@ pub(super) struct RosterFile {
     file: Option<File>,
     changes: usize,
     changes_max: usize,
-    /// Whether all of it is on the disk.
+    /// True if all of it is on the disk.
     is_synced: bool,
 }
 
@@ -35,7 +35,7 @@ impl RosterFile {
         Self { path: dir.roster(), file: None, changes: 0, changes_max: 0, is_synced: true }
     }
 
-    /// The roster of a broker that did not stop in good order; a new one otherwise.
+    /// The roster of a broker that did not stop gracefully; a new one otherwise.
     pub(super) fn read(&self) -> Roster {
         let Ok(text) = read_private(&self.path, BYTES_MAX) else { return Roster::default() };
         let mut lines = text.lines();
@@ -100,7 +100,7 @@ impl RosterFile {
 
 #[cfg(test)]
 mod tests {
-    use furlong_link::home::Home;
+    use furlong_host::home::Home;
     use furlong_wire::ids::{EngineId, EngineUuid};
 
     use super::*;
@@ -113,7 +113,7 @@ mod tests {
     fn what_changes_is_appended_and_read_again_also_when_the_last_line_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let dir = Home::at(folder.path()).cluster(&"c".parse().unwrap());
-        furlong_link::private_file::ensure_private_dir(&dir.run()).unwrap();
+        furlong_host::private_file::ensure_private_dir(&dir.run()).unwrap();
         let mut file = RosterFile::of(&dir);
         assert_eq!(file.read(), Roster::default());
         let (mut roster, mut written) = (Roster::default(), 0);

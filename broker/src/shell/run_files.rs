@@ -1,11 +1,11 @@
-//! What a running broker leaves under `run/`: where it is.
+//! The files that a running broker leaves under `run/`, which say where it is.
 
 use std::fs::File;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{open_own, open_own_if_there, read_private, write_private};
+use furlong_host::home::ClusterDir;
+use furlong_host::private_file::{open_own, open_own_if_there, read_private, write_private};
 use furlong_wire::capability::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +24,14 @@ pub struct BrokerState {
     /// Its port for everybody but engines, if it has one.
     #[serde(default)]
     pub client_port: Option<u16>,
-    /// Where clients reach it.
+    /// The endpoints for clients.
     pub endpoints: Vec<String>,
-    /// Where engines reach it.
+    /// The endpoints for engines.
     #[serde(default)]
     pub engine_endpoints: Vec<String>,
     /// Its start: microseconds since 1970.
     pub start_unix_us: u64,
-    /// Whether it has stopped in good order.
+    /// True if it has shut down gracefully.
     pub stopped: bool,
 }
 
@@ -71,7 +71,7 @@ impl BrokerLock {
         Ok(Self { _file: file })
     }
 
-    /// Whether a broker of this cluster runs.
+    /// Returns true if a broker of this cluster runs.
     pub fn is_held(dir: &ClusterDir) -> bool {
         let file = open_own_if_there(&dir.run().join("broker.lock"));
         file.is_ok_and(|file| file.try_lock().is_err())

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use furlong_link::durations::duration;
-use furlong_link::home::ClusterDir;
-use furlong_link::log::{Format, Level};
-use furlong_link::memory_size::MemorySize;
+use furlong_host::durations::duration;
+use furlong_host::home::ClusterDir;
+use furlong_host::log::{Format, Level};
+use furlong_host::memory_size::MemorySize;
 use furlong_wire::capability::ClusterName;
 
 /// Flags of `broker`.
@@ -47,10 +47,10 @@ pub struct BrokerArgs {
     /// Make new keys: capability files handed out before are no longer valid
     #[arg(long)]
     pub fresh: bool,
-    /// How much is logged: error, warn, info, debug or trace
+    /// Log level: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
-    /// How log lines look: text or json
+    /// Format of log lines: text or json
     #[arg(long, value_name = "FORMAT", default_value_t)]
     pub log_format: Format,
     /// Started by a cluster: whoever wants to give it more memory cannot say it here
@@ -79,7 +79,7 @@ pub struct JournalArgs {
     /// FILE, in `journal.db` of the cluster's folder
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
     pub journal: Option<JournalPlace>,
-    /// How long the journal keeps a task and its result after the task's end, as `12h` or `30d`
+    /// Retention time of ended tasks and their results in the journal, as `12h` or `30d`
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "7d")]
     pub journal_keep: Duration,
 }
@@ -105,7 +105,7 @@ impl JournalArgs {
     }
 }
 
-/// Where a journal is.
+/// The location of a journal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JournalPlace {
     /// In the cluster's folder.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use furlong_link::dial::random_bytes;
 use furlong_link::incoming::Incoming;
-use furlong_link::stranger::{Stranger, StrangerError};
+use furlong_link::pending::{PendingError, PendingPeer};
 use furlong_link::stream::{ReadHalf, WriteHalf};
 use furlong_wire::handshake::{ExpectStart, FIRST_BYTES, HandshakeError, HelloBody};
 use furlong_wire::limits::{GREETING_TIMEOUT_MS, PROTOCOL_VERSION};
@@ -21,7 +21,7 @@ use super::listener::Serves;
 use super::{Shell, Stranding};
 use crate::core::{Peer, Refusal};
 
-/// A stranger that has proved its key and whose token is sound.
+/// An unauthenticated peer that has proved its key and whose token is sound.
 pub(super) struct Proved {
     pub(super) peer: Peer,
     pub(super) incoming: Incoming,
@@ -29,36 +29,36 @@ pub(super) struct Proved {
     pub(super) sealer: RecordSealer,
 }
 
-/// Lets a stranger prove itself.
+/// Lets an unauthenticated peer prove itself.
 pub(super) async fn shake_hands(
     shell: &Shell,
     serves: Serves,
     halves: (ReadHalf, WriteHalf),
     address: Address,
     stranding: &Stranding,
-) -> Result<Proved, BadStranger> {
-    let mut stranger = Stranger::new(halves, zmtp::Role::Broker);
-    let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), stranger.ready()).await;
-    greeted.map_err(|_| BadStranger::Deadline)??;
-    let first = stranger.receive().await?;
+) -> Result<Proved, RejectedPeer> {
+    let mut pending = PendingPeer::new(halves, zmtp::Role::Broker);
+    let greeted = timeout(Duration::from_millis(GREETING_TIMEOUT_MS), pending.ready()).await;
+    greeted.map_err(|_| RejectedPeer::Deadline)??;
+    let first = pending.receive().await?;
     if first.len() != FIRST_BYTES {
         return Err(HandshakeError::Length { bytes: first.len() }.into());
     }
     // Before any curve operation: a flood of handshakes must not cost the farm its processor.
     if !stranding.turn().await {
-        return Err(BadStranger::Busy);
+        return Err(RejectedPeer::Busy);
     }
     let key = &shell.identity.key;
     let expect = ExpectStart::new(&shell.identity.cluster, key.server_secret.expose(), random_bytes())?;
     let (second, expect) = expect.handle_start(&first)?;
     stranding.is_caller();
-    stranger.send(&second).await?;
-    let third = stranger.receive().await?;
+    pending.send(&second).await?;
+    let third = pending.receive().await?;
     let proof = expect.handle_proof(&third)?;
     let (mut sealer, opener) = proof.keys.split();
-    let (incoming, mut socket) = stranger.prove(opener);
+    let (incoming, mut socket) = pending.prove(opener);
     let Some(hello) = proof.hello.body else {
-        // The token's form is unknown too, but the stranger holds the broker's public key: it may know why.
+        // The token's form is unknown too, but the peer holds the broker's public key: it may know why.
         let text = format!(
             "the broker speaks version {PROTOCOL_VERSION} of the protocol, this peer version {}; install the same \
              Furlong on both sides",
@@ -66,7 +66,7 @@ pub(super) async fn shake_hands(
         );
         let refusal = Refusal { kind: RefusalKind::Version, text };
         refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
-        return Err(BadStranger::Version { version: proof.hello.version });
+        return Err(RejectedPeer::Version { version: proof.hello.version });
     };
     // The client of a running task has no token.
     let is_pass = hello.token.is_empty();
@@ -90,14 +90,14 @@ pub(super) async fn shake_hands(
         Ok(admitted) => admitted,
         Err(refusal) => {
             refuse(shell, address, &refusal, &mut socket, &mut sealer).await;
-            return Err(BadStranger::Unauthorized);
+            return Err(RejectedPeer::Unauthorized);
         }
     };
     let peer = Peer { claims, hello, address: address.to_string(), pass };
     Ok(Proved { peer, incoming, socket, sealer })
 }
 
-/// Why a peer whose token is genuine, or whose pass is known, may not come in all the same, if so.
+/// Returns the reason to refuse a peer whose token is genuine, or whose pass is known, if there is one.
 fn unauthorized(shell: &Shell, serves: Serves, claims: &Claims, hello: &HelloBody) -> Option<String> {
     let Claims { role, token_id, .. } = *claims;
     // A task's client does not know its owner's role, and comes to the port that its engine knows.
@@ -123,7 +123,7 @@ pub(super) async fn refuse(
     socket: &mut WriteHalf,
     sealer: &mut RecordSealer,
 ) {
-    shell.log_stranger(address, &BadStranger::Refused { text: refusal.text.clone() });
+    shell.log_rejected(address, &RejectedPeer::Refused { text: refusal.text.clone() });
     let refused = Refused { kind: refusal.kind, text: refusal.text.clone() };
     let _ = timeout(Duration::from_secs(1), greet(&Greeting::Refused(refused), socket, sealer)).await;
 }
@@ -143,9 +143,9 @@ pub(super) async fn greet(
     timeout(Duration::from_secs(1), socket.write_all(&frame)).await?
 }
 
-/// Why a stranger is turned away. Only the log says so.
+/// The reason that an unauthenticated peer is turned away. Only the log shows it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadStranger {
+pub(super) enum RejectedPeer {
     #[error("it did not finish the handshake in time")]
     Deadline,
     #[error("too many handshakes at once")]
@@ -153,7 +153,7 @@ pub(super) enum BadStranger {
     #[error("it cannot be given a connection: {0}")]
     Arrival(#[from] std::io::Error),
     #[error(transparent)]
-    Stranger(#[from] StrangerError),
+    Pending(#[from] PendingError),
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     #[error(transparent)]

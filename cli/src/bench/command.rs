@@ -33,12 +33,12 @@ pub struct CommandArgs {
 
 /// The two sides are measured in turn, so many times: a machine that is busy with other things is so for both.
 const ROUNDS: u64 = 5;
-/// What can be measured in a lifetime.
+/// The counts that can be measured in a lifetime.
 const COUNTS: RangeInclusive<u64> = 1..=100_000_000;
 /// A program that does nothing.
 const PROGRAM: &str = "true";
 
-/// What was measured.
+/// The results of the measurement.
 struct Rates {
     /// Commands a second through the farm.
     farm_per_s: f64,

@@ -1,4 +1,4 @@
-//! What is measured on a farm.
+//! The measurements on a farm.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::{FarmArgs, Figures};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::program::Program;
 
-/// Which measurement.
+/// The kind of measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// One no-op after the other.
@@ -26,16 +26,16 @@ pub enum Kind {
     Payload,
 }
 
-/// What to call, how often, and how many at once.
+/// The load: what to call, how often, and how many at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// Bytes of the argument, which comes back if there are any.
     pub size: usize,
-    /// How often.
+    /// The number of calls.
     pub count: u64,
-    /// How many at once.
+    /// The number of calls in flight at once.
     pub window: u64,
 }
 

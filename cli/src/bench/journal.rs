@@ -1,4 +1,4 @@
-//! What the journal costs: tasks of a millisecond with and without it, in turn, and submits that wait for the disk.
+//! The cost of the journal: tasks of a millisecond with and without it, in turn, and submits that wait for the disk.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use furlong_broker::JournalArgs;
 use furlong_client::{Arguments, CallSpec, Client, Function, SourceFunction};
-use furlong_link::durations::duration;
+use furlong_host::durations::duration;
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -23,7 +23,7 @@ pub struct JournalBenchArgs {
     /// Durable no-ops that are submitted at once, with no engine to run them
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     submits: u64,
-    /// How often the tasks run, with and without the journal in turn
+    /// Number of runs of the tasks, with and without the journal in turn
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// Print a JSON document

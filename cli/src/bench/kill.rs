@@ -1,4 +1,4 @@
-//! How soon a shared task runs elsewhere when its engine's process is killed.
+//! The time until a shared task runs elsewhere when its engine's process is killed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::program::Program;
 /// Flags of `bench kill`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KillArgs {
-    /// How often, each time on a new private cluster of two engines
+    /// Number of measurements, each on a new private cluster of two engines
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
     /// Print a JSON document
@@ -38,7 +38,7 @@ def run(path):
     if first:
         time.sleep(3600)
 "#;
-/// How long a begin, and a second one, may take.
+/// The time limit for the task's start, and for its second one.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
@@ -87,7 +87,7 @@ async fn measure(cluster: &LocalCluster) -> Result<f64> {
     Ok((again - killed) * 1e3)
 }
 
-/// When the task began for the `place`th time, and in which engine process.
+/// Waits for the task's `place`th start; returns its time and engine process.
 async fn begin(notes: &Path, place: usize) -> Result<(f64, Pid)> {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     while tokio::time::Instant::now() < deadline {

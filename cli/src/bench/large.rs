@@ -32,7 +32,7 @@ const MEMORY_IN_PAYLOADS: u64 = 10;
 /// No-ops that are measured before the payload goes.
 const NOOPS_BEFORE: usize = 500;
 
-/// What was measured.
+/// The results of the measurement.
 struct Large {
     seconds: f64,
     broker_before_bytes: u64,

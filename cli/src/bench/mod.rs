@@ -22,7 +22,7 @@ use crate::print;
 use crate::program::Program;
 use relay::{RelayOptions, RelayRole, Threads};
 
-/// What can be measured.
+/// The available measurements.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Round trips of a no-op, one after the other
@@ -40,7 +40,7 @@ pub enum BenchCommand {
     /// One large payload there and back as a direct task: time, the broker's memory, and no-ops beside it
     #[command(after_help = "Example: furlong bench large --size 268435456 --json")]
     Large(large::LargeArgs),
-    /// What a journal costs: tasks with and without it, and submits that wait for the disk
+    /// Cost of a journal: tasks with and without it, and submits that wait for the disk
     #[command(after_help = "Example: furlong bench journal --rounds 1 --json")]
     Journal(journal::JournalBenchArgs),
     /// A long queue: the broker's memory for each task, and what one more costs
@@ -76,7 +76,7 @@ pub struct FarmArgs {
     /// Tasks under way at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     window: Option<u64>,
-    /// What runs the tasks: native or python
+    /// Runtime of the tasks: native or python
     #[arg(long, value_name = "RUNTIME", default_value = "native", value_parser = runtime)]
     runtime: Runtime,
     /// Measure on a private cluster of so many engines, started for it and stopped afterwards
@@ -109,10 +109,10 @@ pub struct RelayArgs {
     json: bool,
 }
 
-/// What was measured.
+/// The results of the measurement.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Figures {
-    /// What was measured: `native`, `python` or `relay`.
+    /// The subject of the measurement: `native`, `python` or `relay`.
     pub runtime: String,
     /// Round trips.
     pub count: u64,

@@ -1,4 +1,4 @@
-//! What measurements on a private cluster share: the cluster, and what the system knows of its processes.
+//! The common parts of measurements on a private cluster: the cluster, and what the system knows of its processes.
 
 use anyhow::{Context, Result};
 use furlong_broker::JournalArgs;

@@ -25,13 +25,13 @@ fn count() -> impl clap::builder::TypedValueParser<Value = u64> {
 
 /// The short queue that the long one is compared with.
 const SHORT: u64 = 1_000;
-/// How often the cost of more tasks is measured, and with how many.
+/// The number of measurements of the cost of more tasks, and the number of those tasks.
 const ROUNDS: usize = 21;
 const MORE: usize = 1_000;
 /// The broker's memory for each task: its budget counts an inline payload each way, and half of it is for tasks.
 const MEMORY_BYTES_PER_TASK: u64 = 8_192;
 
-/// What was measured.
+/// The results of the measurement.
 struct Queue {
     bytes_each: f64,
     /// The broker's processor time for one more task that is then cancelled, in microseconds.

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use crate::program::Program;
 
-/// What to measure.
+/// The parameters of the measurement.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
     /// Bytes of each message, [`STAMP_BYTES`] to [`MESSAGE_BYTES_MAX`].
@@ -39,7 +39,7 @@ pub struct RelayOptions {
     pub threads: Threads,
 }
 
-/// How many threads each process has.
+/// The number of threads of each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Threads {
     /// As tokio has it by default: one for each core. The baseline.
@@ -49,7 +49,7 @@ pub enum Threads {
     One,
 }
 
-/// What was measured.
+/// The results of the measurement.
 #[derive(Clone, Debug)]
 pub struct RelayFigures {
     /// Round trips measured, without the warm-up.
@@ -382,7 +382,7 @@ const COPY_BYTES_MAX: usize = 8 << 10;
 const QUEUE_MESSAGES: usize = 1024;
 /// Messages before the measurement, at most.
 const WARM_UP_MAX: usize = 2000;
-/// How long a child may take to say its address, or to end.
+/// The time limit for a child to say its address, or to end.
 const START_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

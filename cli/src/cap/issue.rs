@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use furlong_host::home::{ClusterDir, Home, load_capability, load_issuer_key};
+use furlong_host::private_file::create_private;
 use furlong_link::dial::random_bytes;
-use furlong_link::home::{ClusterDir, Home, load_capability, load_issuer_key};
-use furlong_link::private_file::create_private;
 use furlong_wire::capability::{Capability, ClusterName, ENDPOINTS_MAX, Endpoint, EndpointError, Grant, RevokedTokens};
 use furlong_wire::ids::TokenId;
 use furlong_wire::keys::SecretKey;
@@ -19,7 +19,7 @@ use crate::print;
 /// Flags of `cap issue`.
 #[derive(Debug, clap::Args)]
 pub struct IssueArgs {
-    /// What the holder may do: engine, multiengine, task, client, observer or admin
+    /// Role of the holder: engine, multiengine, task, client, observer or admin
     #[arg(long, value_name = "ROLE")]
     role: Role,
     /// To whom the holder's tasks belong: a name, an owner's id, or `new`; by default to the cluster's own files' owner
@@ -28,10 +28,10 @@ pub struct IssueArgs {
     /// Labels of the engines that the holder may use, with commas between them; by default all engines
     #[arg(long, value_name = "LABELS", value_parser = labels_arg)]
     labels: Option<Labels>,
-    /// When it is no longer good: after a span as `2h` or `30d`, at the end of a day as `2026-12-31`, or `never`
+    /// Time of expiry: after a span as `2h` or `30d`, at the end of a day as `2026-12-31`, or `never`
     #[arg(long, value_name = "WHEN", default_value = "never", value_parser = expiry, allow_hyphen_values = true)]
     expires: u64,
-    /// What the holder may occupy at once, as `tasks=1000,payload=1G`; by default what the broker lets everybody
+    /// Limits on simultaneous use, as `tasks=1000,payload=1G`; by default what the broker lets everybody
     #[arg(long, value_name = "LIMITS", value_parser = limits)]
     limits: Option<TokenLimits>,
     /// Forbid the holder's tasks to submit others: code on engines then gets no client of the farm

@@ -10,12 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Subcommand;
-use furlong_link::home::{CapabilityFileError, ClusterDir, load_capability};
+use furlong_host::home::{CapabilityFileError, ClusterDir, load_capability};
 use furlong_wire::capability::{Capability, ClusterName};
 
 use crate::exit::ExitCode;
 
-/// What can be done with capability files.
+/// Commands for capability files.
 #[derive(Debug, Subcommand)]
 pub enum CapCommand {
     /// Make a capability file for somebody: what may be done with it, for how long, and to whom the tasks belong

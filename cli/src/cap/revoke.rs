@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use furlong_broker::BrokerLock;
-use furlong_link::home::{ClusterDir, Home, load_broker_key, load_capability};
-use furlong_link::revoked::add_revoked;
+use furlong_host::home::{ClusterDir, Home, load_broker_key, load_capability};
+use furlong_host::revoked::add_revoked;
 use furlong_wire::capability::{ClusterName, Revocation};
 use furlong_wire::ids::{ClusterId, TokenId};
 use serde_json::json;
@@ -21,7 +21,7 @@ pub struct RevokeArgs {
     /// Capability files, ids of tokens, or their first digits if the file is in the cluster's `security` folder
     #[arg(value_name = "TOKEN_ID|FILE", required = true)]
     tokens: Vec<String>,
-    /// Why, for the holder and the log
+    /// Reason, for the holder and the log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
     /// Name of the cluster

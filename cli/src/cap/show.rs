@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use furlong_link::home::{CapabilitySearch, Home, capability_from_env, load_capability};
-use furlong_link::revoked::load_revoked;
+use furlong_host::home::{CapabilitySearch, Home, capability_from_env, load_capability};
+use furlong_host::revoked::load_revoked;
 use furlong_wire::capability::{Capability, ClusterName, RevokedTokens};
 use furlong_wire::token::{Claims, Role};
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ pub fn list(cluster: &ClusterName, as_json: bool) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// What a file allows, for programs.
+/// Returns what a file allows, for programs.
 pub fn document(path: &Path, capability: &Capability, revoked: &RevokedTokens) -> Value {
     let claims = capability.claims();
     let expires = (claims.expires_s != Claims::NEVER).then_some(claims.expires_s);
@@ -93,7 +93,7 @@ pub fn document(path: &Path, capability: &Capability, revoked: &RevokedTokens) -
     })
 }
 
-/// What a file allows, for people.
+/// Prints what a file allows, for people.
 pub fn print_capability(path: &Path, capability: &Capability, revoked: &RevokedTokens) -> Result<()> {
     let claims = capability.claims();
     let endpoints: Vec<String> = capability.endpoints().iter().map(ToString::to_string).collect();
@@ -115,7 +115,7 @@ pub fn print_capability(path: &Path, capability: &Capability, revoked: &RevokedT
     print::line(format!("token     {}, {}", claims.token_id, state(claims, revoked, now_s()?)))
 }
 
-/// Whether a token is good: revoked, expired, for how long.
+/// Describes whether a token is good: revoked, expired, for how long.
 fn state(claims: &Claims, revoked: &RevokedTokens, now_s: u64) -> String {
     let Some(revocation) = revoked.get(claims.token_id) else { return validity(claims, now_s) };
     let reason = revocation.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));

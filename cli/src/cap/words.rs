@@ -1,4 +1,4 @@
-//! What capabilities say, as people write and read it: expiry, limits, labels, owners.
+//! The claims of capabilities, as people write and read them: expiry, limits, labels, owners.
 
 use furlong_wire::capability::check_reason;
 use furlong_wire::ids::{ClusterId, OwnerId};
@@ -35,7 +35,7 @@ impl OwnerArg {
 /// Reads an owner.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn owner(text: &str) -> Result<OwnerArg, String> {
     if text == "new" {
         return Ok(OwnerArg::New);
@@ -51,7 +51,7 @@ pub fn owner(text: &str) -> Result<OwnerArg, String> {
 /// Reads labels of engines, separated by commas.
 ///
 /// # Errors
-/// What is wrong with them, for the usage message.
+/// A description of what is wrong with them, for the usage message.
 pub fn labels(text: &str) -> Result<Vec<String>, String> {
     let mut labels: Vec<String> = text.split(',').map(str::to_owned).collect();
     labels.sort();
@@ -68,7 +68,7 @@ pub fn labels(text: &str) -> Result<Vec<String>, String> {
 /// Reads `tasks=N`, `payload=SIZE` or both, separated by a comma.
 ///
 /// # Errors
-/// What is wrong with them, for the usage message.
+/// A description of what is wrong with them, for the usage message.
 pub fn limits(text: &str) -> Result<TokenLimits, String> {
     let mut limits = TokenLimits::default();
     for part in text.split(',') {
@@ -99,7 +99,7 @@ fn bytes(text: &str) -> Option<u64> {
 /// or a moment. Gives the first second in which it is no longer good.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn expiry(text: &str) -> Result<u64, String> {
     expiry_from(text, &ZonedDateTime::now())
 }
@@ -134,12 +134,12 @@ fn moment(text: &str, now: &ZonedDateTime) -> Option<Timestamp> {
 /// Reads the reason of a revocation.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn reason(text: &str) -> Result<String, String> {
     check_reason(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// When a token is good, at a second of 1970: `does not expire`, `good until Thu 2026-12-31 18:00 CET (in 3 days)`.
+/// Describes a token's validity at a Unix time: `does not expire`, `good until Thu 2026-12-31 18:00 CET (in 3 days)`.
 pub fn validity(claims: &Claims, now_s: u64) -> String {
     let Claims { not_before_s, expires_s, .. } = *claims;
     if now_s < not_before_s {
@@ -169,7 +169,7 @@ fn span(seconds: u64) -> String {
     print::counted((seconds + unit / 2) / unit, noun)
 }
 
-/// What a token's holder may occupy.
+/// Describes what a token's holder may occupy.
 pub fn limits_in_words(limits: TokenLimits) -> String {
     let tasks = (limits.unfinished_tasks_max > 0)
         .then(|| format!("{} at once", print::counted(limits.unfinished_tasks_max, "unfinished task")));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use furlong_client::Client;
-use furlong_link::home::{ClusterDir, Home};
+use furlong_host::home::{ClusterDir, Home};
 use furlong_wire::capability::ClusterName;
 use furlong_wire::ids::EngineId;
 use furlong_wire::token::Role;
@@ -16,16 +16,16 @@ use super::member::{Member, Place};
 use super::state::ClusterState;
 use crate::program::Program;
 
-/// What to start.
+/// The cluster to start.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
-    /// How broker and engines are started: they are this program.
+    /// The program that broker and engines are started from: this one.
     pub program: Program,
     /// `$FURLONG_HOME` of the cluster.
     pub home: PathBuf,
     /// Its name.
     pub cluster: ClusterName,
-    /// How many engine processes.
+    /// The number of engine processes.
     pub engines: u32,
     /// The broker's port, if not any.
     pub port: Option<u16>,
@@ -50,9 +50,9 @@ pub struct LocalCluster {
     endpoint: String,
 }
 
-/// How long a broker has to listen, and how long engines have to come.
+/// The time limit for a broker to listen, and for engines to come online.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a child has to leave in good order.
+/// The time limit for a child's graceful shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl LocalCluster {
@@ -67,7 +67,7 @@ impl LocalCluster {
     /// others are started again by [`LocalCluster::look_after`].
     ///
     /// # Errors
-    /// What the broker said before it ended, or an engine if each of them did, or that they took too long. Call
+    /// The broker's message before it ended, or an engine's if each of them did, or that they took too long. Call
     /// [`LocalCluster::stop`] then too.
     pub async fn start(&mut self) -> Result<()> {
         self.broker = Some(Place::new(self.spawn_broker()?));
@@ -83,7 +83,7 @@ impl LocalCluster {
         self.dir.capability(Role::Client)
     }
 
-    /// Where the broker is.
+    /// The endpoint of the broker.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -112,7 +112,7 @@ impl LocalCluster {
         }
     }
 
-    /// Starts again what ends otherwise than in good order, more and more slowly and for as long as it takes, until the
+    /// Starts again what ends other than gracefully, more and more slowly and for as long as it takes, until the
     /// broker has been told to stop: gives the reason. What goes on is left alone, whatever becomes of the others.
     pub async fn look_after(&mut self, changed: impl Fn(&ClusterState)) -> &'static str {
         loop {
@@ -169,7 +169,7 @@ impl LocalCluster {
         }
     }
 
-    /// When something is to be started again.
+    /// The time at which something is to be started again.
     fn next_start(&self) -> Option<Instant> {
         self.broker.iter().chain(&self.engines).filter_map(Place::starts_at).min()
     }

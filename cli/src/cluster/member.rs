@@ -33,15 +33,15 @@ pub struct Place {
     pub member: Option<Member>,
     /// The last thing that the one before it has said.
     pub said: String,
-    /// How that has ended.
+    /// A description of how that one ended.
     how: String,
     pid: u32,
     pauses: Pauses,
-    /// When the next one is started, after the end of the last.
+    /// The time at which the next one is started, after the end of the last.
     starts_at: Option<(Instant, SystemTime)>,
 }
 
-/// How long to wait before a child is started again: longer each time, until one has lived for a while.
+/// The pauses before a child is started again: longer each time, until one has lived for a while.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Pauses {
     failures: u32,
@@ -81,17 +81,17 @@ impl Place {
         self.pid
     }
 
-    /// Whether a child has ended here that was not sound.
+    /// Returns true if a child has ended here that was not sound.
     pub fn has_failed(&self) -> bool {
         self.pauses.failures > 0
     }
 
-    /// When the next child is to be started, if there is none.
+    /// The time at which the next child is to be started, if there is none.
     pub fn starts_at(&self) -> Option<Instant> {
         self.starts_at.map(|(at, _)| at)
     }
 
-    /// What is told of it while there is no child.
+    /// Returns the report on it while there is no child.
     pub fn down(&self) -> Option<Down> {
         let (_, at) = self.starts_at?;
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -136,7 +136,7 @@ impl Place {
 impl Member {
     /// Starts a child.
     pub fn spawn(what: &str, mut command: Command) -> Result<Self> {
-        // A group of its own: Ctrl-C is for the process that looks after it, which then stops it in good order.
+        // A group of its own: Ctrl-C is for the process that looks after it, which then stops it gracefully.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start this program again as a child")?;
         let pid = child.id().unwrap_or(0);
@@ -159,7 +159,7 @@ impl Member {
         Ok(Self { pid, child, stdin, last_lines, reader, started: Instant::now() })
     }
 
-    /// Tells it to leave in good order.
+    /// Tells it to leave gracefully.
     pub fn ask_to_leave(&mut self) {
         self.stdin = None;
     }

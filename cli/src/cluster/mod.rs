@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use furlong_broker::BrokerLock;
-use furlong_link::home::{ClusterDir, Home};
-use furlong_link::log::{self, Format, Level};
-use furlong_link::memory_size::MemorySize;
-use furlong_link::private_file::ensure_private_dir;
+use furlong_host::home::{ClusterDir, Home};
+use furlong_host::log::{self, Format, Level};
+use furlong_host::memory_size::MemorySize;
+use furlong_host::private_file::ensure_private_dir;
 use furlong_wire::capability::ClusterName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -26,7 +26,7 @@ use crate::program::Program;
 pub use local::{LocalCluster, LocalOptions};
 use state::{ClusterLock, ClusterState};
 
-/// What can be done with clusters.
+/// Commands for clusters.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Start a broker on loopback and engines, and look after them until Ctrl-C
@@ -78,7 +78,7 @@ pub struct StartArgs {
     detached: bool,
 }
 
-/// What the engines are started with.
+/// The flags that the engines are started with.
 #[derive(Clone, Debug, clap::Args)]
 struct EngineFlags {
     /// Label of the engines that tasks can require; more of them with commas, or by repeating the flag
@@ -107,7 +107,7 @@ impl EngineFlags {
     }
 }
 
-/// How long a cluster has to stop before it is killed.
+/// The time limit for a cluster to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a `cluster` command.
@@ -142,7 +142,7 @@ async fn start(args: StartArgs, program: &Program) -> Result<ExitCode> {
         engine_flags: args.engine.flags(),
         broker_memory: Some(args.broker_memory.bytes()),
     };
-    let mut stop = std::pin::pin!(furlong_link::stop::requested(false));
+    let mut stop = std::pin::pin!(furlong_host::stop::requested(false));
     let mut local = LocalCluster::new(options);
     let started = tokio::select! {
         started = local.start() => started,
@@ -179,7 +179,7 @@ fn write_state(dir: &ClusterDir, state: &ClusterState) {
     }
 }
 
-/// What becomes of the cluster's processes goes to `cluster.log`, and not to the terminal: what ends the command is
+/// Logs to `cluster.log` what becomes of the cluster's processes, and not to the terminal: what ends the command is
 /// said there once.
 fn start_log(dir: &ClusterDir) -> Result<()> {
     ensure_private_dir(&dir.log())?;
@@ -289,7 +289,7 @@ fn list(as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What of a cluster of this home has ended and is started again: a line each. None if its broker is another one.
+/// Returns the ended parts of this home's cluster that are started again, a line each; none if its broker is another.
 pub fn down(name: &str, broker_pid: u32) -> Vec<String> {
     let dir = Home::from_env().ok().zip(name.parse().ok()).map(|(home, name)| home.cluster(&name));
     let state = dir.filter(ClusterLock::is_held).and_then(|dir| ClusterLock::read(&dir));

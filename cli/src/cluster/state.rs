@@ -4,8 +4,8 @@ use std::fs::File;
 use std::time::SystemTime;
 
 use anyhow::{Result, bail};
-use furlong_link::home::ClusterDir;
-use furlong_link::private_file::{ensure_private_dir, open_own, open_own_if_there, read_private, write_private};
+use furlong_host::home::ClusterDir;
+use furlong_host::private_file::{ensure_private_dir, open_own, open_own_if_there, read_private, write_private};
 use serde::{Deserialize, Serialize};
 
 /// The processes of a supervised cluster.
@@ -28,16 +28,16 @@ pub struct ClusterState {
 /// A process that has ended, and is started again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Down {
-    /// How often in a row it has ended soon.
+    /// The number of times in a row that it ended soon.
     pub failures: u32,
-    /// When it is started again: milliseconds since 1970.
+    /// The time at which it is started again: milliseconds since 1970.
     pub restart_unix_ms: u64,
-    /// Why, as far as is known.
+    /// The cause, as far as is known.
     pub cause: String,
 }
 
 impl ClusterState {
-    /// What has ended and is started again, a line each.
+    /// Describes what has ended and is started again, a line each.
     pub fn down(&self) -> Vec<String> {
         let broker = self.broker_down.iter().map(|down| down.describe("the broker"));
         broker.chain(self.engines_down.iter().map(|down| down.describe("an engine"))).collect()
@@ -83,7 +83,7 @@ impl ClusterLock {
         Ok(Self { _file: file })
     }
 
-    /// Whether somebody looks after the cluster.
+    /// Returns true if somebody looks after the cluster.
     pub fn is_held(dir: &ClusterDir) -> bool {
         let file = open_own_if_there(&dir.run().join("cluster.lock"));
         file.is_ok_and(|file| file.try_lock().is_err())
@@ -97,7 +97,7 @@ impl ClusterLock {
         Ok(write_private(&dir.cluster_state(), &serde_json::to_vec_pretty(state)?)?)
     }
 
-    /// What was started last.
+    /// Reads what was started last.
     pub fn read(dir: &ClusterDir) -> Option<ClusterState> {
         let text = read_private(&dir.cluster_state(), STATE_BYTES_MAX).ok()?;
         serde_json::from_str(&text).ok()

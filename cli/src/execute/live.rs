@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use crate::ended::{End, Printed};
 use crate::print;
 
-/// What ends sooner is printed as if it were not live: nobody has waited for it.
+/// The duration below which a task's output is printed as if it were not live: nobody has waited for it.
 const MOMENT: Duration = Duration::from_millis(300);
 
 /// Waits for the end of a task. If that takes longer than a moment, what it writes is printed while it comes; then what

@@ -1,8 +1,8 @@
-//! What is shown of an execution, whether it failed or not.
+//! The display of an execution, whether it failed or not.
 
 use anyhow::Result;
 use furlong_client::Display;
-use furlong_link::printable;
+use furlong_host::printable;
 use furlong_wire::call::ReplyHeader;
 use furlong_wire::message::Stream;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Shown {
         self.count.map_or("?".to_owned(), |count| count.to_string())
     }
 
-    /// What has more to show than text: its text, if it is not the value's, its types and their sizes.
+    /// Prints displays that are more than text: their text, if it is not the value's, their types and their sizes.
     fn print_displays(&self) -> Result<()> {
         for display in &self.displays {
             let rich: Vec<String> = display
@@ -120,7 +120,7 @@ pub fn print_after_live(end: &End, mut printed: Printed) -> Result<()> {
     shown.print_errors(Vec::new())
 }
 
-/// What follows begins on a line of its own.
+/// Makes the following text begin on a line of its own.
 fn separate(text: &mut Vec<u8>) {
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');

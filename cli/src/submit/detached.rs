@@ -45,7 +45,7 @@ pub async fn run(submitter: &Submitter<'_>, items: &mut Items, args: &SubmitArgs
     Ok(ExitCode::FAILURE)
 }
 
-/// What was handed over: the numbers of one session follow each other.
+/// The tasks that were handed over: the numbers of one session follow each other.
 #[derive(Default)]
 struct Handed {
     first: Option<TaskId>,
@@ -68,7 +68,7 @@ impl Handed {
         }
     }
 
-    /// What the broker refuses, it refuses before it answers what was asked later: why, and how many tasks.
+    /// Returns the refused tasks, counted by reason: the broker refuses them before it answers what was asked later.
     async fn refused(&mut self, client: &Client) -> BTreeMap<String, u64> {
         let mut refused = BTreeMap::new();
         if client.engines().await.is_err() {

@@ -1,4 +1,4 @@
-//! What makes the tasks of a submit: one, an array of numbers, the lines of a file, or JSON items.
+//! The source of a submit's tasks: one, an array of numbers, the lines of a file, or JSON items.
 
 use std::fmt;
 use std::fs::File;
@@ -18,7 +18,7 @@ const ITEM_BYTES_MAX: usize = 128 * 1024 - "FURLONG_ITEM=".len() - 1;
 /// Items that are read ahead.
 const READ_AHEAD: usize = 64;
 
-/// What one task is made of.
+/// The parts of one task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
     /// The array's number, or the item's place from 1: `FURLONG_TASK`.
@@ -53,7 +53,7 @@ impl Span {
 /// Reads `1-100`, `0-90:10`, `7` or `1,4,10-20:2`.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn array(text: &str) -> Result<Array, String> {
     let mut spans: Vec<Span> = Vec::new();
     let mut tasks = 0_u64;
@@ -86,7 +86,7 @@ fn span(text: &str) -> Option<Span> {
 pub enum Items {
     /// Numbers that are known.
     Numbers(Box<dyn Iterator<Item = u64> + Send>, u64),
-    /// What a thread reads.
+    /// Items that a thread reads.
     Read(mpsc::Receiver<Result<Item>>),
 }
 
@@ -114,7 +114,7 @@ impl Items {
         Ok(Self::read(move |items| send_json(&name, input, items)))
     }
 
-    /// How many there are, if that is known.
+    /// The number of items, if that is known.
     pub fn total(&self) -> Option<u64> {
         match self {
             Self::Numbers(_, total) => Some(*total),
@@ -144,7 +144,7 @@ impl Items {
     }
 }
 
-/// Where a reading thread puts its items.
+/// The channel into which a reading thread puts its items.
 struct Sender(mpsc::Sender<Result<Item>>);
 
 impl Sender {

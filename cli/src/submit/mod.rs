@@ -80,7 +80,7 @@ pub struct SubmitArgs {
     command: Vec<OsString>,
 }
 
-/// What makes the tasks.
+/// The source of the tasks.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 struct SourceArgs {
@@ -95,7 +95,7 @@ struct SourceArgs {
     from_json: Option<PathBuf>,
 }
 
-/// How the program runs.
+/// The options for running the program.
 #[derive(Debug, clap::Args)]
 struct ProgramArgs {
     /// A variable that the tasks see, in addition to those of the engine; without `=VALUE` it is passed on from here
@@ -104,7 +104,7 @@ struct ProgramArgs {
     /// The directory that the tasks run in, on the engine's machine; a relative one begins here, so `.` is this one
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
-    /// What each task reads from its standard input; `-` is the standard input of this command
+    /// File that each task reads as its standard input; `-` is the standard input of this command
     #[arg(long, value_name = "FILE")]
     stdin: Option<PathBuf>,
     /// The file for standard output, on the engine's machine; `{task}` and `{engine}` in it are the numbers
@@ -162,7 +162,7 @@ impl SourceArgs {
     }
 }
 
-/// What all tasks of a submit have in common.
+/// The common part of all tasks of a submit.
 struct Template {
     command: CommandSpec,
     stdin: Option<Bytes>,

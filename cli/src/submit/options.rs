@@ -1,4 +1,4 @@
-//! What a submit says beyond the defaults of a task.
+//! The options of a submit beyond the defaults of a task.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use furlong_client::{CallSpec, Client, CommandSpec, Depends, TaskId, TaskOptions
 
 use crate::select::Selector;
 use crate::selected;
-use furlong_link::durations::{duration, limit};
+use furlong_host::durations::{duration, limit};
 
 /// Flags for when, where and how often tasks run.
 #[derive(Debug, clap::Args)]

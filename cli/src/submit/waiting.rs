@@ -86,7 +86,7 @@ struct Waiting<'a> {
     incomplete: u64,
     ended: u64,
     is_cancelled: bool,
-    /// What ended the submits before their time.
+    /// The error that ended the submits early.
     error: Option<anyhow::Error>,
     /// The end of the last task that was printed.
     last: Option<ExitCode>,
@@ -235,7 +235,7 @@ fn print_end(slot: &Slot, end: &End, printed: &mut Printed, args: &SubmitArgs, t
 }
 
 impl SubmitArgs {
-    /// Whether it makes one task.
+    /// Returns true if it makes one task.
     fn is_single(&self) -> bool {
         let source = &self.source;
         source.array.is_none() && source.each_line.is_none() && source.from_json.is_none() && self.targets.is_none()

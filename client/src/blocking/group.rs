@@ -20,12 +20,12 @@ impl TaskGroup {
         Self { group }
     }
 
-    /// How many they are.
+    /// The number of tasks.
     pub fn len(&self) -> usize {
         self.group.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.group.is_empty()
     }
@@ -35,7 +35,7 @@ impl TaskGroup {
         self.group.cancel();
     }
 
-    /// Cancels all of them, and interpreters that do not heed the interrupt are killed.
+    /// Cancels all of them, and interpreters that do not respond to the interrupt are killed.
     pub fn cancel_force(&self) {
         self.group.cancel_force();
     }

@@ -10,7 +10,7 @@ use crate::error::ClientError;
 use crate::live::OutputPiece;
 use crate::owner::Fetched;
 
-/// What comes by and by: an iterator which waits for the next item.
+/// An iterator over what comes by and by: it waits for the next item.
 ///
 /// Output is an `Iter<OutputStream>`, what a task publishes an `Iter<PublishedStream>`, events are an `Iter<Events>`,
 /// records an `Iter<TaskRecords>`: what the items mean is said at these.

@@ -27,22 +27,22 @@ where
         Self { builder }
     }
 
-    /// What runs the function, if that is not plain from its name.
+    /// Sets what runs the function, if that is not plain from its name.
     pub fn runtime(self, runtime: Runtime) -> Self {
         Self { builder: self.builder.runtime(runtime) }
     }
 
-    /// How many items are under way at most.
+    /// Sets the maximum number of items in flight.
     pub fn window(self, window: usize) -> Self {
         Self { builder: self.builder.window(window) }
     }
 
-    /// Whether results come in the order of the items.
+    /// Sets whether results come in the order of the items.
     pub fn ordered(self, ordered: bool) -> Self {
         Self { builder: self.builder.ordered(ordered) }
     }
 
-    /// Whether what is under way is cancelled when the iterator is dropped before its end.
+    /// Sets whether work in flight is cancelled when the iterator is dropped before its end.
     pub fn cancel_on_drop(self, cancel: bool) -> Self {
         Self { builder: self.builder.cancel_on_drop(cancel) }
     }
@@ -69,7 +69,7 @@ impl<I> MapIter<I> {
         self.stream.cancel();
     }
 
-    /// Cancels; with `force`, an interpreter that does not heed the interrupt is killed.
+    /// Cancels; with `force`, an interpreter that does not respond to the interrupt is killed.
     pub fn cancel_with(&mut self, force: bool) {
         self.stream.cancel_with(force);
     }

@@ -70,12 +70,12 @@ impl Client {
         start(builder.connect())
     }
 
-    /// What the broker said at first: its cluster, its limits.
+    /// The broker's first message: its cluster, its limits.
     pub fn welcome(&self) -> &Welcome {
         self.client.welcome()
     }
 
-    /// Where the broker is.
+    /// The endpoint of the broker.
     pub fn endpoint(&self) -> &Endpoint {
         self.client.endpoint()
     }
@@ -179,7 +179,7 @@ impl Client {
         block_on(self.client.shutdown_cluster(finish))
     }
 
-    /// What happens in the cluster from now on. See [`crate::Client::subscribe`].
+    /// Subscribes to the events of the cluster from now on. See [`crate::Client::subscribe`].
     pub fn subscribe(&self) -> Result<Iter<Events>, ClientError> {
         check_outside()?;
         Ok(Iter::new(self.client.subscribe()?))

@@ -76,7 +76,7 @@ impl Task {
         self.future.engine()
     }
 
-    /// Whether the task has ended, so that [`Task::wait`] returns at once.
+    /// Returns true if the task has ended, so that [`Task::wait`] returns at once.
     pub fn is_finished(&self) -> bool {
         self.future.is_finished()
     }
@@ -86,12 +86,12 @@ impl Task {
         self.future.cancel();
     }
 
-    /// Cancels the task, and an interpreter that does not heed the interrupt is killed.
+    /// Cancels the task, and an interpreter that does not respond to the interrupt is killed.
     pub fn cancel_force(&self) {
         self.future.cancel_force();
     }
 
-    /// Cancels the task; with `force`, an interpreter that does not heed the interrupt is killed.
+    /// Cancels the task; with `force`, an interpreter that does not respond to the interrupt is killed.
     pub fn cancel_with(&self, force: bool) {
         self.future.cancel_with(force);
     }
@@ -102,12 +102,12 @@ impl Task {
         block_on(self.future.stopped())
     }
 
-    /// What the task writes, as it comes. See [`crate::TaskFuture::output`].
+    /// Iterates over what the task writes, as it comes. See [`crate::TaskFuture::output`].
     pub fn output(&self) -> Iter<OutputStream> {
         Iter::new(self.future.output())
     }
 
-    /// What the task publishes, as it comes. See [`crate::TaskFuture::published`].
+    /// Iterates over what the task publishes, as it comes. See [`crate::TaskFuture::published`].
     pub fn published(&self) -> Iter<PublishedStream> {
         Iter::new(self.future.published())
     }

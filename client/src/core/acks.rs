@@ -29,7 +29,7 @@ impl Acks {
         self.bytes += bytes;
     }
 
-    /// Whether the broker should be told, even if there is nothing else to say.
+    /// Returns true if the broker should be notified, even if there is nothing else to say.
     pub fn are_due(&self) -> bool {
         self.results >= RESULTS_DUE || self.bytes >= BYTES_DUE
     }

@@ -24,18 +24,18 @@ const SMALL_BYTES: u64 = 16 * 1024;
 /// Bytes of larger ones that are kept though no task needs them, if the broker has so much.
 const KEPT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// What is sent once a session.
+/// The part that is sent once a session.
 #[derive(Debug)]
 pub struct Definition {
-    /// What tells it from others.
+    /// The hash that tells it from others.
     pub hash: FunctionHash,
     /// The text, or whatever it is.
     pub source: Bytes,
-    /// What does without it.
+    /// The substitute that does without it.
     pub instead: Option<Instead>,
 }
 
-/// How to call a function that finds no room among the definitions.
+/// The way to call a function that finds no room among the definitions.
 #[derive(Debug)]
 pub struct Instead {
     /// The function, for the header of each call.
@@ -122,7 +122,9 @@ impl Definitions {
     /// A task that needed a large one has ended.
     pub fn end_use(&mut self, number: u32) {
         let sent = self.hashes.get(&number).and_then(|hash| self.sent.get_mut(hash));
-        sent.into_iter().for_each(|sent| sent.tasks -= 1);
+        if let Some(sent) = sent {
+            sent.tasks -= 1;
+        }
     }
 
     /// The payload that was sent under a number, if it was not let go.
@@ -163,7 +165,7 @@ impl Core {
         }
         let (has_room, let_go) = self.definitions.make_room(definition.source.len() as u64);
         for (number, bytes) in let_go {
-            self.room.handle_let_go(bytes);
+            self.flow.handle_let_go(bytes);
             self.outbound.push_back(Outbound::Message(FromClient::Undefine(Undefine { number })));
         }
         if has_room {

@@ -9,17 +9,17 @@
 //! which may come back here.
 
 mod acks;
+pub mod bounded_queues;
+mod completed;
 pub mod definitions;
-mod ends;
-pub mod feeds;
+mod flow_control;
 pub mod output;
 pub mod requests;
 pub mod results;
 mod resume;
-mod room;
 pub mod streams;
+pub mod subscriptions;
 pub mod tasks;
-pub mod watches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -34,15 +34,15 @@ use furlong_wire::message::{
 use furlong_wire::payload::{Packed, PayloadSealer, PayloadSecret, SealedPayload};
 
 use self::acks::Acks;
+use self::bounded_queues::BoundedQueues;
 use self::definitions::{Definition, Definitions};
-use self::feeds::Feeds;
+use self::flow_control::FlowControl;
 use self::requests::Requests;
 use self::results::{Received, Recipient, Results};
 use self::resume::{Link, Opening};
-use self::room::Room;
 use self::streams::{Streams, Taken};
+use self::subscriptions::{Piece, Publication, Subscriptions};
 use self::tasks::{Delivery, End, Ended, Forgotten, Listener, Sent, SentCall, Tasks};
-use self::watches::{Piece, Publication, Watches};
 use crate::error::{ClientError, Disconnected};
 
 /// Bytes of output that wait for one reader: what is kept of two streams, and as much again that is new.
@@ -57,15 +57,15 @@ const REPEATED_BACKLOG_BYTES: usize = 1024 * 1024;
 /// One session, on one connection after the other.
 #[derive(Debug)]
 pub struct Core {
-    /// Why it is over, once it is.
+    /// The reason why it is over, once it is.
     over: Option<Arc<Disconnected>>,
-    /// Whether the connection itself is gone, too.
+    /// True if the connection itself is gone, too.
     is_finished: bool,
     opening: Opening,
     link: Link,
-    /// Whether what is unfinished is kept, to be submitted again after a cut.
+    /// True if unfinished work is kept, to be submitted again after a cut.
     keeps_calls: bool,
-    /// Whether there was a connection before this one: results may come that have come before.
+    /// True if there was a connection before this one: results may come that have come before.
     was_cut: bool,
     next_n: u64,
     /// Tasks up to this number are with the kernel, so that a cancel may go before what is queued.
@@ -77,23 +77,23 @@ pub struct Core {
     /// Turns that the broker has had to say what it knows of the session.
     opening_turns: u32,
     sealer: PayloadSealer,
-    room: Room,
+    flow: FlowControl,
     acks: Acks,
     tasks: Tasks,
     streams: Streams,
     results: Results,
     definitions: Definitions,
     requests: Requests,
-    watches: Watches,
-    outputs: Feeds<Piece>,
-    published: Feeds<Publication>,
-    events: Feeds<Event>,
+    subscriptions: Subscriptions,
+    outputs: BoundedQueues<Piece>,
+    published: BoundedQueues<Publication>,
+    events: BoundedQueues<Event>,
     outbound: VecDeque<Outbound>,
-    /// Who waits for room, in the order of their first try.
+    /// The callers that wait for room, in the order of their first try.
     waiting: BTreeMap<u64, Waker>,
-    /// Who waits until everything is with the kernel.
+    /// The callers that wait until everything is with the kernel.
     flushing: Vec<Waker>,
-    /// Who waits for the connection's end.
+    /// The callers that wait for the connection's end.
     closing: Vec<Waker>,
     wakes: Vec<Waker>,
 }
@@ -169,17 +169,17 @@ impl Core {
             answer_turns_max: u32::MAX,
             opening_turns: 0,
             sealer: secret.request_key(&session).into_sealer(),
-            room: Room::new(tasks_max, credit_bytes),
+            flow: FlowControl::new(tasks_max, credit_bytes),
             acks: Acks::default(),
             tasks: Tasks::default(),
             streams: Streams::default(),
             results: Results::new(session, secret),
             definitions: Definitions::new(credit_bytes),
             requests: Requests::default(),
-            watches: Watches::default(),
-            outputs: Feeds::new(OUTPUT_FEED_BYTES),
-            published: Feeds::new(PUBLISHED_FEED_BYTES),
-            events: Feeds::new(EVENT_FEED_BYTES),
+            subscriptions: Subscriptions::default(),
+            outputs: BoundedQueues::new(OUTPUT_FEED_BYTES),
+            published: BoundedQueues::new(PUBLISHED_FEED_BYTES),
+            events: BoundedQueues::new(EVENT_FEED_BYTES),
             outbound: VecDeque::from([Outbound::Message(open)]),
             waiting: BTreeMap::new(),
             flushing: Vec::new(),
@@ -195,7 +195,7 @@ impl Core {
         Ok(Submitted { n, key: self.tasks.insert(n, listener, sent, large) })
     }
 
-    /// How many tasks were submitted: they are numbered from 1.
+    /// The number of tasks submitted: they are numbered from 1.
     pub fn submitted(&self) -> u64 {
         self.next_n - 1
     }
@@ -238,11 +238,11 @@ impl Core {
         let (define, packed) = defined.unzip();
         let packed = packed.flatten();
         let lasting = packed.as_ref().map_or(0, announced_bytes);
-        if !self.room.has_tasks(count) {
+        if !self.flow.has_tasks(count) {
             self.send_acks();
         }
-        self.room.check(count, announced + lasting)?;
-        self.room.take(count, announced + lasting, lasting);
+        self.flow.check(count, announced + lasting)?;
+        self.flow.take(count, announced + lasting, lasting);
         if let (Some(number), Some(packed), Some(definition)) = (define, packed, &call.definition) {
             self.definitions.insert(definition.hash, number, packed.clone());
             self.send_definition(number, packed);
@@ -257,7 +257,7 @@ impl Core {
         let kept = self.keeps_calls.then(|| {
             let (mut options, packed) = (options.clone(), packed.clone());
             let own = TaskId { session: self.results.session(), n };
-            options.iter_mut().for_each(|options| ends::part(own, n + count - 1, options));
+            options.iter_mut().for_each(|options| completed::part(own, n + count - 1, options));
             Arc::new(SentCall { runtime, class, define, options, packed })
         });
         self.send_payload(packed, |payload| {
@@ -317,7 +317,7 @@ impl Core {
         )
     }
 
-    /// Whether a task's end can be taken.
+    /// Returns true if a task's end can be taken.
     pub fn has_ended(&self, key: usize) -> bool {
         self.tasks.has_ended(key)
     }
@@ -360,7 +360,7 @@ impl Core {
     pub fn handle_message(&mut self, message: ToClient, chunk: Option<&[u8]>) {
         match message {
             ToClient::Finished(finished) => {
-                let Some(key) = self.tasks.begin_end(finished.n) else { return self.has_come_before(finished.n) };
+                let Some(key) = self.tasks.begin_end(finished.n) else { return self.acknowledge_again(finished.n) };
                 let (ended, payload) = Ended::of(finished);
                 if let Some(received) = self.results.handle_payload(Recipient::Task(key, ended), payload) {
                     self.receive(received);
@@ -381,7 +381,7 @@ impl Core {
             ToClient::Fetched(fetched) => self.handle_fetched(fetched),
             ToClient::FetchedOutput(output) => self.handle_fetched_output(output),
             ToClient::Credit(credit) => {
-                self.room.handle_credit(credit.payload_bytes_total);
+                self.flow.handle_credit(credit.payload_bytes_total);
                 self.repeat();
                 self.wake_waiting();
             }
@@ -393,9 +393,9 @@ impl Core {
     }
 
     /// A result that had arrived before a cut, and of which the broker had not been told.
-    fn has_come_before(&mut self, n: u64) {
+    fn acknowledge_again(&mut self, n: u64) {
         if self.was_cut && n < self.next_n && !self.tasks.knows(n) {
-            self.room.take(1, 0, 0);
+            self.flow.take(1, 0, 0);
             self.acks.push(n, 0);
         }
     }
@@ -440,7 +440,7 @@ impl Core {
             return None;
         }
         let (ack, results) = self.acks.take()?;
-        self.room.handle_acknowledged(results);
+        self.flow.handle_acknowledged(results);
         self.wake_waiting();
         Some(ack)
     }
@@ -451,14 +451,14 @@ impl Core {
         }
     }
 
-    /// What is to be sent next.
+    /// Returns what is to be sent next.
     pub fn poll_outbound(&mut self) -> Option<Outbound> {
         self.outbound.pop_front()
     }
 
     /// That many bytes wait to be sent.
     pub fn handle_backlog(&mut self, bytes: usize) {
-        if self.room.handle_backlog(bytes) {
+        if self.flow.handle_backlog(bytes) {
             self.wake_waiting();
         }
         if bytes < REPEATED_BACKLOG_BYTES {
@@ -492,7 +492,7 @@ impl Core {
         std::mem::take(&mut self.wakes)
     }
 
-    /// Ends the session in good order: says goodbye, and ends everything that is unfinished here.
+    /// Ends the session gracefully: says goodbye, and ends everything that is unfinished here.
     pub fn close(&mut self, why: &Arc<Disconnected>) {
         if self.over.is_none() {
             // What has arrived need not be kept for anybody.
@@ -527,7 +527,7 @@ impl Core {
         self.wakes.append(&mut self.closing);
     }
 
-    /// Whether the session is over, though the connection may not be.
+    /// Returns true if the session is over, though the connection may not be.
     pub fn is_over(&self) -> bool {
         self.over.is_some()
     }
@@ -543,7 +543,7 @@ impl Core {
         Poll::Pending
     }
 
-    /// Why the session is over, if it is.
+    /// Returns the reason why the session is over, if it is.
     pub fn why_over(&self) -> Option<Arc<Disconnected>> {
         self.over.clone()
     }

@@ -1,4 +1,4 @@
-//! What a task wrote: its beginning and its end.
+//! The output of a task: its beginning and its end.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,7 +29,7 @@ struct Kept {
 }
 
 impl Output {
-    /// Whether nothing was written.
+    /// Returns true if nothing was written.
     pub fn is_empty(&self) -> bool {
         self.total_bytes() == 0
     }

@@ -11,8 +11,8 @@ use furlong_wire::message::{Fetch, Fetched, FetchedOutput, FromClient, ReplyBody
 
 use super::results::{Body, Recipient};
 use super::resume::Link;
+use super::subscriptions::Piece;
 use super::tasks::Outputs;
-use super::watches::Piece;
 use super::{Core, Outbound};
 use crate::error::ClientError;
 
@@ -50,20 +50,20 @@ pub struct Requests {
 #[derive(Debug, Default)]
 struct Pending {
     answer: Option<Answer>,
-    /// What is asked again after a cut; none if it must not be done twice.
+    /// The message to send again after a cut; none if it must not be done twice.
     message: Option<FromClient>,
     waker: Option<Waker>,
-    /// What a fetched task wrote.
+    /// The output of a fetched task.
     outputs: Option<Box<Outputs>>,
-    /// Who follows what it writes.
+    /// The follower of its output.
     follower: Option<usize>,
-    /// How far the follower has each stream of each attempt: after a cut it begins anew.
+    /// The progress of the follower in each stream of each attempt: after a cut it begins anew.
     fed: BTreeMap<(u32, Stream), u64>,
     /// Turns that it has waited while the broker could have answered.
     turns: u32,
     /// After how many turns the answer is late; none if it may take as long as a task.
     turns_max: Option<u32>,
-    /// How often the connection was cut since it was first asked.
+    /// The number of times that the connection was cut since it was first asked.
     cuts: u32,
 }
 
@@ -102,7 +102,9 @@ impl Core {
     /// Gives the answer to a request the time that a disk may take.
     pub fn wait_for_disk(&mut self, request: u64) {
         let pending = self.requests.pending.get_mut(&request).and_then(|it| it.turns_max.as_mut());
-        pending.into_iter().for_each(|turns| *turns = SLOW_TURNS_MIN.max(*turns));
+        if let Some(turns) = pending {
+            *turns = SLOW_TURNS_MIN.max(*turns);
+        }
     }
 
     /// After so many turns an answer of the broker is late; never if nothing is said.
@@ -202,7 +204,9 @@ impl Core {
             self.results.learn(session, secret);
         }
         // The broker has answered: its result takes as long as it takes.
-        self.requests.pending.get_mut(&request).into_iter().for_each(|pending| pending.turns_max = None);
+        if let Some(pending) = self.requests.pending.get_mut(&request) {
+            pending.turns_max = None;
+        }
         let to = Recipient::Request(request, record);
         if let Some(received) = self.results.handle_payload_of(session, to, payload) {
             self.receive(received);

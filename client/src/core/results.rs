@@ -39,13 +39,13 @@ struct Receiving {
 pub enum Recipient {
     /// A task, by its key, and how it ended.
     Task(usize, Ended),
-    /// Who follows a task, by its number: intermediate data, which are numbered, too.
+    /// The followers of a task, by its number: intermediate data, which are numbered, too.
     Published(u64, u64),
-    /// Who asked for a task, by the request's number.
+    /// The request that asked for a task, by its number.
     Request(u64, Box<TaskRecord>),
 }
 
-/// What a task's payload turned out to be.
+/// The body that a task's payload turned out to hold.
 #[derive(Debug)]
 pub enum Body {
     /// There is none.
@@ -76,7 +76,7 @@ pub struct Received {
     pub to: Recipient,
     /// The payload.
     pub body: Body,
-    /// What was held for it: the end of a task, of whose intermediate data this is the last.
+    /// The item that was held for it: the end of a task, of whose intermediate data this is the last.
     pub then: Option<Box<Received>>,
 }
 

@@ -19,7 +19,7 @@ use super::tasks::{End, Ended};
 use super::{Core, Outbound, announced_bytes};
 use crate::error::ClientError;
 
-/// Where the session stands with the broker.
+/// The state of the session's connection to the broker.
 #[derive(Debug)]
 pub(super) enum Link {
     /// Everything that was said has gone out on this connection.
@@ -28,11 +28,11 @@ pub(super) enum Link {
     Away,
     /// There is one again, and the broker has not said what it knows.
     Opening,
-    /// What is left to be said again: definitions, then tasks.
+    /// The rest that must be said again: definitions, then tasks.
     Repeating(VecDeque<u32>, VecDeque<u64>),
 }
 
-/// How a session is opened on each of its connections.
+/// The opening of a session on each of its connections.
 #[derive(Debug)]
 pub(super) struct Opening {
     pub secret: PayloadSecret,
@@ -43,12 +43,12 @@ pub(super) struct Opening {
 const REPEATED_AT_ONCE: usize = 1024;
 
 impl Core {
-    /// How many tasks have not ended.
+    /// Returns the number of unfinished tasks.
     pub fn unfinished_count(&self) -> usize {
         self.tasks.unfinished_count()
     }
 
-    /// Whether the session can go on, on another connection.
+    /// Returns true if the session can go on, on another connection.
     pub fn can_come_back(&self) -> bool {
         self.keeps_calls && self.over.is_none()
     }
@@ -65,14 +65,14 @@ impl Core {
         // The broker delivers again what it does not know to have arrived.
         let results = self.acks.results();
         self.acks = Acks::default();
-        self.room.handle_acknowledged(results);
+        self.flow.handle_acknowledged(results);
         self.cut_requests();
         self.cut_watches();
     }
 
     /// By which flag the broker is given more memory, for people.
     pub fn set_memory_flag(&mut self, memory_flag: &str) {
-        self.room.set_memory_flag(memory_flag);
+        self.flow.set_memory_flag(memory_flag);
     }
 
     /// There is a connection again, with a broker that takes so much.
@@ -80,7 +80,7 @@ impl Core {
         self.link = Link::Opening;
         self.opening_turns = 0;
         self.next_transfer = 1;
-        self.room.begin(tasks_max, credit_bytes);
+        self.flow.begin(tasks_max, credit_bytes);
         let open = self.opening.open(self.next_n - 1);
         self.outbound.push_back(Outbound::Message(open));
     }
@@ -122,7 +122,7 @@ impl Core {
             let went = match (definition, task) {
                 (Some(number), _) => self.repeat_definition(number),
                 (None, Some(n)) => self.repeat_task(n),
-                (None, None) => return self.has_repeated(),
+                (None, None) => return self.resume_session(),
             };
             let Link::Repeating(definitions, tasks) = &mut self.link else { return };
             match definition {
@@ -136,10 +136,10 @@ impl Core {
     fn repeat_definition(&mut self, number: u32) -> bool {
         let Some(packed) = self.definitions.packed(number) else { return true };
         let bytes = announced_bytes(&packed);
-        if !self.room.has_bytes(bytes) {
+        if !self.flow.has_bytes(bytes) {
             return false;
         }
-        self.room.take(0, bytes, bytes);
+        self.flow.take(0, bytes, bytes);
         self.send_definition(number, packed);
         true
     }
@@ -149,14 +149,14 @@ impl Core {
         let Some(sent) = self.tasks.sent_mut(n).map(|sent| sent.clone()) else { return true };
         let call = &sent.call;
         let bytes = announced_bytes(&call.packed);
-        if let Err(ClientError::PayloadTooLarge { .. }) = self.room.check(1, bytes) {
+        if let Err(ClientError::PayloadTooLarge { .. }) = self.flow.check(1, bytes) {
             self.end_too_large(n, bytes);
             return true;
         }
-        if !self.room.has_bytes(bytes) {
+        if !self.flow.has_bytes(bytes) {
             return false;
         }
-        self.room.take(0, bytes, 0);
+        self.flow.take(0, bytes, 0);
         let mut options = TaskOptions { repeated: true, ..call.options.as_deref().cloned().unwrap_or_default() };
         self.leave_out_met(n, Some(&mut options));
         let options = Some(Box::new(options));
@@ -183,17 +183,19 @@ impl Core {
         );
         let end = End::Finished(Outcome::error(TaskState::Lost, ErrorKind::Payload, text), Body::None);
         let (engine, attempts, times, outputs) = (None, 0, TaskTimes::default(), None);
-        self.room.handle_acknowledged(1);
+        self.flow.handle_acknowledged(1);
         self.deliver(key, Ended { n, engine, attempts, times, outputs, end });
     }
 
     /// Everything that the broker did not know was said again: the rest follows, and the session goes on.
-    fn has_repeated(&mut self) {
+    fn resume_session(&mut self) {
         self.link = Link::Up;
         let mut cancelled: [Vec<(u64, u64)>; 2] = Default::default();
         for (n, _) in self.tasks.unfinished() {
             let force = self.tasks.sent_mut(n).and_then(|sent| sent.cancelled);
-            force.into_iter().for_each(|force| cancelled[usize::from(force)].push((n, n)));
+            if let Some(force) = force {
+                cancelled[usize::from(force)].push((n, n));
+            }
         }
         for (ranges, force) in cancelled.into_iter().zip([false, true]) {
             self.cancel(&ranges, force);
@@ -205,7 +207,7 @@ impl Core {
         self.wake_waiting();
     }
 
-    /// Whether what is said now goes out on this connection.
+    /// Returns true if what is said now goes out on this connection.
     pub(super) fn is_up(&self) -> bool {
         matches!(self.link, Link::Up)
     }

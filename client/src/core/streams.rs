@@ -21,7 +21,7 @@ struct Stream {
     is_forgotten: bool,
 }
 
-/// What came of asking for a stream's results.
+/// The answer to a request for a stream's results.
 #[derive(Debug)]
 pub enum Taken {
     /// Some.

@@ -10,10 +10,10 @@ use furlong_wire::numbers::NumberMap;
 use furlong_wire::payload::Packed;
 use slab::Slab;
 
-use super::ends::Ends;
+use super::completed::Completed;
 use super::output::Output;
 use super::results::Body;
-use super::watches::Piece;
+use super::subscriptions::Piece;
 use crate::error::Disconnected;
 use crate::outcome::Published;
 
@@ -28,17 +28,17 @@ pub struct Ended {
     pub n: u64,
     /// The engine that ran it.
     pub engine: Option<EngineId>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When things happened.
+    /// The times of its events.
     pub times: TaskTimes,
-    /// What it wrote.
+    /// Its output.
     pub outputs: Option<Box<Outputs>>,
-    /// How it ended.
+    /// Its outcome.
     pub end: End,
 }
 
-/// How a task ended.
+/// The end of a task.
 #[derive(Debug)]
 pub enum End {
     /// As the broker said, with this payload.
@@ -47,7 +47,7 @@ pub enum End {
     Disconnected(Arc<Disconnected>),
 }
 
-/// What a task wrote and published.
+/// The output and the published data of a task.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
     /// The attempt that wrote it, and the engine that ran that.
@@ -60,7 +60,7 @@ pub struct Outputs {
     pub published: Option<Published>,
 }
 
-/// Who waits for a task's end.
+/// The listener for a task's end.
 #[derive(Debug)]
 pub enum Listener {
     /// A future, and what wakes it once it was polled.
@@ -74,9 +74,9 @@ pub enum Listener {
 #[derive(Debug)]
 struct Task {
     n: u64,
-    /// Whether its end has come and its payload is on the way.
+    /// True if its end has come and its payload is on the way.
     is_receiving: bool,
-    /// What is sent again after a cut.
+    /// The parts that are sent again after a cut.
     sent: Option<Sent>,
     outputs: Option<Box<Outputs>>,
     /// The definition that it needs, if that is large.
@@ -84,29 +84,29 @@ struct Task {
     state: State,
 }
 
-/// What the broker has to hear once more of an unfinished task, if the connection was cut.
+/// The parts of an unfinished task that the broker has to hear once more if the connection was cut.
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// The engine that it is for, if it is for one.
     pub target: Option<EngineId>,
-    /// What to run.
+    /// The call to run.
     pub call: Arc<SentCall>,
-    /// Whether it was sent again already: nobody knows whether that has arrived.
+    /// True if it was sent again already: nobody knows whether that has arrived.
     pub repeated: bool,
-    /// Whether it was cancelled, and with force.
+    /// True if it was cancelled with force, false if without.
     pub cancelled: Option<bool>,
 }
 
 /// A call as it was submitted, for one task or several.
 #[derive(Debug)]
 pub struct SentCall {
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// Its kind.
     pub class: u32,
     /// The definition that it needs.
     pub define: Option<u32>,
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub options: Option<Box<TaskOptions>>,
     /// Call header and arguments.
     pub packed: Packed,
@@ -119,7 +119,7 @@ enum State {
     Ended(Box<Ended>),
 }
 
-/// What is to be done after a task's end.
+/// The action that follows a task's end.
 #[derive(Debug)]
 pub enum Delivery {
     /// The end is kept for its future, which is to be woken if it was polled.
@@ -136,8 +136,8 @@ pub struct Tasks {
     slab: Slab<Task>,
     unfinished: NumberMap<u64, usize>,
     output_bytes: usize,
-    /// How those that are not in the table any longer have ended.
-    pub ends: Ends,
+    /// The ends of tasks that have left the table.
+    pub ends: Completed,
 }
 
 impl Ended {
@@ -198,12 +198,12 @@ impl Tasks {
         Delivery::Dropped
     }
 
-    /// Whether a task of that number is unfinished.
+    /// Returns true if a task of that number is unfinished.
     pub fn knows(&self, n: u64) -> bool {
         self.unfinished.contains_key(&n)
     }
 
-    /// What is to be sent again of an unfinished task.
+    /// Returns what is to be sent again of an unfinished task.
     pub fn sent_mut(&mut self, n: u64) -> Option<&mut Sent> {
         let key = *self.unfinished.get(&n)?;
         self.slab.get_mut(key)?.sent.as_mut()
@@ -212,7 +212,9 @@ impl Tasks {
     /// The connection is gone: ends whose payload was on the way come again.
     pub fn handle_cut(&mut self) {
         for key in self.unfinished.values() {
-            self.slab.get_mut(*key).into_iter().for_each(|task| task.is_receiving = false);
+            if let Some(task) = self.slab.get_mut(*key) {
+                task.is_receiving = false;
+            }
         }
     }
 
@@ -228,7 +230,7 @@ impl Tasks {
         task.outputs.get_or_insert_default().handle_published(&mut self.output_bytes, published);
     }
 
-    /// What is kept of a task's output, as pieces.
+    /// Returns the retained output of a task, as pieces.
     pub fn kept_output(&self, key: usize) -> Vec<Piece> {
         self.outputs(key).map_or_else(Vec::new, Outputs::pieces)
     }
@@ -238,7 +240,7 @@ impl Tasks {
         self.outputs(key)?.published.clone()
     }
 
-    /// What a task has written so far.
+    /// Returns what a task has written so far.
     pub fn written(&self, key: usize, stream: Stream) -> Output {
         let written = self.outputs(key).map(|outputs| match stream {
             Stream::Stdout => &outputs.stdout,
@@ -269,7 +271,7 @@ impl Tasks {
         }
     }
 
-    /// Whether a task's end waits to be taken.
+    /// Returns true if a task's end waits to be taken.
     pub fn has_ended(&self, key: usize) -> bool {
         self.slab.get(key).is_some_and(|task| matches!(task.state, State::Ended(_)))
     }
@@ -315,7 +317,7 @@ impl Tasks {
     }
 }
 
-/// What a forgotten task left: dropped by the caller when no lock is held, as it may hold code of others.
+/// The remains of a forgotten task: dropped by the caller when no lock is held, as they may hold code of others.
 #[derive(Debug)]
 pub enum Forgotten {
     /// The waker.
@@ -354,7 +356,7 @@ impl Outputs {
         *held_bytes += self.kept_bytes();
     }
 
-    /// What is kept, as pieces of the two streams.
+    /// Returns the retained output, as pieces of the two streams.
     fn pieces(&self) -> Vec<Piece> {
         let Some((attempt, engine)) = self.written_by else { return Vec::new() };
         let streams = [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)];

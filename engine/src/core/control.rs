@@ -1,4 +1,4 @@
-//! What the broker asks about work that is here: to end it, to signal it, to give it back. And how a process leaves.
+//! The broker's control of work that is here: to end it, to signal it, to give it back. And how a process leaves.
 
 use furlong_wire::ids::{Attempt, TaskId};
 use furlong_wire::limits::LISTED_MAX;
@@ -19,12 +19,14 @@ impl Core {
         if self.slots[slot as usize].waiting.contains(&job) {
             self.finished(slot, job, Reply::cancelled_before_it_began());
         } else {
-            self.work.get_mut(&job).into_iter().for_each(|work| work.cancelled = true);
+            if let Some(work) = self.work.get_mut(&job) {
+                work.cancelled = true;
+            }
             self.outputs.push_back(Output::Cancel(slot, runtime, job, force));
         }
     }
 
-    /// Whether the job runs now, its runtime must say.
+    /// Passes a signal on to the job's runtime, which must say whether the job runs now.
     pub(super) fn signal(&mut self, attempt: Attempt, signal: i32) {
         let Some((job, slot, runtime)) = self.find(attempt) else { return };
         if !self.slots[slot as usize].waiting.contains(&job) {
@@ -62,8 +64,8 @@ impl Core {
         }
     }
 
-    /// What was said of attempts before their assignment came is done now.
-    pub(super) fn heed_early(&mut self, attempts: impl Iterator<Item = Attempt>) {
+    /// Carries out the commands that came before their attempts' assignments.
+    pub(super) fn respond_early(&mut self, attempts: impl Iterator<Item = Attempt>) {
         if self.early.is_empty() {
             return;
         }
@@ -89,7 +91,9 @@ impl Core {
             let attempts = some.iter().map(|work| work.attempt).collect();
             self.send(FromEngine::Recalled(Attempts { attempts }));
         }
-        given_back.into_iter().for_each(|work| self.advance(work.slot));
+        for work in given_back {
+            self.advance(work.slot);
+        }
     }
 
     /// An interpreter is gone. What waits for it here was meant for its namespace; what its runtime has, that gives
@@ -136,18 +140,18 @@ impl Core {
         }
     }
 
-    /// Whether a process that drains has no more to do: no job but cancelled ones that do not heed it, and nothing
+    /// Returns true if a draining process has no more to do: no job but cancelled ones that do not respond, and nothing
     /// unsent, or sent before the connection was cut and neither adopted nor released since.
     pub fn is_drained(&self) -> bool {
         self.draining.is_some() && !self.has_work() && self.unsent.is_empty() && !self.results.has_unsettled()
     }
 
-    /// Whether there is a job whose end somebody waits for.
+    /// Returns true if there is a job whose end somebody waits for.
     pub fn has_work(&self) -> bool {
         self.work.values().any(|work| !work.cancelled)
     }
 
-    /// Whether a job's end was not sent yet.
+    /// Returns true if a job's end was not sent yet.
     pub fn has_results(&self) -> bool {
         self.results.has_unsent()
     }

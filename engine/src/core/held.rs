@@ -15,10 +15,10 @@ use super::results::too_large;
 use super::{Core, Output};
 use crate::runtime::SlotIndex;
 
-/// What the process holds, as its registration says it.
+/// The work and the results that the process holds, as its registration says it.
 #[derive(Debug, Default)]
 pub struct Held {
-    /// What runs or waits here, and what has ended.
+    /// The work that runs or waits here, and what has ended.
     pub work: Vec<HeldWork>,
     /// The last attempt that it was given: later ones have not come to it, or not whole, and have not begun.
     pub received: Option<Attempt>,
@@ -40,7 +40,7 @@ pub(super) struct EndedWork {
     pub stage: Stage,
 }
 
-/// How far a held result has come.
+/// The progress of a held result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
     /// It was never sent whole to the end of a connection's queue, or waits to be asked for.
@@ -66,7 +66,7 @@ pub(super) struct Results {
     dropped: Option<Attempt>,
 }
 
-/// How many of the held results were sent, and their bytes: what the bounds are about.
+/// The number of held results that were sent, and their bytes: what the bounds are about.
 #[derive(Debug, Default)]
 struct Sent {
     results: usize,
@@ -128,17 +128,17 @@ impl Results {
         self.received = self.given_back.max(Some(before));
     }
 
-    /// Whether the end of an attempt is held.
+    /// Returns true if the end of an attempt is held.
     pub fn holds(&self, attempt: Attempt) -> bool {
         self.ended.contains_key(&attempt)
     }
 
-    /// Whether there is something that was never sent.
+    /// Returns true if there is something that was never sent.
     pub fn has_unsent(&self) -> bool {
         self.ended.values().any(|ended| ended.stage == Stage::Unsent)
     }
 
-    /// Whether there is something that was not sent on this connection.
+    /// Returns true if there is something that was not sent on this connection.
     pub fn has_unsettled(&self) -> bool {
         self.ended.values().any(|ended| ended.stage != Stage::Sent)
     }
@@ -193,7 +193,7 @@ impl Results {
 }
 
 impl Core {
-    /// What the process holds: what its registration says. The oldest results that this does not name are dropped.
+    /// Returns what the process holds, for its registration. The oldest results that this does not name are dropped.
     pub fn held(&mut self) -> Held {
         let running = self.work.values().map(|work| HeldWork {
             attempt: work.attempt,
@@ -307,7 +307,7 @@ impl Core {
                 self.send_result(adopted);
             }
         }
-        self.heed_early(adopt.attempts.iter().map(|(_, adopted)| *adopted));
+        self.respond_early(adopt.attempts.iter().map(|(_, adopted)| *adopted));
     }
 }
 

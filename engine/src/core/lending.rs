@@ -15,7 +15,7 @@ use crate::runtime::{Ask, SlotIndex};
 /// Stand-ins of one slot: one for each depth, and as many that have not ended when what they stood in for goes on.
 const STAND_INS_MAX: usize = 2 * NESTING_MAX as usize;
 
-/// What running jobs have opened, and which of them wait.
+/// The clients that running jobs have opened, and the jobs that wait.
 #[derive(Debug, Default)]
 pub(super) struct Lending {
     /// For which slot each place beyond the registered ones stands in.
@@ -39,12 +39,12 @@ impl Core {
         stand_in.map_or(place, |host| host + registered as SlotIndex)
     }
 
-    /// Whether a place has nothing to run.
+    /// Returns true if a place has nothing to run.
     pub fn has_nothing(&self, place: SlotIndex) -> bool {
         self.slots.get(place as usize).is_none_or(|slot| slot.running.is_empty() && slot.waiting.is_empty())
     }
 
-    /// Whether a place is a registered slot.
+    /// Returns true if a place is a registered slot.
     pub(super) fn is_registered(&self, place: SlotIndex) -> bool {
         (place as usize) < self.registered_slots()
     }
@@ -126,7 +126,9 @@ impl Core {
         let lent = self.lending.lent.iter().filter_map(|(job, sessions)| Some((attempt(job)?, sessions.clone())));
         let lent = lent.map(|(attempt, sessions)| FromEngine::Lent(Lent { attempt, sessions }));
         let said: Vec<FromEngine> = grants.chain(lent).collect();
-        said.into_iter().for_each(|message| self.send(message));
+        for message in said {
+            self.send(message);
+        }
     }
 
     /// A job is no longer here.

@@ -1,4 +1,4 @@
-//! What an engine process decides: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
+//! The decisions of an engine process: which slot runs what, what it holds, what it reports. No I/O, clock or threads.
 //!
 //! The shell tells it what happened (`handle_*`) and then takes what is to be done ([`Core::poll_output`]) until there
 //! is nothing left. Work goes on without a connection; what is to be said waits for the next one, and results are held
@@ -37,7 +37,7 @@ use results::unreadable;
 use sessions::Sessions;
 use shares::Shared;
 
-/// What the shell is to do.
+/// An action for the shell.
 #[derive(Debug)]
 pub enum Output {
     /// Send a message.
@@ -64,7 +64,7 @@ pub enum Output {
     Registered(Vec<EngineId>),
     /// The broker wants the process to leave, at once or (`true`) when it has finished what it runs.
     Leave(String, bool),
-    /// The broker is leaving, or closes this connection in good order.
+    /// The broker is leaving, or closes this connection gracefully.
     Goodbye(String),
     /// Tell a slot's next interpreter what became of the one before.
     Lost(SlotIndex, String),
@@ -72,7 +72,7 @@ pub enum Output {
     Log(String),
 }
 
-/// What the broker did against the protocol: the connection is closed and made anew.
+/// A violation of the protocol by the broker: the connection is closed and made anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BrokerMisbehaved {
     /// A transfer that is unknown, repeated or misshapen.
@@ -100,14 +100,14 @@ pub struct Core {
     /// The last call header, as it came and as it was read: those of a map's tasks are all the same.
     last_header: Option<(Vec<u8>, Arc<CallHeader>)>,
     shares: BTreeMap<u64, Shared>,
-    /// What the broker has said of attempts before their assignments came: it goes before what waits to be sent.
+    /// The broker's commands for attempts whose assignments have not come: they overtake what waits to be sent.
     early: BTreeMap<Attempt, Early>,
     /// Attempts that are told to have started before they begin.
     suspects: BTreeSet<Attempt>,
     /// Calls whose definition has not come whole.
     undefined: Vec<(SessionId, u32, Call, Result<Request, String>)>,
     connected: bool,
-    /// Whether there was a connection before: what was sent on it may not have arrived.
+    /// True if there was a connection before: what was sent on it may not have arrived.
     was_cut: bool,
     /// The broker's start, with which the attempts that it gives begin.
     start: BrokerStart,
@@ -118,13 +118,13 @@ pub struct Core {
     result_bytes_max: u64,
     /// The flag that gives the broker more memory, for people.
     memory_flag: String,
-    /// What waits for a connection.
+    /// Messages that wait for a connection.
     unsent: VecDeque<FromEngine>,
-    /// What has ended and was not released.
+    /// Results that have not been released.
     results: Results,
-    /// What running jobs have published and was not sent.
+    /// The data that running jobs have published and that were not sent.
     published: BTreeMap<u64, Latest>,
-    /// Why it takes nothing new, if it does not.
+    /// The reason why it takes nothing new, if so.
     draining: Option<String>,
     outputs: VecDeque<Output>,
 }
@@ -136,7 +136,7 @@ struct Slot {
     running: VecDeque<u64>,
     runtime: Option<Runtime>,
     waiting: VecDeque<u64>,
-    /// Whether there is an interpreter that takes jobs. Until then a Python job has not begun.
+    /// True if there is an interpreter that takes jobs. Until then a Python job has not begun.
     has_interpreter: bool,
 }
 
@@ -148,14 +148,14 @@ struct Work {
     n: u64,
     slot: SlotIndex,
     runtime: Runtime,
-    /// What to run, once it is here and until its runtime has it.
+    /// The job to run, once it is here and until its runtime has it.
     ready: Option<Job>,
     reported: bool,
     /// Its end is not waited for.
     cancelled: bool,
-    /// What it has written: standard output and standard error. Most write nothing.
+    /// The output so far: standard output and standard error. Most write nothing.
     output: Option<Box<[Kept; 2]>>,
-    /// Whether nothing of it is to be left out.
+    /// True if nothing of it is to be left out.
     has_whole_output: bool,
 }
 
@@ -167,14 +167,14 @@ struct Call {
     define: Option<u32>,
 }
 
-/// What an assignment's payload says: what to run, and the data for it.
+/// The content of an assignment's payload: what to run, and the data for it.
 #[derive(Clone, Debug)]
 struct Request {
     header: Arc<CallHeader>,
     data: Vec<Bytes>,
 }
 
-/// What is to become of an attempt that is still on its way.
+/// The command for an attempt that is still on its way.
 #[derive(Clone, Copy, Debug)]
 enum Early {
     /// It ends, by force or without.
@@ -270,7 +270,9 @@ impl Core {
         if let Some(first) = unbegun.iter().map(|work| work.attempt).min() {
             self.results.note_unbegun(first);
         }
-        unbegun.into_iter().for_each(|work| self.advance(work.slot));
+        for work in unbegun {
+            self.advance(work.slot);
+        }
         self.early.clear();
         self.suspects.clear();
     }
@@ -363,7 +365,7 @@ impl Core {
         }
     }
 
-    /// Whether there is a running job that the broker has not been told of. The shell reports such ones a few
+    /// Returns true if there is a running job that the broker was not notified of. The shell reports such ones a few
     /// milliseconds after they began, so that a short task costs no message for its start.
     pub fn has_unreported(&self) -> bool {
         self.connected && self.slots.iter().any(|slot| self.unreported(slot).is_some())
@@ -396,7 +398,7 @@ impl Core {
         self.assigned_session = Some(session);
         let call = self.line_up(session, &assign)?;
         let start = self.start;
-        self.heed_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
+        self.respond_early(assign.work.iter().map(|work| Attempt { start, count: work.count }));
         if self.draining.is_some() {
             // It was on its way when the broker was told. A large payload is still received, for nobody.
             let jobs: Vec<u64> = call.jobs.iter().copied().collect();
@@ -440,7 +442,9 @@ impl Core {
         }
         // Larger than any payload may be, or a number that is taken.
         if let Purpose::Run(call) = purpose {
-            call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
+            for job in call.jobs {
+                drop(self.forget(job));
+            }
         }
         Err(BrokerMisbehaved::Transfer)
     }
@@ -460,7 +464,7 @@ impl Core {
             }
             Purpose::Share(number) => {
                 let request = buffers.and_then(|buffers| self.read(buffers));
-                self.shared_is_here(number, &request);
+                self.take_shared(number, &request);
             }
             Purpose::Define(session, number) => {
                 let blob = buffers.ok().and_then(|buffers| buffers.into_iter().next());
@@ -475,7 +479,9 @@ impl Core {
         self.sessions.define(session, number, blob);
         let calls: Vec<_> =
             self.undefined.extract_if(.., |(of, its_number, ..)| *of == session && *its_number == number).collect();
-        calls.into_iter().for_each(|(_, _, call, request)| self.run(call, request));
+        for (_, _, call, request) in calls {
+            self.run(call, request);
+        }
     }
 
     /// No later work names a definition. What waits for it all the same, against the broker's word, fails.

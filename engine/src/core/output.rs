@@ -1,4 +1,4 @@
-//! How much of a job's output is kept: its start as it comes, and its end when the job has ended. All of it comes with
+//! The kept part of a job's output: its start as it comes, and its end when the job has ended. The whole comes with
 //! the result, if that was asked for.
 
 use std::collections::VecDeque;

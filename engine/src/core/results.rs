@@ -1,4 +1,4 @@
-//! What has been run and goes to the broker: output, ends, results.
+//! Work that has been run, on its way to the broker: output, ends, results.
 
 use bytes::Bytes;
 use furlong_wire::call::ReplyHeader;
@@ -13,7 +13,7 @@ use super::output::Kept;
 use super::{Core, Output, Work, error};
 use crate::runtime::{JobOutcome, Latest, OutputStream, Published, Reply, SlotIndex, Unable};
 
-/// What the broker, which does not see results, may tell of a failure: why a command could not be run, and why nothing
+/// Returns what the broker, which sees no results, may know of a failure: why a command could not run, and why nothing
 /// could. What the user's own code says stays between its engine and its client.
 fn for_the_record(header: &ReplyHeader) -> &str {
     match header {
@@ -95,7 +95,7 @@ impl Core {
         self.advance(slot);
     }
 
-    /// Whether the broker takes a result with all that a command wrote: otherwise the result comes without it.
+    /// Returns true if the broker takes a result with all that a command wrote: otherwise the result comes without it.
     fn has_room_for(&self, wholes: &[Bytes]) -> bool {
         let bytes: u64 = wholes.iter().map(|whole| whole.len() as u64).sum();
         bytes > 0 && bytes + INLINE_PAYLOAD_BYTES_MAX as u64 <= self.result_bytes_max

@@ -1,4 +1,4 @@
-//! What an engine process knows of the sessions whose tasks it runs: keys, definitions, and what each may send unasked.
+//! The sessions whose tasks an engine process runs: keys, definitions, and what each may send unasked.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use furlong_wire::payload::{Packed, PayloadError, PayloadKey, PayloadOpener, Pay
 pub struct Sessions {
     instance: InstanceId,
     known: BTreeMap<SessionId, Session>,
-    /// Where the counters of new sealers begin: beyond all that forgotten ones have used, since a session that comes
+    /// The first counter of new sealers: beyond all that forgotten ones have used, since a session that comes
     /// back comes with the same key.
     counter_floor: u64,
 }
@@ -26,7 +26,7 @@ struct Session {
     lane: Lane,
 }
 
-/// What large payloads of one session may go to the broker unasked, on one connection: others' do not wait for them.
+/// The allowance of a session for large payloads sent unasked, on one connection: others' do not wait for them.
 #[derive(Debug, Default)]
 pub struct Lane {
     first: u64,
@@ -98,17 +98,21 @@ impl Sessions {
     /// So many bytes of a session may have gone unasked, in all.
     pub fn grant(&mut self, id: SessionId, total: u64) {
         let session = self.known.get_mut(&id);
-        session.into_iter().for_each(|session| session.lane.granted = session.lane.granted.max(total));
+        if let Some(session) = session {
+            session.lane.granted = session.lane.granted.max(total);
+        }
     }
 
-    /// Whether a result may go unasked. It is counted if so.
+    /// Returns true if a result may go unasked, and counts it if so.
     pub fn announce(&mut self, id: SessionId, bytes: u64) -> bool {
         self.known.get_mut(&id).is_some_and(|session| session.lane.announce(bytes))
     }
 
     /// Published data of a session go.
     pub fn publish(&mut self, id: SessionId, bytes: u64) {
-        self.known.get_mut(&id).into_iter().for_each(|session| session.lane.publish(bytes));
+        if let Some(session) = self.known.get_mut(&id) {
+            session.lane.publish(bytes);
+        }
     }
 
     /// A session's lane, if it is known.
@@ -123,12 +127,12 @@ impl Sessions {
         }
     }
 
-    /// Whether the session's secret is here.
+    /// Returns true if the session's secret is here.
     pub fn knows(&self, id: SessionId) -> bool {
         self.known.contains_key(&id)
     }
 
-    /// What opens a large payload of a session; none if the session is unknown.
+    /// Returns the opener of a large payload of a session; none if the session is unknown.
     pub fn opener(&self, id: SessionId, counter: u64, bytes: u64) -> Option<Result<PayloadOpener, PayloadError>> {
         self.known.get(&id).map(|session| PayloadOpener::new(session.requests.clone(), counter, bytes))
     }
@@ -136,7 +140,7 @@ impl Sessions {
     /// Prepares a result for the wire.
     ///
     /// # Errors
-    /// Why it cannot be sent, for people.
+    /// The reason why it cannot be sent, for people.
     pub fn pack(&mut self, id: SessionId, header: &ReplyHeader, data: Vec<Bytes>) -> Result<Packed, String> {
         let session = self.known.get_mut(&id).ok_or("the client's session has ended")?;
         session.results.pack_with_header(encode_reply(header), data).map_err(|error| error.to_string())
@@ -151,10 +155,12 @@ impl Sessions {
 
     /// No later work names a definition.
     pub fn undefine(&mut self, id: SessionId, number: u32) {
-        self.known.get_mut(&id).into_iter().for_each(|session| _ = session.definitions.remove(&number));
+        if let Some(session) = self.known.get_mut(&id) {
+            session.definitions.remove(&number);
+        }
     }
 
-    /// Whether a definition has come, whole or not.
+    /// Returns true if a definition has come, whole or not.
     pub fn is_defined(&self, id: SessionId, number: u32) -> bool {
         self.known.get(&id).is_some_and(|session| session.definitions.contains_key(&number))
     }

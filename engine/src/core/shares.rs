@@ -47,7 +47,9 @@ impl Core {
                 self.run(call, request);
             }
             Some(State::Coming(_, false)) | None => {
-                call.jobs.into_iter().for_each(|job| drop(self.forget(job)));
+                for job in call.jobs {
+                    drop(self.forget(job));
+                }
                 return Err(BrokerMisbehaved::Share);
             }
         }
@@ -55,7 +57,7 @@ impl Core {
     }
 
     /// A shared payload is whole: what waited for it goes on.
-    pub(super) fn shared_is_here(&mut self, number: u64, request: &Result<Request, String>) {
+    pub(super) fn take_shared(&mut self, number: u64, request: &Result<Request, String>) {
         let Some(shared) = self.shares.get_mut(&number) else { return };
         let State::Coming(waiting, wanted) = std::mem::replace(&mut shared.state, State::Here(request.clone())) else {
             return;
@@ -63,7 +65,9 @@ impl Core {
         if !wanted {
             self.shares.remove(&number);
         }
-        waiting.into_iter().for_each(|call| self.run(call, request.clone()));
+        for call in waiting {
+            self.run(call, request.clone());
+        }
     }
 
     /// No later assignment names it.

@@ -32,7 +32,7 @@ struct Process {
     transfers: u64,
 }
 
-/// What the core wants done: jobs to start, messages to send, payloads to send, and the rest.
+/// The outputs of the core: jobs to start, messages to send, payloads to send, and the rest.
 #[derive(Default)]
 struct Done {
     started: Vec<(SlotIndex, Runtime, Job)>,
@@ -158,7 +158,7 @@ impl Done {
 
 const START: BrokerStart = BrokerStart(1);
 
-/// What the broker says of the session.
+/// Returns the broker's message about the session.
 fn told() -> Secret {
     Secret { session: SESSION, secret: secret(), payload_credit_bytes: CREDIT }
 }

@@ -1,4 +1,4 @@
-//! How a process has ended, in words.
+//! The end of a process, in words.
 
 use rustix::process::Signal;
 
@@ -28,7 +28,7 @@ pub(super) fn exit_code(code: i32, memory: MemoryAtEnd) -> String {
     format!("exit code {code}{meanwhile}")
 }
 
-/// What a process might take of memory.
+/// Describes how much memory a process might take.
 pub(super) fn bound(bytes: u64) -> String {
     format!("it may take {} (`engine --memory`)", mebibytes(bytes))
 }

@@ -26,7 +26,7 @@ pub struct Job {
     pub attempt: u64,
     /// The session that submitted the task.
     pub session: SessionId,
-    /// What to run.
+    /// The call to run.
     pub header: Arc<CallHeader>,
     /// The source that the header's definition holds, when it was sent apart from the call.
     pub definition: Option<Bytes>,
@@ -37,13 +37,13 @@ pub struct Job {
 /// A job's end, as a result's payload: header and data.
 #[derive(Debug)]
 pub struct Reply {
-    /// How it ended.
+    /// Its outcome.
     pub outcome: JobOutcome,
     /// The payload's first buffer.
     pub header: ReplyHeader,
     /// The buffers after it.
     pub data: Vec<Bytes>,
-    /// How long the code ran, in microseconds.
+    /// The run time of the code, in microseconds.
     pub run_us: u64,
 }
 
@@ -55,7 +55,7 @@ impl Reply {
     }
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JobOutcome {
     /// It returned.
@@ -67,13 +67,13 @@ pub enum JobOutcome {
     Exited(String),
     /// It was cancelled before its end.
     Cancelled,
-    /// What ran it died; the text says how (exit code, signal, last lines of stderr).
+    /// The process that ran it died; the text says how (exit code, signal, last lines of stderr).
     Lost(String),
     /// It did not begin, through no fault of its own: the header has the error.
     NotBegun(Unable),
 }
 
-/// What an engine cannot begin.
+/// The work that an engine cannot begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unable {
     /// Anything of this runtime: there is no interpreter, no memory for a process, no descriptor.
@@ -82,7 +82,7 @@ pub enum Unable {
     Kind,
 }
 
-/// Which stream output came on.
+/// The stream that output came on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OutputStream {
     /// Standard output.
@@ -91,21 +91,21 @@ pub enum OutputStream {
     Stderr,
 }
 
-/// What a slot reports to the engine's shell. A job's output comes before its end.
+/// A report of a slot to the engine's shell. A job's output comes before its end.
 #[derive(Debug)]
 pub enum SlotEvent {
     /// Output of the job that runs.
     Output {
         /// The attempt that wrote it.
         attempt: u64,
-        /// Which stream.
+        /// The stream.
         stream: OutputStream,
         /// The bytes, as written.
         bytes: Bytes,
     },
     /// Output that belongs to no job: for the engine's log.
     StrayOutput {
-        /// Which stream.
+        /// The stream.
         stream: OutputStream,
         /// The bytes, as written.
         bytes: Bytes,
@@ -126,26 +126,26 @@ pub enum SlotEvent {
     },
     /// Jobs that had not begun when the interpreter ended: they are given back.
     Recalled {
-        /// Which.
+        /// The identifier.
         attempts: Vec<u64>,
     },
     /// The running job asks for something.
     Asked {
         /// The attempt.
         attempt: u64,
-        /// What for.
+        /// The request.
         ask: Ask,
     },
     /// The running job has published something.
     Published {
         /// The attempt.
         attempt: u64,
-        /// What; the last word if there were several meanwhile.
+        /// The data; the last ones if there were several meanwhile.
         latest: Latest,
     },
 }
 
-/// What a running job asks of its engine.
+/// A request of a running job to its engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ask {
     /// To let the holder of this key in as a client of the job's owner.
@@ -156,10 +156,10 @@ pub enum Ask {
     GoesOn,
 }
 
-/// What a running job has published: header's codec and buffers.
+/// The data that a running job has published: header's codec and buffers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Published {
-    /// How the buffers are encoded.
+    /// The encoding of the buffers.
     pub codec: Codec,
     /// The data.
     pub buffers: Vec<Bytes>,
@@ -181,5 +181,5 @@ impl Latest {
     }
 }
 
-/// Where slots send their events: the shell's one queue.
+/// The channel to which slots send their events: the shell's one queue.
 pub type EventSender = UnboundedSender<(SlotIndex, SlotEvent)>;

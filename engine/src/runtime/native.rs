@@ -25,12 +25,12 @@ pub type Functions = BTreeMap<String, NativeFunction>;
 /// A registered function: buffers in, buffers out, in the call's codec.
 pub type NativeFunction = Box<dyn Fn(Codec, &[Bytes]) -> Result<(Codec, Vec<Bytes>), FunctionError> + Send + Sync>;
 
-/// Why a function did not give a value.
+/// The reason why a function did not give a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FunctionError {
     /// The kind, as an exception's type name.
     pub type_name: String,
-    /// What happened.
+    /// The problem.
     pub message: String,
 }
 
@@ -135,7 +135,7 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     running: Option<u64>,
-    /// What the running job is asked: one of the constants below.
+    /// The request to the running job: one of the constants below.
     asked: Arc<AtomicU8>,
     closed: bool,
 }
@@ -240,7 +240,7 @@ impl Shared {
     }
 }
 
-/// What a thread's running job can reach.
+/// The context within reach of a thread's running job.
 struct Context {
     slot: SlotIndex,
     shared: Arc<Shared>,
@@ -255,7 +255,7 @@ thread_local! {
     static CONTEXT: RefCell<Option<Rc<Context>>> = const { RefCell::new(None) };
 }
 
-/// Whether the task that runs on this thread was cancelled or interrupted: a long function looks now and then, and
+/// Returns true if this thread's task was cancelled or interrupted: a long function checks now and then, and
 /// returns early.
 pub fn is_cancelled() -> bool {
     let is_asked = |context: &Rc<Context>| context.asked.load(Ordering::Relaxed) != UNASKED;
@@ -291,7 +291,7 @@ pub fn publish<T: Serialize>(value: &T) -> Result<(), FunctionError> {
     Ok(())
 }
 
-/// What a payload adds to its one buffer, and more.
+/// An upper bound on what a payload adds to its one buffer.
 const PUBLISHED_OVERHEAD_BYTES: u64 = 1024;
 
 fn work(slot: SlotIndex, shared: &Arc<Shared>, functions: &Functions, events: &EventSender) {

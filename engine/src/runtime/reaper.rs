@@ -42,7 +42,7 @@ impl Default for Reaper {
 }
 
 impl Reaper {
-    /// What [`MARK_VARIABLE`] is set to for a process that shall not outlive this one. It has an effect from
+    /// The value of [`MARK_VARIABLE`] for a process that must not outlive this one. It has an effect from
     /// [`Reaper::start`] on, and until the process starts a session of its own.
     pub fn mark(&self) -> &str {
         &self.mark

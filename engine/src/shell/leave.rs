@@ -1,9 +1,9 @@
-//! How the process leaves: at once, or when it has finished what it runs.
+//! The shutdown of the process: at once, or when it has finished what it runs.
 
 use std::time::{Duration, Instant};
 
+use furlong_host::stop::{Reason, Stop};
 use furlong_link::outgoing::Written;
-use furlong_link::stop::{Reason, Stop};
 use furlong_wire::limits::{HEARTBEAT_DEAD_MS, WRITE_TURN_BYTES};
 use furlong_wire::message::{FromEngine, Goodbye};
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::{Link, Shell};
 use crate::runtime::{SlotEvent, SlotIndex};
 
-/// How long the last bytes have to leave.
+/// The time that the last bytes have to leave.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A little longer than each of them has.
 const INTERPRETERS_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -46,7 +46,7 @@ impl Shell {
         self.core.drain(reason);
     }
 
-    /// Why the process is to leave now, if it is.
+    /// Returns the reason to leave now, if there is one.
     pub(super) fn leaves_now(&mut self) -> Option<String> {
         if let Some(reason) = self.leaving.take() {
             return Some(reason);
@@ -86,7 +86,7 @@ impl Shell {
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, last).await;
     }
 
-    /// Ends the interpreters in good order, unless somebody is in a hurry. What they print at their end is logged.
+    /// Ends the interpreters gracefully, unless somebody is in a hurry. What they print at their end is logged.
     pub(super) async fn end_interpreters(
         &mut self,
         stop: &mut Stop,

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use furlong_host::home::{CapabilityFileError, load_capability};
+use furlong_host::private_file::FileProblem;
+use furlong_host::stop::Stop;
 use furlong_link::backoff::Backoff;
 use furlong_link::dial::{DialError, Dialed, dial, random_bytes};
-use furlong_link::home::{CapabilityFileError, load_capability};
 use furlong_link::incoming::{Incoming, ReceiveError};
 use furlong_link::outgoing::{Chunks, Outgoing, Written};
-use furlong_link::private_file::FileProblem;
-use furlong_link::stop::Stop;
 use furlong_link::stream::WriteHalf;
 use furlong_link::unsound::Unsound;
 use furlong_link::vigil::{Due, Vigil};
@@ -55,11 +55,11 @@ pub(crate) struct Setup {
 
 /// Slot events that are taken in one turn: few, so that the broker gets on with them meanwhile.
 const EVENTS_PER_TURN: usize = 128;
-/// How often is looked whether the connection lives, or whether it is time to leave.
+/// The interval of checks whether the connection lives, and whether it is time to leave.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a task runs at most before the broker is told that it does.
+/// The longest time that a task runs before its start is reported to the broker.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
-/// How long the first registration waits for the interpreter to say its version.
+/// The time that the first registration waits for the interpreter to say its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Shell {
@@ -70,11 +70,11 @@ struct Shell {
     link: Link,
     incarnation: u64,
     backoff: Backoff,
-    /// What was last said of why there is no connection: said once, not at each try.
+    /// The last reported reason why there is no connection: reported once, not at each try.
     told: Option<String>,
     unsound: Unsound,
     engines: Vec<EngineId>,
-    /// Where the broker is, for the clients that tasks open.
+    /// The broker's address, for the clients that tasks open.
     door: String,
     leaving: Option<String>,
     drain: Option<Drain>,
@@ -186,7 +186,7 @@ async fn with_version<T>(dialling: impl Future<Output = T>, python: Option<Arc<P
     tokio::join!(dialling, version).0
 }
 
-/// What the link reports.
+/// An event that the link reports.
 enum Happened {
     Dialled(Box<Result<(Dialed, String), NoConnection>>),
     Read(std::io::Result<usize>),
@@ -267,7 +267,7 @@ impl Shell {
         self.redial();
     }
 
-    /// What came is against the protocol. When that is so on one connection after the other, the process gives up.
+    /// Cuts a connection over a protocol violation. When one connection after the other ends so, the process gives up.
     fn cut(&mut self, error: &ConnectionError) -> Result<(), EngineError> {
         let age = match &self.link {
             Link::Up(up) => up.since.elapsed(),
@@ -472,7 +472,7 @@ async fn connect(path: PathBuf, mut hello: HelloBody, wait: Duration) -> Result<
     Ok((dial(capability.door(), &hello).await?, capability.door().to_json()))
 }
 
-/// Why there is no connection.
+/// The error when there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum NoConnection {
     #[error(transparent)]
@@ -486,7 +486,7 @@ enum NoConnection {
 }
 
 impl NoConnection {
-    /// Whether to try again: nobody is there yet, or no longer. A file that is refused stays refused.
+    /// Returns true if another try may help: nobody is there yet, or no longer. A file that is refused stays refused.
     fn is_transient(&self) -> bool {
         match self {
             Self::Capability(CapabilityFileError::File(error)) => matches!(error.problem, FileProblem::Missing),
@@ -497,7 +497,7 @@ impl NoConnection {
     }
 }
 
-/// Why a connection is given up.
+/// The reason why a connection is given up.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Who the process is, as it tells the broker.
+//! The identity of the process, as it tells the broker.
 
 use std::env;
 
@@ -10,7 +10,7 @@ use crate::core::Held;
 use crate::runtime::python::PythonShared;
 use crate::surroundings::{CUDA, Variables};
 
-/// Who the process is, for as long as it lives.
+/// The identity of the process, for as long as it lives.
 pub(super) struct Identity {
     pub(super) instance: InstanceId,
     pub(super) session: SessionId,
@@ -19,7 +19,7 @@ pub(super) struct Identity {
     pub(super) first_id: Option<u32>,
     pub(super) labels: Vec<String>,
     pub(super) runtimes: Vec<Runtime>,
-    /// What bounds the tasks' memory, if something does.
+    /// The bound of the tasks' memory, if there is one.
     pub(super) memory: Option<String>,
 }
 
@@ -58,7 +58,7 @@ fn shortened(mut path: String) -> String {
     path
 }
 
-/// What the tasks find around them: the version of Python, the bound of their memory, and those of the variables that
+/// The environment of the tasks: the version of Python, the bound of their memory, and those of the variables that
 /// matter which are set.
 fn environment(python: Option<&PythonShared>, variables: &Variables, memory: Option<String>) -> Vec<(String, String)> {
     let version = python.and_then(PythonShared::resolved).map(|resolved| ("python", resolved.version.clone()));

@@ -77,7 +77,9 @@ impl Slots {
                     None => NativeSlot::new(slot, self.functions.clone(), self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("no thread for the slot: {error}")))?,
                 };
-                place.engine_id.into_iter().for_each(|id| native.set_engine_id(id));
+                if let Some(id) = place.engine_id {
+                    native.set_engine_id(id);
+                }
                 place.native = Some(native);
                 place.batch.push(job);
                 Ok(())
@@ -87,7 +89,9 @@ impl Slots {
                 let (variables, host) = (&self.variables, place.host(slot));
                 let python = place.python.get_or_insert_with(|| {
                     let mut python = PythonSlot::new(slot, shared, events).with_env(variables.of_slot(host));
-                    id.into_iter().for_each(|id| python.set_engine_id(id));
+                    if let Some(id) = id {
+                        python.set_engine_id(id);
+                    }
                     python
                 });
                 python.start(job);
@@ -104,7 +108,9 @@ impl Slots {
                     CommandSlot::new(slot, env, shared, self.events.clone())
                         .map_err(|error| cannot(job.attempt, &format!("the slot cannot run commands: {error}")))?
                 };
-                place.engine_id.into_iter().for_each(|id| command.set_engine_id(id));
+                if let Some(id) = place.engine_id {
+                    command.set_engine_id(id);
+                }
                 place.command.insert(command).start(job);
                 Ok(())
             }
@@ -165,7 +171,7 @@ impl Slots {
         python.map(PythonSlot::restart).is_some()
     }
 
-    /// Ends all interpreters in good order, and returns when they have ended.
+    /// Ends all interpreters gracefully, and returns when they have ended.
     pub(super) async fn end(&mut self) {
         let ending: Vec<_> = self.places.iter_mut().filter_map(|place| place.python.as_mut()?.end()).collect();
         for task in ending {

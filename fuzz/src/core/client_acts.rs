@@ -1,4 +1,4 @@
-//! What clients do.
+//! The clients' actions.
 
 use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
@@ -70,7 +70,9 @@ impl Farm {
 
     pub fn client_says_goodbye(&mut self, client: usize) {
         self.says(client, FromClient::Goodbye(Goodbye { reason: "done".into() }));
-        self.clients[client].connection.into_iter().for_each(|connection| self.close(connection));
+        if let Some(connection) = self.clients[client].connection {
+            self.close(connection);
+        }
     }
 
     /// Comes, or comes again while its older connection is still there, and opens its session.
@@ -95,7 +97,9 @@ impl Farm {
         it.sending = super::peers::Sending::default();
         let submitted = it.submitted;
         self.pump();
-        old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old));
+        if let Some(old) = old {
+            self.core.handle_disconnected(self.now, old);
+        }
         let secret = PayloadSecret::new([client as u8; 32]);
         match input.byte() {
             // It forgets to.

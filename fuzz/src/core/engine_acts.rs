@@ -1,4 +1,4 @@
-//! What engines do.
+//! The acts of engines.
 
 use bytes::Bytes;
 use furlong_broker::core::ConnectionId;
@@ -52,7 +52,7 @@ impl Farm {
                     self.hears_engine(connection, FromEngine::Chunk(Chunk { transfer }), Some(chunk));
                 }
             }
-            Act::IsNested => self.is_nested(engine, input),
+            Act::IsNested => self.make_nested(engine, input),
             _ => self.engine_says_anything(engine, connection, input),
         }
     }
@@ -60,7 +60,9 @@ impl Farm {
     pub fn engine_says_goodbye(&mut self, engine: usize) {
         self.engines[engine].in_hand.clear();
         self.reports(engine, FromEngine::Goodbye(Goodbye { reason: "stopped".into() }));
-        self.engines[engine].connection.into_iter().for_each(|connection| self.close(connection));
+        if let Some(connection) = self.engines[engine].connection {
+            self.close(connection);
+        }
     }
 
     /// Comes, or comes again while its older connection is still there, and registers with what it holds.
@@ -76,7 +78,9 @@ impl Farm {
         let choice = input.byte();
         if choice & 1 == 1 {
             // Otherwise the broker hears of the old connection's end only afterwards.
-            old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old));
+            if let Some(old) = old {
+                self.core.handle_disconnected(self.now, old);
+            }
         }
         // Now and then it forgets to register.
         if choice != 255 {
@@ -85,7 +89,9 @@ impl Farm {
             }
             self.reports(engine, FromEngine::Register(Box::new(register)));
         }
-        old.into_iter().for_each(|old| self.core.handle_disconnected(self.now, old));
+        if let Some(old) = old {
+            self.core.handle_disconnected(self.now, old);
+        }
     }
 
     fn finishes(&mut self, engine: usize, input: &mut Input<'_>) {
@@ -112,8 +118,8 @@ impl Farm {
         self.reports(engine, FromEngine::Finished(AttemptFinished { attempt, outcome, run_us, payload }));
     }
 
-    /// What has to do with the code of a running attempt.
-    fn is_nested(&mut self, engine: usize, input: &mut Input<'_>) {
+    /// Sends a message about the code of a running attempt.
+    fn make_nested(&mut self, engine: usize, input: &mut Input<'_>) {
         let attempt = self.engines[engine].attempt(input);
         let message = match input.below(7) {
             0 | 1 => FromEngine::Grant(Grant { attempt, key: PASS }),

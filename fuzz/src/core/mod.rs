@@ -199,7 +199,7 @@ impl Farm {
         self.requests_made
     }
 
-    /// What the shell does after a message: it closes those who misbehave, and lets the core decide.
+    /// Does the shell's part after a message: closes those who misbehave, and lets the core decide.
     fn settle(&mut self, connection: ConnectionId, heard: Result<(), PeerMisbehaved>) {
         if heard.is_err() {
             self.close(connection);
@@ -222,18 +222,24 @@ impl Farm {
                 Output::ToClient(connection, message) => {
                     can_be_sent(&message);
                     let client = self.clients.iter_mut().find(|it| it.connection == Some(connection));
-                    client.into_iter().for_each(|client| client.hears(&message));
+                    if let Some(client) = client {
+                        client.hears(&message);
+                    }
                 }
                 Output::ToEngine(connection, message) => {
                     can_be_sent(&message);
                     let start = self.config.start;
                     let engine = self.engines.iter_mut().find(|it| it.connection == Some(connection));
-                    engine.into_iter().for_each(|engine| engine.hears(start, &message));
+                    if let Some(engine) = engine {
+                        engine.hears(start, &message);
+                    }
                 }
                 Output::Close(connection, _) => self.close(connection),
                 Output::SaveRoster(changes) => changes.into_iter().for_each(|it| self.roster.apply(it)),
                 Output::Revoke(connection, request, tokens) => {
-                    tokens.into_iter().for_each(|token| self.note_revoked(token));
+                    for token in tokens {
+                        self.note_revoked(token);
+                    }
                     self.core.handle_revocation(self.now, connection, request, Ok(&self.revoked));
                 }
                 Output::Journal(number, entry) => self.unwritten.push_back((number, entry)),
@@ -242,7 +248,7 @@ impl Farm {
         }
     }
 
-    /// What is on its way to the disk gets there, or is lost but for what is not refused.
+    /// Completes the writes on their way to the disk, or loses all but those that are not refused.
     fn disk_writes(&mut self, written: Result<(), &str>) {
         let Some(last) = self.unwritten.back().map(|(number, _)| *number) else { return };
         for (_, entry) in self.unwritten.drain(..) {

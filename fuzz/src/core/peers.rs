@@ -32,7 +32,7 @@ pub struct Client {
     pub incarnation: u64,
     /// The last number that it has given to a task, on whatever connection.
     pub submitted: u64,
-    /// How its tasks ended, as it was told since the broker knows its session.
+    /// The ends of its tasks that it has heard of since the broker knows its session.
     pub ends: BTreeMap<u64, TaskState>,
     pub sending: Sending,
 }
@@ -40,7 +40,7 @@ pub struct Client {
 pub struct Engine {
     pub place: usize,
     pub connection: Option<ConnectionId>,
-    /// What it was given and has not ended.
+    /// The assigned work that has not ended.
     pub in_hand: VecDeque<HeldWork>,
     /// The session of the last work on this connection.
     session: Option<SessionId>,
@@ -55,7 +55,7 @@ pub struct Sending {
     pub open: VecDeque<(u64, u64, u32)>,
 }
 
-/// What chunks are cut from.
+/// The bytes from which chunks are cut.
 static ZEROS: [u8; CHUNK_BYTES_MAX + 16] = [0; CHUNK_BYTES_MAX + 16];
 
 impl Client {

@@ -7,8 +7,8 @@
 
 mod clients;
 mod engines;
+mod pending;
 mod resources;
-mod strangers;
 mod unread;
 
 use std::collections::BTreeSet;
@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use furlong_broker::budget::{READ_BUFFER_BYTES, STRANGER_BYTES};
+use furlong_broker::budget::{PENDING_BYTES, READ_BUFFER_BYTES};
 use furlong_tests::command::repository;
 use furlong_tests::farm::Farm;
 use furlong_tests::work::{Work, noop};
-use furlong_wire::limits::{CALLERS_MAX, STRANGERS_MAX};
+use furlong_wire::limits::{CALLERS_MAX, PENDING_MAX};
 
 /// Somebody who takes.
 struct Taker {
@@ -79,7 +79,7 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const BUSY_CONNECTIONS: u64 = 16;
 /// The sum of `broker/src/budget.rs`.
 const GROWTH_BYTES_MAX: u64 =
-    MEMORY_BYTES + STRANGER_BYTES * (STRANGERS_MAX + CALLERS_MAX) as u64 + READ_BUFFER_BYTES * BUSY_CONNECTIONS;
+    MEMORY_BYTES + PENDING_BYTES * (PENDING_MAX + CALLERS_MAX) as u64 + READ_BUFFER_BYTES * BUSY_CONNECTIONS;
 
 /// How long a no-op takes, in one of a hundred cases longer.
 fn p99(mut times: Vec<Duration>) -> Duration {
@@ -179,7 +179,7 @@ fn nobody_pays_for_what_a_peer_holds() {
 
 #[test]
 fn nobody_pays_for_strangers() {
-    nobody_pays_for(strangers::TAKERS, &mut start());
+    nobody_pays_for(pending::TAKERS, &mut start());
 }
 
 #[test]

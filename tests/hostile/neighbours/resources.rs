@@ -20,7 +20,7 @@ pub(super) const TAKERS: &[Taker] = &[
     Taker { name: "room for definitions", messages: &["Define"], takes: fills_with_definitions },
     Taker { name: "room for kept results", messages: &[], takes: keeps_results },
     Taker { name: "room for kept output", messages: &["Fetch"], takes: fetches_output },
-    Taker { name: "tasks in hand that never end", messages: &[], takes: never_ends },
+    Taker { name: "tasks assigned that never end", messages: &[], takes: never_ends },
 ];
 
 pub(super) const OF_THE_JOURNAL: &[Taker] = &[
@@ -42,7 +42,9 @@ fn fills_the_queue(farm: &Farm, window: &Window) {
         }
     }
     window.hold();
-    peers.into_iter().for_each(Peer::leave);
+    if let Some(it) = peers {
+        Peer::leave(it);
+    }
 }
 
 fn opens_sessions(farm: &Farm, window: &Window) {
@@ -71,7 +73,9 @@ fn fills_with_definitions(farm: &Farm, window: &Window) {
         }
         peers.push(peer);
     }
-    peers.into_iter().for_each(Peer::leave);
+    if let Some(it) = peers {
+        Peer::leave(it);
+    }
 }
 
 /// Ends tasks that are kept, and acknowledges them: their records stay.

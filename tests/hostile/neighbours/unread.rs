@@ -66,7 +66,7 @@ fn echo(bytes: usize) -> CallSpec {
     CallSpec::native("echo").arguments(Arguments::Raw(vec![Bytes::from(vec![5; bytes])]))
 }
 
-/// What a bystander does: small things and large ones, one after the other.
+/// Does what a bystander does: small things and large ones, one after the other.
 fn works(work: &Work) {
     for _ in 0..10 {
         work.run(&noop()).unwrap();
@@ -141,5 +141,7 @@ fn the_unread_results_of_who_went_away_leave_room_for_others() {
     works(&work);
     let newcomer = work.connect();
     let tasks: Vec<_> = (0..most / 4).map(|_| work.submit_by(&newcomer, &noop())).collect();
-    tasks.into_iter().for_each(|task| _ = work.within(task).unwrap());
+    for task in tasks {
+        work.within(task).unwrap();
+    }
 }

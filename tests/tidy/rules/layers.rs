@@ -3,10 +3,10 @@
 use crate::source::{Source, is_word};
 use crate::tree::Tree;
 
-/// Where nothing may happen that is not an argument.
+/// The folders of code in which nothing may happen that is not an argument.
 const CORES: [&str; 4] = ["wire/src/", "broker/src/core", "engine/src/core", "client/src/core"];
 
-/// What a core may not name. `Instant` and `SystemTime` even as types: time is a number that the shell hands in.
+/// The names forbidden in a core. `Instant` and `SystemTime` even as types: time is a number that the shell hands in.
 const FORBIDDEN: [&str; 8] =
     ["tokio", "std::time::Instant", "Instant::now", "SystemTime", "std::net", "std::fs", "std::thread", "rand::"];
 
@@ -57,7 +57,7 @@ fn is_core(path: &str) -> bool {
     CORES.into_iter().any(in_folder)
 }
 
-/// Whether the path's parts contain the forbidden ones, one after the other. Addresses are values, sockets are not.
+/// True if the path's parts contain the forbidden ones, one after the other. Addresses are values, sockets are not.
 fn is_named(path: &str, forbidden: &str) -> bool {
     let is_value = path
         .strip_prefix("std::net::")

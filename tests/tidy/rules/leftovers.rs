@@ -1,4 +1,4 @@
-//! What is meant to be temporary, and panics that do not say why they cannot happen.
+//! Temporary leftovers, and panics that do not say why they cannot happen.
 
 use crate::source::{Kind, Source, is_word};
 use crate::tree::Tree;

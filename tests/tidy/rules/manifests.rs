@@ -1,4 +1,4 @@
-//! What every crate's manifest says.
+//! The contents that every crate's manifest must have.
 
 use crate::tree::Tree;
 

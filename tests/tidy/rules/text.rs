@@ -43,7 +43,7 @@ fn bad_end(file: &File) -> Option<String> {
     (!is_good).then(|| file.at(file.text.lines().count(), "the file must end in exactly one line end"))
 }
 
-/// Whether an absolute path in the line begins with the folder; `target/work/` is another matter.
+/// Returns true if an absolute path in the line begins with the folder; `target/work/` is another matter.
 fn names_folder(line: &str, folder: &str) -> bool {
     let is_path = |char: char| char.is_alphanumeric() || "._-~/}$*".contains(char);
     line.match_indices(folder).any(|(at, _)| !line[..at].ends_with(is_path))

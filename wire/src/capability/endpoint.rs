@@ -1,4 +1,4 @@
-//! Where a broker listens.
+//! The address on which a broker listens.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -60,7 +60,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why a text is no [`Endpoint`].
+/// The reason that a text is no [`Endpoint`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum EndpointError {
     /// It does not begin with `tcp://`.

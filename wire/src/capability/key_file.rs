@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::text::{self, JsonError, SecretText};
 use crate::keys::{AtRestKey, IssuerKey, IssuerPublicKey, SecretKey};
 
-/// What the broker loads at its start: `broker.key.json`. It verifies tokens with it, and can issue none.
+/// The key file that the broker loads at its start: `broker.key.json`. It verifies tokens, and can issue none.
 #[derive(Debug)]
 pub struct BrokerKey {
     /// The key that the broker proves to its peers.
@@ -40,7 +40,7 @@ impl BrokerKey {
     }
 }
 
-/// What issuing a capability needs: `issuer.key.json`. It may be kept elsewhere than on the broker's machine.
+/// The file needed to issue capabilities: `issuer.key.json`. It may be kept elsewhere than on the broker's machine.
 #[derive(Debug)]
 pub struct IssuerKeyFile {
     /// The key that signs this cluster's tokens.

@@ -30,7 +30,7 @@ use crate::token::{Claims, HolderProved, Role, Token, TokenError, TokenLimits};
 /// Endpoints in one capability.
 pub const ENDPOINTS_MAX: usize = 64;
 
-/// What a process needs to enter a cluster.
+/// The data that a process needs to enter a cluster.
 #[derive(Debug)]
 pub struct Capability {
     cluster: ClusterName,
@@ -39,16 +39,16 @@ pub struct Capability {
     issuer_key: IssuerPublicKey,
     token: Token,
     holder_secret: SecretKey,
-    /// What the token says, proved with the two keys above.
+    /// The claims of the token, proved with the two keys above.
     proved: HolderProved,
 }
 
-/// Where a broker is, the key that it has to prove, and the secret with which a peer enters.
+/// The address of a broker, the key that it has to prove, and the secret with which a peer enters.
 #[derive(Clone, Copy, Debug)]
 pub struct Door<'a> {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Where the broker listens; at least one, to be tried in this order.
+    /// The endpoints on which the broker listens; at least one, to be tried in this order.
     pub endpoints: &'a [Endpoint],
     /// The key that the broker has to prove.
     pub server_key: PublicKey,
@@ -56,16 +56,16 @@ pub struct Door<'a> {
     pub secret: &'a SecretKey,
 }
 
-/// What a new capability allows.
+/// The rights that a new capability grants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
     /// To whom the holder's tasks and results belong.
     pub owner: OwnerId,
-    /// What the holder may do.
+    /// The role of the holder.
     pub role: Role,
     /// Labels of the engines that the holder may use, ascending, each once; none means all engines.
     pub scopes: Vec<String>,
-    /// How much of the broker the holder may occupy.
+    /// The limits on the part of the broker that the holder may occupy.
     pub limits: TokenLimits,
     /// The first second (of 1970) in which it is good.
     pub not_before_s: u64,
@@ -77,7 +77,7 @@ impl Capability {
     /// Makes a new capability of a cluster. `token_id` and `holder_secret` are fresh random bytes.
     ///
     /// # Errors
-    /// What [`IssuerKey::sign`] and [`Capability::new`] refuse.
+    /// The errors of [`IssuerKey::sign`] and [`Capability::new`].
     pub fn issue(
         issuer: &IssuerKey,
         cluster: ClusterName,
@@ -181,12 +181,12 @@ impl Capability {
         self.claims().cluster
     }
 
-    /// What the holder may do.
+    /// The role of the holder.
     pub fn role(&self) -> Role {
         self.claims().role
     }
 
-    /// Where the broker listens; at least one, to be tried in this order.
+    /// The endpoints on which the broker listens; at least one, to be tried in this order.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -201,7 +201,7 @@ impl Capability {
         self.issuer_key
     }
 
-    /// Where the broker is, and with which secret to enter.
+    /// Returns the broker's address, and the secret with which to enter.
     pub fn door(&self) -> Door<'_> {
         let Self { endpoints, server_key, holder_secret, .. } = self;
         Door { cluster: self.cluster_id(), endpoints, server_key: *server_key, secret: holder_secret }
@@ -217,7 +217,7 @@ impl Capability {
         &self.holder_secret
     }
 
-    /// What the token says. Whether it is valid now has not been checked.
+    /// Returns the token's claims. Their present validity has not been checked.
     pub fn claims(&self) -> &Claims {
         self.proved.claims()
     }
@@ -228,7 +228,7 @@ impl Capability {
     }
 }
 
-/// Why a text is no capability, or parts do not make one.
+/// The reason that a text is no capability, or parts do not make one.
 #[derive(Debug, Error)]
 pub enum CapabilityError {
     /// The text itself.

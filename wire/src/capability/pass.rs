@@ -42,7 +42,7 @@ impl Pass {
         PassKey(self.secret.public().0)
     }
 
-    /// Where the broker is, and with which secret to enter.
+    /// Returns the broker's address, and the secret with which to enter.
     pub fn door(&self) -> Door<'_> {
         let Self { cluster, endpoints, server_key, secret } = self;
         Door { cluster: *cluster, endpoints, server_key: *server_key, secret }
@@ -50,7 +50,7 @@ impl Pass {
 }
 
 impl Door<'_> {
-    /// What a task may know of it: everything but the secret.
+    /// Returns as JSON what a task may know of it: everything but the secret.
     pub fn to_json(&self) -> String {
         let text = DoorText {
             kind: KIND.to_owned(),

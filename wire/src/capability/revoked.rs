@@ -15,12 +15,12 @@ pub struct RevokedTokens {
     tokens: BTreeMap<TokenId, Revocation>,
 }
 
-/// When and why a token was revoked.
+/// The time and reason of a token's revocation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Revocation {
     /// The second of 1970.
     pub revoked_s: u64,
-    /// Why, for people: what [`check_reason`] accepts.
+    /// The reason, for people: what [`check_reason`] accepts.
     pub reason: Option<String>,
 }
 
@@ -68,24 +68,24 @@ impl RevokedTokens {
         Ok(true)
     }
 
-    /// When and why a token was revoked, if it was.
+    /// Returns the time and reason of a token's revocation, if it was revoked.
     pub fn get(&self, token: TokenId) -> Option<&Revocation> {
         self.tokens.get(&token)
     }
 
-    /// What the holder of a revoked token is told.
+    /// Returns the message to the holder of a token, if it is revoked.
     pub fn refusal(&self, token: TokenId) -> Option<String> {
         let revocation = self.get(token)?;
         let reason = revocation.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
         Some(format!("the capability's token {token} is revoked{reason}; ask who runs the cluster for another"))
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -105,7 +105,7 @@ pub fn check_reason(reason: &str) -> Result<(), BadReason> {
 #[error("a reason is one line of 1 to {NAME_BYTES_MAX} bytes")]
 pub struct BadReason;
 
-/// Why a list of revoked tokens cannot be read or grow.
+/// The reason that a list of revoked tokens cannot be read or grow.
 #[derive(Debug, Error)]
 pub enum RevokedError {
     /// The text itself.

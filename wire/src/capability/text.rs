@@ -1,4 +1,4 @@
-//! What the three kinds of file have in common: JSON with a kind and a version, hexadecimal, secrets that are erased.
+//! The common parts of the three kinds of file: JSON with a kind and a version, hexadecimal, secrets that are erased.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,7 +11,7 @@ use crate::limits::CAPABILITY_FILE_BYTES_MAX;
 /// The version of all kinds of file.
 pub(super) const VERSION: u32 = 1;
 
-/// Why a text is not the JSON of the file that it should be.
+/// The reason that a text is not the JSON of the file that it should be.
 #[derive(Debug, Error)]
 pub enum JsonError {
     /// More bytes than such a file may have.
@@ -26,7 +26,7 @@ pub enum JsonError {
     /// A file of another kind.
     #[error("this is not the file of a {expected}: its field \"kind\" says something else")]
     Kind {
-        /// What was looked for.
+        /// The expected kind.
         expected: &'static str,
     },
     /// A file of another version.
@@ -40,12 +40,12 @@ pub enum JsonError {
     Field {
         /// The field's name.
         field: &'static str,
-        /// What is wrong with its value.
+        /// The problem with its value.
         problem: FieldProblem,
     },
 }
 
-/// What is wrong with the value of a field. It never quotes the value, which may be a secret.
+/// A problem with the value of a field. It never quotes the value, which may be a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum FieldProblem {
     /// Other characters than `0-9 a-f`, or an odd number of them.

@@ -35,7 +35,7 @@ pub const SECOND_BYTES: usize = FIRST_BYTES;
 const SUITE: &str = "Noise_XK_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"furlong/1";
 
-/// What a peer says of itself in the third message.
+/// The peer's description of itself in the third message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The protocol version that the peer speaks.
@@ -54,7 +54,7 @@ pub struct HelloBody {
     pub session: SessionId,
     /// Grows with each connection of the session; the highest one wins.
     pub incarnation: u64,
-    /// What the peer wants to be: its token's role.
+    /// The role that the peer claims: its token's.
     pub role: Role,
     /// The program and its version, for people.
     pub software: String,
@@ -127,14 +127,14 @@ impl ExpectReply {
     }
 }
 
-/// The broker, before a stranger's first message.
+/// The broker, before an unauthenticated peer's first message.
 #[derive(Debug)]
 pub struct ExpectStart {
     noise: HandshakeState,
 }
 
 impl ExpectStart {
-    /// Is ready for a stranger. `ephemeral_seed` must be fresh from the system's random generator.
+    /// Is ready for an unauthenticated peer. `ephemeral_seed` must be fresh from the system's random generator.
     ///
     /// # Errors
     /// [`HandshakeError::Noise`] is an error of this program here.
@@ -182,13 +182,13 @@ impl ExpectProof {
 pub struct Proof {
     /// The X25519 public key whose secret the peer holds.
     pub holder: [u8; KEY_BYTES],
-    /// What it said.
+    /// The peer's message.
     pub hello: Hello,
     /// The keys of the records, from the broker's side.
     pub keys: RecordKeys,
 }
 
-/// Why a handshake ends. The other side learns nothing of the reason: the connection is closed.
+/// The reason that a handshake ends. The other side learns nothing of it: the connection is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// No message of the handshake has this length.

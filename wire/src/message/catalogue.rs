@@ -1,4 +1,4 @@
-//! How messages become bytes: each is a msgpack array `[tag, body]`, a batch is messages one after the other.
+//! The encoding of messages: each is a msgpack array `[tag, body]`; a batch is a sequence of messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +31,7 @@ pub fn encoded_bytes<M: Message>(message: &M) -> usize {
     encoded.len()
 }
 
-/// Whether no record can carry a message. For messages whose length depends on what somebody else says.
+/// Returns true if no record can carry a message. For messages whose length depends on what somebody else says.
 pub fn is_too_long<M: Message>(message: &M) -> bool {
     encoded_bytes(message) > MESSAGE_BYTES_MAX
 }

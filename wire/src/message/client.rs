@@ -14,7 +14,7 @@ bodies! {
     Open {
         /// The secret of the session's payloads.
         secret: PayloadSecret,
-        /// Whether the session ends with its connection: its tasks are cancelled at once, kept ones excepted.
+        /// True if the session ends with its connection: its tasks are cancelled at once, except those to be retained.
         cancel_on_disconnect: bool,
         /// The highest task number that the session has given, on any connection and to any start of the broker.
         submitted: u64,
@@ -32,7 +32,7 @@ bodies! {
     Cancel {
         /// First and last number of each range.
         ranges: Vec<(u64, u64)>,
-        /// Whether an interpreter that does not heed the interrupt is killed.
+        /// True if an interpreter that does not respond to the interrupt is killed.
         force: bool,
     }
 
@@ -40,9 +40,9 @@ bodies! {
     CancelTasks {
         /// The client's number for the request.
         request: u64,
-        /// Which tasks; those that are unknown are passed over.
+        /// The tasks; those that are unknown are passed over.
         tasks: Vec<TaskRange>,
-        /// Whether an interpreter that does not heed the interrupt is killed.
+        /// True if an interpreter that does not respond to the interrupt is killed.
         force: bool,
     }
 
@@ -56,7 +56,7 @@ bodies! {
     TakeBack {
         /// The client's number for the request.
         request: u64,
-        /// Which tasks; those that are unknown or run are passed over.
+        /// The tasks; those that are unknown or run are passed over.
         tasks: Vec<TaskRange>,
     }
 
@@ -74,7 +74,7 @@ bodies! {
     Signal {
         /// The client's number for the request.
         request: u64,
-        /// Which engines.
+        /// The engines.
         engines: Vec<EngineId>,
         /// The signal's number.
         signal: i32,
@@ -84,7 +84,7 @@ bodies! {
     Restart {
         /// The client's number for the request.
         request: u64,
-        /// Which engines.
+        /// The engines.
         engines: Vec<EngineId>,
     }
 
@@ -92,11 +92,11 @@ bodies! {
     Request {
         /// The client's number for it.
         request: u64,
-        /// What it wants to know.
+        /// The query.
         query: Query,
     }
 
-    /// Which events a client wants.
+    /// The events a client wants.
     Subscribe {
         /// Engines that come and go.
         engines: bool,
@@ -110,9 +110,9 @@ bodies! {
         session: SessionId,
         /// The task's number there.
         n: u64,
-        /// Whether to answer when the task has ended. Otherwise the answer comes now, and may have no result.
+        /// True if the answer is to come when the task has ended. Otherwise it comes now, and may have no result.
         wait: bool,
-        /// Whether its output is wanted: what is kept of it now, then what comes.
+        /// True if its output is wanted: what is retained of it now, then what comes.
         output: bool,
     }
 
@@ -120,7 +120,7 @@ bodies! {
     Purge {
         /// The client's number for the request.
         request: u64,
-        /// Which tasks. Those that have not ended are passed over.
+        /// The tasks. Those that have not ended are passed over.
         tasks: Vec<TaskRange>,
     }
 
@@ -136,15 +136,15 @@ bodies! {
     Shutdown {
         /// The client's number for the request.
         request: u64,
-        /// Which; none for all of them.
+        /// The engines; none for all of them.
         engines: Option<Vec<EngineId>>,
-        /// Whether engines finish what they run.
+        /// True if engines finish what they run.
         finish: bool,
-        /// Whether the broker ends as well.
+        /// True if the broker ends as well.
         broker: bool,
     }
 
-    /// What the broker knows of a session.
+    /// The broker's knowledge of a session.
     Accepted {
         /// It knows every task up to this number, or has forgotten it after its end,
         n: u64,
@@ -158,13 +158,13 @@ bodies! {
     Output {
         /// The task's number in the session.
         n: u64,
-        /// Which attempt at it wrote this, from 1: a later one's output replaces that of an earlier one.
+        /// The attempt that wrote this, from 1: a later one's output replaces that of an earlier one.
         attempt: u32,
         /// The engine that runs it.
         engine: EngineId,
-        /// Which stream.
+        /// The stream.
         stream: Stream,
-        /// How many bytes of the stream came before. A gap is output that was not kept.
+        /// The number of bytes of the stream that came before. A gap is output that was not retained.
         offset: u64,
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
@@ -193,11 +193,11 @@ bodies! {
         n: u64,
     }
 
-    /// What was asked for by [`Fetch`].
+    /// The result of a [`Fetch`].
     Fetched {
         /// The client's number for the request.
         request: u64,
-        /// What is known of the task.
+        /// The task's record.
         record: Box<TaskRecord>,
         /// The secret of the session that submitted it, with which its result is opened; with the first result of that
         /// session on this connection.
@@ -210,13 +210,13 @@ bodies! {
     FetchedOutput {
         /// The client's number for the request.
         request: u64,
-        /// Which attempt wrote this, from 1.
+        /// The attempt that wrote this, from 1.
         attempt: u32,
         /// The engine that runs it.
         engine: EngineId,
-        /// Which stream.
+        /// The stream.
         stream: Stream,
-        /// How many bytes of the stream came before. A gap is output that was not kept.
+        /// The number of bytes of the stream that came before. A gap is output that was not retained.
         offset: u64,
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
@@ -229,15 +229,15 @@ hot_bodies! {
     Submit {
         /// The number of the first task; the others follow it.
         n: u64,
-        /// Where they run.
+        /// Their targets.
         targets: Targets,
-        /// What runs them.
+        /// Their runtime.
         runtime: Runtime,
         /// Tasks of one kind take about as long as each other: a number that the client makes of the function.
         class: u32,
         /// The definition that the call needs.
         define: Option<u32>,
-        /// What is not the default.
+        /// The options that differ from the defaults.
         options: Option<Box<TaskOptions>>,
         /// Call header and arguments.
         payload: Payload,
@@ -253,13 +253,13 @@ hot_bodies! {
     Finished {
         /// The task's number in the session.
         n: u64,
-        /// How it ended.
+        /// Its outcome.
         outcome: Outcome,
         /// The engine that ran it, if one did.
         engine: Option<EngineId>,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
-        /// When things happened.
+        /// The times of its events.
         times: TaskTimes,
         /// The result: reply header and data. None if there is none.
         payload: Option<Payload>,

@@ -51,15 +51,15 @@ bodies! {
 
     /// Attempts to end.
     CancelAttempts {
-        /// Which.
+        /// The identifier.
         attempts: Vec<Attempt>,
-        /// Whether an interpreter that does not heed the interrupt is killed.
+        /// True if an interpreter that does not respond to the interrupt is killed.
         force: bool,
     }
 
     /// A signal for those of the attempts that run now; the others never see it.
     SignalAttempts {
-        /// Which.
+        /// The identifier.
         attempts: Vec<Attempt>,
         /// The signal's number.
         signal: i32,
@@ -83,9 +83,9 @@ bodies! {
 
     /// The process shall leave.
     EngineShutdown {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// Whether it finishes first what it has been given.
+        /// True if it first finishes the work assigned to it.
         finish: bool,
     }
 
@@ -95,7 +95,7 @@ bodies! {
         attempt: Attempt,
         /// The key.
         key: PassKey,
-        /// Why it is not let in, if it is not: one line.
+        /// The reason that it is not let in, if it is not: one line.
         refusal: Option<String>,
     }
 
@@ -132,7 +132,7 @@ bodies! {
 
     /// Slots of a process.
     Slots {
-        /// Which.
+        /// The identifier.
         slots: Vec<u32>,
     }
 
@@ -144,15 +144,15 @@ bodies! {
         host: String,
         /// Its process id.
         pid: u32,
-        /// Where it runs.
+        /// Its working directory.
         cwd: String,
         /// Its slots, in order.
         slots: Vec<Slot>,
-        /// What it can run.
+        /// The runtimes that it offers.
         runtimes: Vec<Runtime>,
         /// The interpreter that runs Python, if there is one.
         python: Option<String>,
-        /// What the tasks find around them, for people: versions, and the variables that matter.
+        /// The environment of the tasks, for people: versions, and the variables that matter.
         environment: Vec<(String, String)>,
         /// Labels that tasks can require.
         labels: Vec<String>,
@@ -175,7 +175,7 @@ bodies! {
 
     /// The process takes nothing new: it finishes what it has, and then says goodbye.
     Draining {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
     }
 
@@ -189,7 +189,7 @@ bodies! {
         n: u64,
         /// The slot that has it.
         slot: u32,
-        /// Whether it has ended. Its result is sent when the broker adopts it.
+        /// True if it has ended. Its result is sent when the broker adopts it.
         finished: bool,
     }
 
@@ -197,9 +197,9 @@ bodies! {
     AttemptOutput {
         /// The attempt.
         attempt: Attempt,
-        /// Which stream.
+        /// The stream.
         stream: Stream,
-        /// How many bytes of the stream came before.
+        /// The number of bytes of the stream that came before.
         offset: u64,
         /// The bytes, as written.
         #[serde(with = "serde_bytes")]
@@ -226,7 +226,7 @@ bodies! {
     SlotDown {
         /// The slot.
         slot: u32,
-        /// How it ended: exit code or signal, and the last lines of its stderr.
+        /// The way it ended: exit code or signal, and the last lines of its stderr.
         cause: String,
     }
 }
@@ -234,11 +234,11 @@ bodies! {
 hot_bodies! {
     /// Work: one payload, for one slot or several of the process.
     Assign {
-        /// Which slot runs which task, as which attempt.
+        /// The slots with their tasks and attempts.
         work: AtLeastOne<Work>,
         /// The session of the tasks. None if it is that of the assignment before, on this connection.
         session: Option<SessionId>,
-        /// What runs them.
+        /// Their runtime.
         runtime: Runtime,
         /// The definition that the call needs.
         define: Option<u32>,
@@ -263,9 +263,9 @@ hot_bodies! {
     AttemptFinished {
         /// The attempt.
         attempt: Attempt,
-        /// How it ended.
+        /// Its outcome.
         outcome: Outcome,
-        /// How long the code ran, in microseconds.
+        /// The run time of the code, in microseconds.
         run_us: u64,
         /// Reply header and data. None if there is none. One that is announced as transfer 0 waits to be asked for.
         payload: Option<Payload>,
@@ -273,7 +273,7 @@ hot_bodies! {
 
     /// Attempts.
     Attempts {
-        /// Which.
+        /// The identifier.
         attempts: Vec<Attempt>,
     }
 

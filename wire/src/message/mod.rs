@@ -108,11 +108,11 @@ messages! {
     ToClient {
         /// Frame by frame, the chunks of this record.
         3 Chunk(Chunk),
-        /// The connection closes in good order.
+        /// The connection closes gracefully.
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
-        /// Which submits are known: after a cut they need not be repeated.
+        /// The submits that are known: after a cut they need not be repeated.
         32 Accepted(Accepted),
         /// A task's end.
         33 Finished(Finished),
@@ -138,7 +138,7 @@ messages! {
     ToEngine {
         /// Frame by frame, the chunks of this record.
         3 Chunk(Chunk),
-        /// The connection closes in good order.
+        /// The connection closes gracefully.
         4 Goodbye(Goodbye),
         /// More result bytes of a session may come unasked.
         5 Credit(EngineCredit),
@@ -186,11 +186,11 @@ messages! {
     FromEngine {
         /// Frame by frame, the chunks of this record.
         3 Chunk(Chunk),
-        /// The process leaves in good order.
+        /// The process leaves gracefully.
         4 Goodbye(Goodbye),
         /// More payload bytes may come.
         5 Credit(Credit),
-        /// Who the process is and what it still holds; its first message on each connection.
+        /// The process's identity and what it still holds; its first message on each connection.
         64 Register(Box<Register>),
         /// Attempts that run now. One that ends before it could be said is not announced.
         65 Started(Attempts),
@@ -200,7 +200,7 @@ messages! {
         67 Output(AttemptOutput),
         /// Intermediate data of an attempt.
         68 Published(AttemptPublished),
-        /// What had not started, and will not: of a recall, or because the interpreter that had it is gone.
+        /// Attempts that had not started and will not: of a recall, or because the interpreter that had them is gone.
         69 Recalled(Attempts),
         /// A blob that work needs is not here.
         70 NeedBlob(NeedBlob),
@@ -240,7 +240,7 @@ bodies! {
         unfinished_tasks_max: u64,
         /// Payload bytes that the peer may send at first.
         payload_credit_bytes: u64,
-        /// Whether the broker still knew the peer's session.
+        /// True if the broker still knew the peer's session.
         resumed: bool,
         /// The flag by which this broker is given more memory, for people.
         memory_flag: String,
@@ -248,15 +248,15 @@ bodies! {
 
     /// The broker refuses a peer whose key is proved.
     Refused {
-        /// Why, for programs.
+        /// The reason, for programs.
         kind: RefusalKind,
-        /// Why and what to do, for people: one line.
+        /// The reason and the remedy, for people: one line.
         text: String,
     }
 
-    /// The sender closes in good order.
+    /// The sender closes gracefully.
     Goodbye {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
     }
 }
@@ -276,7 +276,7 @@ hot_bodies! {
 }
 
 codes! {
-    /// Why a peer is refused.
+    /// The reason that a peer is refused.
     RefusalKind {
         /// Another protocol version.
         1 "version" Version,

@@ -39,7 +39,7 @@ pub trait Quick: Serialize + Sized {
     }
 }
 
-/// What is left of a batch.
+/// The rest of a batch.
 #[derive(Debug)]
 pub struct Input<'a>(pub &'a [u8]);
 

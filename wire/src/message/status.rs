@@ -6,7 +6,7 @@ use super::catalogue::codes;
 use super::task::{Outcome, Runtime};
 use crate::ids::{BrokerStart, EngineId, EngineUuid, TaskId};
 
-/// What a client can ask.
+/// A question that a client can ask.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
@@ -16,13 +16,13 @@ pub enum Query {
     EnginesAfter(EngineId),
     /// The whole picture.
     Status,
-    /// What follows an answer that was not all of it.
+    /// The question that continues an incomplete answer.
     StatusAfter(StatusPlace),
     /// The owner's tasks: those that have not ended, and those whose record is kept.
     Tasks(Box<TaskQuery>),
 }
 
-/// How far an answer goes through the processes and then the engines of a cluster.
+/// The progress of an answer through the processes and then the engines of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusPlace {
@@ -32,7 +32,7 @@ pub enum StatusPlace {
     Engine(EngineId),
 }
 
-/// Which tasks of its owner a client wants to know about. What is not said does not matter.
+/// A filter for the tasks of its owner that a client wants to know about. Unset fields do not matter.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TaskQuery {
     /// The session, by the prefix that people write.
@@ -54,7 +54,7 @@ pub struct TaskQuery {
 }
 
 codes! {
-    /// Where a task stands, for people.
+    /// The phase of a task, for people.
     TaskPhase {
         /// Its arguments are on the way.
         1 "receiving" Receiving,
@@ -71,32 +71,32 @@ codes! {
     }
 }
 
-/// What is known of a task.
+/// The record of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TaskRecord {
     /// The task.
     pub id: TaskId,
     /// Its name for people.
     pub label: Option<String>,
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// The engine that it names; none for the shared queue.
     pub target: Option<EngineId>,
     /// Higher runs first.
     pub priority: i32,
-    /// Where it stands.
+    /// Its state.
     pub phase: TaskPhase,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Option<Outcome>,
-    /// Why it does not run yet, for people: one line.
+    /// The reason that it does not run yet, for people: one line.
     pub waits: Option<String>,
     /// The engine that has or had it.
     pub engine: Option<EngineId>,
-    /// How often it was given to an engine.
+    /// The number of times it was given to an engine.
     pub attempts: u32,
-    /// How many of the attempts were lost after they had begun.
+    /// The number of attempts that were lost after they had begun.
     pub losses: u32,
-    /// How many of the attempts raised and were followed by another.
+    /// The number of attempts that raised and were followed by another.
     pub errors: u32,
     /// Bytes of call and arguments.
     pub request_bytes: u64,
@@ -106,15 +106,15 @@ pub struct TaskRecord {
     pub stdout_bytes: u64,
     /// Bytes written to standard error.
     pub stderr_bytes: u64,
-    /// Whether result and output are kept.
+    /// True if result and output are retained.
     pub kept: bool,
-    /// When things happened.
+    /// The times of its events.
     pub times: RecordTimes,
     /// The attempts before the last one.
     pub past: Vec<AttemptRecord>,
 }
 
-/// When things happened to a task: microseconds since its submit, by the broker's clock.
+/// The times of a task's events: microseconds since its submit, by the broker's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RecordTimes {
     /// The submit, in microseconds since 1970.
@@ -129,7 +129,7 @@ pub struct RecordTimes {
     pub finished_us: Option<u64>,
     /// The client's word that it has the result.
     pub delivered_us: Option<u64>,
-    /// How long the code ran, by the engine's clock.
+    /// The run time of the code, by the engine's clock.
     pub run_us: u64,
     /// The broker's time of this record.
     pub now_us: u64,
@@ -140,11 +140,11 @@ pub struct RecordTimes {
 pub struct AttemptRecord {
     /// The engine.
     pub engine: EngineId,
-    /// When the engine was given it: microseconds since the submit.
+    /// The time at which the engine was given it: microseconds since the submit.
     pub assigned_us: u64,
-    /// When it had come to nothing: microseconds since the submit.
+    /// The time at which it had failed: microseconds since the submit.
     pub ended_us: u64,
-    /// What became of it, for people: one line.
+    /// The attempt's fate, for people: one line.
     pub how: String,
 }
 
@@ -160,7 +160,7 @@ pub enum ReplyBody {
     Status(Box<ClusterStatus>),
     /// The request is refused: why and what to do, in one line.
     Refused(String),
-    /// What was asked for is done.
+    /// The request is done.
     Done,
     /// To a cancel of tasks: how many are cancelled from now on, and how many had ended before.
     Cancelled(u64, u64),
@@ -169,7 +169,7 @@ pub enum ReplyBody {
     Tasks(Vec<TaskRecord>, Option<TaskId>),
 }
 
-/// What happened, for subscribers.
+/// An event, for subscribers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -188,7 +188,7 @@ pub struct ClusterStatus {
     pub cluster_name: String,
     /// This start of the broker: microseconds since 1970.
     pub start: BrokerStart,
-    /// How long the broker has run.
+    /// The time since the broker's start.
     pub uptime_ms: u64,
     /// The broker's process id.
     pub pid: u32,
@@ -212,7 +212,7 @@ pub struct ClusterStatus {
     pub processes: Vec<ProcessStatus>,
     /// The engines, by integer; of a long list, one page.
     pub engines: Vec<EngineStatus>,
-    /// Where to go on, if this page is not the last.
+    /// The place from which to go on, if this page is not the last.
     pub more: Option<StatusPlace>,
 }
 
@@ -223,17 +223,17 @@ pub struct ProcessStatus {
     pub host: String,
     /// Its process id there.
     pub pid: u32,
-    /// Where it runs.
+    /// Its working directory.
     pub cwd: String,
     /// Its software.
     pub software: String,
-    /// What it can run.
+    /// The runtimes that it offers.
     pub runtimes: Vec<Runtime>,
     /// Its Python interpreter.
     pub python: Option<String>,
-    /// What its tasks find around them: versions, and the variables that matter.
+    /// The environment of its tasks: versions, and the variables that matter.
     pub environment: Vec<(String, String)>,
-    /// Whether it takes nothing new.
+    /// True if it takes nothing new.
     pub leaving: bool,
     /// Its labels.
     pub labels: Vec<String>,
@@ -250,7 +250,7 @@ pub struct EngineStatus {
     pub id: EngineId,
     /// Its uuid.
     pub uuid: EngineUuid,
-    /// Whether it is connected.
+    /// True if it is connected.
     pub online: bool,
     /// Tasks that it has been given.
     pub tasks_assigned: u64,
@@ -258,7 +258,7 @@ pub struct EngineStatus {
     pub tasks_queued: u64,
     /// Tasks that it has ended.
     pub tasks_finished: u64,
-    /// How long its code has run in all.
+    /// The total time its code has run.
     pub busy_us: u64,
     /// Attempts whose task has ended, and which the engine has not ended: a native function that does not look at its
     /// cancel.
@@ -270,14 +270,14 @@ pub struct EngineStatus {
 /// Work that an engine could not begin: it goes to other engines for a while.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SetAside {
-    /// What runs such tasks.
+    /// The runtime of such tasks.
     pub runtime: Runtime,
-    /// Whether this is all work of the runtime; otherwise it is one kind of task, such as one program.
+    /// True if this is all work of the runtime; otherwise it is one kind of task, such as one program.
     pub is_whole_runtime: bool,
-    /// Why the last task did not begin, for people: one line.
+    /// The reason that the last task did not begin, for people: one line.
     pub cause: String,
-    /// How often in a row that has happened.
+    /// The number of such failures in a row.
     pub failures: u32,
-    /// How long until the engine is given such work again; 0 if it may be by now.
+    /// The time until the engine is given such work again; 0 if it may be by now.
     pub retry_in_ms: u64,
 }

@@ -11,7 +11,7 @@ use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::payload::InlineBytes;
 
 codes! {
-    /// What runs a task.
+    /// The runtime of a task.
     Runtime {
         /// A Rust function in the engine's binary.
         1 "native" Native,
@@ -33,13 +33,13 @@ codes! {
         3 "cancelled" Cancelled,
         /// One of its limits passed.
         4 "timed_out" TimedOut,
-        /// What ran it is gone.
+        /// The process that ran it is gone.
         5 "lost" Lost,
     }
 }
 
 codes! {
-    /// Why a task did not succeed: stable, in JSON and as classes of the client libraries.
+    /// The reason that a task did not succeed: stable, in JSON and as classes of the client libraries.
     ErrorKind {
         /// The user's code raised; the payload has the exception.
         1 "remote" Remote,
@@ -170,7 +170,7 @@ impl<'de> Visitor<'de> for PayloadVisitor {
     }
 }
 
-/// Where a submit's tasks run. On the wire: nil, or the array of engines.
+/// The targets of a submit's tasks. On the wire: nil, or the array of engines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Targets {
     /// One task, on whichever engine is free.
@@ -194,44 +194,44 @@ impl<'de> Deserialize<'de> for Targets {
     }
 }
 
-/// What a submit says beyond the defaults.
+/// The options of a submit that differ from the defaults.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TaskOptions {
     /// A name for people and selectors.
     pub label: Option<String>,
     /// Higher runs first; 0 is the default.
     pub priority: i32,
-    /// How often a shared task is run again after the loss of its engine; none for the default.
+    /// The number of times a shared task is run again after the loss of its engine; none for the default.
     pub retries: Option<u32>,
-    /// How often it is run again after an error of its own.
+    /// The number of times it is run again after an error of its own.
     pub error_retries: u32,
-    /// How long it waits before it is run again after an error, doubled each time up to a minute.
+    /// The delay before it is run again after an error, doubled each time up to a minute.
     pub backoff_ms: u64,
-    /// Whether the task may run again after a loss.
+    /// True if the task may not run again after a loss.
     pub at_most_once: bool,
-    /// How long it may wait for an engine.
+    /// The maximum time to wait for an engine.
     pub queue_timeout_ms: Option<u64>,
-    /// How long it may run.
+    /// The maximum run time.
     pub run_timeout_ms: Option<u64>,
     /// Tasks that must end first.
     pub after: Vec<Dependency>,
-    /// Whether one of `after` is enough, instead of all.
+    /// True if one of `after` is enough, instead of all.
     pub after_any: bool,
     /// Tasks that must end first, and on whose engine it must run.
     pub follow: Vec<Dependency>,
-    /// Whether one of `follow` is enough, instead of all.
+    /// True if one of `follow` is enough, instead of all.
     pub follow_any: bool,
     /// Labels that its engine must have.
     pub require: Vec<String>,
-    /// Whether result and output are kept after they were acknowledged.
+    /// True if result and output are retained after they were acknowledged.
     pub keep: bool,
-    /// Whether a failure ends what the same session has already queued on that engine.
+    /// True if a failure ends what the same session has already queued on that engine.
     pub abort_on_error: bool,
-    /// Whether a direct task may run after its engine's interpreter was replaced.
+    /// True if a direct task may run after its engine's interpreter was replaced.
     pub restart_safe: bool,
-    /// Whether the journal must have it before it is accepted.
+    /// True if the journal must have it before it is accepted.
     pub durable: bool,
-    /// Whether this is the submit of an earlier connection once more: its task may be known, or may have run.
+    /// True if this repeats the submit of an earlier connection: its task may be known, or may have run.
     pub repeated: bool,
 }
 
@@ -246,12 +246,12 @@ pub struct Dependency {
     pub failure: bool,
 }
 
-/// How a task ended.
+/// The end of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// The terminal state.
     pub state: TaskState,
-    /// Why, unless it succeeded.
+    /// The reason, unless it succeeded.
     pub error: Option<Box<TaskError>>,
 }
 
@@ -265,7 +265,7 @@ impl Outcome {
     }
 }
 
-/// Why a task did not succeed.
+/// The reason that a task did not succeed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TaskError {
     /// For programs.
@@ -274,7 +274,7 @@ pub struct TaskError {
     pub text: String,
 }
 
-/// When things happened to a task, by the broker's clock.
+/// The times of a task's events, by the broker's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TaskTimes {
     /// Microseconds since 1970.

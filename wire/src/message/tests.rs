@@ -23,7 +23,7 @@ fn crosses<M: Message + PartialEq + Clone>(messages: &[M]) {
     reads_as_serde_does::<M>(&batch);
 }
 
-/// What is read without serde at the front of some bytes, serde reads as well.
+/// Asserts that serde agrees on a message that can be read without it at the front of some bytes; false if none can be.
 fn reads_as_serde_does<M: Message + PartialEq>(bytes: &[u8]) -> bool {
     let mut input = Input(bytes);
     let Some(message) = M::take(&mut input) else { return false };

@@ -1,4 +1,4 @@
-//! Whether a msgpack value is all there, before anything is made of it.
+//! A check that a msgpack value is complete, before anything is made of it.
 
 /// The length of the value at the front of some bytes, if all of it is there. Nothing is allocated, and nothing
 /// recurses: a list that declares more elements than have come costs a look at those.

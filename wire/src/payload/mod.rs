@@ -82,7 +82,7 @@ impl fmt::Debug for PayloadSecret {
     }
 }
 
-/// Which way a payload goes; it enters each chunk's associated data.
+/// The direction of a payload; it enters each chunk's associated data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PayloadKind {
     Request = 1,
@@ -191,7 +191,7 @@ impl SealedPayload {
         self.layout.total
     }
 
-    /// How many chunks it has.
+    /// Returns the number of its chunks.
     pub fn chunk_count(&self) -> u32 {
         chunk_count(self.layout.total)
     }
@@ -213,12 +213,12 @@ impl SealedPayload {
     }
 }
 
-/// How many chunks a payload of that many bytes has.
+/// Returns the number of chunks of a payload of so many bytes.
 pub fn chunk_count(payload_bytes: u64) -> u32 {
     u32::try_from(payload_bytes.div_ceil(CHUNK_BYTES_MAX as u64)).expect("16 GiB are 65 553 chunks")
 }
 
-/// How many bytes chunk `index` of a payload of that many bytes has, its tag included; none if there is no such chunk.
+/// Returns the size of chunk `index` of a payload of so many bytes, its tag included; none if there is no such chunk.
 pub fn chunk_bytes(payload_bytes: u64, index: u32) -> Option<usize> {
     let start = u64::from(index) * CHUNK_BYTES_MAX as u64;
     let left = payload_bytes.checked_sub(start).filter(|left| *left > 0)?;
@@ -294,7 +294,7 @@ impl PayloadOpener {
         Ok(())
     }
 
-    /// Whether every chunk has come.
+    /// Returns true if every chunk has come.
     pub fn is_complete(&self) -> bool {
         self.next == chunk_count(self.payload_bytes)
     }
@@ -325,7 +325,7 @@ pub fn unpack_inline_call(payload: &InlineBytes) -> Result<(&[u8], Vec<Bytes>), 
     Ok((header, data))
 }
 
-/// Where the buffers of an inline payload are: one after the other, to its end.
+/// Returns the positions of the buffers of an inline payload: one after the other, to its end.
 fn places(payload: &[u8]) -> Result<impl ExactSizeIterator<Item = Range<usize>>, PayloadError> {
     let (&count, rest) = payload.split_first().ok_or(PayloadError::Layout)?;
     let lengths = rest.get(..2 * usize::from(count)).ok_or(PayloadError::Layout)?;
@@ -359,7 +359,7 @@ fn pack_inline<'a>(buffers: impl Iterator<Item = &'a Bytes> + Clone) -> Option<I
     }))
 }
 
-/// Where each buffer lies in a chunked payload.
+/// The position of each buffer in a chunked payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Layout {
     /// The table of lengths, as it travels.
@@ -429,7 +429,7 @@ impl Layout {
     }
 }
 
-/// Why a payload cannot be packed or opened.
+/// The reason that a payload cannot be packed or opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PayloadError {
     /// Beyond the protocol's bound.
@@ -453,7 +453,7 @@ pub enum PayloadError {
     /// A chunk of another length than its place demands: its sender is broken.
     #[error("chunk {index} of a payload has {bytes} bytes, not what its place demands")]
     ChunkLength {
-        /// Which chunk.
+        /// The index of the chunk.
         index: u32,
         /// Its length.
         bytes: usize,
@@ -461,7 +461,7 @@ pub enum PayloadError {
     /// Changed on the way, or sealed under another key.
     #[error("chunk {index} of a payload was changed on the way, or is of another payload")]
     Forged {
-        /// Which chunk.
+        /// The index of the chunk.
         index: u32,
     },
     /// The lengths of the buffers do not fill the payload: its sender is broken.

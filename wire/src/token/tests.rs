@@ -43,7 +43,7 @@ fn verify(token: &Token) -> Result<VerifiedToken, TokenError> {
     token.verify(&issuer().public(), cluster())
 }
 
-/// What the issuer would have signed if it did not check: the decoder's own refusals are then what is tested.
+/// Signs claims without the issuer's checks and verifies them: so the decoder's own refusals are tested.
 fn verify_signed(signed: Vec<u8>) -> Result<VerifiedToken, TokenError> {
     let signature = issuer().sign_bytes(&signed);
     verify(&Token::from_bytes([signed, signature.to_vec()].concat())?)

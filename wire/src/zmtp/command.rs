@@ -14,10 +14,10 @@ pub(super) const COMMAND_BYTES_MAX: usize = 512;
 const PING_CONTEXT_BYTES_MAX: usize = 16;
 
 /// PONGs that wait to be sent: "a peer should not send more than a small number of PING commands without receiving PONG
-/// replies". Those beyond are left without an answer, or end a stranger's connection.
+/// replies". Those beyond are left without an answer, or end an unauthenticated peer's connection.
 pub(super) const PONGS_PENDING_MAX: usize = 8;
 
-/// What we tell a peer whose Socket-Type we refuse. No spaces: RFC 37's grammar has only visible characters here.
+/// The reason sent to a peer whose Socket-Type we refuse. No spaces: RFC 37's grammar has only visible characters here.
 const REFUSAL: &[u8] = b"Socket-Type-not-accepted";
 
 /// Takes the command at the front of `input` from there; `None` if it is not complete.

@@ -1,8 +1,8 @@
-//! What can go wrong on a ZMTP connection.
+//! Errors of a ZMTP connection.
 
 use std::fmt;
 
-/// Why a connection ended.
+/// The reason that a connection ended.
 ///
 /// After every one of these the connection is closed; each variant says whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,9 +10,9 @@ pub enum ZmtpError {
     /// Peer incompatible: it does not speak ZMTP 2 or later. An HTTP client or a port scanner ends here.
     #[error("not a ZMTP 3 peer: byte {offset} of its greeting is {byte:#04x}")]
     NotZmtp {
-        /// Which byte of the greeting, from 0.
+        /// The position of the byte in the greeting, from 0.
         offset: usize,
-        /// What it is.
+        /// The actual value.
         byte: u8,
     },
     /// Peer incompatible: its ZMTP is older than 3.0.
@@ -30,7 +30,7 @@ pub enum ZmtpError {
     /// Peer misbehaved: RFC 37 says that as-server MUST be zero with NULL.
     #[error("the peer's greeting has as-server {value:#04x}, with the NULL mechanism it must be 0")]
     AsServer {
-        /// What the byte was.
+        /// The value of the byte.
         value: u8,
     },
 
@@ -93,7 +93,7 @@ pub enum ZmtpError {
     /// The peer's choice: it sent ERROR and is going to close. Its reason has no defined meaning (RFC 37).
     #[error("the peer refused with the reason \"{reason}\"")]
     RefusedByPeer {
-        /// What it said.
+        /// The peer's message.
         reason: Excerpt,
     },
 
@@ -112,7 +112,7 @@ pub enum ZmtpError {
     /// Peer misbehaved: the value of a property of READY, or its length, ends behind the command.
     #[error("a property of READY has a value that is cut short: {bytes_left} bytes are left for it")]
     MalformedPropertyValue {
-        /// What was left of the command behind the name.
+        /// The number of bytes left in the command after the name.
         bytes_left: usize,
     },
     /// Peer incompatible: it does not say what kind of socket it is.

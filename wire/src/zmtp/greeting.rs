@@ -48,7 +48,7 @@ impl ExpectGreeting {
         }
         input.advance(GREETING_BYTES);
         // The side that connects sends READY first and the side that binds replies ("The NULL Security Mechanism"), so
-        // a stranger that has not said what it is gets no more than the greeting.
+        // an unauthenticated peer that has not said what it is gets no more than the greeting.
         if shared.role == Role::Peer {
             command::put_ready(&mut shared.output.buffer, Role::Peer);
         }

@@ -6,8 +6,8 @@
 //! that the peer declares.
 //!
 //! NULL neither authenticates nor encrypts: that is done by the handshake and the records inside the messages. Until
-//! the caller says [`peer_proved`](Connection::peer_proved), the peer is a stranger and has the `PREAUTH_*` limits of
-//! [`limits`](crate::limits); afterwards it has the `RECORD_*` ones.
+//! the caller says [`peer_proved`](Connection::peer_proved), the peer is an unauthenticated peer and has the
+//! `PREAUTH_*` limits of [`limits`](crate::limits); afterwards it has the `RECORD_*` ones.
 //!
 //! ```
 //! use bytes::BytesMut;
@@ -59,7 +59,7 @@ mod tests;
 pub use self::error::{Excerpt, ZmtpError};
 pub use self::frame::{FRAME_HEADER_BYTES_MAX, put_frame_header};
 
-/// Which side of the connection this is.
+/// The side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A `ROUTER`; the other side must be a `DEALER`.
@@ -86,7 +86,7 @@ impl Role {
     }
 }
 
-/// What [`Connection::handle_input`] found.
+/// The result of [`Connection::handle_input`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// Greeting and READY are done: messages may be sent, behind what [`Connection::poll_output`] still has. Comes
@@ -122,7 +122,7 @@ impl Connection {
     pub fn new(role: Role) -> Self {
         let mut output = Output::default();
         greeting::put_greeting(&mut output.buffer);
-        let shared = Shared { role, limits: Limits::STRANGER, output, bytes_wanted: GREETING_BYTES };
+        let shared = Shared { role, limits: Limits::PENDING_PEER, output, bytes_wanted: GREETING_BYTES };
         Self { state: State::ExpectGreeting(ExpectGreeting), shared }
     }
 
@@ -130,7 +130,7 @@ impl Connection {
     /// bytes that are not begun yet.
     ///
     /// Poll when the bytes can be written: what waits in here is bounded (beyond some PINGs, a proved peer's are not
-    /// answered, and a stranger's are an error), what the caller has taken out is not.
+    /// answered, and an unauthenticated peer's are an error), what the caller has taken out is not.
     pub fn poll_output(&mut self) -> Option<Bytes> {
         self.shared.output.poll()
     }
@@ -155,12 +155,12 @@ impl Connection {
         result
     }
 
-    /// Raises the limits of a stranger to those of a peer that has proved who it is.
+    /// Raises the limits of an unauthenticated peer to those of a peer that has proved who it is.
     pub fn peer_proved(&mut self) {
         self.shared.limits = Limits::PROVED;
     }
 
-    /// How many bytes, more than `input` held at the last call, complete the frame (or greeting) being read; 0 if
+    /// Returns the number of bytes beyond the last `input` that complete the frame (or greeting) being read; 0 if
     /// unknown.
     ///
     /// Never more than [`RECORD_BYTES_MAX`], whatever the peer declares.
@@ -196,7 +196,7 @@ impl Connection {
     }
 }
 
-/// What the connection expects next. A state's transition consumes it.
+/// The input that the connection expects next. A state's transition consumes it.
 #[derive(Debug)]
 enum State {
     ExpectGreeting(ExpectGreeting),
@@ -211,7 +211,7 @@ enum Progress<Waiting, Done> {
     Done(Done),
 }
 
-/// What a connection has in all of its states.
+/// The state that a connection has in every phase.
 #[derive(Debug)]
 struct Shared {
     role: Role,
@@ -221,22 +221,22 @@ struct Shared {
     bytes_wanted: usize,
 }
 
-/// What one message may cost.
+/// The limits on the cost of one message.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     /// Bytes of a message, all its frames' bodies together.
     message_bytes_max: usize,
     /// Frames of a message.
     frames_max: usize,
-    /// Whether PINGs beyond those that can be answered now are left without an answer. Otherwise they end the
+    /// True if PINGs beyond those that can be answered now are left without an answer. Otherwise they end the
     /// connection.
     passes_pings: bool,
 }
 
 impl Limits {
-    /// The header counts too: so a frame that is allowed always fits the stranger's read buffer, and never waits for
-    /// ever.
-    const STRANGER: Self = Self {
+    /// The header counts too: so a frame that is allowed always fits the unauthenticated peer's read buffer, and never
+    /// waits for ever.
+    const PENDING_PEER: Self = Self {
         message_bytes_max: PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX,
         frames_max: PREAUTH_FRAMES_MAX,
         passes_pings: false,

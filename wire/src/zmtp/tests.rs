@@ -110,16 +110,16 @@ fn excerpt(text: &str) -> Excerpt {
     Excerpt::new(text.as_bytes())
 }
 
-/// How far a connection under test has come.
+/// The progress of a connection under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Greeting,
     Ready,
-    Stranger,
+    Unauthenticated,
     Proved,
 }
 
-const STAGES: [Stage; 4] = [Stage::Greeting, Stage::Ready, Stage::Stranger, Stage::Proved];
+const STAGES: [Stage; 4] = [Stage::Greeting, Stage::Ready, Stage::Unauthenticated, Stage::Proved];
 
 /// A broker's connection at that stage, its output drained.
 fn broker_at(stage: Stage) -> Connection {
@@ -128,11 +128,11 @@ fn broker_at(stage: Stage) -> Connection {
     if stage != Stage::Greeting {
         input.extend_from_slice(&GREETING);
     }
-    if matches!(stage, Stage::Stranger | Stage::Proved) {
+    if matches!(stage, Stage::Unauthenticated | Stage::Proved) {
         input.extend_from_slice(&READY_DEALER);
     }
     let event = broker.handle_input(&mut input).expect("the handshake is well-formed");
-    assert_eq!(event.is_some(), matches!(stage, Stage::Stranger | Stage::Proved));
+    assert_eq!(event.is_some(), matches!(stage, Stage::Unauthenticated | Stage::Proved));
     if stage == Stage::Proved {
         broker.peer_proved();
     }
@@ -348,7 +348,7 @@ fn misuse_after_ready_is_refused() {
         (vec![0x09], ZmtpError::ReservedFlags { flags: 0x09 }),
     ];
     for (bytes, expected) in cases {
-        for stage in [Stage::Stranger, Stage::Proved] {
+        for stage in [Stage::Unauthenticated, Stage::Proved] {
             assert_eq!(error_at(stage, &bytes), Some(expected.clone()), "{}", bytes.escape_ascii());
         }
     }
@@ -359,14 +359,14 @@ fn huge_declared_lengths_are_refused_with_the_header() {
     let command_too_long = |bytes| ZmtpError::CommandTooLong { bytes, bytes_max: COMMAND_BYTES_MAX };
     let message_too_long = |bytes, bytes_max| ZmtpError::MessageTooLong { bytes, bytes_max };
     for declared in [513, 1 << 46, (1 << 63) - 1, 1 << 63, u64::MAX] {
-        for stage in [Stage::Ready, Stage::Stranger, Stage::Proved] {
+        for stage in [Stage::Ready, Stage::Unauthenticated, Stage::Proved] {
             assert_eq!(error_at(stage, &long_header(0x04, declared)), Some(command_too_long(declared)));
         }
     }
     for declared in [RECORD_BYTES_MAX as u64 + 1, 1 << 46, (1 << 63) - 1, 1 << 63, u64::MAX] {
         let header = long_header(0x00, declared);
         assert_eq!(error_at(Stage::Ready, &header), Some(ZmtpError::MessageBeforeReady));
-        assert_eq!(error_at(Stage::Stranger, &header), Some(message_too_long(declared, 4096 - 9)));
+        assert_eq!(error_at(Stage::Unauthenticated, &header), Some(message_too_long(declared, 4096 - 9)));
         assert_eq!(error_at(Stage::Proved, &header), Some(message_too_long(declared, RECORD_BYTES_MAX)));
         let second = [frame(0x01, b"1234"), header].concat();
         let total = declared.saturating_add(4);
@@ -375,19 +375,22 @@ fn huge_declared_lengths_are_refused_with_the_header() {
 }
 
 #[test]
-fn a_stranger_gets_one_frame_that_fits_its_buffer() {
+fn a_pending_peer_gets_one_frame_that_fits_its_buffer() {
     let largest = encode(&[vec![1; PREAUTH_FRAME_BYTES_MAX - FRAME_HEADER_BYTES_MAX]]);
     assert_eq!(largest.len(), PREAUTH_BUFFER_BYTES_MAX);
-    let (messages, error) = drive(&mut broker_at(Stage::Stranger), &mut BytesMut::new(), &largest);
+    let (messages, error) = drive(&mut broker_at(Stage::Unauthenticated), &mut BytesMut::new(), &largest);
     assert_eq!((messages.len(), error), (1, None));
     let too_large = long_header(0, PREAUTH_FRAME_BYTES_MAX as u64 - 8);
-    assert!(matches!(error_at(Stage::Stranger, &too_large), Some(ZmtpError::MessageTooLong { bytes: 4088, .. })));
-    assert_eq!(error_at(Stage::Stranger, &[0x01]), Some(ZmtpError::TooManyFrames { frames_max: 1 }));
+    assert!(matches!(
+        error_at(Stage::Unauthenticated, &too_large),
+        Some(ZmtpError::MessageTooLong { bytes: 4088, .. })
+    ));
+    assert_eq!(error_at(Stage::Unauthenticated, &[0x01]), Some(ZmtpError::TooManyFrames { frames_max: 1 }));
 }
 
 #[test]
 fn limits_rise_between_two_messages_of_one_read() {
-    let mut broker = broker_at(Stage::Stranger);
+    let mut broker = broker_at(Stage::Unauthenticated);
     let record = vec![b"record".to_vec(), vec![1; 9000]];
     let mut input = BytesMut::from(&[encode(&[b"third".to_vec()]), encode(&record)].concat()[..]);
     assert!(matches!(broker.handle_input(&mut input), Ok(Some(Event::Message(_)))));
@@ -440,8 +443,8 @@ fn of_many_pings_in_one_read_the_first_are_answered() {
     assert_eq!(drive(&mut broker, &mut input, &waiting), (vec![vec![b"after".to_vec()]], None));
     assert_eq!(broker.poll_output().map(|pongs| pongs.len()), Some(8 * 23));
     let flood = ping(b"").repeat(9);
-    let mut of_stranger = broker_at(Stage::Stranger);
-    assert_eq!(drive(&mut of_stranger, &mut input, &flood).1, Some(ZmtpError::PingFlood { pings_max: 8 }));
+    let mut of_pending = broker_at(Stage::Unauthenticated);
+    assert_eq!(drive(&mut of_pending, &mut input, &flood).1, Some(ZmtpError::PingFlood { pings_max: 8 }));
 }
 
 #[test]

@@ -28,7 +28,9 @@ impl MemoryJournal {
             Entry::Met(id, met) => self.tasks.get_mut(&id).into_iter().for_each(|row| row.met.push(met)),
             Entry::Ended(row) => _ = self.ends.insert(row.id, *row),
             Entry::Delivered(id, delivered_us) => {
-                self.ends.get_mut(&id).into_iter().for_each(|row| row.delivered_us = Some(delivered_us));
+                if let Some(row) = self.ends.get_mut(&id) {
+                    row.delivered_us = Some(delivered_us);
+                }
             }
             Entry::Forgotten(id) => {
                 self.ends.remove(&id);
@@ -38,7 +40,9 @@ impl MemoryJournal {
                     Blob::Chunked(other) if other.of == chunked.of => Some(other),
                     _ => None,
                 });
-                heir.into_iter().for_each(|heir| heir.chunks = heir.chunks.take().or(chunked.chunks.clone()));
+                if let Some(heir) = heir {
+                    heir.chunks = heir.chunks.take().or(chunked.chunks.clone());
+                }
             }
         }
     }
@@ -46,7 +50,7 @@ impl MemoryJournal {
     /// Gives a core what there is, but for what ended before that moment.
     ///
     /// # Errors
-    /// What does not fit the core.
+    /// The part that does not fit the core.
     pub fn restore(&mut self, core: &mut Restoring<'_>, ended_before_unix_us: u64) -> Result<(), RestoreError> {
         self.tidy(ended_before_unix_us);
         self.sessions().for_each(|row| core.session(row.clone()));
@@ -62,7 +66,9 @@ impl MemoryJournal {
     pub fn tidy(&mut self, ended_before_unix_us: u64) {
         let old = self.ends.values().filter(|row| row.ended_unix_us < ended_before_unix_us);
         let old: Vec<u64> = old.map(|row| row.id).collect();
-        old.into_iter().for_each(|id| self.write(Entry::Forgotten(id)));
+        for id in old {
+            self.write(Entry::Forgotten(id));
+        }
         self.ends.retain(|id, _| self.tasks.contains_key(id));
         self.sessions.retain(|key, _| self.tasks.values().any(|row| row.session == *key));
         self.definitions.retain(|(session, _), _| self.sessions.contains_key(session));
@@ -98,7 +104,7 @@ impl MemoryJournal {
         rows.collect()
     }
 
-    /// How many tasks there are, and how many of them have ended.
+    /// Returns the number of tasks, and the number of those that have ended.
     pub fn counts(&self) -> (usize, usize) {
         (self.tasks.len(), self.tasks.keys().filter(|id| self.ends.contains_key(id)).count())
     }

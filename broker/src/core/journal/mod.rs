@@ -1,4 +1,4 @@
-//! What must be on disk before it happens: durable tasks are accepted, begin (if they may run once only), and are
+//! Write-ahead rules of the journal: durable tasks are accepted, begin (if they may run once only), and are
 //! delivered when the journal has that.
 //!
 //! The core writes entries ([`Output::Journal`]) and goes on. What has to wait for an entry is kept as an act, and done
@@ -34,10 +34,10 @@ const REPLIES_WAITING_MAX: usize = 4096;
 /// no more than so much anyway.
 const RELEASES_WAITING_MAX: usize = 4096;
 
-/// What the core knows of its journal.
+/// The core's view of its journal.
 #[derive(Debug, Default)]
 pub struct Journal {
-    /// How long ended tasks stay in it; none without a journal.
+    /// The retention time of ended tasks in it; none without a journal.
     keep: Option<Duration>,
     /// The last number that a task was given.
     last_id: u64,
@@ -45,9 +45,9 @@ pub struct Journal {
     entries: u64,
     written: u64,
     acts: VecDeque<(u64, Act)>,
-    /// What engines need not hold, once what could not be written is.
+    /// Releases for engines, held back until entries that could not be written are written.
     releases: VecDeque<(ConnectionId, Release)>,
-    /// Whether something could not be written, and has not been since.
+    /// True if something could not be written, and has not been since.
     is_behind: bool,
     replies_waiting: usize,
     /// Tasks that waited until others were noted, which they are now.
@@ -58,7 +58,7 @@ pub struct Journal {
     reconciling_until: Option<Time>,
 }
 
-/// What waits for an entry.
+/// An action that waits for an entry.
 #[derive(Debug)]
 enum Act {
     /// A task is accepted.
@@ -73,20 +73,20 @@ enum Act {
     Release(ConnectionId, Release),
 }
 
-/// What the journal has of a task.
+/// The journal's state of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Durable {
     /// Its number there.
     pub id: u64,
-    /// How far that is.
+    /// The stage that it has reached.
     pub stage: Stage,
-    /// Whether it may have begun, if it may run once only; whether it may have run before this start, else.
+    /// True if it may have begun, if it may run once only; else, true if it may have run before this start.
     pub begun: bool,
-    /// How long before the broker's start it was submitted: microseconds.
+    /// The time between its submit and the broker's start, in microseconds.
     pub age_us: u64,
 }
 
-/// How far the journal is with a task.
+/// The stage that a task has reached in the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// It does not know it: arguments are missing.
@@ -106,17 +106,17 @@ impl Journal {
         Self { keep, ..Self::default() }
     }
 
-    /// Whether there is one.
+    /// Returns true if there is one.
     pub fn is_there(&self) -> bool {
         self.keep.is_some()
     }
 
-    /// When engines that may have tasks of an earlier start are no longer waited for.
+    /// Returns the time after which engines that may have tasks of an earlier start are no longer waited for.
     pub fn reconciled(&self) -> Option<Time> {
         self.reconciling_until
     }
 
-    /// Whether shared tasks wait for engines that may have them.
+    /// Returns true if shared tasks wait for engines that may have them.
     pub fn is_reconciling(&self, now: Time) -> bool {
         self.reconciling_until.is_some_and(|until| until > now)
     }
@@ -257,7 +257,7 @@ impl Core {
 
 /// Tasks that come.
 impl Core {
-    /// Whether a task that has its arguments waits for the journal. It is noted there, if it was not.
+    /// Returns true if a task that has its arguments waits for the journal. It is recorded there, if it was not.
     pub(super) fn waits_for_journal(&mut self, key: TaskKey) -> bool {
         let stage = self.tasks.get(key).and_then(Task::durable).map(|durable| durable.stage);
         match stage {
@@ -315,7 +315,9 @@ impl Core {
         }
         self.leave_line(session, target, n);
         self.note_session(session);
-        define.into_iter().for_each(|number| self.note_definition(session, number));
+        if let Some(number) = define {
+            self.note_definition(session, number);
+        }
         let Some(row) = self.task_row(key) else { return };
         self.write_and(Entry::Task(Box::new(row)), Act::Accept(key));
         self.note_last_entry(session);
@@ -329,7 +331,9 @@ impl Core {
 
     fn note_last_entry(&mut self, session: SessionKey) {
         let last = self.journal.entries;
-        self.sessions.get_mut(session).into_iter().for_each(|session| session.last_entry = last);
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.last_entry = last;
+        }
     }
 
     fn note_session(&mut self, key: SessionKey) {
@@ -374,7 +378,7 @@ impl Core {
         match written {
             Ok(()) => {
                 durable.stage = Stage::Written;
-                self.has_arguments(now, key);
+                self.admit_with_arguments(now, key);
             }
             Err(problem) => {
                 durable.stage = Stage::Unknown;
@@ -415,7 +419,7 @@ impl Core {
 
 /// Tasks that run.
 impl Core {
-    /// Whether an assignment waits until the journal says that the task may have begun.
+    /// Withholds an assignment until the journal says that the task may have begun. Returns true if it has to wait.
     pub(super) fn withholds(&mut self, key: TaskKey, engine: EngineId, count: u64) -> bool {
         let Some(task) = self.tasks.get(key).filter(|task| task.at_most_once()) else { return false };
         let Some(durable) = task.durable().filter(|durable| !durable.begun) else { return false };
@@ -430,7 +434,9 @@ impl Core {
         let withheld = self.engines.update(engine, |engine| std::mem::take(&mut engine.withheld)).unwrap_or_default();
         for count in withheld.into_iter().rev() {
             let given = self.take_back(count);
-            given.into_iter().for_each(|given| self.requeue(now, given.task));
+            if let Some(given) = given {
+                self.requeue(now, given.task);
+            }
         }
     }
 
@@ -444,7 +450,9 @@ impl Core {
         };
         match written {
             Ok(()) => {
-                task.durable_mut().into_iter().for_each(|durable| durable.begun = true);
+                if let Some(durable) = task.durable_mut() {
+                    durable.begun = true;
+                }
                 let engine = self.engines.get(given.engine);
                 if let Some(process) = engine.and_then(|engine| engine.process) {
                     self.tell_session(process, given.task);

@@ -1,4 +1,4 @@
-//! What the journal of an earlier start had, back in the core: sessions, then what must be held (unfinished tasks, then
+//! Restoring the journal of an earlier start into the core: sessions, then what must be held (unfinished tasks, then
 //! definitions), then as many results as fit.
 
 use std::collections::BTreeMap;
@@ -27,13 +27,13 @@ pub struct Restoring<'a> {
     /// Arguments that several tasks share.
     shared: BTreeMap<u64, Stored>,
     unfinished: Vec<TaskKey>,
-    /// Whether each of them is later in its session than those before it.
+    /// True if each of them is later in its session than those before it.
     is_in_order: bool,
     /// Those that they waited for and that have ended.
     met: BTreeMap<TaskKey, Vec<Met>>,
 }
 
-/// What does not fit this broker.
+/// The part of a restored journal that does not fit this broker.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The arguments of unfinished tasks must be held.
@@ -241,7 +241,9 @@ impl<'a> Restoring<'a> {
         for key in unfinished {
             core.go_on(now, key, &met.remove(&key).unwrap_or_default());
         }
-        sessions.into_iter().for_each(|key| core.forget_departed(key));
+        for key in sessions {
+            core.forget_departed(key);
+        }
     }
 }
 
@@ -276,7 +278,7 @@ impl Core {
             }),
             Err(text) => return self.end(now, key, unmet(&text)),
         }
-        self.has_arguments(now, key);
+        self.admit_with_arguments(now, key);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the journal holds: the rows that the core writes, and gets back at the next start.
+//! The rows of the journal, which the core writes and gets back at the next start.
 
 use std::sync::Arc;
 
@@ -40,11 +40,11 @@ pub struct SessionRow {
     pub key: u32,
     /// Its id.
     pub id: SessionId,
-    /// What its token allowed.
+    /// The rights that its token granted.
     pub claims: Claims,
     /// The secret of its payloads.
     pub secret: PayloadSecret,
-    /// Whether it is over.
+    /// True if it is over.
     pub departed: bool,
 }
 
@@ -59,19 +59,19 @@ pub struct TaskRow {
     pub n: u64,
     /// The engine that its submit named.
     pub target: Option<EngineId>,
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// Its kind.
     pub class: u32,
     /// The definition that it needs.
     pub define: Option<u32>,
-    /// What is not the default.
+    /// The options that differ from the defaults.
     pub options: Arc<TaskOptions>,
     /// Call header and arguments.
     pub payload: Blob,
-    /// When it was submitted: microseconds since 1970.
+    /// The time of its submit: microseconds since 1970.
     pub submitted_unix_us: u64,
-    /// Whether it may have begun, if it may run once only.
+    /// True if it may have begun, if it may run once only.
     pub begun: bool,
     /// Those that it was to wait for and that have ended as demanded.
     pub met: Vec<Met>,
@@ -82,7 +82,7 @@ pub struct TaskRow {
 pub struct Met {
     /// The task.
     pub task: TaskId,
-    /// Whether it succeeded.
+    /// True if it succeeded.
     pub succeeded: bool,
     /// The engine that ran it, if one did.
     pub engine: Option<EngineId>,
@@ -93,17 +93,17 @@ pub struct Met {
 pub struct EndRow {
     /// The task's number in the journal.
     pub id: u64,
-    /// When it ended: microseconds since 1970.
+    /// The time of its end: microseconds since 1970.
     pub ended_unix_us: u64,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
     /// The engine that ran it.
     pub engine: Option<EngineId>,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// How many of its attempts were lost.
+    /// The number of its attempts that were lost.
     pub losses: u32,
-    /// How many raised and were followed by another.
+    /// The number of its attempts that raised and were followed by another.
     pub errors: u32,
     /// Microseconds from submit to the last assignment.
     pub assigned_us: Option<u64>,
@@ -119,11 +119,11 @@ pub struct EndRow {
     pub past: Vec<AttemptRecord>,
     /// Its result.
     pub payload: Option<Blob>,
-    /// What it wrote, as far as that is kept.
+    /// Its output, as far as it is retained.
     pub output: Vec<Piece>,
     /// Bytes of standard output and of standard error, kept or not.
     pub output_bytes: (u64, u64),
-    /// When its client had the result: microseconds from its submit.
+    /// The time at which its client had the result: microseconds from its submit.
     pub delivered_us: Option<u64>,
 }
 

@@ -19,7 +19,7 @@ fn revoked(holder: u8) -> RevokedTokens {
     revoked
 }
 
-/// What the core wants done.
+/// Returns the core's outputs.
 fn outputs(farm: &mut Farm) -> Vec<Output> {
     std::iter::from_fn(|| farm.core.poll_output()).collect()
 }

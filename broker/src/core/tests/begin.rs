@@ -45,14 +45,14 @@ fn what_does_not_begin_goes_elsewhere_and_uses_no_retry() {
     let (client, bad, good) = (farm.client(), farm.engine(), farm.engine());
     let options = TaskOptions { retries: Some(0), ..at_most_once() };
     let n = farm.submit(client, with(python(shared()), options));
-    assert_eq!(farm.in_hand(bad), [n]);
+    assert_eq!(farm.assigned(bad), [n]);
     farm.does_not_begin(bad, ErrorKind::NoRuntime);
-    assert_eq!((farm.in_hand(bad), farm.in_hand(good)), (vec![], vec![n]));
+    assert_eq!((farm.assigned(bad), farm.assigned(good)), (vec![], vec![n]));
     let second = farm.submit(client, python(shared()));
     let (native, direct) = (farm.submit(client, shared()), farm.submit(client, python(direct(&[farm.id(bad)]))));
-    assert_eq!(farm.in_hand(bad), [native, direct], "other runtimes, and what is for it alone, go on there");
+    assert_eq!(farm.assigned(bad), [native, direct], "other runtimes, and what is for it alone, go on there");
     assert_eq!(farm.finish(good), n);
-    assert_eq!(farm.in_hand(good), [second], "all of the runtime goes elsewhere");
+    assert_eq!(farm.assigned(good), [second], "all of the runtime goes elsewhere");
     assert_eq!(farm.clients[client].finished[&n].outcome, Outcome::SUCCEEDED);
     let aside = farm.status(client, bad).set_aside;
     let seen = aside.iter().map(|it| (it.runtime, it.is_whole_runtime, it.failures, it.cause.as_str()));
@@ -89,16 +89,16 @@ fn an_engine_is_tried_again_ever_later_until_it_begins_something() {
     for seconds in [1_u64, 2, 4, 8, 16, 32, 60, 60] {
         let n = farm.submit(client, of_class(5));
         farm.wait(Duration::from_millis(seconds * 1000 - 1));
-        assert!(farm.in_hand(bad).is_empty(), "not before {seconds} s");
+        assert!(farm.assigned(bad).is_empty(), "not before {seconds} s");
         farm.wait(Duration::from_millis(1));
-        assert_eq!(farm.in_hand(bad), [n]);
+        assert_eq!(farm.assigned(bad), [n]);
         farm.does_not_begin(bad, ErrorKind::NotBegun);
         farm.finish(good);
     }
     farm.wait(SECOND * 60);
     farm.finish(good);
     let (first, second) = (farm.submit(client, of_class(5)), farm.submit(client, of_class(5)));
-    assert_eq!((farm.in_hand(bad), farm.in_hand(good)), (vec![first], vec![second]));
+    assert_eq!((farm.assigned(bad), farm.assigned(good)), (vec![first], vec![second]));
     farm.finish(bad);
     assert!(farm.status(client, bad).set_aside.is_empty());
     farm.finish(good);
@@ -112,7 +112,7 @@ fn work_of_other_kinds_is_not_kept_from_an_engine_that_is_set_aside() {
     let first: Vec<u64> = (0..5).map(|_| farm.submit(client, of_class(5))).collect();
     let other = farm.submit(client, of_class(6));
     farm.does_not_begin(bad, ErrorKind::NotBegun);
-    assert_eq!(farm.in_hand(bad), [other], "those before it wait for the other engine, and not in its way");
+    assert_eq!(farm.assigned(bad), [other], "those before it wait for the other engine, and not in its way");
     farm.finish(bad);
     let mut ran = Vec::new();
     (0..5).for_each(|_| ran.push(farm.finish(good)));
@@ -139,7 +139,7 @@ fn what_is_wanted_back_and_does_not_begin_is_cancelled() {
     farm.say(client, FromClient::TakeBack(TakeBack { request: 7, tasks })).unwrap();
     farm.does_not_begin(bad, ErrorKind::NotBegun);
     assert_eq!(farm.end_of(client, n), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
-    assert!(farm.in_hand(good).is_empty());
+    assert!(farm.assigned(good).is_empty());
 }
 
 /// An attempt of an earlier start does not begin, as its engine says before it has heard what became of it: of such a
@@ -169,8 +169,8 @@ fn work_of_before_that_does_not_begin_is_given_again() {
         if !is_matched {
             farm.repeat(client, n, shared());
         }
-        let has_it = if farm.in_hand(bad).is_empty() { good } else { bad };
-        assert_eq!(farm.in_hand(has_it), [n], "matched: {is_matched}");
+        let has_it = if farm.assigned(bad).is_empty() { good } else { bad };
+        assert_eq!(farm.assigned(has_it), [n], "matched: {is_matched}");
         assert!(!is_matched || has_it == good, "the other one could not begin it");
         farm.finish(has_it);
         assert_eq!(farm.end_of(client, n), Some((TaskState::Succeeded, None)));
@@ -197,7 +197,7 @@ fn unwanted_work_of_before_that_does_not_begin_leaves_its_engine_free() {
         invariants::hold(&farm.core);
         assert_eq!((farm.core.attempts.len(), farm.core.orphans.len()), (0, 0));
         let next = farm.submit(client, shared());
-        assert_eq!(farm.in_hand(engine), [next]);
+        assert_eq!(farm.assigned(engine), [next]);
     }
 }
 
@@ -215,7 +215,7 @@ fn work_of_before_whose_match_was_given_up_leaves_its_engine_free() {
     farm.processes[engine].jobs[0].attempt = attempt;
     farm.disconnect_engine(engine);
     let other = farm.engine();
-    assert_eq!(farm.in_hand(other), [n]);
+    assert_eq!(farm.assigned(other), [n]);
     farm.connect_engine(engine);
     farm.processes[engine].jobs.clear();
     farm.report(engine, not_begun(attempt)).unwrap();
@@ -233,7 +233,7 @@ fn an_engine_that_is_set_aside_may_leave_and_come_back() {
     farm.disconnect_engine(bad);
     invariants::hold(&farm.core);
     farm.connect_engine(bad);
-    assert_eq!(farm.in_hand(bad).len(), 1, "it is tried when it is back");
+    assert_eq!(farm.assigned(bad).len(), 1, "it is tried when it is back");
     farm.does_not_begin(bad, ErrorKind::NotBegun);
     farm.engine_goodbye(bad);
     invariants::hold(&farm.core);
@@ -286,11 +286,11 @@ fn what_was_behind_a_task_that_ends_its_engine_is_not_charged() {
         farm.finish_after(warm, 10);
     }
     let tasks: Vec<u64> = (0..5).map(|_| farm.submit(client, shared())).collect();
-    assert_eq!(farm.in_hand(warm), tasks, "short tasks are sent ahead");
+    assert_eq!(farm.assigned(warm), tasks, "short tasks are sent ahead");
     farm.disconnect_engine(warm);
     for _ in 0..4 {
         let engine = farm.engine();
-        assert_eq!(farm.in_hand(engine), [tasks[0]], "and given alone from then on");
+        assert_eq!(farm.assigned(engine), [tasks[0]], "and given alone from then on");
         farm.start(engine);
         farm.disconnect_engine(engine);
     }

@@ -1,4 +1,4 @@
-//! What clients ask about tasks of other sessions, and about engines.
+//! Client requests about tasks of other sessions and about engines.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ fn restart_safe() -> TaskOptions {
     TaskOptions { restart_safe: true, ..TaskOptions::default() }
 }
 
-fn stranger(farm: &mut Farm, role: Role) -> usize {
-    let stranger = farm.absent_client(role);
-    farm.clients[stranger].owner = 8;
-    farm.connect_client(stranger).unwrap();
-    stranger
+fn outsider(farm: &mut Farm, role: Role) -> usize {
+    let outsider = farm.absent_client(role);
+    farm.clients[outsider].owner = 8;
+    farm.connect_client(outsider).unwrap();
+    outsider
 }
 
 fn restart(farm: &mut Farm, client: usize, engines: &[EngineId]) -> u64 {
@@ -56,10 +56,10 @@ fn signals(farm: &Farm, process: usize) -> Vec<usize> {
 fn the_owner_cancels_tasks_of_any_of_its_sessions_and_nobody_else_does() {
     let mut farm = Farm::default();
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
-    let stranger = stranger(&mut farm, Role::Client);
+    let outsider = outsider(&mut farm, Role::Client);
     (0..3).for_each(|_| _ = farm.submit(client, shared()));
     farm.finish(engine);
-    assert_eq!(cancels(&mut farm, stranger, client), Some(ReplyBody::Cancelled(0, 0)));
+    assert_eq!(cancels(&mut farm, outsider, client), Some(ReplyBody::Cancelled(0, 0)));
     assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(2, 1)));
     assert_eq!([1, 2, 3].map(|n| farm.end_of(client, n)), [SUCCEEDED, CANCELLED, CANCELLED]);
     assert_eq!(cancels(&mut farm, other, client), Some(ReplyBody::Cancelled(0, 3)));
@@ -75,15 +75,15 @@ fn takes_back(farm: &mut Farm, client: usize, of: usize) -> Option<ReplyBody> {
 fn what_has_not_begun_is_taken_back_and_what_has_goes_on() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
-    let stranger = stranger(&mut farm, Role::Client);
+    let outsider = outsider(&mut farm, Role::Client);
     let id = farm.id(engine);
     // Of a short kind several are given at once.
     farm.submit(client, direct(&[id]));
     farm.finish_after(engine, 10);
     (0..3).for_each(|_| _ = farm.submit(client, direct(&[id])));
     farm.submit(client, with(shared(), at_most_once()));
-    assert_eq!(farm.in_hand(engine), [2, 3, 4]);
-    assert_eq!(takes_back(&mut farm, stranger, client), Some(ReplyBody::Cancelled(0, 0)));
+    assert_eq!(farm.assigned(engine), [2, 3, 4]);
+    assert_eq!(takes_back(&mut farm, outsider, client), Some(ReplyBody::Cancelled(0, 0)));
     assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(4, 1)));
     assert_eq!(farm.end_of(client, 5), CANCELLED, "it was in the queue");
     assert_eq!([2, 3, 4].map(|n| farm.end_of(client, n)), [None; 3], "what has begun the engine knows");
@@ -92,7 +92,7 @@ fn what_has_not_begun_is_taken_back_and_what_has_goes_on() {
     farm.start(engine);
     assert_eq!(takes_back(&mut farm, client, client), Some(ReplyBody::Cancelled(0, 4)));
     assert_eq!(farm.finish(engine), 2);
-    assert_eq!((farm.end_of(client, 2), farm.in_hand(engine)), (SUCCEEDED, vec![]));
+    assert_eq!((farm.end_of(client, 2), farm.assigned(engine)), (SUCCEEDED, vec![]));
     invariants::hold(&farm.core);
 }
 
@@ -124,7 +124,7 @@ fn what_shall_be_taken_back_ends_when_its_engine_is_back_without_it() {
             assert_eq!(farm.end_of(client, n), None, "it may have begun");
             farm.connect_engine(engine);
             invariants::hold(&farm.core);
-            assert_eq!((farm.end_of(client, n), farm.in_hand(engine)), (CANCELLED, vec![]));
+            assert_eq!((farm.end_of(client, n), farm.assigned(engine)), (CANCELLED, vec![]));
         }
     }
 }
@@ -212,7 +212,7 @@ fn a_plain_cancel_never_kills_an_interpreter_and_a_forced_one_may() {
 fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
-    let stranger = stranger(&mut farm, Role::Client);
+    let outsider = outsider(&mut farm, Role::Client);
     let here = python(direct(&[farm.id(engine)]));
     let runs = farm.submit(client, here.clone());
     let before = farm.submit(client, here.clone());
@@ -221,11 +221,11 @@ fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
     farm.wait(Duration::from_millis(1));
     let later = farm.client();
     let after = farm.submit(later, here.clone());
-    let of_stranger = farm.submit(stranger, here);
-    assert_eq!(farm.in_hand(engine).len(), 1, "nothing more begins in the interpreter that is to be killed");
+    let of_outsider = farm.submit(outsider, here);
+    assert_eq!(farm.assigned(engine).len(), 1, "nothing more begins in the interpreter that is to be killed");
     farm.slot_down(engine, 0);
     farm.finish(engine);
-    assert_eq!((farm.end_of(client, before), farm.end_of(stranger, of_stranger)), (LOST, LOST));
+    assert_eq!((farm.end_of(client, before), farm.end_of(outsider, of_outsider)), (LOST, LOST));
     farm.finish(engine);
     assert_eq!(farm.end_of(later, after), SUCCEEDED);
     invariants::hold(&farm.core);
@@ -293,7 +293,7 @@ fn a_client_that_was_away_learns_that_its_cancelled_task_has_stopped() {
 fn a_signal_reaches_what_its_owners_tasks_run_there() {
     let mut farm = Farm::default();
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
-    let stranger = stranger(&mut farm, Role::Client);
+    let outsider = outsider(&mut farm, Role::Client);
     let engines = vec![farm.id(engine)];
     farm.submit(client, shared());
     let ask = |farm: &mut Farm, client, signal, engines: &[EngineId]| {
@@ -301,7 +301,7 @@ fn a_signal_reaches_what_its_owners_tasks_run_there() {
         let request = farm.ask(client, |request| FromClient::Signal(Signal { request, engines, signal }));
         farm.reply(client, request)
     };
-    assert_eq!(ask(&mut farm, stranger, 2, &engines), Some(ReplyBody::Done));
+    assert_eq!(ask(&mut farm, outsider, 2, &engines), Some(ReplyBody::Done));
     assert!(signals(&farm, engine).is_empty(), "it has nothing there");
     assert_eq!(ask(&mut farm, other, 2, &engines), Some(ReplyBody::Done));
     assert_eq!(signals(&farm, engine), [1]);
@@ -320,7 +320,7 @@ fn a_restart_is_answered_when_the_old_interpreter_is_gone() {
     let request = restart(&mut farm, client, &[id]);
     assert_eq!(farm.end_of(client, 2), LOST, "it was queued for the old one");
     farm.submit(client, to_engine);
-    assert_eq!((farm.in_hand(engine), farm.restarts(engine), farm.reply(client, request)), (vec![1], 1, None));
+    assert_eq!((farm.assigned(engine), farm.restarts(engine), farm.reply(client, request)), (vec![1], 1, None));
     farm.slot_down(engine, 0);
     assert_eq!(farm.reply(client, request), Some(ReplyBody::Done));
     farm.fail(engine);
@@ -360,7 +360,7 @@ fn two_requests_for_one_restart_are_one_restart() {
 fn nobody_restarts_an_engine_that_works_for_another_owner_but_an_administrator() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
-    let (other, admin) = (stranger(&mut farm, Role::Client), stranger(&mut farm, Role::Admin));
+    let (other, admin) = (outsider(&mut farm, Role::Client), outsider(&mut farm, Role::Admin));
     farm.submit(client, shared());
     let id = farm.id(engine);
     let request = restart(&mut farm, other, &[id]);
@@ -396,13 +396,13 @@ fn what_comes_back_from_a_dead_interpreter_keeps_its_order() {
     farm.submit(client, to_engine.clone());
     farm.finish_after(engine, 400);
     (0..6).for_each(|_| _ = farm.submit(client, to_engine.clone()));
-    assert_eq!(farm.in_hand(engine), [2, 3, 4, 5, 6]);
+    assert_eq!(farm.assigned(engine), [2, 3, 4, 5, 6]);
     farm.slot_down(engine, 0);
     // Those that had been sent ahead come back in any order, one after the other.
     farm.fail(engine);
     farm.give_back(engine, &[2, 3]);
     farm.give_back(engine, &[1]);
-    assert_eq!(farm.in_hand(engine), [3], "nothing overtakes what is to come back");
+    assert_eq!(farm.assigned(engine), [3], "nothing overtakes what is to come back");
     farm.give_back(engine, &[0]);
     assert_eq!((0..5).map(|_| farm.finish(engine)).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
 }
@@ -419,10 +419,10 @@ fn an_engine_that_drains_is_given_nothing_and_finishes_what_it_has() {
     assert_eq!(farm.end_of(client, behind), LOST);
     assert_eq!([farm.finish(leaving), farm.finish(leaving)], [running, queued]);
     assert_eq!([farm.end_of(client, running), farm.end_of(client, queued)], [SUCCEEDED, SUCCEEDED]);
-    assert!(farm.in_hand(leaving).is_empty());
+    assert!(farm.assigned(leaving).is_empty());
     farm.engine_goodbye(leaving);
     let other = farm.engine();
-    assert_eq!(farm.in_hand(other), [4]);
+    assert_eq!(farm.assigned(other), [4]);
     invariants::hold(&farm.core);
 }
 
@@ -447,7 +447,7 @@ fn a_leaving_process_that_connects_again_has_engines_that_are_new_and_work() {
     farm.connect_engine(engine);
     assert!(farm.processes[engine].ids.iter().all(|id| !old.contains(id)));
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
-    assert_eq!(farm.in_hand(engine).len(), 2);
+    assert_eq!(farm.assigned(engine).len(), 2);
     invariants::hold(&farm.core);
 }
 
@@ -460,7 +460,7 @@ fn a_process_whose_engines_are_all_stopped_is_told_to_leave() {
     let told = |message: &ToEngine| matches!(message, ToEngine::Shutdown(it) if it.finish);
     assert!(farm.processes[engine].received.iter().any(told));
     farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [n]);
+    assert_eq!(farm.assigned(engine), [n]);
     farm.finish(engine);
     assert_eq!(farm.end_of(client, n), SUCCEEDED);
 }

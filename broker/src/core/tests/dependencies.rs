@@ -20,9 +20,9 @@ fn a_task_runs_after_the_success_of_all_that_it_names() {
     let options = after(&[farm.task(client, 1), farm.task(client, 2)]);
     let last = farm.submit(client, with(shared(), options));
     farm.finish(one);
-    assert!(farm.in_hand(one).is_empty() && farm.core.held == 1);
+    assert!(farm.assigned(one).is_empty() && farm.core.held == 1);
     farm.finish(two);
-    assert_eq!(farm.in_hand(one), [last]);
+    assert_eq!(farm.assigned(one), [last]);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn one_of_several_is_enough_if_the_submit_says_so_and_none_is_not() {
     (0..2).for_each(|_| _ = farm.fail(engine));
     assert_eq!(farm.end_of(client, unmet), UNMET);
     (0..2).for_each(|_| _ = farm.finish(engine));
-    assert_eq!(farm.in_hand(engine), [met]);
+    assert_eq!(farm.assigned(engine), [met]);
     invariants::hold(&farm.core);
 }
 
@@ -74,16 +74,16 @@ fn an_unmet_dependency_ends_all_that_wait_behind_it_with_the_reason() {
 #[test]
 fn a_task_of_another_owner_is_as_unknown_as_one_that_never_was() {
     let mut farm = Farm::default();
-    let (client, stranger) = (farm.client(), farm.absent_client(furlong_wire::token::Role::Client));
-    farm.clients[stranger].owner = 8;
-    farm.connect_client(stranger).unwrap();
+    let (client, outsider) = (farm.client(), farm.absent_client(furlong_wire::token::Role::Client));
+    farm.clients[outsider].owner = 8;
+    farm.connect_client(outsider).unwrap();
     farm.submit(client, shared());
     let foreign = farm.task(client, 1);
     let never = TaskId { session: SessionId([200; 16]), n: 1 };
     for (n, task) in [(1, foreign), (2, never)] {
-        farm.submit(stranger, with(shared(), after(&[task])));
-        assert_eq!(farm.end_of(stranger, n), UNMET);
-        let text = farm.error_of(stranger, n).replace(&task.to_string(), "");
+        farm.submit(outsider, with(shared(), after(&[task])));
+        assert_eq!(farm.end_of(outsider, n), UNMET);
+        let text = farm.error_of(outsider, n).replace(&task.to_string(), "");
         assert!(text.contains("unknown to the broker"), "{text}");
     }
 }
@@ -96,11 +96,11 @@ fn a_task_of_another_session_of_the_owner_can_be_waited_for() {
     let options = after(&[farm.task(first, 1)]);
     farm.submit(second, with(shared(), options.clone()));
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [1]);
+    assert_eq!(farm.assigned(engine), [1]);
     farm.ack(first, 1, 1);
     farm.submit(second, with(shared(), options));
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [2], "its end is known after it was acknowledged");
+    assert_eq!(farm.assigned(engine), [2], "its end is known after it was acknowledged");
 }
 
 #[test]
@@ -141,10 +141,10 @@ fn a_task_that_follows_runs_where_the_other_ran() {
     farm.submit(client, with(shared(), options.clone()));
     farm.finish(one);
     farm.finish(two);
-    assert_eq!((farm.in_hand(one), farm.in_hand(two)), (vec![], vec![3]));
+    assert_eq!((farm.assigned(one), farm.assigned(two)), (vec![], vec![3]));
     farm.submit(client, with(shared(), options));
     farm.finish(two);
-    assert_eq!(farm.in_hand(two), [4], "also if the other has ended before the submit");
+    assert_eq!(farm.assigned(two), [4], "also if the other has ended before the submit");
 }
 
 #[test]
@@ -157,9 +157,9 @@ fn a_task_that_follows_goes_before_what_waits_for_it_there() {
     let options = after(&[farm.task(client, 2)]);
     farm.submit(client, with(direct(&[farm.id(engine)]), options));
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [2], "it was submitted before the one that has its place there already");
+    assert_eq!(farm.assigned(engine), [2], "it was submitted before the one that has its place there already");
     farm.fail(engine);
-    assert_eq!(farm.in_hand(engine), [2], "also when it is run again");
+    assert_eq!(farm.assigned(engine), [2], "also when it is run again");
     assert_eq!([farm.finish(engine), farm.finish(engine)], [2, 3]);
     invariants::hold(&farm.core);
 }
@@ -178,7 +178,7 @@ fn a_task_that_follows_others_to_two_engines_is_an_error() {
     let any = TaskOptions { follow_any: true, ..options };
     let n = farm.submit(client, with(shared(), any));
     assert_eq!(farm.end_of(client, n), None, "following one of them is possible");
-    assert_eq!(farm.in_hand(one), [n]);
+    assert_eq!(farm.assigned(one), [n]);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_task_that_was_cancelled_while_it_ran_can_be_followed() {
     let options = TaskOptions { follow: vec![on_failure(farm.task(client, 2))], ..TaskOptions::default() };
     farm.submit(client, with(shared(), options));
     farm.cancel(client, 2, 2);
-    assert_eq!(farm.in_hand(two), [2, 3]);
+    assert_eq!(farm.assigned(two), [2, 3]);
     assert_eq!(farm.clients[client].finished[&2].engine, Some(farm.id(two)));
 }
 
@@ -241,7 +241,7 @@ fn a_direct_task_that_waits_holds_up_its_own_session_and_no_other() {
     farm.submit(client, here.clone());
     farm.submit(other, here);
     assert_eq!(farm.finish(engine), 1, "the other session's");
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.finish(elsewhere);
     assert_eq!([farm.finish(engine), farm.finish(engine)], [2, 3]);
 }
@@ -260,7 +260,7 @@ fn a_dependency_may_end_before_the_arguments_have_come() {
     farm.fail(engine);
     assert_eq!([farm.end_of(client, 3), farm.end_of(client, 4)], [None, UNMET]);
     while farm.send_chunk(client) {}
-    assert_eq!(farm.in_hand(engine), [3]);
+    assert_eq!(farm.assigned(engine), [3]);
     farm.finish(engine);
     assert_eq!(farm.core.budget.state().0, 0);
 }

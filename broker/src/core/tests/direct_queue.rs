@@ -20,7 +20,7 @@ fn one_submit_makes_a_task_for_each_engine() {
     let mut farm = Farm::default();
     let (client, one, two) = (farm.client(), farm.engine(), farm.engine());
     farm.submit(client, direct(&[farm.id(two), farm.id(one)]));
-    assert_eq!((farm.in_hand(two), farm.in_hand(one)), (vec![1], vec![2]));
+    assert_eq!((farm.assigned(two), farm.assigned(one)), (vec![1], vec![2]));
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn an_engines_own_queue_goes_before_the_shared_one() {
     let (client, engine) = (farm.client(), farm.engine());
     (0..2).for_each(|_| _ = farm.submit(client, shared()));
     farm.submit(client, direct(&[farm.id(engine)]));
-    assert_eq!(farm.in_hand(engine), [1, 3], "it is handed out at once, behind what the engine has");
+    assert_eq!(farm.assigned(engine), [1, 3], "it is handed out at once, behind what the engine has");
     let order: Vec<u64> = (0..3).map(|_| farm.finish(engine)).collect();
     assert_eq!(order, [1, 3, 2]);
 }
@@ -42,7 +42,7 @@ fn a_sessions_tasks_keep_their_order_while_a_payload_arrives_and_other_sessions_
     let payload = farm.clients[client].sending.chunked(300_000);
     farm.submit(client, Submit { payload, ..to_engine.clone() });
     farm.submit(client, to_engine.clone());
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.submit(other, to_engine);
     farm.finish(engine);
     assert_eq!(farm.end_of(other, 1), SUCCEEDED);
@@ -59,7 +59,7 @@ fn a_task_whose_payload_was_arriving_holds_nobody_back_after_its_end() {
     farm.submit(client, Submit { payload, ..to_engine.clone() });
     farm.submit(client, to_engine);
     farm.cancel(client, 1, 1);
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn an_unknown_engine_fails_its_task_only() {
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, direct(&[EngineId(77), farm.id(engine)]));
     assert_eq!(farm.end_of(client, 1), Some((TaskState::Failed, Some(ErrorKind::UnknownEngine))));
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_role_bounds_what_may_be_submitted() {
     }
     farm.submit(tasks, shared());
     farm.submit(views, direct(&[farm.id(engine)]));
-    assert_eq!(farm.in_hand(engine).len(), 2);
+    assert_eq!(farm.assigned(engine).len(), 2);
 }
 
 #[test]
@@ -159,9 +159,9 @@ fn a_wrong_task_number_is_misbehaviour_and_a_repeated_submit_is_ignored() {
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, shared());
     farm.say(client, FromClient::Submit(Submit { n: 1, ..shared() })).unwrap();
-    assert_eq!(farm.in_hand(engine), [1]);
+    assert_eq!(farm.assigned(engine), [1]);
     farm.finish(engine);
-    assert!(farm.in_hand(engine).is_empty(), "the repetition made no second task");
+    assert!(farm.assigned(engine).is_empty(), "the repetition made no second task");
     let gap = FromClient::Submit(Submit { n: 3, ..shared() });
     assert_eq!(farm.say(client, gap), Err(PeerMisbehaved::TaskNumber));
 }

@@ -13,11 +13,11 @@ pub struct Disk {
     pub journal: MemoryJournal,
     /// On the way to it.
     pub unwritten: VecDeque<(u64, Entry)>,
-    /// Whether it takes until [`Farm::sync`].
+    /// True if a write takes until [`Farm::sync`].
     pub is_slow: bool,
 }
 
-/// How long ended tasks stay in the journal.
+/// The retention time of ended tasks in the journal.
 pub const JOURNAL_KEEP: Duration = Duration::from_hours(24);
 
 impl Farm {
@@ -29,14 +29,14 @@ impl Farm {
         farm
     }
 
-    /// What is on its way to the disk gets there.
+    /// Completes all writes to the disk that are in flight.
     pub fn sync(&mut self) {
         while !self.disk.unwritten.is_empty() {
             self.sync_once();
         }
     }
 
-    /// What is on its way to the disk now gets there, and what that leads to is on its way.
+    /// Completes the writes to the disk that are in flight now; those they lead to are then in flight.
     pub fn sync_once(&mut self) {
         let Some((last, _)) = self.disk.unwritten.back() else { return };
         let last = *last;

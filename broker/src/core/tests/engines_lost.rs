@@ -18,7 +18,7 @@ fn shared_work_of_a_lost_engine_goes_elsewhere_at_once() {
     let (client, dying, other) = (farm.client(), farm.engine(), farm.engine());
     let n = farm.submit(client, shared());
     farm.disconnect_engine(dying);
-    assert_eq!(farm.in_hand(other), [n]);
+    assert_eq!(farm.assigned(other), [n]);
     farm.finish(other);
     assert_eq!(farm.clients[client].finished[&n].attempts, 2);
 }
@@ -63,7 +63,7 @@ fn direct_work_waits_for_its_engine_which_keeps_its_integer_and_its_work() {
     farm.wait(Duration::from_millis(14_999));
     assert_eq!(farm.end_of(client, 1), None);
     farm.connect_engine(engine);
-    assert_eq!((farm.id(engine), farm.in_hand(engine)), (id, vec![1]));
+    assert_eq!((farm.id(engine), farm.assigned(engine)), (id, vec![1]));
     assert_eq!([farm.finish(engine), farm.finish(engine)], [1, 2]);
     assert_eq!(farm.clients[client].finished[&1].attempts, 1);
     farm.wait(GRACE);
@@ -94,7 +94,7 @@ fn a_goodbye_loses_direct_work_at_once_and_moves_the_shared() {
     farm.submit(client, direct(&[farm.id(leaving)]));
     farm.engine_goodbye(leaving);
     assert_eq!(farm.end_of(client, 2), LOST);
-    assert_eq!(farm.in_hand(other), [moved]);
+    assert_eq!(farm.assigned(other), [moved]);
 }
 
 #[test]
@@ -143,10 +143,10 @@ fn a_started_task_that_may_run_once_only_is_never_given_again() {
     farm.submit(client, with(shared(), at_most_once()));
     farm.start(dying);
     farm.disconnect_engine(dying);
-    assert!(farm.in_hand(other).is_empty() && farm.end_of(client, 1).is_none(), "it waits for its engine");
+    assert!(farm.assigned(other).is_empty() && farm.end_of(client, 1).is_none(), "it waits for its engine");
     farm.wait(GRACE);
     assert_eq!(farm.end_of(client, 1), LOST);
-    assert!(farm.in_hand(other).is_empty());
+    assert!(farm.assigned(other).is_empty());
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_task_that_may_run_once_only_is_not_given_again_because_its_start_was_not_re
     farm.submit(client, with(shared(), at_most_once()));
     farm.disconnect_engine(dying);
     farm.wait(GRACE);
-    assert!(farm.in_hand(other).is_empty());
+    assert!(farm.assigned(other).is_empty());
     assert_eq!(farm.end_of(client, 1), LOST);
 }
 

@@ -14,7 +14,7 @@ fn small() -> Payload {
     Payload::Inline(b"unheard".into())
 }
 
-/// How many Release messages an engine has got.
+/// Returns the number of Release messages an engine has got.
 fn releases(farm: &Farm, engine: usize) -> usize {
     farm.processes[engine].received.iter().filter(|message| matches!(message, ToEngine::Release(_))).count()
 }
@@ -39,7 +39,7 @@ fn a_result_that_was_on_its_way_when_the_connection_was_cut_arrives_once() {
             assert_eq!(farm.clients[client].finished[&n].attempts, 1, "it was not run again");
         }
     }
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn shared_work_that_nobody_else_took_goes_on_where_it_was() {
     farm.connect_engine(engine);
     invariants::hold(&farm.core);
     assert!(farm.processes[engine].cancelled.is_empty());
-    assert_eq!(farm.in_hand(engine), [n], "it is not given again, and the other one waits");
+    assert_eq!(farm.assigned(engine), [n], "it is not given again, and the other one waits");
     assert_eq!([farm.finish(engine), farm.finish(engine)], [n, waits]);
     assert_eq!(farm.clients[client].finished[&n].attempts, 1);
 }
@@ -99,7 +99,7 @@ fn a_result_of_work_that_went_elsewhere_is_released() {
     let n = farm.submit(client, shared());
     let attempt = farm.processes[engine].jobs[0].attempt;
     farm.finish_unheard(engine, small());
-    assert_eq!(farm.in_hand(other), [n]);
+    assert_eq!(farm.assigned(other), [n]);
     farm.connect_engine(engine);
     assert_eq!((farm.released(engine), farm.end_of(client, n)), (vec![attempt], None));
     farm.finish(other);
@@ -137,7 +137,7 @@ fn work_that_never_came_to_its_engine_is_given_again_whatever_it_is() {
         farm.disconnect_engine(engine);
         farm.connect_engine(engine);
         invariants::hold(&farm.core);
-        assert_eq!(farm.in_hand(engine), [n]);
+        assert_eq!(farm.assigned(engine), [n]);
         assert_ne!(farm.processes[engine].jobs[0].attempt, job.attempt);
         farm.finish(engine);
         assert_eq!(farm.end_of(client, n), SUCCEEDED);
@@ -297,12 +297,12 @@ fn an_engine_is_busy_with_what_went_elsewhere_until_that_has_stopped() {
     farm.start(engine);
     let other = farm.engine();
     farm.disconnect_engine(engine);
-    assert_eq!(farm.in_hand(other), [1]);
+    assert_eq!(farm.assigned(other), [1]);
     farm.connect_engine(engine);
     farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [1], "it gets nothing new");
+    assert_eq!(farm.assigned(engine), [1], "it gets nothing new");
     invariants::hold(&farm.core);
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
     invariants::hold(&farm.core);
 }

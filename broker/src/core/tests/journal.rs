@@ -43,11 +43,11 @@ fn a_task_is_queued_when_it_is_on_disk() {
     let (client, engine) = (farm.client(), farm.engine());
     let n = submit(&mut farm, client, shared(), durable());
     let memory = farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [memory], "what is not durable does not wait");
+    assert_eq!(farm.assigned(engine), [memory], "what is not durable does not wait");
     farm.finish(engine);
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.sync();
-    assert_eq!(farm.in_hand(engine), [n]);
+    assert_eq!(farm.assigned(engine), [n]);
     invariants::hold(&farm.core);
 }
 
@@ -139,13 +139,13 @@ fn a_task_that_may_run_once_begins_when_the_journal_says_so_and_holds_its_line()
     let first = submit(&mut farm, client, to_engine.clone(), once());
     farm.sync_once();
     let second = farm.submit(client, to_engine);
-    assert!(farm.in_hand(engine).is_empty(), "its beginning is on the way to the disk");
+    assert!(farm.assigned(engine).is_empty(), "its beginning is on the way to the disk");
     farm.sync();
-    assert_eq!(farm.in_hand(engine)[0], first);
+    assert_eq!(farm.assigned(engine)[0], first);
     farm.start(engine);
     assert_eq!(farm.finish(engine), first);
     farm.sync();
-    assert_eq!(farm.in_hand(engine), [second]);
+    assert_eq!(farm.assigned(engine), [second]);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn what_waits_for_the_journal_has_not_come_to_its_engine_and_is_not_lost_with_it
         let n = submit(&mut farm, client, python(direct(&[engine])), once());
         farm.sync_once();
         let later = farm.submit(client, direct(&[neighbour]));
-        assert_eq!(farm.in_hand(process), [later], "the beginning of the first is on the way to the disk");
+        assert_eq!(farm.assigned(process), [later], "the beginning of the first is on the way to the disk");
         farm.disconnect_engine(process);
         if is_written_meanwhile {
             farm.sync();
@@ -166,7 +166,7 @@ fn what_waits_for_the_journal_has_not_come_to_its_engine_and_is_not_lost_with_it
         farm.connect_engine(process);
         farm.sync();
         assert_eq!(farm.end_of(client, n), None);
-        assert_eq!(farm.in_hand(process), [later, n]);
+        assert_eq!(farm.assigned(process), [later, n]);
         invariants::hold(&farm.core);
     }
 }
@@ -181,7 +181,7 @@ fn a_shared_task_that_waits_for_the_journal_goes_elsewhere_when_its_engine_leave
     let other = farm.engine();
     farm.engine_goodbye(leaves);
     farm.sync();
-    assert_eq!((farm.end_of(client, n), farm.in_hand(other)), (None, vec![n]));
+    assert_eq!((farm.end_of(client, n), farm.assigned(other)), (None, vec![n]));
     invariants::hold(&farm.core);
 }
 
@@ -194,10 +194,10 @@ fn one_that_was_cancelled_before_the_journal_let_it_begin_never_begins() {
     farm.sync_once();
     farm.cancel(client, n, n);
     farm.sync();
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     assert_eq!(farm.end_of(client, n), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
     let next = farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [next], "the engine is free");
+    assert_eq!(farm.assigned(engine), [next], "the engine is free");
     invariants::hold(&farm.core);
 }
 
@@ -214,7 +214,7 @@ fn a_full_disk_fails_what_is_to_be_accepted_and_nothing_else() {
     assert_eq!(farm.end_of(client, refused), Some((TaskState::Failed, Some(ErrorKind::Journal))));
     assert!(farm.error_of(client, refused).contains("no space left on device"));
     assert_eq!(farm.end_of(client, runs), DONE, "what has ended is told all the same");
-    assert_eq!(farm.in_hand(engine), [memory]);
+    assert_eq!(farm.assigned(engine), [memory]);
     invariants::hold(&farm.core);
 }
 
@@ -228,7 +228,7 @@ fn a_beginning_that_cannot_be_written_fails_its_task() {
     farm.fail_to_sync();
     farm.sync();
     assert_eq!(farm.end_of(client, n), Some((TaskState::Failed, Some(ErrorKind::Journal))));
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     invariants::hold(&farm.core);
 }
 
@@ -282,13 +282,13 @@ fn what_the_disk_does_not_have_was_never_accepted() {
     let n = submit(&mut farm, client, shared(), durable());
     farm.restart();
     farm.connect_engine(engine);
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.disk.is_slow = false;
     farm.connect_client(client).unwrap();
     let mut again = with(shared(), TaskOptions { repeated: true, ..durable() });
     again.n = n;
     farm.say(client, FromClient::Submit(again)).unwrap();
-    assert_eq!(farm.in_hand(engine), [n], "its client submits it again");
+    assert_eq!(farm.assigned(engine), [n], "its client submits it again");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_client_that_comes_back_submits_again_what_the_journal_does_not_have() {
     while farm.send_chunk(client) {}
     let engine = farm.engine();
     let mut ended = Vec::new();
-    while !farm.in_hand(engine).is_empty() {
+    while !farm.assigned(engine).is_empty() {
         ended.push(farm.finish(engine));
     }
     ended.sort_unstable();
@@ -323,7 +323,7 @@ fn an_end_that_was_on_disk_is_delivered_after_a_restart_and_its_task_does_not_ru
     farm.restart();
     farm.connect_engine(engine);
     farm.wait(Duration::from_secs(2));
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.connect_client(client).unwrap();
     assert_eq!((farm.end_of(client, n), farm.deliveries(client, n)), (DONE, 1));
 }
@@ -341,7 +341,7 @@ fn an_end_that_was_not_on_disk_is_asked_of_the_engine_that_holds_it() {
     farm.connect_client(client).unwrap();
     farm.connect_engine(engine);
     assert_eq!(farm.end_of(client, n), DONE);
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_task_that_may_run_once_and_may_have_begun_is_lost_with_its_engine_one_that_
     farm.restart();
     let other = farm.engine();
     farm.wait(Duration::from_secs(1));
-    assert_eq!(farm.in_hand(other), [queued]);
+    assert_eq!(farm.assigned(other), [queued]);
     farm.wait(Duration::from_secs(20));
     farm.connect_client(client).unwrap();
     assert_eq!(farm.end_of(client, begun).unwrap().0, TaskState::Lost);
@@ -405,9 +405,9 @@ fn dependencies_are_as_they_were() {
     farm.goodbye(client);
     farm.restart();
     farm.connect_engine(engine);
-    assert_eq!(farm.in_hand(engine), [second]);
+    assert_eq!(farm.assigned(engine), [second]);
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [last]);
+    assert_eq!(farm.assigned(engine), [last]);
     invariants::hold(&farm.core);
 }
 
@@ -430,9 +430,9 @@ fn a_condition_stays_met_though_its_end_alone_was_on_disk_when_the_broker_was_ki
     farm.ack(client, first, first);
     farm.restart();
     farm.connect_engine(engine);
-    assert_eq!(farm.in_hand(engine), [second]);
+    assert_eq!(farm.assigned(engine), [second]);
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [last]);
+    assert_eq!(farm.assigned(engine), [last]);
     invariants::hold(&farm.core);
 }
 
@@ -572,7 +572,7 @@ fn what_may_run_once_does_not_run_again_when_its_end_was_told_and_not_written() 
     farm.restart();
     farm.connect_engine(engine);
     farm.wait(Duration::from_secs(20));
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
 }
 
 #[test]

@@ -90,14 +90,14 @@ fn what_a_task_has_opened_ends_with_it_and_kept_tasks_go_on() {
     let keep = TaskOptions { keep: true, ..TaskOptions::default() };
     let (runs, waits, kept) = (farm.submit(inner, shared()), farm.submit(inner, shared()), with(shared(), keep));
     farm.submit(inner, kept);
-    assert_eq!(farm.in_hand(engine), [1, runs]);
+    assert_eq!(farm.assigned(engine), [1, runs]);
     farm.finish(engine);
     invariants::hold(&farm.core);
     assert!(is_told_the_end(&farm, inner) && farm.clients[inner].connection.is_none());
     assert!(farm.connect_client(inner).is_err(), "its pass is no longer good");
     let attempt = farm.processes[engine].jobs[0].attempt;
     assert!(farm.processes[engine].cancelled.contains(&attempt), "what runs is interrupted");
-    assert_eq!(farm.in_hand(engine), [runs, 3], "{waits} is gone, and the kept one goes on");
+    assert_eq!(farm.assigned(engine), [runs, 3], "{waits} is gone, and the kept one goes on");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn what_had_not_begun_behind_a_task_that_waits_goes_elsewhere() {
     (0..3).for_each(|_| _ = farm.submit(client, shared()));
     let own = direct(&[farm.id(engine)]);
     farm.submit(client, own);
-    assert!(farm.in_hand(engine).len() > 2, "short tasks are sent ahead");
+    assert!(farm.assigned(engine).len() > 2, "short tasks are sent ahead");
     let inner = nested(&mut farm, engine, 0);
     lend(&mut farm, engine, 0, &[inner]);
     let behind: Vec<Attempt> = farm.processes[engine].jobs[1..].iter().map(|job| job.attempt).collect();
@@ -229,7 +229,7 @@ fn a_client_with_a_token_of_its_own_lends_too() {
     lend(&mut farm, engine, 0, &[own]);
     assert_eq!(jobs(&farm, engine), [(0, 1), (1, 1)]);
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [1], "it goes on without the one that waited for it");
+    assert_eq!(farm.assigned(engine), [1], "it goes on without the one that waited for it");
     farm.finish(engine);
     farm.finish(engine);
     assert_eq!(farm.end_of(own, 2), Some((TaskState::Succeeded, None)));
@@ -239,14 +239,14 @@ fn a_client_with_a_token_of_its_own_lends_too() {
 #[test]
 fn nobody_is_made_deeper_by_another_owner_or_beyond_the_bound() {
     let mut farm = Farm::default();
-    let stranger = farm.absent_client(Role::Client);
-    farm.clients[stranger].owner = 8;
-    farm.connect_client(stranger).unwrap();
+    let outsider = farm.absent_client(Role::Client);
+    farm.clients[outsider].owner = 8;
+    farm.connect_client(outsider).unwrap();
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, shared());
     farm.start(engine);
-    farm.submit(stranger, shared());
-    lend(&mut farm, engine, 0, &[stranger, client]);
+    farm.submit(outsider, shared());
+    lend(&mut farm, engine, 0, &[outsider, client]);
     assert_eq!(jobs(&farm, engine), [(0, 1)]);
     let mut waits = client;
     for depth in 0..NESTING_MAX {
@@ -330,7 +330,7 @@ fn a_task_for_the_engine_of_the_task_that_submits_it_is_refused() {
     farm.submit(inner, both);
     assert_eq!(farm.end_of(inner, 1), Some((TaskState::Failed, Some(ErrorKind::Unsupported))));
     assert!(farm.error_of(inner, 1).starts_with("a circle: engine 0 runs task"), "{}", farm.error_of(inner, 1));
-    assert_eq!(farm.in_hand(other), [2]);
+    assert_eq!(farm.assigned(other), [2]);
     invariants::hold(&farm.core);
 }
 

@@ -56,7 +56,7 @@ fn what_runs_goes_on_whoever_comes_back_first() {
             }
             invariants::hold(&farm.core);
             assert!(farm.processes[engine].cancelled.is_empty());
-            assert_eq!(farm.in_hand(engine), [1], "it was not given again");
+            assert_eq!(farm.assigned(engine), [1], "it was not given again");
             assert_eq!(farm.processes[engine].jobs[0].attempt.start, farm.core.config.start);
             farm.finish(engine);
             assert_eq!(farm.end_of(client, 1), SUCCEEDED);
@@ -93,7 +93,7 @@ fn what_has_ended_arrives_whoever_comes_back_first() {
             farm.ack(client, 1, 1);
             farm.core.handle_tick();
             farm.pump();
-            assert!(farm.processes[engine].results.is_empty() && farm.in_hand(engine).is_empty());
+            assert!(farm.processes[engine].results.is_empty() && farm.assigned(engine).is_empty());
         }
     }
 }
@@ -129,11 +129,11 @@ fn the_run_timeout_of_work_of_before_counts_from_the_report_of_its_start() {
 fn an_engine_that_runs_work_of_before_is_as_busy_as_with_any_other() {
     let (mut farm, _, engine, _) = restarted(|_, _| shared());
     farm.connect_engine(engine);
-    let (other, stranger) = (farm.engine(), farm.client());
-    let [first, second] = [(); 2].map(|()| farm.submit(stranger, shared()));
-    assert_eq!((farm.in_hand(other), farm.in_hand(engine).len()), (vec![first], 1), "the second one waits");
+    let (other, outsider) = (farm.engine(), farm.client());
+    let [first, second] = [(); 2].map(|()| farm.submit(outsider, shared()));
+    assert_eq!((farm.assigned(other), farm.assigned(engine).len()), (vec![first], 1), "the second one waits");
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [second]);
+    assert_eq!(farm.assigned(engine), [second]);
     invariants::hold(&farm.core);
 }
 
@@ -145,10 +145,10 @@ fn an_engine_is_busy_with_unwanted_work_of_before_until_that_has_stopped() {
     farm.say(client, FromClient::Cancel(Cancel { ranges: vec![(1, 1)], force: false })).unwrap();
     farm.connect_engine(engine);
     farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [1], "it gets nothing new");
+    assert_eq!(farm.assigned(engine), [1], "it gets nothing new");
     invariants::hold(&farm.core);
     farm.finish(engine);
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
     assert_eq!(farm.core.orphans.len(), 0);
     invariants::hold(&farm.core);
 }
@@ -169,7 +169,7 @@ fn work_of_before_that_is_given_back_leaves_its_engine_free_and_is_given_again()
         if !is_matched {
             farm.repeat(client, 1, submit);
         }
-        assert_eq!(farm.in_hand(engine), [1]);
+        assert_eq!(farm.assigned(engine), [1]);
         invariants::hold(&farm.core);
         farm.finish(engine);
         assert_eq!((farm.end_of(client, 1), farm.core.orphans.len()), (SUCCEEDED, 0));
@@ -214,7 +214,7 @@ fn of_two_attempts_at_one_engine_one_alone_goes_on() {
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, with(shared(), options.clone()));
     farm.fail(engine);
-    assert_eq!((farm.in_hand(engine), farm.processes[engine].results.len()), (vec![1], 1));
+    assert_eq!((farm.assigned(engine), farm.processes[engine].results.len()), (vec![1], 1));
     farm.restart();
     farm.connect_client(client).unwrap();
     farm.repeat(client, 1, with(shared(), options));
@@ -236,7 +236,7 @@ fn what_an_earlier_start_has_cancelled_runs_again_if_it_may() {
         farm.connect_client(client).unwrap();
         farm.repeat(client, 1, submit);
         assert_eq!(farm.end_of(client, 1).map(|(state, _)| state), end);
-        assert_eq!(farm.in_hand(engine).is_empty(), end.is_some());
+        assert_eq!(farm.assigned(engine).is_empty(), end.is_some());
         invariants::hold(&farm.core);
     }
 }
@@ -249,9 +249,9 @@ fn a_shared_task_waits_a_second_for_the_engines_of_before() {
     farm.repeat(client, 1, submit);
     farm.wait(Duration::from_millis(999));
     invariants::hold(&farm.core);
-    assert!(farm.in_hand(other).is_empty());
+    assert!(farm.assigned(other).is_empty());
     farm.wait(Duration::from_millis(1));
-    assert_eq!(farm.in_hand(other), [1]);
+    assert_eq!(farm.assigned(other), [1]);
     farm.finish(other);
     farm.goodbye(client);
     invariants::is_quiet(&farm.core);
@@ -266,9 +266,9 @@ fn a_shared_task_does_not_wait_when_all_engines_of_before_are_here() {
     farm.connect_client(client).unwrap();
     farm.repeat(client, 1, shared());
     farm.connect_engine(engines[0]);
-    assert!(farm.in_hand(engines[0]).is_empty());
+    assert!(farm.assigned(engines[0]).is_empty());
     farm.connect_engine(engines[1]);
-    assert_eq!([farm.in_hand(engines[0]), farm.in_hand(engines[1])].concat(), [1]);
+    assert_eq!([farm.assigned(engines[0]), farm.assigned(engines[1])].concat(), [1]);
     invariants::hold(&farm.core);
 }
 
@@ -287,7 +287,7 @@ fn what_may_run_once_waits_for_its_engine_and_is_lost_without() {
         }
         farm.wait(Duration::from_millis(1));
         assert_eq!(farm.end_of(client, 1), if comes_back { SUCCEEDED } else { LOST });
-        assert!(farm.in_hand(other).is_empty(), "it is given to nobody else");
+        assert!(farm.assigned(other).is_empty(), "it is given to nobody else");
         invariants::hold(&farm.core);
         if !comes_back {
             assert!(farm.error_of(client, 1).contains("may have run"), "{}", farm.error_of(client, 1));
@@ -412,7 +412,7 @@ fn what_may_run_once_and_is_asked_for_too_late_is_lost() {
         farm.wait(Duration::from_secs(61));
         assert!(farm.processes[engine].results.is_empty(), "nobody has asked for it");
         farm.repeat(client, 1, submit);
-        assert!(farm.in_hand(engine).is_empty(), "it has run");
+        assert!(farm.assigned(engine).is_empty(), "it has run");
         assert_eq!(farm.end_of(client, 1), LOST);
         invariants::hold(&farm.core);
     }
@@ -463,7 +463,7 @@ fn of_work_that_was_tried_twice_what_has_ended_is_taken() {
     let (client, slow, other) = (farm.client(), farm.engine(), farm.engine());
     farm.submit(client, shared());
     farm.disconnect_engine(slow);
-    assert_eq!(farm.in_hand(other), [1]);
+    assert_eq!(farm.assigned(other), [1]);
     farm.finish_unheard(other, small());
     farm.restart();
     farm.connect_engine(slow);
@@ -513,7 +513,7 @@ fn what_speaks_of_an_earlier_start_without_holding_it_is_told_to_forget_it() {
     assert_eq!(farm.released(engine), [job.attempt; 2]);
     let other = farm.client();
     farm.say(other, FromClient::Submit(Submit { n: 1, ..shared() })).unwrap();
-    assert_eq!(farm.in_hand(engine), [1]);
+    assert_eq!(farm.assigned(engine), [1]);
 }
 
 #[test]
@@ -549,7 +549,7 @@ fn what_waits_for_others_that_run_once_more_goes_on_where_it_was_however_long_th
         farm.cancel(other, first, first);
         farm.finish(engine);
         assert_eq!((farm.end_of(client, 1), farm.deliveries(client, 1)), (SUCCEEDED, 1));
-        assert!(farm.in_hand(engine).is_empty());
+        assert!(farm.assigned(engine).is_empty());
         invariants::hold(&farm.core);
     }
 }
@@ -568,7 +568,7 @@ fn what_may_run_once_and_has_followed_another_goes_on_though_that_one_runs_elsew
         farm.disconnect_client(client);
         farm.wait(Duration::from_millis(100));
         farm.finish_with(engine, Outcome::error(TaskState::Cancelled, ErrorKind::Cancelled, ""), 1_000, None);
-        assert_eq!(farm.in_hand(engine), [second]);
+        assert_eq!(farm.assigned(engine), [second]);
         farm.restart();
         let other = farm.engine();
         farm.connect_client(client).unwrap();
@@ -579,7 +579,7 @@ fn what_may_run_once_and_has_followed_another_goes_on_though_that_one_runs_elsew
         }
         farm.wait(Duration::from_secs(1));
         assert_eq!(farm.finish(other), first);
-        assert!(farm.in_hand(other).is_empty(), "it has begun where the first one was then");
+        assert!(farm.assigned(other).is_empty(), "it has begun where the first one was then");
         invariants::hold(&farm.core);
         if is_back {
             assert_eq!(farm.finish(engine), second);

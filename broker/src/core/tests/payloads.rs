@@ -47,7 +47,7 @@ fn payloads_count_from_their_announcement_until_they_are_of_no_use() {
     let (client, engine) = (farm.client(), farm.engine());
     submit_chunked(&mut farm, client, 2_000, shared());
     assert_eq!(held(&farm), 2_000);
-    assert!(farm.in_hand(engine).is_empty(), "the task waits for its payload");
+    assert!(farm.assigned(engine).is_empty(), "the task waits for its payload");
     farm.send_chunk(client);
     finish_chunked(&mut farm, engine, 3_000);
     assert_eq!(held(&farm), 5_000);
@@ -175,7 +175,7 @@ fn a_task_waits_for_its_definition_which_an_engine_gets_once() {
     let payload = farm.clients[client].sending.chunked(300_000 / 2);
     farm.say(client, FromClient::Define(Define { number: 5, payload })).unwrap();
     (0..2).for_each(|_| _ = farm.submit(client, Submit { define: Some(5), ..shared() }));
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     farm.send_chunk(client);
     farm.finish(engine);
     farm.finish(engine);
@@ -251,7 +251,7 @@ fn a_task_that_was_cut_off_and_then_cancelled_takes_no_arguments_any_longer() {
     let options = Some(Box::new(TaskOptions { repeated: true, ..TaskOptions::default() }));
     farm.say(client, FromClient::Submit(Submit { n: 1, payload, options, ..shared() })).unwrap();
     farm.send_chunk(client);
-    assert_eq!((held(&farm), farm.in_hand(engine), farm.deliveries(client, 1)), (0, vec![], 1));
+    assert_eq!((held(&farm), farm.assigned(engine), farm.deliveries(client, 1)), (0, vec![], 1));
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_result_that_was_cut_off_is_made_again() {
     farm.submit(client, shared());
     finish_chunked(&mut farm, dying, 2_000);
     farm.disconnect_engine(dying);
-    assert_eq!((held(&farm), farm.in_hand(other)), (0, vec![1]));
+    assert_eq!((held(&farm), farm.assigned(other)), (0, vec![1]));
 }
 
 /// The oldest job publishes a large value, whose chunks are still to come.
@@ -308,7 +308,7 @@ fn an_end_that_waits_for_what_was_published_goes_with_its_connection() {
     invariants::hold(&farm.core);
     assert_eq!((held(&farm), published.len()), (102_000, 1));
     farm.disconnect_engine(dying);
-    assert_eq!((held(&farm), farm.in_hand(other)), (0, vec![1]));
+    assert_eq!((held(&farm), farm.assigned(other)), (0, vec![1]));
 }
 
 #[test]

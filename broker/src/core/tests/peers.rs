@@ -55,7 +55,7 @@ pub struct Client {
     pub incarnation: u64,
     pub connection: Option<ConnectionId>,
     pub submitted: u64,
-    /// What it has submitted, as one task each.
+    /// Its submits, as one task each.
     submits: BTreeMap<u64, Submit>,
     /// Requests that it has made.
     pub requests: u64,
@@ -76,20 +76,20 @@ pub struct EngineProcess {
     pub labels: Vec<String>,
     pub connection: Option<ConnectionId>,
     pub ids: Vec<EngineId>,
-    /// What its slots have in hand, in the order in which it came.
+    /// The jobs assigned to its slots, in order of arrival.
     pub jobs: Vec<Job>,
     /// The session of the last assignment on this connection.
     pub assigned_session: Option<SessionId>,
     /// The start of the broker that it is connected with.
     pub start: BrokerStart,
-    /// What has ended and was not released.
+    /// Results that have not been released.
     pub results: Vec<EndedJob>,
     /// The last attempt that it was given, and the last one whose result it has dropped.
     pub last_received: Option<Attempt>,
     pub dropped: Option<Attempt>,
     /// Results that the broker wants again, or asks for.
     wanted: VecDeque<Attempt>,
-    /// What it may send unasked of each session, and has sent.
+    /// The bytes that it may send unasked of each session, and those it has sent.
     lanes: BTreeMap<SessionId, (u64, u64)>,
     /// Attempts that the broker wants back.
     pub recalls: Vec<Attempt>,
@@ -100,7 +100,7 @@ pub struct EngineProcess {
     pub sending: Sending,
 }
 
-/// Work that a slot has in hand.
+/// Work that a slot has been assigned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Job {
     pub slot: u32,
@@ -109,7 +109,7 @@ pub struct Job {
     pub attempt: Attempt,
     pub runtime: Runtime,
     pub started: bool,
-    /// Whether it will not begin here, and goes back.
+    /// True if it will not begin here, and goes back.
     pub returns: bool,
 }
 
@@ -184,7 +184,7 @@ impl Farm {
         self.ids_made
     }
 
-    /// What the shell does: dispatch after a batch, carry out everything, close those who misbehaved.
+    /// Acts as the shell: dispatches after a batch, carries out everything, closes those who misbehaved.
     fn settle(&mut self, connection: ConnectionId, result: Result<(), PeerMisbehaved>) -> Result<(), PeerMisbehaved> {
         if result.is_err() {
             self.lose(connection);
@@ -354,7 +354,7 @@ impl Farm {
         }
     }
 
-    /// What the broker knew when the client last connected.
+    /// Returns the broker's knowledge of the session when the client last connected.
     pub fn accepted(&self, client: usize) -> Accepted {
         let accepted = self.clients[client].received.iter().rev().find_map(|message| match message {
             ToClient::Accepted(accepted) => Some(accepted.clone()),
@@ -450,7 +450,7 @@ impl Farm {
         self.ask(client, |request| FromClient::Fetch(Fetch { request, session, n, wait, output }))
     }
 
-    /// What a fetch has brought.
+    /// Returns the result of a fetch.
     pub fn fetched(&self, client: usize, request: u64) -> Option<Fetched> {
         self.clients[client].received.iter().find_map(|message| match message {
             ToClient::Fetched(fetched) if fetched.request == request => Some(fetched.clone()),
@@ -463,7 +463,7 @@ impl Farm {
         TaskId { session: self.clients[client].session, n }
     }
 
-    /// Why a task did not succeed.
+    /// The reason that a task did not succeed.
     pub fn error_of(&self, client: usize, n: u64) -> String {
         let finished = &self.clients[client].finished[&n];
         finished.outcome.error.as_ref().map_or_else(String::new, |error| error.text.clone())
@@ -475,13 +475,13 @@ impl Farm {
         self.clients[client].received.iter().filter_map(stopped).collect()
     }
 
-    /// How a task ended, if it has.
+    /// Returns the state and error kind with which a task ended, if it has ended.
     pub fn end_of(&self, client: usize, n: u64) -> Option<(TaskState, Option<ErrorKind>)> {
         let outcome = &self.clients[client].finished.get(&n)?.outcome;
         Some((outcome.state, outcome.error.as_ref().map(|error| error.kind)))
     }
 
-    /// How often a task's end was delivered.
+    /// Returns the number of times a task's end was delivered.
     pub fn deliveries(&self, client: usize, n: u64) -> usize {
         let of_task = |message: &&ToClient| matches!(message, ToClient::Finished(finished) if finished.n == n);
         self.clients[client].received.iter().filter(of_task).count()
@@ -576,8 +576,8 @@ impl Farm {
         self.processes[process].ids[0]
     }
 
-    /// The numbers of the tasks that a process has in hand.
-    pub fn in_hand(&self, process: usize) -> Vec<u64> {
+    /// The numbers of the tasks that a process has been assigned.
+    pub fn assigned(&self, process: usize) -> Vec<u64> {
         self.processes[process].jobs.iter().map(|job| job.n).collect()
     }
 
@@ -613,7 +613,7 @@ impl Farm {
         self.report(process, FromEngine::SlotDown(SlotDown { slot, cause: "signal 9".into() })).unwrap();
     }
 
-    /// How often the broker asked for a new interpreter.
+    /// Returns the number of times the broker asked for a new interpreter.
     pub fn restarts(&self, process: usize) -> usize {
         let is_restart = |message: &&ToEngine| matches!(message, ToEngine::Restart(_));
         self.processes[process].received.iter().filter(is_restart).count()
@@ -748,7 +748,9 @@ impl EngineProcess {
         if bytes > self.lane_left(session) {
             return Payload::Chunked { transfer: ASKED_FOR_TRANSFER, counter: 0, bytes, instance: None };
         }
-        self.lanes.get_mut(&session).into_iter().for_each(|lane| lane.1 += bytes);
+        if let Some(lane) = self.lanes.get_mut(&session) {
+            lane.1 += bytes;
+        }
         self.sending.chunked(bytes)
     }
 
@@ -805,7 +807,9 @@ impl EngineProcess {
             ToEngine::Secret(secret) => _ = self.lanes.insert(secret.session, (secret.payload_credit_bytes, 0)),
             ToEngine::Credit(credit) => {
                 let lane = self.lanes.get_mut(&credit.session);
-                lane.into_iter().for_each(|lane| lane.0 = credit.payload_bytes_total);
+                if let Some(lane) = lane {
+                    lane.0 = credit.payload_bytes_total;
+                }
             }
             ToEngine::Take(take) => self.wanted.extend(take.attempts.iter()),
             _ => {}

@@ -1,4 +1,4 @@
-//! What tasks demand of their engines: runtimes, labels, scopes. And what engines are given too early.
+//! The demands that tasks make on engines: runtimes, labels, scopes. Also tasks that engines are assigned too early.
 
 use furlong_wire::message::{ErrorKind, FromClient, FromEngine, Goodbye, Runtime, Submit, TaskOptions, TaskState};
 use furlong_wire::token::Role;
@@ -24,11 +24,11 @@ fn a_task_waits_for_an_engine_with_all_labels_that_it_requires() {
     let mut farm = Farm::default();
     let (client, plain) = (farm.client(), farm.engine_labelled(1, Runtime::ALL, &["gpu"]));
     let n = farm.submit(client, with(shared(), require(&["gpu", "big"])));
-    assert!(farm.in_hand(plain).is_empty());
+    assert!(farm.assigned(plain).is_empty());
     let other = farm.submit(client, with(shared(), require(&["gpu"])));
-    assert_eq!(farm.in_hand(plain), [other]);
+    assert_eq!(farm.assigned(plain), [other]);
     let big = farm.engine_labelled(1, Runtime::ALL, &["big", "gpu"]);
-    assert_eq!(farm.in_hand(big), [n]);
+    assert_eq!(farm.assigned(big), [n]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_direct_task_whose_engine_lacks_a_label_fails_and_those_behind_it_run() {
     farm.submit(client, with(to_engine.clone(), require(&["gpu"])));
     farm.submit(client, to_engine);
     assert_eq!(farm.end_of(client, 1), Some((TaskState::Failed, Some(ErrorKind::Unsupported))));
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
     invariants::hold(&farm.core);
 }
 
@@ -49,12 +49,12 @@ fn a_capability_with_scopes_reaches_engines_with_one_of_them_and_no_others() {
     let (outside, inside) = (farm.engine(), farm.engine_labelled(1, Runtime::ALL, &["lab"]));
     let client = scoped_client(&mut farm, &["lab", "attic"]);
     let n = farm.submit(client, shared());
-    assert_eq!((farm.in_hand(outside), farm.in_hand(inside)), (vec![], vec![n]));
+    assert_eq!((farm.assigned(outside), farm.assigned(inside)), (vec![], vec![n]));
     let n = farm.submit(client, direct(&[farm.id(outside)]));
     assert_eq!(farm.end_of(client, n), Some((TaskState::Failed, Some(ErrorKind::Forbidden))));
     let n = farm.submit(client, direct(&[farm.id(inside)]));
     assert_eq!(farm.finish(inside), 1);
-    assert_eq!(farm.in_hand(inside), [n]);
+    assert_eq!(farm.assigned(inside), [n]);
 }
 
 #[test]
@@ -114,12 +114,12 @@ fn different_demands_are_bounded_and_those_that_are_known_are_still_taken() {
     invariants::hold(&farm.core);
 }
 
-/// An engine with several short shared tasks in hand.
+/// An engine with several short shared tasks assigned.
 fn prefetched(farm: &mut Farm, client: usize) -> usize {
     let engine = farm.engine();
     (0..6).for_each(|_| _ = farm.submit(client, shared()));
     farm.finish_after(engine, 400);
-    assert_eq!(farm.in_hand(engine).len(), 5);
+    assert_eq!(farm.assigned(engine).len(), 5);
     engine
 }
 
@@ -149,7 +149,7 @@ fn a_direct_task_recalls_the_one_shared_task_behind_another_direct_one() {
         farm.submit(client, submit);
     }
     assert_eq!(farm.answer_recalls(engine), [4]);
-    assert_eq!(farm.in_hand(engine)[..2], [3, 5]);
+    assert_eq!(farm.assigned(engine)[..2], [3, 5]);
 }
 
 #[test]

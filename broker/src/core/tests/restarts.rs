@@ -72,12 +72,12 @@ proptest! {
 
 struct History {
     farm: Farm,
-    /// What was submitted, by number, and whether it may run once only.
+    /// The submits, by number, each with a flag that is true if it may run once only.
     submits: BTreeMap<u64, (Submit, bool)>,
-    /// How often each task came to an engine, and stayed there.
+    /// The number of times each task came to an engine and stayed there.
     came: BTreeMap<(SessionId, u64), usize>,
     seen: [usize; ENGINES],
-    /// Whether the broker has a journal, and whether its disk has ever failed.
+    /// True if the broker has a journal; the second, true if its disk has ever failed.
     has_journal: bool,
     disk_failed: bool,
 }
@@ -158,7 +158,7 @@ impl History {
         }
     }
 
-    /// What crosses a cut was assigned, and never seen by the engine.
+    /// Cuts a connection with an assignment in flight, which the engine never sees.
     fn cut_too_early(&mut self, engine: usize) {
         let it = &mut self.farm.processes[engine];
         let mut of_this_connection = it.received.iter().rev().take_while(|it| !matches!(it, ToEngine::Registered(_)));
@@ -194,7 +194,9 @@ impl History {
     fn acknowledges(&mut self) {
         if self.farm.clients[0].connection.is_some() {
             let ended: Vec<u64> = self.farm.clients[0].finished.keys().copied().collect();
-            ended.into_iter().for_each(|n| self.farm.ack(0, n, n));
+            if let Some(n) = ended {
+                self.farm.ack(0, n, n);
+            }
             self.farm.core.handle_tick();
             self.farm.pump();
         }
@@ -295,6 +297,8 @@ fn a_task_that_was_lost_before_its_engine_came_back_does_not_run_at_the_next_sta
             EngineReturns(0),
             BrokerRestarts,
         ];
-        [false, true].into_iter().for_each(|has_journal| History::new(has_journal).takes(&events));
+        for has_journal in [false, true] {
+            History::new(has_journal).takes(&events);
+        }
     }
 }

@@ -21,7 +21,7 @@ fn a_task_that_raises_is_run_again_as_often_as_its_submit_says() {
     let (client, engine) = (farm.client(), farm.engine());
     farm.submit(client, with(shared(), retries(2, 0)));
     (0..2).for_each(|_| _ = farm.fail(engine));
-    assert_eq!((farm.end_of(client, 1), farm.in_hand(engine)), (None, vec![1]));
+    assert_eq!((farm.end_of(client, 1), farm.assigned(engine)), (None, vec![1]));
     farm.fail(engine);
     assert_eq!(farm.end_of(client, 1), RAISED);
     assert_eq!(farm.clients[client].finished[&1].attempts, 3);
@@ -44,9 +44,9 @@ fn the_pause_between_attempts_doubles_up_to_a_minute() {
     for pause_ms in [16_000, 32_000, 60_000, 60_000] {
         farm.fail(engine);
         farm.wait(Duration::from_millis(pause_ms - 1));
-        assert!(farm.in_hand(engine).is_empty() && farm.core.held == 1);
+        assert!(farm.assigned(engine).is_empty() && farm.core.held == 1);
         farm.wait(Duration::from_millis(1));
-        assert_eq!(farm.in_hand(engine), [1]);
+        assert_eq!(farm.assigned(engine), [1]);
     }
     farm.cancel(client, 1, 1);
     farm.finish(engine);
@@ -62,7 +62,7 @@ fn a_task_can_be_cancelled_in_its_pause() {
     farm.cancel(client, 1, 1);
     assert_eq!(farm.end_of(client, 1), Some((TaskState::Cancelled, Some(ErrorKind::Cancelled))));
     farm.wait(Duration::from_secs(2));
-    assert!(farm.in_hand(engine).is_empty());
+    assert!(farm.assigned(engine).is_empty());
     invariants::hold(&farm.core);
 }
 
@@ -110,7 +110,7 @@ fn raised_where_it_followed(backoff_ms: u64) -> (Farm, usize, usize) {
 #[test]
 fn a_task_that_follows_and_raises_is_run_again_where_it_ran() {
     let (mut farm, client, engine) = raised_where_it_followed(0);
-    assert_eq!(farm.in_hand(engine), [2]);
+    assert_eq!(farm.assigned(engine), [2]);
     farm.finish(engine);
     assert_eq!(farm.end_of(client, 2), SUCCEEDED);
 }

@@ -1,4 +1,4 @@
-//! What peers send in chunks.
+//! Data that peers send in chunks.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -47,5 +47,5 @@ impl Sending {
     }
 }
 
-/// What chunks are cut from.
+/// The bytes from which chunks are cut.
 static ZEROS: [u8; CHUNK_BYTES_MAX + 16] = [0; CHUNK_BYTES_MAX + 16];

@@ -60,7 +60,7 @@ fn a_session_of_an_earlier_start_submits_again_what_it_waits_for() {
     farm.say(client, repeated(4)).unwrap();
     farm.ack(client, 1, 11);
     farm.say(client, repeated(9)).unwrap();
-    assert!(farm.in_hand(engine).is_empty(), "what has run is not run again");
+    assert!(farm.assigned(engine).is_empty(), "what has run is not run again");
     assert_eq!(farm.say(client, repeated(13)), Err(PeerMisbehaved::TaskNumber));
 }
 
@@ -262,7 +262,9 @@ fn a_session_that_is_resumed_with_another_token_stays_within_the_limits_of_the_f
     assert_eq!([farm.end_of(one, 1), farm.end_of(one, 2)], [SUCCEEDED, SUCCEEDED]);
     (0..3).for_each(|_| _ = farm.submit(two, shared()));
     assert!((1..=3).all(|n| farm.end_of(two, n).is_none()));
-    [one, two].into_iter().for_each(|client| farm.goodbye(client));
+    for client in [one, two] {
+        farm.goodbye(client);
+    }
     farm.finish(engine);
     invariants::is_quiet(&farm.core);
 }

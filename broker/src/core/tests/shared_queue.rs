@@ -15,7 +15,7 @@ fn a_task_goes_to_an_idle_engine_and_its_result_is_kept_until_acknowledged() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     let n = farm.submit(client, shared());
-    assert_eq!(farm.in_hand(engine), [n]);
+    assert_eq!(farm.assigned(engine), [n]);
     farm.finish(engine);
     assert_eq!(farm.end_of(client, n), SUCCEEDED);
     assert_eq!(farm.core.results_held, 1);
@@ -28,9 +28,9 @@ fn a_task_waits_for_an_engine_that_runs_it() {
     let mut farm = Farm::default();
     let (client, python) = (farm.client(), farm.engine_with(1, &[Runtime::Python]));
     let n = farm.submit(client, shared());
-    assert!(farm.in_hand(python).is_empty());
+    assert!(farm.assigned(python).is_empty());
     let native = farm.engine();
-    assert_eq!(farm.in_hand(native), [n]);
+    assert_eq!(farm.assigned(native), [n]);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn tasks_spread_over_all_slots() {
     let mut farm = Farm::default();
     let (client, one, two) = (farm.client(), farm.engine_with(2, Runtime::ALL), farm.engine());
     (0..5).for_each(|_| _ = farm.submit(client, shared()));
-    assert_eq!((farm.in_hand(one), farm.in_hand(two)), (vec![1, 2], vec![3]));
+    assert_eq!((farm.assigned(one), farm.assigned(two)), (vec![1, 2], vec![3]));
 }
 
 #[test]
@@ -67,12 +67,12 @@ fn tasks_of_unknown_kind_are_given_one_by_one_and_short_ones_several() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
     (0..20).for_each(|_| _ = farm.submit(client, shared()));
-    assert_eq!(farm.in_hand(engine).len(), 1);
+    assert_eq!(farm.assigned(engine).len(), 1);
     farm.finish_after(engine, 500);
-    assert_eq!(farm.in_hand(engine), [2, 3, 4, 5]);
+    assert_eq!(farm.assigned(engine), [2, 3, 4, 5]);
     farm.finish_after(engine, 1_000_000);
     (0..3).for_each(|_| _ = farm.finish_after(engine, 1_000_000));
-    assert_eq!(farm.in_hand(engine).len(), 1, "the kind has become long");
+    assert_eq!(farm.assigned(engine).len(), 1, "the kind has become long");
 }
 
 #[test]
@@ -81,16 +81,16 @@ fn tasks_that_may_run_once_only_are_never_prefetched() {
     let (client, engine) = (farm.client(), farm.engine());
     (0..4).for_each(|_| _ = farm.submit(client, with(shared(), at_most_once())));
     farm.finish_after(engine, 1);
-    assert_eq!(farm.in_hand(engine).len(), 1);
+    assert_eq!(farm.assigned(engine).len(), 1);
 }
 
-/// An engine with 13 short tasks in hand, the first of which turns out to be long, and another that has just come.
+/// An engine with 13 short tasks assigned, the first of which turns out to be long, and another that has just come.
 fn one_busy_one_idle() -> (Farm, usize, usize, usize) {
     let mut farm = Farm::default();
     let (client, busy) = (farm.client(), farm.engine());
     (0..14).for_each(|_| _ = farm.submit(client, shared()));
     farm.finish_after(busy, 1);
-    assert_eq!(farm.in_hand(busy).len(), 13);
+    assert_eq!(farm.assigned(busy).len(), 13);
     let idle = farm.engine();
     (farm, client, busy, idle)
 }
@@ -101,7 +101,7 @@ fn an_idle_engine_gets_half_of_what_another_was_given_too_early() {
     assert!(farm.answer_recalls(busy).is_empty(), "not at once: short tasks are soon done");
     farm.wait(Duration::from_millis(3));
     assert_eq!(farm.answer_recalls(busy).len(), 6);
-    assert_eq!((farm.in_hand(busy).len(), farm.in_hand(idle).len()), (7, 6));
+    assert_eq!((farm.assigned(busy).len(), farm.assigned(idle).len()), (7, 6));
 }
 
 #[test]
@@ -130,16 +130,16 @@ fn a_task_that_begins_although_it_was_recalled_does_not_prevent_that_others_are(
         farm.finish_after(busy, 1);
     }
     farm.start(busy);
-    assert_eq!((farm.answer_recalls(busy).len(), farm.in_hand(busy).len()), (5, 6), "nobody else is there now");
+    assert_eq!((farm.answer_recalls(busy).len(), farm.assigned(busy).len()), (5, 6), "nobody else is there now");
     farm.connect_engine(idle);
     farm.wait(Duration::from_millis(3));
-    assert_eq!((farm.answer_recalls(busy).len(), farm.in_hand(idle).len()), (3, 3));
+    assert_eq!((farm.answer_recalls(busy).len(), farm.assigned(idle).len()), (3, 3));
 }
 
 #[test]
 fn tasks_behind_a_cancelled_one_that_does_not_stop_are_recalled() {
     let (mut farm, client, busy, _) = one_busy_one_idle();
-    let first = farm.in_hand(busy)[0];
+    let first = farm.assigned(busy)[0];
     farm.cancel(client, first, first);
     farm.wait(Duration::from_millis(3));
     assert!(!farm.answer_recalls(busy).is_empty());

@@ -211,7 +211,7 @@ pub(super) fn register(id: u128, slots: u128) -> Register {
     }
 }
 
-/// What a peer says, by what it has.
+/// A peer's message, by what it contains.
 enum Said {
     Client(ConnectionId, FromClient),
     Engine(ConnectionId, FromEngine),

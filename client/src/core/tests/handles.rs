@@ -1,4 +1,4 @@
-//! What handles of single tasks learn, and what any process of an owner asks for.
+//! Notifications to handles of single tasks, and the requests that any process of an owner makes.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use furlong_wire::message::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::feeds::Fed;
+use crate::core::bounded_queues::Fed;
 
 const OTHER_SESSION: SessionId = SessionId([8; 16]);
 
@@ -47,7 +47,7 @@ fn small(value: &[u8]) -> Payload {
     Payload::Inline(bytes)
 }
 
-/// What a reader of intermediate data gets now. None at the end if it is over.
+/// Returns what a reader of intermediate data gets now. None at the end if it is over.
 fn read_published(core: &mut Core, feed: usize) -> Vec<Option<usize>> {
     let mut values = Vec::new();
     while let Poll::Ready(fed) = core.poll_published(feed, Waker::noop(), &mut None) {
@@ -373,7 +373,7 @@ fn a_cancel_of_many_ranges_goes_in_messages_that_fit() {
     assert_eq!(cancelled, ranges.len());
 }
 
-/// What may happen to a task, in any order.
+/// A step in the life of a task, in any order.
 #[derive(Clone, Debug)]
 enum Step {
     Cancel,

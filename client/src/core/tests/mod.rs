@@ -115,7 +115,9 @@ impl Wake for Wakes {
 }
 
 fn wake_all(core: &mut Core) {
-    core.take_wakes().into_iter().for_each(Waker::wake);
+    if let Some(it) = core.take_wakes() {
+        Waker::wake(it);
+    }
 }
 
 #[test]

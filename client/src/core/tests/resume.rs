@@ -249,7 +249,7 @@ fn a_follower_of_fetched_output_sees_each_byte_once() {
     assert_eq!(accepted(&mut core, 0, &[], &[]), ["message Fetch"]);
     core.handle_message(piece(0, b"abcde"), None);
     let mut seen = Vec::new();
-    while let Poll::Ready(feeds::Fed::Item(piece)) = core.poll_output(follower, Waker::noop(), &mut None) {
+    while let Poll::Ready(bounded_queues::Fed::Item(piece)) = core.poll_output(follower, Waker::noop(), &mut None) {
         seen.extend_from_slice(&piece.bytes);
     }
     assert_eq!(seen, b"abcde");

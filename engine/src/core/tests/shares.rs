@@ -94,12 +94,12 @@ fn shares_that_are_unknown_repeated_or_anothers_are_the_brokers_misbehaviour() {
         let payload = Payload::Inline(b"\0".into());
         ToEngine::Share(Share { share: 1, session, payload })
     };
-    let stranger = SessionId([9; 16]);
-    assert_eq!(process.core.handle_message(share(stranger), None), Err(BrokerMisbehaved::Share));
+    let outsider = SessionId([9; 16]);
+    assert_eq!(process.core.handle_message(share(outsider), None), Err(BrokerMisbehaved::Share));
     process.tell(share(SESSION));
     assert_eq!(process.core.handle_message(share(SESSION), None), Err(BrokerMisbehaved::Share));
-    process.tell(ToEngine::Secret(Secret { session: stranger, ..told() }));
-    let anothers = Assign { session: Some(stranger), ..process.shared_work(1, &[0]) };
+    process.tell(ToEngine::Secret(Secret { session: outsider, ..told() }));
+    let anothers = Assign { session: Some(outsider), ..process.shared_work(1, &[0]) };
     assert_eq!(process.core.handle_message(ToEngine::Assign(anothers), None), Err(BrokerMisbehaved::Share));
     assert!(process.core.held().work.is_empty());
 }

@@ -1,4 +1,4 @@
-//! How a program ended, as a reply.
+//! The end of a program, as a reply.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -38,7 +38,7 @@ pub(super) fn not_begun(unable: Unable, text: &str) -> Reply {
     Reply { outcome: JobOutcome::NotBegun(unable), ..failed(text) }
 }
 
-/// How it ended in a line, and then the last lines of standard error.
+/// Describes how it ended in one line, followed by the last lines of standard error.
 fn describe(status: ExitStatus, memory: MemoryAtEnd, stderr_tail: &[u8]) -> String {
     let mut text = match (status.code(), status.signal()) {
         (Some(code), _) => exit_code(code, memory),

@@ -21,10 +21,10 @@ use super::slot::SlotContext;
 use crate::runtime::reaper::MARK_VARIABLE;
 use crate::runtime::{Job, Unable};
 
-/// Why a program was not started: a line for the user, by whose fault it is.
+/// The reason why a program was not started: a line for the user, by whose fault it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum LaunchError {
-    /// What the task says can be run nowhere.
+    /// The task asks for something that can be run nowhere.
     Task(String),
     /// This engine lacks something that another one may have.
     Engine(Unable, String),
@@ -45,7 +45,7 @@ fn missing(text: String) -> LaunchError {
 /// Starts a job's program. The second part is its input, if it has any: then its standard input is a pipe.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it was not started.
 pub(super) fn launch(
     job: Job,
     context: &SlotContext,

@@ -27,12 +27,12 @@ use super::reaper::Reaper;
 
 pub use slot::CommandSlot;
 
-/// What the programs of one engine process have in common.
+/// The common configuration of the programs of one engine process.
 #[derive(Clone, Debug)]
 pub struct CommandConfig {
-    /// How long a cancelled program has after SIGTERM before it is killed.
+    /// The grace period of a cancelled program, between SIGTERM and its kill.
     pub kill_grace: Duration,
-    /// What programs may take of memory.
+    /// The memory that programs may take.
     pub memory: Memory,
 }
 
@@ -43,7 +43,7 @@ impl Default for CommandConfig {
     }
 }
 
-/// What all slots of an engine process share. Nothing is run before the first slot is made.
+/// The state shared by all slots of an engine process. Nothing is run before the first slot is made.
 #[derive(Debug, Default)]
 pub struct CommandShared {
     config: CommandConfig,

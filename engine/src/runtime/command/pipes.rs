@@ -86,7 +86,7 @@ pub(super) struct OutputPipe {
     pub(super) tail: Vec<u8>,
 }
 
-/// What a reading gave.
+/// The result of a read.
 pub(super) enum Got {
     Bytes(Bytes),
     Nothing,
@@ -161,7 +161,7 @@ impl InputPipe {
 
 /// Bytes of output that are on their way from a slot to the engine.
 pub(super) const UNTAKEN_BYTES_MAX: usize = 256 * 1024;
-/// What a piece costs beside its bytes: a program that writes single bytes must not make a queue of thousands.
+/// The cost of a piece beside its bytes: a program that writes single bytes must not make a queue of thousands.
 const PIECE_COST_BYTES: usize = 256;
 /// Bytes read at once.
 pub(super) const PIECE_BYTES_MAX: usize = furlong_wire::limits::OUTPUT_MESSAGE_BYTES_MAX;

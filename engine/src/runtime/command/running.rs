@@ -27,20 +27,20 @@ pub(super) struct Running<'a> {
     outputs: [Option<OutputPipe>; 2],
     stderr_tail: Vec<u8>,
     began: Began,
-    /// When the reaper is told of it; none when it has been.
+    /// The time at which the reaper is notified of it; none when it has been.
     register_at: Option<Instant>,
     cancelled: bool,
     kill_at: Option<Instant>,
 }
 
-/// When a program began, and how many others the system had killed by then.
+/// The start of a program, and the number of others that the system had killed by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Began {
     pub(super) at: Instant,
     pub(super) kills: KillsBefore,
 }
 
-/// What was waited for.
+/// The event that was waited for.
 #[derive(Default)]
 struct Ready {
     woken: bool,
@@ -151,7 +151,7 @@ impl<'a> Running<'a> {
         ready
     }
 
-    /// Whether the program has ended, without waiting for it: it must stay a zombie until its group is dead.
+    /// Returns true if the program has ended, without waiting for it: it must stay a zombie until its group is dead.
     fn has_ended(&self) -> bool {
         let options = rustix::process::WaitIdOptions::EXITED
             | rustix::process::WaitIdOptions::NOHANG
@@ -265,7 +265,7 @@ impl<'a> Running<'a> {
     }
 }
 
-/// How long a program lives before the reaper is told of it.
+/// The time that a program lives before the reaper is notified of it.
 const REGISTER_AFTER: Duration = Duration::from_millis(5);
-/// How often a program's end is looked for where nothing tells it.
+/// The interval at which a program's end is polled for where nothing notifies of it.
 const LOOK_EVERY: Duration = Duration::from_millis(2);

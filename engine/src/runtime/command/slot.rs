@@ -25,7 +25,7 @@ pub struct CommandSlot {
     context: Arc<SlotContext>,
 }
 
-/// What a slot and its thread share.
+/// The state shared by a slot and its thread.
 #[derive(Debug)]
 pub(super) struct SlotContext {
     pub(super) slot: SlotIndex,
@@ -49,7 +49,7 @@ struct State {
     is_over: bool,
 }
 
-/// What the running program's thread is asked for.
+/// The requests to the running program's thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked {
     /// Cancel it; at once if true.
@@ -157,7 +157,7 @@ impl SlotContext {
         let _ = self.events.send((self.slot, event));
     }
 
-    /// What the running program's thread is asked for since the last time.
+    /// Takes the requests to the running program's thread since the last time.
     pub(super) fn take_asked(&self) -> Asked {
         self.room.was_woken();
         let mut state = self.lock();
@@ -234,5 +234,5 @@ impl SlotContext {
     }
 }
 
-/// How long a slot that is dropped waits for its thread.
+/// The time that a dropped slot waits for its thread.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);

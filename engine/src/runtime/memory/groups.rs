@@ -17,12 +17,12 @@ use rustix::process::Pid;
 
 use crate::runtime::SlotIndex;
 
-/// Where control groups are, and which one is this process's.
+/// The location of control groups, and which one is this process's.
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
-    /// Where version 2 is mounted.
+    /// The folder at which version 2 is mounted.
     pub root: PathBuf,
-    /// What the system says of this process's groups: the text of `/proc/self/cgroup`.
+    /// The process's groups, according to the system: the text of `/proc/self/cgroup`.
     pub own: String,
 }
 
@@ -40,7 +40,7 @@ impl Hierarchy {
     }
 }
 
-/// Why there are no control groups.
+/// The reason why there are no control groups.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoGroups {
     /// There is no version 2 here.
@@ -57,7 +57,7 @@ pub(super) enum NoGroups {
     Refused {
         /// The group in which this process is.
         group: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -189,6 +189,6 @@ const CONTROLLERS: &str = "cgroup.controllers";
 const SUBTREE: &str = "cgroup.subtree_control";
 const PROCS: &str = "cgroup.procs";
 const PREFIX: &str = "furlong-";
-/// How long killed processes may take until they are gone: half a second.
+/// The time limit for killed processes to be gone: half a second.
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! How often the system has killed a process for want of memory.
+//! The number of processes that the system has killed for want of memory.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,7 @@ impl Kills {
         found.unwrap_or(Self(None))
     }
 
-    /// How many so far. None if it cannot be known.
+    /// The number so far. None if it cannot be known.
     pub(super) fn count(&self) -> Option<u64> {
         let file = self.0.as_ref()?;
         let mut text = Vec::new();

@@ -17,7 +17,7 @@ pub use groups::Hierarchy;
 use groups::{Groups, SlotGroup};
 use kills::Kills;
 
-/// What the slots of an engine process may take. Clones are the same.
+/// The memory that the slots of an engine process may take. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Inner>);
 
@@ -42,7 +42,7 @@ impl Memory {
         memory
     }
 
-    /// What bounds the tasks' memory, for people; none if nothing does.
+    /// Describes what bounds the tasks' memory, for people; none if nothing does.
     pub fn describe(&self) -> Option<String> {
         let size = mebibytes(self.0.bytes?);
         Some(match &self.0.groups {
@@ -90,21 +90,21 @@ pub(super) struct SlotMemory {
     kills: Kills,
 }
 
-/// How many processes the system had killed at some moment, if that is known.
+/// The number of processes that the system had killed at some moment, if known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KillsBefore(Option<u64>);
 
-/// What is known of the memory of a process that has ended.
+/// The known memory state of a process that has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct MemoryAtEnd {
-    /// Whether the system has killed something for want of memory meanwhile, if that is known.
+    /// True if the system has killed something for want of memory meanwhile, if that is known.
     pub(super) ran_out: Option<bool>,
-    /// What it might take.
+    /// The number of bytes that it might take.
     pub(super) bytes: Option<u64>,
 }
 
 impl SlotMemory {
-    /// What the slot may take.
+    /// The memory that the slot may take.
     pub(super) fn bytes(&self) -> Option<u64> {
         self.bytes
     }
@@ -125,7 +125,7 @@ impl SlotMemory {
         KillsBefore(self.kills.count())
     }
 
-    /// What is known of a process that has ended, and that had not when `before` was noted.
+    /// Returns what is known of a process that has ended, and that had not when `before` was noted.
     pub(super) fn at_end(&self, before: KillsBefore) -> MemoryAtEnd {
         let ran_out = self.kills.count().zip(before.0).map(|(now, before)| now > before);
         MemoryAtEnd { ran_out, bytes: self.bytes }

@@ -1,4 +1,4 @@
-//! What code in an interpreter asks of its engine while it runs: a pass for a client of its own, and that its slot be
+//! Requests from code in an interpreter to its engine: a pass for a client of its own, and that its slot be
 //! lent while it waits.
 //!
 //! It asks on a socket of its own, from whichever thread, and is answered there: neither an interrupt nor the frames of

@@ -1,4 +1,4 @@
-//! How a session ends: the interpreter is killed, or dies, and what it had is accounted for.
+//! The end of a session: the interpreter is killed, or dies, and what it had is accounted for.
 
 use std::io;
 use std::mem;
@@ -38,7 +38,7 @@ impl Session<'_> {
         }
     }
 
-    /// Lets the interpreter end in good order: what it runs is interrupted, nothing more begins, and what its code has
+    /// Lets the interpreter end gracefully: what it runs is interrupted, nothing more begins, and what its code has
     /// asked for at its end is done. One that has not ended in time is killed.
     pub(super) fn end(&mut self, fault: Fault) {
         self.fault = Some(fault);
@@ -89,7 +89,9 @@ impl Session<'_> {
             let text = format!("the interpreter ends before a task can begin: {line}");
             let first = self.sent.pop_front().map(|sent| sent.attempt);
             let unable = JobOutcome::NotBegun(Unable::Runtime);
-            first.into_iter().for_each(|attempt| self.context.emit_error(attempt, unable.clone(), text.clone()));
+            if let Some(attempt) = first {
+                self.context.emit_error(attempt, unable.clone(), text.clone());
+            }
         }
         let sent = mem::take(&mut self.sent).into_iter().map(|sent| sent.attempt);
         let mut attempts: Vec<u64> = sent.filter(|attempt| Some(*attempt) != running).collect();
@@ -124,14 +126,14 @@ impl Session<'_> {
     }
 }
 
-/// How long an interpreter has to end in good order: to leave the code that runs, to end its threads, to do what that
+/// The time that an interpreter has to exit gracefully: to leave running code, to end its threads, to do what that
 /// code has registered with `atexit`, and to write its files. Less than any starter of engines waits for these.
 pub(super) const END_GRACE: Duration = Duration::from_secs(3);
 
-/// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_parts.py`).
+/// Adds which item of a map ran: clients read it, to lose no other (`ITEMS` in `map_subtasks.py`).
 fn with_items(cause: &str, first: u64, items: u64) -> String {
     format!("{cause} [items {first}+{items} of its part of the map]")
 }
 
-/// Why an interpreter is gone that was restarted.
+/// The reason why a restarted interpreter is gone.
 pub(crate) const RESTARTED: &str = "the interpreter was restarted on request";

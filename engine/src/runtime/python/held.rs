@@ -6,7 +6,7 @@ use crate::runtime::OutputStream;
 
 /// Output that was read while the interpreter had several jobs, and the questions to the interpreter about it.
 ///
-/// How it is exact: with several jobs sent, the reader never takes a pipe's last byte. So the job that wrote something
+/// Exact by design: with several jobs sent, the reader never takes a pipe's last byte. So the job that wrote something
 /// finds it unread at its end, its reply says so, and no other job begins before the pipe is empty: all that is held
 /// then is that job's. To show the output of a long job sooner, the interpreter is asked which attempt runs. Its answer
 /// holds for what was held when the question was put, because whoever wrote that cannot have ended since; and, for the
@@ -42,7 +42,7 @@ impl HeldOutput {
         self.owner
     }
 
-    /// Whether no more should be held.
+    /// Returns true if no more should be held.
     pub(super) fn is_too_much(&self) -> bool {
         self.bytes > HELD_BYTES_MAX
     }

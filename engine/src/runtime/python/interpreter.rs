@@ -1,4 +1,4 @@
-//! Which Python to run: found without running anything, then resolved once to a real interpreter.
+//! The choice of the Python to run: found without running anything, then resolved once to a real interpreter.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

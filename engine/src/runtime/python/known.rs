@@ -1,4 +1,4 @@
-//! What an interpreter holds of the functions that were sent to it: that need not be sent again.
+//! The functions that an interpreter holds, and that need not be sent to it again.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -9,7 +9,7 @@ use furlong_wire::ids::FunctionHash;
 use super::protocol::CannotAsk;
 use crate::runtime::Job;
 
-/// What one interpreter holds. Both sides change their lists in the order of the requests, so they agree without a
+/// One interpreter's functions. Both sides change their lists in the order of the requests, so they agree without a
 /// message.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -18,18 +18,18 @@ pub(super) struct Known {
     supports: Supports,
 }
 
-/// What a request has to say of its function.
+/// The parts of a function that a request has to carry.
 #[derive(Debug, Default)]
 pub(super) struct Unknown {
     /// The source text or the pickle, if the interpreter does not have it.
     pub(super) function: Option<Bytes>,
-    /// What the function's client sends along with it, its `cloudpickle` and its modules, if the interpreter does not
+    /// The support that the function's client sends with it, its `cloudpickle` and modules, if the interpreter does not
     /// have the same.
     pub(super) support: Bytes,
 }
 
 impl Known {
-    /// What must be sent of a job's function.
+    /// Returns what must be sent of a job's function.
     pub(super) fn unknown(&self, job: &Job) -> Result<Unknown, CannotAsk> {
         let function = match &job.header.call {
             Call::Source { hash, .. } if self.sources.contains(hash) => return Ok(Unknown::default()),
@@ -106,7 +106,7 @@ impl Sources {
     }
 }
 
-/// What clients have sent along with functions, the latest last: the same list as `Libraries` in `modules.py`.
+/// The support that clients have sent with functions, the latest last: the same list as `Libraries` in `modules.py`.
 #[derive(Debug, Default)]
 struct Supports {
     texts: VecDeque<Bytes>,

@@ -39,7 +39,7 @@ pub use slot::PythonSlot;
 /// Variables of the environment.
 pub type Variables = Vec<(OsString, OsString)>;
 
-/// What the interpreters of one engine process have in common.
+/// The common configuration of the interpreters of one engine process.
 #[derive(Clone, Debug)]
 pub struct PythonConfig {
     /// The interpreter, as [`find_interpreter`] gives it; it may be a shim.
@@ -50,11 +50,11 @@ pub struct PythonConfig {
     pub labels: Vec<String>,
     /// Slots that share the machine's cores.
     pub slots_in_process: u32,
-    /// What interpreters, and what they start, may take of memory.
+    /// The memory that interpreters, and what they start, may take.
     pub memory: Memory,
-    /// How long a forced cancel waits for the interrupt to work before it kills.
+    /// The time that a forced cancel waits for the interrupt to work before it kills.
     pub kill_grace: Duration,
-    /// How long an interpreter may take to start.
+    /// The time limit for the start of an interpreter.
     pub start_timeout: Duration,
 }
 
@@ -95,7 +95,7 @@ pub fn thread_counts(interpreters: u32) -> Vec<(&'static str, String)> {
 const THREAD_COUNT_VARIABLES: [&str; 4] =
     ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 
-/// What all slots of an engine process share. Nothing is run before the first job.
+/// The state shared by all slots of an engine process. Nothing is run before the first job.
 #[derive(Debug)]
 pub struct PythonShared {
     config: PythonConfig,
@@ -109,7 +109,7 @@ impl PythonShared {
         Self { config, resolved: OnceCell::new(), reaper: Reaper::default() }
     }
 
-    /// What they have in common.
+    /// The configuration that they share.
     pub fn config(&self) -> &PythonConfig {
         &self.config
     }
@@ -129,7 +129,7 @@ impl PythonShared {
     }
 }
 
-/// Why there is no interpreter. Each text is one line that says what to do.
+/// The reason why there is no interpreter. Each text is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PythonError {
     /// No program of this name is in `PATH`.
@@ -149,7 +149,7 @@ pub enum PythonError {
     Unusable {
         /// The path.
         path: PathBuf,
-        /// What it did instead.
+        /// A description of what it did instead.
         why: String,
     },
     /// The interpreter ended, or could not be run, before it took jobs.
@@ -157,7 +157,7 @@ pub enum PythonError {
     CannotStart {
         /// The path.
         path: PathBuf,
-        /// What happened.
+        /// The problem.
         why: String,
     },
     /// A signal ended the interpreter before it took jobs: another start may do better.
@@ -165,7 +165,7 @@ pub enum PythonError {
     KilledAtStart {
         /// The path.
         path: PathBuf,
-        /// What happened.
+        /// The problem.
         why: String,
     },
     /// The process that kills interpreters when the engine dies could not be started.

@@ -1,4 +1,4 @@
-//! What waits to be written to the interpreter.
+//! The data waiting to be written to the interpreter.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,7 +31,7 @@ impl Outbox {
         control.encode(&mut self.small);
     }
 
-    /// Whether everything was written.
+    /// Returns true if everything was written.
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.small.is_empty()
     }

@@ -1,6 +1,6 @@
-//! Whether jobs go to the interpreter ahead of time.
+//! The decision to send jobs to the interpreter ahead of time.
 
-/// Whether recent jobs were such that the next may be sent before they end: short, so that they are rarely cancelled
+/// The pace of recent jobs. The next may be sent before they end if they were short, so that they are rarely cancelled
 /// and never recalled, and quiet, so that output is attributed without holding it.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -20,7 +20,7 @@ impl Pace {
         };
     }
 
-    /// Whether the next job may be sent before the last one has ended.
+    /// Returns true if the next job may be sent before the last one has ended.
     pub(super) fn is_brisk(&self) -> bool {
         self.wanted == 0
     }

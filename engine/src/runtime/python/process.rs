@@ -168,7 +168,7 @@ impl Interpreter {
         }
     }
 
-    /// What the interpreter may take of memory.
+    /// The memory that the interpreter may take.
     pub(super) fn memory_bytes(&self) -> Option<u64> {
         self.memory.bytes()
     }

@@ -21,7 +21,7 @@ pub(super) enum Control {
     Interrupt(u64),
     /// All output of the job whose reply said `drain` has been read.
     Drained,
-    /// Which attempt runs? The answer repeats the number. An interrupt follows.
+    /// A question: which attempt runs? The answer repeats the number. An interrupt follows.
     Ask(u64),
     /// The engine's id, for the namespace.
     EngineId(u32),
@@ -29,7 +29,7 @@ pub(super) enum Control {
     Recall(u64),
     /// The session of the jobs that follow, by a number that stands for it.
     Session(u64),
-    /// The interpreter is to end in good order; an interrupt follows if code runs.
+    /// The interpreter is to end gracefully; an interrupt follows if code runs.
     End,
 }
 
@@ -114,7 +114,7 @@ impl Request {
         self.body_bytes
     }
 
-    /// Whether it must be sent alone.
+    /// Returns true if it must be sent alone.
     pub(super) fn is_large(&self) -> bool {
         self.body_bytes > SMALL_BODY_BYTES_MAX
     }
@@ -162,7 +162,7 @@ fn put_request_header(out: &mut BytesMut, length: usize, number: u64, kind: u8, 
     out.put_u32_le(buffers);
 }
 
-/// Why a job cannot be asked of an interpreter.
+/// The reason why a job cannot be asked of an interpreter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum CannotAsk {
     /// A call by source came without the source, and the interpreter has none of this hash.
@@ -194,11 +194,11 @@ pub(super) enum Incoming {
     Recalled(u64),
     /// Output of a thread whose job has ended.
     Stray(OutputStream, Bytes),
-    /// What a job has published.
+    /// Data that a job has published.
     Published {
         /// The attempt.
         attempt: u64,
-        /// What.
+        /// The details.
         published: Published,
     },
 }
@@ -208,7 +208,7 @@ pub(super) enum Incoming {
 pub(super) struct Ended {
     pub(super) attempt: u64,
     pub(super) end: End,
-    /// Whether output of this job is unread, and the interpreter waits until it has been read.
+    /// True if output of this job is unread, and the interpreter waits until it has been read.
     pub(super) drain: bool,
     pub(super) run_us: u64,
     /// The count of executions, if it was one.
@@ -216,7 +216,7 @@ pub(super) struct Ended {
     pub(super) buffers: Vec<Bytes>,
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     Returned,
@@ -239,7 +239,7 @@ impl Inbox {
         Self { buffer: BytesMut::from(bytes) }
     }
 
-    /// Where to read to: at least 64 KiB, and of the rest of a frame that has begun as much as its beginning is worth.
+    /// Returns the buffer to read into: at least 64 KiB, and of a begun frame's rest as much as its beginning is worth.
     ///
     /// Code can write to the socket what it likes: 40 bytes may declare 16 GiB. So what has come decides, not what is
     /// declared, and where the system has no memory for a frame, that is this interpreter's end and not the engine's.
@@ -372,7 +372,7 @@ impl ReplyFrame {
     }
 }
 
-/// What the interpreter sent is not our protocol: user code has written to the worker's socket.
+/// A violation of our protocol by the interpreter: user code has written to the worker's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the interpreter's socket carried bytes that its worker did not send")]
 pub(super) struct ProtocolBroken;

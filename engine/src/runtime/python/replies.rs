@@ -51,7 +51,7 @@ pub(super) fn reply(ended: Ended, codec: Codec, memory_bytes: Option<u64>) -> Re
     }
 }
 
-/// What a job displayed: a JSON array of whether it is the value, the texts by their type, and what is said about it.
+/// Reads a job's displays: a JSON array of whether it is the value, the texts by their type, and what is said of it.
 fn displays(json: &[u8]) -> Vec<Display> {
     type Texts = BTreeMap<String, String>;
     let displays: Vec<(bool, Texts, Texts)> = serde_json::from_slice(json).unwrap_or_default();

@@ -23,7 +23,7 @@ use super::slot::{Command, SlotContext};
 use super::{PythonShared, ResolvedInterpreter};
 use crate::runtime::{Job, JobOutcome, Latest, OutputStream, Published, SlotEvent, Unable};
 
-/// Why a session ended.
+/// The reason why a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SessionEnd {
     /// The interpreter has died; everything about it was reported.
@@ -56,17 +56,17 @@ pub(super) struct Session<'a> {
     /// A cancel or a question is on its way, and SIGINT must follow it.
     pub(super) interrupt_due: bool,
     pub(super) forced: Vec<Forced>,
-    /// When to kill an interpreter that has closed its socket, or is to end, and does not.
+    /// The time at which to kill an interpreter that has closed its socket, or is to end, and does not.
     pub(super) closing: Option<Instant>,
-    /// It was told to end in good order: it may still say something.
+    /// It was told to end gracefully: it may still say something.
     pub(super) is_ending: bool,
-    /// What it ran when it was told so: that is lost with it, however its code takes the interrupt.
+    /// The job that ran when it was told to end: the job is lost with it, however its code takes the interrupt.
     pub(super) cut_short: Option<u64>,
-    /// Why the interpreter must go.
+    /// The reason why the interpreter must go.
     pub(super) fault: Option<Fault>,
     /// It has ended: what is read now is what it had not sent.
     pub(super) is_dead: bool,
-    /// What the running job has published last.
+    /// The data that the running job has published last.
     latest: (u64, Latest),
     /// No job has ended here.
     pub(super) is_unused: bool,
@@ -91,10 +91,10 @@ pub(super) struct Forced {
     pub(super) kill_at: Instant,
 }
 
-/// Why an interpreter must go that has not ended by itself.
+/// The reason for removing an interpreter that has not ended by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    /// It was killed, because this attempt did not heed a forced cancel.
+    /// It was killed, because this attempt did not respond to a forced cancel.
     KilledFor(u64),
     /// It was ended, because somebody wanted another.
     Restarted,
@@ -108,7 +108,7 @@ pub(super) enum Fault {
     NoRoom,
 }
 
-/// What the session waited for.
+/// The event that the session waited for.
 enum Wake {
     Command(Option<Command>),
     Readable,

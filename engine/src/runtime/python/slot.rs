@@ -116,7 +116,7 @@ impl PythonSlot {
         self.tell(Command::Pass { key, answer });
     }
 
-    /// Ends the interpreter in good order, if there is one, and runs nothing more. The task that is returned ends when
+    /// Ends the interpreter gracefully, if there is one, and runs nothing more. The task that is returned ends when
     /// the interpreter has.
     pub fn end(&mut self) -> Option<JoinHandle<()>> {
         self.tell(Command::End);
@@ -144,7 +144,7 @@ impl Drop for PythonSlot {
     }
 }
 
-/// What a slot asks of its task.
+/// A command of a slot to its task.
 #[derive(Debug)]
 pub(super) enum Command {
     /// There is a job in the queue.
@@ -165,13 +165,13 @@ pub(super) enum Command {
     Pass { key: PassKey, answer: Result<String, String> },
 }
 
-/// What a slot, its task and its session share.
+/// The state shared by a slot, its task and its session.
 #[derive(Clone, Debug)]
 pub(super) struct SlotContext {
     slot: SlotIndex,
     events: EventSender,
     queue: Arc<Mutex<VecDeque<Job>>>,
-    /// What became of the last interpreter, and of its variables.
+    /// The fate of the last interpreter, and of its variables.
     lost: Arc<Mutex<Option<String>>>,
     pub(super) group: Arc<ProcessGroup>,
 }
@@ -247,7 +247,7 @@ struct SlotTask {
     engine_id: Option<u32>,
     env: Variables,
     commands: UnboundedReceiver<Command>,
-    /// How often in a row an interpreter was killed before it took jobs, or ended before the first one began.
+    /// The count of times in a row that an interpreter was killed before it took jobs, or ended before the first began.
     early_deaths: u32,
 }
 

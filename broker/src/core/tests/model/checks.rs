@@ -1,4 +1,4 @@
-//! What must be true after each event.
+//! The invariants after each event.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::limits::KEPT_MS;
 use furlong_wire::message::{Assign, ToClient, ToEngine};
 
-use super::{Asked, CLIENTS, Model, Name, PROCESSES, STRANGER, Submitted, invariants};
+use super::{Asked, CLIENTS, Model, Name, OUTSIDER, PROCESSES, Submitted, invariants};
 use crate::core::tasks::{Place, State, Task};
 
 impl Model {
@@ -26,7 +26,9 @@ impl Model {
         self.what_is_to_be_kept_is_kept();
         let given = self.assignments_are_allowed();
         if in_one_call {
-            given.into_iter().for_each(|engine| self.the_right_task_was_given(engine));
+            if let Some(engine) = given {
+                self.the_right_task_was_given(engine);
+            }
         }
     }
 
@@ -37,7 +39,7 @@ impl Model {
             .sessions
             .iter()
             .flat_map(|(_, session)| session.endings.iter().map(|(n, ending)| ((session.id, n), *ending)));
-        let owners = [0, STRANGER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
+        let owners = [0, OUTSIDER].map(|client| OwnerId([self.farm.clients[client].owner; 16]));
         let ids = SessionId([0; 16])..=SessionId([255; 16]);
         let sessions = owners.into_iter().flat_map(|owner| core.kept.of_owner(owner, ids.clone()));
         let kept = sessions
@@ -98,7 +100,7 @@ impl Model {
         }
     }
 
-    /// Who is connected was told of each end that it has not acknowledged.
+    /// Asserts that each connected client was told of every end that it has not acknowledged.
     fn who_is_here_has_every_end(&self) {
         for (client, heard) in self.clients.iter().enumerate().filter(|(client, _)| self.client_is_here(*client)) {
             let session = self.session(self.farm.clients[client].session).expect("a connected client has a session");
@@ -136,7 +138,7 @@ impl Model {
         }
     }
 
-    /// What was to be kept can be had for an hour after its client has it, if nobody purges it.
+    /// Asserts that results to be retained are there for an hour after their client has them, if nobody purges them.
     fn what_is_to_be_kept_is_kept(&self) {
         for (&(session, n), at) in &self.acknowledged {
             let Submitted { owner, options, .. } = &self.tasks[&(session, n)];
@@ -209,7 +211,7 @@ impl Model {
         assert!(task.target.is_none_or(|target| target == engine), "{name:?} is for another engine");
     }
 
-    /// What has begun is not given again, if it may run once only or belongs to one engine. Other tasks are run again
+    /// Asserts that begun work that may run once only or is bound to an engine is not given again. Others are run again
     /// as often as their submit says.
     fn is_given_as_often_as_allowed(&mut self, engine: EngineId, name: Name) {
         let Submitted { target, ref options, .. } = self.tasks[&name];

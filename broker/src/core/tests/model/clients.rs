@@ -1,4 +1,4 @@
-//! What clients do.
+//! The clients' actions.
 
 use furlong_wire::ids::{EngineId, OwnerId, SessionId, TaskId};
 use furlong_wire::message::{
@@ -160,7 +160,7 @@ impl Model {
         }
     }
 
-    /// Whether task `n` of a client can depend on another one: that was submitted before it, by the same owner, and is
+    /// Returns true if a client's task `n` can depend on another: that was submitted earlier, by the same owner, and is
     /// not forgotten.
     fn may_depend(&self, client: usize, n: u64, other: TaskId) -> bool {
         let owner = self.owner(client);
@@ -245,7 +245,7 @@ impl Model {
         assert_eq!(is_refused, !is_there, "client {client} fetches task {n} of client {}", task.of);
     }
 
-    /// Whether a task that has ended is still held or kept.
+    /// Returns true if a task that has ended is still held or retained.
     fn is_held(&self, client: usize, session: SessionId, n: u64) -> bool {
         let kept = self.farm.core.kept.find(self.owner(client), TaskId { session, n });
         kept.is_some() || self.session(session).is_some_and(|session| session.done.contains(n))

@@ -1,4 +1,4 @@
-//! What engine processes do.
+//! The engine processes' actions.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use furlong_wire::message::{
 
 use super::events::{End, Lost};
 use super::{Model, Name};
-use crate::core::Given;
+use crate::core::Assignment;
 use crate::core::tests::peers::Job;
 
 impl Model {
@@ -112,7 +112,7 @@ impl Model {
         let job = self.farm.processes[process].jobs[0];
         // One that nobody wants any longer may begin before it has heard so.
         let core = &self.farm.core;
-        let wanted = |given: &Given| given.stopping.is_none() && core.tasks.get(given.task).is_some();
+        let wanted = |given: &Assignment| given.stopping.is_none() && core.tasks.get(given.task).is_some();
         let counts = core.attempts.get(job.attempt.count).is_some_and(wanted);
         *self.runs.entry((job.session, job.n)).or_default() += u32::from(counts);
         self.farm.start(process);

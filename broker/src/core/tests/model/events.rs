@@ -1,4 +1,4 @@
-//! What can happen, and how often.
+//! The possible events and their frequencies.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether the core hears of it in one call, after which it dispatches once.
+    /// Returns true if the core hears of it in one call, after which it dispatches once.
     pub fn is_one_call(&self) -> bool {
         !matches!(self, Self::TimePasses(_) | Self::GivesBack(_) | Self::InterpreterDies(..))
     }
@@ -53,14 +53,14 @@ pub struct Choice {
     pub more: u64,
 }
 
-/// How tasks are cancelled.
+/// The way in which tasks are cancelled.
 #[derive(Clone, Copy, Debug)]
 pub struct Cancel {
     pub force: bool,
     pub twice: bool,
 }
 
-/// What is on the way when a connection breaks, and never arrives.
+/// The messages in flight when a connection breaks, which never arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct Lost {
     /// The newest assignments.
@@ -69,7 +69,7 @@ pub struct Lost {
     pub end: bool,
 }
 
-/// What a submit asks for.
+/// The content of a submit.
 #[derive(Clone, Debug)]
 pub struct Task {
     /// Engines whose own queue it is for; none for the shared one.
@@ -108,7 +108,7 @@ pub struct Limits {
     pub run_ms: Option<u64>,
 }
 
-/// What it depends on.
+/// A group of dependencies.
 #[derive(Clone, Debug)]
 pub struct Group {
     pub any: bool,
@@ -117,7 +117,7 @@ pub struct Group {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
-    /// Whose task it is: none for the submitter's own.
+    /// The owner of the task: none for the submitter's own.
     pub of: Option<usize>,
     /// Counted back from beyond the last task: 0 and 1 were not submitted yet.
     pub back: u64,
@@ -125,7 +125,7 @@ pub struct Demand {
     pub failure: bool,
 }
 
-/// How an engine ends an attempt.
+/// The way an engine ends an attempt.
 #[derive(Clone, Debug)]
 pub struct End {
     pub fails: bool,

@@ -8,7 +8,7 @@ mod checks;
 mod clients;
 mod engines;
 mod events;
-mod justice;
+mod fairness;
 mod rest;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ const CLIENTS: usize = 4;
 /// The clients with a limited token, with scopes and an end at its disconnection, and of another owner.
 const LIMITED: usize = 1;
 const GUEST: usize = 2;
-const STRANGER: usize = 3;
+const OUTSIDER: usize = 3;
 const PROCESSES: usize = 3;
 /// Nobody's.
 const NO_ENGINE: EngineId = EngineId(900);
@@ -60,7 +60,7 @@ type Name = (SessionId, u64);
 struct Model {
     farm: Farm,
     tasks: BTreeMap<Name, Submitted>,
-    /// How tasks ended.
+    /// The ends of tasks.
     ends: BTreeMap<Name, Ending>,
     acknowledged: BTreeMap<Name, Time>,
     purged: BTreeSet<Name>,
@@ -68,9 +68,9 @@ struct Model {
     cancelled: BTreeSet<Name>,
     /// Those of which a client was told that nothing of them runs.
     stopped: BTreeSet<Name>,
-    /// How often each task was given to an engine, and has not been given back.
+    /// The number of times each task was given to an engine and has not been given back.
     given: BTreeMap<Name, u32>,
-    /// How often each task was reported as started.
+    /// The number of times each task was reported as started.
     runs: BTreeMap<Name, u32>,
     /// The last task of each session that was given to each engine from its own queue.
     order: BTreeMap<(EngineId, SessionId), u64>,
@@ -80,7 +80,7 @@ struct Model {
     processes: [Told; PROCESSES],
 }
 
-/// What a task was submitted with.
+/// The data with which a task was submitted.
 struct Submitted {
     owner: OwnerId,
     scopes: Vec<String>,
@@ -88,22 +88,22 @@ struct Submitted {
     target: Option<EngineId>,
     options: TaskOptions,
     at: Time,
-    /// Whether it depends on what its owner cannot name.
+    /// True if it depends on a task that its owner cannot name.
     is_stray: bool,
 }
 
-/// What a client has heard.
+/// The messages that a client has received.
 #[derive(Default)]
 struct Heard {
-    /// How many messages were looked at.
+    /// The number of messages examined.
     messages: usize,
     /// The ends that were delivered on this connection.
     delivered: BTreeSet<u64>,
-    /// What it has asked and was not answered.
+    /// Its unanswered requests.
     asked: BTreeMap<u64, Asked>,
 }
 
-/// What a request waits for.
+/// The event that a request waits for.
 #[derive(Debug)]
 enum Asked {
     /// Nothing: it is answered at once.
@@ -112,17 +112,17 @@ enum Asked {
     Restart(EngineId),
 }
 
-/// What an engine process was told on its connection.
+/// The messages that an engine process was sent on its connection.
 #[derive(Default)]
 struct Told {
-    /// How many messages were looked at.
+    /// The number of messages examined.
     messages: usize,
     sessions: BTreeSet<SessionId>,
     definitions: BTreeSet<(SessionId, u32)>,
     shares: BTreeSet<u64>,
     /// Slots that shall have a new interpreter.
     restarts: BTreeSet<u32>,
-    /// Whether it has said that it takes nothing new.
+    /// True if it has said that it takes nothing new.
     drains: bool,
 }
 
@@ -134,7 +134,7 @@ impl Model {
             TokenLimits { unfinished_tasks_max: 12, payload_bytes_max: 400_000, no_nested: false };
         farm.clients[GUEST].scopes = vec!["gpu".into(), "attic".into()];
         farm.clients[GUEST].cancel_on_disconnect = true;
-        farm.clients[STRANGER].owner = 8;
+        farm.clients[OUTSIDER].owner = 8;
         let processes: [(usize, &[Runtime], &[&str]); PROCESSES] =
             [(2, Runtime::ALL, &["gpu", "big"]), (2, &[Runtime::Native], &[]), (1, &[Runtime::Python], &["gpu"])];
         for (slots, runtimes, labels) in processes {

@@ -34,7 +34,7 @@ for another. `INTERRUPT` does the same, but does not make a cancel of it. With `
 engine asks which attempt runs; the answer comes after all replies that wait, and the next reply is
 sent without waiting for others. `RECALL` and SIGINT
 take back a job that has not begun: the answer is `RECALLED`, or its end, if it has. With `END`, and
-SIGINT if code runs, the process is to end in good order: nothing more begins.
+SIGINT if code runs, the process is to end gracefully: nothing more begins.
 
 Death
 -----

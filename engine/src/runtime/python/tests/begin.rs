@@ -1,4 +1,4 @@
-//! Whether a job has begun when its interpreter dies, and what one gets whose arguments find no room.
+//! Tests of whether a job has begun when its interpreter dies, and of jobs whose arguments find no room.
 
 use super::*;
 use crate::runtime::memory::{Hierarchy, Memory};

@@ -1,4 +1,4 @@
-//! What an interpreter sends, as frames: user code can write to the same socket.
+//! The frames that an interpreter sends: user code can write to the same socket.
 
 use bytes::{BufMut, BytesMut};
 

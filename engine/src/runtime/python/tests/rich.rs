@@ -6,7 +6,7 @@ use furlong_wire::call::Display;
 
 use super::*;
 
-/// Whether the Python of the tests has IPython.
+/// Returns true if the Python of the tests has IPython.
 fn has_ipython() -> bool {
     let python = config().interpreter;
     let has = StdCommand::new(python).args(["-c", "import IPython"]).stderr(std::process::Stdio::null()).status();

@@ -28,7 +28,7 @@ fn run_python(script: &str, buffers: &[Bytes]) -> Vec<Bytes> {
     lines.lines().map(|line| line.as_bytes().chunks(2).map(byte).collect::<Vec<_>>().into()).collect()
 }
 
-/// What a client makes of a result: loads it, and evaluates an expression of `value`, `versions` and `buffers`.
+/// Loads a result as a client does, and evaluates an expression of `value`, `versions` and `buffers`.
 fn at_client(data: &[Bytes], expression: &str) -> String {
     let script = "import pickle, sys, types\nversions = []\n\
         def load_code(major, minor, inner, buffers):\n\
@@ -45,7 +45,7 @@ fn at_client(data: &[Bytes], expression: &str) -> String {
     String::from_utf8(out[0].to_vec()).unwrap()
 }
 
-/// Whether the Python of the tests has cloudpickle, without which nothing goes by value.
+/// Returns true if the Python of the tests has cloudpickle, without which nothing goes by value.
 fn has_cloudpickle() -> bool {
     let has = StdCommand::new(config().interpreter).args(["-c", "import cloudpickle"]).stderr(Stdio::null()).status();
     has.is_ok_and(|status| status.success())

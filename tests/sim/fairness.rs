@@ -1,4 +1,4 @@
-//! How tasks end, as their clients hear it: with what was to come, and for a reason that there was.
+//! The ends of tasks as their clients hear of them: with everything that was to come, and for a reason that there was.
 
 use furlong_client::core::results::Body;
 use furlong_client::core::tasks::{End, Ended};
@@ -19,7 +19,7 @@ const GIVEN_UP_US: u64 = 35_000_000;
 const GRACE_US: u64 = 15_000_000;
 /// Arguments up to about this size travel in their message.
 pub const INLINE_BYTES: usize = 900;
-/// How often a shared task is run again after a loss, if its submit does not say.
+/// The number of times that a shared task is run again after a loss, if its submit does not say.
 const RETRIES: u32 = 3;
 
 impl World {
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// Whether there was a reason for a task to end so.
+    /// Checks that there was a reason for a task to end so.
     fn is_just(&self, task: TaskName, outcome: &Outcome, engine: Option<EngineId>) -> Result<(), &'static str> {
         let client = &self.clients[task.client as usize];
         let Some(submitted) = client.tasks.get(task.n as usize - 1) else { return Err("it was never submitted") };
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// Whether what a task was to run after has ended as it demanded, as its client has heard: each was a task of the
+    /// Returns true if a task's dependencies have ended as it demanded, as its client has heard: each was a task of the
     /// same session and submitted before. A condition that was met stays met, also through a restart of the broker; a
     /// disk that has failed may have lost that.
     fn are_met(&self, task: TaskName, submitted: &Submitted) -> bool {
@@ -151,7 +151,7 @@ impl World {
         are_met && after.iter().all(is_own) && !self.broker.disk.has_failed
     }
 
-    /// Whether a task may have been lost: with its interpreter, with the engine that had it, with all its engines.
+    /// True if a task may have been lost: with its interpreter, with the engine that had it, with all its engines.
     fn may_be_lost(
         &self,
         (task, plan): (TaskName, &CallPlan),
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Whether a result is what a run of that task returned.
+    /// Checks that a result is what a run of that task returned.
     fn is_intact(&self, task: TaskName, outcome: &Outcome, body: &Body) -> Result<(), String> {
         let submitted = &self.clients[task.client as usize].tasks[task.n as usize - 1];
         let (header, data) = match body {

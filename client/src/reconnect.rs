@@ -1,12 +1,12 @@
-//! How a session finds its broker, the first time and after each cut.
+//! The search of a session for its broker, the first time and after each cut.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use furlong_host::home::load_capability;
 use furlong_link::dial::{Dialed, dial};
-use furlong_link::home::load_capability;
 use furlong_wire::capability::{Capability, Door, Pass};
 use furlong_wire::handshake::HelloBody;
 use furlong_wire::ids::SessionId;
@@ -15,13 +15,13 @@ use furlong_wire::token::Role;
 use crate::client::SOFTWARE;
 use crate::error::ConnectError;
 
-/// How long a session seeks its broker after a cut, unless it is told otherwise: as long as the broker keeps it.
+/// The default time that a session seeks its broker after a cut: as long as the broker keeps it.
 pub(crate) const RETURNS_WITHIN: Duration = Duration::from_mins(10);
 
-/// How long the broker has for an answer, unless it is told otherwise: far more than it takes, also on a slow machine.
+/// The default time that the broker has for an answer: far more than it takes, also on a slow machine.
 pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// What happens to a connection, for who wants to tell people.
+/// An event in the life of a connection, for callers that want to tell people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LinkEvent {
     /// It was cut, for this reason, and is sought again.
@@ -30,7 +30,7 @@ pub enum LinkEvent {
     Back,
 }
 
-/// Who is told of [`LinkEvent`]s.
+/// The listener for [`LinkEvent`]s.
 #[derive(Clone)]
 pub(crate) struct Told(Arc<dyn Fn(&LinkEvent) + Send + Sync>);
 
@@ -60,9 +60,9 @@ impl Entry {
     }
 }
 
-/// What is needed to connect a session, once and again.
+/// The parameters for connecting a session, the first time and again.
 #[derive(Clone, Debug)]
-pub(crate) struct Way {
+pub(crate) struct Reconnect {
     pub entry: Entry,
     /// The file that it came from: read anew after a cut, as the broker may have moved.
     pub path: Option<PathBuf>,
@@ -73,7 +73,7 @@ pub(crate) struct Way {
     pub told: Option<Told>,
 }
 
-impl Way {
+impl Reconnect {
     /// With what a capability alone says.
     pub fn to(capability: Capability) -> Self {
         Self::through(Entry::Capability(Arc::new(capability)))

@@ -1,4 +1,4 @@
-//! What handles of single tasks want to know beyond the end: output and intermediate data as they come, and whether a
+//! Subscriptions of single-task handles beyond the end: output and intermediate data as they come, and whether a
 //! cancelled task still runs. Most tasks have no such handle, and cost nothing here.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use furlong_wire::ids::EngineId;
 use furlong_wire::message::{ErrorKind, Event, FromClient, Published as PublishedMessage, Stream, Subscribe};
 
-use super::feeds::{Fed, Weigh};
+use super::bounded_queues::{Fed, Weigh};
 use super::results::{Body, Recipient};
 use super::tasks::{End, Ended};
 use super::{Core, Outbound};
@@ -28,22 +28,22 @@ pub struct Piece {
 /// Intermediate data, or why they cannot be read.
 pub type Publication = Result<Published, PayloadFailure>;
 
-/// Who follows which task, by the task's number.
+/// The followers of tasks, by the task's number.
 #[derive(Debug, Default)]
-pub struct Watches {
-    watched: BTreeMap<u64, Watch>,
+pub struct Subscriptions {
+    watched: BTreeMap<u64, Subscription>,
     stops: BTreeMap<u64, Stop>,
     /// Intermediate data of all tasks are numbered together.
     publications: u64,
 }
 
 #[derive(Debug, Default)]
-struct Watch {
+struct Subscription {
     outputs: Vec<usize>,
     published: Vec<usize>,
 }
 
-/// Whether a task still runs somewhere.
+/// The state of a task's stop: whether it still runs somewhere.
 #[derive(Debug, Default)]
 struct Stop {
     /// It has ended, and an engine has to say that it has stopped.
@@ -75,7 +75,7 @@ impl Weigh for Event {
     }
 }
 
-impl Watches {
+impl Subscriptions {
     pub(super) fn is_idle(&self) -> bool {
         self.watched.is_empty() && self.stops.is_empty()
     }
@@ -88,7 +88,7 @@ impl Watches {
 }
 
 impl Ended {
-    /// Whether the broker has still to say that the task has stopped: it ended a task that an engine had been given.
+    /// True if the broker has still to say that the task has stopped: it ended a task that an engine had been given.
     /// After the end of the connection it is due for ever, as nobody can tell.
     pub fn is_stop_due(&self) -> bool {
         let End::Finished(outcome, _) = &self.end else { return true };
@@ -106,7 +106,7 @@ impl Core {
             self.outputs.push(feed, piece);
         }
         if self.is_unfinished(key) {
-            self.watches.watched.entry(n).or_default().outputs.push(feed);
+            self.subscriptions.watched.entry(n).or_default().outputs.push(feed);
         } else {
             self.outputs.finish(feed);
         }
@@ -120,7 +120,7 @@ impl Core {
             self.published.push(feed, Ok(last));
         }
         if self.is_unfinished(key) {
-            self.watches.watched.entry(n).or_default().published.push(feed);
+            self.subscriptions.watched.entry(n).or_default().published.push(feed);
         } else {
             self.published.finish(feed);
         }
@@ -155,9 +155,9 @@ impl Core {
 
     /// Nobody reads this output any longer.
     pub fn forget_output(&mut self, n: u64, feed: usize) -> Option<Waker> {
-        if let Some(watch) = self.watches.watched.get_mut(&n) {
+        if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.outputs.retain(|of| *of != feed);
-            self.watches.settle(n);
+            self.subscriptions.settle(n);
         }
         self.outputs.forget(feed)
     }
@@ -169,16 +169,16 @@ impl Core {
 
     /// Nobody reads these intermediate data any longer.
     pub fn forget_published(&mut self, n: u64, feed: usize) -> Option<Waker> {
-        if let Some(watch) = self.watches.watched.get_mut(&n) {
+        if let Some(watch) = self.subscriptions.watched.get_mut(&n) {
             watch.published.retain(|of| *of != feed);
-            self.watches.settle(n);
+            self.subscriptions.settle(n);
         }
         self.published.forget(feed)
     }
 
     pub(super) fn handle_output(&mut self, n: u64, piece: Piece) {
         self.tasks.handle_output(n, &piece);
-        if let Some(watch) = self.watches.watched.get(&n) {
+        if let Some(watch) = self.subscriptions.watched.get(&n) {
             for feed in &watch.outputs {
                 self.wakes.extend(self.outputs.push(*feed, piece.clone()));
             }
@@ -187,8 +187,8 @@ impl Core {
 
     pub(super) fn handle_published(&mut self, published: PublishedMessage) {
         let PublishedMessage { n, payload } = published;
-        self.watches.publications += 1;
-        let number = self.watches.publications;
+        self.subscriptions.publications += 1;
+        let number = self.subscriptions.publications;
         if let Some(received) = self.results.handle_payload(Recipient::Published(n, number), Some(payload)) {
             self.publish(n, number, received.body);
         }
@@ -201,7 +201,7 @@ impl Core {
         if let Ok(published) = &publication {
             self.tasks.handle_published(n, published);
         }
-        let Some(watch) = self.watches.watched.get(&n) else { return };
+        let Some(watch) = self.subscriptions.watched.get(&n) else { return };
         for feed in &watch.published {
             self.wakes.extend(self.published.push(*feed, publication.clone()));
         }
@@ -210,19 +210,19 @@ impl Core {
     /// A task has ended: nothing more comes for who follows it.
     pub(super) fn end_watch(&mut self, n: u64, is_stop_due: bool, has_future: bool) {
         if is_stop_due && has_future {
-            self.watches.stops.entry(n).or_default();
+            self.subscriptions.stops.entry(n).or_default();
         }
-        if self.watches.is_idle() {
+        if self.subscriptions.is_idle() {
             return;
         }
-        if let Some(stop) = self.watches.stops.get_mut(&n) {
+        if let Some(stop) = self.subscriptions.stops.get_mut(&n) {
             stop.is_due = is_stop_due;
             stop.has_stopped |= !is_stop_due;
             if stop.has_stopped {
                 self.wakes.append(&mut stop.wakers);
             }
         }
-        let Some(watch) = self.watches.watched.get(&n) else { return };
+        let Some(watch) = self.subscriptions.watched.get(&n) else { return };
         for feed in &watch.outputs {
             self.wakes.extend(self.outputs.finish(*feed));
         }
@@ -232,7 +232,7 @@ impl Core {
     }
 
     pub(super) fn handle_stopped(&mut self, n: u64) {
-        if let Some(stop) = self.watches.stops.get_mut(&n) {
+        if let Some(stop) = self.subscriptions.stops.get_mut(&n) {
             stop.has_stopped = true;
             self.wakes.append(&mut stop.wakers);
         }
@@ -241,19 +241,19 @@ impl Core {
     /// From now on it is noted whether the task still runs, until [`Core::forget_stop`].
     pub fn watch_stop(&mut self, n: u64, key: Option<usize>) {
         if self.is_unfinished(key) {
-            self.watches.stops.entry(n).or_default();
+            self.subscriptions.stops.entry(n).or_default();
         }
     }
 
-    /// Whether a task that was cancelled still runs.
+    /// Returns true if a task that was cancelled still runs.
     pub fn is_stopping(&self, n: u64) -> bool {
-        self.watches.stops.get(&n).is_some_and(|stop| !stop.has_stopped)
+        self.subscriptions.stops.get(&n).is_some_and(|stop| !stop.has_stopped)
     }
 
     /// Waits until nothing of a task runs any longer.
     pub fn poll_stopped(&mut self, n: u64, waker: &Waker) -> Poll<Result<(), ClientError>> {
         // What nobody noted had ended in some other way than by a cancel.
-        let Some(stop) = self.watches.stops.get_mut(&n).filter(|stop| !stop.has_stopped) else {
+        let Some(stop) = self.subscriptions.stops.get_mut(&n).filter(|stop| !stop.has_stopped) else {
             return Poll::Ready(Ok(()));
         };
         if let Some(why) = &self.over {
@@ -271,9 +271,9 @@ impl Core {
     /// Cancels all that has not ended, and notes whether it still runs. With `force`, also what does not stop.
     pub fn cancel_all(&mut self, force: bool) {
         for (n, _) in self.tasks.unfinished() {
-            self.watches.stops.entry(n).or_default();
+            self.subscriptions.stops.entry(n).or_default();
         }
-        let running = self.watches.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
+        let running = self.subscriptions.stops.iter().filter(|(_, stop)| !stop.has_stopped).map(|(n, _)| *n);
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for n in running {
             match ranges.last_mut() {
@@ -286,13 +286,13 @@ impl Core {
 
     /// Waits until nothing that was cancelled runs any longer.
     pub fn poll_all_stopped(&mut self, waker: &Waker) -> Poll<Result<(), ClientError>> {
-        let running = self.watches.stops.iter().find(|(_, stop)| !stop.has_stopped);
+        let running = self.subscriptions.stops.iter().find(|(_, stop)| !stop.has_stopped);
         running.map(|(n, _)| *n).map_or(Poll::Ready(Ok(())), |n| self.poll_stopped(n, waker))
     }
 
     /// Nobody wants to know any longer whether a task runs. The wakers are given back.
     pub fn forget_stop(&mut self, n: u64) -> Vec<Waker> {
-        self.watches.stops.remove(&n).map_or_else(Vec::new, |stop| stop.wakers)
+        self.subscriptions.stops.remove(&n).map_or_else(Vec::new, |stop| stop.wakers)
     }
 
     /// A reader of events, the first of which asks the broker for them.
@@ -325,7 +325,7 @@ impl Core {
 
     /// The connection was cut: the word that something has stopped may be lost.
     pub(super) fn cut_watches(&mut self) {
-        for stop in self.watches.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped) {
+        for stop in self.subscriptions.stops.values_mut().filter(|stop| stop.is_due && !stop.has_stopped) {
             stop.is_unknown = true;
             self.wakes.append(&mut stop.wakers);
         }
@@ -336,7 +336,7 @@ impl Core {
         self.wakes.extend(self.outputs.finish_all());
         self.wakes.extend(self.published.finish_all());
         self.wakes.extend(self.events.finish_all());
-        for stop in self.watches.stops.values_mut() {
+        for stop in self.subscriptions.stops.values_mut() {
             self.wakes.append(&mut stop.wakers);
         }
     }

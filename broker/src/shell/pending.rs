@@ -1,31 +1,32 @@
-//! How many strangers there may be, and how fast they may come.
+//! Limits on the number of unauthenticated peers and on the rate at which they arrive.
 //!
-//! A stranger is a connection that has not proved itself. One that has sent a right first message is a caller: it holds
-//! the broker's public key, which is in capability files alone. Callers have places of their own, so that a crowd that
-//! says nothing costs them none. A stranger that waits for its turn keeps its place against newer ones of its origin:
-//! else a thousand engines that come back at once would push each other out of the line for ever.
+//! An unauthenticated peer is a connection that has not proved itself. One that has sent a right first message is a
+//! caller: it holds the broker's public key, which is in capability files alone. Callers have places of their own, so
+//! that a crowd that says nothing costs them none. An unauthenticated peer that waits for its turn keeps its place
+//! against newer ones of its origin: else a thousand engines that come back at once would push each other out of the
+//! line for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
-use furlong_wire::limits::{CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX};
+use furlong_wire::limits::{CALLERS_MAX, CALLERS_OF_ORIGIN_MAX, PENDING_MAX, PENDING_PER_ORIGIN_MAX};
 use tokio::sync::Notify;
 
 use super::entrance::Origin;
 use super::rates::Rates;
 
-/// The strangers at the door.
+/// The unauthenticated peers at the door.
 #[derive(Debug)]
-pub(super) struct Strangers {
+pub(super) struct PendingPeers {
     unknown: RefCell<Crowd>,
     callers: RefCell<Crowd>,
     rates: RefCell<Rates>,
     logged: RefCell<BTreeMap<Origin, Instant>>,
 }
 
-/// Strangers who share places.
+/// Unauthenticated peers who share places.
 #[derive(Debug)]
 struct Crowd {
     most: usize,
@@ -36,7 +37,7 @@ struct Crowd {
     next: u64,
 }
 
-/// A stranger's place in its crowd.
+/// An unauthenticated peer's place in its crowd.
 #[derive(Debug)]
 struct Place {
     number: u64,
@@ -46,20 +47,20 @@ struct Place {
     waits: bool,
 }
 
-/// A place among the strangers; given up when it is dropped.
+/// A place among the unauthenticated peers; given up when it is dropped.
 #[derive(Debug)]
 pub(super) struct Stranding {
-    strangers: Rc<Strangers>,
+    pending: Rc<PendingPeers>,
     number: Cell<u64>,
     is_caller: Cell<bool>,
     origin: Origin,
     evicted: Rc<Notify>,
 }
 
-impl Default for Strangers {
+impl Default for PendingPeers {
     fn default() -> Self {
         Self {
-            unknown: RefCell::new(Crowd::new(STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX)),
+            unknown: RefCell::new(Crowd::new(PENDING_MAX, PENDING_PER_ORIGIN_MAX)),
             callers: RefCell::new(Crowd::new(CALLERS_MAX, CALLERS_OF_ORIGIN_MAX)),
             rates: RefCell::default(),
             logged: RefCell::default(),
@@ -67,16 +68,16 @@ impl Default for Strangers {
     }
 }
 
-impl Strangers {
-    /// Takes a stranger in. None if as many of its origin as there may be wait for their turn.
+impl PendingPeers {
+    /// Takes an unauthenticated peer in. None if as many of its origin as there may be wait for their turn.
     pub(super) fn admit(self: &Rc<Self>, origin: Origin) -> Option<Stranding> {
         let evicted = Rc::new(Notify::new());
         let number = self.unknown.borrow_mut().admit(origin, evicted.clone())?;
         let (number, is_caller) = (Cell::new(number), Cell::new(false));
-        Some(Stranding { strangers: self.clone(), number, is_caller, origin, evicted })
+        Some(Stranding { pending: self.clone(), number, is_caller, origin, evicted })
     }
 
-    /// Whether a line about this origin may be logged: one a second.
+    /// Returns true if a line about this origin may be logged: one a second.
     pub(super) fn may_log(&self, origin: Origin) -> bool {
         let mut logged = self.logged.borrow_mut();
         let now = Instant::now();
@@ -146,22 +147,24 @@ impl Crowd {
 }
 
 impl Stranding {
-    /// What is notified when the stranger must go, because a newer one needs its place.
+    /// Returns the notification that the unauthenticated peer must go, because a newer one needs its place.
     pub(super) fn evicted(&self) -> Rc<Notify> {
         self.evicted.clone()
     }
 
     /// Waits for a turn to work on its first message. False if too many wait.
     pub(super) async fn turn(&self) -> bool {
-        let Some(wait) = self.strangers.rates.borrow_mut().of_origin(self.origin) else { return false };
+        let Some(wait) = self.pending.rates.borrow_mut().of_origin(self.origin) else { return false };
         {
-            let mut unknown = self.strangers.unknown.borrow_mut();
+            let mut unknown = self.pending.unknown.borrow_mut();
             let at = unknown.find(self.number.get());
-            at.into_iter().for_each(|at| unknown.order[at].waits = true);
+            if let Some(at) = at {
+                unknown.order[at].waits = true;
+            }
         }
         pause(wait).await;
         // Only now, so that who comes in crowds from one place takes no more of what all share than it can use.
-        let Some(wait) = self.strangers.rates.borrow_mut().of_all() else { return false };
+        let Some(wait) = self.pending.rates.borrow_mut().of_all() else { return false };
         pause(wait).await;
         true
     }
@@ -169,8 +172,8 @@ impl Stranding {
     /// Its first message was right.
     pub(super) fn is_caller(&self) {
         if !self.is_caller.replace(true) {
-            self.strangers.unknown.borrow_mut().leave(self.number.get());
-            let number = self.strangers.callers.borrow_mut().admit(self.origin, self.evicted.clone());
+            self.pending.unknown.borrow_mut().leave(self.number.get());
+            let number = self.pending.callers.borrow_mut().admit(self.origin, self.evicted.clone());
             self.number.set(number.expect("a caller has had its turn, so there is one that can go"));
         }
     }
@@ -178,7 +181,7 @@ impl Stranding {
 
 impl Drop for Stranding {
     fn drop(&mut self) {
-        let crowd = if self.is_caller.get() { &self.strangers.callers } else { &self.strangers.unknown };
+        let crowd = if self.is_caller.get() { &self.pending.callers } else { &self.pending.unknown };
         crowd.borrow_mut().leave(self.number.get());
     }
 }
@@ -193,56 +196,56 @@ mod tests {
 
     #[test]
     fn an_origin_that_has_its_share_loses_its_oldest() {
-        let strangers = Rc::new(Strangers::default());
-        let _other = strangers.admit(origin(2)).unwrap();
-        let places: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX + 2).map(|_| strangers.admit(origin(1)).unwrap()).collect();
-        assert_eq!(strangers.unknown.borrow().of_origin[&origin(1)], STRANGERS_OF_ORIGIN_MAX);
-        let oldest: Vec<u64> = strangers.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
+        let pending = Rc::new(PendingPeers::default());
+        let _other = pending.admit(origin(2)).unwrap();
+        let places: Vec<_> = (0..PENDING_PER_ORIGIN_MAX + 2).map(|_| pending.admit(origin(1)).unwrap()).collect();
+        assert_eq!(pending.unknown.borrow().of_origin[&origin(1)], PENDING_PER_ORIGIN_MAX);
+        let oldest: Vec<u64> = pending.unknown.borrow().order.iter().map(|place| place.number).take(2).collect();
         assert_eq!(oldest, [0, 3], "the other origin keeps its place");
         drop(places);
-        assert_eq!(strangers.unknown.borrow().order.len(), 1);
+        assert_eq!(pending.unknown.borrow().order.len(), 1);
     }
 
     #[test]
     fn when_all_places_are_taken_the_oldest_goes() {
-        let strangers = Rc::new(Strangers::default());
-        let places: Vec<_> = (0..STRANGERS_MAX as u16 + 3).map(|host| strangers.admit(origin(host)).unwrap()).collect();
-        assert_eq!(strangers.unknown.borrow().order.front().unwrap().number, 3);
+        let pending = Rc::new(PendingPeers::default());
+        let places: Vec<_> = (0..PENDING_MAX as u16 + 3).map(|host| pending.admit(origin(host)).unwrap()).collect();
+        assert_eq!(pending.unknown.borrow().order.front().unwrap().number, 3);
         drop(places);
-        assert!(strangers.unknown.borrow().order.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
+        assert!(pending.unknown.borrow().order.is_empty() && pending.unknown.borrow().of_origin.is_empty());
     }
 
     #[tokio::test]
     async fn who_has_sent_a_right_first_message_loses_its_place_to_such_ones_alone() {
-        let strangers = Rc::new(Strangers::default());
-        let caller = strangers.admit(origin(1)).unwrap();
+        let pending = Rc::new(PendingPeers::default());
+        let caller = pending.admit(origin(1)).unwrap();
         caller.is_caller();
-        let crowd = |host: u16| strangers.admit(origin(1 + host % 300)).unwrap();
-        let crowd: Vec<_> = (0..2 * STRANGERS_MAX as u16).map(crowd).collect();
-        assert_eq!(strangers.callers.borrow().order.len(), 1);
-        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1)).unwrap()).collect();
+        let crowd = |host: u16| pending.admit(origin(1 + host % 300)).unwrap();
+        let crowd: Vec<_> = (0..2 * PENDING_MAX as u16).map(crowd).collect();
+        assert_eq!(pending.callers.borrow().order.len(), 1);
+        let callers: Vec<_> = (0..CALLERS_OF_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
         callers.iter().for_each(Stranding::is_caller);
         caller.evicted().notified().await;
         drop((caller, callers, crowd));
-        assert!(strangers.callers.borrow().order.is_empty() && strangers.unknown.borrow().order.is_empty());
-        assert!(strangers.callers.borrow().of_origin.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
+        assert!(pending.callers.borrow().order.is_empty() && pending.unknown.borrow().order.is_empty());
+        assert!(pending.callers.borrow().of_origin.is_empty() && pending.unknown.borrow().of_origin.is_empty());
     }
 
     #[tokio::test]
     async fn who_waits_for_its_turn_keeps_its_place_against_its_own_origin() {
-        let strangers = Rc::new(Strangers::default());
-        let waiting: Vec<_> = (0..STRANGERS_OF_ORIGIN_MAX).map(|_| strangers.admit(origin(1)).unwrap()).collect();
+        let pending = Rc::new(PendingPeers::default());
+        let waiting: Vec<_> = (0..PENDING_PER_ORIGIN_MAX).map(|_| pending.admit(origin(1)).unwrap()).collect();
         for stranding in &waiting[1..] {
             assert!(stranding.turn().await);
         }
-        let late = strangers.admit(origin(1)).expect("the silent one makes room");
+        let late = pending.admit(origin(1)).expect("the silent one makes room");
         waiting[0].evicted().notified().await;
         assert!(late.turn().await);
-        assert!(strangers.admit(origin(1)).is_none(), "all of its origin wait, and they were first");
-        assert!(strangers.admit(origin(2)).is_some());
-        let crowd: Vec<_> = (0..STRANGERS_MAX as u16).map(|host| strangers.admit(origin(3 + host)).unwrap()).collect();
+        assert!(pending.admit(origin(1)).is_none(), "all of its origin wait, and they were first");
+        assert!(pending.admit(origin(2)).is_some());
+        let crowd: Vec<_> = (0..PENDING_MAX as u16).map(|host| pending.admit(origin(3 + host)).unwrap()).collect();
         waiting[1].evicted().notified().await;
         drop((waiting, late, crowd));
-        assert!(strangers.unknown.borrow().order.is_empty() && strangers.unknown.borrow().of_origin.is_empty());
+        assert!(pending.unknown.borrow().order.is_empty() && pending.unknown.borrow().of_origin.is_empty());
     }
 }

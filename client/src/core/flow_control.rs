@@ -1,4 +1,4 @@
-//! What the broker still takes from this session.
+//! The flow control of this session: what the broker still takes from it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub const BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The session's credit. Inline payloads do not count against its bytes.
 #[derive(Debug)]
-pub struct Room {
+pub struct FlowControl {
     /// Tasks that may be submitted and not acknowledged.
     tasks_max: u64,
     tasks: u64,
@@ -27,8 +27,8 @@ pub struct Room {
     memory_flag: Arc<str>,
 }
 
-impl Room {
-    /// What the welcome grants.
+impl FlowControl {
+    /// The credit that the welcome grants.
     pub fn new(tasks_max: u64, credit_bytes: u64) -> Self {
         let (credit, usable, memory_flag) = (credit_bytes, credit_bytes, "--memory".into());
         Self { tasks_max, tasks: 0, granted: credit, announced: 0, credit, usable, backlog: 0, memory_flag }
@@ -69,12 +69,12 @@ impl Room {
         (bytes <= left || (bytes > self.usable && left >= self.usable)) && self.backlog < BACKLOG_BYTES_MAX
     }
 
-    /// Whether that many tasks are within the bound of tasks.
+    /// Returns true if that many tasks are within the bound of tasks.
     pub fn has_tasks(&self, tasks: u64) -> bool {
         self.tasks + tasks <= self.tasks_max
     }
 
-    /// Takes what [`Room::check`] allowed; `lasting` bytes of it stay with the broker as long as the session.
+    /// Takes what [`FlowControl::check`] allowed; `lasting` bytes of it stay with the broker as long as the session.
     pub fn take(&mut self, tasks: u64, bytes: u64, lasting: u64) {
         self.tasks += tasks;
         self.announced += bytes;
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn tasks_count_until_they_are_acknowledged() {
-        let mut room = Room::new(2, 0);
+        let mut room = FlowControl::new(2, 0);
         room.check(2, 0).unwrap();
         room.take(2, 0, 0);
         assert!(matches!(room.check(1, 0), Err(ClientError::Busy)));
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn announced_bytes_wait_for_credit_and_too_large_ones_fail() {
-        let mut room = Room::new(10, 100);
+        let mut room = FlowControl::new(10, 100);
         room.take(1, 60, 0);
         assert!(matches!(room.check(1, 41), Err(ClientError::Busy)));
         room.handle_credit(160);
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn one_payload_overdraws_the_credit_when_all_else_has_come_back() {
-        let mut room = Room::new(10, 100);
+        let mut room = FlowControl::new(10, 100);
         room.take(1, 1, 0);
         assert!(matches!(room.check(1, 300), Err(ClientError::Busy)));
         room.handle_credit(101);
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_the_broker_keeps_is_not_there_until_it_lets_it_go() {
-        let mut room = Room::new(10, 100);
+        let mut room = FlowControl::new(10, 100);
         room.take(1, 30, 30);
         assert!(matches!(room.check(1, 271), Err(ClientError::PayloadTooLarge { bytes_max: 270, .. })));
         room.handle_let_go(30);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_full_backlog_lets_submits_go_on_when_half_of_it_is_gone() {
-        let mut room = Room::new(10, 100);
+        let mut room = FlowControl::new(10, 100);
         assert!(!room.handle_backlog(BACKLOG_BYTES_MAX));
         assert!(!room.handle_backlog(BACKLOG_BYTES_MAX / 2));
         assert!(matches!(room.check(1, 0), Err(ClientError::Busy)));

@@ -1,11 +1,11 @@
-//! When a program is asked to stop, and by what.
+//! Detection of requests to stop a program, and of their cause.
 
 use std::fmt;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// What asks a program to stop.
+/// The reason to stop a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
     /// SIGINT: a person at the terminal, who waits.

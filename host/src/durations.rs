@@ -10,7 +10,7 @@ const MS_MAX: f64 = 3.2e12;
 /// Reads `90`, `90s`, `500ms`, `5m`, `2h`, `1.5h` or `1d`: a number alone is of seconds.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let unit = UNITS.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)));
     let (number, ms) = unit.unwrap_or((text, &1000.0));
@@ -26,7 +26,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// As [`duration`], and not zero: a limit of no time at all would end everything before it begins.
 ///
 /// # Errors
-/// What is wrong with it, for the usage message.
+/// The problem with it, for the usage message.
 pub fn limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a limit of no time would end a task before it begins; leave it out for none".to_owned()),

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _apart, _pickling, _signals, _wire, errors
-from furlong.parts import METADATA_OF, UNMET, About, BalancedPart, check_codec, error_of
+from furlong.subtasks import METADATA_OF, UNMET, CallInfo, BalancedSubTask, check_codec, error_of
 
 if TYPE_CHECKING:
     from furlong import _furlong
     from furlong.views import View
 
-__all__ = ["MapPart", "Work"]
+__all__ = ["MapSubTask", "Work"]
 
 # How an engine tells which item ran when an interpreter died: see `death.rs`.
 _RAN = re.compile(r" \[items (\d+)\+(\d+) of its part of the map\]")
@@ -37,7 +37,7 @@ class Work:
     """What a map does: its function, its items, and how their tasks are submitted."""
 
     def __init__(
-        self, view: View, function: _furlong.Function, holds: int, about: About, columns: list[Any], in_place: bool
+        self, view: View, function: _furlong.Function, holds: int, about: CallInfo, columns: list[Any], in_place: bool
     ) -> None:
         self.about = about
         self.columns = columns
@@ -130,7 +130,7 @@ def _error_retries(view: Any) -> int:
     return retries or 0
 
 
-class MapPart(BalancedPart):
+class MapSubTask(BalancedSubTask):
     """Some items of a map, one after another in theirs, and the tasks that run them: mostly one.
 
     Attributes

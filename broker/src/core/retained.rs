@@ -18,14 +18,14 @@ use super::{Core, Time};
 
 /// All kept tasks.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct Retained {
     sessions: BTreeMap<SessionKey, KeptSession>,
     by_id: BTreeMap<(OwnerId, SessionId), SessionKey>,
     /// In the order in which they go: when, and which.
     order: BTreeSet<(Time, SessionKey, u64)>,
     /// Those with bytes that count against the budget, the oldest first.
     heavy: VecDeque<(SessionKey, u64)>,
-    /// How many such bytes there are.
+    /// The total of such bytes.
     heavy_bytes: u64,
     len: usize,
 }
@@ -42,22 +42,22 @@ struct KeptSession {
 /// One kept task.
 #[derive(Debug)]
 pub struct KeptTask {
-    /// What is known of it.
+    /// Its record.
     pub done: Box<Done>,
-    /// When its client had the result: microseconds since the submit.
+    /// The time at which its client had the result: microseconds since the submit.
     pub delivered_us: Option<u64>,
-    /// When it goes.
+    /// The time at which it is dropped.
     expires: Time,
 }
 
-impl Kept {
-    /// How many there are, for the tests.
+impl Retained {
+    /// Returns their number, for the tests.
     #[cfg(any(test, feature = "invariants"))]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether anything of a session is kept.
+    /// Returns true if anything of a session is retained.
     pub fn is_known(&self, owner: OwnerId, session: SessionId) -> bool {
         self.by_id.contains_key(&(owner, session))
     }
@@ -89,12 +89,12 @@ impl Kept {
         tasks.into_iter().flatten().inspect(|_| count(1)).map(|(n, task)| (*n, task))
     }
 
-    /// What is known of a kept task.
+    /// Returns the record of a retained task.
     pub fn get_mut(&mut self, key: SessionKey, n: u64) -> Option<&mut Done> {
         self.sessions.get_mut(&key)?.tasks.get_mut(&n).map(|kept| &mut *kept.done)
     }
 
-    /// What is known of a kept task.
+    /// Returns the record of a retained task.
     pub fn get(&self, key: SessionKey, n: u64) -> Option<&Done> {
         self.sessions.get(&key)?.tasks.get(&n).map(|kept| &*kept.done)
     }
@@ -104,12 +104,12 @@ impl Kept {
         self.by_id.get(&(owner, id)).copied()
     }
 
-    /// Whose a session with kept tasks is, and its id.
+    /// Returns the owner of a session with retained tasks, and its id.
     pub fn name(&self, key: SessionKey) -> Option<(OwnerId, SessionId)> {
         self.sessions.get(&key).map(|session| (session.owner, session.id))
     }
 
-    /// When the next one goes.
+    /// Returns the time at which the next one is dropped.
     pub fn expires(&self) -> Option<Time> {
         self.order.first().map(|(at, ..)| *at)
     }

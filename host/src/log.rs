@@ -28,7 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::printable;
 use crate::private_file::append_own;
 
-/// How much is logged: `error`, `warn`, `info`, `debug` or `trace`.
+/// The log level: `error`, `warn`, `info`, `debug` or `trace`.
 pub type Level = LevelFilter;
 
 /// Bytes of a log file before it is rotated.
@@ -38,7 +38,7 @@ pub const ROTATED_KEPT: u32 = 3;
 /// Logs of engine processes that have ended, of which the newest are kept.
 const ENDED_ENGINES_KEPT: usize = 50;
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Format {
     /// Time, level, text: for people.

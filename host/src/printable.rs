@@ -32,7 +32,7 @@ fn escaped(text: &str, is_fit: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a character does something instead of being seen: control characters (C0, DEL and C1), the separators of
+/// Returns true if a character acts instead of being seen: control characters (C0, DEL and C1), the separators of
 /// lines and paragraphs, and those that turn the direction of text (Unicode's `Bidi_Control`). All have four digits.
 fn has_effect(char: char) -> bool {
     let turns = matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

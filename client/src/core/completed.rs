@@ -1,4 +1,4 @@
-//! How the session's last tasks have ended: what a broker that was started again does not know of them.
+//! The ends of the session's last tasks, for a broker that was started again and does not know of them.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,14 @@ use furlong_wire::message::{Dependency, TaskOptions};
 
 /// A window over the last [`ENDS_REMEMBERED_MAX`] numbers, a byte each.
 #[derive(Debug, Default)]
-pub struct Ends {
+pub struct Completed {
     /// The number of the first one.
     first: u64,
-    /// Whether it succeeded; none if it has not ended.
+    /// True for each that succeeded; none if it has not ended.
     ends: VecDeque<Option<bool>>,
 }
 
-impl Ends {
+impl Completed {
     /// A task has ended.
     pub fn note(&mut self, n: u64, succeeded: bool) {
         if n < self.first {
@@ -69,7 +69,7 @@ pub fn part(own: TaskId, last: u64, options: &mut TaskOptions) {
     });
 }
 
-/// Whether a task was not submitted before another one of its session.
+/// Returns true if a task was not submitted before another one of its session.
 fn is_not_before(dependency: &Dependency, own: TaskId) -> bool {
     dependency.task.session == own.session && dependency.task.n >= own.n
 }
@@ -88,7 +88,7 @@ mod tests {
         Dependency { task: TaskId { session: SESSION, n }, success, failure }
     }
 
-    fn left(ends: &Ends, after: &[Dependency], after_any: bool) -> Vec<u64> {
+    fn left(ends: &Completed, after: &[Dependency], after_any: bool) -> Vec<u64> {
         let mut options = TaskOptions { after: after.to_vec(), after_any, ..TaskOptions::default() };
         ends.leave_out_met(OWN, &mut options);
         options.after.iter().map(|dependency| dependency.task.n).collect()
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_met_is_left_out_and_the_rest_is_the_brokers() {
-        let mut ends = Ends::default();
+        let mut ends = Completed::default();
         ends.note(2, true);
         ends.note(5, false);
         let all = [on(2, true, false), on(3, true, false), on(5, true, false), on(5, true, true)];
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_itself_is_the_brokers_whatever_is_met() {
-        let mut ends = Ends::default();
+        let mut ends = Completed::default();
         ends.note(2, true);
         ends.note(6, false);
         let (after, follow) = (vec![on(2, true, true)], vec![on(6, true, true)]);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_window_is_bounded_and_moves_on() {
-        let mut ends = Ends::default();
+        let mut ends = Completed::default();
         let last = 3 * ENDS_REMEMBERED_MAX as u64;
         for n in [1, 2, last, last - 1, last + 1, 1] {
             ends.note(n, true);

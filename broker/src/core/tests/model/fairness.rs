@@ -1,4 +1,4 @@
-//! Whether a task may be run, and whether it ended for a reason.
+//! Checks that a task may be run, and that it ended for a reason.
 
 use furlong_wire::ids::{EngineId, TaskId};
 use furlong_wire::message::{Dependency, ErrorKind, Finished};
@@ -6,7 +6,7 @@ use furlong_wire::message::{Dependency, ErrorKind, Finished};
 use super::{Model, Name, Submitted};
 use crate::core::sessions::Ending;
 
-/// How a task stands on which another depends.
+/// The standing of a task on which another depends.
 enum Standing {
     Unfinished,
     Ended(Ending),
@@ -48,14 +48,14 @@ impl Model {
         }
     }
 
-    /// Whether dependencies can no longer be met.
+    /// Returns true if dependencies can no longer be met.
     fn is_impossible(&self, demands: &[Dependency], any: bool) -> bool {
         let fails =
             |demand: &Dependency| !self.is_unfinished((demand.task.session, demand.task.n)) && !self.is_met(demand);
         if any { !demands.is_empty() && demands.iter().all(fails) } else { demands.iter().any(fails) }
     }
 
-    /// Whether a task that follows others has no one engine to run on: no engine has run one, or it ran elsewhere than
+    /// Returns true if a task that follows others has no engine: no engine has run one, or it ran elsewhere than
     /// another, or the engine is not the one that the submit names, or was gone.
     fn has_no_place(&self, Submitted { target, options, .. }: &Submitted) -> bool {
         let mut first = None;

@@ -1,4 +1,4 @@
-//! Where the programs keep their files: `$FURLONG_HOME`, by default `~/.furlong`, with one folder a cluster.
+//! The folder of the programs' files: `$FURLONG_HOME`, by default `~/.furlong`, with one folder a cluster.
 //!
 //! ```text
 //! NAME/security/ROLE.cap.json     capabilities, one a role           NAME/run/broker.json    the running broker
@@ -138,7 +138,7 @@ impl ClusterDir {
         self.security().join("issuer.key.json")
     }
 
-    /// What is revoked.
+    /// The file of revoked tokens.
     pub fn revoked(&self) -> PathBuf {
         self.security().join("revoked.json")
     }
@@ -153,7 +153,7 @@ impl ClusterDir {
         self.run().join("broker.json")
     }
 
-    /// What `furlong cluster start` started.
+    /// The file that describes the cluster started by `furlong cluster start`.
     pub fn cluster_state(&self) -> PathBuf {
         self.run().join("cluster.json")
     }
@@ -174,7 +174,7 @@ impl ClusterDir {
     }
 }
 
-/// What decides which capability file is used, the strongest first.
+/// The settings that select the capability file, the strongest first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CapabilitySearch<'a> {
     /// The file of `--cap`.
@@ -210,7 +210,7 @@ pub fn load_issuer_key(path: &Path) -> Result<IssuerKeyFile, KeyFileError> {
     IssuerKeyFile::from_json(&text).map_err(|problem| KeyFileError::Invalid { path: path.to_owned(), problem })
 }
 
-/// Why there is no [`Home`], or it cannot be listed.
+/// The reason that there is no [`Home`], or it cannot be listed.
 #[derive(Debug, Error)]
 pub enum HomeError {
     /// Neither variable is set.
@@ -221,7 +221,7 @@ pub enum HomeError {
     Unreadable {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         problem: io::Error,
     },
 }
@@ -229,7 +229,7 @@ pub enum HomeError {
 /// No capability file where one was looked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CapabilityNotFound {
-    /// Where it was looked for.
+    /// The paths that were searched.
     pub looked: Vec<PathBuf>,
     /// Other clusters of this user.
     pub other_clusters: Vec<ClusterName>,
@@ -253,34 +253,34 @@ impl fmt::Display for CapabilityNotFound {
     }
 }
 
-/// Why a capability file cannot be used.
+/// The reason that a capability file cannot be used.
 #[derive(Debug, Error)]
 pub enum CapabilityFileError {
     /// The file.
     #[error(transparent)]
     File(#[from] PrivateFileError),
-    /// What is in it.
+    /// The contents are invalid.
     #[error("{}: {problem}; copy the file again from the broker's `security` folder", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: CapabilityError,
     },
 }
 
-/// Why a file of the broker's own keys cannot be used.
+/// The reason that a file of the broker's own keys cannot be used.
 #[derive(Debug, Error)]
 pub enum KeyFileError {
     /// The file.
     #[error(transparent)]
     File(#[from] PrivateFileError),
-    /// What is in it.
+    /// The contents are invalid.
     #[error("{}: {problem}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: JsonError,
     },
 }

@@ -147,11 +147,11 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), PrivateFileError> {
 pub struct PrivateFileError {
     /// The file or folder.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Any problem with it.
     pub problem: FileProblem,
 }
 
-/// What is wrong with a private file or folder.
+/// A problem with a private file or folder.
 #[derive(Debug, Error)]
 pub enum FileProblem {
     /// Nothing has this name.
@@ -205,7 +205,7 @@ pub enum FileProblem {
     /// The file has other names too, perhaps in a folder of somebody else's.
     #[error("it has {links} names (hard links), and a private file has one")]
     HardLinked {
-        /// How many.
+        /// Their number.
         links: u64,
     },
     /// More bytes than such a file can have.
@@ -222,7 +222,7 @@ pub enum FileProblem {
     /// It is no text.
     #[error("it is not UTF-8 text")]
     NotText,
-    /// What else the system said.
+    /// Any other error of the system.
     #[error("{0}")]
     Io(io::Error),
 }

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = [
     "METADATA",
     "About",
-    "BalancedPart",
+    "BalancedSubTask",
     "Codecs",
     "Metadata",
-    "Part",
+    "SubTask",
     "as_ended",
     "check_codec",
     "error_of",
-    "left_of",
-    "limit_of",
+    "remaining",
+    "deadline_after",
     "value_of",
 ]
 
@@ -73,7 +73,7 @@ _KINDS: dict[str, type[errors.RemoteError]] = {
 }
 
 
-class Part:
+class SubTask:
     """One task of a result: what was asked, and how it ended once that is known."""
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Part:
     )
 
     def __init__(
-        self, task: _furlong.Task, about: About, decode: Decode | None = None, call: Call | None = None
+        self, task: _furlong.Task, about: CallInfo, decode: Decode | None = None, call: Call | None = None
     ) -> None:
         self.task = task
         self.about = about
@@ -211,7 +211,7 @@ class Part:
         return self.task.written(stream)
 
 
-class BalancedPart(Part):
+class BalancedSubTask(SubTask):
     """A task of the shared queue, which tries another engine where its own code says that this one does not fit."""
 
     __slots__ = ()
@@ -220,9 +220,9 @@ class BalancedPart(Part):
         """Wait for the end; whether it has come in time."""
         if self.done():
             return True
-        deadline = limit_of(timeout)
+        deadline = deadline_after(timeout)
         while not self.done():
-            if not wait_patiently(self.task.wait, left_of(deadline), self.about.client):
+            if not wait_patiently(self.task.wait, remaining(deadline), self.about.client):
                 return False
         return True
 
@@ -277,12 +277,12 @@ Codecs = tuple["str | None", ...]
 # What the worker calls `UnmetDependency`.
 UNMET = "furlong.errors.UnmetDependency"
 
-Decode = Callable[[Part, "_furlong.Outcome"], Any]
+Decode = Callable[[SubTask, "_furlong.Outcome"], Any]
 # What `views.Again` is made of.
 Call = tuple[Any, ...]
 
 
-class About:
+class CallInfo:
     """What the tasks of one call have in common."""
 
     __slots__ = ("after", "client", "code", "codecs", "follow", "label", "method", "name", "owner")
@@ -397,7 +397,7 @@ def error_of(
 _OWN = {"furlong.PythonVersionError": errors.PythonVersionError}
 
 
-def _time(part: Part, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
+def _time(part: SubTask, offset_us: Callable[[tuple[int, int | None, int, int]], int | None]) -> Any:
     if part.outcome is None:
         return None
     times = part.outcome.times
@@ -412,12 +412,12 @@ def _started_us(times: tuple[int, int | None, int, int]) -> int | None:
     return None if assigned is None else max(assigned, finished - run)
 
 
-def _received(part: Part) -> Any:
+def _received(part: SubTask) -> Any:
     received = part.received
     return None if received is None else datetime.datetime.fromtimestamp(received, datetime.timezone.utc)
 
 
-def _status(part: Part) -> str | None:
+def _status(part: SubTask) -> str | None:
     if not part.is_settled:
         return None
     if part.error is None:
@@ -425,7 +425,7 @@ def _status(part: Part) -> str | None:
     return "aborted" if isinstance(part.error, errors.TaskAborted) else "error"
 
 
-def _data(part: Part) -> Any:
+def _data(part: SubTask) -> Any:
     published = part.task.latest() if part.outcome is None else part.outcome.published()
     if published is None:
         return {}
@@ -441,18 +441,18 @@ def _data(part: Part) -> Any:
         raise errors.ResultLost(type(error).__name__, text, "", part.where()) from error
 
 
-def _execute_result(part: Part) -> Any:
+def _execute_result(part: SubTask) -> Any:
     value = part.value
     return value.execute_result if isinstance(value, ExecuteReply) else None
 
 
-def _outputs(part: Part) -> list[dict[str, Any]]:
+def _outputs(part: SubTask) -> list[dict[str, Any]]:
     from furlong.displays import outputs_of
 
     return [] if part.outcome is None else outputs_of(part.outcome)
 
 
-METADATA_OF: dict[str, Callable[[Part], Any]] = {
+METADATA_OF: dict[str, Callable[[SubTask], Any]] = {
     "msg_id": lambda part: part.task.id,
     "submitted": lambda part: datetime.datetime.fromtimestamp(part.submitted(), datetime.timezone.utc),
     "started": lambda part: _time(part, _started_us),
@@ -486,22 +486,22 @@ class Metadata(dict[str, Any]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
 
-def limit_of(timeout: float | None) -> float | None:
+def deadline_after(timeout: float | None) -> float | None:
     """Give the time at which a wait ends; none, or a negative one, is no limit."""
     return None if timeout is None or timeout < 0 else time.monotonic() + timeout
 
 
-def left_of(deadline: float | None) -> float | None:
+def remaining(deadline: float | None) -> float | None:
     """Give the seconds that are left of a wait."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def as_ended(parts: Sequence[Part]) -> Iterator[Part]:
+def as_ended(parts: Sequence[SubTask]) -> Iterator[SubTask]:
     """Give parts in the order in which they end."""
-    ended: list[Part] = []
+    ended: list[SubTask] = []
     changed = threading.Condition()
 
-    def note(part: Part) -> Callable[[], None]:
+    def note(part: SubTask) -> Callable[[], None]:
         def tell() -> None:
             with changed:
                 ended.append(part)

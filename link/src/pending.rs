@@ -11,40 +11,40 @@ use crate::stream::{ReadHalf, WriteHalf};
 
 /// A connection that speaks ZMTP and carries the messages of a handshake.
 ///
-/// The order of calls: [`Stranger::ready`], then [`Stranger::send`] and [`Stranger::receive`] as the handshake has it,
-/// then [`Stranger::prove`]. Deadlines are the caller's: dropping the future closes the connection.
+/// The order of calls: [`PendingPeer::ready`], then [`PendingPeer::send`] and [`PendingPeer::receive`] as the handshake
+/// has it, then [`PendingPeer::prove`]. Deadlines are the caller's: dropping the future closes the connection.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct PendingPeer {
     read: ReadHalf,
     write: WriteHalf,
     buffer: BytesMut,
     zmtp: zmtp::Connection,
 }
 
-impl Stranger {
+impl PendingPeer {
     /// Takes a fresh connection.
     pub fn new((read, write): (ReadHalf, WriteHalf), role: Role) -> Self {
         Self { read, write, buffer: BytesMut::new(), zmtp: zmtp::Connection::new(role) }
     }
 
     /// Exchanges greetings and READY.
-    pub async fn ready(&mut self) -> Result<(), StrangerError> {
+    pub async fn ready(&mut self) -> Result<(), PendingError> {
         match self.event().await? {
             Event::Ready => self.flush().await,
-            Event::Message(_) => Err(StrangerError::Order),
+            Event::Message(_) => Err(PendingError::Order),
         }
     }
 
     /// The next message, which has one frame.
-    pub async fn receive(&mut self) -> Result<BytesMut, StrangerError> {
+    pub async fn receive(&mut self) -> Result<BytesMut, PendingError> {
         match self.event().await? {
             Event::Message(message) => Ok(message.envelope),
-            Event::Ready => Err(StrangerError::Order),
+            Event::Ready => Err(PendingError::Order),
         }
     }
 
     /// Sends a message of one frame.
-    pub async fn send(&mut self, message: &[u8]) -> Result<(), StrangerError> {
+    pub async fn send(&mut self, message: &[u8]) -> Result<(), PendingError> {
         let mut frame = BytesMut::with_capacity(message.len() + zmtp::FRAME_HEADER_BYTES_MAX);
         put_frame_header(&mut frame, message.len(), false);
         frame.extend_from_slice(message);
@@ -58,7 +58,7 @@ impl Stranger {
         (Incoming::new(self.read, self.buffer, self.zmtp, opener), self.write)
     }
 
-    async fn event(&mut self) -> Result<Event, StrangerError> {
+    async fn event(&mut self) -> Result<Event, PendingError> {
         loop {
             let event = self.zmtp.handle_input(&mut self.buffer);
             // Also after an error: the codec may have an ERROR for the peer.
@@ -69,12 +69,12 @@ impl Stranger {
             flushed?;
             let room = PREAUTH_BUFFER_BYTES_MAX - self.buffer.len();
             if self.read.read_buf(&mut (&mut self.buffer).limit(room)).await? == 0 {
-                return Err(StrangerError::Closed);
+                return Err(PendingError::Closed);
             }
         }
     }
 
-    async fn flush(&mut self) -> Result<(), StrangerError> {
+    async fn flush(&mut self) -> Result<(), PendingError> {
         while let Some(bytes) = self.zmtp.poll_output() {
             self.write.write_all(&bytes).await?;
         }
@@ -82,9 +82,9 @@ impl Stranger {
     }
 }
 
-/// Why a connection ended before its peer was proved.
+/// The reason that a connection ended before its peer was proved.
 #[derive(Debug, thiserror::Error)]
-pub enum StrangerError {
+pub enum PendingError {
     /// Not ZMTP, or beyond its limits.
     #[error(transparent)]
     Zmtp(#[from] ZmtpError),

@@ -52,18 +52,18 @@ fn take_turn(path: &Path) -> Result<File, PrivateFileError> {
     Ok(file)
 }
 
-/// Why a list cannot be read or added to.
+/// The reason that a list cannot be read or added to.
 #[derive(Debug, Error)]
 pub enum RevokedFileError {
     /// The file.
     #[error(transparent)]
     File(#[from] PrivateFileError),
-    /// What is in it.
+    /// The contents are invalid.
     #[error("{}: {problem}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: RevokedError,
     },
 }

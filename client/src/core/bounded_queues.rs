@@ -8,7 +8,7 @@ use slab::Slab;
 /// Bytes that each item counts beyond its own, so that many empty ones are bounded as well.
 const ITEM_BYTES: usize = 64;
 
-/// What lies in a queue.
+/// An item in a queue.
 pub trait Weigh {
     /// Bytes that it holds.
     fn bytes(&self) -> usize;
@@ -16,14 +16,14 @@ pub trait Weigh {
 
 /// Queues of one kind, each with one reader.
 #[derive(Debug)]
-pub struct Feeds<T> {
-    slab: Slab<Feed<T>>,
+pub struct BoundedQueues<T> {
+    slab: Slab<BoundedQueue<T>>,
     /// Bytes in one queue, beyond which its oldest items go.
     bytes_max: usize,
 }
 
 #[derive(Debug)]
-struct Feed<T> {
+struct BoundedQueue<T> {
     items: VecDeque<T>,
     bytes: usize,
     /// Items that went because the reader was slow, since it was last told.
@@ -32,7 +32,7 @@ struct Feed<T> {
     is_over: bool,
 }
 
-/// What came of asking for the next item.
+/// The answer to a request for the next item.
 #[derive(Debug)]
 pub enum Fed<T> {
     /// Here it is.
@@ -43,20 +43,20 @@ pub enum Fed<T> {
     Over,
 }
 
-impl<T: Weigh> Feeds<T> {
+impl<T: Weigh> BoundedQueues<T> {
     /// No queues yet.
     pub fn new(bytes_max: usize) -> Self {
         Self { slab: Slab::new(), bytes_max }
     }
 
-    /// Whether nobody reads.
+    /// Returns true if nobody reads.
     pub fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
     /// A new queue's key.
     pub fn open(&mut self) -> usize {
-        self.slab.insert(Feed { items: VecDeque::new(), bytes: 0, missed: 0, waker: None, is_over: false })
+        self.slab.insert(BoundedQueue { items: VecDeque::new(), bytes: 0, missed: 0, waker: None, is_over: false })
     }
 
     /// Adds an item; the oldest go if the reader is slow. Returns whom to wake.
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    fn poll(feeds: &mut Feeds<usize>, key: usize) -> Option<String> {
+    fn poll(feeds: &mut BoundedQueues<usize>, key: usize) -> Option<String> {
         match feeds.poll(key, Waker::noop(), &mut None) {
             Poll::Ready(fed) => Some(format!("{fed:?}")),
             Poll::Pending => None,
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_is_told_how_many_it_missed() {
-        let mut feeds = Feeds::new(1_000);
+        let mut feeds = BoundedQueues::new(1_000);
         let key = feeds.open();
         assert_eq!(poll(&mut feeds, key), None);
         for _ in 0..5 {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn empty_items_are_bounded_and_the_newest_is_kept_whatever_its_size() {
-        let mut feeds = Feeds::new(1_000);
+        let mut feeds = BoundedQueues::new(1_000);
         let key = feeds.open();
         (0..1_000).for_each(|_| drop(feeds.push(key, 0)));
         assert_eq!(feeds.slab[key].items.len(), 1_000 / ITEM_BYTES);

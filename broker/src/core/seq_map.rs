@@ -12,7 +12,7 @@ const RECENT_MAX: u64 = 1024;
 /// A map from numbers to values, in pages of consecutive numbers. Of the last 32 768 numbers each is found by its
 /// place, without a search; an older one that stays keeps its page alone. Its order is that of the numbers.
 #[derive(Debug)]
-pub struct Numbered<T> {
+pub struct SeqMap<T> {
     /// Consecutive pages, from the page `first_recent` on. Neither the first nor the last is missing.
     recent: VecDeque<Option<Page<T>>>,
     first_recent: u64,
@@ -34,19 +34,19 @@ impl<T> Default for Page<T> {
     }
 }
 
-impl<T> Default for Numbered<T> {
+impl<T> Default for SeqMap<T> {
     fn default() -> Self {
         Self { recent: VecDeque::new(), first_recent: 0, old: BTreeMap::new(), len: 0, spare: None }
     }
 }
 
-impl<T> Numbered<T> {
-    /// How many there are.
+impl<T> SeqMap<T> {
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -61,7 +61,7 @@ impl<T> Numbered<T> {
         self.page_mut(number / PAGE)?.slots[(number % PAGE) as usize].as_mut()
     }
 
-    /// Whether a number has a value.
+    /// Returns true if a number has a value.
     #[cfg(any(test, feature = "invariants"))]
     pub fn contains(&self, number: u64) -> bool {
         self.get(number).is_some()
@@ -200,7 +200,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_in_order(steps in proptest::collection::vec((0u64..300, any::<bool>(), 0u64..40), 0..300)) {
-            let mut numbered = Numbered::default();
+            let mut numbered = SeqMap::default();
             let mut model = BTreeMap::new();
             for (number, insert, more) in steps {
                 if insert {
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn numbers_far_apart_are_found_too() {
-        let mut numbered = Numbered::default();
+        let mut numbered = SeqMap::default();
         let numbers = [5, 40_000, 40_001, 7, 90_000, 10_000_000_000, 6, 9_999_999_999, u64::MAX, 0];
         for number in numbers {
             numbered.insert(number, number);
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_empty_range_and_the_whole_range_are_ranges() {
-        let mut numbered = Numbered::default();
+        let mut numbered = SeqMap::default();
         numbered.insert(u64::MAX, 1);
         assert_eq!(numbered.range(5, 4).count(), 0);
         assert_eq!(numbered.remove_first(0, u64::MAX, 9), [(u64::MAX, 1)]);

@@ -17,11 +17,11 @@ fn keep() -> TaskOptions {
     TaskOptions { keep: true, ..TaskOptions::default() }
 }
 
-fn stranger(farm: &mut Farm) -> usize {
-    let stranger = farm.absent_client(Role::Client);
-    farm.clients[stranger].owner = 8;
-    farm.connect_client(stranger).unwrap();
-    stranger
+fn outsider(farm: &mut Farm) -> usize {
+    let outsider = farm.absent_client(Role::Client);
+    farm.clients[outsider].owner = 8;
+    farm.connect_client(outsider).unwrap();
+    outsider
 }
 
 /// Ends a client's new kept task with a large result, and acknowledges it.
@@ -70,24 +70,24 @@ fn a_kept_result_can_be_fetched_by_its_owner_after_its_session_has_left() {
 fn nobody_else_learns_anything_of_a_task() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine());
-    let stranger = stranger(&mut farm);
+    let outsider = outsider(&mut farm);
     farm.submit(client, with(shared(), keep()));
     farm.finish(engine);
     farm.ack(client, 1, 1);
     farm.submit(client, shared());
-    let request = farm.fetch(stranger, client, 99, true, true);
-    let Some(ReplyBody::Refused(never)) = farm.reply(stranger, request) else { panic!("it is not refused") };
+    let request = farm.fetch(outsider, client, 99, true, true);
+    let Some(ReplyBody::Refused(never)) = farm.reply(outsider, request) else { panic!("it is not refused") };
     for n in 1..=2 {
-        let request = farm.fetch(stranger, client, n, true, true);
-        let Some(ReplyBody::Refused(text)) = farm.reply(stranger, request) else { panic!("it is not refused") };
+        let request = farm.fetch(outsider, client, n, true, true);
+        let Some(ReplyBody::Refused(text)) = farm.reply(outsider, request) else { panic!("it is not refused") };
         let task = |n| farm.task(client, n).to_string();
         assert_eq!(text.replace(&task(n), ""), never.replace(&task(99), ""), "as if it had never been");
     }
     let query = |request| FromClient::Query(Request { request, query: Query::Tasks(Box::default()) });
-    let request = farm.ask(stranger, query);
-    assert_eq!(farm.reply(stranger, request), Some(ReplyBody::Tasks(Vec::new(), None)));
+    let request = farm.ask(outsider, query);
+    assert_eq!(farm.reply(outsider, request), Some(ReplyBody::Tasks(Vec::new(), None)));
     let tasks = vec![TaskRange { session: farm.clients[client].session, first: 0, last: u64::MAX }];
-    farm.ask(stranger, |request| FromClient::Purge(Purge { request, tasks }));
+    farm.ask(outsider, |request| FromClient::Purge(Purge { request, tasks }));
     assert_eq!(farm.core.kept.len(), 1);
 }
 
@@ -227,7 +227,7 @@ fn a_task_to_be_kept_goes_on_when_its_session_ends() {
     farm.finish(engine);
     let request = farm.fetch(other, client, 1, false, false);
     assert!(farm.fetched(other, request).is_some_and(|fetched| fetched.payload.is_some()));
-    assert!(farm.in_hand(engine).is_empty(), "what was not to be kept is cancelled");
+    assert!(farm.assigned(engine).is_empty(), "what was not to be kept is cancelled");
     invariants::hold(&farm.core);
 }
 

@@ -1,33 +1,33 @@
-//! Whether it pays to look for what comes next, for a moment, before going to sleep.
+//! Adaptive spinning: polling for a moment before going to sleep, where it pays off.
 //!
 //! To wake a sleeping thread, and perhaps a processor with it, can cost more than all the rest of a short task. To look
 //! without sleeping costs a processor's time, for nothing if nothing comes. So one looks where that has paid lately.
 
 use std::num::NonZero;
 
-/// What the last looks were worth.
+/// The benefit of the last spins.
 #[derive(Clone, Copy, Debug)]
-pub struct Worth {
-    /// Looks that paid, less those that did not twice over, up to [`WORTH_MAX`]; below, occasions that were let go.
+pub struct AdaptiveSpin {
+    /// Looks that paid, less those that did not twice over, up to [`BALANCE_MAX`]; below, occasions that were let go.
     balance: i32,
-    /// Whether there is another processor: with one alone, a look would keep from working whom it waits for.
+    /// True if there is another processor: with one alone, spinning would keep those it waits for from working.
     has_another_processor: bool,
 }
 
 /// So many looks that do not pay, in half as many tries, end the looking.
-const WORTH_MAX: i32 = 8;
+const BALANCE_MAX: i32 = 8;
 /// After so many occasions that were let go, one is tried again.
 const LET_GO_MAX: i32 = 32;
 
-impl Worth {
+impl AdaptiveSpin {
     /// Begins by looking.
     pub fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { balance: WORTH_MAX, has_another_processor: processors > 1 }
+        Self { balance: BALANCE_MAX, has_another_processor: processors > 1 }
     }
 
-    /// Whether to look on this occasion.
-    pub fn is_worth_it(&mut self) -> bool {
+    /// Returns true if it pays to spin on this occasion.
+    pub fn try_spin(&mut self) -> bool {
         if !self.has_another_processor {
             return false;
         }
@@ -38,13 +38,13 @@ impl Worth {
         false
     }
 
-    /// Whether the look was worth it.
-    pub fn note(&mut self, has_paid: bool) {
-        self.balance = if has_paid { (self.balance + 1).min(WORTH_MAX) } else { self.balance - 2 };
+    /// Records the success or failure of a spin.
+    pub fn record(&mut self, has_paid: bool) {
+        self.balance = if has_paid { (self.balance + 1).min(BALANCE_MAX) } else { self.balance - 2 };
     }
 }
 
-impl Default for Worth {
+impl Default for AdaptiveSpin {
     fn default() -> Self {
         Self::new()
     }
@@ -56,13 +56,13 @@ mod tests {
 
     #[test]
     fn looks_that_do_not_pay_end_soon_and_are_tried_again_seldom() {
-        let mut worth = Worth { balance: WORTH_MAX, has_another_processor: true };
+        let mut spin = AdaptiveSpin { balance: BALANCE_MAX, has_another_processor: true };
         let mut looks = |occasions: u32, pays: bool| {
             let mut looked = 0;
             for _ in 0..occasions {
-                if worth.is_worth_it() {
+                if spin.try_spin() {
                     looked += 1;
-                    worth.note(pays);
+                    spin.record(pays);
                 }
             }
             looked
@@ -76,6 +76,6 @@ mod tests {
 
     #[test]
     fn on_one_processor_nobody_looks() {
-        assert!(!Worth { balance: WORTH_MAX, has_another_processor: false }.is_worth_it());
+        assert!(!AdaptiveSpin { balance: BALANCE_MAX, has_another_processor: false }.try_spin());
     }
 }
