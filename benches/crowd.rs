@@ -100,14 +100,12 @@ fn restart(engines: usize, flags: &[String]) {
         crowd.wait_for_half(engines);
         let half = started.elapsed();
         crowd.wait_for(engines);
+        let (down, all) = ((started - killed).as_secs_f64(), started.elapsed().as_secs_f64());
+        let (half, cpu) = (half.as_secs_f64(), cpu_seconds(farm.pid()));
         println!(
-            "broker started {:.2} s after it was killed; half of the engines are back {:.2} s after that, all {:.2} s; it \
-             has used {:.2} s of a processor",
-            (started - killed).as_secs_f64(),
-            half.as_secs_f64(),
-            started.elapsed().as_secs_f64(),
-            cpu_seconds(farm.pid())
+            "broker back {down:.2} s after it was killed; half of the engines {half:.2} s after that, all {all:.2} s"
         );
+        println!("    it has used {cpu:.2} s of a processor");
     }
 }
 

@@ -334,6 +334,8 @@ async fn run(shell: Rc<Shell>, id: ConnectionId, connection: Connection, mut inc
         shell.core.borrow_mut().handle_disconnected(shell.now(), id);
     }
     shell.flush();
+    // The system is asked who has something to say only when a task yields, or after 61 of them.
+    tokio::task::yield_now().await;
 }
 
 async fn write_last(connection: &Connection) {
@@ -384,6 +386,10 @@ async fn read(
         shell.core.borrow_mut().dispatch(shell.now());
         shell.flush();
         shell.spin.note_turn();
+        if turn.is_dear() {
+            // Others may have something to say: that is seen when a task yields, or after 61 of them.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -405,6 +411,11 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn new(shell: &'a Shell, id: ConnectionId, connection: &'a Connection) -> Self {
         Self { shell, id, connection, began: shell.core.borrow().work_done(), now: shell.now() }
+    }
+
+    /// Whether it has cost so much that a few more such turns would be felt.
+    fn is_dear(&self) -> bool {
+        self.shell.core.borrow().work_done().wrapping_sub(self.began) >= WORK_PER_TURN / 16
     }
 
     /// Gives one record's messages to the core.
