@@ -22,6 +22,9 @@ struct Page {
     bytes_left: usize,
 }
 
+/// What it costs to say of an engine how it is.
+const WORK_PER_ENGINE: usize = 4;
+
 impl Page {
     fn new() -> Self {
         Self { bytes_left: PAGE_BYTES_TARGET }
@@ -75,7 +78,9 @@ impl Core {
 
     fn engines_after(&self, after: Option<EngineId>) -> ReplyBody {
         let online = self.engines.online_after(after).map(|id| (id, id));
-        match Page::new().fill(online, |_| ID_BYTES) {
+        let page = Page::new().fill(online, |_| ID_BYTES);
+        self.work.add(page.0.len());
+        match page {
             (engines, None) => ReplyBody::Engines(engines),
             (engines, Some(_)) => ReplyBody::SomeEngines(engines),
         }
@@ -84,6 +89,8 @@ impl Core {
     fn status(&self, now: Time, after: Option<StatusPlace>) -> ClusterStatus {
         let clients = self.connections.values().filter(|it| matches!(it, Connected::Client(_))).count();
         let (processes, engines, more) = self.status_page(now, after);
+        self.work.add(self.connections.len() + WORK_PER_ENGINE * engines.len());
+        self.work.add_bytes(processes.iter().map(process_bytes).sum());
         ClusterStatus {
             cluster_name: self.config.cluster_name.clone(),
             start: self.config.start,

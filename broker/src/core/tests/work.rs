@@ -514,6 +514,17 @@ fn a_task_on_which_very_many_wait_ends_in_many_turns() {
 }
 
 #[test]
+fn an_answer_about_engines_costs_what_it_says() {
+    let mut world = World::new(300);
+    for query in [Query::Engines, Query::Status] {
+        let before = world.core.work_done();
+        world.say(world.big, FromClient::Query(Request { request: 1, query })).unwrap();
+        let done = world.core.work_done() - before;
+        assert!(done >= 300, "{done} for 300 engines");
+    }
+}
+
+#[test]
 fn keys_cost_a_curve_operation_each_as_far_as_they_are_looked_at() {
     let mut world = World::new(10);
     let Pair { engine, attempt, .. } = world.pair();
