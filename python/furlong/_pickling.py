@@ -95,8 +95,7 @@ def _code_pickler() -> Any:
                 return reduce_memoryview(obj)
             if kind is _modules.ModuleName:
                 self._need(obj)
-            if kind is Apart and obj.has_modules:
-                self.has_modules = True
+            self.has_modules = self.has_modules or (kind is Apart and obj.has_modules)
             if kind is types.ModuleType and _modules.is_own_source(obj):
                 self._need(obj.__name__)
                 return importlib.import_module, (obj.__name__,)

@@ -19,9 +19,9 @@ from furlong._remote import Reference
 from furlong.direct import DirectView
 from furlong.displays import ExecuteReply
 from furlong.errors import CompositeError, TaskAborted, TaskTimeout
-from furlong.subtasks import SubTask
 from furlong.progress import has_prompt
 from furlong.results import AsyncResult
+from furlong.subtasks import SubTask
 from furlong.task_client import PROPERTIES, Connected, InvalidTaskID, MapTask, StringTask, TaskClient, TaskResult
 from furlong.views import disown
 
@@ -423,7 +423,7 @@ class MultiEngineClient(Connected):
         self.client.abort(targets=self._view(targets)._engines(None))
 
     def queue_status(self, targets: Any = None) -> list[tuple[int, dict[str, int]]]:
-        """Tell how much engines have to do: what waits there, ``queue``, and what they have been assigned, ``pending``."""
+        """Tell how much engines have to do: what waits, ``queue``, and what they have, ``pending``."""
         status = self.client.queue_status(self._view(targets)._engines(None))
         engines = sorted(key for key in status if isinstance(key, int))
         return [(key, {"queue": status[key]["queue"], "pending": status[key]["tasks"]}) for key in engines]

@@ -15,9 +15,9 @@ from furlong._plain import goes_by_value
 from furlong._remote import OnEngine, is_interactive
 from furlong._sequences import collect, deal, flattened
 from furlong.displays import ExecuteReply
-from furlong.subtasks import CallInfo, SubTask, value_of
 from furlong.peer_names import NO_MAGICS
 from furlong.results import AsyncResult
+from furlong.subtasks import CallInfo, SubTask, value_of
 from furlong.views import View, in_engine_namespace
 
 if TYPE_CHECKING:

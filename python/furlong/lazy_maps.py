@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from furlong import _pickling, _signals, errors
 from furlong._dispatch import WaitQueue
-from furlong.subtasks import remaining
 from furlong.results import AsyncResult, TimedOut
+from furlong.subtasks import remaining
 
 if TYPE_CHECKING:
     from furlong.views import View

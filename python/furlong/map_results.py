@@ -14,8 +14,8 @@ from furlong._future import UNKNOWN
 from furlong._sequences import items_of
 from furlong.feeders import Feeder, cancelled
 from furlong.map_subtasks import MapSubTask
-from furlong.subtasks import METADATA, SubTask, as_ended, remaining, deadline_after
 from furlong.results import CANCEL_WAIT, AsyncResult, TimedOut
+from furlong.subtasks import METADATA, SubTask, as_ended, deadline_after, remaining
 
 __all__ = ["AsyncMapResult", "MapResult"]
 

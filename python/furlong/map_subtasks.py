@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _apart, _pickling, _signals, _wire, errors
-from furlong.subtasks import METADATA_OF, UNMET, CallInfo, BalancedSubTask, check_codec, error_of
+from furlong.subtasks import METADATA_OF, UNMET, BalancedSubTask, CallInfo, check_codec, error_of
 
 if TYPE_CHECKING:
     from furlong import _furlong

@@ -15,8 +15,8 @@ from furlong._remote import OnEngine
 from furlong._sequences import array_or_list, can_be_cut, collect, deal, is_array
 from furlong.feeders import BalancedFeeder, DirectFeeder, Feeder
 from furlong.lazy_maps import LazyMapIterator
-from furlong.map_subtasks import Work
 from furlong.map_results import AsyncMapResult, MapResult
+from furlong.map_subtasks import Work
 
 if TYPE_CHECKING:
     from furlong.direct import DirectView

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, _signals
-from furlong.subtasks import CallInfo, SubTask
 from furlong.results import AsyncResult
+from furlong.subtasks import CallInfo, SubTask
 
 if TYPE_CHECKING:
     from furlong.connection import Client

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from furlong import _furlong, errors
-from furlong.subtasks import CallInfo, Codecs, SubTask
 from furlong.results import AsyncResult
+from furlong.subtasks import CallInfo, Codecs, SubTask
 
 if TYPE_CHECKING:
     from furlong.connection import Client

@@ -15,7 +15,7 @@ from furlong import _signals, errors
 from furlong._dispatch import callbacks
 from furlong._future import UNKNOWN, LazyFuture
 from furlong.displays import ExecuteReply, show_outputs
-from furlong.subtasks import METADATA, METADATA_OF, SubTask, remaining, deadline_after
+from furlong.subtasks import METADATA, METADATA_OF, SubTask, deadline_after, remaining
 
 __all__ = ["AsyncResult", "ExecuteReply"]
 

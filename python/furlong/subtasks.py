@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METADATA",
-    "About",
+    "CallInfo",
     "BalancedSubTask",
     "Codecs",
     "Metadata",

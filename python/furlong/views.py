@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from furlong import _furlong, _pickling, _signals, errors
 from furlong._checks import check_flag, described, unknown_flag
 from furlong._remote import EngineFunction, as_on_engine, is_interactive
-from furlong.subtasks import CallInfo, BalancedSubTask, SubTask
 from furlong.peer_names import ViewNames
 from furlong.progress import has_prompt
 from furlong.records import Numbers
 from furlong.results import AsyncResult
+from furlong.subtasks import BalancedSubTask, CallInfo, SubTask
 from furlong.targets import are_ids, resolve_targets
 
 if TYPE_CHECKING:

@@ -651,7 +651,7 @@ def test_cancel_ends_what_waits_and_what_runs(rc):
     assert not done.cancelled()
 
 
-def test_cancel_force_kills_what_does_not_heed(rc):
+def test_cancel_force_kills_what_ignores_it(rc):
     def stubborn():
         while True:
             try:

@@ -11,7 +11,6 @@ use furlong_tests::wait::{SOON, eventually};
 use furlong_tests::work::Work;
 use furlong_wire::ids::Attempt;
 use furlong_wire::message::{AttemptFinished, FromEngine, Outcome, ToEngine, encoded_bytes};
-use furlong_wire::token::Role;
 
 /// An engine process of the tests' own with so many slots, registered.
 fn engine(work: &Work, process: u32, slots: usize) -> RawSession {

@@ -85,7 +85,7 @@ fn python_that_no_interrupt_ends_is_killed_by_a_forced_cancel() {
 }
 
 #[test]
-fn a_regular_expression_without_end_heeds_a_plain_cancel() {
+fn a_regular_expression_without_end_obeys_a_plain_cancel() {
     let work = warm();
     let mut task = work.submit(&python("backtrack", [json!(work.path("regex"))]));
     let pid = interpreter_of(&work, "regex");

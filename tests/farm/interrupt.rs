@@ -50,7 +50,7 @@ fn ctrl_c_leaves_the_variables_of_earlier_commands_and_a_second_one_ends_by_forc
 }
 
 #[test]
-fn ctrl_c_ends_by_itself_nothing_that_does_not_heed_it() {
+fn ctrl_c_ends_by_itself_nothing_that_ignores_it() {
     let work = Work::start(1);
     let mut program = stubborn(&work, "alone");
     program.interrupt();

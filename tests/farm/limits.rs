@@ -177,7 +177,7 @@ fn sessions_of_one_token_share_its_limit_of_tasks() {
     });
     work.release("held.release");
     work.within(holder).unwrap();
-    if let Some(task) = first {
+    for task in first {
         work.within(task).unwrap();
     }
     work.within(waits).unwrap();

@@ -185,7 +185,7 @@ fn brisk() -> (Work, impl Fn(&Work, u32) -> CallSpec) {
         python("hold_if", [json!(item), json!(0), begun, release])
     };
     let warm: Vec<_> = (1..600).map(|item| work.submit(&call(&work, item))).collect();
-    if let Some(task) = warm {
+    for task in warm {
         work.within(task).unwrap();
     }
     (work, call)
@@ -213,7 +213,7 @@ fn what_was_sent_ahead_makes_way_for_an_engine_s_own_work() {
     let [begun, release] = files;
     let call = |item: u32| python("hold_if", [json!(item), json!(0), begun.clone(), release.clone()]);
     let warm: Vec<_> = (1..200).map(|item| work.submit(&call(item))).collect();
-    if let Some(task) = warm {
+    for task in warm {
         work.within(task).unwrap();
     }
     let shared: Vec<_> = (0..400).map(|item| work.submit(&call(item))).collect();
@@ -239,7 +239,7 @@ fn no_task_waits_while_an_engine_idles() {
         assert_eq!(engine, 1 - held_by);
     }
     let both: Vec<_> = (0..50).map(|_| work.submit(&noop())).collect();
-    if let Some(task) = both {
+    for task in both {
         work.within(task).unwrap();
     }
     work.release("held.release");

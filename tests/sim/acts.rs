@@ -258,7 +258,7 @@ impl World {
         };
         let tasks = &self.clients[place].tasks;
         let numbers: Vec<u64> = (1..).zip(tasks).filter(|(_, task)| of_stream(task)).map(|(n, _)| n).collect();
-        if let Some(n) = numbers {
+        for n in numbers {
             self.note_cancel(place, n);
         }
         self.client_does(place, |core| core.cancel_stream(stream, force));

@@ -105,7 +105,7 @@ impl World {
     fn ends_are_lost(&mut self, core: &Core) {
         let untold: Vec<TaskName> =
             self.unheard().filter(|(_, task)| is_ended_by_broker(core, *task)).map(|it| it.0).collect();
-        if let Some(task) = untold {
+        for task in untold {
             self.history.end_lost(task);
         }
         let ended = self.broker.disk.open().filter(|(session, n)| !of_broker::is_unfinished(core, *session, *n));
@@ -126,7 +126,7 @@ impl World {
     }
 
     /// A peer has proved itself.
-    pub fn handle_dial(&mut self, no: ConnectionNo, peer: Proved) {
+    pub fn handle_proof(&mut self, no: ConnectionNo, peer: Proved) {
         let Some(connection) = self.network.connections.get_mut(&no) else { return };
         let (Some(core), true) = (&mut self.broker.core, connection.life == self.broker.life) else { return };
         if connection.from(Side::Peer).is_dead() {

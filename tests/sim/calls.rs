@@ -133,7 +133,7 @@ impl World {
         }
         let connection = self.network.connections.get_mut(&no).expect("it was just made");
         let at = connection.from(Side::Peer).arrival(self.now);
-        self.at(at, Event::Dials(no, Box::<Proved>::new(proved)));
+        self.at(at, Event::Proves(no, Box::<Proved>::new(proved)));
     }
 
     /// Lines are alike, but some are ten times slower.

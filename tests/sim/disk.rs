@@ -156,7 +156,7 @@ impl World {
             self.after(TRIED_AGAIN_US, Event::DiskWrites(life));
         } else {
             let entries: Vec<Entry> = std::mem::take(&mut disk.waiting).into_iter().chain(entries).collect();
-            if let Some(entry) = entries {
+            for entry in entries {
                 disk.write(entry);
             }
         }

@@ -60,7 +60,7 @@ impl World {
                 let is_of = |work: &&HeldWork| work.slot % slots == slot;
                 let has = held.work.iter().filter(is_of).filter(|work| !work.finished).count();
                 // One that was stopped alone stays in its process, and is nobody's.
-                let Some(given) = of_broker::assigned(core, *engine) else { continue };
+                let Some(given) = of_broker::assigned_to(core, *engine) else { continue };
                 if has != given {
                     let jobs: Vec<_> = held.work.iter().filter(is_of).collect();
                     found = Some(format!(

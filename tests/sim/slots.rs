@@ -316,7 +316,7 @@ impl World {
         match (signal, runtime) {
             (9, Runtime::Python) => self.slot_dies(place, slot, false),
             (2, _) if self.calls[call].plan.responds && !is_cancelled => {
-                self.end_soon(place, slot, RunEnd::Interrupted)
+                self.end_soon(place, slot, RunEnd::Interrupted);
             }
             (9, Runtime::Command) => self.end_soon(place, slot, RunEnd::Interrupted),
             _ => {}

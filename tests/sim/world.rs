@@ -21,7 +21,7 @@ pub enum Event {
     /// A peer's turn to dial, if it is still that one.
     Dials(Peer, u64),
     /// A peer's proof comes to the broker.
-    Dials(ConnectionNo, Box<Proved>),
+    Proves(ConnectionNo, Box<Proved>),
     /// The broker's first record comes to the peer.
     Greeted(ConnectionNo, Box<Result<Welcome, RefusalKind>>),
     /// A record comes to its end.
@@ -224,7 +224,7 @@ impl World {
         self.digest = (self.digest ^ self.now).wrapping_mul(0x0100_0000_01b3).rotate_left(17) ^ self.made;
         match event {
             Event::Dials(peer, turn) => self.dials(peer, turn),
-            Event::Dials(no, peer) => self.handle_dial(no, *peer),
+            Event::Proves(no, peer) => self.handle_proof(no, *peer),
             Event::Greeted(no, greeting) => self.is_greeted(no, *greeting),
             Event::Arrives(no, record) => self.arrives(no, record),
             Event::LineIsFree(no, side) => self.line_is_free(no, side),

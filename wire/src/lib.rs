@@ -22,7 +22,8 @@
 //! use furlong_wire::token::Role;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (cluster, broker, holder) = (ClusterId([1; 32]), SecretKey::from_bytes([2; 32]), SecretKey::from_bytes([3; 32]));
+//! let cluster = ClusterId([1; 32]);
+//! let (broker, holder) = (SecretKey::from_bytes([2; 32]), SecretKey::from_bytes([3; 32]));
 //!
 //! let (first, client) = ExpectReply::start(&cluster, &broker.public().0, holder.expose(), [4; 32])?;
 //! let (second, broker) = ExpectStart::new(&cluster, broker.expose(), [5; 32])?.handle_start(&first)?;

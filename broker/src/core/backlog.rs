@@ -269,13 +269,12 @@ impl Core {
             for attempt in unsent {
                 self.leave_backlog(attempt);
                 let Some(given) = self.attempts.get(attempt).copied() else { continue };
-                let task = self.tasks.get_mut(given.task);
-                task.into_iter().for_each(|task| {
+                if let Some(task) = self.tasks.get_mut(given.task) {
                     task.transition(State::Assigned { engine: id, attempt, started: true });
                     // It has ended there: no limit of its run is due any longer. A run it was, all the same.
                     let more = task.more_mut();
                     (more.started, more.has_run) = (None, true);
-                });
+                }
                 self.attempts.remove(attempt);
                 self.hold_attempt(given, attempt);
             }

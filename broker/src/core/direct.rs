@@ -123,10 +123,10 @@ impl DirectQueue {
             }
             let ready = &mut self.ready;
             self.lines.retain(|session, line| {
-                if line.tasks.is_empty() {
-                    if let Some(at) = line.ready {
-                        ready.remove(&(at, *session));
-                    }
+                if line.tasks.is_empty()
+                    && let Some(at) = line.ready
+                {
+                    ready.remove(&(at, *session));
                 }
                 !line.tasks.is_empty()
             });

@@ -156,12 +156,12 @@ mod tests {
         events.push(Event::EngineOnline(EngineId(99)));
         assert!(events.are_told(), "nobody wants to know");
         events.subscribe(early);
-        if let Some(event) = online(0..5) {
+        for event in online(0..5) {
             events.push(event);
         }
         events.subscribe(late);
         events.subscribe(early);
-        if let Some(event) = online(5..8) {
+        for event in online(5..8) {
             events.push(event);
         }
         let mut told: BTreeMap<SessionKey, Vec<Event>> = BTreeMap::new();
@@ -177,7 +177,7 @@ mod tests {
     fn what_nobody_is_to_be_told_any_longer_is_forgotten() {
         let mut events = Events::default();
         let keys = [SessionKey(1), SessionKey(2)];
-        if let Some(key) = keys {
+        for key in keys {
             events.subscribe(key);
         }
         events.push(Event::EngineRestarted(EngineId(1), "c".repeat(UNTOLD_BYTES_MAX)));
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(events.poll(9).map(|(key, some)| (key, some.len())), Some((keys[0], 1)));
         events.unsubscribe(keys[1]);
         assert!(events.are_told() && !events.is_full());
-        if let Some(event) = online(0..3) {
+        for event in online(0..3) {
             events.push(event);
         }
         events.unsubscribe(keys[0]);

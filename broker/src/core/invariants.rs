@@ -436,7 +436,7 @@ fn of_id(core: &Core, session: SessionId) -> impl Iterator<Item = &Session> {
 }
 
 /// Returns the number of attempts assigned to an engine; none if it is not known.
-pub fn in_hand(core: &Core, engine: EngineId) -> Option<usize> {
+pub fn assigned_to(core: &Core, engine: EngineId) -> Option<usize> {
     // What waits for the journal has not gone out.
     core.engines.get(engine).map(|engine| engine.assigned.len() - engine.withheld.len())
 }

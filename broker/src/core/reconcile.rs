@@ -132,7 +132,7 @@ impl Core {
             (true, false) => {}
             (false, true) => {
                 // Of a task that was ended while its engine was away.
-                if let Some(_) = given {
+                if given.is_some() {
                     self.take_back(count);
                 }
                 match self.session_that_had(held) {

@@ -297,10 +297,10 @@ impl Core {
             self.results.note_received(adopted);
             if let Some(job) = self.by_attempt.remove(&held) {
                 self.by_attempt.insert(adopted, job);
-                self.work.get_mut(&job).into_iter().for_each(|work| {
+                if let Some(work) = self.work.get_mut(&job) {
                     work.attempt = adopted;
                     work.reported = false;
-                });
+                }
             } else if let Some(mut ended) = self.results.remove(held) {
                 ended.finished.attempt = adopted;
                 self.results.insert(ended);

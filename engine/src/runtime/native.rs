@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_whose_function_heeds_nothing_is_in_nobodys_way() {
+    fn a_slot_whose_function_ignores_everything_is_in_nobodys_way() {
         let (stuck, mut events) = slot();
         stuck.start([job(1, "stuck", Codec::Msgpack, b""), job(2, "nothing", Codec::Msgpack, &[0x90])]);
         begun(&stuck);

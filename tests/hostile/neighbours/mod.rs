@@ -178,7 +178,7 @@ fn nobody_pays_for_what_a_peer_holds() {
 }
 
 #[test]
-fn nobody_pays_for_strangers() {
+fn nobody_pays_for_unauthenticated_peers() {
     nobody_pays_for(pending::TAKERS, &mut start());
 }
 

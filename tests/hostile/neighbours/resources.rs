@@ -42,7 +42,7 @@ fn fills_the_queue(farm: &Farm, window: &Window) {
         }
     }
     window.hold();
-    if let Some(it) = peers {
+    for it in peers {
         Peer::leave(it);
     }
 }
@@ -73,7 +73,7 @@ fn fills_with_definitions(farm: &Farm, window: &Window) {
         }
         peers.push(peer);
     }
-    if let Some(it) = peers {
+    for it in peers {
         Peer::leave(it);
     }
 }

@@ -21,11 +21,23 @@ impl MemoryJournal {
     pub fn write(&mut self, entry: Entry) {
         match entry {
             Entry::Session(row) => _ = self.sessions.insert(row.key, *row),
-            Entry::Departed(key) => self.sessions.get_mut(&key).into_iter().for_each(|row| row.departed = true),
+            Entry::Departed(key) => {
+                if let Some(row) = self.sessions.get_mut(&key) {
+                    row.departed = true;
+                }
+            }
             Entry::Definition(session, number, source) => _ = self.definitions.insert((session, number), source),
             Entry::Task(row) => _ = self.tasks.insert(row.id, *row),
-            Entry::Begun(id) => self.tasks.get_mut(&id).into_iter().for_each(|row| row.begun = true),
-            Entry::Met(id, met) => self.tasks.get_mut(&id).into_iter().for_each(|row| row.met.push(met)),
+            Entry::Begun(id) => {
+                if let Some(row) = self.tasks.get_mut(&id) {
+                    row.begun = true;
+                }
+            }
+            Entry::Met(id, met) => {
+                if let Some(row) = self.tasks.get_mut(&id) {
+                    row.met.push(met);
+                }
+            }
             Entry::Ended(row) => _ = self.ends.insert(row.id, *row),
             Entry::Delivered(id, delivered_us) => {
                 if let Some(row) = self.ends.get_mut(&id) {

@@ -272,10 +272,11 @@ impl Core {
         let (Some(session), Some(options)) = (self.sessions.get(session), options) else { return };
         let own = TaskId { session: session.id, n };
         match self.waits_of(session.owner(), own, &options, met) {
-            Ok(waits) => waits.into_iter().for_each(|waits| {
+            Ok(Some(waits)) => {
                 self.note_met_before(key, &waits, met);
                 self.begin_to_wait(key, waits);
-            }),
+            }
+            Ok(None) => {}
             Err(text) => return self.end(now, key, unmet(&text)),
         }
         self.admit_with_arguments(now, key);

@@ -68,7 +68,7 @@ fn a_session_that_does_not_read_holds_itself_up_and_nobody_else() {
     // It reads on, and so its tasks go on.
     for _ in 0..80 {
         let read: Vec<u64> = farm.clients[culprit].finished.keys().copied().collect();
-        if let Some(n) = read {
+        for n in read {
             farm.ack(culprit, n, n);
         }
         run_all(&mut farm, engine, 50 * KIB);
@@ -118,7 +118,7 @@ fn of_what_waits_the_smallest_is_taken_first() {
     let (client, engine) = (farm.client(), farm.engine_with(4, &[shared().runtime]));
     (0..4).for_each(|_| _ = farm.submit(client, shared()));
     let sizes = [600, 500, 20, 300];
-    if let Some(kib) = sizes {
+    for kib in sizes {
         finish_large(&mut farm, engine, kib * KIB);
     }
     let ended = |farm: &Farm| farm.clients[client].finished.keys().copied().collect::<Vec<_>>();

@@ -232,7 +232,7 @@ fn what_its_owner_submits_after_a_forced_cancel_is_for_the_next_interpreter() {
 }
 
 #[test]
-fn a_forced_cancel_that_was_heeded_says_nothing_about_a_later_death() {
+fn a_forced_cancel_that_took_effect_says_nothing_about_a_later_death() {
     let mut farm = Farm::default();
     let (client, engine) = (farm.client(), farm.engine_with(1, &[Runtime::Python, Runtime::Native]));
     let here = python(direct(&[farm.id(engine)]));
@@ -249,7 +249,7 @@ fn a_forced_cancel_that_was_heeded_says_nothing_about_a_later_death() {
 }
 
 #[test]
-fn a_cancel_that_was_not_heeded_can_be_forced_afterwards() {
+fn a_cancel_that_was_ignored_can_be_forced_afterwards() {
     let mut farm = Farm::default();
     let (client, other, engine) = (farm.client(), farm.client(), farm.engine());
     farm.submit(other, direct(&[farm.id(engine)]));

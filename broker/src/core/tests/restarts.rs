@@ -194,7 +194,7 @@ impl History {
     fn acknowledges(&mut self) {
         if self.farm.clients[0].connection.is_some() {
             let ended: Vec<u64> = self.farm.clients[0].finished.keys().copied().collect();
-            if let Some(n) = ended {
+            for n in ended {
                 self.farm.ack(0, n, n);
             }
             self.farm.core.handle_tick();

@@ -456,7 +456,7 @@ proptest! {
             prop_assert_eq!(read_published(&mut core, feed).pop(), Some(None));
             core.forget_published(n, feed);
         }
-        prop_assert!(core.watches.is_idle() && core.outputs.is_empty() && core.published.is_empty());
+        prop_assert!(core.subscriptions.is_idle() && core.outputs.is_empty() && core.published.is_empty());
         prop_assert!(core.tasks.unfinished().is_empty());
     }
 }

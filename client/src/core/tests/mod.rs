@@ -115,7 +115,7 @@ impl Wake for Wakes {
 }
 
 fn wake_all(core: &mut Core) {
-    if let Some(it) = core.take_wakes() {
+    for it in core.take_wakes() {
         Waker::wake(it);
     }
 }

@@ -26,7 +26,7 @@ impl Model {
         self.what_is_to_be_kept_is_kept();
         let given = self.assignments_are_allowed();
         if in_one_call {
-            if let Some(engine) = given {
+            for engine in given {
                 self.the_right_task_was_given(engine);
             }
         }
