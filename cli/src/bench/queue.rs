@@ -28,8 +28,9 @@ const SHORT: u64 = 1_000;
 /// The number of measurements of the cost of more tasks, and the number of those tasks.
 const ROUNDS: usize = 21;
 const MORE: usize = 1_000;
-/// The broker's memory for each task: its budget counts an inline payload each way, and half of it is for tasks.
-const MEMORY_BYTES_PER_TASK: u64 = 8_192;
+/// The broker's memory for each task: its budget counts an inline payload each way, five sixteenths of it are for
+/// tasks, and one session has half of them.
+const MEMORY_BYTES_PER_TASK: u64 = 20_480;
 
 /// The results of the measurement.
 struct Queue {
