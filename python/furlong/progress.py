@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import html
 import sys
 import time
 from collections.abc import Sequence
@@ -147,6 +146,8 @@ class _NotebookText:
         self._handle: Any = None
 
     def show(self, progress: Progress) -> None:
+        import html  # it is heavy, and for notebooks alone
+
         from IPython.display import display
 
         shown = {"text/plain": progress.line, "text/html": f"<pre>{html.escape(progress.line)}</pre>"}
