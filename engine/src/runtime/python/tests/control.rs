@@ -149,14 +149,19 @@ async fn short_jobs_are_told_of_while_a_long_one_runs_whatever_was_asked_before_
     python.json("f", "[[0],{}]").await.unwrap();
     let process = Pid::from_raw(pid.parse().unwrap()).unwrap();
     // It is asked what runs before it has come to the first of them.
+    let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let soon = Instant::now() + DEADLINE;
     kill_process(process, Signal::STOP).unwrap();
+    while !status().contains("State:\tT") {
+        assert!(Instant::now() < soon, "it does not stop");
+        tokio::task::yield_now().await;
+    }
     let attempts: Vec<_> = (0..4).map(|n| python.start_named("f", ["[[0],{}]", "[[1],{}]"][n / 3])).collect();
     let is_asked = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let status = status();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
         u64::from_str_radix(pending, 16).unwrap() & (1 << (Signal::INT.as_raw() - 1)) != 0
     };
-    let soon = Instant::now() + DEADLINE;
     while !is_asked() {
         assert!(Instant::now() < soon, "nobody asks");
         tokio::task::yield_now().await;
