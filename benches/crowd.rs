@@ -21,14 +21,14 @@ use furlong_link::dial::{Dialed, dial, random_bytes};
 use furlong_link::incoming::Incoming;
 use furlong_link::outgoing::{Outgoing, Written};
 use furlong_link::stream::WriteHalf;
+use furlong_tests::engine::register;
 use furlong_tests::farm::Farm;
 use furlong_tests::measure::{cpu_seconds, rss_bytes, rss_peak_bytes};
 use furlong_wire::capability::Capability;
 use furlong_wire::handshake::HelloBody;
-use furlong_wire::ids::{EngineUuid, InstanceId, SessionId};
+use furlong_wire::ids::SessionId;
 use furlong_wire::message::{
-    Direction, Event, FromClient, FromEngine, Open, Query, Register, Runtime, Slot, Subscribe, TaskQuery, ToClient,
-    ToEngine,
+    Direction, Event, FromClient, FromEngine, Open, Query, Register, Subscribe, TaskQuery, ToClient, ToEngine,
 };
 use furlong_wire::payload::PayloadSecret;
 use furlong_wire::token::Role;
@@ -123,8 +123,8 @@ impl Crowd {
         let runtime = runtime.expect("a tokio runtime");
         let (is_wanted, _) = watch::channel(false);
         let here = Arc::new(AtomicUsize::new(0));
-        for _ in 0..processes {
-            let process = Process::new(capability.clone(), slots, here.clone());
+        for number in 1..=processes {
+            let process = Process::new(capability.clone(), register(number as u32, slots), here.clone());
             runtime.spawn(process.run(is_wanted.subscribe()));
         }
         Self { runtime, is_wanted, here }
@@ -166,21 +166,7 @@ struct Process {
 }
 
 impl Process {
-    fn new(capability: Arc<Capability>, slots: usize, here: Arc<AtomicUsize>) -> Self {
-        let register = Register {
-            instance: InstanceId(random_bytes()),
-            host: "host".to_owned(),
-            pid: 1,
-            cwd: "/".to_owned(),
-            slots: (0..slots).map(|_| Slot { uuid: EngineUuid(random_bytes()), wanted: None }).collect(),
-            runtimes: vec![Runtime::Native],
-            python: None,
-            environment: Vec::new(),
-            labels: Vec::new(),
-            held: Vec::new(),
-            received: None,
-            dropped: None,
-        };
+    fn new(capability: Arc<Capability>, register: Register, here: Arc<AtomicUsize>) -> Self {
         Self { capability, session: SessionId(random_bytes()), register, here }
     }
 
