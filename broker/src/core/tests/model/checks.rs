@@ -13,6 +13,7 @@ impl Model {
     /// `in_one_call` says that the core has dispatched once since the last check, and not more often.
     pub fn check(&mut self, in_one_call: bool) {
         invariants::hold(&self.farm.core);
+        self.notes_refusals();
         self.ends_stay();
         // Integers are given in order.
         let last = self.farm.processes.iter().flat_map(|process| process.ids.iter()).max();
@@ -28,6 +29,20 @@ impl Model {
         if in_one_call {
             for engine in given {
                 self.the_right_task_was_given(engine);
+            }
+        }
+    }
+
+    /// Notes what was refused. A client that did not hear of it submits it again, as if it never had.
+    fn notes_refusals(&mut self) {
+        for (_, session) in self.farm.core.sessions.iter() {
+            for n in 1..=session.submitted {
+                let name = (session.id, n);
+                if session.refused.contains(n) {
+                    self.refused.insert(name);
+                } else if session.tasks.contains(n) && self.refused.remove(&name) {
+                    self.ends.remove(&name);
+                }
             }
         }
     }
@@ -82,20 +97,21 @@ impl Model {
         }
     }
 
-    /// Each task of a living session is unfinished, or done, or acknowledged: exactly one of these. Of a session that
-    /// is over, only what is to be kept goes on.
+    /// Each task of a living session is unfinished, or done, or acknowledged, or was refused and its client may not know
+    /// it: exactly one of these. Of a session that is over, only what is to be kept goes on.
     fn every_task_is_somewhere(&self) {
         for (_, session) in self.farm.core.sessions.iter() {
             for n in 1..=session.submitted {
                 let name = (session.id, n);
                 let acknowledged = self.acknowledged.contains_key(&name);
-                let places = [session.tasks.contains(n), session.done.contains(n), acknowledged];
+                let refused = session.refused.contains(n);
+                let places = [session.tasks.contains(n), session.done.contains(n), acknowledged, refused];
                 if session.departed {
                     assert!(!places[0] || self.tasks[&name].options.keep, "{name:?} goes on for nobody");
                     continue;
                 }
                 let count = places.into_iter().filter(|it| *it).count();
-                assert_eq!(count, 1, "{name:?} is (here, done, gone): {places:?}");
+                assert_eq!(count, 1, "{name:?} is (here, done, gone, refused): {places:?}");
             }
         }
     }
@@ -139,12 +155,14 @@ impl Model {
     }
 
     /// Asserts that results to be retained are there for an hour after their client has them, if nobody purges them.
+    /// Of a task that was refused nothing is retained.
     fn what_is_to_be_kept_is_kept(&self) {
         for (&(session, n), at) in &self.acknowledged {
             let Submitted { owner, options, .. } = &self.tasks[&(session, n)];
             let is_kept = self.farm.core.kept.find(*owner, TaskId { session, n }).is_some();
             let hour = at.after(Duration::from_millis(KEPT_MS));
-            let is_wanted = options.keep && !self.purged.contains(&(session, n)) && self.farm.now < hour;
+            let is_result = !self.refused.contains(&(session, n)) && !self.purged.contains(&(session, n));
+            let is_wanted = options.keep && is_result && self.farm.now < hour;
             assert_eq!(is_kept, is_wanted, "task {n} was acknowledged");
         }
     }

@@ -93,10 +93,11 @@ impl Model {
         let it = &self.farm.clients[client];
         let (id, n) = (it.session, it.submitted + 1);
         let session = self.session(id).expect("a connected client has a session");
-        let room = session.tasks_max as usize - session.tasks.len() - session.done.len();
+        let counted = (session.tasks.len() + session.done.len()) as u64 + session.refused.unread();
+        let room = session.tasks_max.saturating_sub(counted);
         let targets: Vec<EngineId> = task.targets.iter().map(|place| self.engine(*place)).collect();
         let count = targets.len().max(1) as u64;
-        if (room as u64) < count {
+        if room < count {
             return;
         }
         let options = self.options(client, task);

@@ -62,6 +62,8 @@ struct Model {
     tasks: BTreeMap<Name, Submitted>,
     /// The ends of tasks.
     ends: BTreeMap<Name, Ending>,
+    /// Those that were turned away at their submit.
+    refused: BTreeSet<Name>,
     acknowledged: BTreeMap<Name, Time>,
     purged: BTreeSet<Name>,
     /// Those that somebody wanted to end.
@@ -145,6 +147,7 @@ impl Model {
             farm,
             tasks: BTreeMap::new(),
             ends: BTreeMap::new(),
+            refused: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             purged: BTreeSet::new(),
             cancelled: BTreeSet::new(),
